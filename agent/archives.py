@@ -1,0 +1,217 @@
+"""Archives: files shipped beside a job, kept by the SHA-256 of their bytes, fetched from peers."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+import secrets
+import tarfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+import trio
+
+from protocol.errors import RemoteProtocolError, ShoalError
+from protocol.ids import PeerId
+from protocol.messages import ArchiveAnswer, ArchiveRequest
+from protocol.wire import decode_as, encode_message
+
+ARCHIVE_BYTES_MAX: Final = 16 * 1024**2  # what `shoal run -f` ships at most
+UNPACKED_BYTES_MAX: Final = 512 * 1024**2  # a gzip bomb stops here
+FILES_MAX: Final = 10_000
+QUOTA_BYTES: Final = 512 * 1024**2  # of all kept archives; the longest unused go first
+KEEP_S: Final = 7 * 86_400.0  # as long as jobs are kept
+FETCH_S: Final = 60.0  # from one peer; 16 MiB at 300 KB/s
+CHUNK_BYTES: Final = 64 * 1024
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_log = logging.getLogger("shoal.archives")
+
+
+class ArchiveError(ShoalError):
+    """An archive that cannot be had or unpacked; a sentence for a person."""
+
+
+class ByteStream(Protocol):
+    """What is needed of a stream to another peer."""
+
+    async def read_frame(self) -> bytes: ...
+    async def write_frame(self, frame: bytes) -> None: ...
+    async def receive_some(self, n: int = ...) -> bytes: ...
+    async def send_all(self, data: bytes) -> None: ...
+    async def aclose(self) -> None: ...
+
+
+class Dialler(Protocol):
+    async def __call__(self, peer: PeerId) -> ByteStream: ...
+
+
+class Archives:
+    """The archives of one data directory. Writing and unpacking happen in threads."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for partial in directory.glob("*.part"):
+            partial.unlink(missing_ok=True)
+        self._fetching: dict[str, trio.Lock] = {}
+
+    def path(self, digest: str) -> Path:
+        if not _DIGEST.fullmatch(digest):
+            raise ArchiveError(f"{digest[:80]!r} is not a SHA-256")
+        return self.directory / digest
+
+    def holds(self, digest: str) -> bool:
+        return self.path(digest).exists()
+
+    async def put(self, chunks: AsyncIterator[bytes]) -> tuple[str, int]:
+        """Keep what comes, durably; returns digest and size. Raises ArchiveError when too long."""
+        partial = self.directory / f"{secrets.token_hex(8)}.part"
+        digest, size = hashlib.sha256(), 0
+        try:
+            with partial.open("wb") as file:
+                async for chunk in chunks:
+                    size += len(chunk)
+                    if size > ARCHIVE_BYTES_MAX:
+                        raise ArchiveError(f"more than {ARCHIVE_BYTES_MAX >> 20} MiB to ship")
+                    digest.update(chunk)
+                    await trio.to_thread.run_sync(file.write, chunk)
+                await trio.to_thread.run_sync(_sync, file.fileno())
+            name = digest.hexdigest()
+            partial.rename(self.directory / name)
+            await trio.to_thread.run_sync(_sync_directory, self.directory)
+        finally:
+            partial.unlink(missing_ok=True)
+        await trio.to_thread.run_sync(self.prune)
+        return name, size
+
+    async def fetch(self, digest: str, size: int, sources: Sequence[PeerId], dial: Dialler) -> Path:
+        """The archive's path, from disk or from the first source that has it.
+
+        Raises ArchiveError naming what each of them said.
+        """
+        path = self.path(digest)
+        if size > ARCHIVE_BYTES_MAX:
+            raise ArchiveError(f"archive {digest[:12]} is over {ARCHIVE_BYTES_MAX >> 20} MiB")
+        async with self._fetching.setdefault(digest, trio.Lock()):
+            said: list[str] = []
+            for source in sources:
+                if path.exists():
+                    break
+                try:
+                    with trio.fail_after(FETCH_S):
+                        await self._fetch_from(digest, size, await dial(source))
+                except (ShoalError, OSError, EOFError, trio.TooSlowError) as error:
+                    said.append(f"{source[-8:]}: {error or type(error).__name__}")
+        self._fetching.pop(digest, None)
+        if not path.exists():
+            raise ArchiveError(
+                f"the shipped files ({digest[:12]}) could not be fetched: "
+                + ("; ".join(said) or "no peer is known to have them")
+            )
+        os.utime(path)
+        return path
+
+    async def _fetch_from(self, digest: str, size: int, stream: ByteStream) -> None:
+        try:
+            await stream.write_frame(encode_message(ArchiveRequest(digest, 0)))
+            answer = decode_as(await stream.read_frame(), ArchiveAnswer)
+            if answer.error:
+                raise ArchiveError(answer.error)
+            if answer.size != size:
+                raise ArchiveError(f"has {answer.size} bytes under this digest, not {size}")
+            found, _ = await self.put(_received(stream, size))
+            if found != digest:
+                self.path(found).unlink(missing_ok=True)
+                raise ArchiveError("sent other bytes than the digest names")
+        finally:
+            await stream.aclose()
+
+    async def serve(self, stream: ByteStream) -> None:
+        """Answer one request of another member."""
+        request = decode_as(await stream.read_frame(), ArchiveRequest)
+        try:
+            file = self.path(request.digest).open("rb")
+        except (OSError, ArchiveError):
+            answer = ArchiveAnswer(0, "is not here")
+            await stream.write_frame(encode_message(answer))
+            return
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            offset = min(max(request.offset, 0), size)
+            await stream.write_frame(encode_message(ArchiveAnswer(size)))
+            file.seek(offset)
+            while chunk := await trio.to_thread.run_sync(file.read, CHUNK_BYTES):
+                await stream.send_all(chunk)
+        await stream.aclose()
+
+    def prune(self) -> None:
+        """Delete what has not been used for long, and the longest unused over the quota."""
+        kept: list[tuple[float, int, Path]] = []
+        for path in self.directory.iterdir():
+            if _DIGEST.fullmatch(path.name):
+                with contextlib.suppress(FileNotFoundError):
+                    status = path.stat()
+                    kept.append((status.st_mtime, status.st_size, path))
+        kept.sort(reverse=True)
+        total = 0
+        for at, (used, size, path) in enumerate(kept):
+            total += size
+            if at and (total > QUOTA_BYTES or used < time.time() - KEEP_S):
+                path.unlink(missing_ok=True)
+
+
+async def _received(stream: ByteStream, size: int) -> AsyncIterator[bytes]:
+    """Exactly `size` bytes, or RemoteProtocolError."""
+    left = size
+    while left:
+        chunk = await stream.receive_some(min(left, CHUNK_BYTES))
+        if not chunk:
+            raise RemoteProtocolError("ended early")
+        left -= len(chunk)
+        yield chunk
+
+
+def unpack(data: Path, into: Path, owner: tuple[int, int] | None) -> None:
+    """Unpack a tar.gz: regular files and directories only, none outside `into`, within bounds.
+
+    Blocks; run it in a thread. Raises ArchiveError.
+    """
+    try:
+        with tarfile.open(data, "r:gz") as archive:
+            total = 0
+            for count, member in enumerate(archive):
+                total += member.size
+                if count >= FILES_MAX or total > UNPACKED_BYTES_MAX:
+                    raise ArchiveError("the shipped files are too many or too large unpacked")
+                if not (member.isreg() or member.isdir()):
+                    raise ArchiveError(f"{member.name}: only files and directories are shipped")
+                archive.extract(member, into, filter="data")
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise ArchiveError(f"the shipped files cannot be unpacked: {error}") from None
+    if owner is not None:
+        give_away(into, owner)
+
+
+def give_away(tree: Path, owner: tuple[int, int]) -> None:
+    """Make everything below `tree`, itself included, the task user's; links are not followed."""
+    os.chown(tree, *owner, follow_symlinks=False)
+    for directory, names, files in os.walk(tree):
+        for name in (*names, *files):
+            os.chown(Path(directory) / name, *owner, follow_symlinks=False)
+
+
+def _sync(descriptor: int) -> None:
+    os.fsync(descriptor)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,195 @@
+"""The agent as the control API sees it: requests to the node, views of it, logs, invites."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final, cast
+
+import trio
+
+from agent.archives import ArchiveError, Archives
+from agent.clock import Clock
+from agent.control.backend import Lines, RequestError, View
+from agent.control.feed import Feed
+from agent.driver import Driver, RequestFailed
+from agent.grant import InviteError
+from agent.invites import Invites
+from agent.logs import BOTH, JobLogs, Logs, StreamName
+from agent.storesql import StoreFailed
+from protocol.errors import JobSpecError
+from protocol.events import ControlRequested, QueryRequested, SubmitRequested
+from protocol.heldjob import HeldJob
+from protocol.ids import JobId
+from protocol.job import JobSpec
+from protocol.records import Desired
+from protocol.tree import Plain
+
+ANSWER_S: Final = 10.0
+KEY_LENGTH_MAX: Final = 128
+IDS_SHOWN: Final = 8
+
+
+class AgentBackend:
+    """Implements control.backend.Backend over a running agent."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        feed: Feed,
+        archives: Archives,
+        invites: Invites,
+        logs: Logs,
+        clock: Clock,
+        about: Callable[[], View],
+        settings: View,
+        checks: Callable[[], list[View]],
+        stop: Callable[[], None],
+    ) -> None:
+        self._driver = driver
+        self._feed = feed
+        self._archives = archives
+        self._invites = invites
+        self._logs = logs
+        self._clock = clock
+        self._about = about
+        self._settings = settings
+        self._checks = checks
+        self._stop = stop
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self) -> None:
+        """Keeps what readers of logs need in the background; until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await trio.sleep_forever()
+
+    # ---- views -------------------------------------------------------------------------------
+
+    def status(self) -> View:
+        node = self._driver.node
+        held = list(node.jobs.values())
+        open_here = [e for e in node.executor.executions.values() if not e.ended]
+        return {
+            **self._about(),
+            "peers": len(node.membership.alive()) + 1,
+            "jobs": len(held),
+            "running": len(open_here),
+        }
+
+    def peers(self) -> list[View]:
+        return cast(list[View], self._driver.node.peer_views(self._clock.now()))
+
+    def config_view(self) -> View:
+        return self._settings
+
+    def doctor(self) -> list[View]:
+        return self._checks()
+
+    def recent(self, since_seq: int, job: str | None) -> list[View]:
+        return self._feed.recent(since_seq, job)
+
+    def events(self, since_seq: int, job: str | None) -> Lines:
+        return self._feed.follow(since_seq, job)
+
+    # ---- jobs --------------------------------------------------------------------------------
+
+    async def submit(self, spec_plain: View, key: str) -> View:
+        try:
+            spec = JobSpec.from_plain(cast(Plain, spec_plain))
+        except JobSpecError as error:
+            raise RequestError(400, error.message, error.path) from None
+        given, key = bool(key), key or secrets.token_hex(16)
+        if len(key) > KEY_LENGTH_MAX:
+            raise RequestError(400, f"a key has at most {KEY_LENGTH_MAX} characters")
+        self._refuse_where_full()
+        return await self._ask(lambda number: SubmitRequested(number, spec, key, given), 403)
+
+    def _refuse_where_full(self) -> None:
+        if self._driver.store.disk_full:
+            raise RequestError(
+                507, "the disk of this device is full: free some space, or submit at another peer"
+            )
+
+    async def jobs(self, prefix: str, limit: int, detail: bool) -> View:
+        return await self._ask(lambda number: QueryRequested(number, prefix, limit, detail), 504)
+
+    async def job(self, wanted: str) -> View:
+        """By whole id, by what an id starts with, or by name."""
+        known = self._held(wanted)
+        if known is not None and known.coordinator == self._driver.node.keyring.peer:
+            return cast(View, self._driver.node.view(known))
+        prefix = wanted if _id_like(wanted) else ""
+        answer = await self.jobs(prefix, 1000, True)
+        found: list[View] = answer["jobs"]
+        if not prefix or not found:
+            answer = answer if not prefix else await self.jobs("", 1000, True)
+            found = [view for view in answer["jobs"] if view["name"] == wanted]
+        if not found:
+            silent = ", ".join(answer["silent"])
+            hint = f" (no answer from {silent})" if silent else ""
+            raise RequestError(404, f"no job {wanted!r} is known here or at the others{hint}")
+        if len(found) > 1:
+            shown = ", ".join(f"{view['id'][:IDS_SHOWN]} ({view['state']})" for view in found[:10])
+            raise RequestError(409, f"{wanted!r} could be any of {shown}: give more of the id")
+        return found[0]
+
+    def _held(self, wanted: str) -> HeldJob | None:
+        return self._driver.node.jobs.get(JobId(wanted))
+
+    async def stop(self, job: str) -> View:
+        view = await self.job(job)
+        whole = JobId(str(view["id"]))
+        return await self._ask(lambda number: ControlRequested(number, whole, Desired.STOPPED), 409)
+
+    async def _ask(self, make: Callable[[int], Any], status: int) -> View:
+        try:
+            return await self._driver.ask(make, ANSWER_S)
+        except RequestFailed as error:
+            raise RequestError(status, str(error)) from None
+
+    # ---- logs, invites, archives -------------------------------------------------------------
+
+    def logs(self, job: str, slot: int | None, stream: str, tail: int, follow: bool) -> Lines:
+        assert self._nursery is not None
+        events = self._feed.follow(self._feed.seq, job)
+
+        async def look() -> View:
+            return await self.job(job)
+
+        async def changed() -> None:
+            await events.__anext__()
+
+        streams = BOTH if stream == "both" else (cast(StreamName, stream),)
+        return JobLogs(self._logs, look, changed, slot, streams, tail, follow, self._nursery)
+
+    async def invite(
+        self, expires_s: int, uses: int, roles: list[str], labels: dict[str, str]
+    ) -> View:
+        try:
+            invited = await self._invites.create(
+                self._clock.now(), expires_s=expires_s, uses=uses, roles=roles, labels=labels
+            )
+        except InviteError as error:
+            raise RequestError(400, str(error)) from None
+        except StoreFailed as error:
+            raise RequestError(503, f"it could not be saved: {error}") from None
+        return {"token": invited.token, "id": invited.id, "expires_ms": invited.expires_ms}
+
+    async def put_archive(self, chunks: AsyncIterator[bytes]) -> View:
+        self._refuse_where_full()
+        try:
+            digest, size = await self._archives.put(chunks)
+        except ArchiveError as error:
+            raise RequestError(413, str(error)) from None
+        except OSError as error:
+            raise RequestError(507, f"it could not be kept: {error.strerror}") from None
+        return {"digest": digest, "size": size}
+
+    def shutdown(self) -> None:
+        self._stop()
+
+
+def _id_like(text: str) -> bool:
+    """Whether it could begin an id: ids are lower-case base32, at least four characters asked."""
+    return 4 <= len(text) <= 32 and all(sign in "abcdefghijklmnopqrstuvwxyz234567" for sign in text)

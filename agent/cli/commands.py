@@ -1,0 +1,228 @@
+"""The commands: names, one line of help each, where they are handled, and their arguments.
+
+Handlers are named, not imported, and the arguments of a command are added only where it is meant:
+`shoal --help` reads this module alone.
+"""
+
+from __future__ import annotations
+
+from argparse import REMAINDER, SUPPRESS, ArgumentParser, BooleanOptionalAction
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+
+class Command(NamedTuple):
+    """`name` is the words of the command; `handler` is `module:function` below agent.cli."""
+
+    name: str
+    help: str
+    handler: str
+    arguments: Callable[[ArgumentParser], None]
+
+
+def _none(parser: ArgumentParser) -> None:
+    pass
+
+
+def add_common(parser: ArgumentParser, nested: bool) -> None:
+    """Options of every command, before or after its name."""
+    default = SUPPRESS if nested else None
+    group = parser.add_argument_group("which agent")
+    group.add_argument(
+        "--host", metavar="URL", default=default,
+        help="ask the agent of another device: ssh://pi@attic (SHOAL_HOST)",
+    )  # fmt: skip
+    group.add_argument(
+        "--data-dir", metavar="DIR", default=default,
+        help="the agent's data directory (SHOAL_DATA_DIR)",
+    )  # fmt: skip
+    group.add_argument("--socket", metavar="PATH", default=default, help="the agent's socket")
+    group.add_argument("--config", metavar="FILE", default=default, help="its configuration file")
+    parser.add_argument(
+        "--json", action="store_true", default=SUPPRESS if nested else False,
+        help="answer as JSON; streams are one object a line",
+    )  # fmt: skip
+
+
+def _init(parser: ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the shoal's name")
+    parser.add_argument("--device", metavar="NAME", help="this device's name (its host name)")
+    parser.add_argument(
+        "--label", metavar="K=V", action="append", default=[], help="a label of this device"
+    )
+    parser.add_argument("--backup", metavar="FILE", help="where the root key's backup goes")
+    parser.add_argument(
+        "--passphrase-file", metavar="FILE", help="a passphrase for it; else one is made and shown"
+    )
+
+
+def _invite(parser: ArgumentParser) -> None:
+    parser.add_argument("--expires", metavar="TIME", default="15m", help="how long (15m)")
+    parser.add_argument("--uses", metavar="N", type=int, default=1, help="for how many devices (1)")
+    parser.add_argument(
+        "--role", metavar="ROLES", action="append", default=[],
+        help="compute, submit, operate, admit; comma between several (compute,submit)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--label", metavar="K=V", action="append", default=[], help="a label of what joins"
+    )
+
+
+def _join(parser: ArgumentParser) -> None:
+    parser.add_argument("token", metavar="TOKEN|FILE", help="what `shoal invite` printed")
+    parser.add_argument("--name", metavar="NAME", help="this device's name (its host name)")
+    parser.add_argument(
+        "--new-identity", action="store_true",
+        help="set the present identity and its state aside: a copied card, or another shoal",
+    )  # fmt: skip
+
+
+def _up(parser: ArgumentParser) -> None:
+    from agent.config import SETTINGS
+
+    parser.add_argument(
+        "--adopt-board", action="store_true", help="the card was moved to this board on purpose"
+    )
+    group = parser.add_argument_group("settings, also in config.toml and as SHOAL_ variables")
+    for setting in SETTINGS:
+        if setting.key in ("data_dir", "socket"):
+            continue  # common to all commands
+        why = setting.why.replace("%", "%%")
+        dest = f"set_{setting.key}"
+        if setting.kind.name == "flag":
+            group.add_argument(
+                setting.flag, dest=dest, action=BooleanOptionalAction, default=None, help=why
+            )
+        elif setting.kind.name in ("words", "pairs"):
+            metavar = "K=V" if setting.kind.name == "pairs" else "TEXT"
+            group.add_argument(setting.flag, dest=dest, action="append", metavar=metavar, help=why)
+        else:
+            group.add_argument(setting.flag, dest=dest, metavar="VALUE", help=why)
+
+
+def _run(parser: ArgumentParser) -> None:
+    parser.usage = "shoal run [options] [-f FILE ...] [-C DIR] -- COMMAND [ARGUMENT ...]"
+    parser.add_argument("--count", metavar="N", type=int, default=1, help="slots to run it in (1)")
+    parser.add_argument("--cpu", metavar="CORES", help="what each needs: 2, 0.5, 500m")
+    parser.add_argument("--memory", metavar="SIZE", help="64Mi, 1.5Gi")
+    parser.add_argument("--disk", metavar="SIZE", help="2Gi")
+    parser.add_argument("--timeout", metavar="TIME", help="how long each may run: 90, 15m")
+    parser.add_argument("--queue-timeout", metavar="TIME", help="how long to wait for a device")
+    parser.add_argument(
+        "--env", "-e", metavar="K=V", action="append", default=[],
+        help="a variable of the task; K alone takes it from here",
+    )  # fmt: skip
+    parser.add_argument(
+        "--constraint", metavar="EXPR", action="append", default=[],
+        help="labels it needs: arch=arm64, gpu, !camera, 'zone in (a,b)', 'ram>4'",
+    )  # fmt: skip
+    parser.add_argument("--name", metavar="NAME", help="a label for people")
+    parser.add_argument("--namespace", metavar="NAME", help="where it belongs (default)")
+    parser.add_argument(
+        "--retry", metavar="N", type=int, help="attempts in all, also when the task itself fails"
+    )
+    parser.add_argument("--key", metavar="KEY", help="running it again with this key is one job")
+    parser.add_argument(
+        "-f", "--file", metavar="FILE", action="append", default=[], help="ship a file with it"
+    )
+    parser.add_argument("-C", "--directory", metavar="DIR", help="ship what is in a directory")
+    parser.add_argument("-d", "--detach", action="store_true", help="do not wait for the end")
+    parser.add_argument("-q", "--quiet", action="store_true", help="only the task's own output")
+    parser.add_argument("command", nargs=REMAINDER, metavar="-- COMMAND", help="what to run")
+
+
+def _job_run(parser: ArgumentParser) -> None:
+    _file(parser)
+    parser.add_argument("--wait", action="store_true", help="until it ends; its exit code is ours")
+    parser.add_argument("--follow", action="store_true", help="wait, and show its output")
+    parser.add_argument("--key", metavar="KEY", help="running it again with this key is one job")
+    parser.add_argument("-q", "--quiet", action="store_true", help="only the task's own output")
+
+
+def _file(parser: ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a job file, YAML or JSON; - reads from here")
+
+
+def _job(parser: ArgumentParser) -> None:
+    parser.add_argument("job", metavar="JOB", help="its id, the beginning of it, or its name")
+
+
+def _list(parser: ArgumentParser) -> None:
+    parser.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="of ids")
+    parser.add_argument("--limit", metavar="N", type=int, default=50, help="at most so many (50)")
+    for name in ("state", "type", "namespace", "name"):
+        parser.add_argument(f"--{name}", metavar=name.upper(), help="only these, comma between")
+
+
+def _logs(parser: ArgumentParser) -> None:
+    _job(parser)
+    parser.add_argument("-f", "--follow", action="store_true", help="as it is written")
+    parser.add_argument("--slot", metavar="N", type=int, help="of one slot")
+    parser.add_argument(
+        "--stream", choices=("stdout", "stderr", "both"), default="both", help="(both)"
+    )
+    parser.add_argument("--tail", metavar="N", type=int, default=-1, help="begin with the last N")
+
+
+def _wait(parser: ArgumentParser) -> None:
+    _job(parser)
+    parser.add_argument("--timeout", metavar="TIME", help="give up after: 90, 15m")
+
+
+def _stop(parser: ArgumentParser) -> None:
+    parser.add_argument("job", metavar="JOB", nargs="+", help="ids, beginnings of ids, or names")
+
+
+def _example(parser: ArgumentParser) -> None:
+    kinds = ("batch", "ops", "daemon", "service")
+    parser.add_argument("kind", nargs="?", choices=kinds, default="batch", help="(batch)")
+
+
+def _events(parser: ArgumentParser) -> None:
+    parser.add_argument("-f", "--follow", action="store_true", help="and what happens from now on")
+    parser.add_argument("--job", metavar="JOB", default="", help="of one job")
+    parser.add_argument("--since", metavar="SEQ", type=int, default=0, help="after this number")
+
+
+def _show(parser: ArgumentParser) -> None:
+    parser.add_argument("--agent", action="store_true", help="what the running agent goes by")
+
+
+def _completion(parser: ArgumentParser) -> None:
+    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="for which shell")
+
+
+GROUPS: Final = {
+    "job": "Jobs in files, and what became of them",
+    "config": "The configuration of this device's agent",
+}
+SHORT: Final = ("jobs", "logs", "why", "stop")
+COMMANDS: Final = (
+    Command("init", "start a shoal on this device", "lifecycle:init", _init),
+    Command("invite", "make a token for another device", "lifecycle:invite", _invite),
+    Command("join", "join a shoal with a token", "lifecycle:join", _join),
+    Command("up", "run the agent", "lifecycle:up", _up),
+    Command("peers", "the devices of the shoal", "peers:peers", _none),
+    Command("run", "run a command somewhere in the shoal", "runs:run", _run),
+    Command("jobs", "short for `job list`", "jobs:list_jobs", _list),
+    Command("logs", "short for `job logs`", "logs:logs", _logs),
+    Command("why", "short for `job why`", "why:why", _job),
+    Command("stop", "short for `job stop`", "jobs:stop", _stop),
+    Command("job run", "run a job file", "runs:job_run", _job_run),
+    Command("job list", "jobs, the newest first", "jobs:list_jobs", _list),
+    Command("job describe", "all about one job", "jobs:describe", _job),
+    Command("job executions", "each attempt of each slot", "jobs:executions", _job),
+    Command("job logs", "what its tasks wrote", "logs:logs", _logs),
+    Command("job wait", "until it ends; its exit code is ours", "runs:wait", _wait),
+    Command("job stop", "end jobs", "jobs:stop", _stop),
+    Command("job why", "who was asked, and why it runs where it does", "why:why", _job),
+    Command("job validate", "check a job file", "jobfiles:validate", _file),
+    Command("job example", "print a job file to start from", "jobfiles:example", _example),
+    Command("job schema", "print the JSON Schema of job files", "jobfiles:schema", _none),
+    Command("events", "what happened, as this device saw it", "events:events", _events),
+    Command("doctor", "check this device and its agent", "doctor:doctor", _none),
+    Command("config show", "settings and where they come from", "settings:show", _show),
+    Command("config example", "print a commented config.toml", "settings:example", _none),
+    Command("version", "print the version", "settings:version", _none),
+    Command("completion", "print completions for a shell", "settings:completion", _completion),
+)

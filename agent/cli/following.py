@@ -1,0 +1,205 @@
+"""Following a job from the terminal: its progress and output, its end, and what Ctrl-C means.
+
+The stream is read in a thread of its own, so that an interrupt never falls into the middle of an
+answer: after the question the stream goes on where it was.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Final
+
+from agent.cli import exitcodes, units
+from agent.cli.exitcodes import CliError
+from agent.cli.progress import Progress
+from agent.cli.tables import note, show_json_line
+from agent.client import Client, Unreachable, log_bytes
+from agent.printable import clean
+
+LINE_BYTES_MAX: Final = 64 * 1024  # a longer line is broken rather than kept
+WAITING_MAX: Final = 256  # lines read ahead of what the terminal takes
+
+
+class Following:
+    """One job, from its submission or from now on, to its end."""
+
+    def __init__(
+        self,
+        client: Client,
+        lines: Iterator[dict[str, Any]],
+        slots: int,
+        *,
+        quiet: bool,
+        json: bool,
+    ) -> None:
+        self.job = ""
+        self.name = ""
+        self._client = client
+        self._lines = _Reader(lines)
+        self._json = json
+        self._output = Output(slots)
+        self._progress = Progress(sys.stderr, slots, quiet or json)
+
+    def to_end(self, timeout_s: float | None = None) -> int:
+        """Show what happens until the job has ended. Returns the exit code for it."""
+        while True:
+            try:
+                line = self._lines.get(timeout_s)
+                if line is None:
+                    raise CliError(self._broken_off(), exitcodes.NO_AGENT)
+                if (final := self._take(line)) is not None:
+                    return self._end(final)
+            except KeyboardInterrupt:
+                self._progress.clear()
+                if not self._interrupted():
+                    return exitcodes.LEFT
+            except Unreachable as error:
+                self._progress.clear()
+                if not self.job:
+                    raise
+                raise CliError(f"{error}; {self._goes_on()}", exitcodes.NO_AGENT) from None
+            except queue.Empty:
+                note(f"not waiting any longer; {self._goes_on()}")
+                return exitcodes.TIMED_OUT
+
+    def _take(self, line: dict[str, Any]) -> dict[str, Any] | None:
+        """Show one line; the job's view where it was the last."""
+        if self._json:
+            show_json_line(line)
+        final: dict[str, Any] | None = line.get("final")
+        if accepted := line.get("submitted"):
+            self.job, self.name = accepted["job"], accepted["name"]
+            if accepted.get("warning"):
+                self._progress.clear()
+                note(accepted["warning"])
+        elif event := line.get("event"):
+            self._progress.event(event)
+        elif (log := line.get("log")) and not self._json:
+            self._progress.clear()
+            self._output.write(log)
+        elif text := line.get("log_error"):
+            self._progress.clear()
+            note(f"its output cannot be read: {text}")
+        return final
+
+    def _end(self, final: dict[str, Any]) -> int:
+        self._output.flush()
+        self._progress.end(summary(final))
+        return exitcodes.of_job(final)
+
+    def _interrupted(self) -> bool:
+        """Ask what is to become of the job; whether to go on following it."""
+        if not self.job or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            note(self._goes_on() if self.job else "interrupted")
+            return False
+        try:
+            print(
+                "\nstop the job, or leave it running? [s/L] ", end="", file=sys.stderr, flush=True
+            )
+            if sys.stdin.readline().strip().lower() not in ("s", "stop"):
+                note(self._goes_on())
+                return False
+            self._client.stop(self.job)
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+            note(self._goes_on())
+            return False
+        return True
+
+    def _goes_on(self) -> str:
+        short = units.short_job(self.job)
+        return f"the job goes on: `shoal logs -f {short}` shows it, `shoal stop {short}` ends it"
+
+    def _broken_off(self) -> str:
+        return f"the agent stopped telling of it; {self._goes_on()}" if self.job else "no answer"
+
+
+class Output:
+    """Output of tasks: as it is where there is one slot, else in whole lines with the slot."""
+
+    def __init__(self, slots: int) -> None:
+        self._prefixed = slots > 1
+        self._begun: dict[tuple[int, str], bytes] = {}
+
+    def write(self, log: dict[str, Any]) -> None:
+        stream = "stderr" if log["stream"] == "stderr" else "stdout"
+        data = log_bytes(log)
+        if not self._prefixed:
+            _write(stream, data)
+            return
+        key = (int(log["slot"]), stream)
+        *lines, rest = (self._begun.get(key, b"") + data).split(b"\n")
+        if len(rest) > LINE_BYTES_MAX:
+            lines, rest = [*lines, rest], b""
+        self._begun[key] = rest
+        if lines:
+            _write(stream, b"".join(b"[%d] %s\n" % (key[0], line) for line in lines))
+
+    def flush(self) -> None:
+        """Write what was begun and never ended."""
+        for (slot, stream), rest in self._begun.items():
+            if rest:
+                _write(stream, b"[%d] %s\n" % (slot, rest))
+        self._begun.clear()
+
+
+def summary(view: dict[str, Any]) -> str:
+    """How a job ended, in a sentence."""
+    slots = view["slots"]
+    where = dict.fromkeys(
+        units.named(slot.get("executor_name", ""), slot.get("executor", "") or "nobody")
+        for slot in slots
+        if slot.get("executor")
+    )
+    on = f" on {', '.join(list(where)[:4])}" + (" and others" if len(where) > 4 else "")
+    on = on if where else ""
+    code = exitcodes.of_job(view)
+    reason = f": {view['reason']}" if view.get("reason") else ""
+    match view["state"]:
+        case "completed":
+            return clean(f"done{on}")
+        case "stopped":
+            return clean(f"stopped{reason}")
+        case _ if code == exitcodes.NO_RESULT:
+            return clean(f"failed{reason or ' without an exit code'}; `shoal why {view['id'][:8]}`")
+        case _:
+            return clean(f"failed{on} with exit code {code}{reason}")
+
+
+class _Reader:
+    """Reads a stream ahead, in a thread; `get` may be interrupted and asked again."""
+
+    def __init__(self, lines: Iterator[dict[str, Any]]) -> None:
+        self._lines = lines
+        self._queue: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue(WAITING_MAX)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def get(self, timeout_s: float | None) -> dict[str, Any] | None:
+        """The next line; None at the end. Raises queue.Empty, and what the stream raised."""
+        line = self._queue.get(timeout=timeout_s)
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+    def _read(self) -> None:
+        try:
+            for line in self._lines:
+                self._queue.put(line)
+            self._queue.put(None)
+        except BaseException as error:
+            self._queue.put(error)
+
+
+def _write(stream: str, data: bytes) -> None:
+    """Bytes as the task wrote them. Where text was put in its place (tests), as text."""
+    out = sys.stdout if stream == "stdout" else sys.stderr
+    raw: BinaryIO | None = getattr(out, "buffer", None)
+    if raw is None:
+        out.write(data.decode(errors="replace"))
+    else:
+        out.flush()
+        raw.write(data)
+    out.flush()

@@ -1,0 +1,173 @@
+"""`shoal job list|describe|executions|stop`: jobs as the shoal knows them."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections import Counter
+from typing import Any
+
+from agent.cli import units
+from agent.cli.connecting import connect
+from agent.cli.exitcodes import OK
+from agent.cli.tables import note, show_json, show_pairs, show_table
+from agent.client import AgentError
+
+
+def list_jobs(args: Namespace) -> int:
+    filters = {
+        name: value
+        for name in ("state", "type", "namespace", "name")
+        if (value := getattr(args, name))
+    }
+    with connect(args) as client:
+        found = client.jobs(args.prefix, args.limit, **filters)
+    if args.json:
+        show_json(found)
+        return OK
+    rows = [
+        (
+            str(view["name"]),
+            units.short_job(view["id"]),
+            str(view["type"]),
+            state(view),
+            units.age(view["created_ms"]),
+            ", ".join(_where(view)) or "-",
+        )
+        for view in found["jobs"]
+    ]
+    show_table(("NAME", "JOB", "TYPE", "STATE", "AGE", "ON"), rows)
+    if found["silent"]:
+        names = ", ".join(found["silent"])
+        note(f"no answer from {names}; there may be jobs that only they know")
+    return OK
+
+
+def describe(args: Namespace) -> int:
+    with connect(args) as client:
+        view = client.job(args.job)
+    if args.json:
+        show_json(view)
+        return OK
+    author = units.named(view.get("author_name", ""), view["author"])
+    coordinator = units.named(view.get("coordinator_name", ""), view["coordinator"])
+    show_pairs(
+        [
+            ("Name", view["name"]),
+            ("Job", view["id"]),
+            ("Namespace", view["namespace"]),
+            ("Type", view["type"]),
+            ("State", state(view)),
+            ("Wanted", str(view["desired"])),
+            ("Submitted", f"{units.age(view['created_ms'])} ago by {author}"),
+            ("Coordinator", f"{coordinator}, term {view['term']}"),
+            ("Revision", f"{units.short_job(view['revision'])}, generation {view['generation']}"),
+        ]
+    )
+    if view["slots"]:
+        print()
+        show_table(
+            ("SLOT", "STATE", "ON", "ATTEMPT", "EXIT", "REASON"),
+            [
+                (
+                    str(slot["slot"]),
+                    str(slot["state"]),
+                    _executor(slot),
+                    str(slot["attempt"]),
+                    _code(slot),
+                    str(slot.get("reason") or "-"),
+                )
+                for slot in view["slots"]
+            ],
+        )
+    if view.get("spec"):
+        print("\n" + json.dumps(view["spec"], indent=2))  # ASCII: nothing in it moves a cursor
+    return OK
+
+
+def executions(args: Namespace) -> int:
+    with connect(args) as client:
+        view = client.job(args.job)
+    if args.json:
+        show_json({"job": view["id"], "executions": view["executions"]})
+        return OK
+    show_table(
+        ("EXECUTION", "SLOT", "ATTEMPT", "ON", "STATE", "EXIT", "TOOK", "REASON"),
+        [
+            (
+                units.short_job(entry["id"]),
+                str(entry["slot"]),
+                f"{entry['term']}.{entry['attempt']}",
+                units.named(entry.get("peer_name", ""), entry["peer"]),
+                str(entry["state"]),
+                _code(entry),
+                _took(entry),
+                str(entry.get("reason") or "-"),
+            )
+            for entry in view["executions"]
+        ],
+    )
+    return OK
+
+
+def stop(args: Namespace) -> int:
+    """Stops all that are named; the first refusal decides the exit code, the others still stop."""
+    answers, refused = [], None
+    with connect(args) as client:
+        for job in args.job:
+            try:
+                answers.append(client.stop(job))
+            except AgentError as error:
+                if error.status == 0:
+                    raise
+                note(str(error))
+                refused = refused or error
+                continue
+            if not args.json:
+                note(f"{job}: stopping")
+    if args.json:
+        show_json({"stopped": answers})
+    if refused is not None:
+        from agent.cli.entry import code_of
+
+        return code_of(refused)
+    return OK
+
+
+def state(view: dict[str, Any]) -> str:
+    """A job's state with how far its slots are: `running (2 of 3 done)`."""
+    text = str(view["state"])
+    slots = view.get("slots") or []
+    if view["state"] in ("pending", "running") and len(slots) > 1:
+        counted = Counter(slot["state"] for slot in slots)
+        text += f" ({counted['completed']} of {len(slots)} done)"
+    codes = sorted({slot["exit_code"] for slot in slots if slot.get("exit_code")})
+    if view["state"] == "failed" and codes:
+        text += f" ({', '.join(map(str, codes))})"
+    if view["state"] in ("pending", "failed") and view.get("reason"):
+        text += f": {view['reason']}"
+    return text
+
+
+def _where(view: dict[str, Any]) -> list[str]:
+    names = dict.fromkeys(_executor(slot) for slot in view.get("slots") or [] if slot["executor"])
+    found = list(names)
+    return found if len(found) <= 3 else [*found[:3], f"{len(found) - 3} more"]
+
+
+def _executor(slot: dict[str, Any]) -> str:
+    if not slot.get("executor"):
+        return "-"
+    return units.named(slot.get("executor_name", ""), slot["executor"])
+
+
+def _code(entry: dict[str, Any]) -> str:
+    return "-" if entry.get("exit_code") is None else str(entry["exit_code"])
+
+
+def _took(entry: dict[str, Any]) -> str:
+    if not entry.get("started_ms"):
+        return "-"
+    if not entry.get("ended_ms"):
+        return units.age(entry["started_ms"])
+    return units.duration((entry["ended_ms"] - entry["started_ms"]) / 1000)

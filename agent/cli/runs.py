@@ -1,0 +1,168 @@
+"""`shoal run`, `shoal job run` and `shoal job wait`: submit a job and stay with it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from argparse import Namespace
+from typing import Any
+
+from agent.cli import units
+from agent.cli.connecting import connect
+from agent.cli.exitcodes import OK, USAGE, CliError
+from agent.cli.following import Following
+from agent.cli.tables import note, show_json
+from agent.client import AgentError, Client
+
+# Where a flag of `run` ends up in the spec, so that the agent's word on a path names the flag.
+_FLAGS = {
+    "Count": "--count",
+    "Name": "--name",
+    "Namespace": "--namespace",
+    "Constraints": "--constraint",
+    "Retry": "--retry",
+    "Tasks[0].Resources.CPU": "--cpu",
+    "Tasks[0].Resources.Memory": "--memory",
+    "Tasks[0].Resources.Disk": "--disk",
+    "Tasks[0].Env": "--env",
+    "Tasks[0].Timeouts.ExecutionTimeout": "--timeout",
+    "Tasks[0].Timeouts.QueueTimeout": "--queue-timeout",
+    "Tasks[0].Engine.Params.Command": "the command",
+}
+
+
+def run(args: Namespace) -> int:
+    """Ends with the task's exit code, the highest where there are several slots."""
+    from agent.cli.shipping import as_input, check_command, collect, pack
+
+    if not args.command:
+        raise CliError("what is to be run? shoal run [options] -- COMMAND [ARGUMENT ...]", USAGE)
+    shipped = collect(args.file, args.directory)
+    check_command(args.command, shipped)
+    spec = build_spec(args)
+    with connect(args) as client:
+        try:
+            if shipped:
+                spec["Tasks"][0]["InputSources"] = [as_input(client.put_archive(pack(shipped)))]
+            if args.detach:
+                return _detached(client, spec, args)
+            lines = client.run(spec, args.key or "", logs=True)
+            following = Following(client, lines, args.count, quiet=args.quiet, json=args.json)
+            return following.to_end()
+        except AgentError as error:
+            raise _by_flag(error) from None
+
+
+def build_spec(args: Namespace) -> dict[str, Any]:
+    """The job that the flags of `shoal run` mean; the agent checks it."""
+    task: dict[str, Any] = {
+        "Name": "main",
+        "Engine": {"Type": "process", "Params": {"Command": list(args.command)}},
+    }
+    resources = {"CPU": args.cpu, "Memory": args.memory, "Disk": args.disk}
+    timeouts = {"ExecutionTimeout": args.timeout, "QueueTimeout": args.queue_timeout}
+    parts = {
+        "Resources": {name: value for name, value in resources.items() if value},
+        "Timeouts": {name: value for name, value in timeouts.items() if value},
+        "Env": dict(_variable(text) for text in args.env),
+    }
+    task |= {name: part for name, part in parts.items() if part}
+    spec: dict[str, Any] = {"Type": "batch", "Tasks": [task], "Name": args.name or _name(args)}
+    if args.count != 1:
+        spec["Count"] = args.count
+    if args.namespace:
+        spec["Namespace"] = args.namespace
+    if args.retry is not None:
+        on = ["lost", "system", "failure"] if args.retry > 1 else None
+        spec["Retry"] = {"Attempts": args.retry, **({"On": on} if on else {})}
+    if args.constraint:
+        spec["Constraints"] = _constraints(args.constraint)
+    return spec
+
+
+def job_run(args: Namespace) -> int:
+    """Submit a job file; a wrong one is told of here, with its line, and nothing is submitted."""
+    from agent.cli.jobfiles import load
+
+    spec = load(args.file)
+    tree = dict(spec.to_plain())
+    with connect(args) as client:
+        if not (args.wait or args.follow):
+            return _detached(client, tree, args)
+        if spec.type.standing and args.wait:
+            raise CliError(f"a {spec.type} does not end; leave --wait out, or --follow it", USAGE)
+        lines = client.run(tree, args.key or "", logs=args.follow)
+        following = Following(client, lines, spec.count, quiet=args.quiet, json=args.json)
+        return following.to_end()
+
+
+def wait(args: Namespace) -> int:
+    """Until a job ends; its exit code is ours. No output but how it ended."""
+    limit = _seconds("--timeout", args.timeout) if args.timeout else None
+    with connect(args) as client:
+        view = client.job(args.job)
+        following = Following(
+            client,
+            client.follow(view["id"], events=False),
+            len(view["slots"]),
+            quiet=False,
+            json=args.json,
+        )
+        following.job = view["id"]
+        return following.to_end(limit)
+
+
+def _detached(client: Client, spec: dict[str, Any], args: Namespace) -> int:
+    accepted = client.submit(spec, args.key or "")
+    if args.json:
+        show_json(accepted)
+        return OK
+    if accepted.get("warning"):
+        note(accepted["warning"])
+    what = "nothing changed" if accepted.get("unchanged") else "accepted"
+    on = accepted.get("durable_on")
+    where = f", kept on {units.plural(on, 'device')}" if on else ""
+    note(f"{accepted['name']}: {what}{where}")
+    print(accepted["job"])
+    return OK
+
+
+def _by_flag(error: AgentError) -> AgentError:
+    """The agent names the field of the spec; whoever typed a command knows the flag."""
+    for path, flag in _FLAGS.items():
+        if error.path == path or error.path.startswith((f"{path}.", f"{path}[")):
+            return AgentError(error.status, error.text, flag)
+    return error
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if equals:
+        return name, value
+    if name not in os.environ:
+        raise CliError(f"--env {name}: there is no such variable here; allowed: K=V", USAGE)
+    return name, os.environ[name]
+
+
+def _constraints(texts: list[str]) -> list[Any]:
+    from protocol.constraints import parse_constraints
+
+    found = [c for text in texts for c in parse_constraints(text, "--constraint")]
+    return [constraint.to_plain() for constraint in sorted(set(found))]
+
+
+def _name(args: Namespace) -> str:
+    """A label out of the command, where none was given: `detect.sh`."""
+    word = os.path.basename(args.command[0]) or "run"
+    if word in ("sh", "bash", "python", "python3", "env") and len(args.command) > 1:
+        last = os.path.basename(shlex.split(args.command[-1] or "x", posix=False)[0])
+        word = last if last.isascii() and last.replace(".", "").isalnum() else word
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in word)
+    return kept.strip("._- ")[:63].rstrip("._-") or "run"
+
+
+def _seconds(flag: str, text: str) -> int:
+    try:
+        return units.parse_duration(text)
+    except ValueError as error:
+        raise CliError(f"{flag}: {error}", USAGE) from None

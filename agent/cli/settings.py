@@ -1,0 +1,83 @@
+"""`shoal config`, `version` and `completion`: about this installation, without its agent."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+from agent.cli.connecting import connect, load_config, wanted_host
+from agent.cli.exitcodes import OK
+from agent.cli.tables import show_json, show_table
+
+
+def show(args: Namespace) -> int:
+    """Each setting, its value and where it came from."""
+    if args.agent or wanted_host(args):
+        with connect(args) as client:
+            view: dict[str, Any] = client.config()
+    else:
+        view = load_config(args).view()
+    if args.json:
+        show_json(view)
+        return OK
+    show_table(
+        ("SETTING", "VALUE", "FROM"),
+        [(key, _text(entry["value"]), entry["source"]) for key, entry in view.items()],
+    )
+    return OK
+
+
+def example(args: Namespace) -> int:
+    from agent.configload import example_text
+
+    if args.json:
+        show_json({"text": example_text()})
+    else:
+        print(example_text(), end="")
+    return OK
+
+
+def version(args: Namespace) -> int:
+    text = installed_version()
+    if args.json:
+        show_json({"version": text})
+    else:
+        print(f"shoal {text}")
+    return OK
+
+
+def completion(args: Namespace) -> int:
+    """To be kept where the shell looks, e.g. ~/.local/share/bash-completion/completions/shoal."""
+    import shtab
+
+    from agent.cli.parser import build
+
+    text = shtab.complete(build(None), args.shell)
+    if args.json:
+        show_json({"shell": args.shell, "text": text})
+    else:
+        print(text)
+    return OK
+
+
+def installed_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("shoal")
+    except PackageNotFoundError:
+        return "unknown"  # run from a checkout that was never installed
+
+
+def _text(value: Any) -> str:
+    match value:
+        case None | "" | [] | {}:
+            return "-"
+        case bool():
+            return str(value).lower()
+        case list():
+            return ", ".join(value)
+        case dict():
+            return ", ".join(f"{key}={text}" for key, text in value.items())
+        case _:
+            return str(value)

@@ -1,0 +1,51 @@
+"""The clock: the one place where time is read, and the judgement whether the wall time is true."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from protocol.clock import Now
+
+# Nothing of Shoal existed before; a device that says so has lost its clock (2026-01-01, UTC).
+FLOOR_S: Final = 1_767_225_600.0
+_UNSYNCHRONISED: Final = 5  # adjtimex's TIME_ERROR
+_RTC: Final = Path("/sys/class/rtc")
+
+
+class Clock:
+    """Reads monotonic and wall time; the wall never goes behind what was once seen and saved."""
+
+    def __init__(self, highest_wall_s: float = 0.0) -> None:
+        self.highest_wall_s = highest_wall_s
+        self._has_rtc = _RTC.is_dir() and any(_RTC.iterdir())
+
+    def now(self) -> Now:
+        """One reading. `mono` is trio's clock, so that deadlines can be slept until."""
+        wall = time.time()
+        trusted = wall >= max(FLOOR_S, self.highest_wall_s) and self._kept()
+        wall = self.highest_wall_s = max(wall, self.highest_wall_s, FLOOR_S)
+        return Now(trio.current_time(), wall, trusted)
+
+    def _kept(self) -> bool:
+        """A clock that survives the night, or one that a time server has set."""
+        return self._has_rtc or synchronised()
+
+
+class _Timex(ctypes.Structure):
+    """Only its size and its first field (modes: 0 only asks) matter; Linux needs 208 bytes."""
+
+    _fields_ = (("modes", ctypes.c_uint), ("rest", ctypes.c_byte * 252))
+
+
+def synchronised() -> bool:
+    """Whether the kernel's clock is disciplined by a time server (adjtimex(2))."""
+    try:
+        state: int = ctypes.CDLL(None).adjtimex(ctypes.byref(_Timex()))
+    except (OSError, AttributeError):
+        return False
+    return 0 <= state < _UNSYNCHRONISED

@@ -1,0 +1,276 @@
+"""Configuration: every setting of the agent, its default, and why that default.
+
+Where values come from is in `configload`. Imports neither trio nor libp2p: the command line reads
+it, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from agent.settings import (
+    FLAG,
+    PAIRS,
+    PATH,
+    WORD,
+    WORDS,
+    Setting,
+    about,
+    choice,
+    number,
+    quantity,
+    share,
+    share_of,
+)
+
+if TYPE_CHECKING:
+    from protocol.config import PolicyConfig
+
+SYSTEM_DATA_DIR: Final = Path("/var/lib/shoal")  # file-hierarchy(7): state of a system service
+SYSTEM_SOCKET: Final = Path("/run/shoal/shoal.sock")  # readable by a group; the data are not
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    cpu: str = field(
+        default="80%",
+        metadata=about(
+            share("parse_cpu_m"),
+            "Processor for jobs, as a part of the device or an amount (2, 500m). The rest keeps "
+            "the device's own work and this agent responsive.",
+        ),
+    )
+    memory: str = field(
+        default="60%",
+        metadata=about(
+            share("parse_size_bytes"),
+            "Memory for jobs (60%, 512Mi). A device that swaps to its SD card is of no use to "
+            "anybody.",
+        ),
+    )
+    disk: str = field(
+        default="50%",
+        metadata=about(
+            share("parse_size_bytes"),
+            "Of the space free at the start, for shipped files, outputs and results (50%, 4Gi).",
+        ),
+    )
+
+    def cpu_m(self, total_m: int) -> int:
+        """Millicores offered of those the device has."""
+        return share_of(self.cpu, total_m, "parse_cpu_m")
+
+    def memory_bytes(self, total_bytes: int) -> int:
+        return share_of(self.memory, total_bytes, "parse_size_bytes")
+
+    def disk_bytes(self, free_bytes: int) -> int:
+        return share_of(self.disk, free_bytes, "parse_size_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    roles: tuple[str, ...] = field(
+        default=("submit",),
+        metadata=about(
+            WORDS,
+            "Whose jobs run here: the author needs one of these roles. Every invited member has "
+            "`submit` unless it was invited with `--role compute` alone.",
+        ),
+    )
+    namespaces: tuple[str, ...] = field(
+        default=("*",),
+        metadata=about(
+            WORDS,
+            "Namespaces whose jobs run here; * is all of them.",
+        ),
+    )
+    authors: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            WORDS,
+            "Peer ids whose jobs run here; empty is every member with the role.",
+        ),
+    )
+    temperature_max_c: int = field(
+        default=80,
+        metadata=about(
+            number(0, 150),
+            "No new job above this temperature of the processor in degrees Celsius. A Raspberry "
+            "Pi throttles at 80.",
+        ),
+    )
+    battery_min_percent: int = field(
+        default=20,
+        metadata=about(
+            number(0, 100),
+            "No new job on battery below this charge: jobs shall not be what empties it.",
+        ),
+    )
+    executions_max: int = field(
+        default=64,
+        metadata=about(
+            number(1, 10_000),
+            "Tasks at one time, however little each asks for: a bound on processes.",
+        ),
+    )
+    job_timeout_max_s: int = field(
+        default=30 * 86_400,
+        metadata=about(
+            quantity("parse_duration_s"),
+            "Jobs that may run longer than this are refused (3600, 12h, 30d); standing jobs have "
+            "no end and are not.",
+        ),
+    )
+
+    def policy(self) -> PolicyConfig:
+        """What the protocol's bidder goes by."""
+        from protocol.config import PolicyConfig
+
+        return PolicyConfig(**{part.name: getattr(self, part.name) for part in fields(self)})
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    user: str = field(
+        default="",
+        metadata=about(
+            WORD,
+            "User that tasks run as where the agent is root; they can read neither its key nor "
+            "its socket then. Empty: shoal-task where it exists, else nobody. An agent that is "
+            "not root runs them as itself.",
+        ),
+    )
+    log_bytes_max: int = field(
+        default=4 * 1024**2,
+        metadata=about(
+            quantity("parse_size_bytes"),
+            "Output kept per execution and stream; the oldest goes first. 64 tasks then stay "
+            "below half a gigabyte.",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    format: str = field(
+        default="human",
+        metadata=about(
+            choice("human", "json"),
+            "One line per event for people, or one JSON object.",
+        ),
+    )
+    level: str = field(
+        default="info",
+        metadata=about(
+            choice("debug", "info", "warning", "error"),
+            "The least important line that is written. debug tells of every message between "
+            "peers, which wears out an SD card.",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    data_dir: Path = field(
+        default=SYSTEM_DATA_DIR,
+        metadata=about(
+            PATH,
+            "Where the agent keeps its identity, database, outputs and shipped files. For root "
+            "/var/lib/shoal, for others ~/.local/share/shoal.",
+        ),
+    )
+    name: str = field(
+        default="",
+        metadata=about(
+            WORD,
+            "What people call this device. Empty: the name in its certificate.",
+        ),
+    )
+    listen: tuple[str, ...] = field(
+        default=("/ip4/0.0.0.0/tcp/4747",),
+        metadata=about(
+            WORDS,
+            "Addresses to listen on, as multiaddrs. A fixed port can be let through a firewall "
+            "and remembered by others; port 0 takes any that is free.",
+        ),
+    )
+    announce: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            WORDS,
+            "Addresses to tell others instead of those found on the interfaces; for a device "
+            "behind a forwarded port.",
+        ),
+    )
+    bootstrap: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            WORDS,
+            "Addresses of members to dial at the start, with /p2p/PEER. Members on the same LAN "
+            "find each other without.",
+        ),
+    )
+    mdns: bool = field(
+        default=True,
+        metadata=about(
+            FLAG,
+            "Find and be found on the local network. Costs a few packets a minute.",
+        ),
+    )
+    preset: str = field(
+        default="lan",
+        metadata=about(
+            choice("lan", "wan", "metered"),
+            "How fast a silent device is held for dead, against idle traffic: lan 6 s and 60 KB a "
+            "minute, wan 31 s and 30 KB, metered 6 min and 10 MB a month.",
+        ),
+    )
+    socket: Path | None = field(
+        default=None,
+        metadata=about(
+            PATH,
+            "Unix socket of the control API. Left out: shoal.sock in the data directory, and "
+            "/run/shoal/shoal.sock for root, where a group may reach it.",
+        ),
+    )
+    labels: dict[str, str] = field(
+        default_factory=dict,
+        metadata=about(
+            PAIRS,
+            "What jobs can ask for with --constraint: name=value pairs.",
+            "--label",
+        ),
+    )
+    offer: Offer = field(default_factory=Offer)
+    accept: Accept = field(default_factory=Accept)
+    task: Task = field(default_factory=Task)
+    log: Log = field(default_factory=Log)
+
+    @property
+    def socket_path(self) -> Path:
+        if self.socket is not None:
+            return self.socket
+        if self.data_dir == SYSTEM_DATA_DIR:
+            return SYSTEM_SOCKET
+        return self.data_dir / "shoal.sock"
+
+
+SECTIONS: Final[dict[str, type]] = {"offer": Offer, "accept": Accept, "task": Task, "log": Log}
+
+
+def _settings() -> Iterator[Setting]:
+    for section, owner in (("", Config), *SECTIONS.items()):
+        for part in fields(owner):
+            if not part.metadata:
+                continue
+            key = f"{section}.{part.name}" if section else part.name
+            default = {} if part.name == "labels" else part.default
+            flag = part.metadata["flag"] or "--" + key.replace(".", "-").replace("_", "-")
+            yield Setting(key, part.metadata["kind"], default, part.metadata["why"], flag)
+
+
+SETTINGS: Final = tuple(_settings())
+BY_KEY: Final = {setting.key: setting for setting in SETTINGS}

@@ -1,0 +1,107 @@
+"""The backend: everything the control API asks of the agent behind it.
+
+The agent implements it over its driver; the API knows nothing else of the agent. All values are
+plain (dicts, lists, text, integers), ready for JSON, except that log lines may carry bytes.
+
+A *job view* has id, name, namespace, type, state (pending, running, completed, failed or stopped),
+reason, created_ms, coordinator, coordinator_name, term, revision, generation, count, desired,
+author, author_name, slots, executions, why, and spec where details were asked for. A *peer view*
+has id, name, state, self, connected, incarnation, addresses, labels, engines, cpu_m, memory_bytes,
+disk_bytes, version, roles, since_s, reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol, Self, TypeAlias
+
+View: TypeAlias = dict[str, Any]
+
+FINAL_STATES = ("completed", "failed", "stopped")
+FINAL_KINDS = ("job.completed", "job.failed", "job.stopped")
+
+
+class RequestError(Exception):
+    """A request that is refused: `status` as in HTTP, `text` for a person.
+
+    `path` is the field of a job spec that is meant; empty where none is.
+    """
+
+    def __init__(self, status: int, text: str, path: str = "") -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.path = path
+
+
+class Lines(Protocol):
+    """A stream of views that its reader closes; an async generator is one."""
+
+    def __aiter__(self) -> Self: ...
+
+    async def __anext__(self) -> View: ...
+
+    async def aclose(self) -> object: ...
+
+
+class Backend(Protocol):
+    def status(self) -> View:
+        """The agent in a few words: peer, name, shoal, version, peers, running, uptime_s, …"""
+
+    def peers(self) -> list[View]: ...
+
+    def config_view(self) -> View:
+        """The running agent's settings, each as {value, source}."""
+
+    def doctor(self) -> list[View]:
+        """Checks as {check, ok, text, fix}; `ok` is None where it could not be told."""
+
+    async def submit(self, spec_plain: View, key: str) -> View:
+        """Accept a job: {job, name, revision, unchanged, durable_on, warning}.
+
+        Sending the same key twice makes one job. Raises RequestError: 400 with the path for a
+        wrong spec, 403 without the role, 507 where there is no room.
+        """
+
+    async def jobs(self, prefix: str, limit: int, detail: bool) -> View:
+        """Jobs whose id starts with `prefix`, newest first, as {jobs, silent}; `silent` names the
+        peers that did not answer."""
+
+    async def job(self, wanted: str) -> View:
+        """One job by id, prefix of an id, or name, with all details.
+
+        Raises RequestError: 404, or 409 with a text that lists the candidates.
+        """
+
+    async def stop(self, job: str) -> View:
+        """Ask for the job's end, durably; repeating it changes nothing."""
+
+    def events(self, since_seq: int, job: str | None) -> Lines:
+        """What happened after `since_seq` as far as it is remembered, then what happens.
+
+        The subscription stands when this returns. Each is {seq, at_ms, kind, text, job, peer,
+        fields}. A job's end is one of FINAL_KINDS, on the peer that accepted it in any case.
+        """
+
+    def recent(self, since_seq: int, job: str | None) -> list[View]:
+        """The remembered part of `events`."""
+
+    def logs(self, job: str, slot: int | None, stream: str, tail: int, follow: bool) -> Lines:
+        """Output of the executions of a job, wherever they ran, as {slot, peer, peer_name, stream,
+        data, execution}; `data` is bytes or text.
+
+        `stream` is stdout, stderr or both; `tail` is the number of last lines to begin with, -1
+        for all. With `follow` it goes on to executions that start later, and ends when the job has
+        ended and everything was given. Raises RequestError 404, here or at the first item.
+        """
+
+    async def invite(
+        self, expires_s: int, uses: int, roles: list[str], labels: dict[str, str]
+    ) -> View:
+        """A join token as {token, expires_ms}."""
+
+    async def put_archive(self, chunks: AsyncIterator[bytes]) -> View:
+        """Keep a shipped archive durably: {digest, size}. `chunks` raises where it is too long."""
+
+    def shutdown(self) -> None:
+        """End the agent soon, in an orderly way; returns at once."""

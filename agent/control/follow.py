@@ -1,0 +1,97 @@
+"""Following one job to its end: its events, its output if wanted, then its final state.
+
+Lines are `{"event": ...}`, `{"log": ...}` and, last, `{"final": job view}`. The end is pushed by
+the job's own event. A look at the job now and then is the repair for an event that was lost, since
+the job's coordinator may have died and the one that took over be out of touch.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from agent.control.backend import FINAL_KINDS, FINAL_STATES, Backend, RequestError, View
+from agent.control.streams import Emit, plain_log
+
+LOGS_END_S = 10.0  # the job has ended; its output may still be on its way from other devices
+_HAS_OUTPUT = ("execution.running", "execution.ended", *FINAL_KINDS)
+
+
+async def follow_job(
+    backend: Backend,
+    job: str,
+    emit: Emit,
+    *,
+    events: bool,
+    logs: bool,
+    look_first: bool,
+    look_s: float,
+) -> None:
+    """Emit what happens to `job` until it has ended.
+
+    `look_first` for a job that may have ended before this began; `look_s` between later looks.
+    """
+    follower = _JobFollower(backend, job, emit, events)
+    async with trio.open_nursery() as nursery:
+        await follower.until_end(nursery if logs else None, look_first, look_s)
+        nursery.cancel_scope.deadline = trio.current_time() + LOGS_END_S
+        if logs and not follower.reading:
+            nursery.start_soon(follower.read_logs)
+    await emit({"final": follower.final})
+
+
+class _JobFollower:
+    def __init__(self, backend: Backend, job: str, emit: Emit, events: bool) -> None:
+        self.backend = backend
+        self.job = job
+        self.emit = emit
+        self.events = events
+        self.reading = False
+        self.final: View = {}
+
+    async def until_end(self, output: trio.Nursery | None, look_first: bool, look_s: float) -> None:
+        """Emit events until the job has ended; its output is read in `output`, if wanted."""
+        events = self.backend.events(0, self.job)
+        try:
+            if look_first and await self._ended():
+                for event in self.backend.recent(0, self.job) if self.events else ():
+                    await self.emit({"event": event})
+                return
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._look, look_s, nursery.cancel_scope)
+                async for event in events:
+                    if self.events:
+                        await self.emit({"event": event})
+                    if output and not self.reading and event["kind"] in _HAS_OUTPUT:
+                        self.reading = True
+                        output.start_soon(self.read_logs)
+                    if event["kind"] in FINAL_KINDS and await self._ended():
+                        break
+                nursery.cancel_scope.cancel()
+        finally:
+            await events.aclose()
+
+    async def read_logs(self) -> None:
+        lines = self.backend.logs(self.job, None, "both", -1, True)
+        try:
+            async for line in lines:
+                await self.emit({"log": plain_log(line)})
+        except RequestError as error:
+            await self.emit({"log_error": error.text})
+        finally:
+            await lines.aclose()
+
+    async def _look(self, every_s: float, scope: trio.CancelScope) -> None:
+        while True:
+            await trio.sleep(every_s)
+            if await self._ended():
+                scope.cancel()
+
+    async def _ended(self) -> bool:
+        """Whether the job has ended; not if nobody who holds it answers just now."""
+        try:
+            view = await self.backend.job(self.job)
+        except RequestError:
+            return False
+        if view["state"] in FINAL_STATES:
+            self.final = view
+        return bool(self.final)

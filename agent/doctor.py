@@ -1,0 +1,118 @@
+"""The doctor: what may be wrong with this device, in sentences, with the way out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING, Final
+
+from agent.clock import synchronised
+from agent.control.backend import View
+
+if TYPE_CHECKING:
+    from agent.main import Agent
+
+LOW_BYTES: Final = 100 * 1024**2  # a database, logs and a result still fit
+
+
+def check(name: str, ok: bool | None, text: str, fix: str = "") -> View:
+    return {"check": name, "ok": ok, "text": text, "fix": "" if ok else fix}
+
+
+class Doctor:
+    """Looks at a running agent; each check is quick and changes nothing."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    def checks(self) -> list[View]:
+        return [
+            self._identity(),
+            self._clock(),
+            self._disk(),
+            self._database(),
+            self._tasks(),
+            self._network(),
+            self._peers(),
+            self._malformed(),
+        ]
+
+    def _identity(self) -> View:
+        cloned = self._agent.cloned
+        text = cloned or f"peer {self._agent.member.keyring.peer}, one device"
+        return check("identity", not cloned, text, "`shoal join --new-identity TOKEN` on the copy")
+
+    def _clock(self) -> View:
+        now = self._agent.clock.now()
+        if now.wall_trusted:
+            by = "a time server" if synchronised() else "its own hardware clock"
+            return check("clock", True, f"the time is kept by {by}")
+        return check(
+            "clock",
+            None,
+            "the time cannot be trusted: nothing expires and no schedule fires until it can",
+            "connect to a network with a time server (timedatectl status)",
+        )
+
+    def _disk(self) -> View:
+        data_dir = self._agent.config.data_dir
+        free = shutil.disk_usage(data_dir).free
+        text = f"{free >> 20} MiB free for {data_dir}"
+        if self._agent.store.disk_full:
+            text = f"the disk is full: new jobs are refused ({text})"
+        ok = free > LOW_BYTES and not self._agent.store.disk_full
+        return check("disk", ok, text, "free some space; finished outputs go first by themselves")
+
+    def _database(self) -> View:
+        aside = self._agent.store.was_corrupt
+        if not aside:
+            return check("database", True, "the database was whole at the start")
+        what = "was missing" if aside == "missing" else f"was damaged and is kept as {aside}"
+        fix = "nothing: it was begun anew; a card that damages files should be replaced"
+        return check("database", None, f"the database {what}", fix)
+
+    def _tasks(self) -> View:
+        user = self._agent.engine.user
+        if user is not None:
+            return check("tasks", True, f"tasks run as user {user.uid}, apart from the agent")
+        return check(
+            "tasks",
+            None,
+            f"tasks run as the agent's own user ({os.getuid()}): a task can read this device's key "
+            "and talk to its control socket",
+            "run the agent as root (its tasks then run as nobody), or accept only jobs you trust",
+        )
+
+    def _network(self) -> View:
+        addresses = self._agent.transport.addresses()
+        if not addresses:
+            return check("network", False, "no address to be reached at", "connect to a network")
+        return check("network", True, f"listening on {', '.join(addresses)}")
+
+    def _peers(self) -> View:
+        node = self._agent.driver.node
+        alive = len(node.membership.alive())
+        known = len(node.membership.peers())
+        connected = len(self._agent.transport.connected())
+        refusals = [f"{code}: {text}" for code, text in self._agent.transport.refusals.values()]
+        text = f"{alive} of {known} known peers are alive, {connected} connected"
+        if refusals:
+            return check("peers", False, f"{text}; refused by others: {refusals[-1]}", "see there")
+        if not known:
+            return check(
+                "peers",
+                None,
+                "no other peer is known yet",
+                "`shoal invite` here and `shoal join TOKEN` on the next device; or set bootstrap "
+                "where mDNS does not reach",
+            )
+        return check("peers", alive > 0, text, "are the others switched on, and on this network?")
+
+    def _malformed(self) -> View:
+        node = self._agent.driver.node
+        total = sum(node.malformed.values())
+        if not total:
+            return check("messages", True, "nothing malformed was received")
+        worst, count = max(node.malformed.items(), key=lambda item: item[1])
+        text = f"{total} malformed messages, {count} of them from {node.name_of(worst)}"
+        return check("messages", None, text, "is its version much older or newer than this one's?")

@@ -1,0 +1,267 @@
+"""The driver: owns the node, feeds it events, and carries its effects out in order.
+
+Nothing is acknowledged, sent or started before every earlier Save is durable; only messages that
+claim nothing durable overtake. A failed save throws the node away and builds it anew from disk,
+since what it believed is not there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+import trio
+
+from agent.clock import Clock
+from agent.store import Pending, Store
+from agent.storesql import StoreFailed
+from protocol.effects import (
+    Bucket,
+    Dial,
+    Effect,
+    Gossip,
+    Hangup,
+    RemoveTask,
+    Reply,
+    Save,
+    Send,
+    StartTask,
+    StopTask,
+    Tell,
+)
+from protocol.events import DeadlinePassed, Event, LoopLagged
+from protocol.ids import PeerId
+from protocol.messages import OVERTAKING
+from protocol.node import Node
+from protocol.wire import encode_message
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # libp2p brings stubs that hide trio's own
+
+LAG_S: Final = 0.5  # a loop this late means that this device, not the others, has trouble
+QUEUED_MAX: Final = 50_000  # effects waiting for the disk; then the disk is what is broken
+RELOADS_MAX: Final = 5  # in RELOADS_S; after that a fresh process is the better start
+RELOADS_S: Final = 60.0
+RETRY_S: Final = 5.0  # between attempts to read a disk that fails
+
+Disk = Mapping[Bucket, Mapping[str, bytes]]
+_log = logging.getLogger("shoal.driver")
+
+
+class Outside(Protocol):
+    """What effects are carried out upon. All of it returns at once."""
+
+    def send(self, peer: PeerId, frame: bytes) -> None: ...
+    def gossip(self, frame: bytes) -> None: ...
+    def dial(self, peer: PeerId, addresses: tuple[str, ...]) -> None: ...
+    def hangup(self, peer: PeerId) -> None: ...
+    def start(self, task: StartTask) -> None: ...
+    def stop(self, task: StopTask) -> None: ...
+    def remove(self, task: RemoveTask) -> None: ...
+    def tell(self, tell: Tell) -> None: ...
+
+    async def first_events(self) -> Sequence[Event]:
+        """What a newly built node has to hear first: Booted, and how things stand."""
+
+
+class RequestFailed(Exception):
+    """A request that was refused or that nobody answered; a sentence for a person."""
+
+
+class Driver:
+    """One node's life on this device."""
+
+    def __init__(self, build: Callable[[Disk], Node], store: Store, clock: Clock) -> None:
+        self.store = store
+        self.clock = clock
+        self._build = build
+        self.node: Node = build(cast(Disk, store.load()))
+        self._outside: Outside | None = None
+        self._saves: deque[Pending] = deque()  # under way, in order
+        self._waiting: deque[tuple[int, Effect]] = deque()  # effects, each after so many saves
+        self._issued = 0
+        self._durable = 0
+        self._save_added = trio.Event()
+        self._rearm = trio.Event()
+        self._armed = float("inf")
+        self._requests: dict[int, tuple[trio.Event, list[Reply]]] = {}
+        self._request = 0
+        self._broken = ""
+        self._breaking = trio.Event()
+        self._reloads: deque[float] = deque(maxlen=RELOADS_MAX)
+
+    # ---- events in ---------------------------------------------------------------------------
+
+    def post(self, event: Event) -> None:
+        """Handle one event now. While the node is being rebuilt events are lost, as in a crash."""
+        if self._broken or self._outside is None:
+            return
+        try:
+            effects = self.node.handle(event, self.clock.now())
+            for effect in effects:
+                self._issue(effect)
+            deadline = self.node.deadline
+        except StoreFailed as error:
+            self._break(str(error))
+        except Exception as error:  # our own bug: what the node holds now is worth nothing
+            _log.exception("the node failed on %s", type(event).__name__)
+            self._break(f"internal error: {error!r}")
+        else:
+            if deadline < self._armed:
+                self._rearm.set()
+
+    async def ask(self, make: Callable[[int], Event], timeout_s: float) -> dict[str, object]:
+        """Post a request and wait for its reply. Raises RequestFailed."""
+        self._request += 1
+        number = self._request
+        done, replies = trio.Event(), list[Reply]()
+        self._requests[number] = (done, replies)
+        try:
+            self.post(make(number))
+            if self._broken:
+                raise RequestFailed(f"this agent is recovering: {self._broken}; try again")
+            with trio.move_on_after(timeout_s):
+                await done.wait()
+        finally:
+            del self._requests[number]
+        if not replies:
+            raise RequestFailed(f"no answer within {timeout_s:.0f} s")
+        if replies[0].error:
+            raise RequestFailed(replies[0].error)
+        return replies[0].value
+
+    # ---- effects out -------------------------------------------------------------------------
+
+    def _issue(self, effect: Effect) -> None:
+        if isinstance(effect, Save):
+            pending = self.store.enqueue(effect.rows)
+            if pending is None:
+                raise StoreFailed("the disk does not keep up")
+            self._saves.append(pending)
+            self._issued += 1
+            self._save_added.set()
+        elif (self._durable == self._issued and not self._waiting) or (
+            isinstance(effect, Send) and isinstance(effect.message, OVERTAKING)
+        ):
+            self._do(effect)
+        else:
+            if len(self._waiting) >= QUEUED_MAX:
+                raise StoreFailed("the disk does not keep up")
+            self._waiting.append((self._issued, effect))
+
+    async def _release(self) -> None:
+        """Wait for saves in order, and let go of the effects behind each."""
+        while True:
+            while not self._saves:
+                self._save_added = trio.Event()
+                if not self._saves:
+                    await self._save_added.wait()
+            try:
+                await self._saves[0].wait()
+            except StoreFailed as error:
+                self._break(str(error))
+                return
+            self._saves.popleft()
+            self._durable += 1
+            while self._waiting and self._waiting[0][0] <= self._durable:
+                self._do(self._waiting.popleft()[1])
+
+    def _do(self, effect: Effect) -> None:
+        outside = self._outside
+        assert outside is not None
+        match effect:
+            case Send():
+                outside.send(effect.peer, encode_message(effect.message))
+            case Gossip():
+                outside.gossip(encode_message(effect.message))
+            case Dial():
+                outside.dial(effect.peer, effect.addresses)
+            case Hangup():
+                outside.hangup(effect.peer)
+            case StartTask():
+                outside.start(effect)
+            case StopTask():
+                outside.stop(effect)
+            case RemoveTask():
+                outside.remove(effect)
+            case Tell():
+                outside.tell(effect)
+            case Reply():
+                self._reply(effect)
+            case Save():
+                raise AssertionError("a save is issued, not done")
+
+    def _reply(self, reply: Reply) -> None:
+        waiting = self._requests.get(reply.request)
+        if waiting is not None:
+            waiting[1].append(reply)
+            waiting[0].set()
+
+    # ---- life --------------------------------------------------------------------------------
+
+    async def run(
+        self, outside: Outside, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run until cancelled; rebuilds the node from disk whenever it had to be given up.
+
+        Raises StoreFailed when that does not help.
+        """
+        self._outside = outside
+        started = False
+        while True:
+            for event in await outside.first_events():
+                self.post(event)
+            if not started:
+                task_status.started()
+                started = True
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._release)
+                nursery.start_soon(self._wake)
+                await self._breaking.wait()
+                nursery.cancel_scope.cancel()
+            await self._rebuild()
+
+    async def _wake(self) -> None:
+        """Post a DeadlinePassed whenever the node's next deadline has come."""
+        while True:
+            self._rearm = trio.Event()
+            self._armed = self.node.deadline
+            with trio.move_on_at(self._armed):
+                await self._rearm.wait()
+                continue
+            late = trio.current_time() - self._armed
+            if late > LAG_S:
+                self.post(LoopLagged(late))
+            self.post(DeadlinePassed())
+
+    def _break(self, why: str) -> None:
+        if not self._broken:
+            self._broken = why
+            self._breaking.set()
+
+    async def _rebuild(self) -> None:
+        """Throw the node away and read the disk again, as after a crash."""
+        now = trio.current_time()
+        self._reloads.append(now)
+        full = len(self._reloads) == RELOADS_MAX
+        if full and now - self._reloads[0] < RELOADS_S:
+            raise StoreFailed(f"gave up after {RELOADS_MAX} tries: {self._broken}")
+        _log.error("rebuilding from disk: %s", self._broken)
+        self._saves.clear()
+        self._waiting.clear()
+        self._durable = self._issued
+        for done, replies in self._requests.values():
+            replies.append(Reply(0, error=f"not done: {self._broken}; try again"))
+            done.set()
+        while True:
+            try:
+                rows = await self.store.reload()
+                break
+            except StoreFailed as error:
+                _log.error("the disk cannot be read: %s", error)
+                await trio.sleep(RETRY_S)
+        self.node = self._build(cast(Disk, rows))
+        self._broken, self._breaking = "", trio.Event()
+        self._armed = float("inf")

@@ -1,0 +1,1 @@
+"""What runs a task: processes, containers and WebAssembly modules."""

@@ -1,0 +1,215 @@
+"""One execution's directory: its files, and what they say of its life.
+
+    spec            what to run (0600: the job's environment may hold secrets)
+    supervisor      `pid starttime` of the supervisor; task: the same of the task
+    stop            written to ask for the end; holds the grace in milliseconds, or nothing
+    exit            how it ended, as JSON; whoever renames it here first decides
+    stdout.OFFSET   log segments, named by the absolute offset of their first byte; stderr.OFFSET
+    work/ tmp/      the task's own; the only entries it may read or write
+
+The directory is 0711 where tasks run as another user: they must pass through it to reach `work`.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from agent.engines.supervisor import boot_id, open_process, spec_field
+from agent.engines.task import ExitReason, TaskExit, TaskUser
+
+_RECORD_WAIT_S = 2.0  # a supervisor writes its record ~1 ms after it took the lock
+_BOOT_FIELD_BYTES = 64
+
+
+class _ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
+    reason: ExitReason
+    code: int | None = None
+    signal: int | None = None
+    stage: str = ""
+    errno: int = 0
+    duration_ms: int = 0
+    ended_wall_ms: int = 0
+    dropped_bytes: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What a directory tells: a living supervisor (we own the pidfd) or an end."""
+
+    pidfd: int | None = None
+    exit: TaskExit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionDir:
+    path: Path
+
+    @property
+    def work(self) -> Path:
+        return self.path / "work"
+
+    @property
+    def tmp(self) -> Path:
+        return self.path / "tmp"
+
+    def create(self, user: TaskUser | None) -> None:
+        """Make it and the task's own directories; harmless when they exist."""
+        self.path.mkdir(mode=0o711 if user else 0o700, exist_ok=True)
+        for own in (self.work, self.tmp):
+            own.mkdir(mode=0o700, exist_ok=True)
+            if user:  # the task cannot have put a link there: the directory above is ours
+                os.chown(own, user.uid, user.gid, follow_symlinks=False)
+
+    def write_spec(self, spec: bytes) -> None:
+        self._replace("spec", spec)
+
+    def ask_to_stop(self, grace_ms: int | None) -> None:
+        self._replace("stop", b"" if grace_ms is None else b"%d" % grace_ms)
+
+    def fail_start(self, detail: str) -> TaskExit:
+        """Record that it never ran; a disk too full for that does not change the answer."""
+        record = _ExitRecord(
+            reason=ExitReason.START_FAILED, ended_wall_ms=_wall_ms(), detail=detail
+        )
+        with contextlib.suppress(OSError):
+            self._replace("exit", msgspec.json.encode(record), durable=True)
+        return self._told(record)
+
+    def known(self) -> bool:
+        """False while it was only prepared."""
+        return (self.path / "spec").exists() or (self.path / "exit").exists()
+
+    def never_started(self) -> bool:
+        """True if no supervisor took it on in this boot, and it has not been given up."""
+        if (self.path / "supervisor").exists() or (self.path / "exit").exists():
+            return False
+        return not (self.path / "spec").exists() or self._of_this_boot()
+
+    def read_exit(self) -> TaskExit | None:
+        try:
+            record = msgspec.json.decode((self.path / "exit").read_bytes(), type=_ExitRecord)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, msgspec.MsgspecError) as broken:  # zeroes after a power loss
+            record = _ExitRecord(
+                reason=ExitReason.LOST,
+                ended_wall_ms=_wall_ms(),
+                detail=f"its end is unreadable: {broken}",
+            )
+        return self._told(record)
+
+    def look(self) -> Sighting:
+        """Find its supervisor or its end; one that has neither is given up as lost, for good."""
+        give_up_at = time.monotonic() + _RECORD_WAIT_S
+        while True:
+            if (ended := self.read_exit()) is not None:
+                return Sighting(exit=ended)
+            if (pidfd := self._open_supervisor()) is not None:
+                return Sighting(pidfd=pidfd)
+            if time.monotonic() > give_up_at:
+                raise OSError(errno.ETIMEDOUT, "locked by what is not its supervisor", self.path)
+            if not self._give_up():
+                time.sleep(0.002)  # a supervisor has the lock: its record or its exit comes now
+
+    def _give_up(self) -> bool:
+        """Take the lock and record the loss; a supervisor that comes later then starts nothing."""
+        lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not (self.path / "exit").exists():
+                record = _ExitRecord(reason=ExitReason.LOST, ended_wall_ms=_wall_ms())
+                self._replace("exit", msgspec.json.encode(record), durable=True)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(lock)
+        return True
+
+    def _open_supervisor(self) -> int | None:
+        try:
+            pid, started = map(int, (self.path / "supervisor").read_text().split())
+        except (OSError, ValueError):
+            return None
+        return open_process(pid, started) if self._of_this_boot() else None
+
+    def _of_this_boot(self) -> bool:
+        try:
+            with open(self.path / "spec", "rb") as spec:
+                return spec_field(spec.read(_BOOT_FIELD_BYTES), "boot") == boot_id()
+        except OSError:
+            return False
+
+    def _told(self, record: _ExitRecord) -> TaskExit:
+        detail = record.detail
+        if record.stage:
+            detail = self._failed_step(record.stage, record.errno)
+        elif record.reason is ExitReason.LOST and not detail:
+            detail = "nobody saw it end: the device lost power, or its supervisor was killed"
+        return TaskExit(
+            code=record.code,
+            signal=record.signal,
+            reason=record.reason,
+            ended_wall=record.ended_wall_ms / 1000,
+            duration_s=record.duration_ms / 1000,
+            detail=detail,
+            dropped_bytes=record.dropped_bytes,
+        )
+
+    def _failed_step(self, stage: str, number: int) -> str:
+        try:
+            spec = (self.path / "spec").read_bytes()
+        except OSError:
+            spec = b""
+        command, why = spec_field(spec, "arg"), os.strerror(number)
+        match stage, number:
+            case "exec", errno.ENOENT:
+                return f"{command}: no such command here (or its first line names one)"
+            case "exec", errno.EACCES:
+                return f"{command}: not executable for the task's user"
+            case "exec", errno.ENOEXEC:
+                return f"{command}: neither a script with a #! line nor a program for this device"
+            case "exec", _:
+                return f"{command}: cannot be run: {why}"
+            case "cwd", _:
+                return f"{spec_field(spec, 'cwd')}: cannot be the working directory: {why}"
+            case "user", _:
+                return f"cannot become user {spec_field(spec, 'uid')}: {why}"
+            case _:
+                return f"the supervisor could not set it up ({stage}): {why}"
+
+    def _replace(self, name: str, data: bytes, *, durable: bool = False) -> None:
+        fresh = self.path / f".{name}"
+        file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(file, "wb", buffering=0) as out:
+            out.write(data)
+            if durable:
+                os.fsync(file)
+        fresh.rename(self.path / name)
+        if durable:
+            directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+
+
+def closed_parent(path: Path, user: TaskUser) -> Path | None:
+    """The first directory above `path` that the user may not pass through."""
+    for parent in reversed((path, *path.parents)):
+        held = parent.stat()
+        theirs = held.st_uid == user.uid and held.st_mode & 0o100
+        group = held.st_gid in (user.gid, *user.groups) and held.st_mode & 0o010
+        if not (theirs or group or held.st_mode & 0o001):
+            return parent
+    return None
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000

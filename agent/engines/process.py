@@ -1,0 +1,266 @@
+"""The process engine: starts tasks under supervisors of their own, finds and ends them again."""
+
+import contextlib
+import errno
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from agent.engines.execution_dir import ExecutionDir, closed_parent
+from agent.engines.removal import remove_tree
+from agent.engines.supervisor import encode_spec
+from agent.engines.task import (
+    ExecutionRunningError,
+    TaskExit,
+    TaskLaunch,
+    TaskUser,
+    check_execution_id,
+    is_execution_id,
+)
+from agent.engines.task_log import LogChunk, Stream, read_chunk, read_tail
+from agent.engines.watch import Watch, sight, spawn
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+
+TASK_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+THREADS_MAX = 8  # an SD card gains nothing from more
+CHUNK_BYTES_MAX = 64 << 10
+FOLLOW_POLL_S = 0.2  # only while somebody follows; shorter than an eye notices
+NOT_PREPARED = 4  # supervise.c's exit status when the disk is full
+_TRASH = ".removed-"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundExecution:
+    """An execution of an earlier agent; it runs while `exit` is None."""
+
+    execution_id: str
+    exit: TaskExit | None
+
+
+class ProcessEngine:
+    """Executions under `root`, one directory each. Nothing that a task does raises here.
+
+    Every method takes ids from the network and raises ValueError for one that is no plain name,
+    KeyError for one that it does not know.
+    """
+
+    def __init__(self, root: Path, user: TaskUser | None = None, path: str = TASK_PATH) -> None:
+        """Tasks run as `user`; None means the agent's own user."""
+        self.root = root.resolve()
+        self.user = user
+        self._path = path
+        self._watches: dict[str, Watch] = {}
+        self._starting: dict[str, trio.Event] = {}
+        self._limiter = trio.CapacityLimiter(THREADS_MAX)
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.root.chmod(0o711 if user else 0o700)
+        if user and (closed := closed_parent(self.root, user)):
+            _log.warning("%s is closed to tasks: they cannot reach HOME by its path", closed)
+
+    async def prepare(self, execution_id: str) -> Path:
+        """Make the work directory for its inputs, before start; they must be the task user's."""
+        directory = self._directory(execution_id)
+        await self._in_thread(lambda: directory.create(self.user))
+        return directory.work
+
+    async def start(self, launch: TaskLaunch) -> None:
+        """Start it, or adopt it if it was ever started. Failures are told by `wait`."""
+        directory = self._directory(launch.execution_id)
+        while (starting := self._starting.get(launch.execution_id)) is not None:
+            await starting.wait()
+        if launch.execution_id in self._watches:
+            return
+        self._starting[launch.execution_id] = done = trio.Event()
+        try:
+            watch = await self._in_thread(lambda: self._start(directory, launch))
+            self._watches[launch.execution_id] = watch
+        finally:
+            del self._starting[launch.execution_id]
+            done.set()
+        for other in self._watches.values():
+            other.reap()
+
+    async def wait(self, execution_id: str) -> TaskExit:
+        """Its exit, as soon as its supervisor has recorded it; any number may wait."""
+        watch = await self._watch(execution_id)
+        while watch.exit is None:
+            assert watch.pidfd is not None
+            pidfd = os.dup(watch.pidfd)  # trio allows one waiter for each descriptor
+            try:
+                await trio.lowlevel.wait_readable(pidfd)
+            finally:
+                os.close(pidfd)
+            if watch.exit is None:
+                await self._supervisor_gone(execution_id, watch)
+        return watch.exit
+
+    async def stop(self, execution_id: str, grace_s: float | None = None) -> None:
+        """Ask for its end: TERM, then KILL after the grace (the launch's own by default).
+
+        A later, shorter grace counts; one that has ended stays as it is.
+        """
+        watch = await self._watch(execution_id)
+        if watch.exit is not None:
+            return
+        directory = self._directory(execution_id)
+        grace_ms = None if grace_s is None else max(0, round(grace_s * 1000))
+        await self._in_thread(lambda: directory.ask_to_stop(grace_ms))
+        if watch.pidfd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(watch.pidfd, signal.SIGTERM)
+
+    async def adopt(self) -> list[FoundExecution]:
+        """Everything on disk, sorted by id: running, ended, or lost (for good: see look)."""
+        found = []
+        for execution_id in await self._in_thread(self._sweep):
+            watch = await self._watch(execution_id)
+            found.append(FoundExecution(execution_id, watch.exit))
+        return found
+
+    async def remove(self, execution_id: str) -> None:
+        """Delete its directory; unknown is fine. Raises ExecutionRunningError."""
+        directory = self._directory(execution_id)
+        with contextlib.suppress(KeyError):
+            if (await self._watch(execution_id)).exit is None:
+                raise ExecutionRunningError(execution_id)
+        await self._in_thread(lambda: self._remove(directory))
+        if watch := self._watches.pop(execution_id, None):
+            watch.reap()
+
+    async def read_log(
+        self, execution_id: str, stream: Stream, offset: int, bytes_max: int = CHUNK_BYTES_MAX
+    ) -> LogChunk:
+        directory = self._directory(execution_id)
+        bytes_max = min(bytes_max, CHUNK_BYTES_MAX)
+        return await self._in_thread(lambda: read_chunk(directory.path, stream, offset, bytes_max))
+
+    async def tail(self, execution_id: str, stream: Stream, lines_max: int) -> LogChunk:
+        """The last lines, in at most 64 KiB; follow on from its `next_offset`."""
+        directory = self._directory(execution_id)
+        return await self._in_thread(
+            lambda: read_tail(directory.path, stream, lines_max, CHUNK_BYTES_MAX)
+        )
+
+    async def follow(
+        self, execution_id: str, stream: Stream, offset: int, bytes_max: int = CHUNK_BYTES_MAX
+    ) -> LogChunk:
+        """Wait for output from `offset` on; no data means that it has ended and all was read."""
+        watch = await self._watch(execution_id)
+        while True:
+            ended = watch.exit is not None  # asked before reading: what it wrote is then complete
+            chunk = await self.read_log(execution_id, stream, offset, bytes_max)
+            if chunk.data or ended:
+                return chunk
+            with trio.move_on_after(FOLLOW_POLL_S):
+                await self.wait(execution_id)
+
+    def close(self) -> None:
+        """Let go of all; tasks and their supervisors go on."""
+        for watch in self._watches.values():
+            watch.reap()
+            watch.close()
+        self._watches.clear()
+
+    # ---- in the trio thread ----
+
+    def _directory(self, execution_id: str) -> ExecutionDir:
+        check_execution_id(execution_id)
+        return ExecutionDir(self.root / execution_id)
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        return await trio.to_thread.run_sync(work, limiter=self._limiter)
+
+    async def _watch(self, execution_id: str) -> Watch:
+        directory = self._directory(execution_id)
+        while (starting := self._starting.get(execution_id)) is not None:
+            await starting.wait()
+        if execution_id not in self._watches:
+            watch = await self._in_thread(lambda: sight(directory))
+            if self._watches.setdefault(execution_id, watch) is not watch:
+                watch.close()  # another asked meanwhile
+        watch = self._watches[execution_id]
+        if watch.exit is None and watch.over():
+            await self._supervisor_gone(execution_id, watch)
+        return watch
+
+    async def _supervisor_gone(self, execution_id: str, watch: Watch) -> None:
+        directory = self._directory(execution_id)
+        watch.reap()
+        ended = directory.read_exit()  # one small file, just written: ~50 us
+        if ended is None:
+            if watch.status == NOT_PREPARED:
+                ended = directory.fail_start(f"its directory: {os.strerror(errno.ENOSPC)}")
+            else:
+                await self._look_again(directory, watch)
+                return
+        watch.exit = ended
+        watch.close()
+
+    async def _look_again(self, directory: ExecutionDir, watch: Watch) -> None:
+        """No exit: the supervisor was killed, or was a second one that left it to the first."""
+        fresh = await self._in_thread(lambda: sight(directory))
+        if watch.exit is not None:
+            fresh.close()
+            return
+        watch.close()
+        watch.pidfd, watch.exit = fresh.pidfd, fresh.exit
+
+    # ---- in a thread of its own: may block on the disk ----
+
+    def _start(self, directory: ExecutionDir, launch: TaskLaunch) -> Watch:
+        user = launch.user or self.user
+        try:
+            directory.create(user)
+            if not directory.never_started():
+                return sight(directory)
+            directory.write_spec(encode_spec(launch, user, self._environment(directory, launch)))
+            return spawn(directory)
+        except (OSError, ValueError) as failure:
+            return Watch(exit=directory.fail_start(f"it could not be started: {failure}"))
+
+    def _environment(self, directory: ExecutionDir, launch: TaskLaunch) -> dict[str, str]:
+        """An allow-list: nothing else of the agent's own environment reaches a task."""
+        base = {
+            "PATH": self._path,
+            "LANG": os.environ.get("LANG", "C.UTF-8"),
+            "HOME": str(directory.work),
+            "TMPDIR": str(directory.tmp),
+        }
+        return {**base, **launch.env}
+
+    def _sweep(self) -> list[str]:
+        """The ids on disk; finishes removals that a crash cut short."""
+        names = sorted(os.listdir(self.root))
+        for name in names:
+            if name.startswith(_TRASH):
+                _remove_quietly(self.root / name)
+        return [
+            name
+            for name in names
+            if is_execution_id(name) and ExecutionDir(self.root / name).known()
+        ]
+
+    def _remove(self, directory: ExecutionDir) -> None:
+        """Its name is free at once, and a crash half-way leaves no half of an execution."""
+        trash = self.root / f"{_TRASH}{directory.path.name}.{time.monotonic_ns()}"
+        try:
+            directory.path.rename(trash)
+        except FileNotFoundError:
+            return
+        _remove_quietly(trash)
+
+
+def _remove_quietly(path: Path) -> None:
+    try:
+        remove_tree(path)
+    except OSError:
+        _log.warning("%s is not removed", path, exc_info=True)  # again at the next start

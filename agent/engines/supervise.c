@@ -1,0 +1,499 @@
+/* shoal-supervise DIR: run one task, bound its logs, end all of it, and record how it ended.
+ *
+ * One of these per execution; it outlives the agent, which finds it again by DIR/supervisor.
+ * DIR/spec (NUL-ended `key=value` fields, written by supervisor.py) says what to run. The lock on
+ * DIR makes starting idempotent: whoever finds `supervisor` or `exit` there never starts a task.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { CHUNK_BYTES = 65536, PIPE_BYTES = 262144, GROUPS_MAX = 64, DEPTH_MAX = 4096 };
+enum { KILL_AGAIN_MS = 2, KILL_AGAIN_MS_MAX = 512 };
+static const char OOM_SCORE[] = "300";
+
+struct log {           /* one stream: at most two segments, each named by its absolute start */
+    const char *name;
+    int pipe, segment; /* fds, -1 when closed */
+    int64_t end, start, previous; /* absolute offsets; previous is -1 when there is none */
+};
+
+static struct {
+    char **argv, **env, *cwd;
+    int64_t timeout_ms, grace_ms, segment_bytes, uid, gid, limit[RLIM_NLIMITS];
+    gid_t groups[GROUPS_MAX];
+    size_t groups_count;
+} spec = {.grace_ms = 10000, .segment_bytes = 1 << 20, .uid = -1, .gid = -1};
+
+static struct log logs[2] = {{"stdout", -1, -1, 0, 0, -1}, {"stderr", -1, -1, 0, 0, -1}};
+static int dir = -1, exit_file = -1, work = -1;
+static int64_t dropped_bytes, started_ms;
+static pid_t self, task;
+static bool task_reaped;
+static unsigned reaped;
+static int task_status;
+static const char *reason;          /* why we are ending it; NULL while nobody asked */
+static const char *volatile stage;  /* set by the vforked child: the step that failed */
+static volatile int stage_errno;
+static char chunk[CHUNK_BYTES];
+
+static int64_t now_ms(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* ---- processes ---- */
+
+struct stat_line { pid_t parent, group; unsigned long long start; };
+
+static bool read_stat(int proc, struct stat_line *out)
+{
+    char text[1024], *rest;
+    int file = openat(proc, "stat", O_RDONLY | O_CLOEXEC);
+    ssize_t n = file < 0 ? -1 : read(file, text, sizeof text - 1);
+    if (file >= 0)
+        close(file);
+    if (n <= 0)
+        return false;
+    text[n] = 0;
+    rest = strrchr(text, ')'); /* the command name before it may hold anything */
+    return rest && sscanf(rest + 1, " %*c %d %d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d"
+                          " %*d %*d %*d %*d %llu", &out->parent, &out->group, &out->start) == 3;
+}
+
+static int open_proc(pid_t pid)
+{
+    char path[32];
+    snprintf(path, sizeof path, "/proc/%d", pid);
+    return open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+static bool stat_of(pid_t pid, struct stat_line *out)
+{
+    int proc = open_proc(pid);
+    bool found = proc >= 0 && read_stat(proc, out);
+    if (proc >= 0)
+        close(proc);
+    return found;
+}
+
+static bool descends(struct stat_line line)
+{
+    for (int depth = 0; depth < DEPTH_MAX && line.parent > 1; depth++) {
+        if (line.parent == self)
+            return true;
+        if (!stat_of(line.parent, &line))
+            return false;
+    }
+    return line.parent == self; /* we may be a container's process 1 */
+}
+
+/* Signal every descendant once: the task's group in one atomic kill, whoever left it one by one. */
+static void signal_tree(int sig)
+{
+    bool group_done = !task_reaped && kill(-task, sig) == 0;
+    DIR *list = opendir("/proc");
+    for (struct dirent *entry; list && (entry = readdir(list));) {
+        struct stat_line line;
+        pid_t pid = (pid_t)strtol(entry->d_name, NULL, 10);
+        int proc = pid > 0 ? open_proc(pid) : -1;
+        if (proc < 0)
+            continue;
+        if (read_stat(proc, &line) && descends(line)) {
+            if (line.group != task) { /* /proc/PID pins the process: its number cannot be recycled */
+                if (syscall(SYS_pidfd_send_signal, proc, sig, NULL, 0) && errno != ESRCH)
+                    kill(pid, sig);
+            } else if (!group_done) /* a member of ours lives, so the number is still this group */
+                group_done = kill(-task, sig) == 0;
+        }
+        close(proc);
+    }
+    if (list)
+        closedir(list);
+}
+
+/* False once no child is left; as subreaper that means no descendant either. */
+static bool reap(void)
+{
+    int status;
+    pid_t pid;
+    for (; (pid = waitpid(-1, &status, WNOHANG)) > 0; reaped++)
+        if (pid == task)
+            task_reaped = true, task_status = status;
+    return pid == 0;
+}
+
+/* ---- files ---- */
+
+static bool record(const char *name, pid_t pid)
+{
+    char text[64];
+    struct stat_line line;
+    if (!stat_of(pid, &line))
+        return false;
+    int n = snprintf(text, sizeof text, "%d %llu\n", pid, line.start);
+    int file = openat(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    bool ok = file >= 0 && write(file, text, (size_t)n) == n;
+    if (file >= 0)
+        close(file);
+    return ok;
+}
+
+static void segment_path(char path[48], const struct log *log, int64_t start)
+{
+    snprintf(path, 48, "%s.%020" PRId64, log->name, start);
+}
+
+static bool rotate(struct log *log)
+{
+    char path[48];
+    segment_path(path, log, log->end);
+    int file = openat(dir, path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (file < 0)
+        return false;
+    if (log->previous >= 0) {
+        segment_path(path, log, log->previous);
+        unlinkat(dir, path, 0);
+    }
+    log->previous = log->segment >= 0 ? log->start : -1;
+    if (log->segment >= 0)
+        close(log->segment);
+    log->segment = file, log->start = log->end;
+    return true;
+}
+
+static void keep(struct log *log, const char *data, int64_t n)
+{
+    while (n > 0) {
+        int64_t room = log->start + spec.segment_bytes - log->end;
+        if (log->segment < 0 || room <= 0) {
+            if (!rotate(log))
+                break;
+            room = spec.segment_bytes;
+        }
+        ssize_t wrote = write(log->segment, data, (size_t)(n < room ? n : room));
+        if (wrote <= 0)
+            break;
+        data += wrote, n -= wrote, log->end += wrote;
+    }
+    dropped_bytes += n; /* a full disk costs output, never the task */
+}
+
+static bool pump(struct log *log)
+{
+    ssize_t n = read(log->pipe, chunk, sizeof chunk);
+    if (n > 0)
+        keep(log, chunk, n);
+    else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
+        close(log->pipe);
+        log->pipe = -1;
+    }
+    return n > 0;
+}
+
+static void write_exit(void)
+{
+    char text[512], code[16] = "null", sig[16] = "null";
+    const char *why = stage ? "start-failed" : reason;
+    if (!stage && WIFEXITED(task_status))
+        snprintf(code, sizeof code, "%d", WEXITSTATUS(task_status));
+    else if (!stage)
+        snprintf(sig, sizeof sig, "%d", WTERMSIG(task_status));
+    if (!why)
+        why = WIFEXITED(task_status) ? "exited" : "signalled";
+    int64_t ended_ms = now_ms(CLOCK_MONOTONIC);
+    int n = snprintf(text, sizeof text,
+        "{\"reason\":\"%s\",\"code\":%s,\"signal\":%s,\"stage\":\"%s\",\"errno\":%d,"
+        "\"duration_ms\":%" PRId64 ",\"ended_mono_ms\":%" PRId64 ",\"ended_wall_ms\":%" PRId64 ","
+        "\"stdout_bytes\":%" PRId64 ",\"stderr_bytes\":%" PRId64 ",\"dropped_bytes\":%" PRId64 "}\n",
+        why, code, sig, stage ? stage : "", stage_errno, ended_ms - started_ms, ended_ms,
+        now_ms(CLOCK_REALTIME), logs[0].end, logs[1].end, dropped_bytes);
+    if (pwrite(exit_file, text, (size_t)n, 0) != n || ftruncate(exit_file, n) ||
+        renameat(dir, "exit.tmp", dir, "exit"))
+        _exit(1);
+    if (fork() > 0) /* the agent waits for our end: a slow card's fsync goes on without us */
+        _exit(0);
+    for (int i = 0; i < 2; i++)
+        if (logs[i].segment >= 0)
+            fsync(logs[i].segment);
+    fsync(exit_file);
+    fsync(dir);
+    _exit(0);
+}
+
+/* ---- the spec ---- */
+
+static const struct { const char *key; int resource; } limits[] = {
+    {"nofile", RLIMIT_NOFILE}, {"core", RLIMIT_CORE}, {"nproc", RLIMIT_NPROC},
+    {"fsize", RLIMIT_FSIZE}, {"as", RLIMIT_AS},
+};
+
+static void take(const char *key, char *value, size_t *args, size_t *vars)
+{
+    int64_t number = strtoll(value, NULL, 10);
+    if (!strcmp(key, "arg")) spec.argv[(*args)++] = value;
+    else if (!strcmp(key, "env")) spec.env[(*vars)++] = value;
+    else if (!strcmp(key, "cwd")) spec.cwd = value;
+    else if (!strcmp(key, "timeout_ms")) spec.timeout_ms = number;
+    else if (!strcmp(key, "grace_ms")) spec.grace_ms = number;
+    else if (!strcmp(key, "log_bytes")) spec.segment_bytes = number > 2 ? number / 2 : 1;
+    else if (!strcmp(key, "uid")) spec.uid = number;
+    else if (!strcmp(key, "gid")) spec.gid = number;
+    else if (!strcmp(key, "group") && spec.groups_count < GROUPS_MAX)
+        spec.groups[spec.groups_count++] = (gid_t)number;
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++)
+        if (!strcmp(key, limits[i].key))
+            spec.limit[limits[i].resource] = number;
+}
+
+static bool read_spec(void)
+{
+    struct stat st;
+    size_t args = 0, vars = 0, used = 0, fields = 1;
+    int file = openat(dir, "spec", O_RDONLY | O_CLOEXEC);
+    if (file < 0 || fstat(file, &st))
+        return false;
+    size_t size = (size_t)st.st_size;
+    char *text = malloc(size + 1);
+    for (ssize_t n; text && used < size; used += (size_t)n)
+        if ((n = read(file, text + used, size - used)) <= 0)
+            return false;
+    close(file);
+    if (!text || !size || text[size - 1])
+        return false;
+    for (size_t i = 0; i < size; i++)
+        fields += text[i] == 0;
+    spec.argv = calloc(fields, sizeof *spec.argv);
+    spec.env = calloc(fields, sizeof *spec.env);
+    if (!spec.argv || !spec.env)
+        return false;
+    for (int i = 0; i < (int)RLIM_NLIMITS; i++)
+        spec.limit[i] = -1;
+    for (char *field = text, *next; field < text + size; field = next) {
+        char *value = strchr(field, '=');
+        next = field + strlen(field) + 1;
+        if (!value)
+            return false;
+        *value = 0;
+        take(field, value + 1, &args, &vars);
+    }
+    return args > 0;
+}
+
+/* ---- the task ---- */
+
+static void lower_limits(void)
+{
+    struct rlimit now;
+    for (int i = 0; i < (int)RLIM_NLIMITS; i++)
+        if (spec.limit[i] >= 0 && !getrlimit(i, &now)) {
+            rlim_t want = (rlim_t)spec.limit[i];
+            now.rlim_cur = want < now.rlim_max ? want : now.rlim_max;
+            now.rlim_max = now.rlim_cur;
+            setrlimit(i, &now);
+        }
+}
+
+static void exec_on_path(void)
+{
+    char path[4096], **env = spec.env, *name = spec.argv[0];
+    while (*env && strncmp(*env, "PATH=", 5))
+        env++;
+    const char *from = *env ? *env + 5 : "/usr/bin:/bin";
+    bool denied = false;
+    if (strchr(name, '/') || !*name) {
+        execve(name, spec.argv, spec.env);
+        return;
+    }
+    for (;; from++) {
+        size_t n = strcspn(from, ":");
+        if (snprintf(path, sizeof path, "%.*s%s%s", (int)n, from, n ? "/" : "", name) < (int)sizeof path) {
+            execve(path, spec.argv, spec.env);
+            if (errno != ENOENT && errno != ENOTDIR && errno != EACCES)
+                return;
+            denied |= errno == EACCES;
+        }
+        if (!*(from += n))
+            break;
+    }
+    errno = denied ? EACCES : ENOENT;
+}
+
+/* In the vforked child; returns the step that failed. It shares our memory: raw calls only. */
+static const char *become_task(int out, int err)
+{
+    sigset_t none;
+    int oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (oom >= 0 && write(oom, OOM_SCORE, strlen(OOM_SCORE)) > 0)
+        close(oom); /* a hungry task dies before the agent */
+    if (setsid() < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0) return "setup";
+    lower_limits();
+    if (fchdir(work)) return "workdir";
+    if (spec.uid >= 0 && (setgroups(spec.groups_count, spec.groups) ||
+                          setresgid((gid_t)spec.gid, (gid_t)spec.gid, (gid_t)spec.gid) ||
+                          setresuid((uid_t)spec.uid, (uid_t)spec.uid, (uid_t)spec.uid)))
+        return "user";
+    if (spec.cwd && chdir(spec.cwd)) return "cwd";
+    umask(022);
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) return "setup";
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* after setuid, which clears it: "lost" then means ended */
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    exec_on_path();
+    return "exec";
+}
+
+static bool start_task(void)
+{
+    int ends[2][2];
+    for (int i = 0; i < 2; i++) {
+        if (pipe2(ends[i], O_CLOEXEC))
+            return stage = "setup", stage_errno = errno, false;
+        fcntl(ends[i][0], F_SETFL, O_NONBLOCK);
+        fcntl(ends[i][0], F_SETPIPE_SZ, PIPE_BYTES);
+        logs[i].pipe = ends[i][0];
+    }
+    task = vfork();
+    if (task == 0) {
+        stage = become_task(ends[0][1], ends[1][1]);
+        stage_errno = errno;
+        _exit(127);
+    }
+    if (task < 0)
+        stage = "setup", stage_errno = errno;
+    close(ends[0][1]);
+    close(ends[1][1]);
+    return !stage;
+}
+
+/* ---- its life ---- */
+
+static int64_t asked_grace_ms(void)
+{
+    char text[32] = "";
+    int file = openat(dir, "stop", O_RDONLY | O_CLOEXEC);
+    if (!reason) /* without the agent's file the TERM came from elsewhere: a shutdown, a person */
+        reason = file >= 0 ? "stopped" : "interrupted";
+    ssize_t n = file < 0 ? -1 : read(file, text, sizeof text - 1);
+    if (file >= 0)
+        close(file);
+    return n > 0 ? strtoll(text, NULL, 10) : spec.grace_ms;
+}
+
+static void end_gently(void)
+{
+    signal_tree(SIGTERM);
+    signal_tree(SIGCONT); /* one that is stopped could not hear it */
+}
+
+static void run(int signals)
+{
+    int64_t timeout_at = spec.timeout_ms > 0 ? started_ms + spec.timeout_ms : INT64_MAX;
+    int64_t kill_at = INT64_MAX, again_ms = KILL_AGAIN_MS;
+    unsigned reaped_before = 0;
+    while (reap()) {
+        int64_t now = now_ms(CLOCK_MONOTONIC);
+        if (task_reaped && !reason && kill_at == INT64_MAX)
+            kill_at = now; /* it ended by itself: what it left behind ends too */
+        if (now >= timeout_at && !reason && !task_reaped) {
+            reason = "timeout", kill_at = now + spec.grace_ms;
+            end_gently();
+        }
+        if (now >= kill_at) {
+            signal_tree(SIGKILL);
+            kill_at = now + again_ms;
+            again_ms = again_ms < KILL_AGAIN_MS_MAX ? again_ms * 2 : again_ms;
+            if (reaped != reaped_before) /* they die, but more come: a chain of forks */
+                again_ms = KILL_AGAIN_MS, reaped_before = reaped;
+        }
+        int64_t until = reason || task_reaped ? kill_at : timeout_at;
+        int64_t rest = until == INT64_MAX ? 3600000 : until - now;
+        struct pollfd fds[] = {{signals, POLLIN, 0}, {logs[0].pipe, POLLIN, 0}, {logs[1].pipe, POLLIN, 0}};
+        poll(fds, 3, rest < 0 ? 0 : rest > 3600000 ? 3600000 : (int)rest);
+        for (struct signalfd_siginfo got; read(signals, &got, sizeof got) == (ssize_t)sizeof got;)
+            if (got.ssi_signo == SIGTERM && (reason || !task_reaped)) {
+                bool first = !reason;
+                int64_t asked_at = now_ms(CLOCK_MONOTONIC) + asked_grace_ms();
+                kill_at = asked_at < kill_at ? asked_at : kill_at;
+                if (first)
+                    end_gently();
+            }
+        for (int i = 0; i < 2; i++)
+            if (fds[i + 1].revents && logs[i].pipe >= 0)
+                pump(&logs[i]);
+    }
+    for (int i = 0; i < 2; i++) /* bounded: a descriptor passed outside may still be written to */
+        for (int rounds = 0; rounds < 64 && logs[i].pipe >= 0 && pump(&logs[i]); rounds++) {}
+}
+
+static void cut_loose(void)
+{
+    static const char as_default[256]; /* a struct kernel_sigaction, SIG_DFL being 0 */
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    for (int sig = 1; sig < NSIG; sig++) /* by hand: glibc's posix_spawn leaves its own two ignored */
+        syscall(SYS_rt_sigaction, sig, as_default, NULL, (NSIG - 1) / 8);
+    setsid();
+    umask(077);
+    int null = open("/dev/null", O_RDWR);
+    for (int fd = 0; fd < 3 && null >= 0; fd++)
+        dup2(null, fd);
+    if (syscall(SYS_close_range, 3u, ~0u, 0))
+        for (int fd = 3; fd < 4096; fd++)
+            close(fd);
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    self = getpid();
+}
+
+int main(int argc, char **argv)
+{
+    sigset_t heard;
+    if (argc != 2) {
+        fputs("usage: shoal-supervise DIR (the agent starts it)\n", stderr);
+        return 2;
+    }
+    cut_loose();
+    dir = open(argv[1], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir < 0 || chdir("/") || flock(dir, LOCK_EX | LOCK_NB) || !faccessat(dir, "exit", F_OK, 0))
+        return 3; /* another has it, or it has ended */
+    if (!record("supervisor", self))
+        return 3;
+    exit_file = openat(dir, "exit.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (exit_file < 0 || (fallocate(exit_file, 0, 0, 4096) && errno == ENOSPC))
+        return 4; /* room for the end is set aside before anything starts */
+    work = openat(dir, "work", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    sigemptyset(&heard);
+    sigaddset(&heard, SIGCHLD);
+    sigaddset(&heard, SIGTERM);
+    int signals = signalfd(-1, &heard, SFD_CLOEXEC | SFD_NONBLOCK);
+    started_ms = now_ms(CLOCK_MONOTONIC);
+    if (signals < 0 || !read_spec())
+        stage = "setup", stage_errno = errno;
+    else if (start_task()) {
+        record("task", task);
+        run(signals);
+    } else if (task > 0)
+        waitpid(task, &task_status, 0);
+    write_exit();
+}

@@ -1,0 +1,94 @@
+"""Reading a task's bounded log: segments named by the absolute offset of their first byte.
+
+The supervisor appends to the newest and deletes the oldest (supervise.c), so an offset, once
+given out, means the same byte for ever; what lies before the oldest segment was dropped.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Stream = Literal["stdout", "stderr"]
+
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_ATTEMPTS = 16  # each but the last lost a race with the writer, which turned over megabytes
+
+
+@dataclass(frozen=True, slots=True)
+class LogChunk:
+    """`data` begins at `offset`, later than was asked when output between was dropped.
+
+    `end` is the offset after the last byte written so far.
+    """
+
+    offset: int
+    data: bytes
+    end: int
+
+    @property
+    def next_offset(self) -> int:
+        return self.offset + len(self.data)
+
+
+def read_chunk(directory: Path, stream: Stream, offset: int, bytes_max: int) -> LogChunk:
+    """Never raises for a log that is missing or being trimmed: it is as short as it is."""
+    offset = max(0, offset)
+    for _ in range(_ATTEMPTS):
+        segments = _segments(directory, stream)
+        if not segments:
+            break
+        try:
+            end = segments[-1] + os.lstat(_segment(directory, stream, segments[-1])).st_size
+            if offset >= end:
+                return LogChunk(end, b"", end)
+            start = max((s for s in segments if s <= offset), default=segments[0])
+            offset = max(offset, start)
+            data = _read(_segment(directory, stream, start), offset - start, bytes_max)
+        except OSError:  # trimmed meanwhile, or a link that a task planted
+            continue
+        return LogChunk(offset, data, max(end, offset + len(data)))
+    return LogChunk(0, b"", 0)
+
+
+def read_tail(directory: Path, stream: Stream, lines_max: int, bytes_max: int) -> LogChunk:
+    """The last lines, at most `bytes_max` of them."""
+    end = read_chunk(directory, stream, 1 << 62, 0).end
+    data, offset = b"", max(0, end - bytes_max)
+    first = offset
+    while offset < end:
+        chunk = read_chunk(directory, stream, offset, end - offset)
+        if not chunk.data:
+            break
+        if chunk.offset != offset:  # dropped meanwhile: keep what follows on
+            data, first = b"", chunk.offset
+        data, offset = data + chunk.data, chunk.next_offset
+    lines = data.splitlines(keepends=True)
+    kept = b"".join(lines[-lines_max:]) if lines_max > 0 else b""
+    return LogChunk(first + len(data) - len(kept), kept, end)
+
+
+def _segments(directory: Path, stream: Stream) -> list[int]:
+    prefix = f"{stream}."
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    found = (name.removeprefix(prefix) for name in names if name.startswith(prefix))
+    return sorted(int(digits) for digits in found if len(digits) == 20 and digits.isdecimal())
+
+
+def _segment(directory: Path, stream: Stream, start: int) -> Path:
+    return directory / f"{stream}.{start:020d}"
+
+
+def _read(path: Path, offset: int, bytes_max: int) -> bytes:
+    """Where tasks are our own user they could plant anything under that name."""
+    fd = os.open(path, _OPEN)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise FileNotFoundError(path)
+        return os.pread(fd, bytes_max, offset)
+    finally:
+        os.close(fd)

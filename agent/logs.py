@@ -1,0 +1,241 @@
+"""Logs: the output of executions, read here or at the peer that runs them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final, Literal, Self, cast
+
+import trio
+
+from agent.archives import ByteStream, Dialler
+from agent.control.backend import FINAL_STATES, RequestError, View
+from agent.engines.process import ProcessEngine
+from protocol.errors import ShoalError
+from protocol.ids import ExecutionId, PeerId
+from protocol.messages import LogChunk, LogRequest
+from protocol.wire import decode_as, encode_message
+
+StreamName = Literal["stdout", "stderr"]
+BOTH: Final[tuple[StreamName, StreamName]] = ("stdout", "stderr")
+CHUNK_BYTES: Final = 32 * 1024
+LOOK_S: Final = 1.0  # between looks at a job that another peer coordinates
+TRIES_MAX: Final = 4  # to reach an executor again, within a few seconds
+SERVED_MAX: Final = 64  # followers of this device's executions
+_log = logging.getLogger("shoal.logs")
+
+
+class Logs:
+    """Serves this device's logs to members, and collects a job's from wherever it ran."""
+
+    def __init__(self, engine: ProcessEngine, dial: Dialler, me: PeerId) -> None:
+        self._engine = engine
+        self._dial = dial
+        self._me = me
+        self._served = 0
+
+    async def serve(self, stream: ByteStream) -> None:
+        """Answer one LogRequest with chunks; a slow reader slows nobody but itself."""
+        request = decode_as(await stream.read_frame(), LogRequest)
+        if self._served >= SERVED_MAX or request.stream not in BOTH:
+            await _fail(stream, "too many read logs here just now")
+            return
+        self._served += 1
+        try:
+            await self._serve(stream, request)
+        except (KeyError, ValueError, OSError):
+            await _fail(stream, "the output of this execution is no longer here")
+        finally:
+            self._served -= 1
+        await stream.aclose()
+
+    async def _serve(self, stream: ByteStream, request: LogRequest) -> None:
+        async def write(chunk: LogChunk) -> None:
+            await stream.write_frame(encode_message(chunk))
+
+        name = cast(StreamName, request.stream)
+        await self._read_here(request.execution, name, request.offset, request, write)
+
+    async def _read_here(
+        self,
+        execution: ExecutionId,
+        stream: StreamName,
+        offset: int,
+        request: LogRequest,
+        write: Callable[[LogChunk], Awaitable[None]],
+    ) -> None:
+        """Hand on what is there, and with `follow` what comes, until the execution's end.
+
+        Raises KeyError for an unknown execution.
+        """
+        if request.tail >= 0 and offset == 0:
+            chunk = await self._engine.tail(execution, stream, request.tail)
+            await write(LogChunk(chunk.offset, chunk.data, False))
+            offset = chunk.next_offset
+        while True:
+            if request.follow:
+                chunk = await self._engine.follow(execution, stream, offset, CHUNK_BYTES)
+            else:
+                chunk = await self._engine.read_log(execution, stream, offset, CHUNK_BYTES)
+            if not chunk.data:
+                await write(LogChunk(offset, b"", True))
+                return
+            await write(LogChunk(chunk.offset, chunk.data, False))
+            offset = chunk.next_offset
+
+    async def read(
+        self,
+        execution: ExecutionId,
+        peer: PeerId,
+        stream: StreamName,
+        tail: int,
+        follow: bool,
+        write: Callable[[LogChunk], Awaitable[None]],
+    ) -> None:
+        """One execution's stream from this device or another; tries again from where it broke off.
+
+        Raises ShoalError or KeyError when it cannot be had.
+        """
+        if peer == self._me:
+            await self._read_here(
+                execution, stream, 0, LogRequest(execution, stream, 0, tail, follow), write
+            )
+            return
+        offset = 0
+        for attempt in range(TRIES_MAX):
+            if attempt:
+                await trio.sleep(0.3 * 2**attempt)
+            try:
+                remote = await self._dial(peer)
+                try:
+                    first = tail if not offset else -1
+                    request = LogRequest(execution, stream, offset, first, follow)
+                    await remote.write_frame(encode_message(request))
+                    while True:
+                        chunk = decode_as(await remote.read_frame(), LogChunk)
+                        if chunk.error:
+                            raise RequestError(404, chunk.error)
+                        if chunk.data:
+                            await write(chunk)
+                            offset = chunk.offset + len(chunk.data)
+                        if chunk.end:
+                            return
+                finally:
+                    await remote.aclose()
+            except (ShoalError, EOFError, OSError) as error:
+                _log.debug("log of %s at %s: %r", execution, peer, error)
+        raise ShoalError("the peer that ran it cannot be reached")
+
+
+async def _fail(stream: ByteStream, error: str) -> None:
+    await stream.write_frame(encode_message(LogChunk(0, b"", True, error)))
+
+
+class JobLogs:
+    """The output of a job's executions as lines for one reader, see backend.Backend.logs.
+
+    Its work is done in `nursery`, which outlives it; `aclose` ends it.
+    """
+
+    def __init__(
+        self,
+        logs: Logs,
+        look: Callable[[], Awaitable[View]],
+        changed: Callable[[], Awaitable[None]],
+        slot: int | None,
+        streams: tuple[StreamName, ...],
+        tail: int,
+        follow: bool,
+        nursery: trio.Nursery,
+    ) -> None:
+        self._logs = logs
+        self._look = look
+        self._changed = changed
+        self._slot = slot
+        self._streams = streams
+        self._tail = tail
+        self._follow = follow
+        self._scope = trio.CancelScope()
+        self._send, self._receive = trio.open_memory_channel[View](0)  # the reader sets the pace
+        self._read: set[tuple[str, StreamName]] = set()
+        nursery.start_soon(self._run)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> View:
+        try:
+            return await self._receive.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+
+    async def aclose(self) -> None:
+        self._scope.cancel()
+        await self._receive.aclose()
+
+    async def _run(self) -> None:
+        with self._scope:
+            async with self._send:
+                try:
+                    async with trio.open_nursery() as nursery:
+                        await self._watch(nursery)
+                except* (RequestError, trio.BrokenResourceError) as group:
+                    _log.debug("logs end: %r", group.exceptions)
+
+    async def _watch(self, nursery: trio.Nursery) -> None:
+        """Begin with each execution as it becomes known, until the job has ended."""
+        while True:
+            view = await self._look()
+            for execution in _executions(view, self._slot):
+                for stream in self._streams:
+                    key = (str(execution["id"]), stream)
+                    if key not in self._read and execution["peer"]:
+                        self._read.add(key)
+                        nursery.start_soon(self._one, execution, stream)
+            if view["state"] in FINAL_STATES or not self._follow:
+                return
+            with trio.move_on_after(LOOK_S):
+                await self._changed()
+
+    async def _one(self, execution: View, stream: StreamName) -> None:
+        write = partial(self._write, execution, stream)
+        peer = PeerId(str(execution["peer"]))
+        try:
+            await self._logs.read(
+                ExecutionId(execution["id"]), peer, stream, self._tail, self._follow, write
+            )
+        except (ShoalError, KeyError, RequestError, OSError) as error:
+            _log.debug("log of %s: %s", execution["id"], error)
+            kept = execution.get(f"{stream}_tail")
+            if kept:  # the end of it travelled with the result
+                await write(LogChunk(0, str(kept).encode(), True))
+
+    async def _write(self, execution: View, stream: StreamName, chunk: LogChunk) -> None:
+        if not chunk.data:
+            return
+        line: dict[str, Any] = {
+            "slot": execution["slot"],
+            "peer": execution["peer"],
+            "peer_name": execution["peer_name"],
+            "stream": stream,
+            "data": chunk.data,
+            "execution": execution["id"],
+        }
+        await self._send.send(line)
+
+
+def _executions(view: View, slot: int | None) -> list[View]:
+    """Each slot's present execution, with the tails of its result where it has one."""
+    found: list[View] = []
+    for place in view["slots"]:
+        if place["execution"] and (slot is None or place["slot"] == slot):
+            found.append(
+                {
+                    **place,
+                    "id": place["execution"],
+                    "peer": place["executor"],
+                    "peer_name": place["executor_name"],
+                }
+            )
+    return found

@@ -1,0 +1,309 @@
+"""The agent: puts store, node, engine, transport, discovery and control together, and runs them."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from agent.archives import Archives, ByteStream, Dialler
+from agent.backend import AgentBackend
+from agent.clock import Clock
+from agent.config import ConfigError, Loaded
+from agent.control.backend import View
+from agent.control.feed import Feed
+from agent.control.server import serve_control
+from agent.device import Device
+from agent.discovery import Discovery
+from agent.doctor import Doctor
+from agent.driver import Disk, Driver
+from agent.engines.process import ProcessEngine
+from agent.engines.task import TaskUser
+from agent.identity import adopt_board
+from agent.invites import Invites
+from agent.join import serve_join
+from agent.logs import Logs
+from agent.membership import Member, load_member
+from agent.outside import Outside, event_view
+from agent.store import Store
+from agent.tasks import Tasks
+from agent.transport import (
+    ARCHIVE_PROTOCOL,
+    JOIN_PROTOCOL,
+    LOG_PROTOCOL,
+    Stream,
+    Transport,
+    TransportEvent,
+    TransportSettings,
+)
+from agent.version import VERSION
+from protocol.config import MembershipConfig, NodeConfig
+from protocol.effects import Tell
+from protocol.events import FactsSampled, ShutdownRequested
+from protocol.ids import PeerId
+from protocol.node import Node
+from protocol.wire import dumps, loads
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # libp2p brings stubs that hide trio's own
+
+EVENTS_QUEUED: Final = 256  # from the transport; while it is full, reading from peers waits
+REMEMBERED: Final = 1000  # events of earlier lives that `shoal events` begins with
+FACTS_S: Final = 10.0  # temperature and load change no faster; a sample is a millisecond
+ADDRESSES_S: Final = 15.0  # how soon a new network interface is told of
+WALL_SAVED_S: Final = 3600.0  # the highest wall time goes to disk this often: an SD card wears out
+RESTART_S: Final = 60.0  # how long the others wait for an agent that was stopped, its tasks running
+_log = logging.getLogger("shoal")
+
+
+def run(loaded: Loaded, *, move_to_board: bool = False) -> None:
+    """Run the agent until SIGTERM or SIGINT. Raises ShoalError with a sentence where it cannot."""
+    data_dir = loaded.config.data_dir
+    if move_to_board:
+        adopt_board(data_dir)
+    member = load_member(data_dir)
+    store = Store.open(data_dir)
+    try:
+        gc.freeze()  # what is imported stays: a full collection then looks at 50 MB less (measured)
+        trio.run(Agent(loaded, member, store).run)
+    finally:
+        store.close()
+
+
+class Agent:
+    """One running agent: its parts, and the tasks that keep them fed."""
+
+    def __init__(self, loaded: Loaded, member: Member, store: Store) -> None:
+        self.config = loaded.config
+        self.member = member
+        self.store = store
+        disk = store.load()
+        wall = disk.get("meta", {}).get("wall")
+        saved = loads(wall) if wall is not None else 0
+        self.clock = Clock(saved / 1000 if isinstance(saved, int) else 0.0)
+        self.name = self.config.name or member.certificate.name
+        self.driver = Driver(self._build, store, self.clock)
+        user = _task_user(self.config.task.user)
+        data_dir = self.config.data_dir
+        self.engine = ProcessEngine(data_dir / "executions", user)
+        self.archives = Archives(data_dir / "archives")
+        self._send_events, self._events = trio.open_memory_channel[TransportEvent](EVENTS_QUEUED)
+        self.transport = Transport(
+            member.keyring,
+            TransportSettings(
+                listen=self.config.listen,
+                announce=self.config.announce,
+                version=VERSION,
+                gossip=self.config.preset != "metered",
+            ),
+            self._send_events,
+            clock=self.clock.now,
+            cloned=self._on_cloned,
+        )
+        self.tasks = Tasks(
+            self.engine,
+            self.archives,
+            self._dial(ARCHIVE_PROTOCOL),
+            self.driver.post,
+            self.config.task.log_bytes_max,
+        )
+        self.feed = Feed(lambda: self.clock.now().wall_ms)
+        for event in store.log.last(REMEMBERED):
+            self.feed.put(event_view(event))
+        self.logs = Logs(self.engine, self._dial(LOG_PROTOCOL), member.keyring.peer)
+        self.invites = Invites(store, member, self._own_addresses, self.clock.now())
+        self.doctor = Doctor(self)
+        self.backend = AgentBackend(
+            self.driver,
+            self.feed,
+            self.archives,
+            self.invites,
+            self.logs,
+            self.clock,
+            self._about,
+            loaded.view(),
+            self.doctor.checks,
+            self.stop,
+        )
+        self._started_at = self.clock.now().mono
+        self._stopping = trio.CancelScope()
+        self.cloned = ""
+        self.device = Device(self.config, member.membership.labels, self.transport.addresses)
+        self.outside = Outside(
+            self.transport, self.tasks, self.device, store, self.feed, self.clock
+        )
+
+    def _build(self, disk: Disk) -> Node:
+        config = NodeConfig(
+            membership=MembershipConfig.preset(self.config.preset),
+            policy=self.config.accept.policy(),
+            version=VERSION,
+            name=self.name,
+        )
+        return Node(self.member.keyring, config, Random(os.urandom(16)), disk)
+
+    # ---- life --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until told to stop; then the others are told, and tasks run on under their supervisors."""
+        with self._stopping:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._on_signals)
+                self._serve_streams()
+                await nursery.start(self.transport.run)
+                await nursery.start(self.tasks.run)
+                await nursery.start(self.driver.run, self.outside)
+                nursery.start_soon(self._take_events)
+                nursery.start_soon(self._discover)
+                nursery.start_soon(self._sample)
+                nursery.start_soon(self._redescribe)
+                nursery.start_soon(self._keep_wall)
+                nursery.start_soon(self.backend.run)
+                path = await nursery.start(serve_control, self.backend, self.config.socket_path)
+                _log.info(
+                    "%s is up: peer %s of shoal %s, control at %s, listening on %s",
+                    self.name,
+                    self.member.keyring.peer[-8:],
+                    self.member.membership.shoal_name,
+                    path,
+                    ", ".join(self.transport.addresses()) or "nothing",
+                )
+                notify("READY=1")
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + 3):
+                        await self._say_goodbye()
+
+    def stop(self) -> None:
+        self._stopping.cancel()
+
+    def _own_addresses(self) -> tuple[str, ...]:
+        """With /p2p, as a token names them."""
+        me = self.member.keyring.peer
+        return tuple(f"{address}/p2p/{me}" for address in self.transport.addresses())
+
+    def _dial(self, protocol_id: str) -> Dialler:
+        async def dial(peer: PeerId) -> ByteStream:
+            return await self.transport.open_stream(peer, protocol_id)
+
+        return dial
+
+    def _on_cloned(self, peer: PeerId) -> None:
+        """Somebody else runs with this peer's key, or with ours."""
+        name = self.driver.node.name_of(peer)
+        self.cloned = (
+            f"two devices run with the identity of {name}: give one of them its own with "
+            "`shoal join --new-identity TOKEN`"
+        )
+        self.outside.tell(Tell("peer.cloned", self.cloned, peer=peer))
+
+    def _about(self) -> View:
+        membership = self.member.membership
+        return {
+            "peer": self.member.keyring.peer,
+            "name": self.name,
+            "shoal": membership.shoal,
+            "shoal_name": membership.shoal_name,
+            "version": VERSION,
+            "uptime_s": int(self.clock.now().mono - self._started_at),
+            "addresses": list(self.transport.addresses()),
+            "engines": list(self.driver.node.config.engines),
+            "data_dir": str(self.config.data_dir),
+            "pid": os.getpid(),
+        }
+
+    async def _say_goodbye(self) -> None:
+        """A stop may be a restart: tasks run on, and the others wait for us a while."""
+        notify("STOPPING=1")
+        self.driver.post(ShutdownRequested(back_in_s=RESTART_S))
+        rows = ("meta", "wall", dumps(self.clock.now().wall_ms))
+        await self.store.save([rows])  # behind everything that was saved before it
+        await trio.sleep(0.2)  # for the goodbye to leave
+        self.engine.close()
+        await self.store.aclose()
+
+    async def _on_signals(self, *, task_status: TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for number in signals:
+                _log.info("%s: stopping; tasks run on", signal.Signals(number).name)
+                self.stop()
+
+    def _serve_streams(self) -> None:
+        now = self.clock.now
+
+        async def join(stream: Stream) -> None:
+            await serve_join(stream, stream.peer, self.invites, now)
+
+        self.transport.serve(JOIN_PROTOCOL, join, members_only=False)
+        self.transport.serve(ARCHIVE_PROTOCOL, self.archives.serve, members_only=True)
+        self.transport.serve(LOG_PROTOCOL, self.logs.serve, members_only=True)
+
+    async def _take_events(self) -> None:
+        async for event in self._events:
+            self.driver.post(event)
+
+    async def _discover(self) -> None:
+        config, membership = self.config, self.member.membership
+        discovery = Discovery(
+            self.member.keyring.peer,
+            membership.shoal,
+            self.transport.addresses,
+            bootstrap=(*config.bootstrap, *membership.addresses),
+            mdns=config.mdns,
+        )
+        await discovery.run(self.transport.keep)
+
+    async def _sample(self) -> None:
+        while True:
+            running = len(self.driver.node.executor.bidder.used)
+            self.driver.post(FactsSampled(self.device.facts(running)))
+            await trio.sleep(FACTS_S)
+
+    async def _redescribe(self) -> None:
+        """Tell of new addresses when an interface comes or goes."""
+        while True:
+            await trio.sleep(ADDRESSES_S)
+            described = self.device.describe()
+            if described != self.outside.described:
+                self.outside.described = described
+                self.driver.post(described)
+
+    async def _keep_wall(self) -> None:
+        while True:
+            await trio.sleep(WALL_SAVED_S)
+            now = self.clock.now()
+            if now.wall_trusted:
+                await self.store.save([("meta", "wall", dumps(now.wall_ms))])
+
+
+def _task_user(name: str) -> TaskUser | None:
+    """Whom tasks run as: the configured user, else nobody where the agent is root."""
+    if not name:
+        return TaskUser.default()
+    try:
+        return TaskUser.named(name)
+    except KeyError:
+        raise ConfigError(f"task.user: this device has no user {name!r}") from None
+
+
+def notify(state: str) -> None:
+    """Tell systemd, where it started us (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    target = "\0" + address[1:] if address.startswith("@") else address
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.sendto(state.encode(), target)
+
+
+if __name__ == "__main__":
+    raise SystemExit("start the agent with `shoal up`")

@@ -1,0 +1,99 @@
+"""The outside: what the node's effects are carried out upon (driver.Outside)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from agent.clock import Clock
+from agent.control.backend import View
+from agent.control.feed import Feed
+from agent.device import Device
+from agent.eventlog import Event as LoggedEvent
+from agent.store import Store
+from agent.tasks import Tasks
+from protocol.effects import RemoveTask, StartTask, StopTask, Tell
+from protocol.events import Booted, Event, FactsSampled, PeerConnected
+from protocol.ids import PeerId
+
+if TYPE_CHECKING:
+    from agent.transport import Transport
+
+_log = logging.getLogger("shoal.events")
+# Of a job's many events a log keeps those that somebody looks for later; `shoal events` has all.
+QUIET: Final = ("job.asking", "job.bids", "execution.started", "execution.ended-here")
+
+
+class Outside:
+    """Carries effects out. Everything returns at once: what takes time has tasks of its own."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        tasks: Tasks,
+        device: Device,
+        store: Store,
+        feed: Feed,
+        clock: Clock,
+    ) -> None:
+        self._transport = transport
+        self._tasks = tasks
+        self._device = device
+        self._store = store
+        self._feed = feed
+        self._clock = clock
+        self.described = device.describe()
+
+    async def first_events(self) -> Sequence[Event]:
+        """What a node has to hear first: what it is, what still runs, who is connected."""
+        self.described = self._device.describe()
+        found = await self._tasks.found()
+        members = self._transport.members()
+        connected = [PeerConnected(peer, certificate) for peer, certificate in members]
+        facts = FactsSampled(self._device.facts(len(found)))
+        return [Booted(found), self.described, facts, *connected]
+
+    def send(self, peer: PeerId, frame: bytes) -> None:
+        self._transport.send(peer, frame)
+
+    def gossip(self, frame: bytes) -> None:
+        self._transport.gossip(frame)
+
+    def dial(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        self._transport.keep(peer, addresses)
+
+    def hangup(self, peer: PeerId) -> None:
+        self._transport.hangup(peer)
+
+    def start(self, task: StartTask) -> None:
+        self._tasks.start(task)
+
+    def stop(self, task: StopTask) -> None:
+        self._tasks.stop(task)
+
+    def remove(self, task: RemoveTask) -> None:
+        self._tasks.remove(task)
+
+    def tell(self, tell: Tell) -> None:
+        """Log it, keep it, and push it to whoever follows."""
+        event = self._store.tell(tell, self._clock.now().wall_ms)
+        self._feed.put(event_view(event))
+        level = logging.DEBUG if tell.kind in QUIET else logging.INFO
+        extra = {"kind": tell.kind, "job": tell.job, "peer": tell.peer, "fields": tell.fields}
+        _log.log(level, "%s", tell.text, extra={"shoal": extra})
+
+
+def event_view(event: LoggedEvent) -> View:
+    """A logged event as the API gives it."""
+    return {
+        "seq": event.seq,
+        "at_ms": event.at_ms,
+        "kind": event.kind,
+        "text": event.text,
+        "job": event.job,
+        "peer": event.peer,
+        "fields": msgspec.json.decode(event.fields),
+    }

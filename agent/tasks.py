@@ -1,0 +1,206 @@
+"""Tasks: carries StartTask and StopTask out on an engine, and reports back what became of them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from agent.archives import ArchiveError, Archives, Dialler, give_away, unpack
+from agent.engines.process import ProcessEngine
+from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit, TaskLaunch
+from protocol.effects import RemoveTask, StartTask, StopTask
+from protocol.events import Event, TaskEnded, TaskFound, TaskStarted
+from protocol.ids import ExecutionId
+from protocol.inputs import ArchiveSource, InlineSource, InputSource
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # libp2p brings stubs that hide trio's own
+
+TAIL_LINES: Final = 40
+TAIL_BYTES: Final = 2048
+GZIP: Final = ("application/gzip", "application/x-gzip")
+_log = logging.getLogger("shoal.tasks")
+
+
+class Tasks:
+    """All tasks of this agent. `post` hears of every start and end, exactly once per life."""
+
+    def __init__(
+        self,
+        engine: ProcessEngine,
+        archives: Archives,
+        dial: Dialler,
+        post: Callable[[Event], None],
+        log_bytes_max: int,
+    ) -> None:
+        self.engine = engine
+        self._archives = archives
+        self._dial = dial
+        self._post = post
+        self._log_bytes_max = log_bytes_max
+        self._nursery: trio.Nursery | None = None
+        self._scopes: dict[ExecutionId, trio.CancelScope] = {}  # of tasks not started yet
+        self._watched: set[ExecutionId] = set()
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def found(self) -> tuple[TaskFound, ...]:
+        """What earlier lives of this agent left: running tasks are watched from now on."""
+        found: list[TaskFound] = []
+        for execution in await self.engine.adopt():
+            key = ExecutionId(execution.execution_id)
+            ended = execution.exit
+            if ended is None:
+                found.append(TaskFound(key, running=True))
+                self._watch(key)
+            elif ended.reason is not ExitReason.LOST:
+                code, reason = told(ended)
+                duration_ms = int(ended.duration_s * 1000)
+                found.append(TaskFound(key, False, code, reason, duration_ms))
+        return tuple(found)
+
+    # ---- effects -----------------------------------------------------------------------------
+
+    def start(self, task: StartTask) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(self._run, task)
+
+    def stop(self, task: StopTask) -> None:
+        assert self._nursery is not None
+        scope = self._scopes.get(task.execution)
+        if scope is not None:
+            scope.cancel()  # its inputs are still being fetched
+        else:
+            self._nursery.start_soon(self._stop, task)
+
+    def remove(self, task: RemoveTask) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(self._remove, task)
+
+    # ---- lives -------------------------------------------------------------------------------
+
+    async def _run(self, task: StartTask) -> None:
+        """Fetch, start, watch. Whatever goes wrong is the execution's end, never the agent's."""
+        key = task.execution
+        try:
+            with trio.CancelScope() as scope:
+                self._scopes[key] = scope
+                if task.spec.task.input_sources:
+                    await self._fetch_inputs(task)
+            del self._scopes[key]
+            if scope.cancelled_caught:
+                self._post(TaskEnded(key, None, "stopped before it started"))
+                return
+            await self.engine.start(self._launch(task))
+        except (ArchiveError, OSError, ValueError) as error:
+            self._scopes.pop(key, None)
+            self._post(TaskEnded(key, None, str(error)))
+            return
+        self._post(TaskStarted(key))
+        self._watch(key)
+
+    def _launch(self, task: StartTask) -> TaskLaunch:
+        params = task.spec.task.engine.process
+        return TaskLaunch(
+            execution_id=task.execution,
+            argv=params.command,
+            env={**task.spec.task.env, **task.environment},
+            cwd=params.working_directory.lstrip("/") or None,
+            timeout_s=task.timeout_s,
+            log_bytes_max=self._log_bytes_max,
+        )
+
+    async def _fetch_inputs(self, task: StartTask) -> None:
+        work = await self.engine.prepare(task.execution)
+        for source in task.spec.task.input_sources:
+            await self._put_input(source, work, task)
+
+    async def _put_input(self, source: InputSource, work: Path, task: StartTask) -> None:
+        user = self.engine.user
+        owner = (user.uid, user.gid) if user is not None else None
+        target = work / source.target.lstrip("/")
+        match source.source:
+            case ArchiveSource(digest=digest, size_bytes=size):
+                path = await self._archives.fetch(digest, size, task.sources, self._dial)
+                await trio.to_thread.run_sync(_unpack, path, target, owner)
+            case InlineSource():
+                await trio.to_thread.run_sync(_write, source.source, target, owner)
+
+    def _watch(self, key: ExecutionId) -> None:
+        assert self._nursery is not None
+        if key not in self._watched:
+            self._watched.add(key)
+            self._nursery.start_soon(self._await_end, key)
+
+    async def _await_end(self, key: ExecutionId) -> None:
+        try:
+            ended = await self.engine.wait(key)
+            code, reason = told(ended)
+            out = await self.engine.tail(key, "stdout", TAIL_LINES)
+            err = await self.engine.tail(key, "stderr", TAIL_LINES)
+        except (KeyError, OSError, ValueError) as error:
+            self._watched.discard(key)
+            self._post(TaskEnded(key, None, f"its directory is gone: {error}"))
+            return
+        self._watched.discard(key)
+        tails = (out.data[-TAIL_BYTES:], err.data[-TAIL_BYTES:])
+        self._post(TaskEnded(key, code, reason, int(ended.duration_s * 1000), *tails))
+
+    async def _stop(self, task: StopTask) -> None:
+        try:
+            await self.engine.stop(task.execution)
+        except (KeyError, OSError, ValueError) as error:
+            _log.warning("stopping %s: %s", task.execution, error)
+
+    async def _remove(self, task: RemoveTask) -> None:
+        with contextlib.suppress(KeyError, ValueError, ExecutionRunningError):
+            await self.engine.remove(task.execution)
+
+
+def told(ended: TaskExit) -> tuple[int | None, str]:
+    """Exit code and reason as the protocol takes them: 128 + n for signal n, None for no exit."""
+    match ended.reason:
+        case ExitReason.EXITED:
+            return ended.code, ""
+        case ExitReason.SIGNALLED:
+            number = ended.signal or 0
+            return 128 + number, ended.detail or f"ended by {signal.Signals(number).name}"
+        case ExitReason.TIMEOUT:
+            return 124, ended.detail or "ran longer than its ExecutionTimeout"
+        case ExitReason.STOPPED:
+            return None, ended.detail or "it was stopped on this device"
+        case ExitReason.INTERRUPTED:
+            return None, ended.detail or "the device was shut down"
+        case ExitReason.START_FAILED | ExitReason.LOST:
+            return None, ended.detail or ended.reason.value
+
+
+def _unpack(path: Path, target: Path, owner: tuple[int, int] | None) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    unpack(path, target, owner)
+
+
+def _write(source: InlineSource, target: Path, owner: tuple[int, int] | None) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    content = source.content()
+    if source.media_type in GZIP:
+        packed = target.with_name(target.name + ".packed")
+        packed.write_bytes(content)
+        try:
+            _unpack(packed, target, owner)
+        finally:
+            packed.unlink()
+        return
+    target.write_bytes(content)
+    if owner is not None:
+        give_away(target, owner)

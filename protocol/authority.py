@@ -1,0 +1,55 @@
+"""Who may have signed what: the checks that stand between storing a record and acting on it."""
+
+from __future__ import annotations
+
+from protocol.errors import RemoteProtocolError
+from protocol.ids import job_id, revision_of
+from protocol.records import Assignment, Keyring, Result, Role, Spec
+from protocol.wire import Sealed, open_sealed
+
+
+def verified_spec(data: bytes, keyring: Keyring) -> Sealed:
+    """A spec record to act on: of our shoal, its id as its key gives it, its author a submitter.
+
+    Raises RemoteProtocolError.
+    """
+    sealed = open_sealed(data, keyring)
+    spec = sealed.record
+    if not isinstance(spec, Spec):
+        raise RemoteProtocolError("a spec record is needed")
+    if spec.shoal != keyring.shoal:
+        raise RemoteProtocolError("a job of another shoal")
+    if spec.job != job_id(spec.shoal, spec.namespace, spec.kind, spec.key):
+        raise RemoteProtocolError("a job id that its key does not give")
+    if not sealed.author_holds(Role.SUBMIT, spec.namespace):
+        raise RemoteProtocolError(f"{sealed.author} may not submit in {spec.namespace}")
+    return sealed
+
+
+def verified_assignment(data: bytes, spec: Sealed, keyring: Keyring) -> Assignment:
+    """An award of a slot of `spec`, signed by the coordinator its fence names.
+
+    Raises RemoteProtocolError.
+    """
+    sealed = open_sealed(data, keyring)
+    assignment = sealed.record
+    if not isinstance(assignment, Assignment):
+        raise RemoteProtocolError("an assignment record is needed")
+    if sealed.author != assignment.fence.coordinator:
+        raise RemoteProtocolError("an assignment is signed by its coordinator")
+    if not isinstance(spec.record, Spec) or spec.record.job != assignment.job:
+        raise RemoteProtocolError("an assignment of another job")
+    if assignment.revision != revision_of(spec.body):
+        raise RemoteProtocolError("an assignment of another revision")
+    return assignment
+
+
+def verified_result(data: bytes, keyring: Keyring) -> Result:
+    """A result signed by the executor it names. Raises RemoteProtocolError."""
+    sealed = open_sealed(data, keyring)
+    result = sealed.record
+    if not isinstance(result, Result):
+        raise RemoteProtocolError("a result record is needed")
+    if sealed.author != result.executor:
+        raise RemoteProtocolError("a result is signed by its executor")
+    return result

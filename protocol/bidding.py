@@ -1,0 +1,210 @@
+"""The bidder's side: what this device offers, what it refuses and why, what it holds for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from protocol.bounds import clipped
+from protocol.clock import NEVER
+from protocol.config import AuctionConfig, PolicyConfig
+from protocol.constraints import Constraint, Operator, explain_all
+from protocol.errors import RemoteProtocolError
+from protocol.ids import PeerId
+from protocol.messages import Announce, Bid, Facts, Refusal, Requirements
+from protocol.resources import Resources
+
+HOLDS_MAX = 256  # a bound on what announcements alone can make us remember
+
+
+@dataclass(slots=True)
+class Hold:
+    """Capacity kept free for an auction until it is over or `until` (monotonic) has come."""
+
+    each: Resources
+    slots: int
+    until: float
+    bid: Bid
+
+
+@dataclass(slots=True)
+class Bidder:
+    """Accounts for the capacity of this device; `used` is what executions hold, per execution."""
+
+    config: AuctionConfig
+    policy: PolicyConfig
+    engines: tuple[str, ...]
+    capacity: Resources = field(default_factory=Resources)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
+    holds: dict[tuple[PeerId, int], Hold] = field(default_factory=dict)
+    used: dict[str, Resources] = field(default_factory=dict)
+
+    @property
+    def reserved(self) -> Resources:
+        """What running executions and open bids take."""
+        total = Resources()
+        for resources in self.used.values():
+            total += resources
+        for hold in self.holds.values():
+            for _ in range(hold.slots):
+                total += hold.each
+        return total
+
+    @property
+    def free(self) -> Resources:
+        """What is left. A device that shrank under its executions has nothing, not less."""
+        taken = self.reserved
+        return Resources(
+            max(0, self.capacity.cpu_m - taken.cpu_m),
+            max(0, self.capacity.memory_bytes - taken.memory_bytes),
+            max(0, self.capacity.disk_bytes - taken.disk_bytes),
+            max(0, self.capacity.gpu - taken.gpu),
+        )
+
+    def on_announce(self, coordinator: PeerId, announce: Announce, now: float) -> Bid | Refusal:
+        """Bid or refuse, with the reason. Asked again, it answers the same and holds no more."""
+        self.expire(now)
+        known = self.holds.get((coordinator, announce.auction))
+        if known is not None:
+            return known.bid
+        reason = self.unfit(announce.needs) or self._unwelcome(announce)
+        if reason:
+            return Refusal(announce.auction, clipped(reason))
+        each = resources_of(announce.needs)
+        slots = min(announce.slots, self._room(each))
+        if slots < 1 or len(self.holds) >= HOLDS_MAX:
+            return Refusal(announce.auction, f"busy: {self._shortfall(each)}", final=False)
+        bid = Bid(
+            announce.auction,
+            self._score(each, announce.needs),
+            slots,
+            self.config.hold_ms,
+            self.facts,
+        )
+        until = now + self.config.hold_ms / 1000
+        self.holds[(coordinator, announce.auction)] = Hold(each, slots, until, bid)
+        return bid
+
+    def take(self, coordinator: PeerId, auction: int, execution: str, each: Resources) -> bool:
+        """Turn a held slot, or free capacity, into an execution's; False where there is none."""
+        if execution in self.used:
+            return True
+        hold = self.holds.get((coordinator, auction))
+        if hold is not None and hold.slots > 0 and hold.each == each:
+            hold.slots -= 1
+        elif self._room(each) < 1:
+            return False
+        self.used[execution] = each
+        return True
+
+    def adopt(self, execution: str, each: Resources) -> None:
+        """An execution of an earlier life runs on: its capacity is taken, fit or not."""
+        self.used[execution] = each
+
+    def free_up(self, execution: str) -> None:
+        self.used.pop(execution, None)
+
+    def release(self, coordinator: PeerId, auction: int) -> None:
+        self.holds.pop((coordinator, auction), None)
+
+    def expire(self, now: float) -> None:
+        for key in [key for key, hold in self.holds.items() if hold.until <= now]:
+            del self.holds[key]
+
+    @property
+    def deadline(self) -> float:
+        return min((hold.until for hold in self.holds.values()), default=NEVER)
+
+    def unfit(self, needs: Requirements) -> str:
+        """Why this device can never run it, empty where it can."""
+        return why_unfit(needs, self.engines, self.labels, self.capacity)
+
+    def _unwelcome(self, announce: Announce) -> str:
+        """Why the device's owner does not want it now, empty where there is nothing against it."""
+        policy, facts = self.policy, self.facts
+        if policy.authors and announce.author not in policy.authors:
+            return "policy: this device takes jobs of listed authors only ([accept] authors)"
+        if "*" not in policy.namespaces and announce.namespace not in policy.namespaces:
+            return f"policy: namespace {announce.namespace} is not taken ([accept] namespaces)"
+        if facts.temperature_mc > policy.temperature_max_c * 1000:
+            degrees = facts.temperature_mc // 1000
+            return f"policy: {degrees} C is over temperature_max_c {policy.temperature_max_c}"
+        if facts.mains == 0 and 0 <= facts.battery_percent < policy.battery_min_percent:
+            least = policy.battery_min_percent
+            return f"policy: battery at {facts.battery_percent} % is under {least} %"
+        return ""
+
+    def _room(self, each: Resources) -> int:
+        """How many more slots of this size fit."""
+        free = self.free
+        room = self.policy.executions_max - len(self.used)
+        room -= sum(hold.slots for hold in self.holds.values())
+        for needs, has in (
+            (each.cpu_m, free.cpu_m),
+            (each.memory_bytes, free.memory_bytes),
+            (each.disk_bytes, free.disk_bytes),
+            (each.gpu, free.gpu),
+        ):
+            if needs:
+                room = min(room, has // needs)
+        return max(0, room)
+
+    def _shortfall(self, each: Resources) -> str:
+        return each.shortfall(self.free) or f"{len(self.used)} executions run here already"
+
+    def _score(self, each: Resources, needs: Requirements) -> int:
+        """0 to 1000: mostly what stays free after the task, then load, and what is here already.
+
+        Least-allocated scoring spreads work, so that one device lost costs little of it.
+        """
+        free, facts = self.free, self.facts
+        cpu = _share(free.cpu_m - each.cpu_m, self.capacity.cpu_m)
+        memory = _share(free.memory_bytes - each.memory_bytes, self.capacity.memory_bytes)
+        idle = 1000 - min(facts.load_permille, 1000) if facts.load_permille >= 0 else 500
+        score = (4 * cpu + 3 * memory + 3 * idle) // 10
+        if needs.inputs:
+            score = (8 * score + 200 * _here(facts.inputs_here, len(needs.inputs))) // 10
+        if facts.temperature_mc > (self.policy.temperature_max_c - 10) * 1000:
+            score //= 2  # it would throttle soon
+        if facts.mains == 0:
+            score = score * 3 // 4
+        return min(max(score, 0), 1000)
+
+
+def resources_of(needs: Requirements) -> Resources:
+    return Resources(needs.cpu_m, needs.memory_bytes, needs.disk_bytes, needs.gpus)
+
+
+def why_unfit(
+    needs: Requirements,
+    engines: tuple[str, ...],
+    labels: Mapping[str, str],
+    capacity: Resources,
+) -> str:
+    """Why a device with these slow facts can never run it; empty where it can.
+
+    The coordinator reads it off adverts, the bidder off itself: one rule, so they agree.
+    """
+    if needs.engine not in engines:
+        return f"engine {needs.engine} is not here; this device has {', '.join(engines) or 'none'}"
+    reason = explain_all(_constraints(needs), labels)
+    if reason:
+        return reason
+    short = resources_of(needs).shortfall(capacity)
+    return f"too small: {short.replace(' free', ' offered')}" if short else ""
+
+
+def _constraints(needs: Requirements) -> list[Constraint]:
+    try:
+        return [Constraint(key, Operator(name), values) for key, name, values in needs.constraints]
+    except ValueError as error:
+        raise RemoteProtocolError(str(error)) from None
+
+
+def _share(part: int, whole: int) -> int:
+    return max(0, part) * 1000 // whole if whole else 0
+
+
+def _here(found: int, needed: int) -> int:
+    return min(found, needed) * 10 // needed

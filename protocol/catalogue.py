@@ -1,0 +1,274 @@
+"""The jobs this peer holds: saved, merged with other holders' copies, and brought to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from protocol.authority import verified_spec
+from protocol.clock import NEVER, Now
+from protocol.config import CoordinationConfig
+from protocol.effects import Bucket, Effect, Save, Send
+from protocol.errors import RemoteProtocolError
+from protocol.heldjob import HeldJob, Merged, saved_slot
+from protocol.ids import JobId, PeerId
+from protocol.messages import JobDigests, JobSync, JobSyncAck, JobWant, SlotState
+from protocol.records import Keyring
+from protocol.replication import Replica
+
+DIGESTS_PER_MESSAGE = 500
+
+
+@dataclass(slots=True)
+class Catalogue:
+    """One writer of job records; whoever changes a HeldJob tells `changed` in the same call."""
+
+    keyring: Keyring
+    config: CoordinationConfig
+    reachable: Callable[[PeerId], bool]
+    jobs: dict[JobId, HeldJob] = field(default_factory=dict)
+    merged: list[tuple[HeldJob, Merged]] = field(default_factory=list)  # drained by the node
+    acked: list[tuple[JobId, PeerId]] = field(default_factory=list)  # drained by the node
+    _versions: dict[JobId, int] = field(default_factory=dict)
+    _replicas: dict[JobId, dict[PeerId, Replica]] = field(default_factory=dict)
+    _pending: dict[tuple[JobId, PeerId], Replica] = field(default_factory=dict)
+    _seq: int = 0
+
+    # ---- what the disk held ------------------------------------------------------------------
+
+    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
+        """Rebuild all jobs; returns the ids of those that could not be read."""
+        slots: dict[str, list[SlotState]] = {}
+        for key in sorted(disk.get("slot", {})):
+            job, _, index = key.partition("/")
+            slots.setdefault(job, []).append(saved_slot(disk["slot"][key], int(index)))
+        unreadable = []
+        for key in sorted(disk.get("job", {})):
+            try:
+                held = HeldJob.restore(
+                    disk["spec"][key],
+                    disk["job"][key],
+                    disk.get("control", {}).get(key, b""),
+                    slots.get(key, []),
+                    self.keyring,
+                )
+            except (RemoteProtocolError, KeyError, ValueError):
+                unreadable.append(key)
+                continue
+            self.jobs[held.id] = held
+            self._versions[held.id] = 0
+        return unreadable
+
+    # ---- our own changes ---------------------------------------------------------------------
+
+    def add(self, held: HeldJob, now: Now) -> list[Effect]:
+        """Hold a new job: save it, and send it to the other holders."""
+        self.jobs[held.id] = held
+        self._versions[held.id] = 0
+        return self.changed(held, list(range(len(held.slots))), now)
+
+    def changed(self, held: HeldJob, slots: list[int], now: Now, head: bool = True) -> list[Effect]:
+        """Save what changed and send it to the other holders."""
+        self._versions[held.id] += 1
+        rows = [*(held.head_rows() if head else []), *held.slot_rows(slots)]
+        effects: list[Effect] = [Save(tuple(rows))]
+        for replica in self._others(held):
+            replica.touch(slots, head, now.mono)
+        return effects + self._push(held, now)
+
+    def forget(self, held: HeldJob) -> list[Effect]:
+        del self.jobs[held.id]
+        del self._versions[held.id]
+        for peer in self._replicas.pop(held.id, {}):
+            self._pending.pop((held.id, peer), None)
+        return [Save(tuple(held.forget_rows()))]
+
+    def version(self, held: HeldJob) -> int:
+        """Counts the changes of a job in this life; see `replicated`."""
+        return self._versions[held.id]
+
+    def replicated(self, held: HeldJob, version: int) -> int:
+        """How many other holders are known to have `version` on disk."""
+        replicas = self._replicas.get(held.id, {})
+        return sum(1 for replica in replicas.values() if replica.acked >= version)
+
+    # ---- messages ----------------------------------------------------------------------------
+
+    def on_sync(self, sender: PeerId, sync: JobSync, now: Now) -> list[Effect]:
+        """Merge another holder's copy, save it, acknowledge it. Raises RemoteProtocolError."""
+        held = self.jobs.get(sync.job)
+        if held is None and not sync.spec:
+            return [Send(sender, JobSyncAck(sync.seq, sync.job, b"", want_spec=True))]
+        if held is None:
+            if self.keyring.peer not in sync.holders:
+                raise RemoteProtocolError("a job that is not meant for this peer")
+            if len(self.jobs) >= self.config.jobs_max:
+                return []  # not acknowledged: its coordinator picks another standby when we fail it
+            sealed = verified_spec(sync.spec, self.keyring)
+            held = HeldJob.create(
+                sealed, sync.coordinator, sync.term, sync.accepted_ms, sync.holders
+            )
+            merged = held.merge(sync, self.keyring)
+            self.jobs[held.id] = held
+            self._versions[held.id] = 0
+            merged.head, merged.slots = True, list(range(len(held.slots)))
+        else:
+            merged = held.merge(sync, self.keyring)
+        return self._after_merge(held, merged, sender, sync, now)
+
+    def _after_merge(
+        self, held: HeldJob, merged: Merged, sender: PeerId, sync: JobSync, now: Now
+    ) -> list[Effect]:
+        effects: list[Effect] = []
+        if merged:
+            self._versions[held.id] += 1
+            rows = [*(held.head_rows() if merged.head else []), *held.slot_rows(merged.slots)]
+            effects.append(Save(tuple(rows)))
+            self.merged.append((held, merged))
+            self._spread(held, merged, sender, now)
+        mine = held.fingerprint()
+        if mine == sync.fingerprint:
+            self._set(held, sender, Replica.equal(self._versions[held.id]))
+        elif (held.id, sender) not in self._pending:
+            # It lacks something, which it learns before our acknowledgement; or it has just more
+            # parts to send, and then it is compared again a little later.
+            whole = len(sync.slots) == len(held.slots)
+            wait = 0.0 if whole else self.config.resend_first_s
+            replica = self._replica(held, sender)
+            replica.again(len(held.slots), False, now.mono + wait)
+            self._pending[(held.id, sender)] = replica
+        effects += self._push(held, now)
+        return [*effects, Send(sender, JobSyncAck(sync.seq, held.id, mine))]
+
+    def _spread(self, held: HeldJob, merged: Merged, sender: PeerId, now: Now) -> None:
+        """The coordinator is the hub: what it learns all holders learn, what others learn, it."""
+        hub = held.coordinator
+        copies = self._copies(held) if hub == self.keyring.peer else [hub]
+        for peer in copies:
+            if peer not in (sender, self.keyring.peer):
+                self._replica(held, peer).touch(merged.slots, merged.head, now.mono)
+
+    def on_ack(self, sender: PeerId, ack: JobSyncAck, now: Now) -> list[Effect]:
+        held = self.jobs.get(ack.job)
+        if held is None:
+            return []
+        replica = self._replica(held, sender)
+        if ack.want_spec:
+            if ack.seq == replica.seq:
+                replica.again(len(held.slots), True, now.mono)
+            return self._push(held, now)
+        if not replica.ack(ack.seq, now.mono):
+            return []
+        if not replica.unsent and ack.fingerprint != held.fingerprint():
+            replica.again(len(held.slots), True, now.mono + self.config.resend_first_s)
+        self._set(held, sender, replica)
+        self.acked.append((held.id, sender))
+        return self._push(held, now)
+
+    def on_digests(self, sender: PeerId, digests: JobDigests, now: Now) -> list[Effect]:
+        """Another holder came back and says what it has: exchange only what differs."""
+        effects: list[Effect] = []
+        want: list[JobId] = []
+        for job, fingerprint in digests.items:
+            held = self.jobs.get(job)
+            if held is None or held.fingerprint() != fingerprint:
+                want.append(job)
+            if held is None:
+                continue
+            if held.fingerprint() == fingerprint:
+                self._set(held, sender, Replica.equal(self._versions[job]))
+                self.acked.append((job, sender))
+            else:
+                self._replica(held, sender).again(len(held.slots), False, now.mono)
+                self._pending[(job, sender)] = self._replica(held, sender)
+                effects += self._push(held, now)
+        return [*effects, Send(sender, JobWant(tuple(want)))] if want else effects
+
+    def on_want(self, sender: PeerId, want: JobWant, now: Now) -> list[Effect]:
+        effects: list[Effect] = []
+        for job in want.jobs:
+            held = self.jobs.get(job)
+            if held is not None and sender in held.holders:
+                replica = self._replica(held, sender)
+                replica.again(len(held.slots), True, now.mono)
+                self._pending[(job, sender)] = replica
+                effects += self._push(held, now)
+        return effects
+
+    def on_peer_back(self, peer: PeerId, now: Now) -> list[Effect]:
+        """A peer is reachable again: compare the jobs that both should hold."""
+        items: list[tuple[JobId, bytes]] = []
+        for held in self.shared_with(peer):
+            replica = self._replica(held, peer)
+            replica.restart(now.mono + self.config.resend_first_s)
+            if replica.pending:
+                self._pending[(held.id, peer)] = replica
+            items.append((held.id, held.fingerprint()))
+        return [
+            Send(peer, JobDigests(tuple(items[at : at + DIGESTS_PER_MESSAGE])))
+            for at in range(0, len(items), DIGESTS_PER_MESSAGE)
+        ]
+
+    def shared_with(self, peer: PeerId) -> Iterator[HeldJob]:
+        return (held for held in self.jobs.values() if peer in held.holders)
+
+    # ---- time --------------------------------------------------------------------------------
+
+    @property
+    def deadline(self) -> float:
+        return min(
+            (
+                replica.next_at
+                for (_, peer), replica in self._pending.items()
+                if self.reachable(peer)
+            ),
+            default=NEVER,
+        )
+
+    def on_deadline(self, now: Now) -> list[Effect]:
+        due = [
+            job
+            for (job, peer), replica in self._pending.items()
+            if replica.next_at <= now.mono and self.reachable(peer)
+        ]
+        effects: list[Effect] = []
+        for job in dict.fromkeys(due):
+            effects += self._push(self.jobs[job], now)
+        return effects
+
+    # ---- replicas ----------------------------------------------------------------------------
+
+    def _others(self, held: HeldJob) -> list[Replica]:
+        return [self._replica(held, peer) for peer in self._copies(held)]
+
+    def _copies(self, held: HeldJob) -> list[PeerId]:
+        """Its holders, and whoever else has shown that it has a copy."""
+        peers = dict.fromkeys((*held.holders, *self._replicas.get(held.id, {})))
+        return [peer for peer in peers if peer != self.keyring.peer]
+
+    def _replica(self, held: HeldJob, peer: PeerId) -> Replica:
+        replicas = self._replicas.setdefault(held.id, {})
+        if peer not in replicas:
+            replicas[peer] = Replica.empty(len(held.slots))
+        return replicas[peer]
+
+    def _set(self, held: HeldJob, peer: PeerId, replica: Replica) -> None:
+        self._replicas.setdefault(held.id, {})[peer] = replica
+        if replica.pending:
+            self._pending[(held.id, peer)] = replica
+        else:
+            self._pending.pop((held.id, peer), None)
+
+    def _push(self, held: HeldJob, now: Now) -> list[Effect]:
+        """Send to every reachable holder what is due for it."""
+        effects: list[Effect] = []
+        for peer in self._copies(held):
+            replica = self._replica(held, peer)
+            if replica.pending:
+                self._pending[(held.id, peer)] = replica
+            if not replica.pending or replica.next_at > now.mono or not self.reachable(peer):
+                continue
+            self._seq += 1
+            slots = replica.take(self._seq, self._versions[held.id], now.mono, self.config)
+            effects.append(Send(peer, held.sync(self._seq, slots, replica.with_spec)))
+        return effects

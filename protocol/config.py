@@ -1,0 +1,112 @@
+"""Every number the protocol lives by: its default, and why that default.
+
+"DESIGN n" means the section of the design that fixes it; "measured" is said with what was measured.
+Durations are seconds of the monotonic clock unless the name ends in `_ms`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipConfig:
+    """Failure detection, SWIM-like (Das, Gupta and Motivala 2002; Lifeguard 2018)."""
+
+    probe_period_s: float = 2.0  # DESIGN 5, lan: dead is known after 6 s at the median
+    probe_timeout_s: float = 0.8  # a LAN answers in 1 ms; a busy Pi needs the rest
+    monitors: int = 5  # DESIGN 5: each peer is probed by k others, whatever the size of the shoal
+    indirect: int = 3  # SWIM's k for the indirect probe; three others rarely share a fault
+    suspicion_s: float = 4.0  # DESIGN 5, lan: time to refute, two probe periods
+    accusers: int = 2  # DESIGN 5: one peer with a broken network must not kill others
+    lone_factor: float = 3.0  # DESIGN 5: a lone survivor may accuse, with three times the timer
+    health_max: int = 3  # DESIGN 5: own trouble slows one's accusations at most threefold
+    sync_period_s: float = 60.0  # anti-entropy of adverts with one random peer; 100 B when in sync
+    advert_period_s: float = 60.0  # DESIGN 4: at most one advert a minute
+    dead_kept_s: float = 86_400.0  # a dead peer stays listed, and its addresses dialled, for a day
+    peers_max: int = 4096  # a bound on what strangers with certificates can make us remember
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """The named preset: lan, wan or metered. Raises KeyError for any other."""
+        return replace(cls(), **_PRESETS[name])  # type: ignore[arg-type]
+
+
+_PRESETS: dict[str, dict[str, float]] = {
+    "lan": {},
+    # DESIGN 5: 31 s to know a silent death, half the idle traffic of lan
+    "wan": {
+        "probe_period_s": 10.0,
+        "probe_timeout_s": 3.0,
+        "suspicion_s": 20.0,
+        "sync_period_s": 180.0,
+    },
+    # DESIGN 5: at most 10 MB a month; keepalive of 120 s
+    "metered": {
+        "probe_period_s": 120.0,
+        "probe_timeout_s": 10.0,
+        "monitors": 2,
+        "suspicion_s": 120.0,
+        "sync_period_s": 3600.0,
+        "advert_period_s": 3600.0,
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AuctionConfig:
+    ask_first: int = 16  # DESIGN 5: so that traffic per job does not grow with the fleet
+    window_s: float = 0.5  # bids come in 2 ms on a LAN; a Pi under load needs a few hundred
+    accept_s: float = 1.0  # DESIGN 5: accept or decline within a second
+    hold_ms: int = 5_000  # window + several awards that were declined, with room for a slow link
+    enough_bids: int = 8  # more choice than this gains little (power of d choices), and costs time
+    near_tie: int = 15  # of 1000: bids closer than this are drawn at random, so none is herded
+    failed_penalty: int = 400  # of 1000, for a peer on which this slot has failed already
+    spread_penalty: int = 120  # of 1000 per slot already given to a peer in the same round
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinationConfig:
+    standbys: int = 2  # DESIGN 5: one-off jobs live on their coordinator and two standbys
+    standby_ack_s: float = 1.0  # DESIGN 5: how long an acceptance waits for one of them
+    lease_s: float = 15.0  # permission to place elsewhere; well over the time to know a death
+    renew_s: float = 5.0  # three chances within a lease
+    rank_delay_s: float = 2.0  # DESIGN 5: rank r waits r x 2 s before it takes over
+    resend_first_s: float = 1.0  # a result or sync not acknowledged goes out again, doubling
+    resend_max_s: float = 30.0
+    retain_s: float = 7 * 86_400.0  # DESIGN 5: one-off jobs are kept seven days after their end
+    requeue_first_s: float = 1.0  # nobody could take it: ask again, doubling
+    requeue_max_s: float = 30.0
+    boot_grace_s: float = 3.0  # after a start, peers are given this to be heard of before placing
+    orphan_grace_s: float = 10.0  # after a start, a coordinator not heard of in this is gone
+    patience_s: float = 60.0  # a slot that lost its peer waits this long for another that fits
+    stories_max: int = 500  # jobs whose bidding rounds are remembered for `job why`
+    executions_kept: int = 500  # ended ones on this device, with their output
+    jobs_max: int = 10_000  # DESIGN 12
+    asked_max: int = 64  # peers kept for `job why` per auction
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyConfig:
+    """What this device takes, set by its owner; it comes before any score."""
+
+    roles: tuple[str, ...] = ("submit",)  # an author needs one of these
+    namespaces: tuple[str, ...] = ("*",)
+    authors: tuple[str, ...] = ()  # peer ids; empty is everybody
+    executions_max: int = 64  # a bound on processes, whatever little each asks for
+    temperature_max_c: int = 80  # a Raspberry Pi throttles at 80
+    battery_min_percent: int = 20  # jobs shall not be what empties it
+    job_timeout_max_s: int = 30 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    membership: MembershipConfig = field(default_factory=MembershipConfig)
+    auction: AuctionConfig = field(default_factory=AuctionConfig)
+    coordination: CoordinationConfig = field(default_factory=CoordinationConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    engines: tuple[str, ...] = ("process",)
+    version: str = "0"
+    name: str = ""
+    may_coordinate: bool = True

@@ -1,0 +1,109 @@
+"""Effects: what the node wants done, in the imperative.
+
+They leave in the order given, each after every earlier Save is durable; only a Send whose message
+is one of `messages.OVERTAKING` may go before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from protocol.ids import ExecutionId, JobId, PeerId
+from protocol.job import JobSpec
+from protocol.messages import Message
+
+Bucket = Literal["meta", "peer", "spec", "control", "job", "slot", "execution", "fence"]
+BUCKETS: tuple[Bucket, ...] = (
+    "meta",
+    "peer",
+    "spec",
+    "control",
+    "job",
+    "slot",
+    "execution",
+    "fence",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Write all of these in one transaction; a value of None deletes the key."""
+
+    rows: tuple[tuple[Bucket, str, bytes | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Bring this to a peer, dialling it if need be. May be lost; whatever matters is resent."""
+
+    peer: PeerId
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Gossip:
+    """Spread this rumour; a Rumours message of sealed records. May be lost."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Keep a connection to this peer, at these addresses."""
+
+    peer: PeerId
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hangup:
+    """Close the connection: the peer is dead or frozen, and its half-open socket helps nobody."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class StartTask:
+    execution: ExecutionId
+    job: JobId
+    spec: JobSpec
+    environment: dict[str, str]  # the SHOAL_ variables; the job's own come on top of the engine's
+    timeout_s: float | None
+    sources: tuple[PeerId, ...]  # who may have the shipped archives, the likeliest first
+
+
+@dataclass(frozen=True, slots=True)
+class StopTask:
+    execution: ExecutionId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveTask:
+    """Everything the execution left on disk may go."""
+
+    execution: ExecutionId
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer to a request event; `error` is a sentence for a person, empty on success."""
+
+    request: int
+    value: dict[str, object] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Something a person may want to know. `fields` are plain values; `text` is the sentence."""
+
+    kind: str  # dotted: job.accepted, job.bid, execution.running, peer.dead, ...
+    text: str
+    job: JobId | None = None
+    peer: PeerId | None = None
+    fields: dict[str, object] = field(default_factory=dict)
+
+
+Effect = Save | Send | Gossip | Dial | Hangup | StartTask | StopTask | RemoveTask | Reply | Tell

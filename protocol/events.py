@@ -1,0 +1,154 @@
+"""Events: what happened outside, in the past tense, as the node hears of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from protocol.ids import ExecutionId, JobId, PeerId
+from protocol.job import JobSpec
+from protocol.messages import Facts
+from protocol.records import Certificate, Desired
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFound:
+    """A task of an earlier life of this agent: still running, ended meanwhile, or lost track of."""
+
+    execution: ExecutionId
+    running: bool
+    exit_code: int | None = None  # 128 + n for signal n; None where nobody recorded it
+    reason: str = ""
+    duration_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """The first event of every life, after the node was built from what the disk held."""
+
+    found: tuple[TaskFound, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SelfDescribed:
+    """What this device is and offers now; once after boot, then whenever it changes."""
+
+    addresses: tuple[str, ...]
+    labels: dict[str, str]
+    cpu_m: int
+    memory_bytes: int
+    disk_bytes: int
+    gpus: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FactsSampled:
+    facts: Facts
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConnected:
+    """A message stream to a peer stands; its certificate was verified by the transport."""
+
+    peer: PeerId
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDisconnected:
+    """The stream is gone. `refused`: redialled twice half a second apart, nobody listens there."""
+
+    peer: PeerId
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FrameReceived:
+    peer: PeerId
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GossipReceived:
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitRequested:
+    """A person or program asks to run `spec`; `key` makes a repeated call the same job."""
+
+    request: int
+    spec: JobSpec
+    key: str
+    repeatable: bool = False  # the caller chose the key, and may have used it at another peer
+
+
+@dataclass(frozen=True, slots=True)
+class ControlRequested:
+    request: int
+    job: JobId
+    desired: Desired
+
+
+@dataclass(frozen=True, slots=True)
+class QueryRequested:
+    """Find jobs by id prefix, here and among the peers that may hold them."""
+
+    request: int
+    prefix: str
+    limit: int
+    detail: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStarted:
+    execution: ExecutionId
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEnded:
+    """`exit_code` is None where the task could not be started or was lost; `reason` says why."""
+
+    execution: ExecutionId
+    exit_code: int | None
+    reason: str = ""  # empty, or exited, signalled, timeout, stopped, start-failed: text for people
+    duration_ms: int = 0
+    stdout_tail: bytes = b""
+    stderr_tail: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlinePassed:
+    """The moment that `Node.deadline` named has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopLagged:
+    """Our own loop ran this late: others may only seem slow to us (Lifeguard's local health)."""
+
+    lag_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownRequested:
+    """`back_in_s` zero is leaving for good; otherwise a planned restart."""
+
+    back_in_s: float = 0.0
+
+
+Event = (
+    Booted
+    | SelfDescribed
+    | FactsSampled
+    | PeerConnected
+    | PeerDisconnected
+    | FrameReceived
+    | GossipReceived
+    | SubmitRequested
+    | ControlRequested
+    | QueryRequested
+    | TaskStarted
+    | TaskEnded
+    | DeadlinePassed
+    | LoopLagged
+    | ShutdownRequested
+)

@@ -1,0 +1,224 @@
+"""One execution on this device: its states, its row on disk, and the fence that bounds it.
+
+`State` and `MOVES` are all an execution can go through here. What a coordinator may order is
+bounded by the fence: it only ever rises per slot, on disk, so that a late award of a coordinator
+that has been succeeded starts nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from protocol.effects import Bucket
+from protocol.errors import RemoteProtocolError
+from protocol.ids import ExecutionId, JobId, PeerId, Revision, execution_id
+from protocol.job import JobSpec
+from protocol.records import Assignment, Fence, Keyring, Result, Spec, Verdict
+from protocol.wire import Sealed, dumps, loads, open_sealed
+
+# Far more slots than one device runs in the days that a late award could need; 100 bytes each.
+FENCES_MAX: Final = 20_000
+
+Row = tuple[Bucket, str, bytes | None]
+
+
+class State(StrEnum):
+    STARTING = "starting"  # journaled; inputs are fetched, the engine is told
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    STOPPED = "stopped"  # because its job was
+    SUPERSEDED = "superseded"  # a later award of the slot took its place
+    LOST = "lost"  # the device lost track of it: a power cut, a killed supervisor
+
+
+ENDED: Final = (State.COMPLETED, State.FAILED, State.STOPPED, State.SUPERSEDED, State.LOST)
+MOVES: Final[dict[State, tuple[State, ...]]] = {
+    State.STARTING: (State.RUNNING, *ENDED),
+    State.RUNNING: ENDED,
+    State.COMPLETED: (),
+    State.FAILED: (),
+    State.STOPPED: (),
+    State.SUPERSEDED: (),
+    State.LOST: (),
+}
+
+
+@dataclass(slots=True)
+class Execution:
+    """One attempt here. `stopping` says why it was told to stop, empty while it was not."""
+
+    id: ExecutionId
+    assignment: Assignment
+    assignment_data: bytes
+    spec_data: bytes
+    namespace: str
+    author: PeerId
+    spec: JobSpec
+    coordinator: PeerId
+    holders: tuple[PeerId, ...]
+    state: State = State.STARTING
+    stopping: str = ""
+    result_data: bytes = b""
+    delivered: bool = False  # somebody who answers for the job has the result, or nobody wants it
+    started_ms: int = 0
+    # Of this life only:
+    next_at: float = 0.0  # monotonic; renew, or offer the result again
+    tries: int = 0
+    heard_at: float = 0.0  # monotonic; when a holder last answered for the lease
+
+    @property
+    def job(self) -> JobId:
+        return self.assignment.job
+
+    @property
+    def revision(self) -> Revision:
+        return self.assignment.revision
+
+    @property
+    def slot(self) -> int:
+        return self.assignment.slot
+
+    @property
+    def fence(self) -> Fence:
+        return self.assignment.fence
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def owes(self) -> bool:
+        """A result is still to be delivered."""
+        return bool(self.result_data) and not self.delivered
+
+    def move(self, state: State) -> None:
+        assert state in MOVES[self.state], (self.id, self.state, state)
+        self.state = state
+
+    def row(self) -> Row:
+        value = [
+            self.assignment_data,
+            self.spec_data,
+            self.state.value,
+            self.stopping,
+            self.coordinator,
+            list(self.holders),
+            self.result_data,
+            self.delivered,
+            self.started_ms,
+        ]
+        return ("execution", self.id, dumps(value))
+
+    @classmethod
+    def begin(
+        cls,
+        assignment: Assignment,
+        data: bytes,
+        sealed: Sealed,
+        holders: tuple[PeerId, ...],
+    ) -> Execution:
+        """Build from an assignment and a spec that were verified. Raises RemoteProtocolError."""
+        spec = sealed.record
+        assert isinstance(spec, Spec)
+        try:
+            job = JobSpec.decode(spec.body)
+        except ValueError as error:
+            raise RemoteProtocolError(f"unreadable job spec: {error}") from None
+        if not 0 <= assignment.slot < job.count:
+            raise RemoteProtocolError(f"slot {assignment.slot} of {job.count}")
+        return cls(
+            id=id_of(assignment),
+            assignment=assignment,
+            assignment_data=data,
+            spec_data=sealed.data,
+            namespace=spec.namespace,
+            author=sealed.author,
+            spec=job,
+            coordinator=assignment.fence.coordinator,
+            holders=holders,
+        )
+
+    def environment(self, peer: PeerId) -> dict[str, str]:
+        """What every task sees (DESIGN 9), with the twins that Bacalhau's job files expect."""
+        index, count = str(self.slot), str(self.spec.count)
+        return {
+            "SHOAL_JOB_ID": self.job,
+            "SHOAL_EXECUTION_ID": self.id,
+            "SHOAL_PEER_ID": peer,
+            "SHOAL_PARTITION_INDEX": index,
+            "SHOAL_PARTITION_COUNT": count,
+            "SHOAL_TERM": str(self.fence.term),
+            "SHOAL_ATTEMPT": str(self.fence.attempt),
+            "BACALHAU_PARTITION_INDEX": index,
+            "BACALHAU_PARTITION_COUNT": count,
+        }
+
+
+def id_of(record: Assignment | Result) -> ExecutionId:
+    fence = record.fence
+    return execution_id(record.revision, record.slot, fence.term, fence.coordinator, fence.attempt)
+
+
+def restore_execution(value: bytes, keyring: Keyring) -> Execution:
+    """Rebuild one from its row. Raises RemoteProtocolError or ValueError for a foreign row."""
+    fields = msgspec.convert(
+        loads(value, bytes_max=512 * 1024),
+        tuple[bytes, bytes, str, str, str, list[str], bytes, bool, int],
+    )
+    data, spec_data, state, stopping, coordinator, holders, result, delivered, started = fields
+    assignment = open_sealed(data, keyring).record
+    sealed = open_sealed(spec_data, keyring)
+    if not isinstance(assignment, Assignment) or not isinstance(sealed.record, Spec):
+        raise RemoteProtocolError("not an execution's row")
+    execution = Execution.begin(assignment, data, sealed, tuple(PeerId(peer) for peer in holders))
+    execution.state, execution.stopping = State(state), stopping
+    execution.coordinator, execution.result_data = PeerId(coordinator), result
+    execution.delivered, execution.started_ms = delivered, started
+    return execution
+
+
+@dataclass(slots=True)
+class Fences:
+    """The highest fence seen per slot; on disk before anything is done on the strength of it."""
+
+    known: dict[tuple[JobId, int], Fence] = field(default_factory=dict)
+
+    @classmethod
+    def restore(cls, rows: Mapping[str, bytes]) -> Fences:
+        fences = cls()
+        for key, value in rows.items():
+            job, _, slot = key.partition("/")
+            fences.known[(JobId(job), int(slot))] = msgspec.convert(loads(value), Fence)
+        return fences
+
+    def stale(self, job: JobId, slot: int, fence: Fence) -> bool:
+        highest = self.known.get((job, slot))
+        return highest is not None and fence < highest
+
+    def raise_to(self, job: JobId, slot: int, fence: Fence) -> list[Row]:
+        """The row to save; none where as much is known already."""
+        highest = self.known.get((job, slot))
+        if highest is not None and fence <= highest:
+            return []
+        self.known.pop((job, slot), None)
+        self.known[(job, slot)] = fence
+        value = dumps([fence.term, fence.coordinator, fence.attempt])
+        rows: list[Row] = [("fence", f"{job}/{slot}", value)]
+        if len(self.known) > FENCES_MAX:
+            oldest = next(iter(self.known))
+            del self.known[oldest]
+            rows.append(("fence", f"{oldest[0]}/{oldest[1]}", None))
+        return rows
+
+
+def verdict_of(exit_code: int | None) -> Verdict:
+    """DESIGN 6: zero is success, any other a failure; no exit at all is not the task's fault."""
+    if exit_code is None:
+        return Verdict.FAULT
+    return Verdict.SUCCESS if exit_code == 0 else Verdict.FAILURE

@@ -1,0 +1,441 @@
+"""The executor: takes awards, runs each once, keeps leases renewed, brings results home."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from protocol.authority import verified_assignment, verified_spec
+from protocol.bidding import Bidder
+from protocol.bounds import clipped
+from protocol.clock import NEVER, Now
+from protocol.config import CoordinationConfig
+from protocol.effects import (
+    Bucket,
+    Effect,
+    RemoveTask,
+    Save,
+    Send,
+    StartTask,
+    StopTask,
+    Tell,
+)
+from protocol.errors import RemoteProtocolError
+from protocol.events import Booted, TaskEnded, TaskFound
+from protocol.execution import (
+    Execution,
+    Fences,
+    Row,
+    State,
+    id_of,
+    restore_execution,
+    verdict_of,
+)
+from protocol.ids import ExecutionId, PeerId
+from protocol.inputs import ArchiveSource
+from protocol.messages import (
+    Accepted,
+    Announce,
+    Award,
+    Bid,
+    Declined,
+    Refusal,
+    Release,
+    Renew,
+    RenewAck,
+    Renewal,
+    ResultAck,
+    ResultOffer,
+    Withdraw,
+)
+from protocol.records import Assignment, Keyring, Result, Verdict
+from protocol.resources import Resources
+from protocol.wire import Sealed, seal
+
+TAIL_BYTES = 2048  # of each stream, kept in the result itself
+RENEWALS_PER_MESSAGE = 32
+BATCH_S = 0.5  # renewals due this soon go along: fewer, larger messages
+
+
+@dataclass(slots=True)
+class Executor:
+    """All executions of this device. Ended ones are kept until their time or number is up."""
+
+    keyring: Keyring
+    config: CoordinationConfig
+    bidder: Bidder
+    reachable: Callable[[PeerId], bool]
+    executions: dict[ExecutionId, Execution] = field(default_factory=dict)
+    fences: Fences = field(default_factory=Fences)
+
+    @property
+    def reserved(self) -> Resources:
+        return self.bidder.reserved
+
+    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
+        """Rebuild from disk; returns the ids of rows that could not be read."""
+        self.fences = Fences.restore(disk.get("fence", {}))
+        unreadable = []
+        rows = disk.get("execution", {})
+        for key in sorted(rows):
+            try:
+                execution = restore_execution(rows[key], self.keyring)
+            except (RemoteProtocolError, ValueError):
+                unreadable.append(key)
+                continue
+            self.executions[execution.id] = execution
+        return unreadable
+
+    def boot(self, event: Booted, now: Now) -> list[Effect]:
+        """Adopt what still runs, learn what ended meanwhile, say what was lost."""
+        found = {task.execution: task for task in event.found}
+        effects: list[Effect] = []
+        for execution in self._open():
+            effects += self._adopt(execution, found.pop(execution.id, None), now)
+        for execution in self.executions.values():
+            if execution.owes:
+                execution.next_at = now.mono
+        strays = (task for key, task in found.items() if key not in self.executions)
+        for task in strays:
+            if task.running:
+                effects.append(StopTask(task.execution, "nothing is known of it"))
+            else:
+                effects.append(RemoveTask(task.execution))
+        return effects
+
+    def _adopt(self, execution: Execution, task: TaskFound | None, now: Now) -> list[Effect]:
+        execution.next_at = execution.heard_at = now.mono
+        if task is None:
+            reason = "the device lost it: a power cut, or its supervisor was killed"
+            return self._end(execution, State.LOST, TaskEnded(execution.id, None, reason), now)
+        if not task.running:
+            ended = TaskEnded(execution.id, task.exit_code, task.reason, task.duration_ms)
+            return self.on_ended(ended, now)
+        self.bidder.adopt(execution.id, execution.spec.task.resources)
+        if execution.state is State.STARTING:
+            execution.move(State.RUNNING)
+        tell = self._tell(execution, "execution.adopted", f"{self._label(execution)} still runs")
+        if execution.stopping:
+            return [tell, StopTask(execution.id, execution.stopping)]
+        return [tell]
+
+    # ---- bidding -----------------------------------------------------------------------------
+
+    def on_announce(self, sender: PeerId, announce: Announce, now: Now) -> list[Effect]:
+        answer: Bid | Refusal = self.bidder.on_announce(sender, announce, now.mono)
+        return [Send(sender, answer)]
+
+    def on_release(self, sender: PeerId, release: Release) -> list[Effect]:
+        self.bidder.release(sender, release.auction)
+        return []
+
+    # ---- awards ------------------------------------------------------------------------------
+
+    def on_award(self, sender: PeerId, award: Award, now: Now) -> list[Effect]:
+        """Take each assignment or decline it. Raises RemoteProtocolError for a forged one."""
+        spec = verified_spec(award.spec, self.keyring)
+        checked = [
+            (verified_assignment(data, spec, self.keyring), data) for data in award.assignments
+        ]
+        effects: list[Effect] = []
+        for assignment, data in checked:
+            if assignment.executor != self.keyring.peer:
+                raise RemoteProtocolError("an award to somebody else")
+            effects += self._take(sender, award, assignment, data, spec, now)
+        return effects
+
+    def _take(
+        self,
+        sender: PeerId,
+        award: Award,
+        assignment: Assignment,
+        data: bytes,
+        spec: Sealed,
+        now: Now,
+    ) -> list[Effect]:
+        known = self.executions.get(id_of(assignment))
+        accepted = Accepted(assignment.job, assignment.slot, assignment.fence)
+        if known is not None:
+            return [Send(sender, accepted)]
+        reason = self._objection(assignment, spec)
+        execution = Execution.begin(assignment, data, spec, award.holders)
+        need = execution.spec.task.resources
+        if not reason and not self.bidder.take(sender, award.auction, execution.id, need):
+            reason = "busy: the capacity was given to somebody else"
+        if reason:
+            declined = Declined(assignment.job, assignment.slot, assignment.fence, clipped(reason))
+            return [Send(sender, declined)]
+        rows: list[Row] = [execution.row()]
+        rows += self.fences.raise_to(assignment.job, assignment.slot, assignment.fence)
+        superseded, older = self._supersede(execution)
+        self.executions[execution.id] = execution
+        execution.next_at = now.mono + self.config.renew_s
+        execution.heard_at = now.mono
+        timeout = execution.spec.task.timeouts.execution_s
+        start = StartTask(
+            execution.id,
+            assignment.job,
+            execution.spec,
+            execution.environment(self.keyring.peer),
+            float(timeout) if timeout else None,
+            tuple(dict.fromkeys((assignment.fence.coordinator, spec.author, *award.holders))),
+        )
+        return [Save((*rows, *superseded)), Send(sender, accepted), *older, start]
+
+    def _objection(self, assignment: Assignment, spec: Sealed) -> str:
+        """Why it is declined before capacity is looked at; empty where there is nothing."""
+        newer = any(
+            (e.job, e.slot) == (assignment.job, assignment.slot) and e.fence > assignment.fence
+            for e in self.executions.values()
+        )
+        if newer or self.fences.stale(assignment.job, assignment.slot, assignment.fence):
+            return "superseded: a later award of this slot is known here"
+        policy = self.bidder.policy
+        roles = spec.certificate.roles if spec.certificate is not None else ()
+        if policy.roles and not any(role in roles for role in policy.roles):
+            return f"policy: the author holds none of {', '.join(policy.roles)} ([accept] roles)"
+        if policy.authors and spec.author not in policy.authors:
+            return "policy: this device takes jobs of listed authors only ([accept] authors)"
+        return ""
+
+    def _supersede(self, by: Execution) -> tuple[list[Row], list[Effect]]:
+        """Stop older executions of the slot that is awarded anew."""
+        rows: list[Row] = []
+        effects: list[Effect] = []
+        for execution in self._open():
+            same = (execution.job, execution.slot) == (by.job, by.slot)
+            if same and execution.fence < by.fence and not execution.stopping:
+                execution.stopping = "superseded by a later award"
+                rows.append(execution.row())
+                effects.append(StopTask(execution.id, execution.stopping))
+        return rows, effects
+
+    def on_withdraw(self, withdraw: Withdraw) -> list[Effect]:
+        """Stop what is below the fence; and take nothing below it any more."""
+        rows = self.fences.raise_to(withdraw.job, withdraw.slot, withdraw.fence)
+        effects: list[Effect] = []
+        for execution in self._open():
+            same = (execution.job, execution.slot) == (withdraw.job, withdraw.slot)
+            if same and execution.fence < withdraw.fence and not execution.stopping:
+                execution.stopping = withdraw.reason or "withdrawn"
+                rows.append(execution.row())
+                effects.append(StopTask(execution.id, execution.stopping))
+        return [Save(tuple(rows)), *effects] if rows else effects
+
+    # ---- the task's life ---------------------------------------------------------------------
+
+    def on_started(self, key: ExecutionId, now: Now) -> list[Effect]:
+        execution = self.executions.get(key)
+        if execution is None or execution.state is not State.STARTING:
+            return []
+        execution.move(State.RUNNING)
+        execution.started_ms = now.wall_ms
+        # The start itself was journaled with the award: this save may be lost without harm, so
+        # there is none.
+        return [self._tell(execution, "execution.running", f"{self._label(execution)} runs here")]
+
+    def on_ended(self, event: TaskEnded, now: Now) -> list[Effect]:
+        execution = self.executions.get(event.execution)
+        if execution is None or execution.ended:
+            return []
+        if execution.stopping:
+            return self._end_stopped(execution)
+        verdict = verdict_of(event.exit_code)
+        states = {Verdict.SUCCESS: State.COMPLETED, Verdict.FAILURE: State.FAILED}
+        return self._end(execution, states.get(verdict, State.FAILED), event, now)
+
+    def _end(self, execution: Execution, state: State, event: TaskEnded, now: Now) -> list[Effect]:
+        """Journal the result, then offer it to whoever answers for the job."""
+        execution.move(state)
+        self.bidder.free_up(execution.id)
+        result = Result(
+            job=execution.job,
+            revision=execution.revision,
+            slot=execution.slot,
+            fence=execution.fence,
+            executor=self.keyring.peer,
+            verdict=verdict_of(event.exit_code),
+            exit_code=-1 if event.exit_code is None else event.exit_code,
+            reason=event.reason[:500],
+            started_ms=execution.started_ms,
+            ended_ms=now.wall_ms,
+            duration_ms=event.duration_ms,
+            stdout_tail=event.stdout_tail[-TAIL_BYTES:],
+            stderr_tail=event.stderr_tail[-TAIL_BYTES:],
+        )
+        execution.result_data = seal(result, self.keyring)
+        code = "" if event.exit_code is None else f" with exit code {event.exit_code}"
+        reason = f": {event.reason}" if event.reason else ""
+        text = f"{self._label(execution)} {state.value} here{code}{reason}"
+        effects: list[Effect] = [
+            Save((execution.row(),)),
+            self._tell(execution, "execution.ended-here", text),
+        ]
+        return effects + self._offer(execution, now)
+
+    def _end_stopped(self, execution: Execution) -> list[Effect]:
+        """It was withdrawn: nobody waits for its result."""
+        superseded = execution.stopping.startswith("superseded")
+        execution.move(State.SUPERSEDED if superseded else State.STOPPED)
+        execution.delivered = True
+        self.bidder.free_up(execution.id)
+        text = f"{self._label(execution)} stopped here: {execution.stopping}"
+        return [Save((execution.row(),)), self._tell(execution, "execution.stopped-here", text)]
+
+    # ---- leases and results ------------------------------------------------------------------
+
+    def _offer(self, execution: Execution, now: Now) -> list[Effect]:
+        target = self._target(execution)
+        wait = min(self.config.resend_first_s * 2**execution.tries, self.config.resend_max_s)
+        execution.tries = min(execution.tries + 1, 16)
+        execution.next_at = now.mono + wait
+        return [Send(target, ResultOffer(execution.result_data))]
+
+    def _target(self, execution: Execution) -> PeerId:
+        """Who is asked: the coordinator while it can be reached, else the holders in turn."""
+        known = (execution.coordinator, *execution.holders)
+        candidates = [peer for peer in dict.fromkeys(known) if self.reachable(peer)]
+        if not candidates:
+            return execution.coordinator
+        # The first two tries go to the coordinator; after that somebody else may know better.
+        return candidates[max(0, execution.tries - 1) % len(candidates)]
+
+    def on_result_ack(self, ack: ResultAck) -> list[Effect]:
+        effects: list[Effect] = []
+        for execution in self.executions.values():
+            mine = (execution.job, execution.slot, execution.fence) == (
+                ack.job,
+                ack.slot,
+                ack.fence,
+            )
+            if not mine or not execution.owes:
+                continue
+            if ack.status in ("accepted", "superseded"):
+                execution.delivered = True
+                execution.next_at = NEVER
+                effects.append(Save((execution.row(),)))
+            elif ack.coordinator is not None and ack.coordinator != execution.coordinator:
+                execution.coordinator, execution.tries = ack.coordinator, 0
+                execution.next_at = 0.0
+        return effects
+
+    def on_renew_ack(self, ack: RenewAck, now: Now) -> list[Effect]:
+        effects: list[Effect] = []
+        for answer in ack.items:
+            for execution in self._open():
+                mine = (execution.job, execution.slot) == (answer.job, answer.slot)
+                if not mine or execution.fence > answer.fence or execution.stopping:
+                    continue
+                if answer.verdict == "over":
+                    execution.stopping = "superseded: the slot was decided without it"
+                    effects.append(Save((execution.row(),)))
+                    effects.append(StopTask(execution.id, execution.stopping))
+                    continue
+                if answer.coordinator is not None:
+                    execution.coordinator = answer.coordinator
+                if answer.verdict == "kept":
+                    execution.heard_at, execution.tries = now.mono, 0
+                    execution.holders = answer.holders or execution.holders
+        return effects
+
+    # ---- time --------------------------------------------------------------------------------
+
+    @property
+    def deadline(self) -> float:
+        times = [self.bidder.deadline]
+        times += [execution.next_at for execution in self.executions.values() if execution.owes]
+        for execution in self._open():
+            times.append(execution.next_at)
+            times.append(self._cut_off_at(execution))
+        return min(times)
+
+    def _cut_off_at(self, execution: Execution) -> float:
+        """When it stops of itself because nobody renews its lease, if its job says so."""
+        stop_after = execution.spec.disconnect.stop_after_s
+        if stop_after is None or execution.stopping:
+            return NEVER
+        return execution.heard_at + max(stop_after, 2 * self.config.renew_s)
+
+    def on_deadline(self, now: Now) -> list[Effect]:
+        self.bidder.expire(now.mono)
+        effects: list[Effect] = []
+        for execution in list(self.executions.values()):
+            if execution.owes and execution.next_at <= now.mono:
+                effects += self._offer(execution, now)
+        for execution in self._open():
+            if self._cut_off_at(execution) <= now.mono:
+                execution.stopping = "cut off from its coordinator for longer than StopAfter"
+                effects.append(Save((execution.row(),)))
+                effects.append(StopTask(execution.id, execution.stopping))
+        return effects + self._renew(now)
+
+    def _renew(self, now: Now) -> list[Effect]:
+        if all(execution.next_at > now.mono for execution in self._open()):
+            return []
+        by_target: dict[PeerId, list[Renewal]] = {}
+        for execution in self._open():
+            if execution.next_at > now.mono + BATCH_S:
+                continue
+            target = self._target(execution)
+            known = target == execution.fence.coordinator
+            renewal = Renewal(
+                execution.job,
+                execution.revision,
+                execution.slot,
+                execution.fence,
+                execution.state.value,
+                b"" if known else execution.assignment_data,
+            )
+            by_target.setdefault(target, []).append(renewal)
+            execution.tries = min(execution.tries + 1, 16)
+            execution.next_at = now.mono + self.config.renew_s
+        return [
+            Send(target, Renew(tuple(items[at : at + RENEWALS_PER_MESSAGE])))
+            for target, items in by_target.items()
+            for at in range(0, len(items), RENEWALS_PER_MESSAGE)
+        ]
+
+    def on_peer_lost(self, peer: PeerId, now: Now) -> list[Effect]:
+        """The coordinator is gone: turn to the next holder at once."""
+        for execution in self.executions.values():
+            if execution.coordinator == peer and (execution.owes or not execution.ended):
+                execution.next_at = min(execution.next_at, now.mono + BATCH_S)
+        return []
+
+    def forget_ended(self, keep: int, before_ms: int) -> list[Effect]:
+        """Remove what ended long ago or is one too many, oldest first; nothing still owed."""
+        ended = [e for e in self.executions.values() if e.ended and not e.owes]
+        ended.sort(key=lambda execution: (execution.started_ms, execution.id))
+        surplus = max(0, len(ended) - keep)
+        old = [e for at, e in enumerate(ended) if at < surplus or e.started_ms < before_ms]
+        rows: list[Row] = []
+        effects: list[Effect] = []
+        for execution in old:
+            del self.executions[execution.id]
+            rows.append(("execution", execution.id, None))
+            effects.append(RemoveTask(execution.id))
+        return [Save(tuple(rows)), *effects] if rows else []
+
+    # ---- reading -----------------------------------------------------------------------------
+
+    def _open(self) -> list[Execution]:
+        return [execution for execution in self.executions.values() if not execution.ended]
+
+    def archives(self) -> list[str]:
+        """Digests of shipped archives that executions still need."""
+        return sorted(
+            {
+                source.source.digest
+                for execution in self._open()
+                for source in execution.spec.task.input_sources
+                if isinstance(source.source, ArchiveSource)
+            }
+        )
+
+    def _label(self, execution: Execution) -> str:
+        place = f" slot {execution.slot}" if execution.spec.count > 1 else ""
+        return f"{execution.spec.name}{place}"
+
+    def _tell(self, execution: Execution, kind: str, text: str) -> Tell:
+        fields: dict[str, object] = {"slot": execution.slot, "execution": execution.id}
+        return Tell(kind, text, execution.job, self.keyring.peer, fields)

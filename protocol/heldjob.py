@@ -1,0 +1,365 @@
+"""One one-off job as any of its holders keeps it, and how two holders' copies become one.
+
+Every merge here is commutative, associative and idempotent, so holders that have seen the same
+records, in whatever order and however often, hold the same (DESIGN 4 and 5).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+import msgspec
+
+from protocol.effects import Bucket
+from protocol.errors import RemoteProtocolError
+from protocol.ids import JobId, PeerId, Revision, execution_id, revision_of
+from protocol.job import JobSpec
+from protocol.messages import JobSync, SlotState
+from protocol.records import (
+    Acceptance,
+    Assignment,
+    Control,
+    Desired,
+    Fence,
+    Keyring,
+    Role,
+    Spec,
+    Verdict,
+)
+from protocol.wire import Sealed, dumps, loads, open_sealed
+
+HOLDERS_MAX: Final = 8  # coordinator and two standbys, and who held it before they did
+SLOTS_MAX: Final = 10_000
+
+Row = tuple[Bucket, str, bytes | None]
+
+
+@dataclass(slots=True)
+class Slot:
+    """One place of the job: its latest assignment and the result that counts."""
+
+    index: int
+    assignment: Assignment | None = None
+    acceptance: Acceptance | None = None
+    assignment_data: bytes = b""
+    acceptance_data: bytes = b""
+
+    def offer_assignment(self, assignment: Assignment, data: bytes) -> bool:
+        """Take it if its fence is higher than what is known; whether it was taken."""
+        if self.assignment is not None and assignment.fence <= self.assignment.fence:
+            return False
+        self.assignment, self.assignment_data = assignment, data
+        return True
+
+    def offer_acceptance(self, acceptance: Acceptance, data: bytes) -> bool:
+        """Take it if it wins the merge: success before anything else, then the lowest fence."""
+        if self.acceptance is not None:
+            mine = (_precedence(self.acceptance), self.acceptance_data)
+            if mine <= (_precedence(acceptance), data):
+                return False
+        self.acceptance, self.acceptance_data = acceptance, data
+        return True
+
+    @property
+    def state(self) -> SlotState:
+        return SlotState(self.index, self.assignment_data, self.acceptance_data)
+
+
+def _precedence(acceptance: Acceptance) -> tuple[bool, Fence, int]:
+    return (acceptance.verdict != Verdict.SUCCESS, acceptance.fence, acceptance.verdict)
+
+
+@dataclass(slots=True)
+class Merged:
+    """What a merge changed: slots by index, and whether anything of the head did."""
+
+    slots: list[int] = field(default_factory=list)
+    head: bool = False
+    superseded: list[Acceptance] = field(
+        default_factory=list
+    )  # results that counted and no longer do
+
+    def __bool__(self) -> bool:
+        return self.head or bool(self.slots)
+
+
+@dataclass(slots=True)
+class HeldJob:
+    """The merged state; a one-off job keeps one revision all its life."""
+
+    id: JobId
+    spec: Spec
+    job: JobSpec
+    author: PeerId
+    spec_data: bytes
+    revision: Revision
+    accepted_ms: int
+    term: int
+    coordinator: PeerId
+    holders: tuple[PeerId, ...]
+    slots: list[Slot]
+    control: Control | None = None
+    control_data: bytes = b""
+    ended_ms: int = 0  # wall, when this holder first saw every slot accepted; zero until then
+
+    @classmethod
+    def create(
+        cls,
+        sealed: Sealed,
+        coordinator: PeerId,
+        term: int,
+        accepted_ms: int,
+        holders: tuple[PeerId, ...],
+    ) -> HeldJob:
+        """Build from a verified spec record. Raises RemoteProtocolError for a spec that is none."""
+        spec = sealed.record
+        if not isinstance(spec, Spec):
+            raise RemoteProtocolError("a spec record is needed")
+        try:
+            job = JobSpec.decode(spec.body)
+        except ValueError as error:
+            raise RemoteProtocolError(f"unreadable job spec: {error}") from None
+        return cls(
+            id=spec.job,
+            spec=spec,
+            job=job,
+            author=sealed.author,
+            spec_data=sealed.data,
+            revision=revision_of(sealed.body),
+            accepted_ms=accepted_ms,
+            term=term,
+            coordinator=coordinator,
+            holders=holders,
+            slots=[Slot(index) for index in range(job.count)],
+        )
+
+    @property
+    def desired(self) -> Desired:
+        return Desired.RUNNING if self.control is None else Desired(self.control.desired)
+
+    @property
+    def done(self) -> bool:
+        """Every slot has a result that counts."""
+        return all(slot.acceptance is not None for slot in self.slots)
+
+    def fingerprint(self) -> bytes:
+        """Equal at two holders exactly when their merged states are; `holders` takes no part."""
+        h = hashlib.blake2b(digest_size=12)
+        control = (
+            b"" if self.control is None else dumps(_control_rank(self.control, self.control_data))
+        )
+        head = [self.revision, self.author, control, self.term, self.coordinator, self.accepted_ms]
+        h.update(dumps(head))
+        for slot in self.slots:
+            h.update(dumps([len(slot.assignment_data), len(slot.acceptance_data)]))
+            h.update(slot.assignment_data)
+            h.update(slot.acceptance_data)
+        return h.digest()
+
+    def merge(self, sync: JobSync, keyring: Keyring) -> Merged:
+        """Take in what another holder has. Raises RemoteProtocolError; nothing is changed then."""
+        slots = [self._checked(state, keyring) for state in sync.slots]
+        spec = self._checked_spec(sync.spec, keyring)
+        control = self.checked_control(sync.control, keyring) if sync.control else None
+        merged = Merged()
+        if spec is not None and spec.author < self.author:
+            self.author, self.spec_data = spec.author, spec.data
+            merged.head = True
+        if control is not None and self.offer_control(control, sync.control):
+            merged.head = True
+        if (sync.term, sync.coordinator) > (self.term, self.coordinator):
+            self.term, self.coordinator = sync.term, sync.coordinator
+            merged.head = True
+        if sync.accepted_ms < self.accepted_ms:
+            self.accepted_ms = sync.accepted_ms
+            merged.head = True
+        merged.head |= self.add_holders(sync.holders)
+        for state, assignment, acceptance in slots:
+            self._merge_slot(state, assignment, acceptance, merged)
+        return merged
+
+    def _merge_slot(
+        self,
+        state: SlotState,
+        assignment: Assignment | None,
+        acceptance: Acceptance | None,
+        merged: Merged,
+    ) -> None:
+        slot = self.slots[state.slot]
+        before = slot.acceptance
+        changed = assignment is not None and slot.offer_assignment(assignment, state.assignment)
+        if acceptance is not None and slot.offer_acceptance(acceptance, state.acceptance):
+            changed = True
+            if before is not None:
+                merged.superseded.append(before)
+        if changed:
+            merged.slots.append(state.slot)
+
+    def _checked(
+        self, state: SlotState, keyring: Keyring
+    ) -> tuple[SlotState, Assignment | None, Acceptance | None]:
+        """Verify what is new in one slot; known bytes are not verified again."""
+        if not 0 <= state.slot < len(self.slots):
+            raise RemoteProtocolError(f"slot {state.slot} of {len(self.slots)}")
+        known = self.slots[state.slot]
+        assignment: Assignment | None = None
+        acceptance: Acceptance | None = None
+        if state.assignment and state.assignment != known.assignment_data:
+            assignment, author = _opened(state.assignment, Assignment, keyring, self.id)
+            if author != assignment.fence.coordinator:
+                raise RemoteProtocolError("an assignment is signed by its coordinator")
+            self._require_place(assignment, state.slot)
+        if state.acceptance and state.acceptance != known.acceptance_data:
+            acceptance, _ = _opened(state.acceptance, Acceptance, keyring, self.id)
+            self._require_place(acceptance, state.slot)
+        return state, assignment, acceptance
+
+    def _checked_spec(self, data: bytes, keyring: Keyring) -> Sealed | None:
+        """The same spec by another author: both accepted one call, the lower id stays."""
+        if not data or data == self.spec_data:
+            return None
+        sealed = open_sealed(data, keyring)
+        if revision_of(sealed.body) != self.revision:
+            raise RemoteProtocolError("one key was used for two different jobs")
+        return sealed
+
+    def checked_control(self, data: bytes, keyring: Keyring) -> Control:
+        """Verify a control record of this job. Raises RemoteProtocolError.
+
+        Who may write one is read from the record's own certificate, so all holders judge alike.
+        """
+        sealed = open_sealed(data, keyring)
+        control = sealed.record
+        if not isinstance(control, Control) or control.job != self.id:
+            raise RemoteProtocolError("not a control record of this job")
+        operates = sealed.author_holds(Role.OPERATE, self.spec.namespace)
+        if sealed.author != self.author and not operates:
+            raise RemoteProtocolError(f"{sealed.author} may not control this job")
+        return control
+
+    def _require_place(self, record: Assignment | Acceptance, slot: int) -> None:
+        if record.slot != slot or record.revision != self.revision:
+            raise RemoteProtocolError("a record of another slot or revision")
+
+    def offer_control(self, control: Control, data: bytes) -> bool:
+        """Take it if it wins: number, then deleted > stopped > running, then hash."""
+        if self.control is not None and _control_rank(control, data) <= _control_rank(
+            self.control, self.control_data
+        ):
+            return False
+        self.control, self.control_data = control, data
+        return True
+
+    def add_holders(self, peers: tuple[PeerId, ...]) -> bool:
+        """Holders only ever grow, up to a bound, so that each copy ever made is kept up to date."""
+        added = [peer for peer in peers if peer not in self.holders]
+        room = HOLDERS_MAX - len(self.holders)
+        self.holders += tuple(added[:room])
+        return bool(added[:room])
+
+    def sync(self, seq: int, slots: list[int], with_spec: bool) -> JobSync:
+        """The message that brings another holder these slots and the head."""
+        return JobSync(
+            seq,
+            self.id,
+            self.spec_data if with_spec else b"",
+            self.control_data,
+            self.term,
+            self.coordinator,
+            self.accepted_ms,
+            tuple(self.slots[index].state for index in slots),
+            self.holders,
+            self.fingerprint(),
+        )
+
+    def head_rows(self) -> list[Row]:
+        """What is saved of the job beside its slots."""
+        head = [self.term, self.coordinator, self.accepted_ms, list(self.holders), self.ended_ms]
+        rows: list[Row] = [
+            ("spec", self.id, self.spec_data),
+            ("job", self.id, dumps(head)),
+        ]
+        if self.control_data:
+            rows.append(("control", self.id, self.control_data))
+        return rows
+
+    def slot_rows(self, slots: list[int]) -> list[Row]:
+        return [("slot", f"{self.id}/{index}", _slot_value(self.slots[index])) for index in slots]
+
+    def forget_rows(self) -> list[Row]:
+        """Delete everything of it."""
+        rows: list[Row] = [("slot", f"{self.id}/{slot.index}", None) for slot in self.slots]
+        return [*rows, ("spec", self.id, None), ("job", self.id, None), ("control", self.id, None)]
+
+    @classmethod
+    def restore(
+        cls, spec_data: bytes, head: bytes, control: bytes, slots: list[SlotState], keyring: Keyring
+    ) -> HeldJob:
+        """Rebuild from saved rows. Raises RemoteProtocolError for what we never wrote."""
+        term, coordinator, accepted_ms, holders, ended_ms = msgspec.convert(
+            loads(head), tuple[int, str, int, list[str], int]
+        )
+        sealed = open_sealed(spec_data, keyring)
+        held = cls.create(
+            sealed,
+            PeerId(coordinator),
+            term,
+            accepted_ms,
+            tuple(PeerId(peer) for peer in holders),
+        )
+        held.ended_ms = ended_ms
+        held.merge(
+            JobSync(
+                0,
+                held.id,
+                b"",
+                control,
+                term,
+                held.coordinator,
+                accepted_ms,
+                tuple(slots),
+                held.holders,
+                b"",
+            ),
+            keyring,
+        )
+        return held
+
+    def execution_of(self, slot: Slot) -> str:
+        """The id of the slot's latest execution, empty where there was none yet."""
+        if slot.assignment is None:
+            return ""
+        return self.execution_at(slot, slot.assignment.fence)
+
+    def execution_at(self, slot: Slot, fence: Fence) -> str:
+        """The id of one of the slot's executions."""
+        return execution_id(self.revision, slot.index, fence.term, fence.coordinator, fence.attempt)
+
+
+def saved_slot(value: bytes, index: int) -> SlotState:
+    assignment, acceptance = msgspec.convert(loads(value), tuple[bytes, bytes])
+    return SlotState(index, assignment, acceptance)
+
+
+def _slot_value(slot: Slot) -> bytes:
+    return dumps([slot.assignment_data, slot.acceptance_data])
+
+
+def _control_rank(control: Control, data: bytes) -> tuple[int, int, bytes]:
+    return (control.number, control.desired, hashlib.sha256(data).digest())
+
+
+R = TypeVar("R", Assignment, Acceptance)
+
+
+def _opened(data: bytes, kind: type[R], keyring: Keyring, job: JobId) -> tuple[R, PeerId]:
+    """The verified record in `data` and its author. Raises RemoteProtocolError."""
+    sealed = open_sealed(data, keyring)
+    record = sealed.record
+    if not isinstance(record, kind):
+        raise RemoteProtocolError(f"a record of another kind than {kind.__name__}")
+    if record.job != job:
+        raise RemoteProtocolError("a record of another job")
+    return record, sealed.author

@@ -1,0 +1,216 @@
+"""The job spec: a job file's meaning, checked, with one canonical form.
+
+`JobSpec.from_plain` reads what people write (Bacalhau's job files, keys in any letter case),
+`JobSpec.to_plain` writes the canonical tree that is hashed and signed: PascalCase keys, no floats,
+cpu as millicores ("500m"), sizes in bytes, durations in whole seconds. What is empty is left out;
+every other default is written down, so that a later version's defaults do not change a job that
+was signed before. A field added later must be left out at its default for the same reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, cast
+
+import msgspec
+
+from protocol.constraints import Constraint, read_constraints
+from protocol.engine import ENGINES, EngineSpec, ProcessParams
+from protocol.errors import JobSpecError, RemoteProtocolError
+from protocol.inputs import ArchiveSource, InlineSource, InputSource
+from protocol.jobtype import JobType
+from protocol.resources import Resources
+from protocol.retry import Disconnect, RetryOn, RetrySpec
+from protocol.task import (
+    META_MAX,
+    META_VALUE_BYTES_MAX,
+    NetworkSpec,
+    PublisherSpec,
+    ResultPath,
+    TaskSpec,
+    TimeoutsSpec,
+)
+from protocol.tree import NAME, NAME_ALLOWED, Fields, Node, Plain
+from protocol.wire import dumps, load_plain, scan
+
+__all__ = [
+    "ArchiveSource",
+    "Constraint",
+    "Disconnect",
+    "EngineSpec",
+    "InlineSource",
+    "InputSource",
+    "JobSpec",
+    "JobType",
+    "NetworkSpec",
+    "Plain",
+    "ProcessParams",
+    "PublisherSpec",
+    "Resources",
+    "ResultPath",
+    "RetryOn",
+    "RetrySpec",
+    "TaskSpec",
+    "TimeoutsSpec",
+]
+
+SPEC_BYTES_MAX: Final = 64 * 1024
+NAMESPACE_DEFAULT: Final = "default"
+PRIORITY_MAX: Final = 100  # Nomad's range; Bacalhau has none, and zero as its default
+COUNT_MAX: Final = 10_000  # the largest fleet the simulator is asked to hold
+LABEL_VALUE_BYTES_MAX: Final = 256
+
+FIELDS: Final = (
+    "Name",
+    "Namespace",
+    "Type",
+    "Priority",
+    "Count",
+    "Constraints",
+    "Meta",
+    "Labels",
+    "Retry",
+    "Spread",
+    "Disconnect",
+    "Tasks",
+)
+_LATER: Final = "is reserved for a later version; leave it out"
+_OURS: Final = "is set by the agent; leave it out"
+HINTS: Final = {
+    **dict.fromkeys(("Trigger", "NotAfter", "HealthyAfter"), _LATER),
+    # what `bacalhau job describe` adds to a file
+    **dict.fromkeys(("ID", "State", "Version", "Revision", "CreateTime", "ModifyTime"), _OURS),
+}
+
+
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person wants to run, and where."""
+
+    name: str
+    namespace: str = NAMESPACE_DEFAULT
+    type: JobType
+    priority: int = 0  # the higher, the sooner
+    count: int = 1  # slots; one where the type has none (ops, daemon)
+    constraints: tuple[Constraint, ...] = ()
+    meta: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    retry: RetrySpec = RetrySpec()
+    spread: bool = False  # slots on different peers: a service's default, nobody else's
+    disconnect: Disconnect = Disconnect()
+    tasks: tuple[TaskSpec, ...]  # exactly one for now
+
+    @classmethod
+    def from_plain(cls, tree: Plain, engines: Sequence[str] = ENGINES) -> JobSpec:
+        """Read a job; `engines` are those known here. Raises JobSpecError."""
+        fields = Node(tree).fields(*FIELDS, later=HINTS)
+        kind = _read_type(fields)
+        task = _read_task(fields.need("Tasks"), engines, kind)
+        spec = cls(
+            name=_read_name(fields, kind, task),
+            namespace=fields.read(
+                "Namespace", lambda at: at.matching(NAME, NAME_ALLOWED), NAMESPACE_DEFAULT
+            ),
+            type=kind,
+            priority=fields.read("Priority", lambda at: at.integer(0, PRIORITY_MAX), 0),
+            count=fields.read("Count", lambda at: _read_count(at, kind), 1),
+            constraints=fields.read("Constraints", read_constraints, ()),
+            meta=fields.read("Meta", lambda at: at.words(META_MAX, META_VALUE_BYTES_MAX), {}),
+            labels=fields.read("Labels", lambda at: at.words(META_MAX, LABEL_VALUE_BYTES_MAX), {}),
+            retry=RetrySpec.read(fields.get("Retry"), kind),
+            spread=_read_spread(fields.get("Spread"), kind),
+            disconnect=fields.read(
+                "Disconnect", lambda at: Disconnect.read(at, kind), Disconnect()
+            ),
+            tasks=(task,),
+        )
+        spec.check_size()
+        return spec
+
+    def to_plain(self) -> dict[str, Plain]:
+        """The canonical tree: from_plain gives this very spec back."""
+        tree: dict[str, Plain] = {
+            "Name": self.name,
+            "Namespace": self.namespace,
+            "Type": self.type.value,
+            "Priority": self.priority,
+            "Tasks": [task.to_plain() for task in self.tasks],
+        }
+        if self.type.counted:
+            tree["Count"] = self.count
+        if self.type is JobType.SERVICE:
+            tree["Spread"] = self.spread
+        parts: dict[str, Plain] = {
+            "Constraints": [constraint.to_plain() for constraint in self.constraints],
+            "Meta": {**self.meta},
+            "Labels": {**self.labels},
+            "Retry": self.retry.to_plain(self.type),
+            "Disconnect": self.disconnect.to_plain(),
+        }
+        return tree | {key: part for key, part in parts.items() if part}
+
+    def check_size(self) -> None:
+        """Each field has its bound; this one is on all of them together. Raises JobSpecError."""
+        body = self.encode()
+        if len(body) > SPEC_BYTES_MAX:
+            message = (
+                f"{len(body)} bytes as a record; allowed: {SPEC_BYTES_MAX}; ship files instead"
+            )
+            raise JobSpecError("", message)
+        try:
+            scan(body, SPEC_BYTES_MAX)
+        except RemoteProtocolError as error:  # peers would refuse it
+            raise JobSpecError("", str(error)) from None
+
+    @property
+    def task(self) -> TaskSpec:
+        return self.tasks[0]
+
+    def encode(self) -> bytes:
+        """Canonical CBOR: the `body` of a spec record."""
+        return dumps(self.to_plain())
+
+    @classmethod
+    def decode(cls, body: bytes, engines: Sequence[str] = ENGINES) -> JobSpec:
+        """Read a spec record's `body`. Raises RemoteProtocolError or JobSpecError."""
+        tree = load_plain(body, SPEC_BYTES_MAX)
+        return cls.from_plain(cast("Plain", tree), engines)  # bytes are refused where they stand
+
+
+def _read_type(fields: Fields) -> JobType:
+    at = fields.get("Type")
+    if at is None:
+        raise JobSpecError("Type", f"missing; allowed: {', '.join(JobType)}")
+    return JobType(at.choice(tuple(JobType), "a job type"))
+
+
+def _read_name(fields: Fields, kind: JobType, task: TaskSpec) -> str:
+    """A standing job is known by its name; for a one-off job it is a label, its task's if none."""
+    if kind.standing:
+        return fields.need("Name").matching(NAME, NAME_ALLOWED)
+    return fields.read("Name", lambda at: at.matching(NAME, NAME_ALLOWED), task.name)
+
+
+def _read_count(node: Node, kind: JobType) -> int:
+    """Bacalhau: zero stops a batch or service job, and says nothing for the other two."""
+    if not kind.counted:
+        if node.value not in (0, 1) or isinstance(node.value, bool):
+            node.fail(f"{kind.noun} runs on every peer that matches; leave Count out")
+        return 1
+    if node.value == 0 and not isinstance(node.value, bool):
+        node.fail(f"0 slots; allowed: 1 to {COUNT_MAX}; to end a job: shoal job stop NAME")
+    return node.integer(1, COUNT_MAX)
+
+
+def _read_spread(node: Node | None, kind: JobType) -> bool:
+    if node is None:
+        return kind is JobType.SERVICE
+    if kind is not JobType.SERVICE:
+        node.fail("only a service has Spread; leave it out")
+    return node.flag()
+
+
+def _read_task(node: Node, engines: Sequence[str], kind: JobType) -> TaskSpec:
+    items = node.items(16)
+    if len(items) != 1:
+        node.fail(f"{len(items)} tasks; allowed: exactly one (several come in a later version)")
+    return TaskSpec.read(items[0], engines, standing=kind.standing)

@@ -1,0 +1,129 @@
+"""A job in its coordinator's hands: per slot what is being done about it, and until when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from protocol.auction import Auction
+from protocol.clock import NEVER
+from protocol.effects import Effect
+from protocol.heldjob import HeldJob, Slot
+from protocol.ids import PeerId
+from protocol.inputs import ArchiveSource
+from protocol.messages import Requirements
+from protocol.records import Fence
+
+
+class Phase(StrEnum):
+    WAITING = "waiting"  # to be placed once `due` has come
+    BIDDING = "bidding"
+    OFFERED = "offered"  # awarded; accept, decline or silence until `due`
+    RUNNING = "running"  # leased until `due`
+    DONE = "done"
+
+
+@dataclass(slots=True)
+class Plan:
+    """What its coordinator does about one slot. Of this life only; the records say the rest."""
+
+    phase: Phase
+    due: float  # monotonic seconds
+    since: float  # monotonic; when it began to wait for a peer
+    failures: int = 0
+    failed_on: dict[PeerId, int] = field(default_factory=dict)
+    repeated: bool = False  # the award was sent a second time
+    dry_rounds: int = 0  # auctions in a row that found nobody
+    reason: str = ""
+
+    def wait(self, now: float, pause: float = 0.0) -> None:
+        if self.phase not in (Phase.WAITING, Phase.BIDDING):
+            self.since = now
+        self.phase, self.due = Phase.WAITING, now + pause
+
+    def lease(self, until: float) -> None:
+        self.phase, self.due, self.dry_rounds = Phase.RUNNING, until, 0
+
+
+@dataclass(slots=True)
+class Confirmation:
+    """Effects that wait until a standby has `version` on disk, or until `due`."""
+
+    version: int
+    due: float
+    effects: list[Effect]
+    request: int | None = None  # a submission that is answered then
+
+
+@dataclass(slots=True)
+class Led:
+    """One job and its plans, index by index with the slots."""
+
+    held: HeldJob
+    plans: list[Plan]
+    total_due: float = NEVER
+    queue_due: float = NEVER
+    auction: Auction | None = None
+    confirmations: list[Confirmation] = field(default_factory=list)
+
+    @property
+    def needs(self) -> Requirements:
+        return requirements_of(self.held)
+
+    def pairs(self) -> list[tuple[Slot, Plan]]:
+        return list(zip(self.held.slots, self.plans, strict=True))
+
+    def waiting(self, now: float) -> list[int]:
+        return [
+            index
+            for index, plan in enumerate(self.plans)
+            if plan.phase is Phase.WAITING and plan.due <= now
+        ]
+
+    def current(self, slot: int, fence: Fence) -> bool:
+        """Whether `fence` is the latest award of the slot."""
+        assignment = self.held.slots[slot].assignment
+        return assignment is not None and assignment.fence == fence
+
+    @property
+    def queueing(self) -> list[int]:
+        """Slots that wait and never had a peer: the job's QueueTimeout is about them."""
+        return [
+            slot.index
+            for slot, plan in self.pairs()
+            if plan.phase is Phase.WAITING and slot.assignment is None
+        ]
+
+    @property
+    def deadline(self) -> float:
+        times = [confirmation.due for confirmation in self.confirmations]
+        if self.auction is not None and not self.auction.awarding:
+            times.append(self.auction.closes_at)
+        for plan in self.plans:
+            timed = plan.phase in (Phase.OFFERED, Phase.RUNNING)
+            # Slots that wait are taken up when the round under way is over.
+            if timed or (plan.phase is Phase.WAITING and self.auction is None):
+                times.append(plan.due)
+        if not self.held.done:
+            times.append(self.total_due)
+        if any(self.plans[index].dry_rounds for index in self.queueing):
+            times.append(self.queue_due)
+        return min(times, default=NEVER)
+
+
+def requirements_of(held: HeldJob) -> Requirements:
+    """What a bidder must know to answer; the spec itself goes to the winner alone."""
+    task, need = held.job.task, held.job.task.resources
+    return Requirements(
+        engine=task.engine.type,
+        cpu_m=need.cpu_m,
+        memory_bytes=need.memory_bytes,
+        disk_bytes=need.disk_bytes,
+        gpus=need.gpu,
+        constraints=tuple((c.key, c.operator.value, c.values) for c in held.job.constraints),
+        inputs=tuple(
+            source.source.digest
+            for source in task.input_sources
+            if isinstance(source.source, ArchiveSource)
+        ),
+    )

@@ -1,0 +1,94 @@
+"""Links: which peers a connection is kept to.
+
+Up to LINKS_MAX others: to all of them. In a larger shoal: to those we monitor and those that
+monitor us, and to some at random. As many of theirs come in as go out, which makes about LINKS_MAX.
+A few links go to peers thought dead: two halves of a shoal that lost each other meet again there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+from random import Random
+from typing import Final
+
+from protocol.effects import Dial
+from protocol.ids import PeerId
+from protocol.roster import Peer, Roster, State
+
+LINKS_MAX: Final = 32  # DESIGN 5: open connections
+SPARSE_MAX: Final = (
+    21  # ten neighbours are shared with their other end, eleven are not: 10 + 2 x 11
+)
+ABSENT_MAX: Final = 4  # of these, for peers that are dead or were not heard of yet
+REVIEW_S: Final = 1.0  # changes of a large shoal are gathered this long
+_ABSENT = (State.UNHEARD, State.DEAD, State.RESTARTING)
+
+
+class Links:
+    """The addresses dialled; an effect Dial without addresses means: keep it no longer."""
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._kept: dict[PeerId, tuple[str, ...]] = {}
+        self.deadline = inf
+
+    def __contains__(self, peer: PeerId) -> bool:
+        return peer in self._kept
+
+    def learn(self, peer: Peer, roster: Roster, now: float) -> list[Dial]:
+        """`peer` or its addresses are new: dial at once where there is room."""
+        addresses = peer.addresses
+        if peer.state is State.LEFT or self._kept.get(peer.id) == addresses or not addresses:
+            return []
+        if peer.id in self._kept or len(self._kept) < _limit(roster):
+            self._kept[peer.id] = addresses
+            return [Dial(peer.id, addresses)]
+        self.stir(roster, now)
+        return []
+
+    def drop(self, peer: PeerId) -> list[Dial]:
+        """It left or is forgotten."""
+        return [] if self._kept.pop(peer, None) is None else [Dial(peer, ())]
+
+    def stir(self, roster: Roster, now: float) -> None:
+        """Somebody came or went: choose again soon, if there is a choice."""
+        if len(roster) > LINKS_MAX or len(self._kept) > LINKS_MAX:
+            self.deadline = min(self.deadline, now + REVIEW_S)
+
+    def review(self, roster: Roster, neighbours: Sequence[PeerId], now: float) -> list[Dial]:
+        """Choose again, when its time has come: neighbours first, then whom we have, then at random."""
+        if now < self.deadline:
+            return []
+        self.deadline = inf
+        limit = _limit(roster)
+        live = [peer for peer in roster.alive() if roster.peers[peer].addresses]
+        absent = [p.id for p in roster.sorted() if p.state in _ABSENT and p.addresses]
+        chosen: dict[PeerId, None] = {}
+        self._fill(chosen, [peer for peer in neighbours if roster.peers[peer].addresses], limit)
+        self._fill(chosen, live, limit - min(len(absent), ABSENT_MAX))
+        self._fill(chosen, absent, limit)
+        self._fill(chosen, live, limit)
+        kept = {peer: roster.peers[peer].addresses for peer in chosen}
+        effects = [Dial(peer, ()) for peer in self._kept if peer not in kept]
+        effects += [Dial(p, there) for p, there in kept.items() if self._kept.get(p) != there]
+        self._kept = kept
+        return effects
+
+    def _fill(self, chosen: dict[PeerId, None], peers: Sequence[PeerId], limit: int) -> None:
+        """Add of `peers` up to `limit` in all, those that are kept already before others."""
+        fresh: list[PeerId] = []
+        for peer in peers:
+            if peer in chosen:
+                continue
+            if peer not in self._kept:
+                fresh.append(peer)
+            elif len(chosen) < limit:
+                chosen[peer] = None
+        room = max(0, limit - len(chosen))
+        for peer in self._rng.sample(fresh, min(room, len(fresh))):
+            chosen[peer] = None
+
+
+def _limit(roster: Roster) -> int:
+    return LINKS_MAX if len(roster) <= LINKS_MAX else SPARSE_MAX

@@ -1,0 +1,494 @@
+"""The node: one peer's whole protocol state; events in, effects out (DESIGN 2).
+
+It composes membership, catalogue, coordination and executor, carries messages between them, and
+is the only thing a driver or the simulator talks to.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from random import Random
+from typing import assert_never
+
+import msgspec
+
+from protocol.bidding import Bidder
+from protocol.catalogue import Catalogue
+from protocol.clock import Now
+from protocol.config import NodeConfig
+from protocol.coordination import Coordination
+from protocol.effects import Bucket, Effect, Send, Tell
+from protocol.errors import RemoteProtocolError
+from protocol.events import (
+    Booted,
+    ControlRequested,
+    DeadlinePassed,
+    Event,
+    FactsSampled,
+    FrameReceived,
+    GossipReceived,
+    LoopLagged,
+    PeerConnected,
+    PeerDisconnected,
+    QueryRequested,
+    SelfDescribed,
+    ShutdownRequested,
+    SubmitRequested,
+    TaskEnded,
+    TaskStarted,
+)
+from protocol.executor import Executor
+from protocol.heldjob import HeldJob
+from protocol.ids import JobId, PeerId
+from protocol.inquiry import Inquiries, View
+from protocol.membership import Membership
+from protocol.messages import (
+    Accepted,
+    Accused,
+    Ack,
+    Announce,
+    Award,
+    Bid,
+    ControlAnswer,
+    ControlRequest,
+    Declined,
+    JobDigests,
+    JobQuery,
+    JobReport,
+    JobSync,
+    JobSyncAck,
+    JobWant,
+    Message,
+    Ping,
+    PingReport,
+    PingRequest,
+    Refusal,
+    Release,
+    Renew,
+    RenewAck,
+    ResultAck,
+    ResultOffer,
+    Rumours,
+    SyncBuckets,
+    SyncItems,
+    SyncRecords,
+    SyncRoot,
+    SyncWant,
+    Withdraw,
+)
+from protocol.placement import Fleet, Placement
+from protocol.records import Advert, Certificate, Keyring, Role
+from protocol.requests import Requests
+from protocol.resources import Resources
+from protocol.roster import GONE, PRESENT, Change, State
+from protocol.story import Stories
+from protocol.views import job_view, own_view, peer_view
+from protocol.wire import decode_message, loads, open_sealed
+
+SWEEP_S = 600.0  # how often old jobs and executions are looked for
+
+
+class Node:
+    """One peer. Not thread-safe; its driver owns it. Built from what the disk held at the start.
+
+    `handle` never raises for anything that came from outside: what a peer did wrong is counted in
+    `malformed`, and the message is dropped.
+    """
+
+    def __init__(
+        self,
+        keyring: Keyring,
+        config: NodeConfig,
+        rng: Random,
+        disk: Mapping[Bucket, Mapping[str, bytes]],
+    ) -> None:
+        self.keyring = keyring
+        self.config = config
+        self.rng = rng
+        self.advert: Advert | None = None
+        self.malformed: Counter[PeerId] = Counter()
+        certificate = open_sealed(keyring.certificate, keyring).record
+        assert isinstance(certificate, Certificate), certificate
+        self.certificate = certificate
+        coordination = config.coordination
+        self.membership = Membership(
+            config.membership,
+            keyring,
+            rng,
+            incarnation=_saved_incarnation(disk),
+            known=disk.get("peer", {}),
+            name=config.name or certificate.name,
+            version=config.version,
+            engines=config.engines,
+        )
+        fleet = Fleet(self._adverts, self._connected, self._alive, self.name_of)
+        stories = Stories(coordination.stories_max)
+        self.catalogue = Catalogue(keyring, coordination, self._reachable)
+        placement = Placement(
+            keyring,
+            config.auction,
+            coordination,
+            self.catalogue,
+            fleet,
+            stories,
+            rng,
+            self._give_up,
+        )
+        self.coordination = Coordination(
+            keyring, coordination, self.catalogue, placement, fleet, stories
+        )
+        bidder = Bidder(config.auction, config.policy, config.engines)
+        self.executor = Executor(keyring, coordination, bidder, self._reachable)
+        self.inquiries = Inquiries(
+            keyring.peer, self._views, self._connected_peers, self.membership.alive
+        )
+        self.requests = Requests(
+            keyring,
+            certificate,
+            coordination,
+            self.catalogue,
+            self.coordination,
+            self.inquiries,
+            self.name_of,
+        )
+        self.stories = stories
+        self._sweep_at = 0.0
+        self.unreadable = self.catalogue.restore(disk) + self.executor.restore(disk)
+
+    # ---- the one entry -----------------------------------------------------------------------
+
+    def handle(self, event: Event, now: Now) -> list[Effect]:
+        """Take in one event; returns the effects in the order to carry them out in."""
+        effects = self._on(event, now)
+        effects = self._loop_back(effects, now)
+        news = self._news(now)
+        while news:
+            effects += self._loop_back(news, now)
+            news = self._news(now)
+        return effects
+
+    @property
+    def deadline(self) -> float:
+        """Monotonic seconds at which a DeadlinePassed is due; infinity where nothing pends."""
+        return min(
+            self.membership.deadline,
+            self.catalogue.deadline,
+            self.coordination.deadline,
+            self.executor.deadline,
+            self.inquiries.deadline,
+            self._sweep_at,
+        )
+
+    @property
+    def jobs(self) -> dict[JobId, HeldJob]:
+        return self.catalogue.jobs
+
+    # ---- events ------------------------------------------------------------------------------
+
+    def _on(self, event: Event, now: Now) -> list[Effect]:
+        match event:
+            case FrameReceived():
+                return self._on_frame(event, now)
+            case GossipReceived():
+                return self._on_gossip(event, now)
+            case DeadlinePassed():
+                return self._on_deadline(now)
+            case TaskStarted():
+                return self.executor.on_started(event.execution, now)
+            case TaskEnded():
+                return self.executor.on_ended(event, now)
+            case FactsSampled():
+                self.executor.bidder.facts = event.facts
+                return []
+            case SubmitRequested():
+                return self.requests.submit(event, now)
+            case ControlRequested():
+                return self.requests.control(event, now)
+            case QueryRequested():
+                return self.requests.query(event, now)
+            case Booted() | SelfDescribed() | ShutdownRequested():
+                return self._on_self(event, now)
+            case PeerConnected() | PeerDisconnected() | LoopLagged():
+                return self._on_link(event, now)
+            case _:
+                assert_never(event)
+
+    def _on_self(self, event: Booted | SelfDescribed | ShutdownRequested, now: Now) -> list[Effect]:
+        match event:
+            case Booted():
+                self._sweep_at = now.mono + SWEEP_S
+                return [
+                    *self.membership.boot(now),
+                    *self.executor.boot(event, now),
+                    *self.coordination.boot(now),
+                ]
+            case SelfDescribed():
+                return self._on_described(event, now)
+            case ShutdownRequested():
+                return self.membership.depart(now, event.back_in_s)
+            case _:
+                assert_never(event)
+
+    def _on_link(
+        self, event: PeerConnected | PeerDisconnected | LoopLagged, now: Now
+    ) -> list[Effect]:
+        match event:
+            case PeerConnected():
+                return [
+                    *self.membership.connected(event.peer, event.certificate, now),
+                    *self.catalogue.on_peer_back(event.peer, now),
+                ]
+            case PeerDisconnected():
+                return self.membership.disconnected(event.peer, event.refused, now)
+            case LoopLagged():
+                self.membership.lagged(event.lag_s, now)
+                return []
+            case _:
+                assert_never(event)
+
+    def _on_described(self, event: SelfDescribed, now: Now) -> list[Effect]:
+        bidder = self.executor.bidder
+        bidder.capacity = Resources(event.cpu_m, event.memory_bytes, event.disk_bytes, event.gpus)
+        bidder.labels = event.labels
+        self.advert = Advert(
+            peer=self.keyring.peer,
+            incarnation=0,
+            addresses=event.addresses,
+            labels=event.labels,
+            engines=self.config.engines if Role.COMPUTE in self.certificate.roles else (),
+            cpu_m=event.cpu_m,
+            memory_bytes=event.memory_bytes,
+            disk_bytes=event.disk_bytes,
+            gpus=event.gpus,
+            version=self.config.version,
+            name=self.config.name or self.certificate.name,
+        )
+        return self.membership.describe(event, now)
+
+    def _on_deadline(self, now: Now) -> list[Effect]:
+        effects = self.membership.on_deadline(now)
+        effects += self.executor.on_deadline(now)
+        effects += self.coordination.on_deadline(now)
+        effects += self.catalogue.on_deadline(now)
+        effects += self.inquiries.on_deadline(now)
+        if now.mono >= self._sweep_at:
+            self._sweep_at = now.mono + SWEEP_S
+            kept = self.config.coordination
+            before = now.wall_ms - int(kept.retain_s * 1000) if now.wall_trusted else 0
+            effects += self.executor.forget_ended(kept.executions_kept, before)
+            effects += self.coordination.forget_old(now)
+        return effects
+
+    # ---- messages ----------------------------------------------------------------------------
+
+    def _on_frame(self, event: FrameReceived, now: Now) -> list[Effect]:
+        try:
+            message = decode_message(event.frame)
+            return [] if message is None else self._receive(event.peer, message, now)
+        except RemoteProtocolError as error:
+            return self._misbehaved(event.peer, str(error))
+
+    def _on_gossip(self, event: GossipReceived, now: Now) -> list[Effect]:
+        try:
+            message = decode_message(event.frame)
+            if isinstance(message, Rumours):
+                return self.membership.gossip(message, now)
+        except RemoteProtocolError as error:
+            return self._misbehaved(PeerId(""), str(error))
+        return []
+
+    def _misbehaved(self, peer: PeerId, why: str) -> list[Effect]:
+        """Count it; tell the first, tenth, hundredth … time, so that nobody floods the log."""
+        self.malformed[peer] += 1
+        count = self.malformed[peer]
+        if len(self.malformed) > self.config.membership.peers_max:
+            self.malformed.clear()
+        if str(count).strip("0") != "1":
+            return []
+        name = self.name_of(peer) if peer else "gossip"
+        text = f"{name} sent something malformed ({count} so far): {why}"
+        return [Tell("peer.malformed", text, peer=peer or None)]
+
+    def _receive(self, sender: PeerId, message: Message, now: Now) -> list[Effect]:
+        match message:
+            case Ping() | Ack() | PingRequest() | PingReport() | Rumours() | Accused():
+                return self.membership.receive(sender, message, now)
+            case SyncRoot() | SyncBuckets() | SyncItems() | SyncWant() | SyncRecords():
+                # Domain 1 will hold standing jobs; a peer that has them already is not wrong.
+                return self.membership.receive(sender, message, now) if not message.domain else []
+            case Announce() | Award() | Release() | Withdraw() | RenewAck() | ResultAck():
+                return self._to_executor(sender, message, now)
+            case Bid() | Refusal() | Accepted() | Declined() | Renew() | ResultOffer():
+                return self._to_coordinator(sender, message, now)
+            case JobSync() | JobSyncAck() | JobDigests() | JobWant():
+                return self._to_catalogue(sender, message, now)
+            case JobQuery():
+                return self.inquiries.on_query(sender, message)
+            case JobReport():
+                return self.inquiries.on_report(sender, message, now)
+            case ControlRequest():
+                return self.requests.on_control(sender, message, now)
+            case ControlAnswer():
+                return self.inquiries.on_control_answer(message)
+            case _:
+                assert_never(message)
+
+    def _to_executor(
+        self,
+        sender: PeerId,
+        message: Announce | Award | Release | Withdraw | RenewAck | ResultAck,
+        now: Now,
+    ) -> list[Effect]:
+        match message:
+            case Announce():
+                return self.executor.on_announce(sender, message, now)
+            case Award():
+                return self.executor.on_award(sender, message, now)
+            case Release():
+                return self.executor.on_release(sender, message)
+            case Withdraw():
+                return self.executor.on_withdraw(message)
+            case RenewAck():
+                return self.executor.on_renew_ack(message, now)
+            case ResultAck():
+                return self.executor.on_result_ack(message)
+            case _:
+                assert_never(message)
+
+    def _to_coordinator(
+        self,
+        sender: PeerId,
+        message: Bid | Refusal | Accepted | Declined | Renew | ResultOffer,
+        now: Now,
+    ) -> list[Effect]:
+        placement = self.coordination.placement
+        match message:
+            case Bid() | Refusal():
+                return placement.on_answer(sender, message, now)
+            case Accepted():
+                return placement.on_accepted(sender, message, now)
+            case Declined():
+                return placement.on_declined(sender, message, now)
+            case Renew():
+                return self.coordination.on_renew(sender, message, now)
+            case ResultOffer():
+                return self.coordination.on_result(sender, message, now)
+            case _:
+                assert_never(message)
+
+    def _to_catalogue(
+        self, sender: PeerId, message: JobSync | JobSyncAck | JobDigests | JobWant, now: Now
+    ) -> list[Effect]:
+        match message:
+            case JobSync():
+                return self.catalogue.on_sync(sender, message, now)
+            case JobSyncAck():
+                return self.catalogue.on_ack(sender, message, now)
+            case JobDigests():
+                return self.catalogue.on_digests(sender, message, now)
+            case JobWant():
+                return self.catalogue.on_want(sender, message, now)
+            case _:
+                assert_never(message)
+
+    # ---- what follows from what --------------------------------------------------------------
+
+    def _loop_back(self, effects: list[Effect], now: Now) -> list[Effect]:
+        """What we send to ourselves is handled at once, in the place where it would leave."""
+        done: list[Effect] = []
+        for effect in effects:
+            if isinstance(effect, Send) and effect.peer == self.keyring.peer:
+                more = self._receive(self.keyring.peer, effect.message, now)
+                done += self._loop_back(more, now)
+            else:
+                done.append(effect)
+        return done
+
+    def _news(self, now: Now) -> list[Effect]:
+        """Pass on what membership and catalogue learnt while they handled something."""
+        effects: list[Effect] = []
+        changes, self.membership.changes[:] = list(self.membership.changes), []
+        for change in changes:
+            effects += self._on_change(change, now)
+        merged, self.catalogue.merged[:] = list(self.catalogue.merged), []
+        for held, what in merged:
+            effects += self.coordination.on_merged(held, what, now)
+        acked, self.catalogue.acked[:] = list(self.catalogue.acked), []
+        for job in dict.fromkeys(job for job, _ in acked):
+            effects += self.coordination.confirmed(job, now)
+        return effects
+
+    def _on_change(self, change: Change, now: Now) -> list[Effect]:
+        if change.after in PRESENT and change.before not in PRESENT:
+            return self.coordination.on_peer_alive(now)
+        if change.after in GONE and change.after is not State.RESTARTING:
+            return [
+                *self.coordination.on_peer_gone(change.peer, now),
+                *self.executor.on_peer_lost(change.peer, now),
+            ]
+        return []
+
+    def _give_up(self, *args: object) -> list[Effect]:
+        return self.coordination.give_up(*args)  # type: ignore[arg-type]
+
+    # ---- reading -----------------------------------------------------------------------------
+
+    def _adverts(self) -> list[Advert]:
+        """Of everybody alive, this peer included, by peer id."""
+        adverts = [] if self.advert is None else [self.advert]
+        for peer_id in self.membership.alive():
+            peer = self.membership.peer(peer_id)
+            if peer is not None and peer.advert is not None:
+                adverts.append(peer.advert)
+        return sorted(adverts, key=lambda advert: advert.peer)
+
+    def _connected(self, peer_id: PeerId) -> bool:
+        peer = self.membership.peer(peer_id)
+        return peer is not None and peer.connected
+
+    def _connected_peers(self) -> list[PeerId]:
+        return [peer for peer in self.membership.alive() if self._connected(peer)]
+
+    def _alive(self, peer_id: PeerId) -> bool:
+        peer = self.membership.peer(peer_id)
+        present = peer is not None and (peer.state in PRESENT or peer.state is State.RESTARTING)
+        return present or peer_id == self.keyring.peer
+
+    def _reachable(self, peer_id: PeerId) -> bool:
+        peer = self.membership.peer(peer_id)
+        return peer_id == self.keyring.peer or (peer is not None and peer.state in PRESENT)
+
+    def name_of(self, peer_id: PeerId) -> str:
+        if peer_id == self.keyring.peer:
+            return self.config.name or self.certificate.name
+        peer = self.membership.peer(peer_id)
+        return peer.name if peer is not None else peer_id[-8:]
+
+    def _views(self, prefix: str, limit: int, detail: bool) -> list[View]:
+        """Views of the jobs held here whose id starts with `prefix`, newest first."""
+        held = [held for job, held in self.jobs.items() if job.startswith(prefix)]
+        held.sort(key=lambda job: (-job.accepted_ms, job.id))
+        return [self.view(job, detail) for job in held[:limit]]
+
+    def view(self, held: HeldJob, detail: bool = True) -> View:
+        return job_view(
+            held,
+            self.coordination.led.get(held.id),
+            self.stories.get(held.id),
+            self.name_of,
+            self.keyring,
+            detail,
+        )
+
+    def peer_views(self, now: Now) -> list[View]:
+        """This peer first, then the others by id."""
+        me = own_view(
+            self.advert, self.name_of(self.keyring.peer), self.keyring, self.certificate.roles
+        )
+        return [me, *(peer_view(peer, now) for peer in self.membership.peers())]
+
+
+def _saved_incarnation(disk: Mapping[Bucket, Mapping[str, bytes]]) -> int:
+    value = disk.get("meta", {}).get("incarnation")
+    return msgspec.convert(loads(value), int) if value is not None else 0

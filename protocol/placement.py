@@ -1,0 +1,477 @@
+"""Placing slots: rounds of bidding, awards with a fence, leases, the next best when one fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from protocol.auction import Auction
+from protocol.bidding import why_unfit
+from protocol.catalogue import Catalogue
+from protocol.clock import Now
+from protocol.config import AuctionConfig, CoordinationConfig
+from protocol.effects import Effect, Send, Tell
+from protocol.heldjob import Slot
+from protocol.ids import JobId, PeerId
+from protocol.led import Led, Phase, Plan
+from protocol.messages import (
+    Accepted,
+    Announce,
+    Award,
+    Bid,
+    Declined,
+    Refusal,
+    Release,
+    Withdraw,
+)
+from protocol.records import Advert, Assignment, Fence, Keyring, Verdict
+from protocol.resources import Resources
+from protocol.retry import RetryOn
+from protocol.story import Attempt, Stories
+from protocol.wire import seal
+
+AWARDS_PER_MESSAGE = 32
+CANDIDATES_MAX = 1024
+
+
+@dataclass(slots=True)
+class Fleet:
+    """What placement has to know of the others; asked anew each time, so never stale."""
+
+    adverts: Callable[[], list[Advert]]  # of peers that are alive, ours included, by peer id
+    connected: Callable[[PeerId], bool]
+    alive: Callable[[PeerId], bool]
+    name: Callable[[PeerId], str]
+
+
+# A slot that can be placed no more: led job, slot index, verdict, reason, sealed result or b"".
+GiveUp = Callable[[Led, int, Verdict, str, bytes, Now], list[Effect]]
+
+
+@dataclass(slots=True)
+class Placement:
+    """Auctions and awards of all jobs that this peer coordinates."""
+
+    keyring: Keyring
+    auction_config: AuctionConfig
+    config: CoordinationConfig
+    catalogue: Catalogue
+    fleet: Fleet
+    stories: Stories
+    rng: Random
+    give_up: GiveUp
+    led: dict[JobId, Led] = field(default_factory=dict)
+    _auctions: dict[int, Led] = field(default_factory=dict)
+
+    # ---- rounds of bidding -------------------------------------------------------------------
+
+    def open(self, led: Led, now: Now) -> list[Effect]:
+        """Start a round for the slots that wait, unless one is under way."""
+        slots = led.waiting(now.mono)
+        if led.auction is not None or not slots:
+            return []
+        auction = Auction(
+            id=self.rng.getrandbits(48),
+            config=self.auction_config,
+            wanted=len(slots),
+            candidates=[],
+            closes_at=now.mono,
+            started_ms=now.wall_ms,
+        )
+        auction.candidates = self._candidates(led, auction)
+        for slot in slots:
+            led.plans[slot].phase = Phase.BIDDING
+        led.auction = auction
+        self._auctions[auction.id] = led
+        self.stories.of(led.held.id).add_round(auction)
+        return self._ask(led, auction, self.auction_config.ask_first, now)
+
+    def _candidates(self, led: Led, auction: Auction) -> list[PeerId]:
+        """Whom to ask, in order: half of them connected already, half at random among the rest."""
+        near: list[PeerId] = []
+        far: list[PeerId] = []
+        me, needs = self.keyring.peer, led.needs
+        for advert in self.fleet.adverts():
+            offers = Resources(advert.cpu_m, advert.memory_bytes, advert.disk_bytes, advert.gpus)
+            reason = why_unfit(needs, advert.engines, advert.labels, offers)
+            if reason and len(auction.answers) < self.config.asked_max:
+                auction.filtered(advert.peer, reason)
+            elif not reason:
+                close = advert.peer == me or self.fleet.connected(advert.peer)
+                (near if close else far).append(advert.peer)
+        self.rng.shuffle(near)
+        self.rng.shuffle(far)
+        if me in near:  # costs no message
+            near.remove(me)
+            near.insert(0, me)
+        mixed = [peer for pair in zip(near, far, strict=False) for peer in pair]
+        both = min(len(near), len(far))
+        return (mixed + near[both:] + far[both:])[:CANDIDATES_MAX]
+
+    def _ask(self, led: Led, auction: Auction, count: int, now: Now) -> list[Effect]:
+        asked = auction.ask(count, now.mono)
+        announce = Announce(
+            auction.id,
+            led.held.id,
+            led.held.revision,
+            led.held.spec.namespace,
+            led.held.author,
+            auction.wanted,
+            led.needs,
+            int(self.auction_config.window_s * 1000),
+        )
+        if not asked:
+            return self.settle(led, now)
+        text = f"asking {len(asked)} peer{'s' if len(asked) > 1 else ''}"
+        fields: dict[str, object] = {"peers": [self.fleet.name(peer) for peer in asked[:16]]}
+        tell = Tell("job.asking", text, led.held.id, fields=fields)
+        return [tell, *(Send(peer, announce) for peer in asked)]
+
+    def on_answer(self, sender: PeerId, answer: Bid | Refusal, now: Now) -> list[Effect]:
+        """A bid or refusal; one that comes when its round is over is released at once."""
+        led = self._auctions.get(answer.auction)
+        auction = led.auction if led is not None else None
+        if led is None or auction is None or auction.id != answer.auction:
+            return [Send(sender, Release(answer.auction))] if isinstance(answer, Bid) else []
+        if isinstance(answer, Bid):
+            auction.on_bid(sender, answer, now.mono)
+        else:
+            auction.on_refusal(sender, answer)
+        return self.settle(led, now)
+
+    def settle(self, led: Led, now: Now) -> list[Effect]:
+        """Award what can be awarded once the round is decided, or ask more peers."""
+        auction = led.auction
+        if auction is None or not auction.decided(now.mono):
+            return []
+        effects: list[Effect] = []
+        if not auction.awarding:
+            if auction.offered < auction.wanted and auction.candidates:
+                return self._ask(led, auction, 2 * len(auction.answers), now)
+            auction.awarding = True
+            effects.append(self._tell_bids(led, auction))
+        effects += self._award(led, auction, now)
+        return effects + self._close_if_settled(led, auction)
+
+    def _tell_bids(self, led: Led, auction: Auction) -> Tell:
+        bids = auction.bidders()
+        asked = sum(1 for answer in auction.answers.values() if answer.kind != "filtered")
+        fields: dict[str, object] = {"bids": len(bids), "asked": asked}
+        plural = "" if len(bids) == 1 else "s"
+        return Tell("job.bids", f"{len(bids)} bid{plural}", led.held.id, fields=fields)
+
+    def _close_if_settled(self, led: Led, auction: Auction) -> list[Effect]:
+        """The round is over once none of its awards is open; everybody's hold is released."""
+        open_slots = [
+            slot for answer in auction.answers.values() for slot in answer.given if not answer.out
+        ]
+        if any(led.plans[slot].phase is Phase.OFFERED for slot in open_slots):
+            return []
+        return self.close(led)
+
+    def close(self, led: Led) -> list[Effect]:
+        """End the round under way, whatever came of it."""
+        auction = led.auction
+        if auction is None:
+            return []
+        led.auction = None
+        self._auctions.pop(auction.id, None)
+        return [Send(peer, Release(auction.id)) for peer in auction.bidders()]
+
+    # ---- awards ------------------------------------------------------------------------------
+
+    def _award(self, led: Led, auction: Auction, now: Now) -> list[Effect]:
+        """Give each slot of the round to the best that is left; the rest waits or is given up."""
+        awards: dict[PeerId, list[int]] = {}
+        effects: list[Effect] = []
+        left: list[int] = []
+        for index, plan in enumerate(led.plans):
+            if plan.phase is not Phase.BIDDING:
+                continue
+            peer = auction.best(self._penalty(plan), now.mono, self.rng)
+            if peer is None:
+                left.append(index)
+                continue
+            auction.answers[peer].given.append(index)
+            effects += self._assign(led, index, peer, now)
+            awards.setdefault(peer, []).append(index)
+        if awards:
+            slots = sorted(slot for given in awards.values() for slot in given)
+            effects = self.catalogue.changed(led.held, slots, now, head=False) + effects
+        for peer, slots in awards.items():
+            effects += self._send_award(led, peer, auction.id, slots)
+        return effects + self._leave(led, auction, left, now)
+
+    def _penalty(self, plan: Plan) -> Callable[[PeerId], int]:
+        each = self.auction_config.failed_penalty
+        return lambda peer: each * plan.failed_on.get(peer, 0)
+
+    def _assign(self, led: Led, index: int, peer: PeerId, now: Now) -> list[Effect]:
+        """Write the award of one slot; an older executor of it is told that it is superseded."""
+        slot, plan = led.held.slots[index], led.plans[index]
+        before = slot.assignment
+        attempt = before.fence.attempt + 1 if before is not None else 1
+        assignment = Assignment(
+            job=led.held.id,
+            revision=led.held.revision,
+            slot=index,
+            fence=Fence(led.held.term, self.keyring.peer, attempt),
+            executor=peer,
+            lease_ms=int(self.config.lease_s * 1000),
+            failures=plan.failures,
+        )
+        taken = slot.offer_assignment(assignment, seal(assignment, self.keyring))
+        assert taken, (led.held.id, index, before, assignment)
+        plan.phase, plan.repeated = Phase.OFFERED, False
+        plan.due = now.mono + self.auction_config.accept_s / 2
+        self.stories.of(led.held.id).add_attempt(
+            Attempt(
+                led.held.execution_of(slot),
+                index,
+                peer,
+                assignment.fence.term,
+                attempt,
+                "awarded",
+                now.wall_ms,
+            )
+        )
+        name = self.fleet.name(peer)
+        place = f" slot {index}" if len(led.plans) > 1 else ""
+        effects: list[Effect] = [
+            Tell(
+                "job.awarded",
+                f"awarded{place} to {name}",
+                led.held.id,
+                peer,
+                {"slot": index, "name": name, "execution": led.held.execution_of(slot)},
+            )
+        ]
+        if before is not None and before.executor != peer:
+            effects.append(self._withdraw(slot, before.executor, "superseded by a later award"))
+        return effects
+
+    def _withdraw(self, slot: Slot, executor: PeerId, reason: str) -> Send:
+        assert slot.assignment is not None
+        assignment = slot.assignment
+        return Send(executor, Withdraw(assignment.job, slot.index, assignment.fence, reason))
+
+    def _send_award(self, led: Led, peer: PeerId, auction: int, slots: list[int]) -> list[Effect]:
+        held = led.held
+        return [
+            Send(
+                peer,
+                Award(
+                    auction,
+                    tuple(
+                        held.slots[slot].assignment_data
+                        for slot in slots[at : at + AWARDS_PER_MESSAGE]
+                    ),
+                    held.spec_data,
+                    held.control_data,
+                    held.holders,
+                ),
+            )
+            for at in range(0, len(slots), AWARDS_PER_MESSAGE)
+        ]
+
+    def _leave(self, led: Led, auction: Auction, left: list[int], now: Now) -> list[Effect]:
+        """Nobody takes these slots now: wait and ask again, or give up as the job says."""
+        if not left:
+            return []
+        reasons = auction.reasons(self.config.asked_max)
+        summary = self._summary(reasons)
+        effects: list[Effect] = []
+        for index in left:
+            plan = led.plans[index]
+            plan.dry_rounds, plan.reason = plan.dry_rounds + 1, summary
+            pause = min(
+                self.config.requeue_first_s * 2 ** min(plan.dry_rounds - 1, 16),
+                self.config.requeue_max_s,
+            )
+            plan.wait(now.mono, pause * self.rng.uniform(0.8, 1.2))
+            if now.mono >= self._patience_ends(led, index):
+                reason = f"no peer took it: {summary}"
+                effects += self.give_up(led, index, Verdict.FAULT, reason, b"", now)
+        still = [index for index in left if led.plans[index].phase is Phase.WAITING]
+        if not still:
+            return effects
+        self.stories.of(led.held.id).waiting = summary
+        fields: dict[str, object] = {
+            "reasons": [{"peer": self.fleet.name(peer), "reason": why} for peer, why in reasons]
+        }
+        count = f"{len(still)} slots wait" if len(still) > 1 else "waiting"
+        return [*effects, Tell("job.waiting", f"{count}: {summary}", led.held.id, fields=fields)]
+
+    def _patience_ends(self, led: Led, index: int) -> float:
+        """Until when a slot waits for a peer: QueueTimeout at first, a while after a loss."""
+        if led.held.slots[index].assignment is None:
+            return led.queue_due
+        queue_s = led.held.job.task.timeouts.queue_s
+        return led.plans[index].since + max(queue_s, self.config.patience_s)
+
+    def _summary(self, reasons: list[tuple[PeerId, str]]) -> str:
+        """The commonest reasons first, each with how many peers gave it or whose it is."""
+        if not reasons:
+            return "no other peer is known"
+        by_reason: dict[str, list[PeerId]] = {}
+        for peer, reason in reasons:
+            by_reason.setdefault(reason, []).append(peer)
+        ranked = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
+        parts = [
+            f"{self.fleet.name(peers[0])}: {reason}"
+            if len(peers) == 1
+            else f"{len(peers)} peers: {reason}"
+            for reason, peers in ranked[:4]
+        ]
+        more = len(ranked) - 4
+        return "; ".join(parts) + (f"; and {more} other reasons" if more > 0 else "")
+
+    def on_accepted(self, sender: PeerId, accepted: Accepted, now: Now) -> list[Effect]:
+        led, plan = self._awarded(sender, accepted.job, accepted.slot, accepted.fence)
+        if led is None or plan is None or plan.phase is not Phase.OFFERED:
+            return []
+        return self.running(led, accepted.slot, now)
+
+    def running(self, led: Led, index: int, now: Now) -> list[Effect]:
+        """The executor has it on disk and starts it: its lease begins."""
+        plan, slot = led.plans[index], led.held.slots[index]
+        plan.lease(now.mono + self.config.lease_s)
+        assert slot.assignment is not None
+        executor = slot.assignment.executor
+        self.stories.of(led.held.id).update(led.held.execution_of(slot), "running")
+        self.stories.of(led.held.id).waiting = ""
+        fields: dict[str, object] = {"slot": index, "execution": led.held.execution_of(slot)}
+        text = f"running on {self.fleet.name(executor)}"
+        tell = Tell("execution.started", text, led.held.id, executor, fields)
+        if led.auction is not None and led.auction.awarding:
+            return [tell, *self._close_if_settled(led, led.auction)]
+        return [tell]
+
+    def on_declined(self, sender: PeerId, declined: Declined, now: Now) -> list[Effect]:
+        led, plan = self._awarded(sender, declined.job, declined.slot, declined.fence)
+        if led is None or plan is None or plan.phase is not Phase.OFFERED:
+            return []
+        return self._next_best(led, declined.slot, f"declined: {declined.reason}", now)
+
+    def _awarded(
+        self, sender: PeerId, job: JobId, slot: int, fence: Fence
+    ) -> tuple[Led, Plan] | tuple[None, None]:
+        """The plan that an executor's answer is about, if it answers our latest award to it."""
+        led = self.led.get(job)
+        if led is None or not 0 <= slot < len(led.plans) or not led.current(slot, fence):
+            return None, None
+        assignment = led.held.slots[slot].assignment
+        if assignment is None or assignment.executor != sender:
+            return None, None
+        return led, led.plans[slot]
+
+    def _next_best(self, led: Led, index: int, reason: str, now: Now) -> list[Effect]:
+        """The award came to nothing: the next best bidder of the round, else a new round."""
+        slot, plan = led.held.slots[index], led.plans[index]
+        assert slot.assignment is not None
+        self.stories.of(led.held.id).update(
+            led.held.execution_of(slot), "declined", now.wall_ms, reason=reason
+        )
+        plan.reason = reason
+        auction = led.auction
+        if auction is None or not auction.awarding:
+            plan.wait(now.mono)
+            return self.open(led, now)
+        answer = auction.answers.get(slot.assignment.executor)
+        if answer is not None:
+            answer.out, answer.reason = True, reason
+        plan.wait(now.mono)
+        plan.phase = Phase.BIDDING
+        return [*self._award(led, auction, now), *self._close_if_settled(led, auction)]
+
+    # ---- time --------------------------------------------------------------------------------
+
+    def on_deadline(self, led: Led, now: Now) -> list[Effect]:
+        """Windows that closed, awards not answered, leases that ended, slots that are due."""
+        effects = self.settle(led, now) if led.auction and not led.auction.awarding else []
+        for slot, plan in led.pairs():
+            if plan.due > now.mono:
+                continue
+            if plan.phase is Phase.OFFERED:
+                effects += self._unanswered(led, slot, plan, now)
+            elif plan.phase is Phase.RUNNING:
+                effects += self._lease_ended(led, slot, plan, now)
+        return effects + self.open(led, now)
+
+    def _unanswered(self, led: Led, slot: Slot, plan: Plan, now: Now) -> list[Effect]:
+        assert slot.assignment is not None
+        executor = slot.assignment.executor
+        if not plan.repeated:
+            plan.repeated, plan.due = True, now.mono + self.auction_config.accept_s / 2
+            auction = led.auction.id if led.auction is not None else 0
+            return self._send_award(led, executor, auction, [slot.index])
+        reason = f"{self.fleet.name(executor)} did not answer the award"
+        return self._next_best(led, slot.index, reason, now)
+
+    def _lease_ended(self, led: Led, slot: Slot, plan: Plan, now: Now) -> list[Effect]:
+        assert slot.assignment is not None
+        if not led.held.job.disconnect.replace:
+            plan.due = now.mono + self.config.lease_s
+            return []
+        executor = self.fleet.name(slot.assignment.executor)
+        return self.failed(led, slot.index, RetryOn.LOST, f"no word from {executor}", b"", now)
+
+    def failed(
+        self, led: Led, index: int, cause: RetryOn, reason: str, result: bytes, now: Now
+    ) -> list[Effect]:
+        """An attempt failed: place the slot again if the job allows it, else give it up."""
+        slot, plan = led.held.slots[index], led.plans[index]
+        assert slot.assignment is not None
+        executor, retry = slot.assignment.executor, led.held.job.retry
+        plan.failures += 1
+        plan.failed_on[executor] = plan.failed_on.get(executor, 0) + 1
+        plan.reason = reason
+        allowed = cause in retry.on and (not retry.attempts or plan.failures < retry.attempts)
+        if not allowed:
+            verdict = Verdict.FAILURE if cause is RetryOn.FAILURE else Verdict.FAULT
+            return self.give_up(led, index, verdict, reason, result, now)
+        self.stories.of(led.held.id).update(
+            led.held.execution_of(slot), "lost", now.wall_ms, reason=reason
+        )
+        pause = 0.0
+        if cause is not RetryOn.LOST:  # a lost peer is no reason to wait: the others are well
+            pause = min(retry.backoff_s * 2 ** min(plan.failures - 1, 10), 600.0)
+            pause *= self.rng.uniform(0.8, 1.2)
+        plan.wait(now.mono, pause)
+        text = (
+            f"slot {index} is placed again: {reason}"
+            if len(led.plans) > 1
+            else (f"placed again: {reason}")
+        )
+        fields: dict[str, object] = {"slot": index, "reason": reason}
+        return [Tell("job.placed-again", text, led.held.id, executor, fields)]
+
+    def on_peer_gone(self, led: Led, peer: PeerId, now: Now) -> list[Effect]:
+        """A peer died or left: what it was to run is placed elsewhere, and nobody waits for it."""
+        effects: list[Effect] = []
+        if led.auction is not None:
+            led.auction.on_gone(peer)
+        why = f"{self.fleet.name(peer)} is gone"
+        for slot, plan in led.pairs():
+            theirs = slot.assignment is not None and slot.assignment.executor == peer
+            if not theirs or plan.phase not in (Phase.OFFERED, Phase.RUNNING):
+                continue
+            if led.held.job.disconnect.replace:
+                effects += self.failed(led, slot.index, RetryOn.LOST, why, b"", now)
+        if led.auction is not None:
+            effects += self.settle(led, now)
+            if led.auction is not None and led.auction.awarding:
+                effects += self._close_if_settled(led, led.auction)
+        return effects + self.open(led, now)
+
+    def stop(self, led: Led, index: int, reason: str) -> list[Effect]:
+        """Tell the slot's executor, if there may be one, to stop."""
+        slot, plan = led.held.slots[index], led.plans[index]
+        if slot.assignment is None or plan.phase is Phase.DONE:
+            return []
+        fence = slot.assignment.fence
+        above = Fence(led.held.term, self.keyring.peer, fence.attempt + 1)
+        above = max(above, Fence(fence.term, fence.coordinator, fence.attempt + 1))
+        withdraw = Withdraw(led.held.id, index, above, reason)
+        return [Send(slot.assignment.executor, withdraw)]

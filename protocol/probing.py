@@ -1,0 +1,182 @@
+"""Probing: ask each target once a period whether it is there, directly, then through others.
+
+SWIM's protocol period (Das et al. 2002, section 3.1), but with fixed targets, each on its own
+schedule. Any message that a target sends after the probe began answers it, not its Ack alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from math import inf
+from random import Random
+from typing import Final
+
+from protocol.config import MembershipConfig
+from protocol.effects import Send
+from protocol.ids import PeerId
+from protocol.messages import Ping, PingReport, PingRequest
+from protocol.suspicion import Health
+
+RELAYS_MAX: Final = 256  # indirect probes carried out for others at one time
+GRACE_TIMEOUTS: Final = 4  # how far own lag may stretch one step of a probe; then it counts
+
+
+class Stage(Enum):
+    IDLE = auto()
+    DIRECT = auto()
+    INDIRECT = auto()
+
+
+@dataclass(slots=True)
+class Probe:
+    """One target's schedule; `due` is the next step, whatever the stage."""
+
+    target: PeerId
+    due: float
+    stage: Stage = Stage.IDLE
+    began: float = -inf  # of this round
+    stepped: float = -inf  # into this stage
+    seq: int = 0
+    asked: tuple[PeerId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """A PingRequest we carry out."""
+
+    requester: PeerId
+    seq: int  # the requester's
+    target: PeerId
+    deadline: float
+
+
+class Prober:
+    """Probes the peers it is aimed at, and relays the probes of others."""
+
+    def __init__(self, config: MembershipConfig, rng: Random, health: Health) -> None:
+        self._config = config
+        self._rng = rng
+        self._health = health
+        self._probes: dict[PeerId, Probe] = {}
+        self._relays: list[Relay] = []  # in the order of their deadlines
+        self._seq = 0
+
+    @property
+    def deadline(self) -> float:
+        first = min((probe.due for probe in self._probes.values()), default=inf)
+        return min(first, self._relays[0].deadline) if self._relays else first
+
+    @property
+    def targets(self) -> list[PeerId]:
+        return list(self._probes)
+
+    def aim(self, targets: Sequence[PeerId], now: float) -> None:
+        """Probe exactly these from now on; a new one at a random moment of its first period."""
+        before = self._probes
+        self._probes = {
+            target: before.get(target)
+            or Probe(target, now + self._rng.random() * self._config.probe_period_s)
+            for target in targets
+        }
+
+    def soon(self, target: PeerId, now: float) -> None:
+        """Its stream broke: do not wait for the period."""
+        probe = self._probes.get(target)
+        if probe is not None and probe.stage is Stage.IDLE:
+            probe.due = min(probe.due, now)
+
+    def heard(self, sender: PeerId, now: float) -> list[Send]:
+        """`sender` is there: that answers our probe of it and those that we carry out for others."""
+        probe = self._probes.get(sender)
+        if probe is not None and probe.stage is not Stage.IDLE:
+            self._answered(probe, now)
+        if not self._relays:
+            return []
+        done = [relay for relay in self._relays if relay.target == sender]
+        self._relays = [relay for relay in self._relays if relay.target != sender]
+        return [Send(r.requester, PingReport(r.seq, r.target, True)) for r in done]
+
+    def report(self, sender: PeerId, message: PingReport, now: float) -> None:
+        """Another reached the target, or says at least that the other itself is well."""
+        probe = self._probes.get(message.target)
+        if probe is None or probe.stage is not Stage.INDIRECT or probe.seq != message.seq:
+            return
+        if message.reached and sender in probe.asked:
+            self._answered(probe, now)
+
+    def relay(self, sender: PeerId, message: PingRequest, now: float) -> list[Send]:
+        """Carry out a probe for `sender`, within bounds."""
+        if len(self._relays) >= RELAYS_MAX or message.target == sender:
+            return []
+        deadline = now + self._config.probe_timeout_s
+        self._relays.append(Relay(sender, message.seq, message.target, deadline))
+        return [Send(message.target, Ping(self._next_seq()))]
+
+    def step(
+        self, now: float, choose: Callable[[PeerId], Sequence[PeerId]]
+    ) -> tuple[list[Send], list[Probe]]:
+        """Do what is due: what to send, and the probes that ended unanswered.
+
+        `choose` names the others to ask about a target.
+        """
+        sends: list[Send] = []
+        failed: list[Probe] = []
+        while self._relays and self._relays[0].deadline <= now:
+            late = self._relays.pop(0)
+            sends.append(Send(late.requester, PingReport(late.seq, late.target, False)))
+        for probe in self._probes.values():
+            if probe.due > now:
+                continue
+            match probe.stage:
+                case Stage.IDLE:
+                    probe.began = now
+                    probe.seq = self._next_seq()
+                    self._enter(probe, Stage.DIRECT, now)
+                    sends.append(Send(probe.target, Ping(probe.seq)))
+                case Stage.DIRECT:
+                    probe.asked = tuple(choose(probe.target))
+                    self._enter(probe, Stage.INDIRECT, now)
+                    sends.append(Send(probe.target, Ping(probe.seq)))
+                    request = PingRequest(probe.seq, probe.target)
+                    sends += [Send(peer, request) for peer in probe.asked]
+                case Stage.INDIRECT:
+                    self._rest(probe, now)
+                    failed.append(probe)
+        return sends, failed
+
+    def spare(self, late_s: float, now: float) -> None:
+        """We were away for `late_s`: answers may lie unread, so steps that are due wait for them.
+
+        Bounded per step: a machine that is always late would never accuse anybody.
+        """
+        if late_s >= self._config.probe_period_s:
+            for probe in self._probes.values():
+                probe.stage = Stage.IDLE
+                probe.due = now + self._rng.random() * self._config.probe_timeout_s
+            return
+        for probe in self._probes.values():
+            if probe.stage is not Stage.IDLE:
+                bound = probe.stepped + GRACE_TIMEOUTS * self._config.probe_timeout_s
+                probe.due = max(probe.due, min(now + late_s, bound))
+
+    def _enter(self, probe: Probe, stage: Stage, now: float) -> None:
+        probe.stage = stage
+        probe.stepped = now
+        probe.due = now + self._config.probe_timeout_s * self._health.level
+
+    def _answered(self, probe: Probe, now: float) -> None:
+        self._health.answered(now)
+        self._rest(probe, now)
+
+    def _rest(self, probe: Probe, now: float) -> None:
+        """Until the next round, a tenth of a period early or late so that rounds drift apart."""
+        period = self._config.probe_period_s * (0.9 + 0.2 * self._rng.random())
+        probe.stage = Stage.IDLE
+        probe.asked = ()
+        probe.due = max(now, probe.began + period)
+
+    def _next_seq(self) -> int:
+        self._seq += 1
+        return self._seq

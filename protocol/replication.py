@@ -1,0 +1,86 @@
+"""Bringing a job's other holders up to date: what each lacks, what is under way, when to repeat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from protocol.clock import NEVER
+from protocol.config import CoordinationConfig
+
+# An assignment and an acceptance with its result are about 2.5 KB with their certificates and
+# the tails of the output may add 8 KB: this many stay below the frame's 128 KiB.
+SLOTS_PER_SYNC = 8
+
+
+@dataclass(slots=True)
+class Replica:
+    """One holder's copy of one job, as its sender believes it to be."""
+
+    dirty: dict[int, None]  # slots to send, in order
+    head: bool = True  # the head is to be sent
+    with_spec: bool = True
+    acked: int = -1  # the job's version that this holder has on disk
+    tries: int = 0
+    next_at: float = 0.0  # monotonic; when to send, or to send again
+    seq: int = 0  # of the sync under way, zero where none is
+    sent: dict[int, None] = field(default_factory=dict)
+    sent_version: int = -1
+
+    @classmethod
+    def empty(cls, slots: int) -> Replica:
+        """Of a holder that is not known to have anything."""
+        return cls(dict.fromkeys(range(slots)))
+
+    @classmethod
+    def equal(cls, version: int) -> Replica:
+        """Of a holder that just showed it has all of it."""
+        return cls({}, head=False, with_spec=False, acked=version)
+
+    @property
+    def unsent(self) -> bool:
+        return self.head or bool(self.dirty)
+
+    @property
+    def pending(self) -> bool:
+        return self.unsent or self.seq != 0
+
+    def touch(self, slots: list[int], head: bool, now: float) -> None:
+        """Something changed that this holder has not seen."""
+        self.dirty.update(dict.fromkeys(slots))
+        self.head |= head
+        if not self.seq:
+            self.next_at = now
+
+    def take(self, seq: int, version: int, now: float, config: CoordinationConfig) -> list[int]:
+        """The slots of the next message; repeated with backoff until it is acknowledged."""
+        self.dirty = {**self.sent, **self.dirty}
+        part = list(self.dirty)[:SLOTS_PER_SYNC]
+        self.sent = dict.fromkeys(part)
+        for slot in part:
+            del self.dirty[slot]
+        self.seq, self.head = seq, False
+        self.sent_version = version if not self.dirty else -1
+        self.next_at = now + min(config.resend_first_s * 2**self.tries, config.resend_max_s)
+        self.tries = min(self.tries + 1, 16)
+        return part
+
+    def ack(self, seq: int, now: float) -> bool:
+        """The sync under way is on the holder's disk; False for one that is not under way."""
+        if seq != self.seq:
+            return False
+        self.acked = max(self.acked, self.sent_version)
+        self.seq, self.tries, self.sent, self.with_spec = 0, 0, {}, False
+        self.next_at = now if self.unsent else NEVER
+        return True
+
+    def restart(self, at: float) -> None:
+        """The connection was gone: what was under way may be lost, and the holder may be too."""
+        self.dirty = {**self.sent, **self.dirty}
+        self.head = self.head or self.seq != 0
+        self.seq, self.tries, self.sent, self.acked, self.next_at = 0, 0, {}, -1, at
+
+    def again(self, slots: int, with_spec: bool, at: float) -> None:
+        """The holder has something else after all: send it everything, at `at`."""
+        self.dirty = dict.fromkeys(range(slots))
+        self.head, self.with_spec = True, self.with_spec or with_spec
+        self.seq, self.sent, self.next_at = 0, {}, at

@@ -1,0 +1,157 @@
+"""Requests: what a person or program asks of this peer: submit, control, find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from protocol.bounds import clipped
+from protocol.catalogue import Catalogue
+from protocol.clock import Now
+from protocol.config import CoordinationConfig
+from protocol.coordination import Coordination, submitted
+from protocol.effects import Effect, Reply, Send
+from protocol.errors import RemoteProtocolError
+from protocol.events import ControlRequested, QueryRequested, SubmitRequested
+from protocol.heldjob import HeldJob
+from protocol.ids import JobId, PeerId, job_id
+from protocol.inquiry import Inquiries, View
+from protocol.job import JobType
+from protocol.messages import ControlAnswer, ControlRequest
+from protocol.records import Certificate, Control, Desired, Keyring, Role, Spec
+from protocol.wire import open_sealed, seal
+
+
+@dataclass(slots=True)
+class Requests:
+    """Each request is answered by exactly one Reply, here or once others have answered."""
+
+    keyring: Keyring
+    certificate: Certificate
+    config: CoordinationConfig
+    catalogue: Catalogue
+    coordination: Coordination
+    inquiries: Inquiries
+    name_of: Callable[[PeerId], str]
+
+    def submit(self, event: SubmitRequested, now: Now) -> list[Effect]:
+        spec, request = event.spec, event.request
+        refusal = self._why_not_submit(event)
+        if refusal:
+            return [Reply(request, error=refusal)]
+        shoal = self.keyring.shoal
+        job = job_id(shoal, spec.namespace, "one-off", event.key)
+        known = self.catalogue.jobs.get(job)
+        if known is not None:
+            if known.job != spec:
+                error = f"key {event.key!r} was used for another job, {job}; use a new one"
+                return [Reply(request, error=error)]
+            return [Reply(request, submitted(known, 1, repeated=True))]
+        record = Spec(
+            job=job,
+            shoal=shoal,
+            namespace=spec.namespace,
+            kind="one-off",
+            key=event.key,
+            generation=1,
+            body=spec.encode(),
+        )
+        sealed = open_sealed(seal(record, self.keyring), self.keyring)
+        holders = self.coordination.standbys_of(job)
+        held = HeldJob.create(sealed, self.keyring.peer, 1, now.wall_ms, holders)
+        return self.coordination.accept(held, request, event.repeatable, now)
+
+    def _why_not_submit(self, event: SubmitRequested) -> str:
+        spec = event.spec
+        if not self.certificate.holds(Role.SUBMIT, spec.namespace):
+            return (
+                f"this peer may not submit in namespace {spec.namespace}: its certificate lacks "
+                "the role; invite it anew with --role compute,submit"
+            )
+        if spec.type is not JobType.BATCH:
+            return f"this version runs batch jobs only; {spec.type.value} is not there yet"
+        if len(self.catalogue.jobs) >= self.config.jobs_max:
+            return "this peer holds as many jobs as it can; submit at another one"
+        return ""
+
+    def control(self, event: ControlRequested, now: Now) -> list[Effect]:
+        held = self.catalogue.jobs.get(event.job)
+        if held is not None and held.coordinator == self.keyring.peer:
+            if held.done:
+                return [Reply(event.request, {"job": held.id, "note": "it has ended already"})]
+            number = held.control.number + 1 if held.control is not None else 1
+            data = self._sealed_control(held.id, held.spec.namespace, number, event.desired, now)
+            return self._apply_control(held, data, [Reply(event.request, {"job": held.id})], now)
+
+        def found(views: list[View], silent: list[PeerId], later: Now) -> list[Effect]:
+            return self._control_elsewhere(event, views, later)
+
+        return self.inquiries.ask(event.job, 4, False, found, now)
+
+    def _sealed_control(
+        self, job: JobId, namespace: str, number: int, desired: Desired, now: Now
+    ) -> bytes:
+        record = Control(
+            job=job,
+            shoal=self.keyring.shoal,
+            number=number,
+            desired=int(desired),
+            generation=1,
+            namespace=namespace,
+            created_ms=now.wall_ms,
+        )
+        return seal(record, self.keyring)
+
+    def _control_elsewhere(
+        self, event: ControlRequested, views: list[View], now: Now
+    ) -> list[Effect]:
+        view = next((view for view in views if view["id"] == event.job), None)
+        if view is None:
+            return [Reply(event.request, error=f"no peer that answered knows job {event.job}")]
+        if view.get("ended_ms"):
+            return [Reply(event.request, {"job": event.job, "note": "it has ended already"})]
+        author, number = view.get("author"), view.get("control")
+        namespace = str(view.get("namespace"))
+        if author != self.keyring.peer and not self.certificate.holds(Role.OPERATE, namespace):
+            owner = view.get("author_name")
+            error = f"only {owner}, who submitted it, or a peer with role operate may stop it"
+            return [Reply(event.request, error=error)]
+        next_number = (number if isinstance(number, int) else 0) + 1
+        data = self._sealed_control(event.job, namespace, next_number, event.desired, now)
+        holder = PeerId(str(view.get("coordinator")))
+        return self.inquiries.control(event.request, holder, data, now)
+
+    def on_control(self, sender: PeerId, message: ControlRequest, now: Now) -> list[Effect]:
+        record = open_sealed(message.control, self.keyring).record
+        if not isinstance(record, Control):
+            raise RemoteProtocolError("a control record is needed")
+        held = self.catalogue.jobs.get(record.job)
+        if held is None or held.coordinator != self.keyring.peer:
+            error = "the job is coordinated by another peer now; try again"
+            return [Send(sender, ControlAnswer(message.seq, error))]
+        try:
+            held.checked_control(message.control, self.keyring)
+        except RemoteProtocolError as error:
+            return [Send(sender, ControlAnswer(message.seq, clipped(str(error))))]
+        answer: list[Effect] = [Send(sender, ControlAnswer(message.seq))]
+        return self._apply_control(held, message.control, answer, now)
+
+    def _apply_control(
+        self, held: HeldJob, data: bytes, answer: list[Effect], now: Now
+    ) -> list[Effect]:
+        """Save the person's wish, act on it, and answer once that is durable."""
+        control = held.checked_control(data, self.keyring)
+        if not held.offer_control(control, data):
+            return answer
+        effects = self.catalogue.changed(held, [], now)
+        led = self.coordination.led.get(held.id)
+        if led is not None and held.desired is not Desired.RUNNING:
+            effects += self.coordination.stop_slots(led, now)
+        return effects + answer
+
+    def query(self, event: QueryRequested, now: Now) -> list[Effect]:
+        def found(views: list[View], silent: list[PeerId], later: Now) -> list[Effect]:
+            names = [self.name_of(peer) for peer in silent]
+            return [Reply(event.request, {"jobs": views, "silent": names})]
+
+        return self.inquiries.ask(event.prefix, event.limit, event.detail, found, now)

@@ -1,0 +1,225 @@
+"""The roster: every peer known, what state it is in, and who of them watches whom."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from dataclasses import dataclass
+from enum import StrEnum
+from math import inf
+from typing import Final
+
+from protocol.antientropy import Reconciler
+from protocol.config import MembershipConfig
+from protocol.ids import PeerId
+from protocol.records import Advert, Certificate
+from protocol.ring import Ring
+from protocol.rumours import digest_of
+from protocol.suspicion import Case
+
+DOMAIN: Final = 0  # of adverts, in anti-entropy
+EVIDENCE_MAX: Final = 3  # records kept to convince others of a death: the accusers and one spare
+
+
+class State(StrEnum):
+    """What is thought of a peer."""
+
+    UNHEARD = "unheard"  # its advert is from our disk; nobody has vouched for it since we started
+    ALIVE = "alive"
+    SUSPECT = "suspect"  # accused, and still counted as alive: it may refute
+    DEAD = "dead"
+    LEFT = "left"  # it said that it leaves for good
+    RESTARTING = "restarting"  # it said that it comes back
+
+
+PRESENT: Final = (State.ALIVE, State.SUSPECT)
+GONE: Final = (State.DEAD, State.LEFT, State.RESTARTING)
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """One other peer. To be read only, outside of membership; `since` and `until` are monotonic."""
+
+    id: PeerId
+    state: State
+    since: float  # when `state` was entered
+    incarnation: int = 0  # 0: not known yet
+    advert: Advert | None = None
+    certificate: Certificate | None = None
+    connected: bool = False
+    data: bytes = b""  # the sealed advert
+    heard: float = -inf  # when it last sent anything to us itself
+    told: float = -inf  # when we last told it that it is accused
+    until: float = inf  # when a RESTARTING peer counts as dead
+    evidence: tuple[bytes, ...] = ()  # sealed records that say why it is gone
+    case: Case | None = None  # while SUSPECT
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return () if self.advert is None else self.advert.addresses
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        if self.advert is not None and self.advert.name:
+            return self.advert.name
+        if self.certificate is not None and self.certificate.name:
+            return self.certificate.name
+        return self.id[-8:]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """`peer` went from one state to another; who was never known before was UNHEARD."""
+
+    peer: PeerId
+    before: State
+    after: State
+
+
+class Roster:
+    """The table of other peers, with what is derived from it kept up to date.
+
+    Anti-entropy covers our own advert and those of the peers that are present: who lacks the news
+    of a death offers the dead peer's advert, and is answered with the evidence.
+    """
+
+    def __init__(self, me: PeerId, config: MembershipConfig) -> None:
+        self._me = me
+        self._config = config
+        self.peers: dict[PeerId, Peer] = {}
+        self.changes: list[Change] = []
+        self.reconciler = Reconciler(DOMAIN, self._records_of)
+        self._ring = Ring()
+        self._ring.add(me)
+        self._live: list[PeerId] = []
+        self._held: dict[bytes, PeerId] = {}  # digest of each advert held
+        self._own = b""
+        self.deadline = inf  # not after the first end of a restart or of a retention
+
+    def __len__(self) -> int:
+        return len(self.peers)
+
+    def alive(self) -> list[PeerId]:
+        """Who is ALIVE or SUSPECT, sorted; a new list."""
+        return self._live.copy()
+
+    def sorted(self) -> list[Peer]:
+        return [self.peers[peer] for peer in sorted(self.peers)]
+
+    def holder(self, digest: bytes) -> Peer | None:
+        """Whose advert has this digest, byte for byte."""
+        peer = self._held.get(digest)
+        return None if peer is None else self.peers[peer]
+
+    def targets(self) -> list[PeerId]:
+        """Whom we monitor."""
+        return self._ring.targets(self._me, self._config.monitors)
+
+    def monitors(self, peer: PeerId) -> list[PeerId]:
+        """Who monitors `peer`, ourselves perhaps among them."""
+        return self._ring.monitors(peer, self._config.monitors)
+
+    def reachable_monitors(self, peer: PeerId) -> list[PeerId]:
+        """The monitors of `peer` that are not suspect themselves."""
+        return [
+            m for m in self.monitors(peer) if m == self._me or self.peers[m].state is State.ALIVE
+        ]
+
+    def quorum(self, peer: PeerId) -> int:
+        """How many must accuse `peer` before its time runs."""
+        return max(1, min(self._config.accusers, len(self.reachable_monitors(peer))))
+
+    def admit(self, peer: PeerId, now: float) -> Peer | None:
+        """The entry of `peer`, made UNHEARD if there was none; None where the table is full."""
+        entry = self.peers.get(peer)
+        if entry is None and len(self.peers) < self._config.peers_max:
+            entry = self.peers[peer] = Peer(peer, State.UNHEARD, now)
+            self.deadline = min(self.deadline, now + self._config.dead_kept_s)
+        return entry
+
+    def hold(self, peer: Peer, advert: Advert, data: bytes) -> None:
+        """Keep `advert`, sealed as `data`, in place of what was known of `peer`."""
+        if peer.data:
+            del self._held[digest_of(peer.data)]
+        peer.advert, peer.data, peer.incarnation = advert, data, advert.incarnation
+        self._held[digest_of(data)] = peer.id
+        if peer.state in PRESENT:
+            self.reconciler.put(peer.id, _version(data))
+
+    def hold_own(self, data: bytes) -> None:
+        self._own = data
+        self.reconciler.put(self._me, _version(data))
+
+    def matches(self, peer: Peer, version: bytes) -> bool:
+        """Whether `version`, as another lists it, is the advert we hold of `peer`."""
+        return peer.data != b"" and _version(peer.data) == version
+
+    def move(self, peer: Peer, state: State, now: float) -> None:
+        """Enter `state`; the one place where it changes."""
+        before, peer.state, peer.since = peer.state, state, now
+        if state is not State.SUSPECT:
+            peer.case = None
+        if state in PRESENT:
+            peer.evidence = ()
+        if state is State.RESTARTING:
+            self.deadline = min(self.deadline, peer.until)
+        elif state in GONE:
+            self.deadline = min(self.deadline, now + self._config.dead_kept_s)
+        if (before in PRESENT) != (state in PRESENT):
+            self._count(peer, state in PRESENT)
+        if before is not state:
+            self.changes.append(Change(peer.id, before, state))
+
+    def overdue(self, now: float) -> tuple[list[Peer], list[Peer]]:
+        """Who should have been back from a restart by now, and who can be forgotten.
+
+        As long as nobody is alive, nobody is forgotten: the device may be cut off, and the
+        addresses of the others are its only way back.
+        """
+        if now < self.deadline:
+            return [], []
+        self.deadline = inf
+        late: list[Peer] = []
+        stale: list[Peer] = []
+        for peer in self.sorted():
+            if peer.state in PRESENT or peer.connected:
+                continue
+            end = peer.until if peer.state is State.RESTARTING else self._end(peer)
+            if end > now:
+                self.deadline = min(self.deadline, end)
+            elif peer.state is State.RESTARTING:
+                late.append(peer)
+            elif self._live:
+                stale.append(peer)
+            else:
+                self.deadline = min(self.deadline, now + self._config.sync_period_s)
+        return late, stale
+
+    def forget(self, peer: Peer) -> None:
+        assert peer.state not in PRESENT, peer
+        if peer.data:
+            del self._held[digest_of(peer.data)]
+        del self.peers[peer.id]
+
+    def _end(self, peer: Peer) -> float:
+        return peer.since + self._config.dead_kept_s
+
+    def _count(self, peer: Peer, present: bool) -> None:
+        if present:
+            insort(self._live, peer.id)
+            self._ring.add(peer.id)
+            if peer.data:
+                self.reconciler.put(peer.id, _version(peer.data))
+        else:
+            del self._live[bisect_left(self._live, peer.id)]
+            self._ring.discard(peer.id)
+            self.reconciler.discard(peer.id)
+
+    def _records_of(self, key: str) -> tuple[bytes, ...]:
+        if key == self._me:
+            return (self._own,)
+        return (self.peers[PeerId(key)].data,)
+
+
+def _version(data: bytes) -> bytes:
+    return digest_of(data)[:8]

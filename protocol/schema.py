@@ -1,0 +1,317 @@
+"""JSON Schema (2020-12) of a job file, for editors: the keys, forms and bounds that `job` reads.
+
+It is for completing and underlining as one types; `JobSpec.from_plain` has the last word. It is
+narrower in one way (keys only in PascalCase, since a schema cannot fold case) and wider in others
+(what depends on two fields at once).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from protocol import constraints, engine, inputs, job, resources, retry, task
+from protocol.paths import PATH_BYTES_MAX
+from protocol.quantities import COUNT_ALLOWED, CPU_ALLOWED, DURATION_ALLOWED, SIZE_ALLOWED
+from protocol.tree import INT_MAX, KEY, NAME, NAME_ALLOWED, Plain
+
+Schema = dict[str, Plain]
+
+SCHEMA_URI: Final = "https://json-schema.org/draft/2020-12/schema"
+
+_CPU: Final = r"^\s*([0-9]+(\.[0-9]*)?|\.[0-9]+)\s*[mM]?\s*$"
+_SIZE: Final = r"^\s*([0-9]+(\.[0-9]*)?|\.[0-9]+)\s*([kKmMgGtTpP][iI]?)?[bB]?\s*$"
+_DURATION: Final = r"^\s*([0-9]+(\.[0-9]+)?(d|h|m|s|ms)?)+\s*$"
+
+
+def job_schema(engines: Sequence[str] = engine.ENGINES) -> Schema:
+    """The schema of a job file for an agent that has these engines."""
+    return {
+        "$schema": SCHEMA_URI,
+        "title": "Shoal job",
+        **_object(_job_properties(engines), required=["Type", "Tasks"]),
+        "allOf": [_long_lived_need_a_name()],
+    }
+
+
+def _long_lived_need_a_name() -> Schema:
+    standing: list[Plain] = [kind.value for kind in job.JobType if kind.standing]
+    return {
+        "if": {"properties": {"Type": {"enum": standing}}, "required": ["Type"]},
+        "then": {"required": ["Name"]},
+    }
+
+
+def _job_properties(engines: Sequence[str]) -> Schema:
+    return {
+        "Name": _name("What the job is called; a daemon or service needs one, and is known by it."),
+        "Namespace": _name("Whose job it is. Default: default."),
+        "Type": _enum(
+            tuple(job.JobType),
+            "batch: Count slots that end. ops: once on every peer that matches now. daemon: on "
+            "every peer that matches, now and later. service: Count slots kept running.",
+        ),
+        "Priority": _integer(0, job.PRIORITY_MAX, "The higher, the sooner. Default: 0."),
+        "Count": _integer(
+            0, job.COUNT_MAX, "Slots of a batch or service job, at least 1. Default: 1."
+        ),
+        "Constraints": _array(
+            _constraint(), constraints.CONSTRAINTS_MAX, "Conditions on a peer's labels; all hold."
+        ),
+        "Meta": _words(task.META_MAX, task.META_VALUE_BYTES_MAX, "Notes kept with the job."),
+        "Labels": _words(task.META_MAX, job.LABEL_VALUE_BYTES_MAX, "Labels to find the job by."),
+        "Retry": _retry(),
+        "Spread": _flag("A service's slots run on different peers. Default: true."),
+        "Disconnect": _disconnect(),
+        "Tasks": {
+            **_array(_task(engines), 1, "What runs in each slot: exactly one task for now."),
+            "minItems": 1,
+        },
+    }
+
+
+def _retry() -> Schema:
+    return _object(
+        {
+            "Attempts": _integer(
+                1,
+                retry.ATTEMPTS_MAX,
+                f"Attempts in all (batch). Default: {retry.ATTEMPTS_DEFAULT}.",
+            ),
+            "Backoff": _duration("The first pause, doubled each time. Default: 1s."),
+            "On": _array(
+                _enum(
+                    tuple(retry.RetryOn), "lost: the peer; system: the device; failure: the task."
+                ),
+                len(retry.RetryOn),
+                "Causes to retry for (batch). Default: lost, system.",
+            ),
+        },
+        "How often a slot is tried again.",
+    )
+
+
+def _disconnect() -> Schema:
+    return _object(
+        {
+            "StopAfter": _duration("Stop the task after so long without contact. Default: never."),
+            "Replace": _flag("Run the slot elsewhere when contact is lost. Default: true."),
+        },
+        "What happens when a peer and the job's coordinator lose each other.",
+    )
+
+
+def _constraint() -> Schema:
+    operators = (*constraints.Operator, *constraints.ALIASES)
+    return _object(
+        {
+            "Key": {**_text(128, "The label's key."), "pattern": _whole(KEY.pattern)},
+            "Operator": _enum(operators, "As in Kubernetes' label selectors."),
+            "Values": _array(
+                _word(constraints.VALUE_BYTES_MAX, "A value."),
+                constraints.VALUES_MAX,
+                "One or more for in and notin, none for exists and !exists, else exactly one.",
+            ),
+        },
+        "One condition on a peer's labels.",
+        required=["Key", "Operator"],
+    )
+
+
+def _task(engines: Sequence[str]) -> Schema:
+    properties: Schema = {
+        "Name": _name("Default: main."),
+        "Engine": _engine(engines),
+        "Env": {
+            "type": ["object", "null"],
+            "description": "Environment variables. SHOAL_ and BACALHAU_ names belong to the agent.",
+            "additionalProperties": _word(task.ENV_VALUE_BYTES_MAX, "A value; quote true or 1.0."),
+            "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+            "maxProperties": task.ENV_MAX,
+        },
+        "InputSources": _array(_input(), inputs.INPUTS_MAX, "What is put beside the task."),
+        "ResultPaths": _array(
+            _object(
+                {"Name": _name("What the result is called."), "Path": _path("Where it is.")},
+                "A file or directory that is kept.",
+                required=["Name", "Path"],
+            ),
+            task.RESULT_PATHS_MAX,
+            "What is kept of the task, beside its output.",
+        ),
+        "Publisher": _object(
+            {
+                "Type": _enum(("", *task.PUBLISHERS), "local: kept by the peer that ran it."),
+                "Params": {"type": ["object", "null"], "maxProperties": 0},
+            },
+            "Where results go. Default: local.",
+        ),
+        "Resources": _resources(),
+        "Network": _object(
+            {"Type": _enum((*task.NETWORKS, "full"), "default: as the engine and device have it.")},
+            "What the task may reach.",
+        ),
+        "Timeouts": _object(
+            {
+                "ExecutionTimeout": _duration("For one attempt; 0: none. Default: 0."),
+                "QueueTimeout": _duration("To wait for a peer; 0: not at all. Default: 5m."),
+                "TotalTimeout": _duration("For everything; 0: none. Default: 0."),
+            },
+            "Limits on the time of a batch or ops job.",
+        ),
+        "Meta": _words(task.META_MAX, task.META_VALUE_BYTES_MAX, "Notes kept with the task."),
+    }
+    return _object(properties, "What one slot runs.", required=["Engine"])
+
+
+def _engine(engines: Sequence[str]) -> Schema:
+    argument = _word(engine.ARGUMENT_BYTES_MAX, "An argument.")
+    process = _object(
+        {
+            "Command": {
+                "description": "Program and arguments; a string is a line for /bin/sh.",
+                "anyOf": [
+                    {
+                        **_array(argument, engine.COMMAND_MAX, "Program and arguments."),
+                        "type": "array",
+                        "minItems": 1,
+                    },
+                    {**_text(engine.ARGUMENT_BYTES_MAX, "A line for the shell."), "minLength": 1},
+                ],
+            },
+            "WorkingDirectory": _path("Where it starts. Default: the task's own directory."),
+        },
+        "Parameters of the process engine.",
+        required=["Command"],
+    )
+    return {
+        **_object(
+            {
+                "Type": _enum(tuple(engines), "What runs the task."),
+                "Params": {"type": ["object", "null"], "description": "As the engine needs them."},
+            },
+            "What runs the task.",
+            required=["Type"],
+        ),
+        "if": {"properties": {"Type": {"const": "process"}}},
+        "then": {"properties": {"Params": process}, "required": ["Params"]},
+    }
+
+
+def _input() -> Schema:
+    size = _quantity(_SIZE, f"The archive's size; {SIZE_ALLOWED}")
+    digest: Schema = {**_text(64, "SHA-256 in hex."), "pattern": "^[0-9a-fA-F]{64}$"}
+    inline = _object({"URL": _text(inputs.URL_BYTES_MAX, "data:...")}, "", required=["URL"])
+    archive = _object({"Digest": digest, "Size": size}, "", required=["Digest", "Size"])
+    source: Schema = {
+        **_object(
+            {
+                "Type": _enum(inputs.SOURCES, "inline: in the job; archive: shipped beside it."),
+                "Params": {"type": "object", "description": "URL, or Digest and Size."},
+            },
+            "Where it comes from.",
+            required=["Type", "Params"],
+        ),
+        "if": {"properties": {"Type": {"const": "inline"}}},
+        "then": {"properties": {"Params": inline}},
+        "else": {"properties": {"Params": archive}},
+    }
+    return _object(
+        {
+            "Source": source,
+            "Target": _path("Where the task finds it."),
+            "Alias": _name("A name for engines that link by name."),
+        },
+        "Something put beside the task before it starts.",
+        required=["Source", "Target"],
+    )
+
+
+def _resources() -> Schema:
+    base = resources.RESOURCES_DEFAULT.to_plain()
+    return _object(
+        {
+            "CPU": _quantity(_CPU, f"Cpu; {CPU_ALLOWED}. Default: {base['CPU']}."),
+            "Memory": _quantity(_SIZE, f"Memory; {SIZE_ALLOWED}. Default: 64Mi."),
+            "Disk": _quantity(_SIZE, f"Disk; {SIZE_ALLOWED}. Default: 0."),
+            "GPU": _quantity(r"^\s*[0-9]+\s*$", f"Whole devices; {COUNT_ALLOWED}. Default: 0."),
+        },
+        "What is set aside for each slot.",
+    )
+
+
+# ---- forms. Optional values may be null, as a key with nothing after it is in YAML -------------
+
+
+def _object(properties: Schema, description: str = "", required: Sequence[str] = ()) -> Schema:
+    names: list[Plain] = list(required)
+    kinds: list[Plain] = ["object"] if required else ["object", "null"]
+    tree: Schema = {
+        "type": kinds,
+        "additionalProperties": False,
+        "properties": properties,
+    }
+    if description:
+        tree["description"] = description
+    return {**tree, "required": names} if names else tree
+
+
+def _array(items: Schema, items_max: int, description: str) -> Schema:
+    tree: Schema = {"items": items, "maxItems": items_max, "description": description}
+    return {"type": ["array", "null"], **tree}
+
+
+def _words(items_max: int, length_max: int, description: str) -> Schema:
+    return {
+        "type": ["object", "null"],
+        "description": description,
+        "additionalProperties": _word(length_max, "A value; quote true or 1.0."),
+        "propertyNames": {"pattern": _whole(KEY.pattern)},
+        "maxProperties": items_max,
+    }
+
+
+def _text(length_max: int, description: str) -> Schema:
+    return {"type": "string", "maxLength": length_max, "description": description}
+
+
+def _word(length_max: int, description: str) -> Schema:
+    kinds: list[Plain] = ["string", "integer"]
+    return {**_text(length_max, description), "type": kinds}
+
+
+def _name(description: str) -> Schema:
+    text = f"{description} {NAME_ALLOWED.capitalize()}."
+    return {"type": "string", "pattern": _whole(NAME.pattern), "description": text}
+
+
+def _path(description: str) -> Schema:
+    return {**_text(PATH_BYTES_MAX, description), "minLength": 1}
+
+
+def _flag(description: str) -> Schema:
+    return {"type": ["boolean", "null"], "description": description}
+
+
+def _enum(values: Sequence[str], description: str) -> Schema:
+    words: list[Plain] = [str(value) for value in values]
+    return {"enum": words, "description": description}
+
+
+def _integer(low: int, high: int, description: str) -> Schema:
+    kinds: list[Plain] = ["integer", "null"]
+    return {"type": kinds, "minimum": low, "maximum": high, "description": description}
+
+
+def _quantity(pattern: str, description: str) -> Schema:
+    kinds: list[Plain] = ["number", "string", "null"]
+    return {"type": kinds, "minimum": 0, "pattern": pattern, "description": description}
+
+
+def _duration(description: str) -> Schema:
+    tree = _quantity(_DURATION, f"{description} {DURATION_ALLOWED.capitalize()}.")
+    return {**tree, "maximum": INT_MAX}
+
+
+def _whole(pattern: str) -> str:
+    return f"^(?:{pattern})$"

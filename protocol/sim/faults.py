@@ -1,0 +1,253 @@
+"""The fault script of a run: what goes wrong, when, to whom and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final
+
+from protocol.sim.device import Device
+from protocol.sim.network import Conditions
+from protocol.sim.world import World
+
+FIRST_S: Final = 3.0  # the shoal has found itself by then
+HEAL_S: Final = 45.0  # from here on nothing more goes wrong
+
+
+@dataclass(slots=True)
+class Faults:
+    """Which families of faults a run has. None of them: a clean run."""
+
+    conditions: Conditions = field(default_factory=Conditions)
+    crashes: int = 0
+    power_cuts: int = 0
+    burials: int = 0  # devices that go dark for good; no more than one is promised to be survived
+    freezes: int = 0
+    partitions: int = 0
+    deaf: int = 0  # one-way cuts of a single device
+    slow: int = 0
+    skew_s: float = 0.0  # wall clocks are off by up to this
+    drift: float = 0.0  # and every clock runs this much faster or slower, at most
+    untrusted: bool = False  # some devices have no clock that they trust
+    save_failures: float = 0.0
+    start_failures: float = 0.0
+    rogues: int = 0  # members without `submit` that order work all the same
+
+    @property
+    def clean(self) -> bool:
+        """Whether nobody is ever cut off, lost, or wrongly thought so."""
+        wild = self.conditions.loss or self.conditions.reorder or self.conditions.duplicate
+        cuts = self.crashes + self.power_cuts + self.burials + self.freezes
+        return not (wild or cuts or self.partitions or self.deaf or self.slow or self.save_failures)
+
+    @property
+    def text(self) -> str:
+        """The families that are there, for people."""
+        c = self.conditions
+        named = {
+            "loss": c.loss,
+            "duplication": c.duplicate,
+            "reordering": c.reorder,
+            "garbage": c.garble,
+            "crashes": self.crashes,
+            "power cuts": self.power_cuts,
+            "burials": self.burials,
+            "freezes": self.freezes,
+            "partitions": self.partitions,
+            "one-way cuts": self.deaf,
+            "slow peers": self.slow,
+            "clock skew": self.skew_s,
+            "failed saves": self.save_failures,
+            "failed starts": self.start_failures,
+            "rogues": self.rogues,
+        }
+        return ", ".join(name for name, amount in named.items() if amount) or "clean"
+
+    @classmethod
+    def draw(cls, rng: Random) -> Faults:
+        """One run in six is clean; the others have some families each, so that they mix."""
+        faults = cls()
+        if rng.random() < 0.2:
+            faults.skew_s, faults.drift = rng.choice((0.5, 5.0, 120.0)), 0.01
+            faults.untrusted = rng.random() < 0.3
+        if rng.random() < 0.25:
+            faults.start_failures = 0.15
+        if rng.random() < 0.25:
+            faults.conditions.garble = 0.02
+        if rng.random() < 0.3:
+            faults.rogues = rng.randint(1, 4)
+        if rng.random() < 1 / 6:
+            return faults
+        for family in rng.sample(_FAMILIES, rng.randint(1, 4)):
+            family(faults, rng)
+        return faults
+
+
+def _losing(faults: Faults, rng: Random) -> None:
+    faults.conditions.loss = rng.choice((0.01, 0.05, 0.15))
+
+
+def _repeating(faults: Faults, rng: Random) -> None:
+    faults.conditions.duplicate = rng.choice((0.02, 0.2))
+    faults.conditions.reorder = rng.choice((0.0, 0.1, 0.3))
+
+
+def _lagging(faults: Faults, rng: Random) -> None:
+    faults.conditions.delay_s = rng.choice(((0.01, 0.08), (0.05, 0.4)))
+
+
+def _crashing(faults: Faults, rng: Random) -> None:
+    faults.crashes = rng.randint(1, 6)
+
+
+def _losing_power(faults: Faults, rng: Random) -> None:
+    faults.power_cuts = rng.randint(1, 4)
+
+
+def _burying(faults: Faults, rng: Random) -> None:
+    faults.burials = 1
+
+
+def _freezing(faults: Faults, rng: Random) -> None:
+    faults.freezes = rng.randint(1, 3)
+
+
+def _parting(faults: Faults, rng: Random) -> None:
+    faults.partitions = rng.randint(1, 3)
+
+
+def _deafening(faults: Faults, rng: Random) -> None:
+    faults.deaf = rng.randint(1, 3)
+
+
+def _slowing(faults: Faults, rng: Random) -> None:
+    faults.slow = rng.randint(1, 2)
+
+
+def _failing_saves(faults: Faults, rng: Random) -> None:
+    faults.save_failures = rng.choice((0.005, 0.03))
+
+
+_FAMILIES: Final = (
+    _losing,
+    _repeating,
+    _lagging,
+    _crashing,
+    _crashing,  # what the product promises most about comes up twice as often
+    _losing_power,
+    _burying,
+    _burying,
+    _freezing,
+    _parting,
+    _deafening,
+    _slowing,
+    _failing_saves,
+)
+
+
+@dataclass(slots=True)
+class Script:
+    """Puts the faults of a run on the heap, and takes every one of them back at HEAL_S."""
+
+    world: World
+    faults: Faults
+    rng: Random
+    _cuts: list[tuple[int, int]] = field(default_factory=list)
+
+    def schedule(self) -> None:
+        world, faults = self.world, self.faults
+        world.network.conditions = faults.conditions
+        world.save_failures = faults.save_failures
+        world.start_failures = faults.start_failures
+        for device in world.devices:
+            device.clocks.wall_offset_s = self.rng.uniform(-faults.skew_s, faults.skew_s)
+            device.clocks.rate = 1.0 + self.rng.uniform(-faults.drift, faults.drift)
+            device.clocks.wall_trusted = not (faults.untrusted and self.rng.random() < 0.3)
+        for _ in range(faults.slow):
+            self._victim().slowness = self.rng.choice((0.02, 0.1, 0.4))
+        for _ in range(faults.crashes):
+            self._at(self._crash, self._victim(), self._pause())
+        for _ in range(faults.power_cuts):
+            self._at(self._cut_power, self._victim(), self._pause())
+        for _ in range(faults.burials):
+            self._at(self._bury, self._victim())
+        for _ in range(faults.freezes):
+            self._at(self._freeze, self._victim(), self.rng.uniform(0.5, 20.0))
+        for _ in range(faults.partitions):
+            self._at(self._part, self._halves(), self.rng.uniform(1.0, 25.0))
+        for _ in range(faults.deaf):
+            self._at(self._part, self._one_way(), self.rng.uniform(1.0, 20.0))
+        world.heap.at(HEAL_S, self._heal)
+
+    def _at(self, call: object, *arguments: object) -> None:
+        assert callable(call)
+        self.world.heap.at(self.rng.uniform(FIRST_S, HEAL_S - 2.0), call, *arguments)
+
+    def _victim(self) -> Device:
+        return self.rng.choice(self.world.devices)
+
+    def _pause(self) -> float:
+        """Back at once, as a supervisor restarts it, or after it was given up."""
+        return self.rng.choice((0.05, 0.4, 1.0, 3.0, 10.0, 25.0)) * self.rng.uniform(0.5, 1.5)
+
+    def _crash(self, device: Device, pause_s: float) -> None:
+        device.crash()
+        self.world.heap.after(pause_s, device.start_agent)
+
+    def _cut_power(self, device: Device, pause_s: float) -> None:
+        device.power_off()
+        self.world.heap.after(1.0 + pause_s, device.power_on)
+
+    def _bury(self, device: Device) -> None:
+        device.buried = True
+        device.power_off()
+
+    def _freeze(self, device: Device, pause_s: float) -> None:
+        device.freeze()
+        self.world.heap.after(pause_s, device.thaw)
+
+    def _halves(self) -> list[tuple[int, int]]:
+        """Two random groups that cannot hear each other."""
+        side = [self.rng.random() < self.rng.choice((0.5, 0.2)) for _ in self.world.devices]
+        count = range(len(side))
+        return [(a, b) for a in count for b in count if side[a] != side[b]]
+
+    def _one_way(self) -> list[tuple[int, int]]:
+        """One device that hears nobody, or that nobody hears, or a single direction."""
+        victim = self._victim().index
+        others = [index for index in range(len(self.world.devices)) if index != victim]
+        kind = self.rng.choice(("deaf", "mute", "link"))
+        if kind == "deaf":
+            return [(other, victim) for other in others]
+        if kind == "mute":
+            return [(victim, other) for other in others]
+        return [(victim, self.rng.choice(others))]
+
+    def _part(self, pairs: list[tuple[int, int]], pause_s: float) -> None:
+        for pair in pairs:
+            self.world.network.cut(*pair)
+        self._cuts += pairs
+        self._tell(f"{len(pairs)} directions are cut for {pause_s:.1f} s")
+        self.world.heap.after(pause_s, self._mend, pairs)
+
+    def _mend(self, pairs: list[tuple[int, int]]) -> None:
+        for pair in pairs:
+            if pair in self._cuts:
+                self._cuts.remove(pair)
+                self.world.network.heal(*pair)
+
+    def _heal(self) -> None:
+        """Every link whole, every device up, nothing fails any more."""
+        self._tell("everything heals")
+        self.world.network.conditions = Conditions()
+        self.world.save_failures = self.world.start_failures = 0.0
+        self._mend(list(self._cuts))
+        for device in self.world.devices:
+            device.slowness = 0.0
+            device.thaw()
+            device.power_on()
+            device.start_agent()
+
+    def _tell(self, text: str) -> None:
+        self.world.trace.note(self.world.heap.now, -1, text)
+        self.world.trace.tell(self.world.heap.now, -1, text)

@@ -1,0 +1,293 @@
+"""The invariants: what must hold at every step of every run.
+
+The world is the judge here, not the node: what a node has saved is read from its simulated disk,
+what ran from its simulated tasks, who may do what from the world's own list of members.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from protocol.effects import Effect, Gossip, Save, Send, StartTask
+from protocol.errors import RemoteProtocolError
+from protocol.events import DeadlinePassed, Event, FrameReceived, GossipReceived
+from protocol.ids import JobId, execution_id, job_id
+from protocol.messages import (
+    Accepted,
+    Award,
+    JobSyncAck,
+    ResultAck,
+    ResultOffer,
+    Rumours,
+    SyncRecords,
+)
+from protocol.records import (
+    Acceptance,
+    Advert,
+    Assignment,
+    Fence,
+    Record,
+    Result,
+    Role,
+    Spec,
+    Unknown,
+)
+from protocol.sim.device import Device
+from protocol.sim.ledger import EXECUTION_BYTES_MAX, Ledger, pair_of
+from protocol.sim.tasks import Task
+from protocol.sim.world import World
+from protocol.wire import Sealed, loads, open_sealed
+
+VIOLATIONS_MAX: Final = 20  # of one run: the first few tell the story
+PROBES: Final = (1, 2, 3, 4)  # kinds of messages that can change nothing of a job
+
+Slot = tuple[JobId, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A promise broken, with all that is needed to see it again."""
+
+    seed: int
+    peers: int
+    time: float
+    device: int  # -1 where it is nobody's in particular
+    text: str
+
+    def __str__(self) -> str:
+        where = "all" if self.device < 0 else str(self.device)
+        return f"seed {self.seed} peers {self.peers} t={self.time:.4f} node {where}: {self.text}"
+
+
+@dataclass(slots=True)
+class Invariants:
+    """Watches every device of one run. `exclusive`: nobody is cut off or wrongly declared dead."""
+
+    world: World
+    seed: int
+    exclusive: bool
+    violations: list[Violation] = field(default_factory=list)
+    executions: int = 0
+    acknowledged: dict[JobId, tuple[int, int]] = field(default_factory=dict)  # by, on how many
+    contested: dict[JobId, None] = field(default_factory=dict)  # submitted at more than one peer
+    _accepted: dict[Slot, dict[Fence, Acceptance]] = field(default_factory=dict)
+    _tasks: dict[Slot, list[Task]] = field(default_factory=dict)  # ever started, anywhere
+    _ledgers: list[Ledger] = field(default_factory=list)
+    _opened: dict[bytes, Sealed] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._ledgers = [Ledger(self._record) for _ in self.world.devices]
+
+    def violate(self, device: int, text: str) -> None:
+        if len(self.violations) < VIOLATIONS_MAX:
+            time, peers = self.world.heap.now, len(self.world.devices)
+            self.violations.append(Violation(self.seed, peers, time, device, text))
+            self.world.trace.tell(time, device, f"VIOLATION {text}")
+
+    # ---- what people were told ---------------------------------------------------------------
+
+    def contest(self, key: str) -> None:
+        """The call with this key was made at more than one peer: each may coordinate it."""
+        shoal = self.world.devices[0].keyring.shoal
+        self.contested[job_id(shoal, "default", "one-off", key)] = None
+
+    def acknowledge(self, device: Device, job: JobId, durable_on: int) -> None:
+        """A person was told that this job is accepted, and on how many disks it is."""
+        disks = [d.disk.rows for d in self.world.devices]
+        holding = [job in rows["spec"] and job in rows["job"] for rows in disks]
+        if not holding[device.index]:
+            self.violate(device.index, f"acknowledges job {job}, which is not on its disk")
+        if sum(holding) < durable_on:
+            text = f"says {durable_on} peers have job {job} on disk, {sum(holding)} do"
+            self.violate(device.index, text)
+        self.acknowledged.setdefault(job, (device.index, durable_on))
+
+    # ---- what devices do ---------------------------------------------------------------------
+
+    def broke(self, device: Device, text: str) -> None:
+        self.violate(device.index, f"the node broke: {text}")
+
+    def booted(self, device: Device) -> None:
+        self._ledgers[device.index].booted(device.disk)
+
+    def handled(self, device: Device, event: Event, effects: list[Effect]) -> None:
+        """The node is between two events: what it saved and what it holds must agree."""
+        ledger, node = self._ledgers[device.index], device.node
+        assert node is not None
+        for effect in effects:
+            if isinstance(effect, Save):
+                for text in ledger.saved(effect):
+                    self.violate(device.index, text)
+            elif isinstance(effect, Send) and isinstance(effect.message, JobSyncAck):
+                ledger.claims(node, effect.message)
+            elif isinstance(effect, StartTask) and effect.execution in node.executor.executions:
+                execution = node.executor.executions[effect.execution]
+                self._check_fence(device, (execution.job, execution.slot), execution.fence)
+        if not _matters(event, effects):
+            return
+        for text in ledger.compare(node):
+            self.violate(device.index, text)
+        for choice in ledger.choices:
+            self._chosen(device, choice)
+        ledger.choices.clear()
+        reserved = node.executor.reserved
+        if not reserved.fits(device.described.capacity):
+            self.violate(device.index, f"more is reserved than there is: {reserved}")
+
+    def committed(self, device: Device, save: Save) -> None:
+        self._ledgers[device.index].committed(save)
+
+    def began(self, device: Device, start: StartTask, task: Task) -> None:
+        """The host has started a task."""
+        slot = int(start.environment["SHOAL_PARTITION_INDEX"])
+        self._tasks.setdefault((start.job, slot), []).append(task)
+
+    def leaving(self, device: Device, effect: Effect) -> None:
+        """The effect is carried out now: what it claims must be on disk."""
+        match effect:
+            case StartTask():
+                self._check_start(device, effect)
+            case Send():
+                self._check_send(device, effect)
+            case Gossip(message=Rumours() as rumours):
+                self._check_adverts(device, rumours.records)
+            case _:
+                pass
+
+    def _chosen(self, device: Device, choice: Acceptance) -> None:
+        """This peer accepts an execution for a slot."""
+        if choice.fence.attempt == 0:  # it ended before anything was started
+            return
+        known = self._accepted.setdefault((choice.job, choice.slot), {})
+        known.setdefault(choice.fence, choice)
+        if self.exclusive and len(known) > 1 and choice.job not in self.contested:
+            fences = ", ".join(str(fence) for fence in known)
+            text = f"slot {choice.slot} of {choice.job} has two accepted executions: {fences}"
+            self.violate(device.index, text)
+
+    # ---- what is said ------------------------------------------------------------------------
+
+    def _check_send(self, device: Device, send: Send) -> None:
+        ledger, message = self._ledgers[device.index], send.message
+        saved = True
+        match message:
+            case Accepted():
+                saved = ledger.has_award(message.job, message.slot, message.fence)
+            case JobSyncAck():
+                rows = device.disk.rows
+                held = message.job in rows["spec"] and message.job in rows["job"]
+                saved = message.want_spec or (held and ledger.proven(message))
+            case Award():
+                saved = all(self._has_assignment(device, data) for data in message.assignments)
+            case ResultOffer():
+                saved = self._has_result(device, message.result)
+            case ResultAck():
+                # The executor forgets its duty on this word: a decision must be on disk.
+                slot = device.disk.rows["slot"].get(f"{message.job}/{message.slot}")
+                decided = slot is not None and any(pair_of(slot))
+                saved = message.status != "accepted" or decided
+            case Rumours() | SyncRecords():
+                self._check_adverts(device, message.records)
+            case _:
+                pass
+        if not saved:
+            self.violate(device.index, f"says what is not on its disk: {message!r:.200}")
+
+    def _has_assignment(self, device: Device, data: bytes) -> bool:
+        award = self._record(data)
+        assert isinstance(award, Assignment)
+        slot = device.disk.rows["slot"].get(f"{award.job}/{award.slot}")
+        known = self._record(pair_of(slot)[0]) if slot else None
+        return isinstance(known, Assignment) and known.fence >= award.fence
+
+    def _has_result(self, device: Device, data: bytes) -> bool:
+        result = self._record(data)
+        assert isinstance(result, Result)
+        fence = result.fence
+        key = execution_id(
+            result.revision, result.slot, fence.term, fence.coordinator, fence.attempt
+        )
+        return data in device.disk.rows["execution"].get(key, b"")
+
+    def _check_adverts(self, device: Device, records: tuple[bytes, ...]) -> None:
+        for data in records:
+            advert = self._record(data)
+            if isinstance(advert, Advert) and advert.peer == device.peer:
+                for text in self._ledgers[device.index].advertised(advert):
+                    self.violate(device.index, text)
+
+    # ---- what is started ---------------------------------------------------------------------
+
+    def _check_start(self, device: Device, start: StartTask) -> None:
+        assert device.node is not None
+        execution = device.node.executor.executions.get(start.execution)
+        row = device.disk.rows["execution"].get(start.execution)
+        if execution is None or row is None:
+            self.violate(device.index, f"starts {start.execution} without a journal of it")
+            return
+        self.executions += 1
+        self._check_author(device, start, row)
+        self._check_exclusive(device, (execution.job, execution.slot))
+        needs = execution.spec.task.resources
+        for task in device.host.running:
+            needs += task.resources
+        if start.execution not in device.host.tasks and not needs.fits(device.described.capacity):
+            self.violate(device.index, f"runs more than it can hold: {needs}")
+
+    def _check_author(self, device: Device, start: StartTask, row: bytes) -> None:
+        fields = loads(row, EXECUTION_BYTES_MAX)
+        assert isinstance(fields, list)
+        sealed = self._open(fields[1])
+        if sealed is None or not isinstance(sealed.record, Spec) or sealed.record.job != start.job:
+            self.violate(device.index, f"starts {start.execution} without its spec")
+            return
+        author = self.world.by_peer.get(sealed.author)
+        certificate = author.keyring.opened if author is not None else None
+        if certificate is None or not certificate.holds(Role.SUBMIT, sealed.record.namespace):
+            self.violate(device.index, f"starts a job of {sealed.author}, who may not submit")
+
+    def _check_fence(self, device: Device, slot: Slot, fence: Fence) -> None:
+        ledger = self._ledgers[device.index]
+        before = ledger.started.get(slot)
+        highest = ledger.fences.get(f"{slot[0]}/{slot[1]}")
+        if before is not None and fence < before:
+            self.violate(device.index, f"starts {slot} at {fence}, after {before}")
+        elif highest is not None and fence < highest:
+            self.violate(device.index, f"starts {slot} at {fence}, and knows {highest}")
+        elif highest is None:
+            self.violate(device.index, f"starts {slot} at {fence}, and does not remember it")
+        ledger.started[slot] = fence
+
+    def _check_exclusive(self, device: Device, slot: Slot) -> None:
+        """Nobody was cut off: an execution starts only where every earlier one has failed."""
+        if not self.exclusive or slot[0] in self.contested:
+            return
+        for task in self._tasks.get(slot, ()):
+            if task.running:
+                self.violate(device.index, f"{slot} is started while it runs elsewhere")
+            elif task.code == 0:
+                self.violate(device.index, f"{slot} is started again after its success")
+
+    # ---- records -----------------------------------------------------------------------------
+
+    def _record(self, data: bytes) -> Record | Unknown | None:
+        sealed = self._open(data)
+        return None if sealed is None else sealed.record
+
+    def _open(self, data: bytes) -> Sealed | None:
+        sealed = self._opened.get(data)
+        if sealed is None:
+            try:
+                sealed = open_sealed(data, self.world.devices[0].keyring)
+            except RemoteProtocolError:
+                return None
+            self._opened[data] = sealed
+        return sealed
+
+
+def _matters(event: Event, effects: list[Effect]) -> bool:
+    """Whether the event can have changed anything of a job."""
+    if isinstance(event, FrameReceived):
+        return len(event.frame) < 2 or event.frame[1] not in PROBES
+    return bool(effects) or not isinstance(event, GossipReceived | DeadlinePassed)

@@ -1,0 +1,78 @@
+"""When all is quiet: what must hold once nothing goes wrong any more and nobody wants anything."""
+
+from __future__ import annotations
+
+from protocol.ids import JobId
+from protocol.records import Verdict
+from protocol.resources import Resources
+from protocol.sim.device import Device
+from protocol.sim.invariants import Invariants
+from protocol.sim.world import World
+
+Unrest = list[tuple[int, str]]  # device (-1: all) and what is not as it should be
+
+
+def unrest(world: World, invariants: Invariants) -> Unrest:
+    """Everything that is not at rest, the first of each kind per device."""
+    found: Unrest = []
+    for device in world.devices:
+        found += _restless(device)
+    for job, (device_index, durable_on) in invariants.acknowledged.items():
+        lost_with_it = world.devices[device_index].buried and durable_on < 2
+        if not lost_with_it:
+            found += _unfinished(world, job, device_index)
+    for job in dict.fromkeys(job for d in world.devices if d.node for job in d.node.jobs):
+        found += _differing(world, job)
+    return found
+
+
+def _restless(device: Device) -> Unrest:
+    node = device.node
+    if device.buried:
+        return []
+    if node is None:
+        return [(device.index, "it is down")]
+    found: Unrest = []
+    if node.executor.reserved != Resources():
+        found.append((device.index, f"capacity is still reserved: {node.executor.reserved}"))
+    for task in device.host.tasks.values():
+        if task.running:
+            found.append((device.index, f"task {task.execution} of {task.job} still runs"))
+    for execution in node.executor.executions.values():
+        if not execution.ended:
+            found.append((device.index, f"execution {execution.id} is {execution.state}"))
+        elif execution.owes:
+            found.append((device.index, f"the result of {execution.id} found nobody"))
+    return found
+
+
+def _unfinished(world: World, job: JobId, acknowledged_by: int) -> Unrest:
+    """An acknowledged job is held by somebody, and has ended with a reason."""
+    holders = [device for device in world.devices if device.node and job in device.node.jobs]
+    if not holders:
+        return [(acknowledged_by, f"acknowledged job {job} is lost")]
+    found: Unrest = []
+    for device in holders:
+        assert device.node is not None
+        held = device.node.jobs[job]
+        if not held.done:
+            found.append((device.index, f"job {job} has not ended"))
+        for slot in held.slots:
+            choice = slot.acceptance
+            if choice is None or choice.verdict == Verdict.SUCCESS:
+                continue
+            if not choice.reason and not choice.result:
+                found.append((device.index, f"slot {slot.index} of {job} ended without a reason"))
+    return found
+
+
+def _differing(world: World, job: JobId) -> Unrest:
+    """All who hold a job hold the same."""
+    prints: dict[bytes, int] = {}
+    for device in world.devices:
+        if device.node is not None and job in device.node.jobs:
+            prints.setdefault(device.node.jobs[job].fingerprint(), device.index)
+    if len(prints) <= 1:
+        return []
+    pair = list(prints.values())[:2]
+    return [(pair[1], f"job {job} differs from node {pair[0]}'s")]

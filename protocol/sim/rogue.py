@@ -1,0 +1,60 @@
+"""A rogue: a member without `submit` that orders work all the same, past its own node."""
+
+from __future__ import annotations
+
+from random import Random
+
+from protocol.ids import job_id, revision_of
+from protocol.messages import Award, JobSync, SlotState
+from protocol.records import Assignment, Fence, Role, Spec
+from protocol.sim.device import Device
+from protocol.sim.faults import FIRST_S, HEAL_S
+from protocol.sim.people import draw_spec
+from protocol.sim.world import World
+from protocol.wire import encode_message, encode_record, seal
+
+
+def schedule_rogue(world: World, rng: Random) -> None:
+    """Let one member without `submit` misbehave once, where there is one."""
+    weak = [device for device in world.devices if not _may_submit(device)]
+    if weak:
+        rogue, victim = rng.choice(weak), rng.choice(world.devices)
+        world.heap.at(rng.uniform(FIRST_S, HEAL_S), _order, world, rogue, victim, rng)
+
+
+def _may_submit(device: Device) -> bool:
+    return device.keyring.opened is not None and device.keyring.opened.holds(Role.SUBMIT)
+
+
+def _order(world: World, rogue: Device, victim: Device, rng: Random) -> None:
+    """Give the victim a job of the rogue's own to hold and a slot of it to run."""
+    if not world.network.stands(rogue.index, victim.index):
+        return
+    keyring, key = rogue.keyring, f"rogue-{rng.getrandbits(32)}"
+    job = job_id(keyring.shoal, "default", "one-off", key)
+    spec = Spec(
+        job=job,
+        shoal=keyring.shoal,
+        namespace="default",
+        kind="one-off",
+        key=key,
+        generation=1,
+        body=draw_spec(0, rng).encode(),
+    )
+    assignment = Assignment(
+        job=job,
+        revision=revision_of(encode_record(spec)),
+        slot=0,
+        fence=Fence(1, keyring.peer, 1),
+        executor=victim.peer,
+        lease_ms=15_000,
+    )
+    sealed, award = seal(spec, keyring), seal(assignment, keyring)
+    holders = (keyring.peer, victim.peer)
+    slots = (SlotState(0, award),)
+    for message in (
+        Award(1, (award,), sealed, b"", holders),
+        JobSync(1, job, sealed, b"", 1, keyring.peer, 0, slots, holders, b"x" * 12),
+        JobSync(2, job, sealed, b"", 1, victim.peer, 0, (), holders, b"x" * 12),
+    ):
+        world.network.send(rogue.index, victim.index, encode_message(message))

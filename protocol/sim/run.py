@@ -1,0 +1,132 @@
+"""One run: a shoal, its faults and its people, all drawn from one seed, until all is quiet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from protocol.config import NodeConfig
+from protocol.records import Role
+from protocol.sim.device import Described, Device
+from protocol.sim.faults import HEAL_S, Faults, Script
+from protocol.sim.heap import Heap
+from protocol.sim.invariants import Invariants, Violation
+from protocol.sim.keyring import EVERY_ROLE, Root
+from protocol.sim.network import Network
+from protocol.sim.people import People
+from protocol.sim.quiet import unrest
+from protocol.sim.rogue import schedule_rogue
+from protocol.sim.trace import Trace
+from protocol.sim.world import World
+
+QUIET_S: Final = 300.0  # after healing; queue, leases and retries of every job drawn fit in
+LOOK_S: Final = 1.0  # how often it is looked whether all is quiet
+STAY_S: Final = 3.0  # it must stay so
+BOOTSTRAP: Final = 2  # addresses each device is configured with
+WORKING: Final = (Role.COMPUTE,)
+OPERATING: Final = (Role.COMPUTE, Role.SUBMIT, Role.OPERATE)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run is drawn from beside its seed."""
+
+    peers: int = 12
+    jobs: int = 8
+    faults: Faults | None = None  # drawn from the seed where there are none given
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one run."""
+
+    seed: int
+    digest: str
+    violations: tuple[Violation, ...]
+    faults: str
+    seconds: float  # simulated
+    steps: int
+    jobs: int  # acknowledged
+    executions: int
+    frames: int
+    commits: int
+
+
+def run(seed: int, options: Options, line: Callable[[str], None] | None = None) -> Outcome:
+    """Run one seed to its end. `line` is given the trace as it happens."""
+    name = f"{seed}/{options.peers}"
+    world = build(name, options.peers, Random(f"{name}/shape"), Trace(line))
+    faults = options.faults or Faults.draw(Random(f"{name}/faults"))
+    invariants = Invariants(world, seed, exclusive=faults.clean)
+    world.watcher = invariants
+    people = People(world, invariants, Random(f"{name}/people"))
+    people.draw(options.jobs)
+    script = Script(world, faults, Random(f"{name}/script"))
+    script.schedule()
+    rng = Random(f"{name}/rogue")
+    for _ in range(faults.rogues):
+        schedule_rogue(world, rng)
+    world.heap.run(HEAL_S)
+    _settle(world, people, invariants)
+    traffic = world.network.traffic
+    return Outcome(
+        seed=seed,
+        digest=world.trace.digest,
+        violations=tuple(invariants.violations),
+        faults=faults.text,
+        seconds=world.heap.now,
+        steps=world.heap.steps,
+        jobs=len(invariants.acknowledged),
+        executions=invariants.executions,
+        frames=sum(each.frames for each in traffic),
+        commits=sum(device.disk.commits for device in world.devices),
+    )
+
+
+def build(name: str, peers: int, rng: Random, trace: Trace) -> World:
+    """A shoal of devices that are not alike; they boot within the first seconds."""
+    heap = Heap()
+    network = Network(heap, Random(f"{name}/network"), [])
+    world = World(heap, network, trace, Random(f"{name}/devices"), name)
+    root = Root(name)
+    for index in range(peers):
+        roles = _draw_roles(index, rng)
+        described = Described(
+            cpu_m=rng.choice((1000, 2000, 4000)),
+            memory_bytes=rng.choice((1, 2, 4)) * 1024**3,
+            labels={"zone": rng.choice(("attic", "cellar", "garden"))},
+        )
+        others = [other for other in range(peers) if other != index]
+        bootstrap = tuple(rng.sample(others, min(BOOTSTRAP, len(others))))
+        keyring = root.member(index, roles)
+        device = Device(world, index, keyring, NodeConfig(), described, bootstrap)
+        world.add(device)
+        heap.at(rng.uniform(0.0, 2.0), device.power_on)
+    network.start()
+    return world
+
+
+def _draw_roles(index: int, rng: Random) -> tuple[str, ...]:
+    """Most may submit, the first always; some only work, some operate other people's jobs."""
+    if index and rng.random() < 0.15:
+        return WORKING
+    return OPERATING if rng.random() < 0.2 else EVERY_ROLE
+
+
+def _settle(world: World, people: People, invariants: Invariants) -> None:
+    """Run on until all is quiet and stays so; what is not quiet in the end is a violation."""
+    end = HEAL_S + QUIET_S
+    while world.heap.now < end and not invariants.violations:
+        if not people.busy and not unrest(world, invariants):
+            world.heap.run(world.heap.now + STAY_S)
+            if not unrest(world, invariants):
+                return
+        world.heap.run(world.heap.now + LOOK_S)
+    if invariants.violations:  # what follows from them says nothing more
+        return
+    for device, text in unrest(world, invariants):
+        invariants.violate(device, text)
+    if people.busy:
+        invariants.violate(-1, "somebody who called was never answered")

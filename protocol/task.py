@@ -1,0 +1,214 @@
+"""A task: what runs in one slot of a job, with what, for how long and what is kept of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from protocol.engine import EngineSpec
+from protocol.inputs import InputSource, read_inputs
+from protocol.paths import read_path
+from protocol.quantities import format_duration, parse_duration_s
+from protocol.resources import RESOURCES_DEFAULT, Resources
+from protocol.tree import NAME, NAME_ALLOWED, Node, Plain, shown
+
+PUBLISHERS: Final = ("local",)
+NETWORKS: Final = ("default", "none", "host", "bridge")
+
+NAME_DEFAULT: Final = "main"  # what Bacalhau's CLI calls the one task of a job
+ENV_MAX: Final = 64
+ENV_VALUE_BYTES_MAX: Final = 4096
+META_MAX: Final = 32
+META_VALUE_BYTES_MAX: Final = 1024
+RESULT_PATHS_MAX: Final = 16
+TIMEOUT_S_MAX: Final = 366 * 86400
+QUEUE_TIMEOUT_S_DEFAULT: Final = 300  # peers at the edge come and go; Bacalhau gives up at once
+
+FIELDS: Final = (
+    "Name",
+    "Engine",
+    "Env",
+    "InputSources",
+    "ResultPaths",
+    "Publisher",
+    "Resources",
+    "Network",
+    "Timeouts",
+    "Meta",
+)
+RESULT_FIELDS: Final = ("Name", "Path")
+PUBLISHER_FIELDS: Final = ("Type", "Params")
+NETWORK_FIELDS: Final = ("Type",)
+NETWORK_HINTS: Final = {
+    "Domains": "filtering by domain is not something this version has",
+    "Ports": "port allocation is not something this version has",
+}
+TIMEOUT_FIELDS: Final = ("ExecutionTimeout", "QueueTimeout", "TotalTimeout")
+
+_ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_ENV_RESERVED: Final = ("SHOAL_", "BACALHAU_")  # what the agent itself tells a task
+
+
+class ResultPath(msgspec.Struct, frozen=True):
+    """A file or directory of the task that is kept, under a name."""
+
+    name: str
+    path: str
+
+    @classmethod
+    def read(cls, node: Node) -> ResultPath:
+        fields = node.fields(*RESULT_FIELDS)
+        name = fields.need("Name").matching(NAME, NAME_ALLOWED)
+        return cls(name, read_path(fields.need("Path")))
+
+    def to_plain(self) -> dict[str, Plain]:
+        return {"Name": self.name, "Path": self.path}
+
+
+class PublisherSpec(msgspec.Struct, frozen=True):
+    """Where results go. `local`: kept by the executor, fetched by whoever asks."""
+
+    type: str = "local"
+
+    @classmethod
+    def read(cls, node: Node) -> PublisherSpec:
+        fields = node.fields(*PUBLISHER_FIELDS)
+        if params := fields.get("Params"):
+            params.fields()  # `local` has none
+        # Bacalhau writes an empty type where nothing was chosen.
+        at = fields.get("Type")
+        return cls() if at is None or at.value == "" else cls(at.choice(PUBLISHERS, "a publisher"))
+
+    def to_plain(self) -> dict[str, Plain]:
+        return {"Type": self.type}
+
+
+class NetworkSpec(msgspec.Struct, frozen=True):
+    """What the task may reach. `default` leaves it to the engine and the device's policy."""
+
+    type: str = "default"
+
+    @classmethod
+    def read(cls, node: Node) -> NetworkSpec:
+        fields = node.fields(*NETWORK_FIELDS, later=NETWORK_HINTS)
+        at = fields.get("Type")
+        if at is None:
+            return cls()
+        if isinstance(at.value, str) and at.value.strip().lower() == "full":
+            return cls("host")  # Bacalhau's deprecated name for it
+        return cls(at.choice(NETWORKS, "a network"))
+
+    def to_plain(self) -> dict[str, Plain]:
+        return {"Type": self.type}
+
+
+class TimeoutsSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits in whole seconds. Standing jobs ignore them, so theirs are all zero."""
+
+    execution_s: int = 0  # zero: none. A long job is no fault, and Bacalhau has none either
+    queue_s: int = 0  # wait for a peer that fits; zero: give up at once, as Bacalhau does
+    total_s: int = 0  # from acceptance to the end, retries included; zero: none
+
+    @classmethod
+    def read(cls, node: Node) -> TimeoutsSpec:
+        fields = node.fields(*TIMEOUT_FIELDS)
+        execution = fields.read("ExecutionTimeout", read_timeout_s, 0)
+        total = fields.read("TotalTimeout", read_timeout_s, 0)
+        spare = max(0, total - execution) if total else QUEUE_TIMEOUT_S_DEFAULT
+        queue = fields.read("QueueTimeout", read_timeout_s, min(spare, QUEUE_TIMEOUT_S_DEFAULT))
+        if total and execution + queue > total:
+            node.fail(
+                f"ExecutionTimeout {execution} s and QueueTimeout {queue} s "
+                f"are more than the TotalTimeout of {total} s together"
+            )
+        return cls(execution_s=execution, queue_s=queue, total_s=total)
+
+    def to_plain(self) -> dict[str, Plain]:
+        return {
+            "ExecutionTimeout": self.execution_s,
+            "QueueTimeout": self.queue_s,
+            "TotalTimeout": self.total_s,
+        }
+
+
+class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What one slot runs."""
+
+    name: str = NAME_DEFAULT
+    engine: EngineSpec
+    env: dict[str, str] = {}
+    input_sources: tuple[InputSource, ...] = ()
+    result_paths: tuple[ResultPath, ...] = ()
+    publisher: PublisherSpec = PublisherSpec()
+    resources: Resources = RESOURCES_DEFAULT
+    network: NetworkSpec = NetworkSpec()
+    timeouts: TimeoutsSpec = TimeoutsSpec()
+    meta: dict[str, str] = {}
+
+    @classmethod
+    def read(cls, node: Node, engines: Sequence[str], *, standing: bool) -> TaskSpec:
+        fields = node.fields(*FIELDS)
+        timeouts = TimeoutsSpec.read(fields.get_or("Timeouts", {}))
+        return cls(
+            name=fields.read("Name", lambda at: at.matching(NAME, NAME_ALLOWED), NAME_DEFAULT),
+            engine=EngineSpec.read(fields.need("Engine"), engines),
+            env=fields.read("Env", _read_env, {}),
+            input_sources=fields.read("InputSources", read_inputs, ()),
+            result_paths=fields.read("ResultPaths", _read_result_paths, ()),
+            publisher=fields.read("Publisher", PublisherSpec.read, PublisherSpec()),
+            resources=fields.read("Resources", Resources.read, RESOURCES_DEFAULT),
+            network=fields.read("Network", NetworkSpec.read, NetworkSpec()),
+            timeouts=TimeoutsSpec() if standing else timeouts,
+            meta=fields.read("Meta", lambda at: at.words(META_MAX, META_VALUE_BYTES_MAX), {}),
+        )
+
+    def to_plain(self) -> dict[str, Plain]:
+        """Canonical form: what is empty is left out, every default is written down."""
+        lists: dict[str, list[Plain]] = {
+            "InputSources": [source.to_plain() for source in self.input_sources],
+            "ResultPaths": [path.to_plain() for path in self.result_paths],
+        }
+        words: dict[str, dict[str, Plain]] = {"Env": {**self.env}, "Meta": {**self.meta}}
+        return {
+            "Name": self.name,
+            "Engine": self.engine.to_plain(),
+            "Publisher": self.publisher.to_plain(),
+            "Resources": self.resources.to_plain(),
+            "Network": self.network.to_plain(),
+            "Timeouts": self.timeouts.to_plain(),
+            **{key: value for key, value in lists.items() if value},
+            **{key: value for key, value in words.items() if value},
+        }
+
+
+def read_timeout_s(node: Node) -> int:
+    return node.quantity(parse_duration_s, 0, TIMEOUT_S_MAX, format_duration)
+
+
+def _read_env(node: Node) -> dict[str, str]:
+    env = {}
+    for name, at in node.entries(ENV_MAX):
+        if not _ENV_NAME.fullmatch(name):
+            at.fail(f"{shown(name)} is not a variable's name; allowed: letters, digits and '_'")
+        if name.upper().startswith(_ENV_RESERVED):
+            at.fail(f"names that start with {' or '.join(_ENV_RESERVED)} belong to the agent")
+        env[name] = at.word(ENV_VALUE_BYTES_MAX)
+        # Bacalhau would put the device's own variable there; the text itself would be no use.
+        if env[name].startswith("env:"):
+            at.fail("references to the device's environment (env:NAME) are not something we have")
+    return env
+
+
+def _read_result_paths(node: Node) -> tuple[ResultPath, ...]:
+    found: list[ResultPath] = []
+    for item in node.items(RESULT_PATHS_MAX):
+        result = ResultPath.read(item)
+        if any(earlier.name == result.name for earlier in found):
+            item.fail(f"the name '{result.name}' is taken by an earlier result path")
+        if any(earlier.path == result.path for earlier in found):
+            item.fail(f"the path '{result.path}' is taken by an earlier result path")
+        found.append(result)
+    return tuple(found)

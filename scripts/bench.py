@@ -1,0 +1,351 @@
+"""The bench: Shoal's figures beside a floor or a rival of the same run, held against its budgets.
+
+Every line is {name, value, unit, n, against, ratio, budget, met}: `against` is the rival's or
+floor's figure in the same unit, `ratio` is value / against, `budget` what DESIGN allows, in words.
+A machine's own speed falls out of a ratio; figures without one (memory, bytes) do not depend on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import psutil
+
+from tests.lab import Device, Lab, process_job
+
+NOOP = "/bin/true"
+WARM_UP = 10
+IDLE_S = 60.0
+SETTLE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    name: str
+    value: float
+    unit: str
+    n: int
+    against: float | None = None
+    ratio: float | None = None
+    budget: str = ""
+    met: bool | None = None
+
+
+def compared(
+    name: str, value: float, unit: str, n: int, against: float, most: float, rival: str
+) -> Figure:
+    """A figure whose ratio to a rival's may be `most`."""
+    ratio = value / against
+    return Figure(name, value, unit, n, against, ratio, f"<= {most:g} x {rival}", ratio <= most)
+
+
+def bounded(name: str, value: float, unit: str, n: int, most: float) -> Figure:
+    return Figure(name, value, unit, n, None, None, f"<= {most:g} {unit}", value <= most)
+
+
+# ---- latency ------------------------------------------------------------
+
+
+def run_once(device: Device, client: Any) -> float:
+    """Seconds from the call to the pushed end of a no-op job."""
+    began = time.perf_counter()
+    for line in client.run(process_job(NOOP, name="noop")):
+        if line.get("kind") == "job.failed":
+            raise RuntimeError(f"the no-op job failed: {line}")
+        if line.get("kind") == "job.completed":
+            break
+    return time.perf_counter() - began
+
+
+def latencies(lab: Lab, n: int) -> list[float]:
+    with lab[0].client() as client:
+        for _ in range(WARM_UP):
+            run_once(lab[0], client)
+        return [run_once(lab[0], client) for _ in range(n)]
+
+
+def spawn_latencies(n: int) -> list[float]:
+    """The floor: the same program, started and waited for."""
+    times = []
+    for _ in range(n):
+        began = time.perf_counter()
+        subprocess.run([NOOP], check=True)
+        times.append(time.perf_counter() - began)
+    return times
+
+
+def _execute() -> int:
+    return subprocess.run([NOOP], check=True).returncode
+
+
+@contextmanager
+def dask(workers: int) -> Iterator[Callable[[], float]]:
+    """A Dask cluster of that many one-thread worker processes; yields a timed submit().result()."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    dask.config.set({"distributed.worker.daemon": False})
+    cluster = LocalCluster(
+        n_workers=workers, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
+    )
+    client = Client(cluster)
+
+    def once() -> float:
+        began = time.perf_counter()
+        client.submit(_execute, pure=False).result(timeout=60)
+        return time.perf_counter() - began
+
+    try:
+        for _ in range(WARM_UP):
+            once()
+        yield once
+    finally:
+        client.close()
+        cluster.close()
+
+
+def quantile(times: list[float], share: float) -> float:
+    return sorted(times)[min(len(times) - 1, int(len(times) * share))]
+
+
+def latency(peers: int, most: float, n: int = 100) -> list[Figure]:
+    """In turn, a block of ours and a block of theirs, so that a drifting machine favours nobody."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    with Lab(peers) as lab, dask(3) as once:
+        time.sleep(5)
+        for _ in range(4):
+            ours += latencies(lab, n // 4)
+            theirs += [once() for _ in range(n // 4)]
+    floor = spawn_latencies(n)
+    figures = []
+    for share, word in ((0.5, "p50"), (0.99, "p99")):
+        value, rival = quantile(ours, share) * 1e3, quantile(theirs, share) * 1e3
+        name = f"submit-to-result-{peers}-peers-{word}"
+        if word == "p50":
+            figures.append(compared(name, value, "ms", n, rival, most, "Dask's submit().result()"))
+        else:
+            ratio = value / rival
+            figures.append(Figure(name, value, "ms", n, rival, ratio, "beside Dask's"))
+    bare = statistics.median(floor) * 1e3
+    value = statistics.median(ours) * 1e3
+    figures.append(
+        Figure(
+            f"submit-to-result-{peers}-peers-over-spawn",
+            value,
+            "ms",
+            n,
+            bare,
+            value / bare,
+            "beside the bare spawn",
+        )
+    )
+    return figures
+
+
+def throughput(seconds: float = 15.0, in_flight: int = 8) -> list[Figure]:
+    """Jobs a second with 8 callers that each wait for their job, on 3 peers."""
+    with Lab(3) as lab:
+        time.sleep(5)
+        latencies(lab, 5)
+        done = [0] * in_flight
+        end = time.monotonic() + seconds
+
+        def caller(number: int) -> None:
+            with lab[number % 3].client() as client:
+                while time.monotonic() < end:
+                    run_once(lab[number % 3], client)
+                    done[number] += 1
+
+        threads = [threading.Thread(target=caller, args=(i,)) for i in range(in_flight)]
+        began = time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        rate = sum(done) / (time.monotonic() - began)
+    with dask(3) as once:
+        done = [0] * in_flight
+        end = time.monotonic() + seconds
+
+        def rival(number: int) -> None:
+            while time.monotonic() < end:
+                once()
+                done[number] += 1
+
+        threads = [threading.Thread(target=rival, args=(i,)) for i in range(in_flight)]
+        began = time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        against = sum(done) / (time.monotonic() - began)
+    count = int(rate * seconds)
+    return [
+        Figure(
+            "jobs-a-second-8-in-flight",
+            rate,
+            "1/s",
+            count,
+            against,
+            rate / against,
+            ">= 80 1/s",
+            rate >= 80,
+        )
+    ]
+
+
+# ---- loss ------------------------------------------------------------
+
+
+def placed_again(lab: Lab, hurt: Callable[[Device], None]) -> float:
+    """Seconds from the blow to the moment at which another peer runs the slot."""
+    spec = process_job("/bin/sleep", "600", name="long")
+    with lab[0].client() as client:
+        job = client.submit(spec)["job"]
+
+        def running() -> str:
+            slot = client.job(job)["slots"][0]
+            return slot["executor"] if slot["state"] == "running" else ""
+
+        winner = lab.until(running, "the job runs", 30)
+        if winner == lab[0].peer:  # the watcher shall live; lab[0] offers nothing, see below
+            raise RuntimeError("the job runs where it was submitted")
+        device = next(device for device in lab.devices if device.peer == winner)
+        began = time.monotonic()
+        hurt(device)
+        lab.until(lambda: (who := running()) and who != winner, "it is placed again", 60)
+        took = time.monotonic() - began
+        client.stop(job)
+    return took
+
+
+def replace(n: int = 5) -> list[Figure]:
+    kills: list[float] = []
+    freezes: list[float] = []
+    for _ in range(n):
+        with _watched_lab() as lab:
+            time.sleep(3)
+            kills.append(placed_again(lab, lab.power_off))
+    for _ in range(n):
+        with _watched_lab() as lab:
+            time.sleep(3)
+            freezes.append(placed_again(lab, lab.freeze))
+    figures = []
+    for name, times, most in (("kill", kills, 2.0), ("freeze", freezes, 10.0)):
+        figures.append(
+            bounded(f"placed-again-after-{name}-p50", quantile(times, 0.5), "s", n, most)
+        )
+        figures.append(bounded(f"placed-again-after-{name}-max", max(times), "s", n, most))
+    return figures
+
+
+@contextmanager
+def _watched_lab() -> Iterator[Lab]:
+    """Four agents; the first one only watches, since it offers too little to win."""
+    lab = Lab(4)
+    lab[0].flags = ["--offer-cpu", "10m"]
+    with lab:
+        yield lab
+
+
+# ---- idle ------------------------------------------------------------
+
+
+def idle() -> list[Figure]:
+    with Lab(3) as lab:
+        time.sleep(SETTLE_S)
+        processes = [psutil.Process(device.pid) for device in lab.devices]
+        before = [sum(process.cpu_times()[:2]) for process in processes]
+        began = time.monotonic()
+        time.sleep(IDLE_S)
+        took = time.monotonic() - began
+        spent = [
+            (sum(process.cpu_times()[:2]) - start) / took * 1e3
+            for process, start in zip(processes, before, strict=True)
+        ]
+        resident = [process.memory_info().rss / 1e6 for process in processes]
+    with Lab(20) as lab:
+        time.sleep(SETTLE_S)
+        rates = _sent(lab)
+    return [
+        bounded("idle-resident-3-peers", max(resident), "MB", 3, 95),
+        bounded("idle-cpu-3-peers", max(spent), "ms/s", 3, 5),
+        bounded("idle-bytes-sent-20-peers", statistics.mean(rates), "B/s", 20, 1000),
+        bounded("idle-bytes-sent-20-peers-max", max(rates), "B/s", 20, 1000),
+    ]
+
+
+def _sent(lab: Lab) -> list[float]:
+    """Bytes a second each agent wrote to its sockets, as its transport counted."""
+
+    def counted() -> list[int]:
+        totals = []
+        for device in lab.devices:
+            with device.client() as client:
+                totals.append(int(client.status()["bytes_sent"]))
+        return totals
+
+    before, began = counted(), time.monotonic()
+    time.sleep(IDLE_S)
+    after, took = counted(), time.monotonic() - began
+    return [(end - start) / took for start, end in zip(before, after, strict=True)]
+
+
+# ---- the table ------------------------------------------------------------
+
+BENCHES: dict[str, Callable[[], list[Figure]]] = {
+    "latency-3": lambda: latency(3, 2.0),
+    "latency-20": lambda: latency(20, 3.0),
+    "throughput": throughput,
+    "replace": replace,
+    "idle": idle,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHES))
+    parser.add_argument("--json", metavar="FILE", type=Path)
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.names if name not in BENCHES]
+    if unknown:
+        parser.error(f"no bench {', '.join(unknown)}; there are {', '.join(BENCHES)}")
+    figures: list[Figure] = []
+    print(f"{'name':44} {'value':>10} {'unit':5} {'n':>5} {'against':>9} {'ratio':>6}  budget")
+    for name in arguments.names or BENCHES:
+        for figure in BENCHES[name]():
+            figures.append(figure)
+            print(line(figure), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=1))
+    return 0 if all(figure.met is not False for figure in figures) else 1
+
+
+def line(figure: Figure) -> str:
+    against = f"{figure.against:.3g}" if figure.against is not None else ""
+    ratio = f"{figure.ratio:.2f}" if figure.ratio is not None else ""
+    met = {True: "met", False: "MISSED", None: ""}[figure.met]
+    return (
+        f"{figure.name:44} {figure.value:10.3g} {figure.unit:5} {figure.n:5} {against:>9} "
+        f"{ratio:>6}  {figure.budget} {met}"
+    )
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH", "0")
+    raise SystemExit(main())

@@ -1,0 +1,323 @@
+"""A backend in memory: jobs that run nowhere, for the control API, its client and the CLI.
+
+The command of a job says what becomes of it: `echo TEXT...`, `exit CODE`, `fault`, `raw` (output
+that is no UTF-8), `warn TEXT` (standard error), `wait` (until `finish` or a stop).
+"""
+
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from agent.control.backend import FINAL_STATES, RequestError
+from agent.control.feed import Feed, Follower
+
+PEERS = ("pi-kitchen", "pi-attic", "pi-shed")
+
+
+def peer_id(name: str) -> str:
+    return "12D3KooW" + hashlib.sha256(name.encode()).hexdigest()[:36]
+
+
+class MemoryBackend:
+    def __init__(self) -> None:
+        self.now_ms = 1_700_000_000_000
+        self.feed = Feed(lambda: self.now_ms)
+        self.views: dict[str, dict[str, Any]] = {}
+        self.output: dict[str, list[dict[str, Any]]] = {}
+        self.archives: dict[str, bytes] = {}
+        self.invited: list[tuple[int, int, list[str], dict[str, str]]] = []
+        self.submitted: list[dict[str, Any]] = []
+        self.ended = trio.Event()
+        self.changed = trio.Event()
+        self.silent: list[str] = []
+        self.log_flood = 0
+        self.archive_failure: Exception | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["MemoryBackend"]:
+        async with trio.open_nursery() as self.nursery:
+            yield self
+            self.nursery.cancel_scope.cancel()
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "peer": peer_id("pi-kitchen"),
+            "name": "pi-kitchen",
+            "shoal": "home",
+            "version": "0.1.0",
+            "uptime_s": 90,
+            "peers": 3,
+            "running": 0,
+        }
+
+    def peers(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": peer_id(name),
+                "name": name,
+                "state": "dead" if name == "pi-shed" else "alive",
+                "self": name == "pi-kitchen",
+                "connected": name != "pi-shed",
+                "incarnation": 4,
+                "addresses": ["/ip4/192.0.2.7/tcp/4001"],
+                "labels": {"room": name.removeprefix("pi-")},
+                "engines": ["process"],
+                "cpu_m": 4000,
+                "memory_bytes": 2 * 1024**3,
+                "disk_bytes": 8 * 1024**3,
+                "version": "0.1.0",
+                "roles": ["compute", "submit"],
+                "since_s": 75.0,
+                "reason": "refused twice" if name == "pi-shed" else "",
+            }
+            for name in PEERS
+        ]
+
+    def config_view(self) -> dict[str, Any]:
+        return {"name": {"value": "pi-kitchen", "source": "file"}}
+
+    def doctor(self) -> list[dict[str, Any]]:
+        return [
+            {"check": "clock", "ok": True, "text": "synchronised", "fix": ""},
+            {"check": "user", "ok": False, "text": "tasks run as you", "fix": "run as root"},
+            {"check": "battery", "ok": None, "text": "cannot be told here", "fix": ""},
+        ]
+
+    async def submit(self, spec_plain: dict[str, Any], key: str) -> dict[str, Any]:
+        try:
+            command = spec_plain["Tasks"][0]["Engine"]["Params"]["Command"]
+        except (KeyError, IndexError, TypeError):
+            raise RequestError(400, "missing", "Tasks") from None
+        if spec_plain.get("Count", 1) > 100:
+            raise RequestError(400, "101 is out of range; allowed: 1 to 100", "Count")
+        job = hashlib.sha256(key.encode()).hexdigest()[:32]
+        unchanged = job in self.views
+        if not unchanged:
+            self.submitted.append(spec_plain)
+            self._accept(job, spec_plain)
+            self.nursery.start_soon(self._play, job, command)
+        return {
+            "job": job,
+            "name": self.views[job]["name"],
+            "revision": "r" * 32,
+            "unchanged": unchanged,
+            "durable_on": 2,
+            "warning": "",
+        }
+
+    async def jobs(self, prefix: str, limit: int, detail: bool) -> dict[str, Any]:
+        found = [view for job, view in self.views.items() if job.startswith(prefix)]
+        return {"jobs": found[::-1][:limit], "silent": self.silent}
+
+    async def job(self, wanted: str) -> dict[str, Any]:
+        found = [v for job, v in self.views.items() if job.startswith(wanted)]
+        found = found or [v for v in self.views.values() if v["name"] == wanted]
+        if not found:
+            raise RequestError(
+                404, f"no job {wanted!r} is known here or to the peers that answered"
+            )
+        if len(found) > 1:
+            ids = ", ".join(view["id"][:8] for view in found)
+            raise RequestError(409, f"{wanted!r} may be any of {ids}; give more of the id")
+        return dict(found[0])
+
+    async def stop(self, job: str) -> dict[str, Any]:
+        view = await self.job(job)
+        if view["state"] not in FINAL_STATES:
+            self.finish(view["id"], None, "stopped")
+        return {"job": view["id"], "state": "stopped"}
+
+    def events(self, since_seq: int, job: str | None) -> Follower:
+        return self.feed.follow(since_seq, job)
+
+    def recent(self, since_seq: int, job: str | None) -> list[dict[str, Any]]:
+        return self.feed.recent(since_seq, job)
+
+    async def logs(
+        self, job: str, slot: int | None, stream: str, tail: int, follow: bool
+    ) -> AsyncIterator[dict[str, Any]]:
+        if job not in self.views:
+            raise RequestError(404, "no such job")
+        for i in range(self.log_flood):
+            yield {"slot": 0, "peer": "p", "stream": "stdout", "data": f"{i} " + "x" * 1000 + "\n"}
+        at = 0
+        while True:
+            lines = self.output[job]
+            while at < len(lines):
+                line = lines[at]
+                at += 1
+                if slot in (None, line["slot"]) and stream in ("both", line["stream"]):
+                    yield line
+            if not follow or self.views[job]["state"] in FINAL_STATES:
+                return
+            await self.changed.wait()
+
+    async def invite(
+        self, expires_s: int, uses: int, roles: list[str], labels: dict[str, str]
+    ) -> dict[str, Any]:
+        self.invited.append((expires_s, uses, roles, labels))
+        return {"token": "shoal-token-1", "expires_ms": self.now_ms + expires_s * 1000}
+
+    async def put_archive(self, chunks: AsyncIterator[bytes]) -> dict[str, Any]:
+        data = b"".join([chunk async for chunk in chunks])
+        if self.archive_failure:
+            raise self.archive_failure
+        digest = hashlib.sha256(data).hexdigest()
+        self.archives[digest] = data
+        return {"digest": digest, "size": len(data)}
+
+    def shutdown(self) -> None:
+        self.ended.set()
+
+    def write(self, job: str, data: bytes | str, slot: int = 0, stream: str = "stdout") -> None:
+        self.output[job].append(
+            {
+                "slot": slot,
+                "peer": peer_id("pi-attic"),
+                "peer_name": "pi-attic",
+                "stream": stream,
+                "data": data,
+                "execution": "e" * 32,
+            }
+        )
+        self._wake()
+
+    def finish(self, job: str, exit_code: int | None, state: str = "") -> None:
+        view = self.views[job]
+        view["state"] = state or ("completed" if exit_code == 0 else "failed")
+        for slot in view["slots"]:
+            slot.update(state=view["state"], exit_code=exit_code)
+            self._tell(
+                job,
+                "execution.ended",
+                f"slot {slot['slot']} ended",
+                slot=slot["slot"],
+                exit_code=exit_code,
+            )
+        self._tell(job, f"job.{view['state']}", f"job {view['state']}", exit_code=exit_code)
+        self._wake()
+
+    def _wake(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+
+    def _tell(self, job: str, kind: str, text: str, peer: str | None = None, **fields: Any) -> None:
+        self.feed.tell(kind, text, job=job, peer=peer, fields=fields)
+
+    def _accept(self, job: str, spec: dict[str, Any]) -> None:
+        self.output[job] = []
+        self.views[job] = {
+            "id": job,
+            "name": spec.get("Name") or "main",
+            "namespace": "default",
+            "type": spec.get("Type", "batch"),
+            "state": "pending",
+            "reason": "",
+            "created_ms": self.now_ms,
+            "coordinator": peer_id("pi-kitchen"),
+            "coordinator_name": "pi-kitchen",
+            "term": 1,
+            "revision": "r" * 32,
+            "generation": 1,
+            "count": spec.get("Count", 1),
+            "desired": "running",
+            "author": peer_id("pi-kitchen"),
+            "author_name": "pi-kitchen",
+            "slots": [],
+            "executions": [],
+            "why": [],
+            "spec": spec,
+        }
+        self._tell(job, "job.accepted", "accepted, on 2 peers", durable_on=2)
+
+    async def _play(self, job: str, command: list[str]) -> None:
+        view = self.views[job]
+        attic = peer_id("pi-attic")
+        self._tell(job, "job.asking", "asking 3 peers", peers=3)
+        await trio.lowlevel.checkpoint()
+        self._tell(job, "job.bids", "3 bids", bids=3, asked=3)
+        for slot in range(view["count"]):
+            view["slots"].append(
+                {
+                    "slot": slot,
+                    "state": "running",
+                    "executor": attic,
+                    "executor_name": "pi-attic",
+                    "attempt": 1,
+                    "term": 1,
+                    "exit_code": None,
+                    "verdict": None,
+                    "reason": "",
+                    "failures": 0,
+                    "execution": f"e{slot}" * 16,
+                }
+            )
+            self._tell(
+                job,
+                "job.awarded",
+                f"slot {slot} awarded to pi-attic",
+                attic,
+                slot=slot,
+                name="pi-attic",
+            )
+            self._tell(
+                job,
+                "execution.running",
+                f"slot {slot} runs on pi-attic",
+                attic,
+                slot=slot,
+                name="pi-attic",
+            )
+        view["state"] = "running"
+        view["why"] = _why(self.now_ms)
+        await trio.lowlevel.checkpoint()
+        match command:
+            case ["echo", *words]:
+                for slot in range(view["count"]):
+                    self.write(job, " ".join(words).encode() + b"\n", slot)
+                self.finish(job, 0)
+            case ["warn", word]:
+                self.write(job, word.encode() + b"\n", stream="stderr")
+                self.finish(job, 0)
+            case ["raw"]:
+                self.write(job, b"\xff\xfe\n")
+                self.finish(job, 0)
+            case ["exit", code]:
+                self.finish(job, int(code))
+            case ["fault"]:
+                self.finish(job, None)
+
+
+def _why(at_ms: int) -> list[dict[str, Any]]:
+    asked = [
+        {
+            "name": "pi-attic",
+            "answer": "bid",
+            "score": 812,
+            "awarded": True,
+            "reason": "",
+            "facts": {"cpu_m": 3200, "memory_bytes": 1024**3, "temperature_c": 51},
+        },
+        {
+            "name": "pi-kitchen",
+            "answer": "refused",
+            "score": None,
+            "awarded": False,
+            "facts": {},
+            "reason": "cpu: needs 4000m, 1000m free",
+        },
+        {
+            "name": "pi-shed",
+            "answer": "filtered",
+            "score": None,
+            "awarded": False,
+            "facts": {},
+            "reason": "label arch: wanted 'arm64', found 'amd64'",
+        },
+    ]
+    for entry in asked:
+        entry["peer"] = peer_id(str(entry["name"]))
+    return [{"round": 1, "at_ms": at_ms, "slots": [0], "asked": asked, "note": ""}]

@@ -1,0 +1,157 @@
+"""Settings from defaults, file, environment and flags, and what is said of wrong ones."""
+
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.config import SETTINGS, SYSTEM_DATA_DIR, SYSTEM_SOCKET, Accept, Config, Offer
+from agent.configload import Loaded, example_text, find_socket, load
+from agent.settings import ConfigError
+from protocol.config import PolicyConfig
+
+
+def loaded(
+    tmp_path: Path, toml: str = "", env: dict[str, str] | None = None, **flags: Any
+) -> Loaded:
+    (tmp_path / "config.toml").write_text(toml)
+    keys = {name.replace("__", "."): value for name, value in flags.items()}
+    return load(keys, {"SHOAL_DATA_DIR": str(tmp_path), **(env or {})})
+
+
+def test_a_later_source_wins_and_is_named(tmp_path: Path) -> None:
+    toml = 'name = "a"\nmdns = false\npreset = "wan"\n[offer]\ncpu = "50%"\n'
+    env = {"SHOAL_PRESET": "metered", "SHOAL_OFFER_CPU": "2", "SHOAL_LISTEN": "/ip4/a, /ip4/b"}
+    found = loaded(tmp_path, toml, env, offer__cpu="500m")
+    config, view = found.config, found.view()
+    assert (config.name, config.mdns, config.preset, config.offer.cpu) == (
+        "a",
+        False,
+        "metered",
+        "500m",
+    )
+    assert config.listen == ("/ip4/a", "/ip4/b")
+    assert view["name"] == {"value": "a", "source": f"file {tmp_path / 'config.toml'}"}
+    assert view["preset"]["source"] == "env SHOAL_PRESET"
+    assert view["offer.cpu"]["source"] == "flag --offer-cpu"
+    assert view["accept.roles"] == {"value": ["submit"], "source": "default"}
+    assert set(view) == {setting.key for setting in SETTINGS}
+    json.dumps(view)
+
+
+def test_without_a_file_everything_has_its_default(tmp_path: Path) -> None:
+    found = load({}, {"SHOAL_DATA_DIR": str(tmp_path)})
+    assert found.file is None
+    assert found.config == Config(data_dir=tmp_path)
+    assert found.config.socket_path == tmp_path / "shoal.sock"
+
+
+def test_the_default_directory_is_the_systems_for_root_and_the_users_for_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert load({}, {}).config.data_dir == SYSTEM_DATA_DIR
+    assert load({}, {}).config.socket_path == SYSTEM_SOCKET
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load({}, {}).config.data_dir == tmp_path / ".local/share/shoal"
+    assert load({}, {"XDG_DATA_HOME": "/x"}).config.data_dir == Path("/x/shoal")
+
+
+def test_a_client_asks_its_own_agent_or_the_systems(tmp_path: Path) -> None:
+    own = loaded(tmp_path, "")
+    assert find_socket(own) == tmp_path / "shoal.sock"
+    assert find_socket(load({}, {"SHOAL_SOCKET": "/x/y"})) == Path("/x/y")
+
+
+@pytest.mark.parametrize(
+    ("toml", "text"),
+    [
+        ("nmae = 'x'", "'nmae': unknown key, did you mean 'name'?"),
+        ("[offer]\nmemry = '1'", "'offer.memry': unknown key, did you mean 'offer.memory'?"),
+        ("[log]\ncolour = 1", "allowed: log.format, log.level"),
+        ("[ofer]\ncpu = '1'", "unknown key, did you mean"),
+        ("offer = 3", "offer: allowed: a section [offer]"),
+        ("name = 3", "name: 3 is not possible; allowed: a text in quotes"),
+        ('name = "a\\nb"', "is not possible"),
+        ("mdns = 'perhaps'", "mdns: 'perhaps' is not possible; allowed: true, false"),
+        ("listen = [1]", 'allowed: a list of texts such as ["a", "b"]'),
+        ("preset = 'fast'", "allowed: lan, wan, metered"),
+        ("[offer]\ncpu = '120%'", "offer.cpu: '120%' is not possible; allowed: 0% to 100%"),
+        ("[offer]\nmemory = 'much'", "is not a size"),
+        ("[accept]\nexecutions_max = 0", "allowed: 1 to 10000"),
+        ("[accept]\ntemperature_max_c = true", "allowed: 0 to 150"),
+        ("[accept]\njob_timeout_max_s = 'soon'", "is not a duration"),
+        ("labels = {a = 1.5}", "labels"),
+        ("name = ", "not TOML"),
+        ("data_dir = '/elsewhere'", "the file lies in another one"),
+    ],
+)  # fmt: skip
+def test_wrong_files_are_refused_by_key_and_with_what_is_allowed(
+    tmp_path: Path, toml: str, text: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        loaded(tmp_path, toml)
+    assert text in str(refused.value)
+    assert str(tmp_path / "config.toml") in str(refused.value)
+
+
+def test_wrong_variables_and_flags_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="SHOAL_MDNS: 'maybe' is not possible"):
+        loaded(tmp_path, "", {"SHOAL_MDNS": "maybe"})
+    with pytest.raises(ConfigError, match=r"--label: .*name=value"):
+        loaded(tmp_path, "", labels=["novalue"])
+    with pytest.raises(ConfigError, match="there is no such file"):
+        load({}, {}, tmp_path / "absent.toml")
+    with pytest.raises(ConfigError, match="directory"):
+        load({}, {}, tmp_path)
+
+
+def test_a_named_file_may_name_the_data_directory(tmp_path: Path) -> None:
+    file = tmp_path / "else.toml"
+    file.write_text(f'data_dir = "{tmp_path}/data"\n')
+    found = load({}, {"SHOAL_CONFIG": str(file)})
+    assert found.config.data_dir == tmp_path / "data"
+    assert found.file == file
+
+
+def test_labels_come_as_a_table_as_pairs_and_as_flags(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "labels = {room = 'attic', n = 3}").config.labels == {
+        "room": "attic", "n": "3",
+    }  # fmt: skip
+    assert loaded(tmp_path, "", {"SHOAL_LABELS": "a=b, c=d=e"}).config.labels == {
+        "a": "b", "c": "d=e",
+    }  # fmt: skip
+    assert loaded(tmp_path, "", labels=["a=b", "c="]).config.labels == {"a": "b", "c": ""}
+
+
+def test_the_commented_example_is_complete_and_says_the_defaults(tmp_path: Path) -> None:
+    text = example_text()
+    assert tomllib.loads(text) == {name: {} for name in ("offer", "accept", "task", "log")}
+    bare = "\n".join(
+        line.removeprefix("# ") if " = " in line and line.startswith("# ") else line
+        for line in text.splitlines()
+    )
+    file = tmp_path / "all.toml"
+    file.write_text(bare)
+    found = load({}, {}, file)
+    assert {source.split(" ")[0] for source in found.sources.values()} == {"file"}
+    assert found.config == Config()
+    for setting in SETTINGS:
+        assert len(setting.why) > 20, setting.key
+
+
+def test_offers_are_parts_of_the_device_or_amounts_of_it() -> None:
+    assert Offer().cpu_m(4000) == 3200
+    assert Offer(cpu="2").cpu_m(4000) == 2000
+    assert Offer(cpu="8").cpu_m(4000) == 4000  # more than there is cannot be offered
+    assert Offer(memory="512Mi").memory_bytes(2**30) == 2**29
+    assert Offer(disk="25%").disk_bytes(1000) == 250
+
+
+def test_the_default_policy_is_the_protocols() -> None:
+    assert Accept().policy() == PolicyConfig()
+    assert Accept(authors=("x",)).policy().authors == ("x",)

@@ -1,0 +1,191 @@
+"""Job files: YAML 1.2 and JSON, the line of every error, nothing that grows or shares."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.jobfile import FILE_BYTES_MAX, JobFileError, example, load_job, load_tree
+from protocol.job import JobSpec, JobType
+from protocol.schema import job_schema
+from protocol.tree import Plain
+
+JOB = """\
+name: job
+type: batch
+tasks:
+  - name: main
+    engine:
+      type: process
+      params:
+        command: [echo, on, 22:22, 0755, 1]
+"""
+
+
+def values(text: str) -> Plain:
+    return load_tree(text)[0]
+
+
+def failure(text: str | bytes) -> str:
+    with pytest.raises(JobFileError) as caught:
+        load_job(text)
+    return str(caught.value)
+
+
+def test_a_file_becomes_a_job() -> None:
+    job = load_job(JOB)
+    assert job.task.engine.process.command == ("echo", "on", "22:22", "0755", "1")
+    assert load_job(JOB.encode()) == job
+    assert load_job(b"\xef\xbb\xbf" + JOB.encode().replace(b"\n", b"\r\n")) == job
+    assert load_job(json.dumps(job.to_plain())) == job
+    assert load_job(json.dumps(job.to_plain(), indent="\t")) == job
+
+
+@pytest.mark.parametrize("kind", JobType)
+def test_every_example_is_a_job_of_its_type(kind: JobType) -> None:
+    text = example(kind)
+    job = load_job(text)
+    assert job.type is kind
+    assert text.startswith("# ")
+    assert JobSpec.from_plain(job.to_plain()) == job
+    validator = jsonschema.Draft202012Validator(job_schema())
+    validator.validate(values(text))
+    validator.validate(job.to_plain())
+
+
+def test_there_is_no_example_of_another_type() -> None:
+    with pytest.raises(ValueError, match="cron"):
+        example("cron")
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("on", "on"),
+        ("yes", "yes"),
+        ("22:22", "22:22"),
+        ("2026-11-23", "2026-11-23"),
+        ("0755", "0755"),
+        ("0x1f", "0x1f"),
+        ("1_000", "1_000"),
+        (".inf", ".inf"),
+        ("'1'", "1"),
+        ('"true"', "true"),
+        ("|\n  1", "1\n"),
+        ("1", 1),
+        ("-7", -7),
+        ("+7", 7),
+        ("0.5", 0.5),
+        ("1e3", 1000.0),
+        ("-.5", -0.5),
+        ("true", True),
+        ("FALSE", False),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("[]", []),
+        ("{}", {}),
+        ("9" * 41, float("9" * 41)),
+    ],
+)
+def test_scalars_are_yaml_1_2(written: str, value: Plain) -> None:
+    assert values(f"a: {written}\n") == {"a": value}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (JOB.replace("type: process", "typ: process"), "line 6, tasks[0].engine.typ: unknown key"),
+        (JOB.replace("process", "docker"), "line 6, tasks[0].engine.type: 'docker' is not an"),
+        (JOB.replace("command: [", "command: [[], "), "line 8, tasks[0].engine.params.command[0]:"),
+        (JOB.replace("command", "comand"), "line 8, tasks[0].engine.params.comand: unknown key"),
+        (
+            JOB.replace("        command: [echo, on, 22:22, 0755, 1]\n", ""),
+            "line 7, tasks[0].engine.params.Command: missing",
+        ),
+        (JOB.replace("    engine:", "    engin:"), "line 5, tasks[0].engin: unknown key, did you"),
+        (JOB.replace("type: batch", ""), "line 1, Type: missing; allowed: batch, ops"),
+        (JOB + "labels: {a.b/c: [1]}\n", "line 9, labels.a.b/c: a list is not a string"),
+        (JOB + "type: ops\n", "line 9, type: duplicate key"),
+        (JOB + "Type: ops\n", "line 9, Type: given twice, first as type"),
+        (JOB + "---\nname: x\n", "line 9: a second document; allowed: one job in a file"),
+        ("a: &x 1\n", "line 1, a: anchors are not used"),
+        ("a: 1\nb: *x\n", "line 2, b: aliases are not used"),
+        ("a: 1\n*x : 2\n", "line 2: aliases are not used"),
+        ("a: 1\nb: !!python/object:x {}\n", "line 2, b: tags are not used"),
+        ("? [a]\n: b\n", "line 1: a key has to be a plain word"),
+        ("a: b: c\n", "line 1: not YAML: mapping values are not allowed"),
+        ("a:\n  - b\n - c\n", "line 3: not YAML: "),
+        ("a: \0", "not YAML: "),
+        ('a: "\\ud800"', "line 1: not YAML: "),
+        ("", "the file is empty"),
+        ("# nothing\n", "the file is empty"),
+        ("- 1\n", "line 1: a list is not a mapping"),
+        ("hello", "line 1: 'hello' is not a mapping"),
+        ("[" * 60_000, "nested deeper than 16"),
+        ("{a: " * 15_000, "nested deeper than 16"),
+        ("[" + "1," * 20_000 + "]", "line 1: more than 10000 values"),
+        ("x" * (FILE_BYTES_MAX + 1), "65537 bytes; allowed: 65536; ship files instead"),
+        (b"a: \xff", "not UTF-8"),
+        ("a: \ud800", "not UTF-8"),
+    ],
+)
+def test_errors_name_the_line(text: str | bytes, message: str) -> None:
+    assert message in failure(text)
+
+
+def test_a_line_is_only_told_where_there_is_one() -> None:
+    with pytest.raises(JobFileError) as caught:
+        load_job(JOB.replace("process", "docker"))
+    assert (caught.value.line, caught.value.path) == (6, "tasks[0].engine.type")
+    with pytest.raises(JobFileError) as caught:
+        load_job("")
+    assert (caught.value.line, caught.value.path) == (None, "")
+
+
+def test_json_keeps_its_lines_tabs_and_surrogate_pairs() -> None:
+    text = '{\n\t"a":\t"\\ud83d\\ude00 \\\\ud83d \\u00e4",\n\t"b": 1}'
+    tree, lines = load_tree(text)
+    assert tree == json.loads(text) == {"a": "😀 \\ud83d ä", "b": 1}
+    assert (lines["a"], lines["b"]) == (2, 3)
+
+
+def test_what_only_begins_like_json_is_read_as_yaml() -> None:
+    assert values('{a: 1, "b": "\\u00e4"}') == {"a": 1, "b": "ä"}
+    assert "not YAML" in failure("{\t")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(max_size=4), JSON, max_size=4), st.sampled_from([None, "\t", 2]))
+def test_all_json_is_read(tree: dict[str, Plain], indent: str | int | None) -> None:
+    try:
+        read = values(json.dumps(tree, indent=indent))
+    except JobFileError as error:
+        assert "nested deeper" in str(error)
+    else:
+        assert read == tree
+
+
+@given(st.text(max_size=80))
+def test_no_text_raises_anything_but_a_file_error(text: str) -> None:
+    with pytest.raises(JobFileError):
+        load_job(text)
+
+
+def test_reading_a_file_imports_neither_trio_nor_libp2p() -> None:
+    code = "import sys, agent.jobfile; sys.exit(any(m in sys.modules for m in ('trio', 'libp2p')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

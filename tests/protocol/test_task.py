@@ -1,0 +1,134 @@
+"""Tasks: defaults for a small device, Bacalhau's fields, and what this version refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocol.errors import JobSpecError
+from protocol.resources import RESOURCES_DEFAULT
+from protocol.task import NetworkSpec, PublisherSpec, TaskSpec, TimeoutsSpec
+from protocol.tree import Node, Plain
+
+ENGINE: Plain = {"Type": "process", "Params": {"Command": ["true"]}}
+
+
+def read(standing: bool = False, **fields: Plain) -> TaskSpec:
+    return TaskSpec.read(Node({"Engine": ENGINE, **fields}, "T"), ("process",), standing=standing)
+
+
+def test_a_task_needs_an_engine_and_nothing_else() -> None:
+    task = read()
+    assert task.name == "main"
+    assert task.resources == RESOURCES_DEFAULT
+    assert task.timeouts == TimeoutsSpec(execution_s=0, queue_s=300, total_s=0)
+    assert (task.network, task.publisher) == (NetworkSpec("default"), PublisherSpec("local"))
+    assert task.to_plain() == {
+        "Name": "main",
+        "Engine": ENGINE,
+        "Publisher": {"Type": "local"},
+        "Resources": {"CPU": "100m", "Memory": 67108864, "Disk": 0, "GPU": 0},
+        "Network": {"Type": "default"},
+        "Timeouts": {"ExecutionTimeout": 0, "QueueTimeout": 300, "TotalTimeout": 0},
+    }
+
+
+def test_timeouts_are_read_in_seconds_or_words() -> None:
+    assert read(Timeouts={"ExecutionTimeout": "1h30m", "QueueTimeout": 0}).timeouts == (
+        TimeoutsSpec(execution_s=5400, queue_s=0)
+    )
+
+
+def test_a_total_timeout_shortens_the_default_wait_in_the_queue() -> None:
+    timeouts = read(Timeouts={"ExecutionTimeout": 50, "TotalTimeout": 60}).timeouts
+    assert timeouts == TimeoutsSpec(execution_s=50, queue_s=10, total_s=60)
+
+
+@pytest.mark.parametrize("wrong", [{"ExecutionTimeout": 70}, {"QueueTimeout": "61s"}])
+def test_timeouts_that_contradict_each_other_are_refused(wrong: dict[str, Plain]) -> None:
+    with pytest.raises(JobSpecError, match=r"T.Timeouts: .* more than the TotalTimeout of 60 s"):
+        read(Timeouts={"TotalTimeout": 60, **wrong})
+
+
+def test_a_standing_task_has_no_timeouts() -> None:
+    assert read(standing=True, Timeouts={"ExecutionTimeout": 5}).timeouts == TimeoutsSpec()
+    with pytest.raises(JobSpecError):  # ignored, but not unread
+        read(standing=True, Timeouts={"ExecutionTimeout": "soon"})
+
+
+def test_the_environment_is_sorted_strings() -> None:
+    task = read(Env={"PORT": 8080, "A": "x", "lower_1": ""}, Meta={"org/team": "net"})
+    assert list(task.env.items()) == [("A", "x"), ("PORT", "8080"), ("lower_1", "")]
+    assert task.to_plain()["Env"] == {"A": "x", "PORT": "8080", "lower_1": ""}
+    assert task.to_plain()["Meta"] == {"org/team": "net"}
+
+
+def test_result_paths_and_inputs_are_kept_in_order() -> None:
+    paths: Plain = [{"Name": "b", "Path": "/out/b/"}, {"Name": "a", "Path": "a"}]
+    source: Plain = {"Source": {"Type": "inline", "Params": {"URL": "data:,"}}, "Target": "x"}
+    task = read(ResultPaths=paths, InputSources=[source], Network={"Type": "None"})
+    assert [(p.name, p.path) for p in task.result_paths] == [("b", "/out/b"), ("a", "a")]
+    assert TaskSpec.read(Node(task.to_plain()), ("process",), standing=False) == task
+
+
+@pytest.mark.parametrize(
+    ("written", "type_"),
+    [("Full", "host"), ("HOST", "host"), ("bridge", "bridge"), (None, "default")],
+)
+def test_networks_are_bacalhaus(written: Plain, type_: str) -> None:
+    assert read(Network={"Type": written}).network.type == type_
+
+
+def test_an_empty_publisher_is_the_local_one() -> None:
+    for publisher in ({}, {"Type": ""}, {"Type": "Local", "Params": {}}):
+        assert read(Publisher=publisher).publisher == PublisherSpec("local")
+
+
+@pytest.mark.parametrize(
+    ("fields", "path", "message"),
+    [
+        ({"Enviroment": {}}, "T.Enviroment", "unknown key; allowed: Name, Engine, Env"),
+        ({"Engine": None}, "T.Engine", "missing"),
+        ({"Name": "-"}, "T.Name", "'-' is not a name here; allowed: 1 to 63 letters"),
+        ({"Name": 5}, "T.Name", "5 is not a string; put it in quotes"),
+        ({"Env": []}, "T.Env", "a list is not a mapping"),
+        ({"Env": {"1X": ""}}, "T.Env.1X", "is not a variable's name"),
+        ({"Env": {"Shoal_JOB": ""}}, "T.Env.Shoal_JOB", "belong to the agent"),
+        ({"Env": {"X": True}}, "T.Env.X", "true is not a string; put it in quotes"),
+        ({"Env": {"X": 1.1}}, "T.Env.X", "1.1 is not a string; put it in quotes"),
+        ({"Env": {"X": "env:HOME"}}, "T.Env.X", "env:NAME"),
+        ({"Env": {"X": "a\0"}}, "T.Env.X", "holds a NUL"),
+        ({"Env": {"X": "\ud800"}}, "T.Env.X", "surrogate"),
+        ({"Env": {"X": "ä" * 2049}}, "T.Env.X", "4098 bytes; allowed: at most 4096"),
+        ({"Env": {f"X{i}": "" for i in range(65)}}, "T.Env", "65 entries; allowed: at most 64"),
+        ({"Meta": {"a b": ""}}, "T.Meta.a b", "'a b' is not a key here"),
+        ({"Publisher": {"Type": "s3"}}, "T.Publisher.Type", "not a publisher this version has"),
+        ({"Publisher": {"Params": {"a": 1}}}, "T.Publisher.Params.a", "unknown key; allowed: none"),
+        ({"Network": {"Type": "http"}}, "T.Network.Type", "allowed: default, none, host, bridge"),
+        ({"Network": {"Type": 3}}, "T.Network.Type", "3 is not a string"),
+        ({"Network": {"domains": []}}, "T.Network.domains", "not something this version has"),
+        ({"Timeouts": {"ExecutionTimeout": "2y"}}, "T.Timeouts.ExecutionTimeout", "15m"),
+        ({"Timeouts": {"QueueTimeout": -1}}, "T.Timeouts.QueueTimeout", "is not a duration"),
+        ({"Timeouts": {"TotalTimeout": "367d"}}, "T.Timeouts.TotalTimeout", "0s to 366d"),
+        ({"Timeouts": {"Timeout": 1}}, "T.Timeouts.Timeout", "unknown key, did you mean"),
+        ({"ResultPaths": [{"Name": "a"}]}, "T.ResultPaths[0].Path", "missing"),
+        (
+            {"ResultPaths": [{"Name": "a", "Path": "x"}, {"Name": "a", "Path": "y"}]},
+            "T.ResultPaths[1]",
+            "the name 'a' is taken",
+        ),
+        (
+            {"ResultPaths": [{"Name": "a", "Path": "x"}, {"Name": "b", "Path": "./x"}]},
+            "T.ResultPaths[1]",
+            "the path 'x' is taken",
+        ),
+    ],
+)
+def test_errors_name_the_place(fields: dict[str, Plain], path: str, message: str) -> None:
+    with pytest.raises(JobSpecError) as caught:
+        read(**fields)
+    assert (caught.value.path, message in caught.value.message) == (path, True), caught.value
+
+
+def test_a_key_given_in_two_letter_cases_is_refused() -> None:
+    with pytest.raises(JobSpecError, match=r"T.ENV: given twice, first as T.Env"):
+        read(Env={}, ENV={})

@@ -1,0 +1,363 @@
+"""Samples: one plausible value of every message and record, by the file its vector goes into."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from protocol.ids import execution_id, job_id, revision_of
+from protocol.job import JobSpec
+from protocol.messages import (
+    Accepted,
+    Accused,
+    Ack,
+    Announce,
+    ArchiveAnswer,
+    ArchiveRequest,
+    Award,
+    Bid,
+    ControlAnswer,
+    ControlRequest,
+    Declined,
+    Facts,
+    Goodbye,
+    Hello,
+    JobDigests,
+    JobQuery,
+    JobReport,
+    JobSync,
+    JobSyncAck,
+    JobWant,
+    JoinAnswer,
+    JoinRequest,
+    LogChunk,
+    LogRequest,
+    Ping,
+    PingReport,
+    PingRequest,
+    Refusal,
+    Release,
+    Renew,
+    RenewAck,
+    Renewal,
+    RenewAnswer,
+    Requirements,
+    ResultAck,
+    ResultOffer,
+    Rumours,
+    SlotState,
+    SyncBuckets,
+    SyncItems,
+    SyncRecords,
+    SyncRoot,
+    SyncWant,
+    Withdraw,
+)
+from protocol.records import (
+    Acceptance,
+    Accusation,
+    Advert,
+    Assignment,
+    Certificate,
+    Control,
+    Departure,
+    Desired,
+    Fence,
+    Result,
+    Role,
+    Spec,
+    Suspicion,
+    Verdict,
+)
+from protocol.wire import dumps, encode_record, seal
+from tests.vectors.keys import ADMIT, EXPIRES_MS, GUEST, ISSUED_MS, PEER, SHOAL
+
+BATCH = JobSpec.from_plain(
+    {
+        "Name": "detect",
+        "Type": "batch",
+        "Count": 2,
+        "Constraints": [
+            {"Key": "arch", "Operator": "in", "Values": ["arm64", "amd64"]},
+            {"Key": "camera", "Operator": "exists"},
+        ],
+        "Tasks": [
+            {
+                "Name": "main",
+                "Engine": {"Type": "process", "Params": {"Command": ["./detect.sh", "--all"]}},
+                "Env": {"MODE": "fast", "GREETING": "grüß dich"},
+                "InputSources": [
+                    {
+                        "Source": {
+                            "Type": "archive",
+                            "Params": {"Digest": "ab" * 32, "Size": 4096},
+                        },
+                        "Target": "in",
+                    }
+                ],
+                "ResultPaths": [{"Name": "found", "Path": "out/found.json"}],
+                "Resources": {"CPU": "500m", "Memory": "128Mi"},
+                "Timeouts": {"ExecutionTimeout": "5m"},
+            }
+        ],
+    }
+)
+OPS = JobSpec.from_plain(
+    {
+        "Name": "uptime",
+        "Type": "ops",
+        "Tasks": [{"Engine": {"Type": "process", "Params": {"Command": "uptime"}}}],
+    }
+)
+DAEMON = JobSpec.from_plain(
+    {
+        "Name": "collect",
+        "Namespace": "sensors",
+        "Type": "daemon",
+        "Priority": 50,
+        "Meta": {"owner": "greenhouse"},
+        "Tasks": [
+            {
+                "Engine": {"Type": "process", "Params": {"Command": ["collectd", "-f"]}},
+                "InputSources": [
+                    {
+                        "Source": {"Type": "inline", "Params": {"URL": "data:,interval%3D5"}},
+                        "Target": "etc/collect.conf",
+                        "Alias": "conf",
+                    }
+                ],
+            }
+        ],
+    }
+)
+SERVICE = JobSpec.from_plain(
+    {
+        "Name": "web",
+        "Type": "service",
+        "Count": 3,
+        "Spread": False,
+        "Labels": {"tier": "front"},
+        "Disconnect": {"StopAfter": "1h", "Replace": False},
+        "Retry": {"Backoff": "5s"},
+        "Tasks": [
+            {
+                "Engine": {
+                    "Type": "process",
+                    "Params": {"Command": ["httpd"], "WorkingDirectory": "/srv"},
+                },
+                "Network": {"Type": "host"},
+            }
+        ],
+    }
+)
+JOBS = {"batch": BATCH, "ops": OPS, "daemon": DAEMON, "service": SERVICE}
+
+JOB = job_id(SHOAL, "default", "one-off", "3f9a")
+DIGEST = hashlib.sha256(b"an archive").hexdigest()
+HASH = hashlib.blake2b(b"a version", digest_size=12).digest()
+
+CERTIFICATE = Certificate(
+    shoal=SHOAL,
+    peer=PEER.peer,
+    name="küche",
+    roles=(Role.COMPUTE, Role.SUBMIT),
+    namespaces=("default", "sensors"),
+    issued_ms=ISSUED_MS,
+    expires_ms=EXPIRES_MS,
+)
+ADVERT = Advert(
+    peer=PEER.peer,
+    incarnation=3,
+    addresses=("/ip4/192.168.1.20/tcp/4101", "/dns4/kitchen.local/tcp/4101"),
+    labels={"zone": "küche", "arch": "arm64", "camera": "", "a-longer-key-than-the-others": "1"},
+    engines=("process",),
+    cpu_m=4000,
+    memory_bytes=3 << 30,
+    disk_bytes=20 << 30,
+    gpus=0,
+    version="0.1.0",
+    name="küche",
+)
+DEPARTURE = Departure(peer=PEER.peer, incarnation=3, until_ms=ISSUED_MS + 60_000)
+SUSPICION = Suspicion(peer=GUEST.peer, incarnation=0, why=Accusation.REFUSED)
+SPEC = Spec(
+    job=JOB,
+    shoal=SHOAL,
+    namespace="default",
+    kind="one-off",
+    key="3f9a",
+    generation=1,
+    body=BATCH.encode(),
+)
+REVISION = revision_of(encode_record(SPEC))
+FENCE = Fence(term=1, coordinator=PEER.peer, attempt=2)
+CONTROL = Control(
+    job=JOB,
+    shoal=SHOAL,
+    number=2,
+    desired=Desired.STOPPED,
+    generation=1,
+    namespace="default",
+    created_ms=ISSUED_MS + 90_000,
+)
+ASSIGNMENT = Assignment(
+    job=JOB,
+    revision=REVISION,
+    slot=1,
+    fence=FENCE,
+    executor=GUEST.peer,
+    lease_ms=15_000,
+    failures=1,
+)
+RESULT = Result(
+    job=JOB,
+    revision=REVISION,
+    slot=1,
+    fence=FENCE,
+    executor=GUEST.peer,
+    verdict=Verdict.FAILURE,
+    exit_code=137,
+    reason="ended by signal 9",
+    started_ms=ISSUED_MS + 1_000,
+    ended_ms=ISSUED_MS + 3_500,
+    duration_ms=2_499,
+    stdout_tail=b"12 found\n",
+    stderr_tail=b"\xffnot all output is text\n",
+)
+
+SEALED_CERTIFICATE = PEER.certificate
+SEALED_ADVERT = seal(ADVERT, PEER)
+SEALED_DEPARTURE = seal(DEPARTURE, PEER)
+SEALED_SPEC = seal(SPEC, PEER)
+SEALED_CONTROL = seal(CONTROL, PEER)
+SEALED_ASSIGNMENT = seal(ASSIGNMENT, PEER)
+SEALED_RESULT = seal(RESULT, GUEST)  # by way of the admitting peer: the longest chain
+
+ACCEPTANCE = Acceptance(
+    job=JOB,
+    revision=REVISION,
+    slot=1,
+    fence=FENCE,
+    verdict=Verdict.FAILURE,
+    result=SEALED_RESULT,
+    reason="",
+)
+SEALED_ACCEPTANCE = seal(ACCEPTANCE, PEER)
+
+TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
+    "records": (
+        CERTIFICATE,
+        ADVERT,
+        DEPARTURE,
+        SUSPICION,
+        SPEC,
+        CONTROL,
+        ASSIGNMENT,
+        RESULT,
+        ACCEPTANCE,
+    ),
+    "membership": (
+        Ping(7),
+        Ack(7),
+        PingRequest(8, GUEST.peer),
+        PingReport(8, GUEST.peer, False),
+        Rumours((SEALED_ADVERT, SEALED_DEPARTURE)),
+        Accused(3),
+    ),
+    "anti-entropy": (
+        SyncRoot(0, HASH),
+        SyncBuckets(1, (HASH, b"", HASH)),
+        SyncItems(1, (0, 255), ((PEER.peer, HASH), ("spec/collect", HASH))),
+        SyncWant(1, (PEER.peer,)),
+        SyncRecords(0, (SEALED_ADVERT,)),
+    ),
+    "jobs": (
+        JobSync(
+            4,
+            JOB,
+            SEALED_SPEC,
+            SEALED_CONTROL,
+            1,
+            PEER.peer,
+            ISSUED_MS,
+            (SlotState(0), SlotState(1, SEALED_ASSIGNMENT, SEALED_ACCEPTANCE)),
+            (PEER.peer, ADMIT.peer),
+            HASH,
+        ),
+        JobSyncAck(4, JOB, HASH, True),
+        JobDigests(((JOB, HASH),)),
+        JobWant((JOB,)),
+    ),
+    "bidding": (
+        Announce(
+            9,
+            JOB,
+            REVISION,
+            "default",
+            PEER.peer,
+            2,
+            Requirements(
+                "process",
+                500,
+                128 << 20,
+                0,
+                0,
+                (("arch", "in", ("amd64", "arm64")), ("camera", "exists", ())),
+                (DIGEST,),
+            ),
+            500,
+        ),
+        Bid(9, 731, 1, 5000, Facts(3100, 2 << 30, 9 << 30, 220, 1, 1, 48_250, 87, 0)),
+        Refusal(9, "label arch: wanted one of amd64, arm64, found 'riscv64'", True),
+        Award(9, (SEALED_ASSIGNMENT,), SEALED_SPEC, b"", (PEER.peer, ADMIT.peer)),
+        Accepted(JOB, 1, FENCE),
+        Declined(JOB, 1, FENCE, "busy: 64 executions run here already"),
+        Release(9),
+        Withdraw(JOB, 1, FENCE, "superseded"),
+    ),
+    "executions": (
+        Renew(
+            (
+                Renewal(JOB, REVISION, 1, FENCE, "running", SEALED_ASSIGNMENT),
+                Renewal(JOB, REVISION, 0, FENCE, "starting"),
+            )
+        ),
+        RenewAck(
+            (
+                RenewAnswer(JOB, 1, FENCE, "kept", PEER.peer, (PEER.peer, ADMIT.peer)),
+                RenewAnswer(JOB, 0, FENCE, "unknown"),
+            )
+        ),
+        ResultOffer(SEALED_RESULT),
+        ResultAck(JOB, 1, FENCE, "unknown", ADMIT.peer),
+    ),
+    "questions": (
+        JobQuery(5, JOB[:6], 20, True),
+        JobReport(5, (dumps({"id": JOB, "state": "running", "slots": [1, None]}),)),
+        ControlRequest(6, SEALED_CONTROL),
+        ControlAnswer(6, "no peer that answers for the job could be reached"),
+    ),
+    "streams": (
+        Hello(SEALED_CERTIFICATE, bytes(range(16)), "0.1.0"),
+        Goodbye("not-a-member", "your certificate is of another shoal"),
+        JoinRequest(bytes(range(32)), "scheune"),
+        JoinAnswer(
+            GUEST.certificate,
+            "home",
+            (f"/ip4/192.168.1.20/tcp/4101/p2p/{PEER.peer}",),
+            {"zone": "yard"},
+            "",
+        ),
+        ArchiveRequest(DIGEST, 65_536),
+        ArchiveAnswer(1 << 20, ""),
+        LogRequest(
+            execution_id(REVISION, 1, FENCE.term, FENCE.coordinator, FENCE.attempt),
+            "stdout",
+            0,
+            10,
+            True,
+        ),
+        LogChunk(4096, "12 gefunden ✓\n".encode(), False, ""),
+    ),
+}
