@@ -17,7 +17,9 @@ from agent.settings import (
     PATH,
     WORD,
     WORDS,
+    ConfigError,
     Setting,
+    Value,
     about,
     choice,
     number,
@@ -25,6 +27,8 @@ from agent.settings import (
     share,
     share_of,
 )
+
+__all__ = ["BY_KEY", "SECTIONS", "SETTINGS", "Config", "ConfigError", "Loaded"]
 
 if TYPE_CHECKING:
     from protocol.config import PolicyConfig
@@ -274,3 +278,36 @@ def _settings() -> Iterator[Setting]:
 
 SETTINGS: Final = tuple(_settings())
 BY_KEY: Final = {setting.key: setting for setting in SETTINGS}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration and where each setting came from."""
+
+    config: Config
+    sources: dict[str, str]  # by key: default, file, env or flag, with its name
+    file: Path | None  # the file that was read
+
+    def view(self) -> dict[str, dict[str, object]]:
+        """Each setting as {value, source}, ready for JSON; the socket as it is derived."""
+        values = {"socket": self.config.socket_path}
+        return {
+            setting.key: {
+                "value": _shown(values.get(setting.key, _get(self.config, setting.key))),
+                "source": self.sources[setting.key],
+            }
+            for setting in SETTINGS
+        }
+
+
+def _get(config: Config, key: str) -> Value:
+    value: Value = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _shown(value: Value) -> Value:
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value

@@ -9,35 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agent.config import BY_KEY, SECTIONS, SETTINGS, SYSTEM_DATA_DIR, SYSTEM_SOCKET, Config
+from agent.config import BY_KEY, SECTIONS, SETTINGS, SYSTEM_DATA_DIR, SYSTEM_SOCKET, Config, Loaded
 from agent.settings import ConfigError, Value
 
 FILE_NAME: Final = "config.toml"
 FILE_BYTES_MAX: Final = 256 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A configuration and where each setting came from."""
-
-    config: Config
-    sources: dict[str, str]  # by key: default, file, env or flag, with its name
-    file: Path | None  # the file that was read
-
-    def view(self) -> dict[str, dict[str, object]]:
-        """Each setting as {value, source}, ready for JSON; the socket as it is derived."""
-        values = {"socket": self.config.socket_path}
-        return {
-            setting.key: {
-                "value": _shown(values.get(setting.key, _get(self.config, setting.key))),
-                "source": self.sources[setting.key],
-            }
-            for setting in SETTINGS
-        }
 
 
 def load(
@@ -101,19 +80,6 @@ def _built(values: Mapping[str, Value]) -> Config:
         parts[section][name] = value
     sections = {name: owner(**parts[name]) for name, owner in SECTIONS.items()}
     return Config(**parts[""], **sections)
-
-
-def _get(config: Config, key: str) -> Value:
-    value: Value = config
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
-
-
-def _shown(value: Value) -> Value:
-    if isinstance(value, tuple):
-        return list(value)
-    return str(value) if isinstance(value, Path) else value
 
 
 def _exists(path: Path) -> bool:

@@ -3,6 +3,7 @@
     log = logging.getLogger(__name__)
     tell(log, "peer.dead", "pi-attic does not answer", peer=peer_id)
 
+An event is a record with `extra={"shoal": {"kind", "job", "peer", "fields"}}`; `tell` makes one.
 Only the standard library. Whatever a peer or a task had a hand in cannot start a line of its own
 or speak to the terminal: control characters are escaped in both formats.
 """
@@ -36,7 +37,7 @@ def tell(
 ) -> None:
     """Write one event: a dotted `kind` (job.accepted), a sentence, and plain values."""
     if log.isEnabledFor(level):
-        log.log(level, "%s", text, extra={"kind": kind, "fields": fields})
+        log.log(level, "%s", text, extra={"shoal": {"kind": kind, "fields": fields}})
 
 
 def set_up(
@@ -73,9 +74,9 @@ class HumanFormatter(logging.Formatter):
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         parts = [clock]
         if not self._brief:
-            parts.append(clean(getattr(record, "kind", record.name)))
+            parts.append(clean(_kind(record)))
         parts.append(level + clean(_message(record)))
-        fields: Mapping[str, object] = getattr(record, "fields", {})
+        fields = _fields(record)
         if fields and not self._brief:
             parts.append(" ".join(f"{name}={_short(value)}" for name, value in fields.items()))
         if record.exc_info and not self._brief:
@@ -90,10 +91,10 @@ class JsonFormatter(logging.Formatter):
         line: dict[str, Any] = {
             "at": round(record.created, 3),
             "level": record.levelname.lower(),
-            "kind": getattr(record, "kind", record.name),
+            "kind": _kind(record),
             "text": _message(record),
         }
-        for name, value in getattr(record, "fields", {}).items():
+        for name, value in _fields(record).items():
             line.setdefault(name, value)
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
@@ -111,7 +112,7 @@ class RepeatFilter(logging.Filter):
         self._seen: dict[str, tuple[float, int]] = {}  # since when, and how many
 
     def filter(self, record: logging.LogRecord) -> bool:
-        key = f"{record.name} {getattr(record, 'kind', record.msg)}"
+        key = f"{record.name} {record.msg if _is_plain(record) else _kind(record)}"
         now = self._clock()
         since, count = self._seen.get(key, (now, 0))
         if now - since >= WINDOW_S:
@@ -126,8 +127,25 @@ class RepeatFilter(logging.Filter):
 
 
 def is_watched(record: logging.LogRecord) -> bool:
-    kind: str = getattr(record, "kind", "")
-    return record.levelno >= logging.WARNING or kind.startswith(_WATCHED)
+    if record.levelno >= logging.WARNING:
+        return True
+    return not _is_plain(record) and _kind(record).startswith(_WATCHED)
+
+
+def _is_plain(record: logging.LogRecord) -> bool:
+    """Whether it is a mere line of text, and no event."""
+    return not hasattr(record, "shoal")
+
+
+def _kind(record: logging.LogRecord) -> str:
+    return record.name if _is_plain(record) else str(record.__dict__["shoal"]["kind"])
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    """An event's values; its job and peer come first."""
+    about: Mapping[str, Any] = record.__dict__.get("shoal", {})
+    named = {name: about[name] for name in ("job", "peer") if about.get(name)}
+    return {**named, **(about.get("fields") or {})}
 
 
 def _message(record: logging.LogRecord) -> str:

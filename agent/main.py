@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from agent import identity
 from agent.archives import Archives, ByteStream, Dialler
 from agent.backend import AgentBackend
 from agent.clock import Clock
-from agent.config import ConfigError, Loaded
+from agent.configload import Loaded
 from agent.control.backend import View
 from agent.control.feed import Feed
 from agent.control.server import serve_control
@@ -26,12 +27,12 @@ from agent.doctor import Doctor
 from agent.driver import Disk, Driver
 from agent.engines.process import ProcessEngine
 from agent.engines.task import TaskUser
-from agent.identity import adopt_board
 from agent.invites import Invites
 from agent.join import serve_join
 from agent.logs import Logs
 from agent.membership import Member, load_member
 from agent.outside import Outside, event_view
+from agent.settings import ConfigError
 from agent.store import Store
 from agent.tasks import Tasks
 from agent.transport import (
@@ -46,6 +47,7 @@ from agent.transport import (
 from agent.version import VERSION
 from protocol.config import MembershipConfig, NodeConfig
 from protocol.effects import Tell
+from protocol.errors import ShoalError
 from protocol.events import FactsSampled, ShutdownRequested
 from protocol.ids import PeerId
 from protocol.node import Node
@@ -67,14 +69,28 @@ def run(loaded: Loaded, *, move_to_board: bool = False) -> None:
     """Run the agent until SIGTERM or SIGINT. Raises ShoalError with a sentence where it cannot."""
     data_dir = loaded.config.data_dir
     if move_to_board:
-        adopt_board(data_dir)
+        identity.adopt_board(data_dir)
     member = load_member(data_dir)
+    if os.geteuid() == 0:
+        data_dir.chmod(0o711)  # tasks run as another user and pass through to their directories
     store = Store.open(data_dir)
     try:
         gc.freeze()  # what is imported stays: a full collection then looks at 50 MB less (measured)
-        trio.run(Agent(loaded, member, store).run)
+        trio.run(_run, loaded, member, store)
+    except* (ShoalError, ConfigError) as group:
+        raise _first(group) from None
     finally:
         store.close()
+
+
+async def _run(loaded: Loaded, member: Member, store: Store) -> None:
+    await Agent(loaded, member, store).run()
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The sentence in a group of errors: nurseries wrap whatever ends them."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 class Agent:
@@ -105,7 +121,7 @@ class Agent:
             ),
             self._send_events,
             clock=self.clock.now,
-            cloned=self._on_cloned,
+            on_clone=self._on_cloned,
         )
         self.tasks = Tasks(
             self.engine,
@@ -152,7 +168,7 @@ class Agent:
     # ---- life --------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until told to stop; then the others are told, and tasks run on under their supervisors."""
+        """Until told to stop; then the others are told, and tasks run on, supervised."""
         with self._stopping:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._on_signals)
@@ -218,6 +234,9 @@ class Agent:
             "engines": list(self.driver.node.config.engines),
             "data_dir": str(self.config.data_dir),
             "pid": os.getpid(),
+            "bytes_sent": self.transport.counters.bytes_out,
+            "bytes_received": self.transport.counters.bytes_in,
+            "commits": self.store.commits,
         }
 
     async def _say_goodbye(self) -> None:
@@ -249,6 +268,7 @@ class Agent:
 
     async def _take_events(self) -> None:
         async for event in self._events:
+            self.outside.note(event)
             self.driver.post(event)
 
     async def _discover(self) -> None:

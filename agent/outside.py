@@ -16,11 +16,12 @@ from agent.eventlog import Event as LoggedEvent
 from agent.store import Store
 from agent.tasks import Tasks
 from protocol.effects import RemoveTask, StartTask, StopTask, Tell
-from protocol.events import Booted, Event, FactsSampled, PeerConnected
+from protocol.events import Booted, Event, FactsSampled, PeerConnected, PeerDisconnected
 from protocol.ids import PeerId
+from protocol.records import Certificate
 
 if TYPE_CHECKING:
-    from agent.transport import Transport
+    from agent.transport import Transport, TransportEvent
 
 _log = logging.getLogger("shoal.events")
 # Of a job's many events a log keeps those that somebody looks for later; `shoal events` has all.
@@ -45,14 +46,21 @@ class Outside:
         self._store = store
         self._feed = feed
         self._clock = clock
+        self._members: dict[PeerId, Certificate] = {}  # connected now
         self.described = device.describe()
+
+    def note(self, event: TransportEvent) -> None:
+        """Remember who is connected, for a node that is built anew."""
+        if isinstance(event, PeerConnected):
+            self._members[event.peer] = event.certificate
+        elif isinstance(event, PeerDisconnected):
+            self._members.pop(event.peer, None)
 
     async def first_events(self) -> Sequence[Event]:
         """What a node has to hear first: what it is, what still runs, who is connected."""
         self.described = self._device.describe()
         found = await self._tasks.found()
-        members = self._transport.members()
-        connected = [PeerConnected(peer, certificate) for peer, certificate in members]
+        connected = [PeerConnected(*member) for member in self._members.items()]
         facts = FactsSampled(self._device.facts(len(found)))
         return [Booted(found), self.described, facts, *connected]
 

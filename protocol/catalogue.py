@@ -32,7 +32,7 @@ class Catalogue:
     _versions: dict[JobId, int] = field(default_factory=dict)
     _replicas: dict[JobId, dict[PeerId, Replica]] = field(default_factory=dict)
     _pending: dict[tuple[JobId, PeerId], Replica] = field(default_factory=dict)
-    _seq: int = 0
+    seq: int = 0  # of the latest sync; begins anywhere, so that no life takes another's acks
 
     # ---- what the disk held ------------------------------------------------------------------
 
@@ -268,7 +268,7 @@ class Catalogue:
                 self._pending[(held.id, peer)] = replica
             if not replica.pending or replica.next_at > now.mono or not self.reachable(peer):
                 continue
-            self._seq += 1
-            slots = replica.take(self._seq, self._versions[held.id], now.mono, self.config)
-            effects.append(Send(peer, held.sync(self._seq, slots, replica.with_spec)))
+            self.seq += 1
+            slots = replica.take(self.seq, self._versions[held.id], now.mono, self.config)
+            effects.append(Send(peer, held.sync(self.seq, slots, replica.with_spec)))
         return effects

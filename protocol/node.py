@@ -124,7 +124,7 @@ class Node:
         )
         fleet = Fleet(self._adverts, self._connected, self._alive, self.name_of)
         stories = Stories(coordination.stories_max)
-        self.catalogue = Catalogue(keyring, coordination, self._reachable)
+        self.catalogue = Catalogue(keyring, coordination, self._reachable, seq=rng.getrandbits(40))
         placement = Placement(
             keyring,
             config.auction,

@@ -88,6 +88,9 @@ class Roster:
         self._config = config
         self.peers: dict[PeerId, Peer] = {}
         self.changes: list[Change] = []
+        self.suspects: dict[PeerId, Peer] = {}
+        self.linked: list[PeerId] = []  # sorted: to whom a connection stands
+        self.turns = 0  # counts the changes of the ring
         self.reconciler = Reconciler(DOMAIN, self._records_of)
         self._ring = Ring()
         self._ring.add(me)
@@ -146,6 +149,20 @@ class Roster:
         if peer.state in PRESENT:
             self.reconciler.put(peer.id, _version(data))
 
+    def link(self, peer: Peer, connected: bool) -> None:
+        """A connection to `peer` stands, or does not."""
+        if connected and not peer.connected:
+            insort(self.linked, peer.id)
+        elif peer.connected and not connected:
+            del self.linked[bisect_left(self.linked, peer.id)]
+        peer.connected = connected
+
+    def victim(self) -> Peer | None:
+        """Whom to forget where the table is full: of those that are absent the longest so."""
+        absent = [p for p in self.peers.values() if p.state not in PRESENT and not p.connected]
+        full = len(self.peers) >= self._config.peers_max
+        return min(absent, key=lambda peer: (peer.since, peer.id)) if full and absent else None
+
     def hold_own(self, data: bytes) -> None:
         self._own = data
         self.reconciler.put(self._me, _version(data))
@@ -157,7 +174,10 @@ class Roster:
     def move(self, peer: Peer, state: State, now: float) -> None:
         """Enter `state`; the one place where it changes."""
         before, peer.state, peer.since = peer.state, state, now
-        if state is not State.SUSPECT:
+        if state is State.SUSPECT:
+            self.suspects[peer.id] = peer
+        else:
+            self.suspects.pop(peer.id, None)
             peer.case = None
         if state in PRESENT:
             peer.evidence = ()
@@ -182,14 +202,14 @@ class Roster:
         late: list[Peer] = []
         stale: list[Peer] = []
         for peer in self.sorted():
-            if peer.state in PRESENT or peer.connected:
+            if peer.state in PRESENT:
                 continue
             end = peer.until if peer.state is State.RESTARTING else self._end(peer)
             if end > now:
                 self.deadline = min(self.deadline, end)
             elif peer.state is State.RESTARTING:
                 late.append(peer)
-            elif self._live:
+            elif self._live and not peer.connected:
                 stale.append(peer)
             else:
                 self.deadline = min(self.deadline, now + self._config.sync_period_s)
@@ -205,6 +225,7 @@ class Roster:
         return peer.since + self._config.dead_kept_s
 
     def _count(self, peer: Peer, present: bool) -> None:
+        self.turns += 1
         if present:
             insort(self._live, peer.id)
             self._ring.add(peer.id)

@@ -16,7 +16,10 @@ from protocol.messages import Rumours
 
 SEEN_MAX: Final = 8192  # digests of 16 bytes; about 1 MB
 PENDING_MAX: Final = 512
-BATCH_BYTES: Final = 8 * 1024  # of one gossip message: gossip is for small things
+RECORD_BYTES_MAX: Final = 32 * 1024  # an advert with its certificate is 0.6 KB, with 64 labels 8
+BATCH_BYTES: Final = (
+    8 * 1024
+)  # of one gossip message with several records: gossip is for small things
 WAIT_MIN_S: Final = 0.3  # a gossip message reaches the last of 20 hosts in 75 ms (measured)
 WAIT_MAX_S: Final = 1.2
 
@@ -45,7 +48,7 @@ class RumourMill:
 
     def pass_on(self, digest: bytes, data: bytes, now: float) -> None:
         """Gossip `data` soon, unless it is heard by gossip before; dropped where too many wait."""
-        if len(data) > BATCH_BYTES or len(self._pending) >= PENDING_MAX:
+        if len(data) > RECORD_BYTES_MAX or len(self._pending) >= PENDING_MAX:
             return
         self._pending[digest] = data
         if self.deadline == inf:
@@ -63,7 +66,7 @@ class RumourMill:
         batch: list[bytes] = []
         size = 0
         for digest, data in list(self._pending.items()):
-            if size + len(data) > BATCH_BYTES:
+            if batch and size + len(data) > BATCH_BYTES:
                 break
             batch.append(self._pending.pop(digest))
             size += len(data)

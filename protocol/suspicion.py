@@ -53,6 +53,7 @@ class Case:
     confirmed: bool = False
     refused: bool = False
     deadline: float = inf
+    limit: float = inf  # how far own lag may push `deadline`: who always lags must end it too
 
     def accuse(self, author: PeerId, record: bytes) -> bool:
         """Whether this is another accuser, and there was room for it."""
@@ -70,18 +71,26 @@ class Case:
         if len(self.accusers) < quorum:
             self.confirmed = False
             self.deadline = now + config.probe_period_s
+            self.limit = inf
             return
         alone = len(self.accusers) < config.accusers
         stretch = max(level, config.lone_factor) if alone else level
         end = now + config.suspicion_s * stretch
         self.deadline = min(self.deadline, end) if self.confirmed else end
+        self.limit = self.deadline + config.suspicion_s
         self.confirmed = True
 
     def doubt(self, config: MembershipConfig, level: int, now: float) -> None:
         """Its port was refused to another, but we have a stream to it: time to answer one probe."""
         self.refused = self.confirmed = True
         self.deadline = min(self.deadline, now + config.probe_timeout_s * level)
+        self.limit = self.deadline + config.suspicion_s
 
     def spare(self, until: float) -> None:
-        """Do not end before `until`: we were away, and its refutation may lie unread."""
-        self.deadline = max(self.deadline, until)
+        """Do not end before `until`, within bounds: we were away, and a refutation may lie unread."""
+        self.deadline = max(self.deadline, min(until, self.limit))
+
+    def reopen(self, now: float) -> None:
+        """It was heard of since, or we were frozen: what was counted so far proves nothing."""
+        self.opened = now
+        self.confirmed = self.refused = False

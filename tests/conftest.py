@@ -1,8 +1,34 @@
-"""Settings of all tests: hypothesis draws the same examples each time, however slow the machine."""
+"""Settings of all tests: the same examples each time, and a skipped test is a failure."""
 
 from __future__ import annotations
 
 import hypothesis
+import pytest
 
+# However slow the machine, and whatever failed here before.
 hypothesis.settings.register_profile("shoal", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("shoal")
+
+NOT_RUN = ("skipped", "xfailed", "xpassed")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A test that did not run says nothing, so the session did not pass."""
+    if session.exitstatus == pytest.ExitCode.OK and _not_run(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if count := _not_run(config):
+        terminalreporter.write_line(f"{count} skipped or expected to fail: that is a failure here")
+
+
+def _not_run(config: pytest.Config) -> int:
+    """How many tests were skipped or expected to fail. Workers of xdist report to no terminal."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:
+        return 0
+    return sum(len(reporter.stats.get(name, ())) for name in NOT_RUN)

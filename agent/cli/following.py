@@ -41,7 +41,7 @@ class Following:
         self._lines = _Reader(lines)
         self._json = json
         self._output = Output(slots)
-        self._progress = Progress(sys.stderr, slots, quiet or json)
+        self._progress = Progress(sys.stderr, quiet or json)
 
     def to_end(self, timeout_s: float | None = None) -> int:
         """Show what happens until the job has ended. Returns the exit code for it."""

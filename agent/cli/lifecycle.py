@@ -94,7 +94,8 @@ def up(args: Namespace) -> int:
     loaded = load_config(args)
     log = loaded.config.log
     set_up(log.format, log.level, watched=sys.stderr.isatty())
-    return int(import_module("agent.main").run(loaded, adopt_board=args.adopt_board) or OK)
+    import_module("agent.main").run(loaded, move_to_board=args.adopt_board)
+    return OK
 
 
 def _labels(texts: list[str]) -> dict[str, str]:

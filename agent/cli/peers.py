@@ -38,8 +38,8 @@ def _row(peer: dict[str, Any]) -> tuple[str, ...]:
         units.short_peer(peer["id"]),
         state,
         "-" if since is None else units.duration(since),
-        units.cores(peer["cpu_m"]),
-        units.size(peer["memory_bytes"]),
+        units.cores(peer["cpu_m"]) if "cpu_m" in peer else "-",
+        units.size(peer["memory_bytes"]) if "memory_bytes" in peer else "-",
         labels or "-",
-        str(peer["version"]),
+        str(peer["version"]) or "-",
     )

@@ -1,18 +1,14 @@
 """Progress of a run: one line that changes on a terminal, plain lines elsewhere, on standard error.
 
-Fed by events as the agent pushes them; kinds it does not know are shown as their own text.
+Fed by events as the agent pushes them; each brings its own words, whatever its kind.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any, Final, TextIO
 
-from agent.cli import units
 from agent.printable import clean
-
-Fields = dict[str, Any]
 
 _STEPS_SHOWN: Final = 4
 _CLEAR: Final = "\r\x1b[K"  # to the line's start, erase to its end (ECMA-48, EL)
@@ -22,21 +18,26 @@ _LASTING: Final = (
 )  # fmt: skip
 
 
+# The same once more, as the executor saw it, where that is the device that was asked.
+_ELSEWHERE: Final = ("execution.running", "execution.ended-here", "execution.stopped-here")
+
+
 class Progress:
     """What is happening to one job, in few words."""
 
-    def __init__(self, stream: TextIO, slots: int, quiet: bool = False) -> None:
+    def __init__(self, stream: TextIO, quiet: bool = False) -> None:
         self._stream = stream
-        self._slots = slots
         self._quiet = quiet
         self._live = stream.isatty()
         self._steps: list[str] = []
         self._drawn = False
+        self._last = ""
 
     def event(self, event: dict[str, Any]) -> None:
-        text = phrase(event, self._slots)
-        if self._quiet or not text:
+        text = clean(str(event.get("text") or ""))
+        if self._quiet or not text or event["kind"] in _ELSEWHERE or text == self._last:
             return
+        self._last = text
         if not self._live:
             self._print(text)
         elif event["kind"] in _LASTING:
@@ -72,50 +73,3 @@ class Progress:
         self._stream.write(_CLEAR + line)
         self._stream.flush()
         self._drawn = True
-
-
-def phrase(event: dict[str, Any], slots: int) -> str:
-    """An event in few words; `slots` of the job, whose number is left out where there is one."""
-    fields: Fields = event.get("fields") or {}
-    say = _PHRASES.get(event["kind"])
-    try:
-        text = say(fields) if say else ""
-    except (KeyError, TypeError, ValueError):
-        text = ""  # an older or newer agent: its own text says it
-    if not text:
-        return clean(str(event.get("text", "")))
-    if slots > 1 and fields.get("slot") is not None:
-        text = f"slot {fields['slot']}: {text}"
-    return clean(text)
-
-
-def _asking(fields: Fields) -> str:
-    return f"asking {units.plural(int(fields['peers']), 'peer')}"
-
-
-def _bids(fields: Fields) -> str:
-    return units.plural(int(fields["bids"]), "bid")
-
-
-def _awarded(fields: Fields) -> str:
-    return f"awarded to {fields['name']}"
-
-
-def _running(fields: Fields) -> str:
-    return "running"
-
-
-def _ended(fields: Fields) -> str:
-    code = fields.get("exit_code")
-    if code is None:
-        return "ended without an exit code"
-    return "done" if code == 0 else f"ended with exit code {int(code)}"
-
-
-_PHRASES: Final[dict[str, Callable[[Fields], str]]] = {
-    "job.asking": _asking,
-    "job.bids": _bids,
-    "job.awarded": _awarded,
-    "execution.running": _running,
-    "execution.ended": _ended,
-}

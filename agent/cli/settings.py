@@ -8,6 +8,7 @@ from typing import Any
 from agent.cli.connecting import connect, load_config, wanted_host
 from agent.cli.exitcodes import OK
 from agent.cli.tables import show_json, show_table
+from agent.version import VERSION
 
 
 def show(args: Namespace) -> int:
@@ -38,11 +39,10 @@ def example(args: Namespace) -> int:
 
 
 def version(args: Namespace) -> int:
-    text = installed_version()
     if args.json:
-        show_json({"version": text})
+        show_json({"version": VERSION})
     else:
-        print(f"shoal {text}")
+        print(f"shoal {VERSION}")
     return OK
 
 
@@ -58,15 +58,6 @@ def completion(args: Namespace) -> int:
     else:
         print(text)
     return OK
-
-
-def installed_version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("shoal")
-    except PackageNotFoundError:
-        return "unknown"  # run from a checkout that was never installed
 
 
 def _text(value: Any) -> str:

@@ -31,9 +31,9 @@ def why(args: Namespace) -> int:
 def _show_round(entry: dict[str, Any]) -> None:
     asked = entry["asked"]
     bids = sum(peer["answer"] == "bid" for peer in asked)
-    slots = ", ".join(str(slot) for slot in entry["slots"])
     print(
-        f"\nround {entry['round']} at {units.clock(entry['at_ms'])}, for slot {slots}: "
+        f"\nround {entry['round']} at {units.clock(entry['at_ms'])}, "
+        f"for {units.plural(int(entry['slots']), 'slot')}: "
         f"{units.plural(len(asked), 'peer')}, {units.plural(bids, 'bid')}"
     )
     width = max((len(_name(peer)) for peer in asked), default=0)
@@ -57,7 +57,8 @@ def _name(peer: dict[str, Any]) -> str:
 def _answer(peer: dict[str, Any]) -> str:
     match peer["answer"]:
         case "bid":
-            won = ", awarded" if peer.get("awarded") else ""
+            slots = ", ".join(str(slot) for slot in peer.get("awarded") or ())
+            won = f", awarded slot {slots}" if slots else ""
             facts = _facts(peer.get("facts") or {})
             reason = f"; {peer['reason']}" if peer.get("reason") else ""
             return f"bid {peer['score']}{won}" + (f": {facts}" if facts else "") + reason
@@ -70,28 +71,24 @@ def _answer(peer: dict[str, Any]) -> str:
 
 
 def _facts(facts: dict[str, Any]) -> str:
-    return ", ".join(
+    """What a bid rests on (protocol.messages.Facts); names that are new to us as they are."""
+    parts = [
         _FACTS[name](value) if name in _FACTS else f"{name.replace('_', ' ')} {value}"
         for name, value in facts.items()
-        if value is not None and value not in ("", False)
-    )
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 _FACTS: Final[dict[str, Callable[[Any], str]]] = {
-    "cpu_m": lambda value: f"{units.cores(value)} cores free",
-    "free_cpu_m": lambda value: f"{units.cores(value)} cores free",
     "cpu_free_m": lambda value: f"{units.cores(value)} cores free",
-    "memory_bytes": lambda value: f"{units.size(value)} memory free",
-    "free_memory_bytes": lambda value: f"{units.size(value)} memory free",
     "memory_free_bytes": lambda value: f"{units.size(value)} memory free",
-    "disk_bytes": lambda value: f"{units.size(value)} disk free",
-    "free_disk_bytes": lambda value: f"{units.size(value)} disk free",
     "disk_free_bytes": lambda value: f"{units.size(value)} disk free",
-    "temperature_c": lambda value: f"{value} °C",
+    "load_permille": lambda value: f"load {value / 10:.0f} %",
+    "running": lambda value: f"{value} running" if value else "",
+    "inputs_here": lambda value: "has the inputs" if value else "",
+    "temperature_mc": lambda value: f"{value / 1000:.0f} °C",
     "battery_percent": lambda value: f"battery {value} %",
-    "load_percent": lambda value: f"load {value} %",
-    "queue": lambda value: f"{value} waiting",
-    "inputs_here": lambda value: "has the inputs",
+    "mains": lambda value: "" if value else "on battery",
 }
 
 
@@ -108,27 +105,26 @@ def what_would_fit(peer: dict[str, Any]) -> str:
     return "; ".join(dict.fromkeys(hints))
 
 
-# Reasons are the protocol's sentences: resources.shortfall, constraints.explain and the policy's.
+# Reasons are the protocol's sentences: resources.shortfall, constraints.explain, bidding's policy.
 _HINTS: Final = tuple(
     (re.compile(pattern), hint)
     for pattern, hint in (
-        (r"(cpu|memory|disk|gpu): needs (\S+), 0m? free", r"wait until \1 is free there"),
+        (r"(cpu|memory|disk): needs (\S+), (\S+) offered", r"fits with --\1 \3"),
+        (r"gpu: needs (\S+), (\S+) offered", r"fits with \2 GPUs"),
+        (r"(cpu|memory|disk|gpu): needs (\S+), 0m? free", r"fits once \1 is free there"),
         (r"(cpu|memory|disk): needs (\S+), (\S+) free", r"fits with --\1 \3, or once more is free"),
+        (r"executions run here already", "fits once others have ended, see accept.executions_max"),
         (
             r"label (\S+): wanted '([^']*)'",
-            r"fits without that constraint, or with `labels = {\1 = \"\2\"}` on that device",
+            r"fits without that constraint, or with the label \1=\2 on that device",
         ),
-        (
-            r"label (\S+): wanted",
-            r"fits without the constraint on \1, or with another label on that device",
-        ),
-        (r"(?i)temperature|too hot", "fits once it has cooled, see accept.temperature_max_c there"),
-        (r"(?i)battery", "fits once it is charged, see accept.battery_min_percent there"),
-        (r"(?i)\brole\b", "its owner decides in accept.roles there"),
-        (r"(?i)namespace", "its owner decides in accept.namespaces there"),
-        (r"(?i)author", "its owner decides in accept.authors there"),
-        (r"(?i)engine", "fits with an engine that it has, see `shoal peers --json`"),
-        (r"(?i)timeout|too long", "fits with a shorter --timeout, or accept.job_timeout_max_s"),
-        (r"(?i)executions|too many", "fits once others have ended, see accept.executions_max"),
+        (r"label (\S+): wanted", r"fits without the constraint on \1, or with another label there"),
+        (r"engine \S+ is not here", "fits with an engine that it has"),
+        (r"policy: .* C is over", "fits once it has cooled, see accept.temperature_max_c there"),
+        (r"policy: battery", "fits once it is charged, see accept.battery_min_percent there"),
+        (r"policy: namespace", "its owner decides in accept.namespaces there"),
+        (r"policy: .*authors", "its owner decides in accept.authors there"),
+        (r"policy: .*role", "its owner decides in accept.roles there"),
+        (r"policy: .*timeout", "fits with a shorter --timeout, see accept.job_timeout_max_s there"),
     )
 )

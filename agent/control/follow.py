@@ -13,7 +13,7 @@ from agent.control.backend import FINAL_KINDS, FINAL_STATES, Backend, RequestErr
 from agent.control.streams import Emit, plain_log
 
 LOGS_END_S = 10.0  # the job has ended; its output may still be on its way from other devices
-_HAS_OUTPUT = ("execution.running", "execution.ended", *FINAL_KINDS)
+_HAS_OUTPUT = ("execution.started", "execution.running", "execution.ended", *FINAL_KINDS)
 
 
 async def follow_job(

@@ -204,7 +204,9 @@ class Network:
             logger.info("connection to %s: %s", connection.peer, muxed.violation)
         if self.connections.to_one(connection.peer) is None:
             # What identify and gossip told of it: upstream keeps that for ever.
-            self.host.get_peerstore().clear_peerdata(muxed.peer_id)
+            peerstore = self.host.get_peerstore()
+            if peerstore.has_peer(muxed.peer_id):
+                peerstore.clear_peerdata(muxed.peer_id)
 
     # ---- streams ---------------------------------------------------------------------------------
 

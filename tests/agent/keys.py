@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 
+from agent import peerid
 from agent.identity import IdentityKeyring
 from protocol.ids import ShoalId
 from protocol.records import Certificate, Keyring, Role
@@ -40,6 +41,12 @@ def certificate(
         expires_ms=now_ms + DAY_MS if expires_ms is None else expires_ms,
     )
     return seal(record, issuer, b"" if issuer.peer == issuer.shoal else None)
+
+
+def peer_bytes(name: str) -> bytes:
+    """The binary form of a peer id: a multihash."""
+    public = peerid.decode(IdentityKeyring(seed(name)).peer)
+    return bytes.fromhex("002408011220") + public
 
 
 def member(name: str, issuer: IdentityKeyring | None = None) -> IdentityKeyring:

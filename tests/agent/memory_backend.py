@@ -258,15 +258,15 @@ class MemoryBackend:
             self._tell(
                 job,
                 "job.awarded",
-                f"slot {slot} awarded to pi-attic",
+                "awarded to pi-attic",
                 attic,
                 slot=slot,
                 name="pi-attic",
             )
             self._tell(
                 job,
-                "execution.running",
-                f"slot {slot} runs on pi-attic",
+                "execution.started",
+                "running on pi-attic",
                 attic,
                 slot=slot,
                 name="pi-attic",
@@ -297,15 +297,15 @@ def _why(at_ms: int) -> list[dict[str, Any]]:
             "name": "pi-attic",
             "answer": "bid",
             "score": 812,
-            "awarded": True,
+            "awarded": [0],
             "reason": "",
-            "facts": {"cpu_m": 3200, "memory_bytes": 1024**3, "temperature_c": 51},
+            "facts": {"cpu_free_m": 3200, "memory_free_bytes": 1024**3, "temperature_mc": 51_000},
         },
         {
             "name": "pi-kitchen",
             "answer": "refused",
             "score": None,
-            "awarded": False,
+            "awarded": [],
             "facts": {},
             "reason": "cpu: needs 4000m, 1000m free",
         },
@@ -313,11 +313,11 @@ def _why(at_ms: int) -> list[dict[str, Any]]:
             "name": "pi-shed",
             "answer": "filtered",
             "score": None,
-            "awarded": False,
+            "awarded": [],
             "facts": {},
             "reason": "label arch: wanted 'arm64', found 'amd64'",
         },
     ]
     for entry in asked:
         entry["peer"] = peer_id(str(entry["name"]))
-    return [{"round": 1, "at_ms": at_ms, "slots": [0], "asked": asked, "note": ""}]
+    return [{"round": 1, "at_ms": at_ms, "slots": 1, "asked": asked, "note": ""}]

@@ -4,7 +4,6 @@ import io
 import json
 import logging
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -37,6 +36,13 @@ def test_an_event_is_one_line_for_people() -> None:
     stamp, rest = out.getvalue().split("  ", 1)
     assert rest == 'job.accepted  accepted  job=abc size=3 text="two words"\n'
     assert len(stamp) == len("2026-01-01T00:00:00")
+
+
+def test_the_job_and_peer_of_an_event_come_first() -> None:
+    out = lines()
+    about = {"kind": "job.awarded", "job": "j", "peer": "p", "fields": {"slot": 0}}
+    log.info("%s", "awarded", extra={"shoal": about})
+    assert out.getvalue().endswith("job.awarded  awarded  job=j peer=p slot=0\n")
 
 
 def test_an_event_is_one_object_for_programs() -> None:
@@ -98,9 +104,10 @@ def test_repeated_lines_are_counted_instead_of_written() -> None:
     now = [0.0]
     repeats = RepeatFilter(lambda: now[0])
 
-    def record(text: str, **extra: Any) -> logging.LogRecord:
+    def record(text: str, kind: str = "") -> logging.LogRecord:
         found = logging.LogRecord("n", logging.INFO, "f", 1, text, (), None)
-        found.__dict__.update(extra)
+        if kind:
+            found.__dict__["shoal"] = {"kind": kind}
         return found
 
     passed = [repeats.filter(record("garbage", kind="stream.garbage")) for _ in range(100)]

@@ -1,0 +1,420 @@
+"""Membership: who belongs to the shoal and is alive, as far as this peer can know.
+
+SWIM (Das, Gupta and Motivala 2002) with Lifeguard's local health (Dadgar, Phillips and Currey 2018),
+over streams instead of datagrams, and with fixed monitors instead of random ones, so that what
+watching costs a peer does not depend on the size of the shoal. Here events and messages come in;
+`judgement` decides what they mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import inf
+from random import Random
+from typing import Final
+
+from protocol.advertising import Advertiser
+from protocol.antientropy import Reconciler
+from protocol.clock import Now
+from protocol.config import MembershipConfig
+from protocol.effects import Effect, Gossip, Save, Send
+from protocol.errors import RemoteProtocolError
+from protocol.events import SelfDescribed
+from protocol.ids import PeerId
+from protocol.judgement import Judge, Opener
+from protocol.links import Links
+from protocol.messages import (
+    Accused,
+    Ack,
+    Ping,
+    PingReport,
+    PingRequest,
+    Rumours,
+    SyncBuckets,
+    SyncItems,
+    SyncRecords,
+    SyncRoot,
+    SyncWant,
+)
+from protocol.probing import Probe, Prober
+from protocol.records import Advert, Certificate, Keyring
+from protocol.roster import DOMAIN, PRESENT, Change, Peer, Roster, State
+from protocol.rumours import RumourMill
+from protocol.suspicion import Health
+from protocol.wire import open_sealed
+
+Message = (
+    Ping
+    | Ack
+    | PingRequest
+    | PingReport
+    | Rumours
+    | Accused
+    | SyncRoot
+    | SyncBuckets
+    | SyncItems
+    | SyncWant
+    | SyncRecords
+)
+
+SYNC_PAUSE_S: Final = 0.25  # between two exchanges: the first may settle what the second would
+LATE_S: Final = 0.05  # a deadline handled later than this: our loop is busy, not the others
+
+
+class Membership:
+    """The one writer of the roster. `changes` grows; the node drains it.
+
+    Hold no Peer over a call: it is read-only to others, and changes.
+    """
+
+    def __init__(
+        self,
+        config: MembershipConfig,
+        keyring: Keyring,
+        rng: Random,
+        *,
+        incarnation: int,
+        known: Mapping[str, bytes],
+        name: str,
+        version: str,
+        engines: tuple[str, ...],
+        opener: Opener = open_sealed,
+    ) -> None:
+        """`known`: sealed adverts by peer id, from disk. `opener` may remember what it verified:
+        a simulator's peers all open the same records."""
+        self._config = config
+        self._me = keyring.peer
+        self._rng = rng
+        self._known = dict(known)
+        self._keyring = keyring
+        self._opener = opener
+        self._own = Advertiser(config, keyring, incarnation, name, version, engines)
+        self._roster = Roster(self._me, config)
+        self._health = Health(config.health_max, config.probe_period_s)
+        self._prober = Prober(config, rng, self._health)
+        self._mill = RumourMill(rng)
+        self._links = Links(rng)
+        self._judge = Judge(
+            config,
+            keyring,
+            self._roster,
+            self._own,
+            self._mill,
+            self._links,
+            self._health,
+            opener,
+        )
+        self._running = False
+        self._called = -inf  # when we last handled anything
+        self._heard = -inf  # when anybody last sent us anything
+        self._aimed = 0  # the ring's turn for which targets were chosen
+        self._to_sync: dict[PeerId, None] = {}
+        self._sync_next = -inf  # not before
+        self._sync_at = inf  # with a random peer
+
+    # ---- reading -----------------------------------------------------------------------------
+
+    @property
+    def changes(self) -> list[Change]:
+        """What became of whom, in order."""
+        return self._roster.changes
+
+    @property
+    def incarnation(self) -> int:
+        return self._own.incarnation
+
+    @property
+    def size(self) -> int:
+        """How many peers the shoal has, this one included: alive or suspect."""
+        return len(self._roster.alive()) + 1
+
+    @property
+    def reconciler(self) -> Reconciler:
+        return self._roster.reconciler
+
+    def alive(self) -> list[PeerId]:
+        """The others that are ALIVE or SUSPECT, sorted."""
+        return self._roster.alive()
+
+    def peer(self, peer: PeerId) -> Peer | None:
+        return self._roster.peers.get(peer)
+
+    def peers(self) -> list[Peer]:
+        """All others, whatever their state, by id."""
+        return self._roster.sorted()
+
+    def reachable(self, peer: PeerId) -> bool:
+        """Whether it is worth sending something to `peer`: alive, and connected or with an address."""
+        known = self._roster.peers.get(peer)
+        if known is None or known.state is not State.ALIVE:
+            return False
+        return known.connected or bool(known.addresses)
+
+    @property
+    def deadline(self) -> float:
+        """Monotonic seconds at which `on_deadline` is due; inf where nothing pends."""
+        if not self._running:
+            return inf
+        return min(
+            self._prober.deadline,
+            self._judge.deadline,
+            self._own.deadline,
+            self._mill.deadline,
+            self._links.deadline,
+            self._roster.deadline,
+            self._sync_at,
+            self._sync_next if self._to_sync else inf,
+        )
+
+    # ---- our own life ------------------------------------------------------------------------
+
+    def boot(self, now: Now) -> list[Effect]:
+        """Begin a life: a new incarnation, and dial whom we knew in the last one."""
+        assert not self._running
+        self._running = True
+        self._called = now.mono
+        self._sync_at = now.mono + self._sync_period()
+        effects = self._own.boot()
+        for key in sorted(self._known):
+            effects += self._recall(key, self._known[key], now)
+        self._known = {}
+        listed = self._roster.sorted()
+        self._rng.shuffle(listed)
+        for peer in listed:
+            effects += self._links.learn(peer, self._roster, now.mono)
+        return effects
+
+    def describe(self, event: SelfDescribed, now: Now) -> list[Effect]:
+        """What we are, for the first time or anew."""
+        self._wake(now)
+        self._own.describe(event)
+        return self._advertise(now)
+
+    def depart(self, now: Now, back_in_s: float) -> list[Effect]:
+        """Say goodbye, and fall silent but for answers to pings."""
+        self._running = False
+        until_ms = now.wall_ms + int(back_in_s * 1000) if back_in_s > 0 else 0
+        rumours = Rumours((self._own.departure(until_ms),))
+        return [Gossip(rumours), *(Send(peer, rumours) for peer in self._roster.linked)]
+
+    def _recall(self, key: str, data: bytes, now: Now) -> list[Effect]:
+        """List a peer that our disk remembers; what cannot be read is deleted."""
+        try:
+            sealed = self._opener(data, self._keyring)
+        except RemoteProtocolError:
+            return [Save((("peer", key, None),))]
+        advert = sealed.record
+        if not isinstance(advert, Advert) or not advert.peer == sealed.author == key:
+            return [Save((("peer", key, None),))]
+        peer = None if advert.peer == self._me else self._roster.admit(advert.peer, now.mono)
+        if peer is not None:
+            self._roster.hold(peer, advert, data)
+            peer.certificate = sealed.certificate
+        return []
+
+    def _advertise(self, now: Now) -> list[Effect]:
+        """Issue the advert that is due: a refutation, or a change."""
+        effects = self._judge.refute(now)
+        if self._own.stale and now.mono >= self._own.deadline:
+            effects += self._own.issue(now.mono)
+            effects += self._judge.spread(self._roster.linked)
+        return effects
+
+    # ---- connections -------------------------------------------------------------------------
+
+    def connected(self, peer: PeerId, certificate: Certificate, now: Now) -> list[Effect]:
+        """A stream to `peer` stands: both push their adverts, and compare what else they hold."""
+        self._wake(now)
+        effects, entry = self._judge.admit(peer, now)
+        if entry is None:
+            return effects
+        self._roster.link(entry, True)
+        entry.certificate = certificate
+        entry.heard = self._heard = now.mono
+        effects += self._judge.met(entry, now)
+        if self._running and self._own.data:
+            effects.append(Send(peer, Rumours((self._own.data,))))
+        if self._me < peer:  # one side is enough
+            self._sync_soon(peer, now)
+        return self._done(effects, now)
+
+    def disconnected(self, peer: PeerId, refused: bool, now: Now) -> list[Effect]:
+        """The stream is gone; `refused`: nobody listens where it came from."""
+        self._wake(now)
+        entry = self._roster.peers.get(peer)
+        if entry is None:
+            return []
+        self._roster.link(entry, False)
+        self._to_sync.pop(peer, None)
+        if refused and self._running and entry.state in PRESENT:
+            return self._done(self._judge.refused(entry, now), now)
+        self._prober.soon(peer, now.mono)
+        return []
+
+    # ---- messages ----------------------------------------------------------------------------
+
+    def receive(self, sender: PeerId, message: Message, now: Now) -> list[Effect]:
+        """Handle what `sender` sent. Raises RemoteProtocolError where no correct peer sends that."""
+        self._wake(now)
+        if not self._running:
+            return [Send(sender, Ack(message.seq))] if isinstance(message, Ping) else []
+        entry = self._roster.peers.get(sender)
+        effects: list[Effect] = []
+        answers = self._handle(sender, message, now)
+        self._heard = now.mono
+        effects += self._prober.heard(sender, now.mono)
+        if entry is not None:
+            entry.heard = now.mono
+            effects += self._judge.met(entry, now)
+        return self._done(effects + answers, now)
+
+    def gossip(self, message: Rumours, now: Now) -> list[Effect]:
+        """Handle what came by gossip. Raises RemoteProtocolError."""
+        self._wake(now)
+        if not self._running:
+            return []
+        return self._done(self._judge.hear(message.records, None, False, now), now)
+
+    def _handle(self, sender: PeerId, message: Message, now: Now) -> list[Effect]:
+        match message:
+            case Ping():
+                return [Send(sender, Ack(message.seq))]
+            case Ack():
+                return []  # that it was heard from is all that counts
+            case PingRequest():
+                return self._on_ping_request(sender, message, now)
+            case PingReport():
+                self._prober.report(sender, message, now.mono)
+                return []
+            case Rumours():
+                return self._judge.hear(message.records, sender, True, now)
+            case Accused():
+                return self._judge.accused(message.incarnation, sender, now)
+            case _:
+                return self._on_sync(sender, message, now)
+
+    def _on_ping_request(self, sender: PeerId, message: PingRequest, now: Now) -> list[Effect]:
+        if message.target == self._me:
+            return [Send(sender, PingReport(message.seq, self._me, True))]
+        target = self._roster.peers.get(message.target)
+        if target is None or target.state not in PRESENT:
+            return []
+        return list(self._prober.relay(sender, message, now.mono))
+
+    def _on_sync(
+        self,
+        sender: PeerId,
+        message: SyncRoot | SyncBuckets | SyncItems | SyncWant | SyncRecords,
+        now: Now,
+    ) -> list[Effect]:
+        if message.domain != DOMAIN:
+            raise RemoteProtocolError(f"domain {message.domain} is not of adverts")
+        if isinstance(message, SyncRecords):
+            effects = self._judge.hear(message.records, sender, False, now)
+            if self._judge.progress:  # there may be more of it, and others may lack it too
+                self._sync_soon(sender, now)
+                self._sync_random(now)
+            return effects
+        effects = []
+        if isinstance(message, SyncItems):
+            for key, version in message.items:
+                peer = self._roster.peers.get(PeerId(key))
+                if peer is not None and self._roster.matches(peer, version):
+                    effects += self._judge.vouched(peer, now)
+        answers = self._roster.reconciler.answer(message)
+        return effects + [Send(sender, answer) for answer in answers]
+
+    # ---- time --------------------------------------------------------------------------------
+
+    def on_deadline(self, now: Now) -> list[Effect]:
+        """Do whatever is due; harmless before that."""
+        self._wake(now)
+        if not self._running:
+            return []
+        effects: list[Effect] = []
+        sends, failed = self._prober.step(now.mono, self._choose)
+        effects += sends
+        for probe in failed:
+            effects += self._unanswered(probe, now)
+        effects += self._judge.expire(now)
+        effects += self._advertise(now)
+        rumours = self._mill.flush(now.mono)
+        if rumours is not None:
+            effects.append(Gossip(rumours))
+        effects += self._judge.overdue(now)
+        effects += self._sync_due(now)
+        return self._done(effects, now)
+
+    def lagged(self, lag_s: float, now: Now) -> None:
+        """Our loop ran `lag_s` late: what we did not hear may lie unread."""
+        self._wake(now)
+        if lag_s > LATE_S:
+            self._away(lag_s, now)
+
+    def _wake(self, now: Now) -> None:
+        """Notice that a deadline passed long ago: this process was held up, or frozen."""
+        idle_s, self._called = now.mono - self._called, now.mono
+        if idle_s > LATE_S:
+            late_s = now.mono - self.deadline
+            if late_s > LATE_S:
+                self._away(late_s, now)
+
+    def _away(self, late_s: float, now: Now) -> None:
+        if late_s >= self._config.probe_timeout_s / 4:
+            self._health.trouble(now.mono)
+        self._prober.spare(late_s, now.mono)
+        self._judge.spare(late_s, now.mono)
+
+    def _unanswered(self, probe: Probe, now: Now) -> list[Effect]:
+        """Accuse, unless nobody at all was heard since: then it is first our own trouble."""
+        peer = self._roster.peers[probe.target]
+        alone = self._heard < probe.began and len(self._prober.targets) > 1
+        if alone and not self._health.worst:
+            if self._health.changed < probe.began:
+                self._health.trouble(now.mono)
+            return []
+        return self._judge.accuse(peer, now)
+
+    def _choose(self, target: PeerId) -> Sequence[PeerId]:
+        """Others to ask about `target`: connected ones if there are enough."""
+        k = self._config.indirect
+        peers = self._roster.peers
+        ready = [p for p in self._roster.linked if p != target and peers[p].state is State.ALIVE]
+        if len(ready) < k:
+            ready = [p for p in self.alive() if p != target and peers[p].state is State.ALIVE]
+        return self._rng.sample(ready, min(k, len(ready)))
+
+    def _done(self, effects: list[Effect], now: Now) -> list[Effect]:
+        """Follow the ring: whom we probe, whom we keep a connection to."""
+        if self._aimed != self._roster.turns:
+            self._aimed = self._roster.turns
+            self._prober.aim(self._roster.targets(), now.mono)
+        if now.mono >= self._links.deadline:
+            near = [*self._roster.targets(), *self._roster.monitors(self._me)]
+            effects += self._links.review(self._roster, near, now.mono)
+        return effects
+
+    # ---- anti-entropy ------------------------------------------------------------------------
+
+    def _sync_soon(self, peer: PeerId, now: Now) -> None:
+        self._to_sync[peer] = None
+        pause = SYNC_PAUSE_S * (1 + self._rng.random())
+        self._sync_next = max(self._sync_next, now.mono + pause)
+
+    def _sync_random(self, now: Now) -> None:
+        if self._roster.linked:
+            self._sync_soon(self._rng.choice(self._roster.linked), now)
+
+    def _sync_due(self, now: Now) -> list[Effect]:
+        if now.mono >= self._sync_at:
+            self._sync_at = now.mono + self._sync_period()
+            self._sync_random(now)
+        if not self._to_sync or now.mono < self._sync_next:
+            return []
+        peer = next(iter(self._to_sync))
+        del self._to_sync[peer]
+        self._sync_next = now.mono + SYNC_PAUSE_S * (1 + self._rng.random())
+        return [Send(peer, self._roster.reconciler.start())]
+
+    def _sync_period(self) -> float:
+        return self._config.sync_period_s * (0.75 + 0.5 * self._rng.random())
