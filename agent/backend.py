@@ -13,7 +13,7 @@ from agent.clock import Clock
 from agent.control.backend import Lines, RequestError, View
 from agent.control.feed import Feed
 from agent.driver import Driver, RequestFailed
-from agent.grant import InviteError
+from agent.grant import ROLES, InviteError
 from agent.invites import Invites
 from agent.logs import BOTH, JobLogs, Logs, StreamName
 from agent.storesql import StoreFailed
@@ -168,7 +168,7 @@ class AgentBackend:
     ) -> View:
         try:
             invited = await self._invites.create(
-                self._clock.now(), expires_s=expires_s, uses=uses, roles=roles, labels=labels
+                self._clock.now(), expires_s=expires_s, uses=uses, roles=roles or ROLES, labels=labels
             )
         except InviteError as error:
             raise RequestError(400, str(error)) from None

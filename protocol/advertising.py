@@ -49,7 +49,8 @@ class Advertiser:
     def deadline(self) -> float:
         """When the next advert may be issued that is due; inf where none is."""
         refute = self.issued + REFUTE_GAP_S if self.above >= 0 else inf
-        renew = self.issued + self.config.advert_period_s if self.stale else inf
+        pause = self.config.advert_period_s if self.data else -inf  # the first waits for nothing
+        renew = self.issued + pause if self.stale else inf
         return min(refute, renew)
 
     def boot(self) -> list[Effect]:

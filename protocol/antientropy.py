@@ -104,13 +104,14 @@ class Reconciler:
         return SyncRoot(self.domain, self.root)
 
     def answer(self, message: SyncMessage) -> list[Message]:
-        """What to send back, in this order. Raises RemoteProtocolError, and changes nothing then."""
+        """What to send back, in this order. Raises RemoteProtocolError."""
         assert message.domain == self.domain, message
         if isinstance(message, SyncRoot):
             return [] if message.root == self.root else [SyncBuckets(self.domain, self._hashes())]
         if isinstance(message, SyncBuckets):
             return list(self._list_differing(message))
         if isinstance(message, SyncItems):
+            check(message)
             return self._compare(message)
         return list(self._give(message.keys))
 
@@ -151,13 +152,6 @@ class Reconciler:
         list is then no sign that it lacks it, and flows when this side opens an exchange.
         """
         theirs = dict(message.items)
-        for key, version in message.items:
-            if len(key) > KEY_CHARS_MAX:
-                raise RemoteProtocolError(f"a key of {len(key)} characters")
-            if not VERSION_BYTES_MIN <= len(version) <= VERSION_BYTES_MAX:
-                raise RemoteProtocolError(f"a version of {len(version)} bytes")
-        if any(not 0 <= index < BUCKETS for index in message.buckets):
-            raise RemoteProtocolError("no such bucket")
         wanted = [key for key in sorted(theirs) if self.version(key) != theirs[key]]
         answers: list[Message] = [
             SyncWant(self.domain, tuple(wanted[at : at + PART_ITEMS]))
@@ -195,6 +189,17 @@ class Reconciler:
         if part:
             parts.append(SyncRecords(self.domain, tuple(part)))
         return parts
+
+
+def check(message: SyncItems) -> None:
+    """Raises RemoteProtocolError where no reconciler could have sent this."""
+    for key, version in message.items:
+        if len(key) > KEY_CHARS_MAX:
+            raise RemoteProtocolError(f"a key of {len(key)} characters")
+        if not VERSION_BYTES_MIN <= len(version) <= VERSION_BYTES_MAX:
+            raise RemoteProtocolError(f"a version of {len(version)} bytes")
+    if any(not 0 <= index < BUCKETS for index in message.buckets):
+        raise RemoteProtocolError("no such bucket")
 
 
 def _bucket(key: str) -> int:

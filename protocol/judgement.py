@@ -59,6 +59,8 @@ class Judge:
         self._health = health
         self._opener = opener
         self._replies: dict[bytes, None] = {}  # records for the sender of what is being heard
+        self._passing = False  # whether what is being heard was told to us, and not compared
+        self._news = False  # the record at hand was news
         self.progress = False  # something heard was news
 
     @property
@@ -78,11 +80,12 @@ class Judge:
         items = [item for item in map(self._open, records) if item is not None]
         effects: list[Effect] = []
         self._replies = {}
+        self._passing = passing
         self.progress = False
         for item in items:
             if sender is None:
                 self._mill.drop(item.digest)
-            effects += self._take(item, sender, passing, now)
+            effects += self._take(item, sender, now)
         if sender is not None:
             effects += [Send(sender, message) for message in _parts(self._replies)]
         return effects
@@ -111,13 +114,13 @@ class Judge:
             raise RemoteProtocolError(f"a {type(record).__name__} is no rumour")
         return Item(digest, data, sealed)
 
-    def _take(self, item: Item, sender: PeerId | None, passing: bool, now: Now) -> list[Effect]:
+    def _take(self, item: Item, sender: PeerId | None, now: Now) -> list[Effect]:
         peer = self._roster.holder(item.digest)
         if peer is not None:
             return self._held_again(peer, sender, now)
         if item.sealed is None or self._mill.seen(item.digest):
             return []  # twice in one message
-        self.news = False
+        self._news = False
         match item.sealed.record:
             case Advert():
                 effects = self._on_advert(item, item.sealed, item.sealed.record, sender, now)
@@ -127,11 +130,11 @@ class Judge:
                 author = item.sealed.author
                 effects = self._on_suspicion(item, author, item.sealed.record, sender, now)
             case _:
-                effects, self.news = [], True  # a newer version's: it travels on
-        if self.news:
+                effects, self._news = [], True  # a newer version's: it travels on
+        if self._news:
             self.progress = True
             self._mill.remember(item.digest)
-            if passing and sender is not None:
+            if self._passing and sender is not None:
                 self._mill.pass_on(item.digest, item.data, now.mono)
         return effects
 
@@ -146,10 +149,10 @@ class Judge:
         if advert.incarnation < peer.incarnation:
             return effects + self._outdated(peer, sender, now)
         newer = advert.incarnation > peer.incarnation
-        if peer.advert is not None and peer.advert.incarnation == advert.incarnation:
-            if item.data < peer.data:
-                return effects  # two adverts of one number: all keep the larger
-        self.news = True
+        back = newer and peer.state in GONE and not peer.connected
+        if advert.incarnation == peer.incarnation and item.data < peer.data:
+            return effects  # two adverts of one number: all keep the larger
+        self._news = True
         first = peer.incarnation == 0 and peer.state is State.UNHEARD
         self._roster.hold(peer, advert, item.data)
         peer.certificate = sealed.certificate
@@ -158,7 +161,7 @@ class Judge:
             effects += self._revive(peer, first, now)
         else:
             effects += self._held_again(peer, sender, now)
-        return effects + list(self._links.learn(peer, self._roster, now.mono))
+        return effects + list(self._links.learn(peer, self._roster, now.mono, back))
 
     def _held_again(self, peer: Peer, sender: PeerId | None, now: Now) -> list[Effect]:
         """Somebody tells us the advert that we hold."""
@@ -171,8 +174,10 @@ class Judge:
         """`sender` holds `peer` for less, or for more alive, than we know it to be."""
         if sender == peer.id:
             return self.tell(peer, now)
-        for record in peer.evidence if peer.state in GONE else (peer.data,):
-            self._replies[record] = None
+        if peer.state in GONE:
+            self._replies.update(dict.fromkeys(peer.evidence))
+        elif self._passing and peer.data:  # what is compared goes both ways anyhow
+            self._replies[peer.data] = None
         return []
 
     def _on_departure(
@@ -185,7 +190,7 @@ class Judge:
             return []
         if record.incarnation < peer.incarnation:
             return self._outdated(peer, sender, now)
-        self.news = True
+        self._news = True
         peer.incarnation = record.incarnation
         peer.evidence = (item.data,)
         if record.until_ms == 0:
@@ -216,7 +221,7 @@ class Judge:
             if refused and peer.evidence and sender is None:
                 self._mill.drop(digest_of(peer.evidence[0]))  # it says what we meant to say
             return []
-        self.news = True
+        self._news = True
         peer.incarnation = record.incarnation
         if refused and not peer.connected:
             return self._bury(peer, (item.data,), _REFUSED, now)
@@ -256,7 +261,7 @@ class Judge:
     def _on_echo(self, incarnation: int, sender: PeerId | None, now: Now) -> list[Effect]:
         """A record under our own name that is not our last advert."""
         if incarnation < self._own.incarnation:
-            if self._own.data:
+            if self._passing and self._own.data:
                 self._replies[self._own.data] = None
             return []
         self._own.echoed(incarnation, sender)

@@ -36,10 +36,10 @@ class Links:
     def __contains__(self, peer: PeerId) -> bool:
         return peer in self._kept
 
-    def learn(self, peer: Peer, roster: Roster, now: float) -> list[Dial]:
-        """`peer` or its addresses are new: dial at once where there is room."""
+    def learn(self, peer: Peer, roster: Roster, now: float, back: bool = False) -> list[Dial]:
+        """`peer` or its addresses are new, or it is `back`: dial at once where there is room."""
         addresses = peer.addresses
-        if peer.state is State.LEFT or self._kept.get(peer.id) == addresses or not addresses:
+        if not addresses or (self._kept.get(peer.id) == addresses and not back):
             return []
         if peer.id in self._kept or len(self._kept) < _limit(roster):
             self._kept[peer.id] = addresses
@@ -57,7 +57,7 @@ class Links:
             self.deadline = min(self.deadline, now + REVIEW_S)
 
     def review(self, roster: Roster, neighbours: Sequence[PeerId], now: float) -> list[Dial]:
-        """Choose again, when its time has come: neighbours first, then whom we have, then at random."""
+        """Choose again, when it is time: neighbours, then whom we have, then some at random."""
         if now < self.deadline:
             return []
         self.deadline = inf

@@ -1,8 +1,8 @@
 """Membership: who belongs to the shoal and is alive, as far as this peer can know.
 
-SWIM (Das, Gupta and Motivala 2002) with Lifeguard's local health (Dadgar, Phillips and Currey 2018),
-over streams instead of datagrams, and with fixed monitors instead of random ones, so that what
-watching costs a peer does not depend on the size of the shoal. Here events and messages come in;
+SWIM (Das, Gupta and Motivala 2002) with the local health of Lifeguard (Dadgar et al. 2018), over
+streams instead of datagrams, and with fixed monitors instead of random ones, so that what watching
+costs a peer does not depend on the size of the shoal. Here events and messages come in;
 `judgement` decides what they mean.
 """
 
@@ -14,7 +14,7 @@ from random import Random
 from typing import Final
 
 from protocol.advertising import Advertiser
-from protocol.antientropy import Reconciler
+from protocol.antientropy import Reconciler, check
 from protocol.clock import Now
 from protocol.config import MembershipConfig
 from protocol.effects import Effect, Gossip, Save, Send
@@ -144,7 +144,7 @@ class Membership:
         return self._roster.sorted()
 
     def reachable(self, peer: PeerId) -> bool:
-        """Whether it is worth sending something to `peer`: alive, and connected or with an address."""
+        """Whether it is worth sending to `peer`: alive, and connected or with an address."""
         known = self._roster.peers.get(peer)
         if known is None or known.state is not State.ALIVE:
             return False
@@ -254,19 +254,18 @@ class Membership:
     # ---- messages ----------------------------------------------------------------------------
 
     def receive(self, sender: PeerId, message: Message, now: Now) -> list[Effect]:
-        """Handle what `sender` sent. Raises RemoteProtocolError where no correct peer sends that."""
+        """Handle what `sender` sent. Raises RemoteProtocolError."""
         self._wake(now)
         if not self._running:
             return [Send(sender, Ack(message.seq))] if isinstance(message, Ping) else []
-        entry = self._roster.peers.get(sender)
-        effects: list[Effect] = []
-        answers = self._handle(sender, message, now)
+        effects = self._handle(sender, message, now)
         self._heard = now.mono
         effects += self._prober.heard(sender, now.mono)
+        entry = self._roster.peers.get(sender)
         if entry is not None:
             entry.heard = now.mono
             effects += self._judge.met(entry, now)
-        return self._done(effects + answers, now)
+        return self._done(effects, now)
 
     def gossip(self, message: Rumours, now: Now) -> list[Effect]:
         """Handle what came by gossip. Raises RemoteProtocolError."""
@@ -317,6 +316,7 @@ class Membership:
             return effects
         effects = []
         if isinstance(message, SyncItems):
+            check(message)
             for key, version in message.items:
                 peer = self._roster.peers.get(PeerId(key))
                 if peer is not None and self._roster.matches(peer, version):

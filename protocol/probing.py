@@ -88,7 +88,7 @@ class Prober:
             probe.due = min(probe.due, now)
 
     def heard(self, sender: PeerId, now: float) -> list[Send]:
-        """`sender` is there: that answers our probe of it and those that we carry out for others."""
+        """`sender` is there: that answers our probe of it, and those we carry out for others."""
         probe = self._probes.get(sender)
         if probe is not None and probe.stage is not Stage.IDLE:
             self._answered(probe, now)

@@ -61,9 +61,6 @@ class Ring:
         size = len(self._points)
         here = bisect_left(self._points, _point(peer))
         inside = here < size and self._points[here][1] == peer
-        if step > 0:
-            first = here + 1 if inside else here
-        else:
-            first = here - 1
+        first = here + (step if inside or step < 0 else 0)
         count = min(k, size - 1 if inside else size)
         return [self._points[(first + step * i) % size][1] for i in range(count)]

@@ -1,8 +1,8 @@
 """Rumours: which sealed records were heard before, and which are to be passed on by gossip.
 
-What comes by gossip floods by itself. What comes to us alone, from the peer that tells it, is passed
-on once, after a random wait: with twenty peers told the same thing, most hear it by gossip meanwhile
-and keep quiet (one gossip message costs every host about 10 ms of CPU, measured).
+What comes by gossip floods by itself. What comes to us alone, from the peer that tells it, is
+passed on once, after a random wait: of twenty peers that are told the same thing, most hear it by
+gossip meanwhile and keep quiet (one gossip message costs every host about 10 ms of CPU, measured).
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class Case:
         self.limit = self.deadline + config.suspicion_s
 
     def spare(self, until: float) -> None:
-        """Do not end before `until`, within bounds: we were away, and a refutation may lie unread."""
+        """Not before `until`, within bounds: we were away, a refutation may lie unread."""
         self.deadline = max(self.deadline, min(until, self.limit))
 
     def reopen(self, now: float) -> None:
