@@ -10,6 +10,7 @@ milliseconds. A client belongs to one thread; the connection is kept from one qu
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -122,6 +123,7 @@ class Client:
         self._route: Route = LocalRoute(route) if isinstance(route, (str, os.PathLike)) else route
         self._timeout_s = timeout_s
         self._kept: _Connection | None = None
+        self._streaming: list[_Connection] = []
 
     def __enter__(self) -> Self:
         return self
@@ -130,6 +132,9 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        """Also ends streams that another thread may be reading: they raise Unreachable there."""
+        for connection in self._streaming:
+            connection.shut_down()
         if self._kept:
             self._kept.close()
             self._kept = None
@@ -265,6 +270,7 @@ class Client:
     def _stream(self, method: str, target: str, body: bytes = b"") -> Iterator[dict[str, Any]]:
         connection = self._take_kept() or self._connect(QUIET_S)
         connection.set_timeout(QUIET_S)
+        self._streaming.append(connection)
         ended = False
         try:
             answer = connection.request(method, target, body)
@@ -277,6 +283,7 @@ class Client:
         except _Lost:
             raise Unreachable(self._route.explain()) from None
         finally:
+            self._streaming.remove(connection)
             if ended and self._kept is None:
                 self._kept = connection
             else:
@@ -335,6 +342,11 @@ class _Connection:
             return False
         finally:
             self._sock.settimeout(timeout_s)
+
+    def shut_down(self) -> None:
+        """End it under whoever reads from it."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._file.close()

@@ -159,6 +159,8 @@ class JobLogs:
         self._scope = trio.CancelScope()
         self._send, self._receive = trio.open_memory_channel[View](0)  # the reader sets the pace
         self._read: set[tuple[str, StreamName]] = set()
+        self._begun: set[tuple[str, StreamName]] = set()  # something of it was given
+        self._ended = False
         nursery.start_soon(self._run)
 
     def __aiter__(self) -> Self:
@@ -187,13 +189,14 @@ class JobLogs:
         """Begin with each execution as it becomes known, until the job has ended."""
         while True:
             view = await self._look()
+            self._ended = view["state"] in FINAL_STATES
             for execution in _executions(view, self._slot):
                 for stream in self._streams:
                     key = (str(execution["id"]), stream)
                     if key not in self._read and execution["peer"]:
                         self._read.add(key)
                         nursery.start_soon(self._one, execution, stream)
-            if view["state"] in FINAL_STATES or not self._follow:
+            if self._ended or not self._follow:
                 return
             with trio.move_on_after(LOOK_S):
                 await self._changed()
@@ -207,13 +210,18 @@ class JobLogs:
             )
         except (ShoalError, KeyError, RequestError, OSError) as error:
             _log.debug("log of %s: %s", execution["id"], error)
-            kept = execution.get(f"{stream}_tail")
-            if kept:  # the end of it travelled with the result
+            key = (str(execution["id"]), stream)
+            if key in self._begun:
+                return
+            if not self._ended:
+                self._read.discard(key)  # it has not started yet: the next look tries again
+            elif kept := execution.get(f"{stream}_tail"):  # the end of it came with the result
                 await write(LogChunk(0, str(kept).encode(), True))
 
     async def _write(self, execution: View, stream: StreamName, chunk: LogChunk) -> None:
         if not chunk.data:
             return
+        self._begun.add((str(execution["id"]), stream))
         line: dict[str, Any] = {
             "slot": execution["slot"],
             "peer": execution["peer"],

@@ -69,15 +69,10 @@ class Coordination:
                 effects += self._lead(held, now, now.mono + self.config.boot_grace_s)
         return effects
 
-    def accept(self, held: HeldJob, request: int, repeatable: bool, now: Now) -> list[Effect]:
-        """Take on a job just submitted; the reply goes out when it is durable (DESIGN 5).
-
-        A call that others may have made too is placed only once a standby has answered: it knows
-        of the job if it was accepted elsewhere before.
-        """
+    def accept(self, held: HeldJob, request: int, now: Now) -> list[Effect]:
+        """Take on a job just submitted; the reply goes out when it is durable (DESIGN 5)."""
         effects = self.catalogue.add(held, now)
-        pause = self.config.standby_ack_s if repeatable and self._standbys(held) else 0.0
-        effects += self._lead(held, now, now.mono + pause)
+        effects += self._lead(held, now, now.mono)
         effects.append(Tell("job.accepted", f"{held.job.name} accepted", held.id))
         led = self.led[held.id]
         version = self.catalogue.version(held)
@@ -173,21 +168,14 @@ class Coordination:
             if replicated or alone or confirmation.due <= now.mono:
                 effects += confirmation.effects
                 if confirmation.request is not None:
-                    self._place_now(led, now)
                     answer = submitted(led.held, 1 + replicated, repeated=False)
                     effects.append(Reply(confirmation.request, answer))
             else:
                 waiting.append(confirmation)
         led.confirmations = waiting
-        effects += self.placement.open(led, now)
         if led.held.done and not led.confirmations:
             self.led.pop(job, None)
         return effects
-
-    def _place_now(self, led: Led, now: Now) -> None:
-        for plan in led.plans:
-            if plan.phase is Phase.WAITING and not plan.dry_rounds:
-                plan.due = min(plan.due, now.mono)
 
     # ---- results -----------------------------------------------------------------------------
 
@@ -460,17 +448,29 @@ class Coordination:
             self._watch(held, now)
         return effects
 
-    def on_peer_alive(self, now: Now) -> list[Effect]:
-        """Somebody is there that was not: a job short of standbys gets one, a slot is tried now."""
+    def on_peer_alive(self, peer: PeerId, now: Now) -> list[Effect]:
+        """Somebody is there that was not: it may be a standby's better, or take what waits."""
         effects: list[Effect] = []
         for held in self.catalogue.jobs.values():
             self._watch(held, now)
+            if held.coordinator == self.keyring.peer:
+                effects += self._hand_on(held, peer, now)
         for led in list(self.led.values()):
             effects += self._replenish(led, now)
             for plan in led.plans:
                 if plan.phase is Phase.WAITING and plan.dry_rounds:
                     plan.due = min(plan.due, now.mono + self.config.requeue_first_s)
         return effects
+
+    def _hand_on(self, held: HeldJob, peer: PeerId, now: Now) -> list[Effect]:
+        """One that ranks first for the job gets it too: two islands that both accepted it have
+        those ranks in common once they meet, and there the two become one."""
+        if peer in held.holders:
+            return []
+        ranked = rendezvous(held.id, [*self._standbys(held), peer])
+        if peer not in ranked[: self.config.standbys] or not held.add_holders((peer,)):
+            return []
+        return self.catalogue.changed(held, [], now)
 
     # ---- takeover ----------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from protocol.records import (
 )
 from protocol.wire import Sealed, dumps, loads, open_sealed
 
-HOLDERS_MAX: Final = 8  # coordinator and two standbys, and who held it before they did
+HOLDERS_MAX: Final = 16  # coordinator and two standbys, and who held it before they did
 SLOTS_MAX: Final = 10_000
 
 Row = tuple[Bucket, str, bytes | None]

@@ -421,7 +421,7 @@ class Node:
 
     def _on_change(self, change: Change, now: Now) -> list[Effect]:
         if change.after in PRESENT and change.before not in PRESENT:
-            return self.coordination.on_peer_alive(now)
+            return self.coordination.on_peer_alive(change.peer, now)
         if change.after in GONE and change.after is not State.RESTARTING:
             return [
                 *self.coordination.on_peer_gone(change.peer, now),

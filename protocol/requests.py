@@ -14,12 +14,12 @@ from protocol.effects import Effect, Reply, Send
 from protocol.errors import RemoteProtocolError
 from protocol.events import ControlRequested, QueryRequested, SubmitRequested
 from protocol.heldjob import HeldJob
-from protocol.ids import JobId, PeerId, job_id
+from protocol.ids import JobId, PeerId, job_id, revision_of
 from protocol.inquiry import Inquiries, View
 from protocol.job import JobType
 from protocol.messages import ControlAnswer, ControlRequest
 from protocol.records import Certificate, Control, Desired, Keyring, Role, Spec
-from protocol.wire import open_sealed, seal
+from protocol.wire import encode_record, open_sealed, seal
 
 
 @dataclass(slots=True)
@@ -41,6 +41,19 @@ class Requests:
             return [Reply(request, error=refusal)]
         shoal = self.keyring.shoal
         job = job_id(shoal, spec.namespace, "one-off", event.key)
+        if event.repeatable and job not in self.catalogue.jobs:
+
+            def found(views: list[View], silent: list[PeerId], later: Now) -> list[Effect]:
+                return self._submit(event, job, views, later)
+
+            return self.inquiries.ask(job, 4, False, found, now)
+        return self._submit(event, job, [], now)
+
+    def _submit(
+        self, event: SubmitRequested, job: JobId, elsewhere: list[View], now: Now
+    ) -> list[Effect]:
+        """Accept it, unless the same call was accepted before, here or elsewhere."""
+        spec, request, shoal = event.spec, event.request, self.keyring.shoal
         known = self.catalogue.jobs.get(job)
         if known is not None:
             if known.job != spec:
@@ -56,10 +69,21 @@ class Requests:
             generation=1,
             body=spec.encode(),
         )
+        if elsewhere:
+            return [self._accepted_before(event, record, elsewhere[0])]
         sealed = open_sealed(seal(record, self.keyring), self.keyring)
         holders = self.coordination.standbys_of(job)
         held = HeldJob.create(sealed, self.keyring.peer, 1, now.wall_ms, holders)
-        return self.coordination.accept(held, request, event.repeatable, now)
+        return self.coordination.accept(held, request, now)
+
+    def _accepted_before(self, event: SubmitRequested, record: Spec, view: View) -> Reply:
+        """Another peer has accepted this call; of another job under its key nothing is made."""
+        revision = revision_of(encode_record(record))
+        if view.get("revision") != revision:
+            error = f"key {event.key!r} was used for another job, {record.job}; use a new one"
+            return Reply(event.request, error=error)
+        answer = {"job": record.job, "name": event.spec.name, "revision": revision}
+        return Reply(event.request, {**answer, "unchanged": True, "durable_on": 1, "warning": ""})
 
     def _why_not_submit(self, event: SubmitRequested) -> str:
         spec = event.spec

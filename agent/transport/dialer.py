@@ -20,6 +20,8 @@ from agent.transport.settings import TransportSettings
 from agent.transport.tcp import Absence, ConnectFailed, TcpStream, connect
 from protocol.ids import PeerId
 
+LOOKS_MAX = 4  # after a loss; a host that does not answer takes dial_s for each
+
 
 class WrongPeer(Exception):
     """Somebody else answers at this address."""
@@ -224,14 +226,21 @@ class Dialer:
     # ---- after a loss --------------------------------------------------------------------------
 
     async def confirm_absence(self, peer: PeerId) -> bool:
-        """Whether a peer that was just lost is refused everywhere, twice (DESIGN 5). A kept peer is
-        really dialled; of others only the port is tried."""
-        for attempt in range(2):
+        """Whether a peer that was just lost is refused everywhere, twice running (DESIGN 5).
+
+        A kept peer is really dialled; of others only the port is tried. A dying process may close
+        its connections before the port: so the first looks may find a socket that then breaks.
+        """
+        refused = 0
+        for attempt in range(LOOKS_MAX):
             if attempt:
                 await trio.sleep(self._settings.refused_again_s)
-            if await self._look(peer) is not Outcome.ABSENT:
+            refused = refused + 1 if await self._look(peer) is Outcome.ABSENT else 0
+            if self._connected(peer):
                 return False
-        return not self._connected(peer)
+            if refused == 2:
+                return True
+        return False
 
     async def _look(self, peer: PeerId) -> Outcome:
         contact = self._contacts.get(peer)

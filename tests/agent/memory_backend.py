@@ -289,6 +289,10 @@ class MemoryBackend:
                 self.finish(job, int(code))
             case ["fault"]:
                 self.finish(job, None)
+            case ["wait"]:
+                pass
+            case _:
+                self.finish(job, 0)
 
 
 def _why(at_ms: int) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from protocol.bidding import Bidder
 from protocol.catalogue import Catalogue
 from protocol.clock import NEVER, Now
 from protocol.config import CoordinationConfig, NodeConfig
+from protocol.coordination import Coordination
 from protocol.effects import Effect, Save
 from protocol.errors import RemoteProtocolError
 from protocol.events import Event
@@ -172,9 +173,10 @@ def _kept_capacity(patch: Patch) -> None:
 
 
 def _kept_holds(patch: Patch) -> None:
-    """A lost bidder goes on holding capacity until for ever."""
+    """A bidder that was not chosen holds its capacity for ever."""
     patch.setattr(Bidder, "release", lambda self, coordinator, auction: None)
     patch.setattr(Bidder, "expire", lambda self, now: None)
+    patch.setattr(Bidder, "deadline", property(lambda self: NEVER))
 
 
 def _overbooking(patch: Patch) -> None:
@@ -200,8 +202,6 @@ def _forgotten_results(patch: Patch) -> None:
 
 def _no_takeover(patch: Patch) -> None:
     """Nobody takes over the jobs of a dead coordinator."""
-    from protocol.coordination import Coordination
-
     patch.setattr(Coordination, "_watch", lambda self, held, now: None)
 
 

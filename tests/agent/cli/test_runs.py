@@ -107,7 +107,7 @@ def test_what_follows_the_dashes_is_the_tasks_own(agent: MemoryAgent, shoal: Sho
     ("words", "text"),
     [
         (("--env", "NOT_HERE_AT_ALL"), "--env NOT_HERE_AT_ALL: there is no such variable"),
-        (("--constraint", "a ="), "--constraint"),
+        (("--constraint", "zone in"), "--constraint: cannot read"),
         (("--constraint", "a=b=c"), "--constraint: cannot read"),
         (("-f", "absent"), "-f absent: no such file"),
         (("-f", "."), "ship what is in it with -C ."),
@@ -130,7 +130,7 @@ def test_files_are_shipped_with_their_modes(agent: MemoryAgent, shoal: Shoal) ->
     ended = shoal(
         "run", "-q", "-f", "data.csv", "-f", "bin/detect.sh", "--", "./bin/detect.sh", "./data.csv"
     )
-    assert ended.code == 0 or "exit code" in ended.err
+    assert ended.code == 0, ended.err
     (source,) = JobSpec.from_plain(submitted(agent)).task.input_sources
     data = agent.backend.archives[source.source.digest]
     assert (source.target, source.source.size_bytes) == (".", len(data))
@@ -163,8 +163,7 @@ def test_a_directory_ships_what_is_in_it_and_no_links(agent: MemoryAgent, shoal:
     (data,) = agent.backend.archives.values()
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         assert archive.getnames() == ["run.sh", "sub/x"]
-    ended = shoal("run", "-C", "d", "-f", "d/../d/run.sh", "-f", "/etc/hosts", "--", "./run.sh")
-    assert "d/run.sh" in ended.err or ended.code == 0
+    assert ended.code == 0
 
 
 def test_files_from_elsewhere_go_by_their_last_part_and_never_twice(
@@ -195,7 +194,7 @@ def test_a_path_that_was_not_shipped_is_an_error_that_names_the_flag(
     assert "ship it with -f detect.sh" in shoal("run", "--", "sh", "./detect.sh").err
     assert "chmod +x" in shoal("run", "-f", "detect.sh", "--", "./detect.sh").err
     assert agent.backend.submitted == []
-    assert shoal("run", "-q", "--", "/bin/true").code in (0, 125) or True
+    assert shoal("run", "-q", "--", "/bin/true").code == 0
     assert shoal("run", "-q", "-f", "detect.sh", "--", "echo", "./made-by-the-task").code == 0
 
 
@@ -236,7 +235,10 @@ def test_a_job_file_is_submitted_or_waited_for(agent: MemoryAgent, shoal: Shoal)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("Type: batch\nTasks:\n  - Engin: {}\n", "line 3, Tasks[0].Engin: unknown key, did you mean 'Engine'?"),
+        (
+            "Type: batch\nTasks:\n  - Engin: {}\n",
+            "line 3, Tasks[0].Engin: unknown key, did you mean 'Engine'?",
+        ),
         ("Type: bach\nTasks: []\n", "line 1, Type: 'bach' is not a job type"),
         ("Type: batch\nTasks:\n  - Engine: {Type: fortran}\n", "allowed: process"),
         ("Type: batch\n", "Tasks: missing"),
@@ -371,9 +373,13 @@ class Terminal:
 
     def __enter__(self) -> "Terminal":
         self.ours, theirs = pty.openpty()
+        # Opened anew by the leader of a new session, a terminal is that session's own (tty(4)).
+        take = (
+            "import os, sys; os.open(os.ttyname(0), os.O_RDWR); os.execv(sys.argv[1], sys.argv[1:])"
+        )
         self.process = subprocess.Popen(
-            self.words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-            preexec_fn=_take_terminal, env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+            [sys.executable, "-c", take, *self.words], stdin=theirs, stdout=theirs, stderr=theirs,
+            start_new_session=True, env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
         )  # fmt: skip
         os.close(theirs)
         return self
@@ -406,10 +412,3 @@ class Terminal:
             return os.read(self.ours, 4096)
         except OSError:  # EIO: nobody has the other side any more
             return b""
-
-
-def _take_terminal() -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
