@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 import trio
 
 from agent.archives import ArchiveError, Archives
+from agent.client import FRESH
 from agent.clock import Clock
 from agent.control.backend import Lines, RequestError, View
 from agent.control.feed import Feed
@@ -99,7 +100,8 @@ class AgentBackend:
             spec = JobSpec.from_plain(cast(Plain, spec_plain))
         except JobSpecError as error:
             raise RequestError(400, error.message, error.path) from None
-        given, key = bool(key), key or secrets.token_hex(16)
+        key = key or FRESH + secrets.token_hex(16)
+        given = not key.startswith(FRESH)  # then another peer may have accepted it before
         if len(key) > KEY_LENGTH_MAX:
             raise RequestError(400, f"a key has at most {KEY_LENGTH_MAX} characters")
         self._refuse_where_full()
@@ -168,7 +170,11 @@ class AgentBackend:
     ) -> View:
         try:
             invited = await self._invites.create(
-                self._clock.now(), expires_s=expires_s, uses=uses, roles=roles or ROLES, labels=labels
+                self._clock.now(),
+                expires_s=expires_s,
+                uses=uses,
+                roles=roles or ROLES,
+                labels=labels,
             )
         except InviteError as error:
             raise RequestError(400, str(error)) from None

@@ -10,19 +10,20 @@ milliseconds. A client belongs to one thread; the connection is kept from one qu
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, Protocol, Self, cast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, Self, cast
 from urllib.parse import quote, urlencode
+
+from agent.unixhttp import Connection, Lost, Silent
 
 TIMEOUT_S = 30.0  # for an answer; asking around among silent peers takes a few seconds
 QUIET_S = 60.0  # for the next line of a stream; the agent sends an empty one every 15 s
-
-_LINE_MAX = 64 * 1024  # of a response's head
-_SILENT = "the agent does not answer; it may be stopped or overloaded"
+FRESH = "fresh-"  # begins a key made for one call: only its own repetition can have it
+SILENT = "the agent does not answer; it may be stopped or overloaded"
 
 
 class AgentError(Exception):
@@ -122,8 +123,9 @@ class Client:
     def __init__(self, route: Route | str | os.PathLike[str], timeout_s: float = TIMEOUT_S) -> None:
         self._route: Route = LocalRoute(route) if isinstance(route, (str, os.PathLike)) else route
         self._timeout_s = timeout_s
-        self._kept: _Connection | None = None
-        self._streaming: list[_Connection] = []
+        self._kept: Connection | None = None
+        self._streaming: list[Connection] = []
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -133,7 +135,8 @@ class Client:
 
     def close(self) -> None:
         """Also ends streams that another thread may be reading: they raise Unreachable there."""
-        for connection in self._streaming:
+        self._closed = True
+        for connection in list(self._streaming):
             connection.shut_down()
         if self._kept:
             self._kept.close()
@@ -240,20 +243,18 @@ class Client:
 
         The agent may have closed it meanwhile: what may be repeated then is, on a fresh one.
         """
-        if kept := self._take_kept():
-            kept.set_timeout(self._timeout_s)
-            try:
-                return self._answer(kept, method, target, body)
-            except _Lost:
-                if not repeat:
-                    raise Unreachable(self._route.explain()) from None
-        try:
+        with self._explained():
+            if kept := self._take_kept():
+                kept.set_timeout(self._timeout_s)
+                try:
+                    return self._answer(kept, method, target, body)
+                except Lost:
+                    if not repeat:
+                        raise
             return self._answer(self._connect(self._timeout_s), method, target, body)
-        except _Lost:
-            raise Unreachable(self._route.explain()) from None
 
     def _answer(
-        self, connection: _Connection, method: str, target: str, body: bytes
+        self, connection: Connection, method: str, target: str, body: bytes
     ) -> dict[str, Any]:
         try:
             answer = connection.request(method, target, body)
@@ -271,25 +272,36 @@ class Client:
         connection = self._take_kept() or self._connect(QUIET_S)
         connection.set_timeout(QUIET_S)
         self._streaming.append(connection)
+        if self._closed:  # meanwhile, by another thread
+            connection.shut_down()
         ended = False
         try:
-            answer = connection.request(method, target, body)
-            if answer.status != 200:
-                _checked(answer.status, answer.body())
-            for line in answer.lines():
-                if line:  # an empty one only says that the agent is there
-                    yield _unwrapped(json.loads(line))
+            with self._explained():
+                answer = connection.request(method, target, body)
+                if answer.status != 200:
+                    _checked(answer.status, answer.body())
+                for line in answer.lines():
+                    if line:  # an empty one only says that the agent is there
+                        yield _unwrapped(json.loads(line))
             ended = not answer.closes
-        except _Lost:
-            raise Unreachable(self._route.explain()) from None
         finally:
             self._streaming.remove(connection)
-            if ended and self._kept is None:
+            if ended and self._kept is None and not self._closed:
                 self._kept = connection
             else:
                 connection.close()
 
-    def _take_kept(self) -> _Connection | None:
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What goes wrong with a connection, as a sentence."""
+        try:
+            yield
+        except Lost:
+            raise Unreachable(self._route.explain()) from None
+        except Silent:
+            raise Unreachable(SILENT) from None
+
+    def _take_kept(self) -> Connection | None:
         """The kept connection, unless the agent has closed it meanwhile."""
         kept, self._kept = self._kept, None
         if kept is not None and not kept.is_open():
@@ -297,131 +309,8 @@ class Client:
             return None
         return kept
 
-    def _connect(self, timeout_s: float) -> _Connection:
-        return _Connection(self._route.connect(timeout_s))
-
-
-class _Lost(Exception):
-    """The connection ended before the answer did."""
-
-
-class _Connection:
-    """One connection: a request goes out in one piece, its answer is read as our server writes it.
-
-    Not `http.client`: importing it (email, ssl) takes longer than all the rest of a small command.
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._file = sock.makefile("rb", buffering=64 * 1024)
-
-    def request(self, method: str, target: str, body: bytes) -> _Answer:
-        head = f"{method} {target} HTTP/1.1\r\nhost: shoal\r\ncontent-length: {len(body)}\r\n\r\n"
-        try:
-            self._sock.sendall(head.encode("ascii") + body)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # refused before all of it was read: the answer is there, or its absence tells
-        except TimeoutError:
-            raise Unreachable(_SILENT) from None
-        except OSError:
-            raise _Lost from None
-        return _Answer(cast("BinaryIO", self._file))
-
-    def set_timeout(self, timeout_s: float) -> None:
-        self._sock.settimeout(timeout_s)
-
-    def is_open(self) -> bool:
-        """Whether the agent has closed it, as far as is known here."""
-        timeout_s = self._sock.gettimeout()
-        self._sock.settimeout(0)
-        try:
-            return self._sock.recv(1, socket.MSG_PEEK) != b""
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        finally:
-            self._sock.settimeout(timeout_s)
-
-    def shut_down(self) -> None:
-        """End it under whoever reads from it."""
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self._file.close()
-        self._sock.close()
-
-
-class _Answer:
-    """One response (RFC 9112): its status, then either all of its body or its lines."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.status = self._status()
-        headers = dict(self._headers())
-        self._chunked = headers.get("transfer-encoding", "").lower() == "chunked"
-        self._length = int(headers.get("content-length", "0"))
-        self.closes = headers.get("connection", "").lower() == "close"
-
-    def body(self) -> bytes:
-        return b"".join(self._chunks()) if self._chunked else self._exactly(self._length)
-
-    def lines(self) -> Iterator[bytes]:
-        rest = b""
-        for chunk in self._chunks():
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from lines
-        if rest:
-            raise _Lost
-
-    def _chunks(self) -> Iterator[bytes]:
-        while size := self._number(self._line().partition(b";")[0], 16):
-            yield self._exactly(size)
-            self._line()
-        while self._line():  # trailers; there are none
-            pass
-
-    def _status(self) -> int:
-        while True:
-            version, _, rest = self._line().partition(b" ")
-            status = self._number(rest[:3], 10)
-            if not version.startswith(b"HTTP/1."):
-                raise _Lost
-            if status != 100:
-                return status
-            dict(self._headers())
-
-    def _headers(self) -> Iterator[tuple[str, str]]:
-        while line := self._line():
-            name, _, value = line.decode("latin-1").partition(":")
-            yield name.strip().lower(), value.strip()
-
-    def _number(self, text: bytes, radix: int) -> int:
-        try:
-            return int(text, radix)
-        except ValueError:
-            raise _Lost from None
-
-    def _line(self) -> bytes:
-        line = self._reading(lambda: self._file.readline(_LINE_MAX))
-        if not line.endswith(b"\n"):
-            raise _Lost
-        return line.rstrip(b"\r\n")
-
-    def _exactly(self, size: int) -> bytes:
-        data = self._reading(lambda: self._file.read(size))
-        if len(data) != size:
-            raise _Lost
-        return data
-
-    def _reading(self, read: Callable[[], bytes]) -> bytes:
-        try:
-            return read()
-        except TimeoutError:
-            raise Unreachable(_SILENT) from None
-        except (OSError, ValueError):
-            raise _Lost from None
+    def _connect(self, timeout_s: float) -> Connection:
+        return Connection(self._route.connect(timeout_s))
 
 
 def log_bytes(line: dict[str, Any]) -> bytes:
@@ -434,15 +323,18 @@ def log_bytes(line: dict[str, Any]) -> bytes:
 
 
 def _job(wanted: str) -> str:
-    return f"/v1/jobs/{quote(wanted, safe='')}"
+    return f"/v1/jobs/{quote(wanted, safe='', errors='replace')}"
 
 
 def _submission(spec: dict[str, Any], key: str) -> bytes:
-    return _encode({"spec": spec, "key": key or os.urandom(16).hex()})
+    return _encode({"spec": spec, "key": key or FRESH + os.urandom(16).hex()})
 
 
 def _encode(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        raise AgentError(400, "a name or argument is not UTF-8") from None
 
 
 def _unwrapped(view: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from protocol.clock import Now
 
 # Nothing of Shoal existed before; a device that says so has lost its clock (2026-01-01, UTC).
 FLOOR_S: Final = 1_767_225_600.0
+ASK_AGAIN_S: Final = 10.0  # a time server is found soon after a network is; the call costs 0.1 ms
 _UNSYNCHRONISED: Final = 5  # adjtimex's TIME_ERROR
 _RTC: Final = Path("/sys/class/rtc")
 
@@ -23,6 +24,8 @@ class Clock:
     def __init__(self, highest_wall_s: float = 0.0) -> None:
         self.highest_wall_s = highest_wall_s
         self._has_rtc = _RTC.is_dir() and any(_RTC.iterdir())
+        self._synchronised = synchronised()
+        self._asked_at = time.monotonic()
 
     def now(self) -> Now:
         """One reading. `mono` is trio's clock, so that deadlines can be slept until."""
@@ -33,7 +36,9 @@ class Clock:
 
     def _kept(self) -> bool:
         """A clock that survives the night, or one that a time server has set."""
-        return self._has_rtc or synchronised()
+        if not self._has_rtc and time.monotonic() - self._asked_at > ASK_AGAIN_S:
+            self._synchronised, self._asked_at = synchronised(), time.monotonic()
+        return self._has_rtc or self._synchronised
 
 
 class _Timex(ctypes.Structure):

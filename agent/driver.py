@@ -17,6 +17,7 @@ import trio
 from agent.clock import Clock
 from agent.store import Pending, Store
 from agent.storesql import StoreFailed
+from protocol.clock import NEVER
 from protocol.effects import (
     Bucket,
     Dial,
@@ -40,6 +41,7 @@ from protocol.wire import encode_message
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # libp2p brings stubs that hide trio's own
 
+LAZY_S: Final = 5.0  # an idle device writes such rows in one commit
 LAG_S: Final = 0.5  # a loop this late means that this device, not the others, has trouble
 QUEUED_MAX: Final = 50_000  # effects waiting for the disk; then the disk is what is broken
 RELOADS_MAX: Final = 5  # in RELOADS_S; after that a fresh process is the better start
@@ -81,6 +83,8 @@ class Driver:
         self._outside: Outside | None = None
         self._saves: deque[Pending] = deque()  # under way, in order
         self._waiting: deque[tuple[int, Effect]] = deque()  # effects, each after so many saves
+        self._lazy: list[tuple[Bucket, str, bytes | None]] = []  # rows for the next commit
+        self._lazy_at = NEVER
         self._issued = 0
         self._durable = 0
         self._save_added = trio.Event()
@@ -135,8 +139,15 @@ class Driver:
     # ---- effects out -------------------------------------------------------------------------
 
     def _issue(self, effect: Effect) -> None:
-        if isinstance(effect, Save):
-            pending = self.store.enqueue(effect.rows)
+        if isinstance(effect, Save) and effect.lazy:
+            self._lazy += effect.rows
+            self._lazy_at = min(self._lazy_at, trio.current_time() + LAZY_S)
+            if self._lazy_at < self._armed:
+                self._rearm.set()
+        elif isinstance(effect, Save):
+            rows = (*self._lazy, *effect.rows)
+            self._lazy, self._lazy_at = [], NEVER
+            pending = self.store.enqueue(rows)
             if pending is None:
                 raise StoreFailed("the disk does not keep up")
             self._saves.append(pending)
@@ -227,14 +238,23 @@ class Driver:
         """Post a DeadlinePassed whenever the node's next deadline has come."""
         while True:
             self._rearm = trio.Event()
-            self._armed = self.node.deadline
+            self._armed = min(self.node.deadline, self._lazy_at)
             with trio.move_on_at(self._armed):
                 await self._rearm.wait()
                 continue
             late = trio.current_time() - self._armed
             if late > LAG_S:
                 self.post(LoopLagged(late))
+            self._save_lazy()
             self.post(DeadlinePassed())
+
+    def _save_lazy(self) -> None:
+        """Rows that no other save took along, once they have waited long enough."""
+        if self._lazy_at <= trio.current_time():
+            try:
+                self._issue(Save(()))
+            except StoreFailed as error:
+                self._break(str(error))
 
     def _break(self, why: str) -> None:
         if not self._broken:
@@ -250,6 +270,7 @@ class Driver:
             raise StoreFailed(f"gave up after {RELOADS_MAX} tries: {self._broken}")
         _log.error("rebuilding from disk: %s", self._broken)
         self._saves.clear()
+        self._lazy, self._lazy_at = [], NEVER
         self._waiting.clear()
         self._durable = self._issued
         for done, replies in self._requests.values():

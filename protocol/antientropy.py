@@ -4,20 +4,20 @@ Keys fall into buckets by hash; a bucket's sum changes in O(1) with each key. On
 
     SyncRoot ->            25 bytes, and silence when the roots agree
          <- SyncBuckets    0.6 KB
-    SyncItems ->           keys and versions of the buckets that differ, in parts
+    SyncItems ->           keys and versions of buckets that differ, one part of them
          <- SyncWant       what the answerer lacks or holds in another version
          <- SyncRecords    what the asker lacks or holds in another version
     SyncRecords ->         what was wanted
 
 Each kind calls forth later kinds only, so that an exchange ends whatever the two hold. Which of two
 versions is the newer is the owner's to know: both travel, and the merge drops one. One exchange
-brings at most BURST_BYTES each way; an owner who learned something starts another.
+brings about BURST_BYTES each way at most; an owner who learned something starts another.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from protocol.errors import RemoteProtocolError
@@ -61,6 +61,7 @@ class Reconciler:
         self._sums = [0] * BUCKETS
         self._size = 0
         self._turn = 0  # where the next gift starts, so that no key starves behind the bound
+        self._first = 0  # the bucket listed first, for the same reason
 
     def __len__(self) -> int:
         return self._size
@@ -120,43 +121,54 @@ class Reconciler:
         return tuple((total & mask).to_bytes(BUCKET_BYTES, "big") for total in self._sums)
 
     def _list_differing(self, message: SyncBuckets) -> list[SyncItems]:
-        """Our items of the buckets that differ, in as few parts as the bounds allow."""
+        """Our items of the buckets that differ, as many as one part holds, none if none differ.
+
+        What did not fit comes first the next time.
+        """
         if len(message.hashes) != BUCKETS:
             raise RemoteProtocolError(f"{len(message.hashes)} buckets where {BUCKETS} are used")
-        parts: list[SyncItems] = []
+        ours, theirs = self._hashes(), message.hashes
+        turned = [(self._first + step) % BUCKETS for step in range(BUCKETS)]
+        differing = [index for index in turned if ours[index] != theirs[index]]
         buckets: list[int] = []
         items: list[tuple[str, bytes]] = []
         size = 0
-        for index, (ours, theirs) in enumerate(zip(self._hashes(), message.hashes, strict=True)):
-            if ours == theirs:
-                continue
+        for index in differing:
             mine = sorted(self._buckets[index].items())
-            weight = sum(map(_weight, mine))
-            if weight > PART_BYTES or len(mine) > PART_ITEMS:
-                parts += [SyncItems(self.domain, (), tuple(part)) for part in _cut(mine)]
-                continue
-            if size + weight > PART_BYTES or len(items) + len(mine) > PART_ITEMS:
-                parts.append(SyncItems(self.domain, tuple(buckets), tuple(items)))
-                buckets, items, size = [], [], 0
+            size += sum(map(_weight, mine))
+            if size > PART_BYTES or len(items) + len(mine) > PART_ITEMS:
+                self._first = index
+                return [self._list_some(mine) if not buckets else self._part(buckets, items)]
             buckets.append(index)
             items += mine
-            size += weight
-        if buckets:
-            parts.append(SyncItems(self.domain, tuple(buckets), tuple(items)))
-        return parts
+        return [self._part(buckets, items)] if buckets else []
+
+    def _part(self, buckets: list[int], items: list[tuple[str, bytes]]) -> SyncItems:
+        return SyncItems(self.domain, tuple(buckets), tuple(items))
+
+    def _list_some(self, items: list[tuple[str, bytes]]) -> SyncItems:
+        """A piece of a bucket that is too large to be listed whole, from elsewhere each time."""
+        self._first = (self._first + 1) % BUCKETS
+        start = self._turn % len(items)
+        piece: list[tuple[str, bytes]] = []
+        size = 0
+        for item in (items[start:] + items[:start])[:PART_ITEMS]:
+            size += _weight(item)
+            if size > PART_BYTES:
+                break
+            piece.append(item)
+        self._turn += len(piece)
+        return self._part([], piece)
 
     def _compare(self, message: SyncItems) -> list[Message]:
         """Want what differs; give what differs in the buckets that the message lists whole.
 
-        A bucket too large for one part comes as items without its number: what the sender did not
-        list is then no sign that it lacks it, and flows when this side opens an exchange.
+        Items may come without the number of their bucket, too large for one part: what the sender
+        does not list is then no sign that it lacks it, and flows when this side opens an exchange.
         """
         theirs = dict(message.items)
         wanted = [key for key in sorted(theirs) if self.version(key) != theirs[key]]
-        answers: list[Message] = [
-            SyncWant(self.domain, tuple(wanted[at : at + PART_ITEMS]))
-            for at in range(0, len(wanted), PART_ITEMS)
-        ]
+        answers: list[Message] = [SyncWant(self.domain, tuple(wanted))] if wanted else []
         gifts = [
             key
             for index in sorted(set(message.buckets))
@@ -216,17 +228,5 @@ def _item(key: str, version: bytes) -> int:
 
 
 def _weight(item: tuple[str, bytes]) -> int:
-    """Bytes of one item on the wire, heads included."""
+    """Bytes of one item on the wire, 8 of them for heads."""
     return len(item[0].encode()) + len(item[1]) + 8
-
-
-def _cut(items: Iterable[tuple[str, bytes]]) -> list[list[tuple[str, bytes]]]:
-    parts: list[list[tuple[str, bytes]]] = [[]]
-    size = 0
-    for item in items:
-        if size + _weight(item) > PART_BYTES or len(parts[-1]) >= PART_ITEMS:
-            parts.append([])
-            size = 0
-        parts[-1].append(item)
-        size += _weight(item)
-    return parts

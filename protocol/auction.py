@@ -109,7 +109,7 @@ class Auction:
         if not ranked:
             return None
         top = max(score for score, _ in ranked)
-        near = [peer for score, peer in ranked if score > top - self.config.near_tie]
+        near = [p for score, p in ranked if score == top or top - score < self.config.near_tie]
         return rng.choice(near)
 
     def bidders(self) -> list[PeerId]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from protocol.errors import RemoteProtocolError
 from protocol.ids import job_id, revision_of
-from protocol.records import Assignment, Keyring, Result, Role, Spec
+from protocol.records import Acceptance, Assignment, Keyring, Result, Role, Spec, Verdict
 from protocol.wire import Sealed, open_sealed
 
 
@@ -31,16 +31,22 @@ def verified_assignment(data: bytes, spec: Sealed, keyring: Keyring) -> Assignme
 
     Raises RemoteProtocolError.
     """
+    assignment = signed_assignment(data, keyring)
+    if not isinstance(spec.record, Spec) or spec.record.job != assignment.job:
+        raise RemoteProtocolError("an assignment of another job")
+    if assignment.revision != revision_of(spec.body):
+        raise RemoteProtocolError("an assignment of another revision")
+    return assignment
+
+
+def signed_assignment(data: bytes, keyring: Keyring) -> Assignment:
+    """An award signed by the coordinator its fence names. Raises RemoteProtocolError."""
     sealed = open_sealed(data, keyring)
     assignment = sealed.record
     if not isinstance(assignment, Assignment):
         raise RemoteProtocolError("an assignment record is needed")
     if sealed.author != assignment.fence.coordinator:
         raise RemoteProtocolError("an assignment is signed by its coordinator")
-    if not isinstance(spec.record, Spec) or spec.record.job != assignment.job:
-        raise RemoteProtocolError("an assignment of another job")
-    if assignment.revision != revision_of(spec.body):
-        raise RemoteProtocolError("an assignment of another revision")
     return assignment
 
 
@@ -53,3 +59,25 @@ def verified_result(data: bytes, keyring: Keyring) -> Result:
     if sealed.author != result.executor:
         raise RemoteProtocolError("a result is signed by its executor")
     return result
+
+
+def verified_acceptance(data: bytes, keyring: Keyring) -> Acceptance:
+    """A choice of a result, with that result inside: a success cannot be claimed without one.
+
+    It is read again for every view of the job, and must not fail then. Raises RemoteProtocolError.
+    """
+    acceptance = open_sealed(data, keyring).record
+    if not isinstance(acceptance, Acceptance):
+        raise RemoteProtocolError("an acceptance record is needed")
+    success = acceptance.verdict == Verdict.SUCCESS
+    if not acceptance.result:
+        if success:
+            raise RemoteProtocolError("a success without its result")
+        return acceptance
+    result = verified_result(acceptance.result, keyring)
+    if success != (result.verdict == Verdict.SUCCESS):
+        raise RemoteProtocolError("an acceptance that says otherwise than its result")
+    accepted = (acceptance.job, acceptance.revision, acceptance.slot, acceptance.fence)
+    if accepted != (result.job, result.revision, result.slot, result.fence):
+        raise RemoteProtocolError("an acceptance of another execution's result")
+    return acceptance

@@ -68,7 +68,8 @@ class Bidder:
         known = self.holds.get((coordinator, announce.auction))
         if known is not None:
             return known.bid
-        reason = self.unfit(announce.needs) or self._unwelcome(announce)
+        reason = self.unfit(announce.needs) or self.unwelcome(announce.namespace, announce.author)
+        reason = reason or self._unwell()
         if reason:
             return Refusal(announce.auction, clipped(reason))
         each = resources_of(announce.needs)
@@ -120,13 +121,18 @@ class Bidder:
         """Why this device can never run it, empty where it can."""
         return why_unfit(needs, self.engines, self.labels, self.capacity)
 
-    def _unwelcome(self, announce: Announce) -> str:
-        """Why the device's owner does not want it now, empty where there is nothing against it."""
-        policy, facts = self.policy, self.facts
-        if policy.authors and announce.author not in policy.authors:
+    def unwelcome(self, namespace: str, author: PeerId) -> str:
+        """Why the device's owner takes no such job, empty where there is nothing against it."""
+        policy = self.policy
+        if policy.authors and author not in policy.authors:
             return "policy: this device takes jobs of listed authors only ([accept] authors)"
-        if "*" not in policy.namespaces and announce.namespace not in policy.namespaces:
-            return f"policy: namespace {announce.namespace} is not taken ([accept] namespaces)"
+        if "*" not in policy.namespaces and namespace not in policy.namespaces:
+            return f"policy: namespace {namespace} is not taken ([accept] namespaces)"
+        return ""
+
+    def _unwell(self) -> str:
+        """Why the device's owner wants no more work now, empty where it is well."""
+        policy, facts = self.policy, self.facts
         if facts.temperature_mc > policy.temperature_max_c * 1000:
             degrees = facts.temperature_mc // 1000
             return f"policy: {degrees} C is over temperature_max_c {policy.temperature_max_c}"
@@ -197,9 +203,13 @@ def why_unfit(
 
 def _constraints(needs: Requirements) -> list[Constraint]:
     try:
-        return [Constraint(key, Operator(name), values) for key, name, values in needs.constraints]
-    except ValueError as error:
-        raise RemoteProtocolError(str(error)) from None
+        found = [Constraint(key, Operator(name), values) for key, name, values in needs.constraints]
+        for constraint in found:
+            if constraint.operator in (Operator.GREATER, Operator.LESS):
+                int(constraint.values[0])  # else it would fail once a label is compared with it
+    except (ValueError, IndexError) as error:
+        raise RemoteProtocolError(f"a constraint that cannot be read: {error}") from None
+    return found
 
 
 def _share(part: int, whole: int) -> int:

@@ -39,10 +39,13 @@ class Catalogue:
     def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
         """Rebuild all jobs; returns the ids of those that could not be read."""
         slots: dict[str, list[SlotState]] = {}
+        unreadable: list[str] = []
         for key in sorted(disk.get("slot", {})):
             job, _, index = key.partition("/")
-            slots.setdefault(job, []).append(saved_slot(disk["slot"][key], int(index)))
-        unreadable = []
+            try:
+                slots.setdefault(job, []).append(saved_slot(disk["slot"][key], int(index)))
+            except (RemoteProtocolError, ValueError):
+                unreadable.append(key)
         for key in sorted(disk.get("job", {})):
             try:
                 held = HeldJob.restore(
@@ -67,13 +70,15 @@ class Catalogue:
         self._versions[held.id] = 0
         return self.changed(held, list(range(len(held.slots))), now)
 
-    def changed(self, held: HeldJob, slots: list[int], now: Now, head: bool = True) -> list[Effect]:
-        """Save what changed and send it to the other holders."""
+    def changed(
+        self, held: HeldJob, slots: list[int], now: Now, head: bool = True, wait_s: float = 0.0
+    ) -> list[Effect]:
+        """Save what changed and send it to the other holders, within `wait_s`."""
         self._versions[held.id] += 1
         rows = [*(held.head_rows() if head else []), *held.slot_rows(slots)]
         effects: list[Effect] = [Save(tuple(rows))]
         for replica in self._others(held):
-            replica.touch(slots, head, now.mono)
+            replica.touch(slots, head, now.mono + wait_s)
         return effects + self._push(held, now)
 
     def forget(self, held: HeldJob) -> list[Effect]:
@@ -120,6 +125,7 @@ class Catalogue:
         self, held: HeldJob, merged: Merged, sender: PeerId, sync: JobSync, now: Now
     ) -> list[Effect]:
         effects: list[Effect] = []
+        merged.head |= held.end(now.wall_ms)
         if merged:
             self._versions[held.id] += 1
             rows = [*(held.head_rows() if merged.head else []), *held.slot_rows(merged.slots)]
@@ -132,10 +138,10 @@ class Catalogue:
         elif (held.id, sender) not in self._pending:
             # It lacks something, which it learns before our acknowledgement; or it has just more
             # parts to send, and then it is compared again a little later.
-            whole = len(sync.slots) == len(held.slots)
-            wait = 0.0 if whole else self.config.resend_first_s
             replica = self._replica(held, sender)
-            replica.again(len(held.slots), False, now.mono + wait)
+            replica.differs(len(held.slots), False, now.mono, self.config)
+            if len(sync.slots) == len(held.slots) and replica.unequal == 1:
+                replica.next_at = now.mono
             self._pending[(held.id, sender)] = replica
         effects += self._push(held, now)
         return [*effects, Send(sender, JobSyncAck(sync.seq, held.id, mine))]
@@ -154,13 +160,13 @@ class Catalogue:
             return []
         replica = self._replica(held, sender)
         if ack.want_spec:
-            if ack.seq == replica.seq:
+            if replica.seq and ack.seq == replica.seq and not replica.with_spec:
                 replica.again(len(held.slots), True, now.mono)
             return self._push(held, now)
         if not replica.ack(ack.seq, now.mono):
             return []
         if not replica.unsent and ack.fingerprint != held.fingerprint():
-            replica.again(len(held.slots), True, now.mono + self.config.resend_first_s)
+            replica.differs(len(held.slots), True, now.mono, self.config)
         self._set(held, sender, replica)
         self.acked.append((held.id, sender))
         return self._push(held, now)
@@ -269,6 +275,8 @@ class Catalogue:
             if not replica.pending or replica.next_at > now.mono or not self.reachable(peer):
                 continue
             self.seq += 1
-            slots = replica.take(self.seq, self._versions[held.id], now.mono, self.config)
+            beside = len(held.control_data) + (len(held.spec_data) if replica.with_spec else 0)
+            version = self._versions[held.id]
+            slots = replica.take(self.seq, version, now.mono, self.config, held.weigh, beside)
             effects.append(Send(peer, held.sync(self.seq, slots, replica.with_spec)))
         return effects

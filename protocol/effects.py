@@ -28,9 +28,14 @@ BUCKETS: tuple[Bucket, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Write all of these in one transaction; a value of None deletes the key."""
+    """Write all of these in one transaction; a value of None deletes the key.
+
+    `lazy` rows may wait for the next save, or some seconds, and nothing waits for them: losing
+    them in a power cut costs a message that is repeated.
+    """
 
     rows: tuple[tuple[Bucket, str, bytes | None], ...]
+    lazy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

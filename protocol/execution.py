@@ -67,10 +67,12 @@ class Execution:
     result_data: bytes = b""
     delivered: bool = False  # somebody who answers for the job has the result, or nobody wants it
     started_ms: int = 0
+    ended_ms: int = 0  # wall; zero while it runs
     # Of this life only:
     next_at: float = 0.0  # monotonic; renew, or offer the result again
     tries: int = 0
     heard_at: float = 0.0  # monotonic; when a holder last answered for the lease
+    hints: int = 0  # of another coordinator that were followed at once
 
     @property
     def job(self) -> JobId:
@@ -97,6 +99,10 @@ class Execution:
         """A result is still to be delivered."""
         return bool(self.result_data) and not self.delivered
 
+    def answers_to(self, peer: PeerId) -> bool:
+        """Whether `peer` is one whom it renews with or brings its result to."""
+        return peer in (self.coordinator, self.fence.coordinator, *self.holders)
+
     def move(self, state: State) -> None:
         assert state in MOVES[self.state], (self.id, self.state, state)
         self.state = state
@@ -112,6 +118,7 @@ class Execution:
             self.result_data,
             self.delivered,
             self.started_ms,
+            self.ended_ms,
         ]
         return ("execution", self.id, dumps(value))
 
@@ -132,6 +139,8 @@ class Execution:
             raise RemoteProtocolError(f"unreadable job spec: {error}") from None
         if not 0 <= assignment.slot < job.count:
             raise RemoteProtocolError(f"slot {assignment.slot} of {job.count}")
+        if job.namespace != spec.namespace:
+            raise RemoteProtocolError("a spec in another namespace than its record's")
         return cls(
             id=id_of(assignment),
             assignment=assignment,
@@ -169,9 +178,9 @@ def restore_execution(value: bytes, keyring: Keyring) -> Execution:
     """Rebuild one from its row. Raises RemoteProtocolError or ValueError for a foreign row."""
     fields = msgspec.convert(
         loads(value, bytes_max=512 * 1024),
-        tuple[bytes, bytes, str, str, str, list[str], bytes, bool, int],
+        tuple[bytes, bytes, str, str, str, list[str], bytes, bool, int, int],
     )
-    data, spec_data, state, stopping, coordinator, holders, result, delivered, started = fields
+    data, spec_data, state, stopping, coordinator, holders, result, delivered, *times = fields
     assignment = open_sealed(data, keyring).record
     sealed = open_sealed(spec_data, keyring)
     if not isinstance(assignment, Assignment) or not isinstance(sealed.record, Spec):
@@ -179,7 +188,8 @@ def restore_execution(value: bytes, keyring: Keyring) -> Execution:
     execution = Execution.begin(assignment, data, sealed, tuple(PeerId(peer) for peer in holders))
     execution.state, execution.stopping = State(state), stopping
     execution.coordinator, execution.result_data = PeerId(coordinator), result
-    execution.delivered, execution.started_ms = delivered, started
+    execution.delivered = delivered
+    execution.started_ms, execution.ended_ms = times
     return execution
 
 
@@ -190,16 +200,24 @@ class Fences:
     known: dict[tuple[JobId, int], Fence] = field(default_factory=dict)
 
     @classmethod
-    def restore(cls, rows: Mapping[str, bytes]) -> Fences:
+    def restore(cls, rows: Mapping[str, bytes], unreadable: list[str]) -> Fences:
+        """Rebuild them from disk; adds the keys of rows that could not be read to `unreadable`."""
         fences = cls()
         for key, value in rows.items():
             job, _, slot = key.partition("/")
-            fences.known[(JobId(job), int(slot))] = msgspec.convert(loads(value), Fence)
+            try:
+                fences.known[(JobId(job), int(slot))] = msgspec.convert(loads(value), Fence)
+            except (RemoteProtocolError, ValueError):
+                unreadable.append(key)
         return fences
 
     def stale(self, job: JobId, slot: int, fence: Fence) -> bool:
+        """Whether an award that is not known here comes too late.
+
+        One at the very height was run and forgotten, or withdrawn before it came.
+        """
         highest = self.known.get((job, slot))
-        return highest is not None and fence < highest
+        return highest is not None and fence <= highest
 
     def raise_to(self, job: JobId, slot: int, fence: Fence) -> list[Row]:
         """The row to save; none where as much is known already."""

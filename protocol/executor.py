@@ -10,6 +10,7 @@ from protocol.bidding import Bidder
 from protocol.bounds import clipped
 from protocol.clock import NEVER, Now
 from protocol.config import CoordinationConfig
+from protocol.constraints import explain_all
 from protocol.effects import (
     Bucket,
     Effect,
@@ -27,12 +28,12 @@ from protocol.execution import (
     Fences,
     Row,
     State,
-    id_of,
     restore_execution,
     verdict_of,
 )
 from protocol.ids import ExecutionId, PeerId
 from protocol.inputs import ArchiveSource
+from protocol.job import JobSpec
 from protocol.messages import (
     Accepted,
     Announce,
@@ -48,13 +49,15 @@ from protocol.messages import (
     ResultOffer,
     Withdraw,
 )
-from protocol.records import Assignment, Keyring, Result, Verdict
+from protocol.records import Assignment, Keyring, Result, Spec, Verdict
 from protocol.resources import Resources
 from protocol.wire import Sealed, seal
 
 TAIL_BYTES = 2048  # of each stream, kept in the result itself
 RENEWALS_PER_MESSAGE = 32
 BATCH_S = 0.5  # renewals due this soon go along: fewer, larger messages
+HINTS_MAX = 4  # of another coordinator that one result follows at once; then it keeps its pauses
+CUT_OFF = "cut off from its coordinator for longer than StopAfter"
 
 
 @dataclass(slots=True)
@@ -74,8 +77,8 @@ class Executor:
 
     def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
         """Rebuild from disk; returns the ids of rows that could not be read."""
-        self.fences = Fences.restore(disk.get("fence", {}))
-        unreadable = []
+        unreadable: list[str] = []
+        self.fences = Fences.restore(disk.get("fence", {}), unreadable)
         rows = disk.get("execution", {})
         for key in sorted(rows):
             try:
@@ -95,11 +98,10 @@ class Executor:
         for execution in self.executions.values():
             if execution.owes:
                 execution.next_at = now.mono
-        strays = (task for key, task in found.items() if key not in self.executions)
-        for task in strays:
-            if task.running:
+        for task in found.values():
+            if task.running:  # also one that was given up for lost in an earlier life
                 effects.append(StopTask(task.execution, "nothing is known of it"))
-            else:
+            elif task.execution not in self.executions:
                 effects.append(RemoveTask(task.execution))
         return effects
 
@@ -107,10 +109,13 @@ class Executor:
         execution.next_at = execution.heard_at = now.mono
         if task is None:
             reason = "the device lost it: a power cut, or its supervisor was killed"
+            if execution.stopping:
+                return self.on_ended(TaskEnded(execution.id, None, reason), now)
             return self._end(execution, State.LOST, TaskEnded(execution.id, None, reason), now)
         if not task.running:
             ended = TaskEnded(execution.id, task.exit_code, task.reason, task.duration_ms)
             return self.on_ended(ended, now)
+        execution.started_ms = execution.started_ms or _before(now, task.duration_ms)
         self.bidder.adopt(execution.id, execution.spec.task.resources)
         if execution.state is State.STARTING:
             execution.move(State.RUNNING)
@@ -137,30 +142,26 @@ class Executor:
         checked = [
             (verified_assignment(data, spec, self.keyring), data) for data in award.assignments
         ]
+        if any(assignment.executor != self.keyring.peer for assignment, _ in checked):
+            raise RemoteProtocolError("an award to somebody else")
+        # Nothing is taken before all of it was read: half of a refused award would be neither
+        # saved nor started, and would hold its capacity for ever.
+        begun = [Execution.begin(each, data, spec, award.holders) for each, data in checked]
         effects: list[Effect] = []
-        for assignment, data in checked:
-            if assignment.executor != self.keyring.peer:
-                raise RemoteProtocolError("an award to somebody else")
-            effects += self._take(sender, award, assignment, data, spec, now)
-        return effects
+        for execution in begun:
+            effects += self._take(sender, award.auction, execution, spec, now)
+        return effects + self._make_room()
 
     def _take(
-        self,
-        sender: PeerId,
-        award: Award,
-        assignment: Assignment,
-        data: bytes,
-        spec: Sealed,
-        now: Now,
+        self, sender: PeerId, auction: int, execution: Execution, spec: Sealed, now: Now
     ) -> list[Effect]:
-        known = self.executions.get(id_of(assignment))
+        assignment = execution.assignment
         accepted = Accepted(assignment.job, assignment.slot, assignment.fence)
-        if known is not None:
+        if execution.id in self.executions:
             return [Send(sender, accepted)]
-        reason = self._objection(assignment, spec)
-        execution = Execution.begin(assignment, data, spec, award.holders)
+        reason = self._objection(assignment, spec) or self._unfit(execution.spec)
         need = execution.spec.task.resources
-        if not reason and not self.bidder.take(sender, award.auction, execution.id, need):
+        if not reason and not self.bidder.take(sender, auction, execution.id, need):
             reason = "busy: the capacity was given to somebody else"
         if reason:
             declined = Declined(assignment.job, assignment.slot, assignment.fence, clipped(reason))
@@ -178,7 +179,7 @@ class Executor:
             execution.spec,
             execution.environment(self.keyring.peer),
             float(timeout) if timeout else None,
-            tuple(dict.fromkeys((assignment.fence.coordinator, spec.author, *award.holders))),
+            tuple(dict.fromkeys((assignment.fence.coordinator, spec.author, *execution.holders))),
         )
         return [Save((*rows, *superseded)), Send(sender, accepted), *older, start]
 
@@ -194,9 +195,15 @@ class Executor:
         roles = spec.certificate.roles if spec.certificate is not None else ()
         if policy.roles and not any(role in roles for role in policy.roles):
             return f"policy: the author holds none of {', '.join(policy.roles)} ([accept] roles)"
-        if policy.authors and spec.author not in policy.authors:
-            return "policy: this device takes jobs of listed authors only ([accept] authors)"
-        return ""
+        namespace = spec.record.namespace if isinstance(spec.record, Spec) else ""
+        return self.bidder.unwelcome(namespace, spec.author)
+
+    def _unfit(self, spec: JobSpec) -> str:
+        """Why this device may not run it, whatever it was announced as; empty where it may."""
+        engine = spec.task.engine.type
+        if engine not in self.bidder.engines:
+            return f"engine {engine} is not here"
+        return explain_all(spec.constraints, self.bidder.labels) or ""
 
     def _supersede(self, by: Execution) -> tuple[list[Row], list[Effect]]:
         """Stop older executions of the slot that is awarded anew."""
@@ -210,13 +217,19 @@ class Executor:
                 effects.append(StopTask(execution.id, execution.stopping))
         return rows, effects
 
-    def on_withdraw(self, withdraw: Withdraw) -> list[Effect]:
-        """Stop what is below the fence; and take nothing below it any more."""
+    def on_withdraw(self, sender: PeerId, withdraw: Withdraw) -> list[Effect]:
+        """Stop what is below the fence; and take nothing below it any more.
+
+        Raises RemoteProtocolError where the sender speaks for somebody else.
+        """
+        mine = [e for e in self._open() if (e.job, e.slot) == (withdraw.job, withdraw.slot)]
+        # A successor may be nobody that was heard of here, but then the fence is its own.
+        if sender != withdraw.fence.coordinator and not any(e.answers_to(sender) for e in mine):
+            raise RemoteProtocolError("a withdrawal of another coordinator's")
         rows = self.fences.raise_to(withdraw.job, withdraw.slot, withdraw.fence)
         effects: list[Effect] = []
-        for execution in self._open():
-            same = (execution.job, execution.slot) == (withdraw.job, withdraw.slot)
-            if same and execution.fence < withdraw.fence and not execution.stopping:
+        for execution in mine:
+            if execution.fence < withdraw.fence and not execution.stopping:
                 execution.stopping = withdraw.reason or "withdrawn"
                 rows.append(execution.row())
                 effects.append(StopTask(execution.id, execution.stopping))
@@ -238,8 +251,11 @@ class Executor:
         execution = self.executions.get(event.execution)
         if execution is None or execution.ended:
             return []
-        if execution.stopping:
-            return self._end_stopped(execution)
+        if execution.stopping == CUT_OFF and event.exit_code != 0:
+            event = TaskEnded(event.execution, None, CUT_OFF, event.duration_ms)
+            return self._end(execution, State.STOPPED, event, now)
+        if execution.stopping and execution.stopping != CUT_OFF:
+            return self._end_stopped(execution, now)
         verdict = verdict_of(event.exit_code)
         states = {Verdict.SUCCESS: State.COMPLETED, Verdict.FAILURE: State.FAILED}
         return self._end(execution, states.get(verdict, State.FAILED), event, now)
@@ -248,6 +264,8 @@ class Executor:
         """Journal the result, then offer it to whoever answers for the job."""
         execution.move(state)
         self.bidder.free_up(execution.id)
+        execution.started_ms = execution.started_ms or _before(now, event.duration_ms)
+        execution.ended_ms = now.wall_ms
         result = Result(
             job=execution.job,
             revision=execution.revision,
@@ -258,7 +276,7 @@ class Executor:
             exit_code=-1 if event.exit_code is None else event.exit_code,
             reason=event.reason[:500],
             started_ms=execution.started_ms,
-            ended_ms=now.wall_ms,
+            ended_ms=execution.ended_ms,
             duration_ms=event.duration_ms,
             stdout_tail=event.stdout_tail[-TAIL_BYTES:],
             stderr_tail=event.stderr_tail[-TAIL_BYTES:],
@@ -273,11 +291,11 @@ class Executor:
         ]
         return effects + self._offer(execution, now)
 
-    def _end_stopped(self, execution: Execution) -> list[Effect]:
+    def _end_stopped(self, execution: Execution, now: Now) -> list[Effect]:
         """It was withdrawn: nobody waits for its result."""
         superseded = execution.stopping.startswith("superseded")
         execution.move(State.SUPERSEDED if superseded else State.STOPPED)
-        execution.delivered = True
+        execution.delivered, execution.ended_ms = True, now.wall_ms
         self.bidder.free_up(execution.id)
         text = f"{self._label(execution)} stopped here: {execution.stopping}"
         return [Save((execution.row(),)), self._tell(execution, "execution.stopped-here", text)]
@@ -300,7 +318,8 @@ class Executor:
         # The first two tries go to the coordinator; after that somebody else may know better.
         return candidates[max(0, execution.tries - 1) % len(candidates)]
 
-    def on_result_ack(self, ack: ResultAck) -> list[Effect]:
+    def on_result_ack(self, sender: PeerId, ack: ResultAck) -> list[Effect]:
+        """Its result has arrived, or is to go elsewhere; only whom it was offered to can say so."""
         effects: list[Effect] = []
         for execution in self.executions.values():
             mine = (execution.job, execution.slot, execution.fence) == (
@@ -308,31 +327,37 @@ class Executor:
                 ack.slot,
                 ack.fence,
             )
-            if not mine or not execution.owes:
+            if not mine or not execution.owes or not execution.answers_to(sender):
                 continue
             if ack.status in ("accepted", "superseded"):
                 execution.delivered = True
                 execution.next_at = NEVER
-                effects.append(Save((execution.row(),)))
+                effects.append(Save((execution.row(),), lazy=True))
             elif ack.coordinator is not None and ack.coordinator != execution.coordinator:
-                execution.coordinator, execution.tries = ack.coordinator, 0
-                execution.next_at = 0.0
+                execution.coordinator = ack.coordinator
+                # Two who each hold the other for the coordinator would pass it to and fro.
+                if execution.hints < HINTS_MAX:
+                    execution.hints, execution.tries = execution.hints + 1, 0
+                    execution.next_at = 0.0
         return effects
 
-    def on_renew_ack(self, ack: RenewAck, now: Now) -> list[Effect]:
+    def on_renew_ack(self, sender: PeerId, ack: RenewAck, now: Now) -> list[Effect]:
+        """What became of leases; only whom they were to be renewed with can say so."""
         effects: list[Effect] = []
         for answer in ack.items:
             for execution in self._open():
                 mine = (execution.job, execution.slot) == (answer.job, answer.slot)
-                if not mine or execution.fence > answer.fence or execution.stopping:
+                if not mine or execution.fence != answer.fence or execution.stopping:
+                    continue
+                if not execution.answers_to(sender):
                     continue
                 if answer.verdict == "over":
                     execution.stopping = "superseded: the slot was decided without it"
                     effects.append(Save((execution.row(),)))
                     effects.append(StopTask(execution.id, execution.stopping))
                     continue
-                if answer.coordinator is not None:
-                    execution.coordinator = answer.coordinator
+                if answer.coordinator not in (None, execution.coordinator):
+                    execution.coordinator, execution.tries = answer.coordinator, 0
                 if answer.verdict == "kept":
                     execution.heard_at, execution.tries = now.mono, 0
                     execution.holders = answer.holders or execution.holders
@@ -364,7 +389,7 @@ class Executor:
                 effects += self._offer(execution, now)
         for execution in self._open():
             if self._cut_off_at(execution) <= now.mono:
-                execution.stopping = "cut off from its coordinator for longer than StopAfter"
+                execution.stopping = CUT_OFF
                 effects.append(Save((execution.row(),)))
                 effects.append(StopTask(execution.id, execution.stopping))
         return effects + self._renew(now)
@@ -402,18 +427,27 @@ class Executor:
                 execution.next_at = min(execution.next_at, now.mono + BATCH_S)
         return []
 
+    def _make_room(self) -> list[Effect]:
+        """Forget between sweeps too: a busy device runs thousands of jobs until the next."""
+        kept = self.config.executions_kept
+        return self.forget_ended(kept, 0) if len(self.executions) > 2 * kept else []
+
     def forget_ended(self, keep: int, before_ms: int) -> list[Effect]:
-        """Remove what ended long ago or is one too many, oldest first; nothing still owed."""
-        ended = [e for e in self.executions.values() if e.ended and not e.owes]
-        ended.sort(key=lambda execution: (execution.started_ms, execution.id))
-        surplus = max(0, len(ended) - keep)
-        old = [e for at, e in enumerate(ended) if at < surplus or e.started_ms < before_ms]
+        """Remove what ended long ago or is one too many, oldest first.
+
+        A result still owed counts for nothing but its age: by then nobody keeps its job any more.
+        """
+        over = [e for e in self.executions.values() if e.ended]
+        over.sort(key=lambda execution: (execution.ended_ms, execution.id))
+        ended = [e for e in over if not e.owes]
+        surplus = ended[: max(0, len(ended) - keep)]
+        old = dict.fromkeys(e.id for e in (*surplus, *(e for e in over if e.ended_ms < before_ms)))
         rows: list[Row] = []
         effects: list[Effect] = []
-        for execution in old:
-            del self.executions[execution.id]
-            rows.append(("execution", execution.id, None))
-            effects.append(RemoveTask(execution.id))
+        for key in old:
+            del self.executions[key]
+            rows.append(("execution", key, None))
+            effects.append(RemoveTask(key))
         return [Save(tuple(rows)), *effects] if rows else []
 
     # ---- reading -----------------------------------------------------------------------------
@@ -439,3 +473,7 @@ class Executor:
     def _tell(self, execution: Execution, kind: str, text: str) -> Tell:
         fields: dict[str, object] = {"slot": execution.slot, "execution": execution.id}
         return Tell(kind, text, execution.job, self.keyring.peer, fields)
+
+
+def _before(now: Now, duration_ms: int) -> int:
+    return max(0, now.wall_ms - duration_ms)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
+from protocol.authority import signed_assignment, verified_acceptance, verified_spec
 from protocol.effects import Bucket
 from protocol.errors import RemoteProtocolError
 from protocol.ids import JobId, PeerId, Revision, execution_id, revision_of
@@ -24,11 +25,20 @@ from protocol.records import (
     Desired,
     Fence,
     Keyring,
+    Result,
     Role,
     Spec,
     Verdict,
 )
-from protocol.wire import Sealed, dumps, loads, open_sealed
+from protocol.wire import (
+    Envelope,
+    Sealed,
+    decode_as,
+    decode_record,
+    dumps,
+    loads,
+    open_sealed,
+)
 
 HOLDERS_MAX: Final = 16  # coordinator and two standbys, and who held it before they did
 SLOTS_MAX: Final = 10_000
@@ -45,10 +55,29 @@ class Slot:
     acceptance: Acceptance | None = None
     assignment_data: bytes = b""
     acceptance_data: bytes = b""
+    # Both as `digest` saw them, and what it made of them.
+    _digested: tuple[bytes, bytes, bytes] | None = field(default=None, compare=False, repr=False)
+
+    def digest(self) -> bytes:
+        """The hash of both; a job of many slots is compared at each of its messages."""
+        known = self._digested
+        if (
+            known is None
+            or known[0] is not self.assignment_data
+            or known[1] is not self.acceptance_data
+        ):
+            h = hashlib.blake2b(len(self.assignment_data).to_bytes(4, "big"), digest_size=16)
+            h.update(self.assignment_data)
+            h.update(self.acceptance_data)
+            known = (self.assignment_data, self.acceptance_data, h.digest())
+            self._digested = known
+        return known[2]
 
     def offer_assignment(self, assignment: Assignment, data: bytes) -> bool:
         """Take it if its fence is higher than what is known; whether it was taken."""
-        if self.assignment is not None and assignment.fence <= self.assignment.fence:
+        known = self.assignment
+        # Of two with one fence, which no honest coordinator signs, all keep the same.
+        if known is not None and (assignment.fence, data) <= (known.fence, self.assignment_data):
             return False
         self.assignment, self.assignment_data = assignment, data
         return True
@@ -121,6 +150,8 @@ class HeldJob:
             job = JobSpec.decode(spec.body)
         except ValueError as error:
             raise RemoteProtocolError(f"unreadable job spec: {error}") from None
+        if job.namespace != spec.namespace:
+            raise RemoteProtocolError("a spec in another namespace than its record's")
         return cls(
             id=spec.job,
             spec=spec,
@@ -131,7 +162,7 @@ class HeldJob:
             accepted_ms=accepted_ms,
             term=term,
             coordinator=coordinator,
-            holders=holders,
+            holders=tuple(dict.fromkeys(holders))[:HOLDERS_MAX],
             slots=[Slot(index) for index in range(job.count)],
         )
 
@@ -153,25 +184,21 @@ class HeldJob:
         head = [self.revision, self.author, control, self.term, self.coordinator, self.accepted_ms]
         h.update(dumps(head))
         for slot in self.slots:
-            h.update(dumps([len(slot.assignment_data), len(slot.acceptance_data)]))
-            h.update(slot.assignment_data)
-            h.update(slot.acceptance_data)
+            h.update(slot.digest())
         return h.digest()
 
     def merge(self, sync: JobSync, keyring: Keyring) -> Merged:
         """Take in what another holder has. Raises RemoteProtocolError; nothing is changed then."""
         slots = [self._checked(state, keyring) for state in sync.slots]
         spec = self._checked_spec(sync.spec, keyring)
-        control = self.checked_control(sync.control, keyring) if sync.control else None
+        control = self._merged_control(sync.control, keyring)
         merged = Merged()
         if spec is not None and spec.author < self.author:
             self.author, self.spec_data = spec.author, spec.data
             merged.head = True
         if control is not None and self.offer_control(control, sync.control):
             merged.head = True
-        if (sync.term, sync.coordinator) > (self.term, self.coordinator):
-            self.term, self.coordinator = sync.term, sync.coordinator
-            merged.head = True
+        merged.head |= self.follow(sync.term, sync.coordinator)
         if sync.accepted_ms < self.accepted_ms:
             self.accepted_ms = sync.accepted_ms
             merged.head = True
@@ -190,9 +217,11 @@ class HeldJob:
         slot = self.slots[state.slot]
         before = slot.acceptance
         changed = assignment is not None and slot.offer_assignment(assignment, state.assignment)
+        if assignment is not None:
+            merged.head |= self.follow(assignment.fence.term, assignment.fence.coordinator)
         if acceptance is not None and slot.offer_acceptance(acceptance, state.acceptance):
             changed = True
-            if before is not None:
+            if before is not None and _precedence(before) != _precedence(acceptance):
                 merged.superseded.append(before)
         if changed:
             merged.slots.append(state.slot)
@@ -207,12 +236,10 @@ class HeldJob:
         assignment: Assignment | None = None
         acceptance: Acceptance | None = None
         if state.assignment and state.assignment != known.assignment_data:
-            assignment, author = _opened(state.assignment, Assignment, keyring, self.id)
-            if author != assignment.fence.coordinator:
-                raise RemoteProtocolError("an assignment is signed by its coordinator")
+            assignment = signed_assignment(state.assignment, keyring)
             self._require_place(assignment, state.slot)
         if state.acceptance and state.acceptance != known.acceptance_data:
-            acceptance, _ = _opened(state.acceptance, Acceptance, keyring, self.id)
+            acceptance = verified_acceptance(state.acceptance, keyring)
             self._require_place(acceptance, state.slot)
         return state, assignment, acceptance
 
@@ -220,28 +247,54 @@ class HeldJob:
         """The same spec by another author: both accepted one call, the lower id stays."""
         if not data or data == self.spec_data:
             return None
-        sealed = open_sealed(data, keyring)
+        sealed = verified_spec(data, keyring)
         if revision_of(sealed.body) != self.revision:
             raise RemoteProtocolError("one key was used for two different jobs")
         return sealed
 
-    def checked_control(self, data: bytes, keyring: Keyring) -> Control:
-        """Verify a control record of this job. Raises RemoteProtocolError.
+    def _merged_control(self, data: bytes, keyring: Keyring) -> Control | None:
+        """The control record of another holder's copy, None where it is known or there is none.
 
-        Who may write one is read from the record's own certificate, so all holders judge alike.
+        Several peers may be the spec's authors, and only one stays: what a holder takes may not
+        depend on which of them it knows. Any of them submits, and that is in the record's bytes.
         """
+        if not data or data == self.control_data:
+            return None
         sealed = open_sealed(data, keyring)
+        control = self._control_of(sealed)
+        namespace = self.spec.namespace
+        if not any(sealed.author_holds(role, namespace) for role in (Role.SUBMIT, Role.OPERATE)):
+            raise RemoteProtocolError(f"{sealed.author} may not control this job")
+        return control
+
+    def _control_of(self, sealed: Sealed) -> Control:
         control = sealed.record
         if not isinstance(control, Control) or control.job != self.id:
             raise RemoteProtocolError("not a control record of this job")
+        return control
+
+    def checked_control(self, data: bytes, keyring: Keyring) -> Control:
+        """Verify a control record that somebody asks to apply. Raises RemoteProtocolError."""
+        sealed = open_sealed(data, keyring)
+        control = self._control_of(sealed)
         operates = sealed.author_holds(Role.OPERATE, self.spec.namespace)
         if sealed.author != self.author and not operates:
             raise RemoteProtocolError(f"{sealed.author} may not control this job")
         return control
 
     def _require_place(self, record: Assignment | Acceptance, slot: int) -> None:
-        if record.slot != slot or record.revision != self.revision:
-            raise RemoteProtocolError("a record of another slot or revision")
+        if (record.job, record.revision, record.slot) != (self.id, self.revision, slot):
+            raise RemoteProtocolError("a record of another job, revision or slot")
+
+    def follow(self, term: int, coordinator: PeerId) -> bool:
+        """Take these for whose word counts if their rank is higher; whether it was.
+
+        An award ranks its coordinator too: nobody awards on beside an award of a later term.
+        """
+        if (term, coordinator) <= (self.term, self.coordinator):
+            return False
+        self.term, self.coordinator = term, coordinator
+        return True
 
     def offer_control(self, control: Control, data: bytes) -> bool:
         """Take it if it wins: number, then deleted > stopped > running, then hash."""
@@ -254,10 +307,27 @@ class HeldJob:
 
     def add_holders(self, peers: tuple[PeerId, ...]) -> bool:
         """Holders only ever grow, up to a bound, so that each copy ever made is kept up to date."""
-        added = [peer for peer in peers if peer not in self.holders]
+        added = [peer for peer in dict.fromkeys(peers) if peer not in self.holders]
         room = HOLDERS_MAX - len(self.holders)
         self.holders += tuple(added[:room])
         return bool(added[:room])
+
+    def end(self, now_ms: int) -> bool:
+        """Note when it ended, if it has; whether that is news.
+
+        By its results' times where there are any: who gets a copy of an old job back from another
+        holder does not keep it for as long as if it had ended only now.
+        """
+        if self.ended_ms or not self.done:
+            return False
+        ends = [_ended_ms(slot.acceptance) for slot in self.slots if slot.acceptance is not None]
+        self.ended_ms = min(now_ms, max(self.accepted_ms, *ends)) or 1
+        return True
+
+    def weigh(self, index: int) -> int:
+        """Bytes that a slot takes in a message, with its heads."""
+        slot = self.slots[index]
+        return len(slot.assignment_data) + len(slot.acceptance_data) + 16
 
     def sync(self, seq: int, slots: list[int], with_spec: bool) -> JobSync:
         """The message that brings another holder these slots and the head."""
@@ -347,19 +417,13 @@ def _slot_value(slot: Slot) -> bytes:
     return dumps([slot.assignment_data, slot.acceptance_data])
 
 
+def _ended_ms(acceptance: Acceptance) -> int:
+    """When its result's execution ended; zero where there is none. It was verified on its way in."""
+    if not acceptance.result:
+        return 0
+    result = decode_record(decode_as(acceptance.result, Envelope).body)
+    return result.ended_ms if isinstance(result, Result) else 0
+
+
 def _control_rank(control: Control, data: bytes) -> tuple[int, int, bytes]:
     return (control.number, control.desired, hashlib.sha256(data).digest())
-
-
-R = TypeVar("R", Assignment, Acceptance)
-
-
-def _opened(data: bytes, kind: type[R], keyring: Keyring, job: JobId) -> tuple[R, PeerId]:
-    """The verified record in `data` and its author. Raises RemoteProtocolError."""
-    sealed = open_sealed(data, keyring)
-    record = sealed.record
-    if not isinstance(record, kind):
-        raise RemoteProtocolError(f"a record of another kind than {kind.__name__}")
-    if record.job != job:
-        raise RemoteProtocolError("a record of another job")
-    return record, sealed.author

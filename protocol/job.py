@@ -10,6 +10,7 @@ was signed before. A field added later must be left out at its default for the s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, cast
 
 import msgspec
@@ -172,8 +173,13 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def decode(cls, body: bytes, engines: Sequence[str] = ENGINES) -> JobSpec:
         """Read a spec record's `body`. Raises RemoteProtocolError or JobSpecError."""
-        tree = load_plain(body, SPEC_BYTES_MAX)
-        return cls.from_plain(cast("Plain", tree), engines)  # bytes are refused where they stand
+        return _decode(body, tuple(engines))
+
+
+@lru_cache(maxsize=64)  # a job's holder and executor read one spec several times, 0.4 ms each
+def _decode(body: bytes, engines: tuple[str, ...]) -> JobSpec:
+    tree = load_plain(body, SPEC_BYTES_MAX)
+    return JobSpec.from_plain(cast("Plain", tree), engines)  # bytes are refused where they stand
 
 
 def _read_type(fields: Fields) -> JobType:

@@ -348,11 +348,11 @@ class Node:
             case Release():
                 return self.executor.on_release(sender, message)
             case Withdraw():
-                return self.executor.on_withdraw(message)
+                return self.executor.on_withdraw(sender, message)
             case RenewAck():
-                return self.executor.on_renew_ack(message, now)
+                return self.executor.on_renew_ack(sender, message, now)
             case ResultAck():
-                return self.executor.on_result_ack(message)
+                return self.executor.on_result_ack(sender, message)
             case _:
                 assert_never(message)
 

@@ -198,7 +198,9 @@ class Placement:
             awards.setdefault(peer, []).append(index)
         if awards:
             slots = sorted(slot for given in awards.values() for slot in given)
-            effects = self.catalogue.changed(led.held, slots, now, head=False) + effects
+            wait_s = self.config.assignment_wait_s
+            saved = self.catalogue.changed(led.held, slots, now, head=False, wait_s=wait_s)
+            effects = saved + effects
         for peer, slots in awards.items():
             effects += self._send_award(led, peer, auction.id, slots)
         return effects + self._leave(led, auction, left, now)

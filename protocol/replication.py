@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from protocol.clock import NEVER
 from protocol.config import CoordinationConfig
 
-# An assignment and an acceptance with its result are about 2.5 KB with their certificates and
-# the tails of the output may add 8 KB: this many stay below the frame's 128 KiB.
-SLOTS_PER_SYNC = 8
+# Of a message, so that a frame with its heads stays below 128 KiB (wire.FRAME_BYTES_MAX): an
+# award and a result with its tails are 2 to 40 KB a slot, and a spec beside them up to 66 KB.
+SYNC_BYTES = 88 * 1024
+SLOTS_PER_SYNC = 256  # four items each, of the 8,192 that a frame may have
 
 
 @dataclass(slots=True)
@@ -22,9 +24,11 @@ class Replica:
     acked: int = -1  # the job's version that this holder has on disk
     tries: int = 0
     next_at: float = 0.0  # monotonic; when to send, or to send again
+    news_at: float = 0.0  # monotonic; when what is unsent is due, once nothing is under way
     seq: int = 0  # of the sync under way, zero where none is
     sent: dict[int, None] = field(default_factory=dict)
     sent_version: int = -1
+    unequal: int = 0  # comparisons in a row that found the copies different
 
     @classmethod
     def empty(cls, slots: int) -> Replica:
@@ -44,33 +48,52 @@ class Replica:
     def pending(self) -> bool:
         return self.unsent or self.seq != 0
 
-    def touch(self, slots: list[int], head: bool, now: float) -> None:
-        """Something changed that this holder has not seen."""
+    def touch(self, slots: list[int], head: bool, at: float) -> None:
+        """Something changed that this holder has not seen, and is to see by `at`."""
+        self.news_at = min(self.news_at, at) if self.unsent else at
         self.dirty.update(dict.fromkeys(slots))
         self.head |= head
         if not self.seq:
-            self.next_at = now
+            self.next_at = self.news_at
 
-    def take(self, seq: int, version: int, now: float, config: CoordinationConfig) -> list[int]:
-        """The slots of the next message; repeated with backoff until it is acknowledged."""
+    def take(
+        self,
+        seq: int,
+        version: int,
+        now: float,
+        config: CoordinationConfig,
+        weigh: Callable[[int], int],
+        beside: int,
+    ) -> list[int]:
+        """The slots of the next message; repeated with backoff until it is acknowledged.
+
+        `weigh` gives the bytes of a slot, `beside` those of the rest; one slot at least goes along.
+        """
         self.dirty = {**self.sent, **self.dirty}
-        part = list(self.dirty)[:SLOTS_PER_SYNC]
+        part: list[int] = []
+        room = SYNC_BYTES - beside
+        for slot in self.dirty:
+            room -= weigh(slot)
+            if part and (room < 0 or len(part) == SLOTS_PER_SYNC):
+                break
+            part.append(slot)
         self.sent = dict.fromkeys(part)
         for slot in part:
             del self.dirty[slot]
         self.seq, self.head = seq, False
         self.sent_version = version if not self.dirty else -1
+        self.news_at = now  # of the parts that are left
         self.next_at = now + min(config.resend_first_s * 2**self.tries, config.resend_max_s)
         self.tries = min(self.tries + 1, 16)
         return part
 
     def ack(self, seq: int, now: float) -> bool:
         """The sync under way is on the holder's disk; False for one that is not under way."""
-        if seq != self.seq:
+        if not seq or seq != self.seq:
             return False
         self.acked = max(self.acked, self.sent_version)
         self.seq, self.tries, self.sent, self.with_spec = 0, 0, {}, False
-        self.next_at = now if self.unsent else NEVER
+        self.next_at = max(now, self.news_at) if self.unsent else NEVER
         return True
 
     def restart(self, at: float) -> None:
@@ -84,3 +107,9 @@ class Replica:
         self.dirty = dict.fromkeys(range(slots))
         self.head, self.with_spec = True, self.with_spec or with_spec
         self.seq, self.sent, self.next_at = 0, {}, at
+
+    def differs(self, slots: int, with_spec: bool, now: float, config: CoordinationConfig) -> None:
+        """The copies are not equal: send everything, later each time that it did not help."""
+        wait = min(config.resend_first_s * 2**self.unequal, config.resend_max_s)
+        self.unequal = min(self.unequal + 1, 16)
+        self.again(slots, with_spec, now + wait)

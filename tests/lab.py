@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from agent.client import AgentError, Client
 from agent.identity import create_identity
@@ -28,10 +28,22 @@ from protocol.records import Role
 ROOT = Path(__file__).resolve().parent.parent
 PASSPHRASE = "correct horse battery staple"
 START_S = 90.0  # 20 agents on two cores import libp2p for a while
+COMMAND_S: Final = 60.0  # no command that a test types takes longer
+SHOAL: Final = (sys.executable, "-m", "agent.cli.entry")
+LISTEN: Final = ("--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns")
 
 
 class LabError(Exception):
     """Something did not happen in time; says what, and shows the agents' last words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
 
 
 @dataclass(slots=True)
@@ -43,6 +55,7 @@ class Device:
     peer: str
     process: subprocess.Popen[bytes] | None = None
     flags: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def socket(self) -> Path:
@@ -108,17 +121,45 @@ class Lab:
         self.devices.append(device)
         return device
 
+    def blank(self, name: str) -> Device:
+        """A device that belongs to no shoal yet; who joins with it fills in its peer."""
+        device = Device(name, self.directory / name, "")
+        self.devices.append(device)
+        return device
+
+    # ---- what a person types -----------------------------------------------------------------
+
+    def shoal(self, device: Device, *words: str, cwd: Path | None = None, **more: Any) -> Done:
+        """Run one command at a device, to its end; `more` as for subprocess.run."""
+        done = subprocess.run(
+            [*command_at(device), *words],
+            cwd=cwd,
+            env=environment_of(device),
+            text=True,
+            errors="replace",
+            timeout=COMMAND_S,
+            **{"stdin": subprocess.DEVNULL, "capture_output": True, **more},
+        )
+        return Done(done.returncode, done.stdout or "", done.stderr or "")
+
+    def up(self, device: Device, *flags: str, **more: Any) -> Done:
+        """`shoal up` where it is to end by itself, with a sentence."""
+        return self.shoal(device, "up", *LISTEN, *flags, **more)
+
     # ---- starting and stopping ---------------------------------------------------------------
 
-    def start(self, *devices: Device, wait: bool = True) -> None:
-        """Start them, the first one first: the others bootstrap from one that runs already."""
+    def start(self, *devices: Device, wait: bool = True, bootstrap: bool = True) -> None:
+        """Start them, the first one first: the others bootstrap from one that runs already.
+
+        Without `bootstrap` they know each other from their tokens, or from earlier.
+        """
         for device in devices:
-            bootstrap = [other for other in self.devices if other.process and other is not device]
+            running = [other for other in self.devices if other.process and other is not device]
             flags = list(device.flags)
-            if bootstrap:
-                flags += ["--bootstrap", self.address(bootstrap[0])]
+            if bootstrap and running:
+                flags += ["--bootstrap", self.address(running[0])]
             self._spawn(device, flags)
-            if not bootstrap:
+            if not running:
                 self.until(lambda device=device: answers(device), f"{device.name} answers")
         if wait:
             for device in devices:
@@ -128,17 +169,12 @@ class Lab:
     def _spawn(self, device: Device, flags: list[str]) -> None:
         with (device.data_dir / "agent.log").open("ab") as log:
             device.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "agent.cli.entry"),
-                    *("--data-dir", str(device.data_dir)),
-                    *("--socket", str(device.socket), "up"),
-                    *("--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns"),
-                    *flags,
-                ],
+                [*command_at(device), "up", *LISTEN, *flags],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
+                env=environment_of(device),
                 start_new_session=True,
             )
 
@@ -207,6 +243,17 @@ class Lab:
             self.until(
                 lambda device=device: wanted <= set(alive_at(device)), f"{device.name} knows all"
             )
+
+
+def command_at(device: Device) -> list[str]:
+    """`shoal`, as a person at this device would have it."""
+    return [*SHOAL, "--data-dir", str(device.data_dir), "--socket", str(device.socket)]
+
+
+def environment_of(device: Device) -> dict[str, str]:
+    """Ours without what is set for another agent; the code is found from any directory."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SHOAL_")}
+    return {**kept, "PYTHONPATH": str(ROOT), **device.environment}
 
 
 def answers(device: Device) -> bool:

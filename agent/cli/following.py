@@ -20,6 +20,7 @@ from agent.client import Client, Unreachable, log_bytes
 from agent.printable import clean
 
 LINE_BYTES_MAX: Final = 64 * 1024  # a longer line is broken rather than kept
+END_S: Final = 2.0
 WAITING_MAX: Final = 256  # lines read ahead of what the terminal takes
 
 
@@ -87,6 +88,7 @@ class Following:
 
     def _end(self, final: dict[str, Any]) -> int:
         self._output.flush()
+        self._lines.join()
         self._progress.end(summary(final))
         return exitcodes.of_job(final)
 
@@ -175,7 +177,8 @@ class _Reader:
     def __init__(self, lines: Iterator[dict[str, Any]]) -> None:
         self._lines = lines
         self._queue: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue(WAITING_MAX)
-        threading.Thread(target=self._read, daemon=True).start()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
 
     def get(self, timeout_s: float | None) -> dict[str, Any] | None:
         """The next line; None at the end. Raises queue.Empty, and what the stream raised."""
@@ -183,6 +186,10 @@ class _Reader:
         if isinstance(line, BaseException):
             raise line
         return line
+
+    def join(self) -> None:
+        """Wait for the end of a stream whose last line was read; it is on its way."""
+        self._thread.join(END_S)
 
     def _read(self) -> None:
         try:

@@ -9,10 +9,11 @@ from typing import Any
 
 from agent.cli import units
 from agent.cli.connecting import connect
-from agent.cli.exitcodes import OK, USAGE, CliError
-from agent.cli.following import Following
-from agent.cli.tables import note, show_json
+from agent.cli.exitcodes import OK, USAGE, CliError, of_job
+from agent.cli.following import Following, summary
+from agent.cli.tables import note, show_json, show_json_line
 from agent.client import AgentError, Client
+from agent.control.backend import FINAL_STATES
 
 # Where a flag of `run` ends up in the spec, so that the agent's word on a path names the flag.
 _FLAGS = {
@@ -101,6 +102,8 @@ def wait(args: Namespace) -> int:
     limit = _seconds("--timeout", args.timeout) if args.timeout else None
     with connect(args) as client:
         view = client.job(args.job)
+        if view["state"] in FINAL_STATES:
+            return _ended(view, args)
         following = Following(
             client,
             client.follow(view["id"], events=False),
@@ -110,6 +113,14 @@ def wait(args: Namespace) -> int:
         )
         following.job = view["id"]
         return following.to_end(limit)
+
+
+def _ended(view: dict[str, Any], args: Namespace) -> int:
+    if args.json:
+        show_json_line({"final": view})
+    else:
+        note(summary(view))
+    return of_job(view)
 
 
 def _detached(client: Client, spec: dict[str, Any], args: Namespace) -> int:

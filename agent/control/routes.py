@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, TypeAlias
 
-import msgspec
-import trio
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
@@ -16,7 +14,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from agent.control.backend import Backend, RequestError, View
+from agent.control.backend import Backend, RequestError
+from agent.control.bodies import (
+    Invitation,
+    checked,
+    flag,
+    integer,
+    read_body,
+    read_json,
+    read_submission,
+)
 from agent.control.follow import follow_job
 from agent.control.streams import Emit, JsonAnswer, LineStream, plain_log
 
@@ -25,14 +32,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 JOBS_MAX = 1000  # of one answer
-KEY_MAX = 128  # characters of an idempotency key
 TAIL_MAX = 100_000  # lines
-INVITE_S_MAX = 30 * 86_400
-USES_MAX = 1000
 
 
 def build_app(backend: Backend, limits: Limits) -> Starlette:
@@ -79,7 +82,7 @@ class Routes:
 
     async def jobs(self, request: Request) -> Response:
         """Filtered here by `state`, `type`, `namespace` and `name`, each a comma list."""
-        limit = _integer(request, "limit", 100, 1, JOBS_MAX)
+        limit = integer(request, "limit", 100, 1, JOBS_MAX)
         filters = {
             field: request.query_params[field].split(",")
             for field in ("state", "type", "namespace", "name")
@@ -88,7 +91,7 @@ class Routes:
         found = await self._backend.jobs(
             request.query_params.get("prefix", ""),
             JOBS_MAX if filters else limit,
-            _flag(request, "detail"),
+            flag(request, "detail"),
         )
         jobs = [
             view
@@ -101,7 +104,7 @@ class Routes:
         return JsonAnswer(await self._backend.job(request.path_params["job"]))
 
     async def submit(self, request: Request) -> Response:
-        spec, key = _submission(await self._json(request))
+        spec, key = read_submission(await self._json(request))
         return JsonAnswer(await self._backend.submit(spec, key))
 
     async def run(self, request: Request) -> Response:
@@ -109,45 +112,47 @@ class Routes:
 
         A wrong job is refused with a status of its own, before the stream begins.
         """
-        spec, key = _submission(await self._json(request))
-        if not _flag(request, "follow"):
+        spec, key = read_submission(await self._json(request))
+        if not flag(request, "follow"):
             return JsonAnswer(await self._backend.submit(spec, key))
-        want_events, want_logs = _flag(request, "events", True), _flag(request, "logs")
-        self._check_room()
-        accepted = await self._backend.submit(spec, key)
+        want_events, want_logs = flag(request, "events", True), flag(request, "logs")
+        self._enter()
+        try:
+            accepted = await self._backend.submit(spec, key)
+        except BaseException:
+            self._leave()
+            raise
 
         async def produce(emit: Emit) -> None:
-            with self._place():
-                await emit({"submitted": accepted})
-                await follow_job(
-                    self._backend,
-                    accepted["job"],
-                    emit,
-                    events=want_events,
-                    logs=want_logs,
-                    look_first=bool(accepted.get("unchanged")),
-                    look_s=self._limits.heartbeat_s,
-                )
+            await emit({"submitted": accepted})
+            await follow_job(
+                self._backend,
+                accepted["job"],
+                emit,
+                events=want_events,
+                logs=want_logs,
+                look_first=bool(accepted.get("unchanged")),
+                look_s=self._limits.heartbeat_s,
+            )
 
         return self._stream(produce)
 
     async def follow(self, request: Request) -> Response:
         """Stream what becomes of a job that was submitted before, down to its end."""
         view = await self._backend.job(request.path_params["job"])
-        want_events, want_logs = _flag(request, "events", True), _flag(request, "logs")
-        self._check_room()
+        want_events, want_logs = flag(request, "events", True), flag(request, "logs")
+        self._enter()
 
         async def produce(emit: Emit) -> None:
-            with self._place():
-                await follow_job(
-                    self._backend,
-                    view["id"],
-                    emit,
-                    events=want_events,
-                    logs=want_logs,
-                    look_first=True,
-                    look_s=self._limits.heartbeat_s,
-                )
+            await follow_job(
+                self._backend,
+                view["id"],
+                emit,
+                events=want_events,
+                logs=want_logs,
+                look_first=True,
+                look_s=self._limits.heartbeat_s,
+            )
 
         return self._stream(produce)
 
@@ -157,48 +162,46 @@ class Routes:
         return JsonAnswer(answer)
 
     async def logs(self, request: Request) -> Response:
-        slot = _integer(request, "slot", -1, -1, 1_000_000)
+        slot = integer(request, "slot", -1, -1, 1_000_000)
         stream = request.query_params.get("stream", "both")
         if stream not in ("stdout", "stderr", "both"):
             raise RequestError(400, "stream: allowed: stdout, stderr, both")
-        tail = _integer(request, "tail", -1, -1, TAIL_MAX)
+        tail = integer(request, "tail", -1, -1, TAIL_MAX)
         view = await self._backend.job(request.path_params["job"])
-        follow = _flag(request, "follow")
-        self._check_room()
+        follow = flag(request, "follow")
+        self._enter()
 
         async def produce(emit: Emit) -> None:
             lines = self._backend.logs(view["id"], None if slot < 0 else slot, stream, tail, follow)
-            with self._place():
-                try:
-                    async for line in lines:
-                        await emit(plain_log(line))
-                finally:
-                    await lines.aclose()
+            try:
+                async for line in lines:
+                    await emit(plain_log(line))
+            finally:
+                await lines.aclose()
 
         return self._stream(produce)
 
     async def events(self, request: Request) -> Response:
-        since = _integer(request, "since", 0, 0, 2**53)
+        since = integer(request, "since", 0, 0, 2**53)
         job = request.query_params.get("job")
         if job:
             job = (await self._backend.job(job))["id"]
-        if not _flag(request, "follow"):
+        if not flag(request, "follow"):
             return JsonAnswer({"events": self._backend.recent(since, job)})
-        self._check_room()
+        self._enter()
 
         async def produce(emit: Emit) -> None:
             events = self._backend.events(since, job)
-            with self._place():
-                try:
-                    async for event in events:
-                        await emit(event)
-                finally:
-                    await events.aclose()
+            try:
+                async for event in events:
+                    await emit(event)
+            finally:
+                await events.aclose()
 
         return self._stream(produce)
 
     async def invite(self, request: Request) -> Response:
-        wanted = _checked(await self._json(request), Invitation)
+        wanted = checked(await self._json(request), Invitation)
         answer = await self._backend.invite(
             wanted.expires_s, wanted.uses, wanted.roles, wanted.labels
         )
@@ -207,7 +210,7 @@ class Routes:
 
     async def archive(self, request: Request) -> Response:
         limit = self._limits.archive_bytes_max
-        async with aclosing(self._body(request, limit)) as chunks:
+        async with aclosing(read_body(request, limit, self._limits.body_s)) as chunks:
             return JsonAnswer(await self._backend.put_archive(chunks))
 
     async def shutdown(self, request: Request) -> Response:
@@ -219,84 +222,21 @@ class Routes:
         return JsonAnswer({"ending": True}, 202, background=BackgroundTask(end))
 
     def _stream(self, produce: Callable[[Emit], Awaitable[None]]) -> Response:
-        return LineStream(produce, self._limits.heartbeat_s)
+        return LineStream(produce, self._limits.heartbeat_s, self._leave)
 
-    def _check_room(self) -> None:
+    def _enter(self) -> None:
+        """Take one of the places for followers, which `_stream` gives back at its end."""
         if self._followers >= self._limits.followers_max:
             raise RequestError(
                 503, f"{self._followers} programs follow this agent already; close some of them"
             )
-
-    @contextmanager
-    def _place(self) -> Iterator[None]:
         self._followers += 1
-        try:
-            yield
-        finally:
-            self._followers -= 1
+
+    def _leave(self) -> None:
+        self._followers -= 1
 
     async def _json(self, request: Request) -> object:
-        body = bytearray()
-        async for chunk in self._body(request, self._limits.body_bytes_max):
-            body += chunk
-        try:
-            return msgspec.json.decode(body or b"{}")
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RequestError(400, f"the body is not JSON: {error}") from None
-
-    async def _body(self, request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-        """The body as it comes, refused where it is too long or too slow."""
-        declared = request.headers.get("content-length", "0")
-        if not declared.isdigit() or int(declared) > limit:
-            raise RequestError(413, f"the body has {declared} bytes; allowed: {limit}")
-        deadline = trio.current_time() + self._limits.body_s
-        size = 0
-        async with aclosing(request.stream()) as chunks:
-            while True:
-                chunk: bytes | None = None
-                with trio.move_on_at(deadline) as scope:
-                    chunk = await anext(chunks, None)
-                if scope.cancelled_caught:
-                    raise RequestError(408, f"the body took longer than {self._limits.body_s:g} s")
-                if chunk is None:
-                    return
-                size += len(chunk)
-                if size > limit:
-                    raise RequestError(413, f"the body has more than {limit} bytes")
-                if chunk:
-                    yield chunk
-
-
-class Submission(msgspec.Struct, forbid_unknown_fields=True):
-    spec: dict[str, Any]
-    key: str
-
-
-class Invitation(msgspec.Struct, forbid_unknown_fields=True):
-    expires_s: int = 900
-    uses: int = 1
-    roles: list[str] = []
-    labels: dict[str, str] = {}
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.expires_s <= INVITE_S_MAX:
-            raise ValueError(f"expires_s: allowed: 1 to {INVITE_S_MAX}")
-        if not 1 <= self.uses <= USES_MAX:
-            raise ValueError(f"uses: allowed: 1 to {USES_MAX}")
-
-
-def _submission(body: object) -> tuple[View, str]:
-    wanted = _checked(body, Submission)
-    if not 1 <= len(wanted.key) <= KEY_MAX or not wanted.key.isprintable():
-        raise RequestError(400, f"key: allowed: 1 to {KEY_MAX} printable characters")
-    return wanted.spec, wanted.key
-
-
-def _checked(body: object, kind: type[T]) -> T:
-    try:
-        return msgspec.convert(body, kind)
-    except msgspec.ValidationError as error:
-        raise RequestError(400, str(error)) from None
+        return await read_json(request, self._limits.body_bytes_max, self._limits.body_s)
 
 
 def _guarded(handler: Handler) -> Handler:
@@ -324,27 +264,6 @@ async def _unrouted(request: Request, error: Exception) -> Response:
         {"error": f"{request.url.path}: {text.get(error.status_code, error.detail)}"},
         error.status_code,
     )
-
-
-def _integer(request: Request, name: str, default: int, low: int, high: int) -> int:
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    try:
-        value = int(text)
-    except ValueError:
-        value = low - 1
-    if not low <= value <= high:
-        raise RequestError(400, f"{name}: allowed: {low} to {high}")
-    return value
-
-
-def _flag(request: Request, name: str, default: bool = False) -> bool:
-    """`?follow`, `?follow=1` and `?follow=true` are all yes."""
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    return text.lower() not in ("0", "false", "no")
 
 
 def _told(request: Request, text: str, *values: object) -> None:

@@ -65,17 +65,30 @@ class LineStream(Response):
     """Answers with the lines that `produce` emits. It is cancelled when the client goes away.
 
     An error in it becomes the last line, `{"error": ...}`: by then the status has been sent.
+    `at_end` is called once, however it ends.
     """
 
     media_type = "application/x-ndjson"
 
-    def __init__(self, produce: Callable[[Emit], Awaitable[None]], heartbeat_s: float) -> None:
+    def __init__(
+        self,
+        produce: Callable[[Emit], Awaitable[None]],
+        heartbeat_s: float,
+        at_end: Callable[[], None],
+    ) -> None:
         super().__init__(headers={"cache-control": "no-store"})
         del self.headers["content-length"]
         self._produce = produce
         self._heartbeat_s = heartbeat_s
+        self._at_end = at_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._answer(receive, send)
+        finally:
+            self._at_end()
+
+    async def _answer(self, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         writer = LineWriter(send)
         gone = False

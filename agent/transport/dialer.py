@@ -53,8 +53,8 @@ class Contact:
         self.changed = trio.Event()
 
 
-# Turns a TCP stream to `peer` into a running link, or raises.
-Establish = Callable[[PeerId, TcpStream], Awaitable[None]]
+# Turns a TCP stream to `peer` into a running link, or raises; hellos one at a time.
+Establish = Callable[[PeerId, TcpStream, trio.Lock], Awaitable[None]]
 
 
 class Dialer:
@@ -180,7 +180,7 @@ class Dialer:
     async def _attempt(self, peer: PeerId, endpoints: tuple[Endpoint, ...]) -> Outcome:
         """Dial all addresses, a little apart; the first that turns out to be `peer` counts."""
         outcomes: list[Outcome] = []
-        turn = trio.Lock()  # one handshake at a time: two would be two connections
+        turn = trio.Lock()  # two hellos at once would be two links
 
         async def one(endpoint: Endpoint, done: trio.Event) -> None:
             outcome = await self._try(peer, endpoint, turn)
@@ -209,9 +209,8 @@ class Dialer:
             return Outcome.ABSENT if error.absence is Absence.REFUSED else Outcome.FAILED
         established = False
         try:
-            async with turn:
-                await self._establish(peer, stream)
-                established = True
+            await self._establish(peer, stream, turn)
+            established = True
             return Outcome.CONNECTED
         except WrongPeer:
             self._counters.count("dial.wrong-peer")

@@ -288,13 +288,14 @@ class Transport:
 
     # ---- dialling ----------------------------------------------------------------------------
 
-    async def _establish(self, peer: PeerId, stream: tcp.TcpStream) -> None:
+    async def _establish(self, peer: PeerId, stream: tcp.TcpStream, turn: trio.Lock) -> None:
         """Make a link of a socket that we dialled. Raises WrongPeer, NotReachable, Refused."""
         if not self._make_room():
             raise NotReachable("too many connections are open")
         connection = await self._network.connect(peer, stream)
         try:
-            await self._links.greet(connection)
+            async with turn:
+                await self._links.greet(connection)
         except BaseException:
             connection.muxed.abort()
             raise

@@ -38,6 +38,7 @@ class Dialler:
             return
         if dial.addresses:
             self.kept[dial.peer] = REDIAL_FIRST_S
+            self.world.network.keep(self.index, target.index)
             self.redial_now(dial.peer)
         elif self.kept.pop(dial.peer, None) is not None:
             self.hang_up(dial.peer)
@@ -54,6 +55,7 @@ class Dialler:
     def connected(self, peer: PeerId) -> None:
         if peer in self.kept:
             self.kept[peer] = REDIAL_FIRST_S
+            self.world.network.keep(self.index, self.world.by_peer[peer].index)
 
     def lost(self, peer: PeerId) -> None:
         """The link ended or could not be made: again after a pause, twice as long each time."""

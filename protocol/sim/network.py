@@ -20,6 +20,8 @@ GOSSIP_OVERHEAD_BYTES: Final = 150  # of one gossipsub RPC: source, number, topi
 ROUND_TRIPS_TO_CONNECT: Final = 3  # TCP, Noise, Hello
 DIAL_TIMEOUT_S: Final = 5.0
 REDIAL_S: Final = 0.5  # after a reset: twice within this, then it counts as refused
+IDLE_S: Final = 60.0  # a connection that nobody keeps is closed when it was not used for so long
+JOB_KINDS: Final = 20  # from here on, messages are about jobs; a kind above 23 starts with 24
 OUTBOX_MAX: Final = 256  # frames that wait for a handshake, or for a cut link to heal
 
 
@@ -64,12 +66,20 @@ class Conditions:
 
 @dataclass(slots=True)
 class Traffic:
-    """What one device sent."""
+    """What one device sent. For jobs: their messages, and all on connections made for them."""
 
     frames: int = 0
     bytes: int = 0
     gossips: int = 0
-    handshakes: int = 0
+    job_frames: int = 0
+    job_bytes: int = 0
+
+    def count(self, size: int, for_job: bool) -> None:
+        self.frames += 1
+        self.bytes += size
+        if for_job:
+            self.job_frames += 1
+            self.job_bytes += size
 
 
 @dataclass(slots=True)
@@ -77,8 +87,8 @@ class Connection:
     """One stream between two devices. Each end has its own opinion of whether it stands."""
 
     ends: tuple[int, int]
-    open: list[bool] = field(default_factory=lambda: [False, False])
-    used_at: float = 0.0
+    on_demand: bool  # made for a message; closed when it has been idle
+    used_at: float
     last_arrival: list[float] = field(default_factory=lambda: [0.0, 0.0])
     stalled: tuple[deque[bytes], deque[bytes]] = field(
         default_factory=lambda: (deque(maxlen=OUTBOX_MAX), deque(maxlen=OUTBOX_MAX))
@@ -95,7 +105,6 @@ class Network:
     heap: Heap
     rng: Random
     ports: list[Port]
-    tally: Callable[[int, bytes], None] | None = None  # counts frames by kind, where asked to
     conditions: Conditions = field(default_factory=Conditions)
     traffic: list[Traffic] = field(default_factory=list)
     _peers: list[dict[int, Connection]] = field(default_factory=list)  # by device: open on its side
@@ -146,7 +155,6 @@ class Network:
         if waiting is None:
             waiting = self._dialling[(index, other)] = deque(maxlen=OUTBOX_MAX)
             delay = ROUND_TRIPS_TO_CONNECT * 2 * self._delay(index, other)
-            self.traffic[index].handshakes += 1
             self.heap.after(delay, self._dialled, index, other)
         if frame is not None:
             waiting.append(frame)
@@ -167,7 +175,7 @@ class Network:
             return
         waiting = self._dialling.pop((index, other))
         if not self.stands(index, other) or not self.stands(other, index):
-            self._connect(index, other)
+            self._connect(index, other, bool(waiting))
         for frame in waiting:
             self.send(index, other, frame)
 
@@ -175,15 +183,34 @@ class Network:
         if self._dialling.pop((index, other), None) is not None:
             self.ports[index].dial_failed(other)
 
-    def _connect(self, index: int, other: int) -> None:
+    def _connect(self, index: int, other: int, on_demand: bool) -> None:
         for end in (index, other):
-            self.traffic[end].bytes += HANDSHAKE_BYTES
+            self.traffic[end].count(HANDSHAKE_BYTES, on_demand)
             if self.stands(end, index + other - end):  # half-open: the other end has forgotten it
                 self._drop(end, index + other - end, refused=False)
-        connection = Connection((index, other), [True, True], self.heap.now)
+        connection = Connection((index, other), on_demand, self.heap.now)
         self._peers[index][other] = self._peers[other][index] = connection
         self.ports[index].connected(other)
         self.ports[other].connected(index)
+        if on_demand:
+            self.heap.after(IDLE_S, self._close_idle, connection)
+
+    def keep(self, index: int, other: int) -> None:
+        """The connection, if there is one, stays even when it is idle."""
+        connection = self._peers[index].get(other)
+        if connection is not None:
+            connection.on_demand = False
+
+    def _close_idle(self, connection: Connection) -> None:
+        index, other = connection.ends
+        if self._peers[index].get(other) is not connection or not connection.on_demand:
+            return
+        left = connection.used_at + IDLE_S - self.heap.now
+        if left > 0:
+            self.heap.after(left, self._close_idle, connection)
+            return
+        self.hang_up(index, other)
+        self.ports[index].disconnected(other, False)
 
     def hang_up(self, index: int, other: int) -> None:
         """`index` closes; the other end hears of it where anything passes."""
@@ -191,7 +218,6 @@ class Network:
         connection = self._peers[index].pop(other, None)
         if connection is None:
             return
-        connection.open[connection.side(index)] = False
         if self.passes(index, other):
             self.heap.after(self._delay(index, other), self._end_of, connection, other, index)
 
@@ -201,14 +227,12 @@ class Network:
             self._drop(index, other, refused=False)
 
     def _drop(self, index: int, other: int, refused: bool) -> None:
-        connection = self._peers[index].pop(other)
-        connection.open[connection.side(index)] = False
+        del self._peers[index][other]
         self.ports[index].disconnected(other, refused)
 
     def process_gone(self, index: int) -> None:
         """The agent died: its host's kernel resets all its connections."""
         for other, connection in list(self._peers[index].items()):
-            connection.open[connection.side(index)] = False
             if self.passes(index, other):
                 delay = self._delay(index, other)
                 self.heap.after(delay, self._reset, connection, other, index)
@@ -216,8 +240,6 @@ class Network:
 
     def power_gone(self, index: int) -> None:
         """The host went dark: nobody is told anything."""
-        for connection in list(self._peers[index].values()):
-            connection.open[connection.side(index)] = False
         self._forget(index)
 
     def _forget(self, index: int) -> None:
@@ -245,11 +267,8 @@ class Network:
         if connection is None:
             return
         connection.used_at = self.heap.now
-        traffic = self.traffic[index]
-        traffic.frames += 1
-        traffic.bytes += len(frame) + FRAME_OVERHEAD_BYTES
-        if self.tally is not None:
-            self.tally(index, frame)
+        for_job = connection.on_demand or frame[1] >= JOB_KINDS
+        self.traffic[index].count(len(frame) + FRAME_OVERHEAD_BYTES, for_job)
         if not self.passes(index, other):
             connection.stalled[connection.side(index)].append(frame)
             return

@@ -1,8 +1,109 @@
-"""Scale: what an idle peer sends in a large shoal, and what one job costs all of them."""
+"""Scale: what an idle peer sends in a shoal of a given size, and what one job costs all of them."""
+
 from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from protocol.config import NodeConfig
+from protocol.effects import Effect, Gossip
+from protocol.events import Event, GossipReceived, SubmitRequested
+from protocol.job import JobSpec
+from protocol.messages import Rumours
+from protocol.sim.device import Described, Device
+from protocol.sim.heap import Heap
+from protocol.sim.keyring import Root
+from protocol.sim.network import Network
+from protocol.sim.tasks import Behaviour
+from protocol.sim.trace import Trace
+from protocol.sim.world import World
+from protocol.wire import encode_message
+
+SETTLE_S: Final = 70.0  # links are chosen, and each has compared adverts with somebody once
+IDLE_S: Final = 60.0
+JOBS: Final = 20
+JOB_EVERY_S: Final = 1.5
+JOB_TAIL_S: Final = 10.0  # the last one's end, and what follows it
+RUMOURS_PER_FRAME: Final = 64
+TASK: Final = Behaviour(200, 200, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Census:
+    """Of one size. Bytes are those at the socket: framing and encryption included."""
+
     peers: int
+    idle_frames: float  # sent per peer and minute
+    idle_bytes: float  # the same
+    job_frames: float  # per job, all peers together
+    job_bytes: float  # the same, handshakes of connections made for it included
+    ended: int  # of JOBS jobs, with success
+
+
 def measure(peers: int) -> Census:
-    return Census(peers)
+    """Run a shoal of `peers` that know each other: idle first, then with a few small jobs."""
+    world = _shoal(peers)
+    world.heap.run(SETTLE_S)
+    before = _totals(world)
+    world.heap.run(SETTLE_S + IDLE_S)
+    after = _totals(world)
+    minutes = IDLE_S / 60 * peers
+    frames, size = (end - start for start, end in zip(before[:2], after[:2], strict=True))
+    _submit(world, Random(f"scale/{peers}/people"))
+    world.heap.run(world.heap.now + JOBS * JOB_EVERY_S + JOB_TAIL_S)
+    end = _totals(world)
+    return Census(
+        peers=peers,
+        idle_frames=frames / minutes,
+        idle_bytes=size / minutes,
+        job_frames=(end[2] - after[2]) / JOBS,
+        job_bytes=(end[3] - after[3]) / JOBS,
+        ended=len({job for device in world.devices for job in _ended(device)}),
+    )
+
+
+def _shoal(peers: int) -> World:
+    """Peers that are alike, all up, each with everybody's advert: no storm of joins."""
+    name, heap = f"scale/{peers}", Heap()
+    world = World(heap, Network(heap, Random(f"{name}/network"), []), Trace(), Random(name), name)
+    root, adverts = Root(name), Adverts()
+    for index in range(peers):
+        world.add(Device(world, index, root.member(index), NodeConfig(), Described()))
+    world.network.start()
+    world.watcher = adverts
+    for device in world.devices:
+        device.power_on()
+    heap.run(1.0)
+    for frame in adverts.frames():
+        for device in world.devices:
+            device.handle(GossipReceived(frame))
+    world.watcher = None
+    return world
+
+
+def _totals(world: World) -> tuple[int, int, int, int]:
+    traffic = world.network.traffic
+    return (
+        sum(each.frames + each.gossips for each in traffic),
+        sum(each.bytes for each in traffic),
+        sum(each.job_frames for each in traffic),
+        sum(each.job_bytes for each in traffic),
+    )
+
+
+def _submit(world: World, rng: Random) -> None:
+    engine = {"Type": "process", "Params": {"Command": list(TASK.command)}}
+    spec = JobSpec.from_plain({"Name": "job", "Type": "batch", "Tasks": [{"Engine": engine}]})
+    for number in range(JOBS):
+        device = rng.choice(world.devices)
+        event = SubmitRequested(number, spec, f"key-{number}")
+        world.heap.after(number * JOB_EVERY_S, device.handle, event)
+
+
+def _ended(device: Device) -> Iterator[str]:
+    assert device.node is not None
+    for job, held in device.node.jobs.items():
+        if held.done and all(s.acceptance and s.acceptance.verdict == 0 for s in held.slots):
+            yield job

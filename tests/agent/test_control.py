@@ -336,7 +336,7 @@ async def test_a_follower_that_goes_away_is_noticed_without_a_heartbeat(tmp_path
         talk = await served.talk()
         await talk.send("GET", "/v1/events?follow")
         await talk.head()
-        assert served.backend.feed.followers == 1
+        await served.until(lambda: served.backend.feed.followers == 1)
         await talk.stream.aclose()
         await served.until(lambda: served.backend.feed.followers == 0)
 
@@ -527,7 +527,7 @@ async def test_the_end_with_fifty_followers_and_a_stuck_one_is_swift(tmp_path: P
             await talk.head()
         await talks[50].send("GET", f"/v1/jobs/{job}/logs")
         await talks[50].head()  # and reads nothing more: hypercorn's writes are shielded
-        assert served.backend.feed.followers == 50
+        await served.until(lambda: served.backend.feed.followers == 50)
         began = time.monotonic()
         served.nursery.cancel_scope.cancel()
     assert time.monotonic() - began < 5

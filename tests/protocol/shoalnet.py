@@ -22,7 +22,7 @@ from protocol.membership import Membership
 from protocol.messages import Rumours
 from protocol.records import Certificate
 from protocol.roster import Change, State
-from protocol.wire import decode_message, encode_message, open_sealed
+from protocol.wire import decode_message, encode_message, loads, open_sealed
 from tests.protocol.fakes import FakeKeyring, FakeShoal
 
 WALL = 1_800_000_000.0
@@ -37,7 +37,7 @@ def described(name: str, **labels: str) -> SelfDescribed:
 
 @dataclass
 class Member:
-    """One device. `up` and its connections outlive nothing; `disk` does."""
+    """One device: `disk` and `incarnation` outlive a life of its agent, the rest does not."""
 
     keyring: FakeKeyring
     membership: Membership
@@ -86,7 +86,8 @@ class ShoalNet:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._count = count()
         self.members = {
-            keyring.peer: self._member(keyring) for keyring in map(self.shoal.keyring, names)
+            keyring.peer: Member(keyring, self._life(keyring))
+            for keyring in map(self.shoal.keyring, names)
         }
 
     # ---- what a test does --------------------------------------------------------------------
@@ -96,7 +97,9 @@ class ShoalNet:
         member = self.members[PeerId(name)]
         member.life += 1
         member.kept = {}
-        member.membership = self._life(member)
+        member.membership = self._life(
+            member.keyring, member.life, member.incarnation, **member.disk
+        )
         member.up = member.listening = True
         member.frozen = False
         self._do(member, lambda: member.membership.boot(self.clock()))
@@ -104,13 +107,16 @@ class ShoalNet:
         for other in bootstrap:
             self._keep(member, PeerId(other), (f"/dns4/{other}/tcp/4001",))
 
-    def boot_all(self, spread_s: float = 1.0) -> None:
-        """Start everybody within a while, each with two others to begin with."""
+    def boot_all(self, spread_s: float = 1.0) -> float:
+        """Start everybody within a while, each with two others to begin with; wait until all know
+        all. Returns the seconds that took."""
         names = list(self.members)
         for index, name in enumerate(names):
             others = [names[index - 1], names[index - 7 * index % len(names) - 1]]
             bootstrap = [other for other in others if other != name]
             self.after(self.rng.random() * spread_s, lambda n=name, b=bootstrap: self.boot(n, b))
+        self.run(spread_s)
+        return spread_s + self.run_until(self.all_alive)
 
     def kill(self, name: str) -> None:
         """The process dies: its sockets close, and its port refuses."""
@@ -195,20 +201,16 @@ class ShoalNet:
 
     # ---- machinery ---------------------------------------------------------------------------
 
-    def _member(self, keyring: FakeKeyring) -> Member:
-        member = Member.__new__(Member)
-        Member.__init__(member, keyring, None)  # type: ignore[arg-type]
-        member.membership = self._life(member)
-        return member
-
-    def _life(self, member: Member) -> Membership:
+    def _life(
+        self, keyring: FakeKeyring, life: int = 0, incarnation: int = 0, **known: bytes
+    ) -> Membership:
         return Membership(
             self.config,
-            member.keyring,
-            Random(f"{self.seed}/{member.id}/{member.life}"),
-            incarnation=member.incarnation,
-            known=member.disk,
-            name=member.id,
+            keyring,
+            Random(f"{self.seed}/{keyring.peer}/{life}"),
+            incarnation=incarnation,
+            known=known,
+            name=keyring.peer,
             version="1",
             engines=("process",),
         )
@@ -261,11 +263,10 @@ class ShoalNet:
             case Save():
                 for bucket, key, value in effect.rows:
                     if bucket == "meta":
-                        assert key == "incarnation"
-                        member.incarnation += 1
-                        member.incarnation = max(
-                            member.incarnation, member.membership.incarnation
-                        )
+                        number = loads(value or b"")
+                        assert key == "incarnation" and isinstance(number, int)
+                        assert number > member.incarnation, "an incarnation is used once"
+                        member.incarnation = number
                     elif value is None:
                         member.disk.pop(key, None)
                     else:

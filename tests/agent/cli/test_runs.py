@@ -2,7 +2,6 @@
 
 import io
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from agent.cli import exitcodes, following
 from agent.jobfile import example
 from protocol.job import JobSpec
 from tests.agent.cli.conftest import Shoal
+from tests.agent.cli.terminal import Terminal
 from tests.agent.memory_agent import MemoryAgent
 
 
@@ -88,8 +88,8 @@ def test_flags_become_the_spec(
     assert (spec.task.timeouts.execution_s, spec.task.timeouts.queue_s) == (900, 0)
     assert spec.task.env == {"A": "b=c", "FROM_HERE": "yes"}
     assert [str(constraint) for constraint in spec.constraints] == [
-        "!camera",
         "arch=arm64",
+        "!camera",
         "ram>4",
     ]
     assert spec.retry.attempts == 3 and "failure" in spec.retry.on
@@ -265,10 +265,11 @@ def test_a_job_that_never_ends_is_not_waited_for(agent: MemoryAgent, shoal: Shoa
 
 def test_waiting_has_an_end_when_asked(agent: MemoryAgent, shoal: Shoal) -> None:
     job = shoal("run", "-d", "--", "wait").out.strip()
-    ended = shoal("job", "wait", "--timeout", "0", job)
+    ended = shoal("job", "wait", "--timeout", "0", job)  # by number of seconds
     assert (ended.code, "the job goes on" in ended.err) == (exitcodes.TIMED_OUT, True)
     agent.call(agent.backend.finish, job, 6)
-    assert shoal("job", "wait", "--timeout", "5s", job).code == 6
+    assert shoal("job", "wait", "--timeout", "0", job).code == 6
+    assert shoal("job", "wait", "--json", job).lines[-1]["final"]["state"] == "failed"
     assert shoal("job", "wait", "--timeout", "soon", job).code == 2
 
 
@@ -362,53 +363,3 @@ def until(stream: Any, text: str) -> None:
         if text in line:
             return
     raise AssertionError(f"never said {text!r}")
-
-
-class Terminal:
-    """The command under a terminal of its own, as a person has it."""
-
-    def __init__(self, *words: str) -> None:
-        self.words = [sys.executable, "-m", "agent.cli.entry", *words]
-        self.shown = b""
-
-    def __enter__(self) -> "Terminal":
-        self.ours, theirs = pty.openpty()
-        # Opened anew by the leader of a new session, a terminal is that session's own (tty(4)).
-        take = (
-            "import os, sys; os.open(os.ttyname(0), os.O_RDWR); os.execv(sys.argv[1], sys.argv[1:])"
-        )
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", take, *self.words], stdin=theirs, stdout=theirs, stderr=theirs,
-            start_new_session=True, env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
-        )  # fmt: skip
-        os.close(theirs)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self.ours)
-
-    def type(self, keys: bytes) -> None:
-        os.write(self.ours, keys)
-
-    def until(self, text: bytes) -> None:
-        while text not in self.shown:
-            data = self._read()
-            assert data, self.shown
-            self.shown += data
-
-    def rest(self) -> bytes:
-        while data := self._read():
-            self.shown += data
-        return self.shown
-
-    def wait(self) -> int:
-        self.rest()
-        return self.process.wait(20)
-
-    def _read(self) -> bytes:
-        try:
-            return os.read(self.ours, 4096)
-        except OSError:  # EIO: nobody has the other side any more
-            return b""

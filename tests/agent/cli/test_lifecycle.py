@@ -1,0 +1,100 @@
+"""`init`, `invite`, `join` and `up` as far as they go without a network."""
+
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.membership import load_member
+from agent.shoalroot import recover_root
+from tests.agent.cli.conftest import Shoal
+from tests.agent.memory_agent import MemoryAgent
+
+
+def test_init_makes_a_shoal_and_shows_its_passphrase_once(shoal: Shoal, tmp_path: Path) -> None:
+    ended = shoal("init", "home", "--device", "pi-kitchen", "--label", "room=kitchen", "--json")
+    made = ended.json
+    assert ended.code == 0 and ended.err == ""
+    assert recover_root(Path(made["backup"]), made["passphrase"]).shoal == made["shoal"]
+    member = load_member(tmp_path / "data")
+    assert (member.certificate.name, member.membership.labels) == (
+        "pi-kitchen",
+        {"room": "kitchen"},
+    )
+    again = shoal("init", "other")
+    assert again.code == 1 and "belongs to the shoal 'home' already" in again.err
+
+
+def test_init_for_people_names_the_backup_and_what_is_next(shoal: Shoal, tmp_path: Path) -> None:
+    Path("phrase").write_text("correct horse battery\n")
+    ended = shoal("init", "home", "--passphrase-file", "phrase", "--backup", "root.backup")
+    assert ended.code == 0
+    assert "Backup" in ended.out and "shoal invite" in ended.out
+    assert "correct horse" not in ended.out and "Passphrase" not in ended.out
+    assert recover_root(Path("root.backup"), "correct horse battery").name == "home"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (("init", "no spaces"), 1, "the shoal's name"),
+        (("init", "home", "--label", "novalue"), 2, "--label: allowed: name=value"),
+        (("init", "home", "--passphrase-file", "absent"), 2, "--passphrase-file absent"),
+        (("invite", "--expires", "soon"), 2, "--expires: 'soon' is not a duration"),
+    ],
+)
+def test_wrong_words_are_told_of(
+    shoal: Shoal, tmp_path: Path, words: tuple[str, ...], code: int, text: str
+) -> None:
+    ended = shoal(*words)
+    assert (ended.code, text in ended.err) == (code, True), ended
+    assert not (tmp_path / "data" / "membership").exists()
+
+
+def test_invite_prints_the_token_alone(agent: MemoryAgent, shoal: Shoal) -> None:
+    ended = shoal(
+        "invite", "--expires", "1h", "--uses", "2", "--role", "compute,submit", "--role", "admit",
+        "--label", "room=attic",
+    )  # fmt: skip
+    assert ended.out == "shoal-token-1\n"
+    assert "within 1 h, 2 times" in ended.err
+    assert agent.backend.invited == [(3600, 2, ["compute", "submit", "admit"], {"room": "attic"})]
+    assert shoal("invite", "--json").json["token"] == "shoal-token-1"
+    assert shoal("invite", "--uses", "0").code == 2
+
+
+def test_join_and_up_hand_over_to_the_agent(
+    shoal: Shoal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The halves that need the network stand in for themselves: what they are given counts here."""
+    given: list[Any] = []
+
+    def join_shoal(data_dir: Path, token: str, **options: Any) -> dict[str, str]:
+        given.append((data_dir, token, options))
+        return {"shoal_name": "home", "name": "pi-attic", "peer": "12D3KooW"}
+
+    def run(loaded: Any, *, move_to_board: bool) -> None:
+        given.append((loaded.config, move_to_board))
+
+    for name, function in (("agent.join_command", join_shoal), ("agent.main", run)):
+        module = types.ModuleType(name)
+        setattr(module, function.__name__, function)
+        monkeypatch.setitem(sys.modules, name, module)
+    ended = shoal("join", "TOKEN", "--name", "pi-attic", "--new-identity")
+    assert "joined the shoal home as pi-attic" in ended.out
+    assert given.pop() == (tmp_path / "data", "TOKEN", {"name": "pi-attic", "new_identity": True})
+    ended = shoal(
+        "up", "--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns", "--label", "a=b", "--offer-cpu", "1",
+        "--preset", "wan", "--bootstrap", "/x", "--bootstrap", "/y", "--adopt-board",
+    )  # fmt: skip
+    config, move = given.pop()
+    assert ended.code == 0 and move is True
+    assert (config.listen, config.mdns, config.labels) == (
+        ("/ip4/127.0.0.1/tcp/0",),
+        False,
+        {"a": "b"},
+    )
+    assert (config.offer.cpu, config.preset, config.bootstrap) == ("1", "wan", ("/x", "/y"))
+    assert shoal("up", "--preset", "fast").code == 2

@@ -1,0 +1,215 @@
+"""Commands that show: peers, jobs, why, logs, events, doctor; and stop."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from agent.cli import units
+from agent.cli.why import what_would_fit
+from agent.jobfile import load_tree
+from protocol.constraints import Constraint, Operator
+from protocol.resources import Resources
+from tests.agent.cli.conftest import Shoal
+from tests.agent.cli.terminal import Terminal
+from tests.agent.memory_agent import MemoryAgent
+
+
+def test_peers_are_a_table_for_people_and_a_list_for_programs(
+    agent: MemoryAgent, shoal: Shoal
+) -> None:
+    lines = shoal("peers").out.splitlines()
+    assert lines[0].split()[:5] == ["NAME", "PEER", "STATE", "SINCE", "CPU"]
+    assert lines[1].startswith("pi-kitchen  …")  # this device first, names before ids
+    assert "this device" in lines[1] and "2.0 GiB" in lines[1] and "room=kitchen" in lines[1]
+    assert "dead (refused twice)" in lines[3] and "1 m 15 s" in lines[3]
+    assert len({line.index("1 m 15 s") for line in lines[1:]}) == 1  # aligned
+    assert len(shoal("peers", "--json").json["peers"]) == 3
+
+
+def test_a_table_on_a_terminal_is_drawn_and_takes_no_orders_from_names(agent: MemoryAgent) -> None:
+    with Terminal("peers") as terminal:
+        assert terminal.wait() == 0
+        shown = terminal.rest().decode()
+    assert "\x1b[1m" in shown and "pi-attic" in shown
+    with Terminal("peers", "--json") as terminal:
+        assert terminal.wait() == 0
+        assert '\n  "peers": [' in terminal.rest().decode().replace("\r", "")
+
+
+def test_jobs_are_listed_newest_first_and_filtered(agent: MemoryAgent, shoal: Shoal) -> None:
+    assert shoal("jobs").out.split() == ["NAME", "JOB", "TYPE", "STATE", "AGE", "ON"]
+    first = shoal("run", "-d", "--name", "first", "--", "wait").out.strip()
+    shoal("run", "-q", "--name", "second", "--", "exit", "3")
+    rows = [line.split()[:4] for line in shoal("job", "list").out.splitlines()[1:]]
+    assert [row[0] for row in rows] == ["second", "first"]
+    assert rows[0][3] == "failed" and rows[1][1] == first[:8]
+    assert "pi-attic" in shoal("jobs").out
+    assert len(shoal("jobs", "--state", "running", "--json").json["jobs"]) == 1
+    assert len(shoal("jobs", "--limit", "1", "--json").json["jobs"]) == 1
+    assert len(shoal("jobs", first[:8], "--json").json["jobs"]) == 1
+    agent.backend.silent = ["pi-shed"]
+    assert "no answer from pi-shed" in shoal("jobs").err
+
+
+def test_a_job_is_described_by_name_or_by_the_beginning_of_its_id(
+    agent: MemoryAgent, shoal: Shoal
+) -> None:
+    job = shoal("run", "-d", "--name", "counter", "--", "wait").out.strip()
+    for wanted in ("counter", job[:8], job):
+        out = shoal("job", "describe", wanted).out
+        assert f"Job          {job}" in out and "pi-attic" in out and '"Command": [' in out
+    assert shoal("job", "describe", "counter", "--json").json["id"] == job
+    shoal("run", "-d", "--name", "counter", "--", "wait")
+    ended = shoal("job", "describe", "counter")
+    assert ended.code == 4 and "may be any of" in ended.err and job[:8] in ended.err
+
+
+def test_executions_are_shown_with_how_long_they_took(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = shoal("run", "-d", "--", "wait").out.strip()
+    agent.backend.views[job]["executions"] = [
+        {
+            "id": "abcdefghij", "slot": 0, "peer": "12D3KooWxyz", "peer_name": "pi-attic",
+            "state": "failed", "attempt": 2, "term": 1, "exit_code": 3, "reason": "exited",
+            "started_ms": 1000, "ended_ms": 63_000,
+        }
+    ]  # fmt: skip
+    assert shoal("job", "executions", job).out.splitlines()[1].split() == [
+        "abcdefgh", "0", "1.2", "pi-attic", "failed", "3", "1", "m", "2", "s", "exited",
+    ]  # fmt: skip
+    assert shoal("job", "executions", job, "--json").json["executions"][0]["attempt"] == 2
+
+
+def test_why_shows_everybody_who_was_asked_and_what_would_fit(
+    agent: MemoryAgent, shoal: Shoal
+) -> None:
+    job = shoal("run", "-d", "--", "wait").out.strip()
+    out = shoal("why", job).out
+    assert "for 1 slot: 3 peers, 1 bid" in out
+    assert "pi-attic    bid 812, awarded slot 0: 3.2 cores free, 1.0 GiB memory free, 51 °C" in out
+    assert "pi-kitchen  refused: cpu: needs 4000m, 1000m free" in out
+    assert "-> fits with --cpu 1000m, or once more is free" in out
+    assert "pi-shed     was not asked: label arch: wanted 'arm64', found 'amd64'" in out
+    assert "-> fits without that constraint, or with the label arch=arm64 on that device" in out
+    assert shoal("job", "why", job, "--json").json["why"][0]["asked"][0]["score"] == 812
+    agent.backend.views[job]["why"] = []
+    assert "nobody has been asked yet" in shoal("why", job).out
+
+
+def test_what_would_fit_reads_the_protocols_own_sentences() -> None:
+    def hint(reason: str | None) -> str:
+        return what_would_fit({"answer": "refused", "reason": reason})
+
+    needs = Resources(cpu_m=4000, memory_bytes=2**30)
+    assert hint(needs.shortfall(Resources(cpu_m=1000, memory_bytes=2**29))) == (
+        "fits with --cpu 1, or once more is free; fits with --memory 512Mi, or once more is free"
+    )
+    assert hint(Resources(cpu_m=1).shortfall(Resources())) == "fits once cpu is free there"
+    for operator, values in (
+        (Operator.IN, ("a", "b")), (Operator.NOT_IN, ("x",)), (Operator.EXISTS, ()),
+        (Operator.NOT_EXISTS, ()), (Operator.GREATER, ("4",)), (Operator.NOT_EQUAL, ("x",)),
+    ):  # fmt: skip
+        reason = Constraint("zone", operator, values).explain(
+            {} if values != ("x",) else {"zone": "x"}
+        )
+        if reason is not None:
+            assert "constraint" in hint(reason), reason
+    assert "cooled" in hint("policy: 85 C is over temperature_max_c 80")
+    assert "accept.namespaces" in hint("policy: namespace lab is not taken ([accept] namespaces)")
+    assert hint("something new") == "" and hint(None) == ""
+    assert what_would_fit({"answer": "bid", "reason": ""}) == ""
+
+
+def test_logs_by_slot_stream_and_tail(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = shoal("run", "-d", "--count", "2", "--", "wait").out.strip()
+    agent.call(agent.backend.write, job, "one\n", 0)
+    agent.call(agent.backend.write, job, "two\n", 1, "stderr")
+    ended = shoal("logs", job)
+    assert (ended.out, ended.err) == ("[0] one\n", "[1] two\n")
+    assert shoal("job", "logs", job, "--slot", "0").out == "one\n"
+    assert shoal("logs", job, "--stream", "stdout").err == ""
+    assert [line["slot"] for line in shoal("logs", job, "--json").lines] == [0, 1]
+    agent.call(agent.backend.finish, job, 0)
+    assert shoal("logs", "-f", job).out == "[0] one\n"
+    assert shoal("logs", "absent").code == 4
+
+
+def test_stopping_several_goes_on_after_a_refusal(agent: MemoryAgent, shoal: Shoal) -> None:
+    one = shoal("run", "-d", "--", "wait").out.strip()
+    two = shoal("run", "-d", "--", "wait").out.strip()
+    ended = shoal("stop", one, "absent", two)
+    assert ended.code == 4 and "absent" in ended.err
+    assert [agent.backend.views[job]["state"] for job in (one, two)] == ["stopped", "stopped"]
+    assert shoal("job", "stop", one, "--json").json["stopped"][0]["job"] == one
+
+
+def test_events_of_all_or_of_one_job(agent: MemoryAgent, shoal: Shoal) -> None:
+    agent.call(agent.backend.feed.tell, "peer.joined", "pi-attic joined\x1b[0m")
+    job = shoal("run", "-q", "-d", "--", "wait").out.strip()
+    lines = shoal("events").out.splitlines()
+    assert lines[0].endswith("  pi-attic joined\\x1b[0m")
+    assert f"  {job[:8]}  accepted" in lines[1]
+    kinds = [event["kind"] for event in shoal("events", "--job", job, "--json").lines]
+    assert kinds[0] == "job.accepted"
+    last = shoal("events", "--json").lines[-1]["seq"]
+    assert shoal("events", "--since", str(last)).out == ""
+
+
+def test_events_are_followed_as_they_happen(agent: MemoryAgent) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "agent.cli.entry", "events", "-f"], stdout=subprocess.PIPE, text=True
+    ) as following:
+        assert following.stdout is not None
+        for i in range(3):
+            agent.call(agent.backend.feed.tell, "tick", f"tick {i}")
+            assert f"tick {i}" in following.stdout.readline()
+        following.terminate()
+
+
+def test_the_doctor_checks_the_device_and_its_agent(agent: MemoryAgent, shoal: Shoal) -> None:
+    ended = shoal("doctor")
+    assert ended.code == 1
+    assert "ok   clock: synchronised" in ended.out
+    assert "bad  user: tasks run as you\n     -> run as root" in ended.out
+    assert "?    battery: cannot be told here" in ended.out
+    assert ended.out.startswith("ok   data directory")
+    assert [check["ok"] for check in shoal("doctor", "--json").json["checks"]].count(False) == 1
+
+
+def test_the_doctor_works_without_an_agent(shoal: Shoal, tmp_path: Path) -> None:
+    ended = shoal("doctor")
+    assert ended.code == 1
+    assert "bad  data directory" in ended.out and "shoal init" in ended.out
+    assert "bad  agent: no agent is running" in ended.out
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data").chmod(0o777)
+    assert "chmod go-w" in shoal("doctor").out
+
+
+@pytest.mark.parametrize("kind", ["batch", "ops", "daemon", "service"])
+def test_examples_are_valid_and_fit_the_schema(shoal: Shoal, kind: str) -> None:
+    text = shoal("job", "example", kind).out
+    Path("job.yaml").write_text(text)
+    assert shoal("job", "validate", "job.yaml").code == 0
+    assert shoal("job", "validate", "job.yaml", "--json").json["Type"] == kind
+    jsonschema.validate(load_tree(text)[0], shoal("job", "schema").json)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0 s"), (0, "0.0 s"), (0.44, "0.4 s"), (12.4, "12 s"), (60, "1 m"), (200, "3 m 20 s"),
+        (7500, "2 h 5 m"), (356_400, "4 d 3 h"),
+    ],
+)  # fmt: skip
+def test_durations_for_people(seconds: float, text: str) -> None:
+    assert units.duration(seconds) == text
+
+
+def test_sizes_and_cores_for_people() -> None:
+    assert [units.size(n) for n in (0, 1023, 64 * 2**20, 1536 * 2**20, 5 * 2**40)] == [
+        "0 B", "1023 B", "64 MiB", "1.5 GiB", "5.0 TiB",
+    ]  # fmt: skip
+    assert [units.cores(m) for m in (4000, 250, 3200)] == ["4", "0.25", "3.2"]

@@ -1,0 +1,128 @@
+"""Links: to everybody in a small shoal, to neighbours and a few others in a large one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+from random import Random
+
+from protocol.config import MembershipConfig
+from protocol.effects import Dial
+from protocol.ids import PeerId
+from protocol.links import ABSENT_MAX, LINKS_MAX, REVIEW_S, SPARSE_MAX, Links
+from protocol.roster import Peer, Roster, State
+from tests.protocol.test_roster import advert
+
+ME = PeerId("me")
+
+
+class Kept:
+    """A roster and its links; follows the effects as the transport does."""
+
+    def __init__(self) -> None:
+        self.roster = Roster(ME, MembershipConfig())
+        self.links = Links(Random(3))
+        self.kept: dict[PeerId, tuple[str, ...]] = {}
+
+    def add(self, name: str, state: State = State.ALIVE) -> Peer:
+        peer = self.roster.admit(PeerId(name), 0.0)
+        assert peer is not None
+        self.roster.hold(peer, advert(peer.id), name.encode())
+        self.roster.move(peer, state, 0.0)
+        self.carry(self.links.learn(peer, self.roster, 0.0))
+        return peer
+
+    def carry(self, dials: Sequence[Dial]) -> None:
+        for dial in dials:
+            if dial.addresses:
+                self.kept[dial.peer] = dial.addresses
+            else:
+                del self.kept[dial.peer]
+
+    def review(self, now: float) -> list[PeerId]:
+        near = [*self.roster.targets(), *self.roster.monitors(ME)]
+        self.carry(self.links.review(self.roster, near, now))
+        return list(dict.fromkeys(near))
+
+
+def names(count: int) -> list[str]:
+    return [f"p{index:03d}" for index in range(count)]
+
+
+def test_a_small_shoal_is_dialled_whole() -> None:
+    k = Kept()
+    for name in names(LINKS_MAX):
+        k.add(name)
+    assert len(k.kept) == LINKS_MAX and k.links.deadline == inf
+    k.links.stir(k.roster, 0.0)
+    assert k.links.deadline == inf, "there is no choice"
+
+
+def test_new_addresses_are_dialled_and_old_ones_are_not_dialled_again() -> None:
+    k = Kept()
+    peer = k.add("a")
+    assert k.links.learn(peer, k.roster, 0.0) == []
+    assert k.links.learn(peer, k.roster, 0.0, back=True) == [Dial(peer.id, peer.addresses)]
+    peer.advert = None
+    assert k.links.learn(peer, k.roster, 0.0) == []
+    assert peer.id in k.links
+    assert k.links.drop(peer.id) == [Dial(peer.id, ())]
+    assert k.links.drop(peer.id) == []
+    assert peer.id not in k.links
+
+
+def test_a_large_shoal_is_not() -> None:
+    k = Kept()
+    for name in names(200):
+        k.add(name)
+    assert k.links.deadline == REVIEW_S
+    k.review(0.5)
+    assert len(k.kept) == LINKS_MAX, "not yet"
+    near = k.review(REVIEW_S)
+    assert len(k.kept) == SPARSE_MAX
+    assert all(peer in k.kept for peer in near)
+    assert k.links.deadline == inf
+
+
+def test_whom_we_have_is_kept_when_others_come() -> None:
+    k = Kept()
+    for name in names(200):
+        k.add(name)
+    k.review(REVIEW_S)
+    before = dict(k.kept)
+    for name in names(210)[200:]:
+        k.add(name)
+    near = k.review(2 * REVIEW_S)
+    gone = [peer for peer in before if peer not in k.kept]
+    assert len(gone) <= len(near)
+    assert len(k.kept) == SPARSE_MAX
+
+
+def test_a_few_of_the_dead_are_dialled_so_that_islands_meet_again() -> None:
+    k = Kept()
+    for name in names(100):
+        k.add(name)
+    k.review(REVIEW_S)
+    for name in names(100)[:50]:
+        k.roster.move(k.roster.peers[PeerId(name)], State.DEAD, 1.0)
+    k.links.stir(k.roster, 2.0)
+    k.review(2.0 + REVIEW_S)
+    dead = [peer for peer in k.kept if k.roster.peers[peer].state is State.DEAD]
+    assert len(dead) == ABSENT_MAX
+    assert len(k.kept) == SPARSE_MAX
+    for name in names(100)[50:]:
+        k.roster.move(k.roster.peers[PeerId(name)], State.DEAD, 5.0)
+    k.links.stir(k.roster, 5.0)
+    k.review(5.0 + REVIEW_S)
+    assert len(k.kept) == SPARSE_MAX, "whoever is alone tries them all, in turn"
+
+
+def test_who_has_no_address_cannot_be_dialled() -> None:
+    k = Kept()
+    for name in names(40):
+        peer = k.add(name)
+        if name < "p020":
+            peer.advert = None
+    k.links.stir(k.roster, 0.0)
+    k.review(REVIEW_S)
+    assert sorted(k.kept) == names(40)[20:]

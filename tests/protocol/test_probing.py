@@ -1,0 +1,147 @@
+"""Probing: directly, again and through others, and only then without an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+from random import Random
+
+import pytest
+
+from protocol.config import MembershipConfig
+from protocol.effects import Send
+from protocol.ids import PeerId
+from protocol.messages import Ping, PingReport, PingRequest
+from protocol.probing import GRACE_TIMEOUTS, RELAYS_MAX, Prober
+from protocol.suspicion import Health
+
+CONFIG = MembershipConfig()
+TIMEOUT, PERIOD = CONFIG.probe_timeout_s, CONFIG.probe_period_s
+A, B, C = PeerId("a"), PeerId("b"), PeerId("c")
+
+
+def ask_others(target: PeerId) -> Sequence[PeerId]:
+    return [B, C]
+
+
+@pytest.fixture
+def prober() -> Prober:
+    return Prober(CONFIG, Random(1), Health(CONFIG.health_max, PERIOD))
+
+
+def begin(prober: Prober) -> float:
+    """Aim at A and start its first round; when that was."""
+    prober.aim([A], 100.0)
+    start = prober.deadline
+    assert 100.0 <= start <= 100.0 + PERIOD
+    assert prober.step(start, ask_others) == ([Send(A, Ping(1))], [])
+    return start
+
+
+def test_an_answer_ends_the_round(prober: Prober) -> None:
+    start = begin(prober)
+    assert prober.deadline == start + TIMEOUT
+    assert prober.heard(A, start + 0.01) == []
+    assert start + 0.9 * PERIOD <= prober.deadline <= start + 1.1 * PERIOD
+
+
+def test_silence_is_asked_about_before_it_counts(prober: Prober) -> None:
+    start = begin(prober)
+    sends, failed = prober.step(start + TIMEOUT, ask_others)
+    assert sends == [
+        Send(A, Ping(1)),
+        Send(B, PingRequest(1, A)),
+        Send(C, PingRequest(1, A)),
+    ]
+    assert failed == []
+    sends, failed = prober.step(start + 2 * TIMEOUT, ask_others)
+    assert sends == [] and [probe.target for probe in failed] == [A]
+    assert prober.deadline >= start + 0.9 * PERIOD, "and it is probed again"
+
+
+def test_another_that_reached_it_ends_the_round(prober: Prober) -> None:
+    start = begin(prober)
+    prober.step(start + TIMEOUT, ask_others)
+    for sender, report in (
+        (B, PingReport(1, A, False)),  # could not either
+        (B, PingReport(2, A, True)),  # of another round
+        (B, PingReport(1, B, True)),  # of somebody we do not probe
+        (PeerId("stranger"), PingReport(1, A, True)),  # was not asked
+    ):
+        prober.report(sender, report, start + 1.0)
+        assert prober.deadline == start + 2 * TIMEOUT
+    prober.report(C, PingReport(1, A, True), start + 1.0)
+    assert prober.deadline > start + 2 * TIMEOUT - 1e-9
+    assert prober.step(start + 2 * TIMEOUT, ask_others)[1] == []
+    prober.report(C, PingReport(1, A, True), start + 1.0)  # once more: nothing
+
+
+def test_own_trouble_gives_more_time() -> None:
+    health = Health(3, PERIOD, level=3)
+    prober = Prober(CONFIG, Random(1), health)
+    start = begin(prober)
+    assert prober.deadline == start + 3 * TIMEOUT
+
+
+def test_aiming_anew_keeps_the_rounds_of_those_who_stay(prober: Prober) -> None:
+    start = begin(prober)
+    prober.aim([B, A], start)
+    assert prober.targets == [B, A]
+    assert prober.step(start + TIMEOUT, lambda target: ())[0][-1] == Send(A, Ping(1))
+    prober.aim([], start)
+    assert prober.deadline == inf
+
+
+def test_a_broken_stream_is_probed_at_once(prober: Prober) -> None:
+    prober.aim([A], 100.0)
+    prober.soon(B, 100.0)
+    prober.soon(A, 100.0)
+    assert prober.deadline == 100.0
+    prober.step(100.0, ask_others)
+    prober.soon(A, 100.1)
+    assert prober.deadline == 100.0 + TIMEOUT, "a round that runs is not hurried"
+
+
+def test_a_probe_for_another_is_reported_either_way(prober: Prober) -> None:
+    assert prober.relay(B, PingRequest(7, A), 10.0) == [Send(A, Ping(1))]
+    assert prober.relay(C, PingRequest(9, A), 10.0) == [Send(A, Ping(2))]
+    assert prober.relay(C, PingRequest(10, B), 10.1) == [Send(B, Ping(3))]
+    assert prober.deadline == 10.0 + TIMEOUT
+    assert prober.heard(A, 10.2) == [
+        Send(B, PingReport(7, A, True)),
+        Send(C, PingReport(9, A, True)),
+    ]
+    sends, _ = prober.step(10.1 + TIMEOUT, ask_others)
+    assert sends == [Send(C, PingReport(10, B, False))]
+    assert prober.deadline == inf
+
+
+def test_probes_for_others_are_bounded(prober: Prober) -> None:
+    assert prober.relay(A, PingRequest(1, A), 10.0) == [], "of the asker itself"
+    sent = [prober.relay(B, PingRequest(seq, A), 10.0) for seq in range(RELAYS_MAX + 9)]
+    assert len([sends for sends in sent if sends]) == RELAYS_MAX
+
+
+def test_a_little_lag_gives_answers_time_to_be_read(prober: Prober) -> None:
+    start = begin(prober)
+    prober.spare(0.3, start + TIMEOUT + 0.3)
+    assert prober.deadline == start + TIMEOUT + 0.6
+    assert prober.step(start + TIMEOUT + 0.3, ask_others) == ([], [])
+
+
+def test_lag_without_end_does_not_excuse_for_ever(prober: Prober) -> None:
+    start = begin(prober)
+    now = start + TIMEOUT
+    while prober.deadline > now and now < start + 60:
+        now += 0.3
+        prober.spare(0.3, now)
+    assert now < start + (GRACE_TIMEOUTS + 1) * TIMEOUT
+
+
+def test_a_frozen_process_begins_all_rounds_anew(prober: Prober) -> None:
+    start = begin(prober)
+    prober.aim([A, B], start)
+    prober.spare(30.0, start + 30.0)
+    assert prober.deadline >= start + 30.0
+    sends, failed = prober.step(start + 30.0 + TIMEOUT, ask_others)
+    assert failed == [] and [send.message for send in sends] == [Ping(2), Ping(3)]
