@@ -17,6 +17,7 @@ from protocol.records import Keyring
 from protocol.replication import Replica
 
 DIGESTS_PER_MESSAGE = 500
+SPEC_BYTES_MAX = 64 * 1024 * 1024  # of all specs together (DESIGN 12)
 
 
 @dataclass(slots=True)
@@ -29,6 +30,7 @@ class Catalogue:
     jobs: dict[JobId, HeldJob] = field(default_factory=dict)
     merged: list[tuple[HeldJob, Merged]] = field(default_factory=list)  # drained by the node
     acked: list[tuple[JobId, PeerId]] = field(default_factory=list)  # drained by the node
+    _spec_bytes: int = 0
     _versions: dict[JobId, int] = field(default_factory=dict)
     _replicas: dict[JobId, dict[PeerId, Replica]] = field(default_factory=dict)
     _pending: dict[tuple[JobId, PeerId], Replica] = field(default_factory=dict)
@@ -58,16 +60,24 @@ class Catalogue:
             except (RemoteProtocolError, KeyError, ValueError):
                 unreadable.append(key)
                 continue
-            self.jobs[held.id] = held
-            self._versions[held.id] = 0
+            self._hold(held)
         return unreadable
+
+    def _hold(self, held: HeldJob) -> None:
+        self.jobs[held.id] = held
+        self._versions[held.id] = 0
+        self._spec_bytes += len(held.spec.body)
+
+    @property
+    def full(self) -> bool:
+        """Whether it holds as many jobs, or bytes of them, as it may (DESIGN 12)."""
+        return len(self.jobs) >= self.config.jobs_max or self._spec_bytes >= SPEC_BYTES_MAX
 
     # ---- our own changes ---------------------------------------------------------------------
 
     def add(self, held: HeldJob, now: Now) -> list[Effect]:
         """Hold a new job: save it, and send it to the other holders."""
-        self.jobs[held.id] = held
-        self._versions[held.id] = 0
+        self._hold(held)
         return self.changed(held, list(range(len(held.slots))), now)
 
     def changed(
@@ -83,6 +93,7 @@ class Catalogue:
 
     def forget(self, held: HeldJob) -> list[Effect]:
         del self.jobs[held.id]
+        self._spec_bytes -= len(held.spec.body)
         del self._versions[held.id]
         for peer in self._replicas.pop(held.id, {}):
             self._pending.pop((held.id, peer), None)
@@ -107,15 +118,14 @@ class Catalogue:
         if held is None:
             if self.keyring.peer not in sync.holders:
                 raise RemoteProtocolError("a job that is not meant for this peer")
-            if len(self.jobs) >= self.config.jobs_max:
+            if self.full:
                 return []  # not acknowledged: its coordinator picks another standby when we fail it
             sealed = verified_spec(sync.spec, self.keyring)
             held = HeldJob.create(
                 sealed, sync.coordinator, sync.term, sync.accepted_ms, sync.holders
             )
             merged = held.merge(sync, self.keyring)
-            self.jobs[held.id] = held
-            self._versions[held.id] = 0
+            self._hold(held)
             merged.head, merged.slots = True, list(range(len(held.slots)))
         else:
             merged = held.merge(sync, self.keyring)
@@ -158,14 +168,18 @@ class Catalogue:
         held = self.jobs.get(ack.job)
         if held is None:
             return []
-        replica = self._replica(held, sender)
+        replica = self._replicas.get(held.id, {}).get(sender)
+        if replica is None:
+            return []
         if ack.want_spec:
             if replica.seq and ack.seq == replica.seq and not replica.with_spec:
                 replica.again(len(held.slots), True, now.mono)
             return self._push(held, now)
         if not replica.ack(ack.seq, now.mono):
             return []
-        if not replica.unsent and ack.fingerprint != held.fingerprint():
+        if ack.fingerprint == held.fingerprint():
+            replica.unequal = 0
+        elif not replica.unsent:
             replica.differs(len(held.slots), True, now.mono, self.config)
         self._set(held, sender, replica)
         self.acked.append((held.id, sender))
@@ -207,8 +221,7 @@ class Catalogue:
         for held in self.shared_with(peer):
             replica = self._replica(held, peer)
             replica.restart(now.mono + self.config.resend_first_s)
-            if replica.pending:
-                self._pending[(held.id, peer)] = replica
+            self._pending[(held.id, peer)] = replica
             items.append((held.id, held.fingerprint()))
         return [
             Send(peer, JobDigests(tuple(items[at : at + DIGESTS_PER_MESSAGE])))

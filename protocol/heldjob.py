@@ -418,7 +418,7 @@ def _slot_value(slot: Slot) -> bytes:
 
 
 def _ended_ms(acceptance: Acceptance) -> int:
-    """When its result's execution ended; zero where there is none. It was verified on its way in."""
+    """When its result's execution ended, zero where there is none; it was verified before."""
     if not acceptance.result:
         return 0
     result = decode_record(decode_as(acceptance.result, Envelope).body)

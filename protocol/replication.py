@@ -99,8 +99,9 @@ class Replica:
     def restart(self, at: float) -> None:
         """The connection was gone: what was under way may be lost, and the holder may be too."""
         self.dirty = {**self.sent, **self.dirty}
-        self.head = self.head or self.seq != 0
+        self.head = True  # what both say of their copies on meeting may be lost as well
         self.seq, self.tries, self.sent, self.acked, self.next_at = 0, 0, {}, -1, at
+        self.unequal = 0
 
     def again(self, slots: int, with_spec: bool, at: float) -> None:
         """The holder has something else after all: send it everything, at `at`."""

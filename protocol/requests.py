@@ -94,6 +94,11 @@ class Requests:
             )
         if spec.type is not JobType.BATCH:
             return f"this version runs batch jobs only; {spec.type.value} is not there yet"
+        if spec.task.result_paths:
+            return (
+                "this version brings output home, but no files: leave ResultPaths out and write "
+                "to stdout"
+            )
         if len(self.catalogue.jobs) >= self.config.jobs_max:
             return "this peer holds as many jobs as it can; submit at another one"
         return ""

@@ -232,7 +232,7 @@ def placed_again(lab: Lab, hurt: Callable[[Device], None]) -> float:
     return took
 
 
-def replace(n: int = 2) -> list[Figure]:
+def replace(n: int = 5) -> list[Figure]:
     kills: list[float] = []
     freezes: list[float] = []
     for _ in range(n):

@@ -157,6 +157,12 @@ class _Connection(TCPServer):
         with self._scope:
             await super().run()
 
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        # Upstream lets the timer of an idle connection run on: one that the client closed would
+        # count as open until then.
+        await self.idle_task.stop()
+
     async def protocol_send(self, event: Event) -> None:
         await super().protocol_send(event)
         if isinstance(event, Closed):

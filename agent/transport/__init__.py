@@ -3,7 +3,13 @@
 Only the agent imports this: libp2p costs 0.7 s and 50 MB.
 """
 
-from agent.transport.errors import (
+import sys
+
+# libp2p imports httpx, and httpx its command line where click and rich are installed: 5 MB for
+# nothing. httpx takes the ImportError that this gives for "not installed".
+sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
+
+from agent.transport.errors import (  # noqa: E402
     AddressInvalid,
     CloneDetected,
     NotReachable,
@@ -11,15 +17,15 @@ from agent.transport.errors import (
     Refused,
     StreamFailed,
 )
-from agent.transport.settings import (
+from agent.transport.settings import (  # noqa: E402
     ARCHIVE_PROTOCOL,
     JOIN_PROTOCOL,
     LOG_PROTOCOL,
     MESSAGE_PROTOCOL,
     TransportSettings,
 )
-from agent.transport.streams import Stream
-from agent.transport.transport import Transport, TransportEvent, TransportKeyring
+from agent.transport.streams import Stream  # noqa: E402
+from agent.transport.transport import Transport, TransportEvent, TransportKeyring  # noqa: E402
 
 __all__ = [
     "ARCHIVE_PROTOCOL",

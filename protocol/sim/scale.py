@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
 from protocol.config import NodeConfig
-from protocol.effects import Effect, Gossip
-from protocol.events import Event, GossipReceived, SubmitRequested
+from protocol.effects import Effect, Save, Send, StartTask
+from protocol.events import Event, GossipReceived, PeerConnected, SubmitRequested
 from protocol.job import JobSpec
 from protocol.messages import Rumours
 from protocol.sim.device import Described, Device
 from protocol.sim.heap import Heap
 from protocol.sim.keyring import Root
 from protocol.sim.network import Network
-from protocol.sim.tasks import Behaviour
+from protocol.sim.tasks import Behaviour, Task
 from protocol.sim.trace import Trace
 from protocol.sim.world import World
 from protocol.wire import encode_message
@@ -68,9 +68,10 @@ def _shoal(peers: int) -> World:
     """Peers that are alike, all up, each with everybody's advert: no storm of joins."""
     name, heap = f"scale/{peers}", Heap()
     world = World(heap, Network(heap, Random(f"{name}/network"), []), Trace(), Random(name), name)
-    root, adverts = Root(name), Adverts()
+    root, adverts = Root(name), _Adverts()
     for index in range(peers):
-        world.add(Device(world, index, root.member(index), NodeConfig(), Described()))
+        keyring, neighbour = root.member(index), (index + 1) % peers
+        world.add(Device(world, index, keyring, NodeConfig(), Described(), (neighbour,)))
     world.network.start()
     world.watcher = adverts
     for device in world.devices:
@@ -81,6 +82,36 @@ def _shoal(peers: int) -> World:
             device.handle(GossipReceived(frame))
     world.watcher = None
     return world
+
+
+@dataclass(slots=True)
+class _Adverts:
+    """Collects what each peer says of itself when it meets its first neighbour."""
+
+    found: dict[int, bytes] = field(default_factory=dict)
+
+    def frames(self) -> Iterator[bytes]:
+        """All of them, as gossip would bring them."""
+        records = list(self.found.values())
+        for at in range(0, len(records), RUMOURS_PER_FRAME):
+            yield encode_message(Rumours(tuple(records[at : at + RUMOURS_PER_FRAME])))
+
+    def handled(self, device: Device, event: Event, effects: list[Effect]) -> None:
+        if isinstance(event, PeerConnected):
+            for effect in effects:
+                if isinstance(effect, Send) and isinstance(effect.message, Rumours):
+                    self.found.setdefault(device.index, effect.message.records[0])
+
+    def booted(self, device: Device) -> None: ...
+
+    def committed(self, device: Device, save: Save) -> None: ...
+
+    def leaving(self, device: Device, effect: Effect) -> None: ...
+
+    def began(self, device: Device, start: StartTask, task: Task) -> None: ...
+
+    def broke(self, device: Device, text: str) -> None:
+        raise AssertionError(f"node {device.index}: {text}")
 
 
 def _totals(world: World) -> tuple[int, int, int, int]:

@@ -14,6 +14,7 @@ from typing import Any
 import h11
 import pytest
 import trio
+import trio.testing
 
 from agent.control import sockets
 from agent.control.server import Limits, serve_control
@@ -385,6 +386,16 @@ async def test_connections_are_bounded(tmp_path: Path) -> None:
         assert b"too many open connections" in (await refused.event()).data
         for talk in (*talks, refused):
             await talk.stream.aclose()
+
+
+async def test_a_connection_that_the_client_closed_takes_no_place(tmp_path: Path) -> None:
+    """Upstream holds an idle one until its timer ends: a busy minute shut everybody out."""
+    async with serving(tmp_path, connections_max=2) as served:
+        for _ in range(10):
+            talk = await served.talk()
+            async with talk.stream:
+                assert (await talk.ask("GET", "/v1/status"))[0] == 200
+                await trio.testing.wait_all_tasks_blocked()  # its timer runs
 
 
 async def test_bodies_are_bounded_by_what_they_declare_and_by_what_comes(tmp_path: Path) -> None:

@@ -1,0 +1,16 @@
+"""Agents that several tests share: starting three of them takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import Lab
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """Three agents; who uses them leaves them all running, and no job behind."""
+    with Lab(3) as lab:
+        yield lab
