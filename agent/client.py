@@ -72,7 +72,7 @@ class LocalRoute:
         return sock
 
     def explain(self) -> str:
-        return "the agent ended before it answered; its log says why"
+        return "the agent closed the connection: it was stopped, or its log says why"
 
     def close(self) -> None:
         pass

@@ -8,47 +8,29 @@ the transport proves who answers at an address.
 from __future__ import annotations
 
 import logging
-import socket
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Final
 
 import trio
-from zeroconf import (
-    InterfaceChoice,
-    IPVersion,
-    ServiceBrowser,
-    ServiceInfo,
-    ServiceStateChange,
-    Zeroconf,
-)
 
-from agent import peerid
-from agent.transport.addresses import dialable, parse
+from agent.mdns import Announcement
+from agent.sighting import Sighting, hint_of
+from agent.transport.addresses import parse
 from agent.transport.errors import AddressInvalid
-from protocol.ids import PeerId, ShoalId, derive
+from protocol.ids import PeerId, ShoalId
 
-SERVICE_TYPE: Final = "_shoal._udp.local."
 CHECK_S: Final = 30.0  # interfaces come and go: a psutil call, 0.3 ms
 RETRY_S: Final = 5.0  # while there is no network at all
 BROWSE_AGAIN_S: Final = 600.0  # live services drop out of zeroconf's cache
 CLOSE_S: Final = 3.0  # goodbye packets take it 0.4 s
-ADDRESSES_MAX: Final = 8
 PEERS_MAX: Final = 1024  # of a LAN; a flood of made-up ones must not fill the memory
 QUEUE: Final = 256
 
 Found = Callable[[PeerId, tuple[str, ...]], None]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Sighting:
-    peer: PeerId
-    addresses: tuple[str, ...]  # multiaddrs without /p2p
 
 
 class Discovery:
@@ -143,124 +125,6 @@ class Discovery:
         except Exception as error:  # no multicast here, port 5353 held by another: try again later
             logger.info("mDNS is not available now: %r", error)
             return None
-
-
-class Announcement:
-    """One registration and one browser, on one set of interfaces. Its calls block for up to 2 s."""
-
-    def __init__(
-        self,
-        me: PeerId,
-        hint: str,
-        addresses: tuple[str, ...],
-        saw: Callable[[Sighting], None],
-    ) -> None:
-        self._hint = hint
-        self._saw = saw
-        hosts = _hosts(addresses)
-        v4 = [host for host in hosts if ip_address(host).version == 4]
-        interfaces: list[str] | InterfaceChoice = list(v4) if v4 else InterfaceChoice.All
-        version = IPVersion.V4Only if v4 else IPVersion.V6Only
-        self._zeroconf = Zeroconf(interfaces=interfaces, ip_version=version)
-        try:
-            self._zeroconf.register_service(_service_info(me, hint, addresses, hosts))
-            self._browser = ServiceBrowser(self._zeroconf, SERVICE_TYPE, handlers=[self._on_change])
-        except BaseException:
-            self._zeroconf.close()
-            raise
-
-    def close(self) -> None:
-        """Say goodbye and stop the thread."""
-        try:
-            self._browser.cancel()
-            self._zeroconf.unregister_all_services()
-        except Exception as error:
-            logger.info("closing mDNS: %r", error)
-        finally:
-            self._zeroconf.close()
-
-    def _on_change(
-        self,
-        zeroconf: Zeroconf,
-        service_type: str,
-        name: str,
-        state_change: ServiceStateChange,
-    ) -> None:
-        """On zeroconf's thread, which must not wait: the text record comes with the answer, or
-        is an Updated soon after."""
-        if state_change is ServiceStateChange.Removed:
-            return
-        info = ServiceInfo(service_type, name)
-        info.load_from_cache(zeroconf)
-        sighting = read_properties(info.properties, self._hint)
-        if sighting is not None:
-            self._saw(sighting)
-
-
-def hint_of(shoal: ShoalId) -> str:
-    """Tells shoals on one LAN apart without naming them."""
-    return derive("shoal/mdns/1", shoal)[:8]
-
-
-def read_properties(properties: Mapping[bytes, bytes | None], hint: str) -> Sighting | None:
-    """A text record from anybody on the LAN; None unless it is whole and of our shoal."""
-    try:
-        text = {
-            key.decode("ascii"): value.decode("ascii")
-            for key, value in properties.items()
-            if value is not None
-        }
-        peer = PeerId(text["id"])
-        peerid.decode(peer)
-    except (KeyError, ValueError):
-        return None
-    places = dialable((text.get(f"a{n}", "") for n in range(ADDRESSES_MAX)), ADDRESSES_MAX)
-    if text.get("hint") != hint or not places:
-        return None
-    return Sighting(peer, tuple(str(place) for place in places))
-
-
-def _service_info(
-    me: PeerId, hint: str, addresses: tuple[str, ...], hosts: list[str]
-) -> ServiceInfo:
-    properties = {"id": str(me), "hint": hint}
-    for n, address in enumerate(addresses[:ADDRESSES_MAX]):
-        properties[f"a{n}"] = address
-    return ServiceInfo(
-        SERVICE_TYPE,
-        f"{me}.{SERVICE_TYPE}",
-        addresses=[_packed(host) for host in hosts],
-        port=parse(addresses[0])[0].port,
-        properties=properties,
-        server=f"{me}.local.",
-    )
-
-
-def _hosts(addresses: tuple[str, ...]) -> list[str]:
-    """The IP addresses of this device among our multiaddrs: those are the interfaces to be on.
-
-    Raises OSError if there is none. Tried here, since zeroconf leaks a socket where it fails.
-    """
-    endpoints = [parse(address)[0] for address in addresses]
-    named = list(dict.fromkeys(one.host for one in endpoints if not one.named))
-    hosts = [host for host in named if _is_local(host)]
-    if not hosts:
-        raise OSError(f"none of {', '.join(named) or 'our names'} is an address of this device")
-    return hosts
-
-
-def _is_local(host: str) -> bool:
-    """Announced addresses may be a router's, forwarded to us."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
-        try:
-            trial.bind((host, 0))
-        except OSError:
-            return False
-    return True
-
-
-def _packed(host: str) -> bytes:
-    return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
 
 
 def _by_peer(bootstrap: Sequence[str]) -> dict[PeerId, tuple[str, ...]]:

@@ -14,7 +14,6 @@ from agent.identity import IdentityKeyring, load_or_create_identity
 from agent.join import Joined, JoinError, check_may_join, join, save_joined
 from agent.jointoken import JoinToken, read_token
 from agent.membership import device_name, name_problem
-from agent.transport import Transport, TransportEvent, TransportSettings
 from protocol.errors import ShoalError
 
 QUEUE = 16  # of events that a joining device has no use for
@@ -51,6 +50,9 @@ async def _join(data_dir: Path, argument: str, name: str, new_identity: bool) ->
 
 async def _ask(token: JoinToken, keyring: IdentityKeyring, name: str) -> Joined:
     """Over a transport that listens nowhere and lives as long as the question."""
+    # Loading libp2p takes seconds on a small board; a wrong token is told of without.
+    from agent.transport import Transport, TransportEvent, TransportSettings
+
     send, _receive = trio.open_memory_channel[TransportEvent](QUEUE)
     transport = Transport(keyring, TransportSettings(listen=(), gossip=False), send)
     outcome: list[Joined | ShoalError] = []

@@ -31,6 +31,7 @@ FILE_BYTES_MAX = 64 * 1024
 _LENGTH_BYTES = 2
 _CHECK_BYTES = 4
 _SIGNS = frozenset("abcdefghijklmnopqrstuvwxyz234567")
+_LOOKS = re.compile(r"[\s\"'`]*shoal\d+:", re.IGNORECASE)  # of this version or another
 
 
 class TokenError(ShoalError):
@@ -103,7 +104,7 @@ def parse_token(text: str, now: Now | None = None) -> JoinToken:
 
 def read_token(argument: str, now: Now | None = None) -> JoinToken:
     """A token given as text, or in a file whose path is given. Raises TokenError."""
-    if argument.strip().lower().startswith(PREFIX):
+    if _LOOKS.match(argument):
         return parse_token(argument, now)
     path = Path(argument)
     try:

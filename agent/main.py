@@ -153,7 +153,13 @@ class Agent:
         self.cloned = ""
         self.device = Device(self.config, member.membership.labels, self.transport.addresses)
         self.outside = Outside(
-            self.transport, self.tasks, self.device, store, self.feed, self.clock
+            self.transport,
+            self.tasks,
+            self.device,
+            store,
+            self.feed,
+            self.clock,
+            self._addresses_of,
         )
 
     def _build(self, disk: Disk) -> Node:
@@ -206,8 +212,13 @@ class Agent:
         me = self.member.keyring.peer
         return tuple(f"{address}/p2p/{me}" for address in self.transport.addresses())
 
+    def _addresses_of(self, peer: PeerId) -> tuple[str, ...]:
+        known = self.driver.node.membership.peer(peer)
+        return known.addresses if known is not None else ()
+
     def _dial(self, protocol_id: str) -> Dialler:
         async def dial(peer: PeerId) -> ByteStream:
+            self.transport.learn(peer, self._addresses_of(peer))
             return await self.transport.open_stream(peer, protocol_id)
 
         return dial

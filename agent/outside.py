@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -39,6 +39,7 @@ class Outside:
         store: Store,
         feed: Feed,
         clock: Clock,
+        addresses_of: Callable[[PeerId], tuple[str, ...]],
     ) -> None:
         self._transport = transport
         self._tasks = tasks
@@ -46,6 +47,7 @@ class Outside:
         self._store = store
         self._feed = feed
         self._clock = clock
+        self._addresses_of = addresses_of
         self._members: dict[PeerId, Certificate] = {}  # connected now
         self.described = device.describe()
 
@@ -65,7 +67,12 @@ class Outside:
         return [Booted(found), self.described, facts, *connected]
 
     def send(self, peer: PeerId, frame: bytes) -> None:
-        self._transport.send(peer, frame)
+        """A peer that no connection is kept to is dialled where its advert says."""
+        if not self._transport.send(peer, frame):
+            addresses = self._addresses_of(peer)
+            if addresses:
+                self._transport.learn(peer, addresses)
+                self._transport.send(peer, frame)
 
     def gossip(self, frame: bytes) -> None:
         self._transport.gossip(frame)

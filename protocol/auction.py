@@ -116,10 +116,10 @@ class Auction:
         return sorted(peer for peer, answer in self.answers.items() if answer.kind == "bid")
 
     def reasons(self, most: int) -> list[tuple[PeerId, str]]:
-        """Why each peer that did not bid did not, for people."""
+        """Why each peer that did not bid did not, or what became of its award, for people."""
         found: Iterable[tuple[PeerId, Answer]] = sorted(self.answers.items())
         return [
             (peer, answer.reason or "did not answer")
             for peer, answer in found
-            if answer.kind != "bid"
+            if answer.kind != "bid" or answer.out
         ][:most]

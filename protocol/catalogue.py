@@ -125,6 +125,7 @@ class Catalogue:
                 sealed, sync.coordinator, sync.term, sync.accepted_ms, sync.holders
             )
             merged = held.merge(sync, self.keyring)
+            held.end(now.wall_ms, fetched=True)
             self._hold(held)
             merged.head, merged.slots = True, list(range(len(held.slots)))
         else:
@@ -135,7 +136,8 @@ class Catalogue:
         self, held: HeldJob, merged: Merged, sender: PeerId, sync: JobSync, now: Now
     ) -> list[Effect]:
         effects: list[Effect] = []
-        merged.head |= held.end(now.wall_ms)
+        merged.ended = held.end(now.wall_ms)
+        merged.head |= merged.ended
         if merged:
             self._versions[held.id] += 1
             rows = [*(held.head_rows() if merged.head else []), *held.slot_rows(merged.slots)]
@@ -189,7 +191,7 @@ class Catalogue:
         """Another holder came back and says what it has: exchange only what differs."""
         effects: list[Effect] = []
         want: list[JobId] = []
-        for job, fingerprint in digests.items:
+        for job, fingerprint in dict(digests.items).items():  # each once, however often listed
             held = self.jobs.get(job)
             if held is None or held.fingerprint() != fingerprint:
                 want.append(job)
@@ -206,7 +208,7 @@ class Catalogue:
 
     def on_want(self, sender: PeerId, want: JobWant, now: Now) -> list[Effect]:
         effects: list[Effect] = []
-        for job in want.jobs:
+        for job in dict.fromkeys(want.jobs):
             held = self.jobs.get(job)
             if held is not None and sender in held.holders:
                 replica = self._replica(held, sender)
@@ -279,10 +281,12 @@ class Catalogue:
             self._pending.pop((held.id, peer), None)
 
     def _push(self, held: HeldJob, now: Now) -> list[Effect]:
-        """Send to every reachable holder what is due for it."""
+        """Send to every reachable copy that is kept up to date from here what is due for it.
+
+        Those are all of a coordinator's; a standby leaves its fellows to the coordinator.
+        """
         effects: list[Effect] = []
-        for peer in self._copies(held):
-            replica = self._replica(held, peer)
+        for peer, replica in self._replicas.get(held.id, {}).items():
             if replica.pending:
                 self._pending[(held.id, peer)] = replica
             if not replica.pending or replica.next_at > now.mono or not self.reachable(peer):

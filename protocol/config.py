@@ -56,7 +56,7 @@ _PRESETS: dict[str, dict[str, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class AuctionConfig:
-    ask_first: int = 16  # DESIGN 5: so that traffic per job does not grow with the fleet
+    ask_first: int = 10  # so that traffic per job does not grow with the fleet (DESIGN 5)
     window_s: float = 0.5  # bids come in 2 ms on a LAN; a Pi under load needs a few hundred
     accept_s: float = 1.0  # DESIGN 5: accept or decline within a second
     hold_ms: int = 5_000  # window + several awards that were declined, with room for a slow link

@@ -282,6 +282,7 @@ class Executor:
             stderr_tail=event.stderr_tail[-TAIL_BYTES:],
         )
         execution.result_data = seal(result, self.keyring)
+        execution.tries = 0  # of renewals; it is the coordinator that is asked first
         code = "" if event.exit_code is None else f" with exit code {event.exit_code}"
         reason = f": {event.reason}" if event.reason else ""
         text = f"{self._label(execution)} {state.value} here{code}{reason}"
@@ -304,10 +305,13 @@ class Executor:
 
     def _offer(self, execution: Execution, now: Now) -> list[Effect]:
         target = self._target(execution)
+        # Whoever awarded it knows that, unless its own memory fails it.
+        known = target == execution.fence.coordinator and not execution.tries
+        award = b"" if known else execution.assignment_data
         wait = min(self.config.resend_first_s * 2**execution.tries, self.config.resend_max_s)
         execution.tries = min(execution.tries + 1, 16)
         execution.next_at = now.mono + wait
-        return [Send(target, ResultOffer(execution.result_data))]
+        return [Send(target, ResultOffer(execution.result_data, award))]
 
     def _target(self, execution: Execution) -> PeerId:
         """Who is asked: the coordinator while it can be reached, else the holders in turn."""
@@ -333,7 +337,7 @@ class Executor:
                 execution.delivered = True
                 execution.next_at = NEVER
                 effects.append(Save((execution.row(),), lazy=True))
-            elif ack.coordinator is not None and ack.coordinator != execution.coordinator:
+            elif ack.coordinator not in (None, sender):
                 execution.coordinator = ack.coordinator
                 # Two who each hold the other for the coordinator would pass it to and fro.
                 if execution.hints < HINTS_MAX:

@@ -106,6 +106,7 @@ class Merged:
 
     slots: list[int] = field(default_factory=list)
     head: bool = False
+    ended: bool = False  # now every slot has a result that counts
     superseded: list[Acceptance] = field(
         default_factory=list
     )  # results that counted and no longer do
@@ -312,16 +313,18 @@ class HeldJob:
         self.holders += tuple(added[:room])
         return bool(added[:room])
 
-    def end(self, now_ms: int) -> bool:
+    def end(self, now_ms: int, fetched: bool = False) -> bool:
         """Note when it ended, if it has; whether that is news.
 
-        By its results' times where there are any: who gets a copy of an old job back from another
-        holder does not keep it for as long as if it had ended only now.
+        By its results' times: who gets an old job back from another holder (`fetched`) keeps it no
+        longer for that, else holders that forget it one after the other would never be rid of it.
         """
         if self.ended_ms or not self.done:
             return False
-        ends = [_ended_ms(slot.acceptance) for slot in self.slots if slot.acceptance is not None]
-        self.ended_ms = min(now_ms, max(self.accepted_ms, *ends)) or 1
+        choices = [slot.acceptance for slot in self.slots if slot.acceptance is not None]
+        ends = [_ended_ms(choice) for choice in choices]
+        dated = fetched or all(choice.result for choice in choices)
+        self.ended_ms = (min(now_ms, max(self.accepted_ms, *ends)) if dated else now_ms) or 1
         return True
 
     def weigh(self, index: int) -> int:

@@ -16,12 +16,15 @@ from protocol.wire import dumps, load_plain
 ANSWER_S = 1.0  # DESIGN 5: bounded, and says who did not answer
 CONTROL_S = 4.0
 VIEWS_BYTES_MAX = 96 * 1024
+SLOTS_KEPT = 32  # of a view that is too large otherwise; 64 KiB may be the spec's
 ASKED_MAX = 32
+VIEWS_MAX = 1000  # of jobs in one answer
 OPEN_MAX = 256
 RANKS = 3  # the id's first ranks: a coordinator's standbys are among them
 
 View = dict[str, Plain]
-Then = Callable[[list[View], Now], list[Effect]]
+# Goes on with the views found, and with who did not answer in time.
+Then = Callable[[list[View], list[PeerId], Now], list[Effect]]
 
 
 @dataclass(slots=True)
@@ -30,24 +33,39 @@ class Inquiry:
 
     waiting: dict[PeerId, None]
     due: float
+    prefix: str
     limit: int
-    then: Callable[[list[View], list[PeerId], Now], list[Effect]]
+    then: Then
     found: dict[str, View] = field(default_factory=dict)
+    _weights: dict[str, tuple[int, bool, bool, int]] = field(default_factory=dict)
 
-    def add(self, views: list[View]) -> None:
-        """Of two views of one job the later counts: higher term, then the ended one."""
+    def add(self, sender: PeerId, views: list[View]) -> None:
+        """Of two views of one job one counts, see `_weight`; views of other jobs do not."""
         for view in views:
-            job = str(view["id"])
-            before = self.found.get(job)
-            if before is None or _weight(view) > _weight(before):
-                self.found[job] = view
+            job, weight = str(view["id"]), _weight(view, sender)
+            if job.startswith(self.prefix) and weight > self._weights.get(job, _NONE):
+                self.found[job], self._weights[job] = view, weight
 
 
-def _weight(view: View) -> tuple[int, bool, int]:
+_NONE = (-1, False, False, 0)
+
+
+def _weight(view: View, sender: PeerId) -> tuple[int, bool, bool, int]:
+    """The higher term, then the ended one, then the coordinator's own, then who tells more."""
     term, why = view.get("term"), view.get("why")
     ended = view.get("state") in ("completed", "failed", "stopped")
     rounds = len(why) if isinstance(why, list) else 0
-    return (term if isinstance(term, int) else 0, ended, rounds)
+    return (term if isinstance(term, int) else 0, ended, view.get("coordinator") == sender, rounds)
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSent:
+    """A control record under way to the peer that answers for its job."""
+
+    request: int
+    job: JobId
+    holder: PeerId
+    due: float
 
 
 @dataclass(slots=True)
@@ -59,7 +77,7 @@ class Inquiries:
     connected: Callable[[], list[PeerId]]
     alive: Callable[[], list[PeerId]]
     _open: dict[int, Inquiry] = field(default_factory=dict)
-    _controls: dict[int, tuple[int, float]] = field(default_factory=dict)  # seq -> request, due
+    _controls: dict[int, ControlSent] = field(default_factory=dict)
     _seq: int = 0
 
     def ask(
@@ -67,17 +85,18 @@ class Inquiries:
         prefix: str,
         limit: int,
         detail: bool,
-        then: Callable[[list[View], list[PeerId], Now], list[Effect]],
+        then: Then,
         now: Now,
     ) -> list[Effect]:
         """Collect views from here and from the peers that may hold such jobs, then go on."""
-        asked = self._whom(prefix)
-        inquiry = Inquiry(dict.fromkeys(asked), now.mono + ANSWER_S, limit, then)
-        inquiry.add(self.views(prefix, limit, detail))
-        if not asked or len(self._open) >= OPEN_MAX:
-            return then(list(inquiry.found.values())[:limit], [], now)
+        limit = min(max(limit, 0), VIEWS_MAX)
+        asked = self._whom(prefix) if len(self._open) < OPEN_MAX else []
+        inquiry = Inquiry(dict.fromkeys(asked), now.mono + ANSWER_S, prefix, limit, then)
+        inquiry.add(self.me, self.views(prefix, limit, detail))
         self._seq += 1
         self._open[self._seq] = inquiry
+        if not asked:
+            return self._finish(self._seq, now)
         query = JobQuery(self._seq, prefix, limit, detail)
         return [Send(peer, query) for peer in asked]
 
@@ -91,12 +110,12 @@ class Inquiries:
     def on_query(self, sender: PeerId, query: JobQuery) -> list[Effect]:
         views: list[bytes] = []
         size = 0
-        for view in self.views(query.prefix, min(query.limit, 1000), query.detail):
-            data = dumps(view)
-            size += len(data)
-            if size > VIEWS_BYTES_MAX:
+        for view in self.views(query.prefix, min(query.limit, VIEWS_MAX), query.detail):
+            data = packed(view, VIEWS_BYTES_MAX - size)
+            if not data:
                 break
             views.append(data)
+            size += len(data) + 8
         return [Send(sender, JobReport(query.seq, tuple(views)))]
 
     def on_report(self, sender: PeerId, report: JobReport, now: Now) -> list[Effect]:
@@ -104,11 +123,11 @@ class Inquiries:
         inquiry = self._open.get(report.seq)
         if inquiry is None or sender not in inquiry.waiting:
             return []
-        views = [load_plain(data) for data in report.views[:1000]]
+        views = [load_plain(data) for data in report.views[:VIEWS_MAX]]
         if any(not isinstance(view.get("id"), str) for view in views):
             raise RemoteProtocolError("a view without an id")
         del inquiry.waiting[sender]
-        inquiry.add([dict(view) for view in views])  # type: ignore[arg-type]
+        inquiry.add(sender, [dict(view) for view in views])  # type: ignore[arg-type]
         return self._finish(report.seq, now) if not inquiry.waiting else []
 
     def _finish(self, seq: int, now: Now) -> list[Effect]:
@@ -119,33 +138,81 @@ class Inquiries:
 
     # ---- control of a job that is held elsewhere ---------------------------------------------
 
-    def control(self, request: int, holder: PeerId, sealed: bytes, now: Now) -> list[Effect]:
-        """Bring a control record to a peer that holds its job; the request waits for the answer."""
+    def control(
+        self, request: int, job: JobId, holder: object, sealed: bytes, now: Now
+    ) -> list[Effect]:
+        """Bring a control record to the peer that is said to coordinate its job, and wait."""
+        if holder not in (self.me, *self.alive()):
+            return [Reply(request, error="the peer that coordinates this job is gone; try again")]
         self._seq += 1
-        self._controls[self._seq] = (request, now.mono + CONTROL_S)
-        return [Send(holder, ControlRequest(self._seq, sealed))]
+        sent = ControlSent(request, job, PeerId(str(holder)), now.mono + CONTROL_S)
+        self._controls[self._seq] = sent
+        return [Send(sent.holder, ControlRequest(self._seq, sealed))]
 
-    def on_control_answer(self, answer: ControlAnswer) -> list[Effect]:
-        known = self._controls.pop(answer.seq, None)
-        return [] if known is None else [Reply(known[0], error=answer.error)]
+    def on_control_answer(self, sender: PeerId, answer: ControlAnswer) -> list[Effect]:
+        sent = self._controls.get(answer.seq)
+        if sent is None or sent.holder != sender:
+            return []
+        del self._controls[answer.seq]
+        return [Reply(sent.request, {} if answer.error else {"job": sent.job}, answer.error)]
 
     # ---- time --------------------------------------------------------------------------------
 
     @property
     def deadline(self) -> float:
         times = [inquiry.due for inquiry in self._open.values()]
-        times += [due for _, due in self._controls.values()]
+        times += [sent.due for sent in self._controls.values()]
         return min(times, default=NEVER)
 
     def on_deadline(self, now: Now) -> list[Effect]:
         effects: list[Effect] = []
         for seq in [seq for seq, inquiry in self._open.items() if inquiry.due <= now.mono]:
             effects += self._finish(seq, now)
-        for seq in [seq for seq, (_, due) in self._controls.items() if due <= now.mono]:
-            request, _ = self._controls.pop(seq)
+        for seq in [seq for seq, sent in self._controls.items() if sent.due <= now.mono]:
             error = "the peer that coordinates this job did not answer; try again"
-            effects.append(Reply(request, error=error))
+            effects.append(Reply(self._controls.pop(seq).request, error=error))
         return effects
+
+
+def packed(view: View, bytes_max: int) -> bytes:
+    """A view in so many bytes, empty where it does not fit; what people miss least goes first.
+
+    A job of thousands of slots, each with the end of its output, is larger than any frame.
+    """
+    for cut in (_whole, _last_round, _no_output, _some_slots):
+        view = cut(view)
+        data = dumps(view)
+        if len(data) <= bytes_max:
+            return data
+    return b""
+
+
+def _whole(view: View) -> View:
+    return view
+
+
+def _last_round(view: View) -> View:
+    why = view.get("why")
+    return {**view, "why": why[-1:]} if isinstance(why, list) else view
+
+
+def _no_output(view: View) -> View:
+    tails = {"stdout_tail": "", "stderr_tail": ""}
+    slots: list[Plain] = [{**slot, **tails} for slot in _dicts(view.get("slots"))]
+    return {**view, "slots": slots}
+
+
+def _some_slots(view: View) -> View:
+    """Those that tell most: what is not completed."""
+    slots = _dicts(view.get("slots"))
+    slots.sort(key=lambda slot: slot.get("state") == "completed")
+    kept: list[Plain] = [*slots[:SLOTS_KEPT]]
+    short: View = {key: [] for key in ("executions", "why") if key in view}
+    return {**view, **short, "slots": kept, "slots_left_out": max(0, len(slots) - SLOTS_KEPT)}
+
+
+def _dicts(value: Plain) -> list[View]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def _created(view: View) -> int:

@@ -62,6 +62,7 @@ class Judge:
         self._passing = False  # whether what is being heard was told to us, and not compared
         self._news = False  # the record at hand was news
         self.progress = False  # something heard was news
+        self.waiting = False  # some suspect waits for the word of others
 
     @property
     def deadline(self) -> float:
@@ -196,7 +197,8 @@ class Judge:
         if record.until_ms == 0:
             self._roster.move(peer, State.LEFT, now.mono)
             text = f"{peer.name} has left the shoal"
-            return [Tell("peer.left", text, peer=peer.id), *self._links.drop(peer.id)]
+            tell = Tell("peer.left", text, peer=peer.id)
+            return [Save((("peer", peer.id, None),)), tell, *self._links.drop(peer.id)]
         left_s = record.until_ms / 1000 - now.wall if now.wall_trusted else RESTART_MAX_S
         left_s = min(max(left_s, self._config.suspicion_s), RESTART_MAX_S)
         peer.until = now.mono + left_s
@@ -300,6 +302,7 @@ class Judge:
     def expire(self, now: Now) -> list[Effect]:
         """Suspects whose time is up."""
         effects: list[Effect] = []
+        self.waiting = False
         for peer in sorted(self._roster.suspects.values(), key=lambda peer: peer.id):
             case = peer.case
             assert case is not None, peer
@@ -315,6 +318,7 @@ class Judge:
                 effects += self._bury(peer, evidence, why, now)
                 continue
             case.weigh(quorum, self._config, self._health.level, now.mono)
+            self.waiting = self.waiting or not case.confirmed
         return effects
 
     def spare(self, late_s: float, now: float) -> None:
@@ -356,11 +360,11 @@ class Judge:
             effects.append(Tell("peer.suspect", text, peer=peer.id, fields=fields))
             if peer.connected:
                 effects += self.tell(peer, now)
-        if not case.accuse(author, data):
-            return effects
-        if refused:
+        fresh = case.accuse(author, data)
+        if refused and not case.refused:
+            case.accusers[author] = data  # in place of its own weaker word, perhaps
             case.doubt(self._config, self._health.level, now.mono)
-        elif not case.refused:
+        elif fresh and not case.refused:
             quorum = self._roster.quorum(peer.id)
             case.weigh(quorum, self._config, self._health.level, now.mono)
         return effects

@@ -31,13 +31,14 @@ class Plan:
     due: float  # monotonic seconds
     since: float  # monotonic; when it began to wait for a peer
     failures: int = 0
+    counted: Fence | None = None  # the latest attempt whose failure is among them
     failed_on: dict[PeerId, int] = field(default_factory=dict)
     repeated: bool = False  # the award was sent a second time
     dry_rounds: int = 0  # auctions in a row that found nobody
     reason: str = ""
 
     def wait(self, now: float, pause: float = 0.0) -> None:
-        if self.phase not in (Phase.WAITING, Phase.BIDDING):
+        if self.phase is Phase.RUNNING:  # an award that came to nothing does not begin it anew
             self.since = now
         self.phase, self.due = Phase.WAITING, now + pause
 
@@ -65,6 +66,7 @@ class Led:
     queue_due: float = NEVER
     auction: Auction | None = None
     confirmations: list[Confirmation] = field(default_factory=list)
+    told: tuple[str, int] | None = None  # the outcome that people were told: state, exit code
 
     @property
     def needs(self) -> Requirements:

@@ -337,6 +337,8 @@ class Membership:
         for probe in failed:
             effects += self._unanswered(probe, now)
         effects += self._judge.expire(now)
+        if self._judge.waiting:  # others may know more, and say it no more
+            self._sync_random(now)
         effects += self._advertise(now)
         rumours = self._mill.flush(now.mono)
         if rumours is not None:
@@ -397,9 +399,10 @@ class Membership:
     # ---- anti-entropy ------------------------------------------------------------------------
 
     def _sync_soon(self, peer: PeerId, now: Now) -> None:
+        if not self._to_sync:
+            pause = SYNC_PAUSE_S * (1 + self._rng.random())
+            self._sync_next = max(self._sync_next, now.mono + pause)
         self._to_sync[peer] = None
-        pause = SYNC_PAUSE_S * (1 + self._rng.random())
-        self._sync_next = max(self._sync_next, now.mono + pause)
 
     def _sync_random(self, now: Now) -> None:
         if self._roster.linked:

@@ -361,6 +361,7 @@ class ResultOffer(msgspec.Struct, array_like=True, tag=42, frozen=True):
     """A sealed Result, repeated with backoff until one who answers for the job has it on disk."""
 
     result: bytes
+    assignment: bytes = b""  # sealed; for one who may not know that it was awarded
 
 
 class ResultAck(msgspec.Struct, array_like=True, tag=43, frozen=True):

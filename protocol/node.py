@@ -330,7 +330,7 @@ class Node:
             case ControlRequest():
                 return self.requests.on_control(sender, message, now)
             case ControlAnswer():
-                return self.inquiries.on_control_answer(message)
+                return self.inquiries.on_control_answer(sender, message)
             case _:
                 assert_never(message)
 
@@ -371,7 +371,7 @@ class Node:
             case Declined():
                 return placement.on_declined(sender, message, now)
             case Renew():
-                return self.coordination.on_renew(sender, message, now)
+                return self.coordination.leases.on_renew(sender, message, now)
             case ResultOffer():
                 return self.coordination.on_result(sender, message, now)
             case _:
@@ -399,11 +399,17 @@ class Node:
         done: list[Effect] = []
         for effect in effects:
             if isinstance(effect, Send) and effect.peer == self.keyring.peer:
-                more = self._receive(self.keyring.peer, effect.message, now)
-                done += self._loop_back(more, now)
+                done += self._loop_back(self._to_self(effect.message, now), now)
             else:
                 done.append(effect)
         return done
+
+    def _to_self(self, message: Message, now: Now) -> list[Effect]:
+        """The records inside came from others, and may be refused here as anywhere."""
+        try:
+            return self._receive(self.keyring.peer, message, now)
+        except RemoteProtocolError as error:
+            return self._misbehaved(self.keyring.peer, str(error))
 
     def _news(self, now: Now) -> list[Effect]:
         """Pass on what membership and catalogue learnt while they handled something."""
@@ -416,7 +422,7 @@ class Node:
             effects += self.coordination.on_merged(held, what, now)
         acked, self.catalogue.acked[:] = list(self.catalogue.acked), []
         for job in dict.fromkeys(job for job, _ in acked):
-            effects += self.coordination.confirmed(job, now)
+            effects += self.coordination.acceptances.confirmed(job, now)
         return effects
 
     def _on_change(self, change: Change, now: Now) -> list[Effect]:
@@ -430,7 +436,7 @@ class Node:
         return []
 
     def _give_up(self, *args: object) -> list[Effect]:
-        return self.coordination.give_up(*args)  # type: ignore[arg-type]
+        return self.coordination.acceptances.give_up(*args)  # type: ignore[arg-type]
 
     # ---- reading -----------------------------------------------------------------------------
 

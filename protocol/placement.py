@@ -33,6 +33,7 @@ from protocol.wire import seal
 
 AWARDS_PER_MESSAGE = 32
 CANDIDATES_MAX = 1024
+NEAR_PER_FAR = 5
 
 
 @dataclass(slots=True)
@@ -68,9 +69,12 @@ class Placement:
 
     def open(self, led: Led, now: Now) -> list[Effect]:
         """Start a round for the slots that wait, unless one is under way."""
+        effects: list[Effect] = []
+        if led.auction is not None and led.auction.awarding:
+            effects = self._close_if_settled(led, led.auction)
         slots = led.waiting(now.mono)
         if led.auction is not None or not slots:
-            return []
+            return effects
         auction = Auction(
             id=self.rng.getrandbits(48),
             config=self.auction_config,
@@ -85,10 +89,14 @@ class Placement:
         led.auction = auction
         self._auctions[auction.id] = led
         self.stories.of(led.held.id).add_round(auction)
-        return self._ask(led, auction, self.auction_config.ask_first, now)
+        return effects + self._ask(led, auction, self.auction_config.ask_first, now)
 
     def _candidates(self, led: Led, auction: Auction) -> list[PeerId]:
-        """Whom to ask, in order: half of them connected already, half at random among the rest."""
+        """Whom to ask, in order: mostly peers connected already, some at random among the rest.
+
+        A connection made to ask one question costs ten times the question (simulated); asking
+        some strangers all the same keeps work from staying in one neighbourhood.
+        """
         near: list[PeerId] = []
         far: list[PeerId] = []
         me, needs = self.keyring.peer, led.needs
@@ -105,9 +113,7 @@ class Placement:
         if me in near:  # costs no message
             near.remove(me)
             near.insert(0, me)
-        mixed = [peer for pair in zip(near, far, strict=False) for peer in pair]
-        both = min(len(near), len(far))
-        return (mixed + near[both:] + far[both:])[:CANDIDATES_MAX]
+        return _mixed(near, far)[:CANDIDATES_MAX]
 
     def _ask(self, led: Led, auction: Auction, count: int, now: Now) -> list[Effect]:
         asked = auction.ask(count, now.mono)
@@ -298,7 +304,10 @@ class Placement:
         still = [index for index in left if led.plans[index].phase is Phase.WAITING]
         if not still:
             return effects
-        self.stories.of(led.held.id).waiting = summary
+        story = self.stories.of(led.held.id)
+        if story.waiting == summary:  # told before; a job may wait for days
+            return effects
+        story.waiting = summary
         fields: dict[str, object] = {
             "reasons": [{"peer": self.fleet.name(peer), "reason": why} for peer, why in reasons]
         }
@@ -331,7 +340,8 @@ class Placement:
 
     def on_accepted(self, sender: PeerId, accepted: Accepted, now: Now) -> list[Effect]:
         led, plan = self._awarded(sender, accepted.job, accepted.slot, accepted.fence)
-        if led is None or plan is None or plan.phase is not Phase.OFFERED:
+        # It may come when the answer is no longer waited for: it runs, and need not be placed.
+        if led is None or plan is None or plan.phase not in (Phase.OFFERED, Phase.WAITING):
             return []
         return self.running(led, accepted.slot, now)
 
@@ -426,11 +436,12 @@ class Placement:
         slot, plan = led.held.slots[index], led.plans[index]
         assert slot.assignment is not None
         executor, retry = slot.assignment.executor, led.held.job.retry
-        plan.failures += 1
-        plan.failed_on[executor] = plan.failed_on.get(executor, 0) + 1
+        if plan.counted != slot.assignment.fence:
+            plan.counted = slot.assignment.fence
+            plan.failures += 1
+            plan.failed_on[executor] = plan.failed_on.get(executor, 0) + 1
         plan.reason = reason
-        allowed = cause in retry.on and (not retry.attempts or plan.failures < retry.attempts)
-        if not allowed:
+        if not self.retries(led, index, cause):
             verdict = Verdict.FAILURE if cause is RetryOn.FAILURE else Verdict.FAULT
             return self.give_up(led, index, verdict, reason, result, now)
         self.stories.of(led.held.id).update(
@@ -449,6 +460,11 @@ class Placement:
         fields: dict[str, object] = {"slot": index, "reason": reason}
         return [Tell("job.placed-again", text, led.held.id, executor, fields)]
 
+    def retries(self, led: Led, index: int, cause: RetryOn) -> bool:
+        """Whether the job allows another attempt after those that failed."""
+        retry, failures = led.held.job.retry, led.plans[index].failures
+        return cause in retry.on and (not retry.attempts or failures < retry.attempts)
+
     def on_peer_gone(self, led: Led, peer: PeerId, now: Now) -> list[Effect]:
         """A peer died or left: what it was to run is placed elsewhere, and nobody waits for it."""
         effects: list[Effect] = []
@@ -461,11 +477,7 @@ class Placement:
                 continue
             if led.held.job.disconnect.replace:
                 effects += self.failed(led, slot.index, RetryOn.LOST, why, b"", now)
-        if led.auction is not None:
-            effects += self.settle(led, now)
-            if led.auction is not None and led.auction.awarding:
-                effects += self._close_if_settled(led, led.auction)
-        return effects + self.open(led, now)
+        return effects + self.settle(led, now) + self.open(led, now)
 
     def stop(self, led: Led, index: int, reason: str) -> list[Effect]:
         """Tell the slot's executor, if there may be one, to stop."""
@@ -477,3 +489,14 @@ class Placement:
         above = max(above, Fence(fence.term, fence.coordinator, fence.attempt + 1))
         withdraw = Withdraw(led.held.id, index, above, reason)
         return [Send(slot.assignment.executor, withdraw)]
+
+
+def _mixed(near: list[PeerId], far: list[PeerId]) -> list[PeerId]:
+    """One of `far` after each NEAR_PER_FAR of `near`; what is left of either follows."""
+    order: list[PeerId] = []
+    at = 0
+    for stranger in far:
+        order += near[at : at + NEAR_PER_FAR]
+        order.append(stranger)
+        at += NEAR_PER_FAR
+    return order + near[at:]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from protocol.acceptance import submitted
 from protocol.bounds import clipped
 from protocol.catalogue import Catalogue
 from protocol.clock import Now
 from protocol.config import CoordinationConfig
-from protocol.coordination import Coordination, submitted
+from protocol.coordination import Coordination
 from protocol.effects import Effect, Reply, Send
 from protocol.errors import RemoteProtocolError
 from protocol.events import ControlRequested, QueryRequested, SubmitRequested
@@ -20,6 +21,9 @@ from protocol.job import JobType
 from protocol.messages import ControlAnswer, ControlRequest
 from protocol.records import Certificate, Control, Desired, Keyring, Role, Spec
 from protocol.wire import encode_record, open_sealed, seal
+
+KEY_CHARS_MAX = 256  # bounds.Key
+ID_CHARS = 32
 
 
 @dataclass(slots=True)
@@ -46,7 +50,7 @@ class Requests:
             def found(views: list[View], silent: list[PeerId], later: Now) -> list[Effect]:
                 return self._submit(event, job, views, later)
 
-            return self.inquiries.ask(job, 4, False, found, now)
+            return self.inquiries.ask(job, 1, False, found, now)
         return self._submit(event, job, [], now)
 
     def _submit(
@@ -99,7 +103,9 @@ class Requests:
                 "this version brings output home, but no files: leave ResultPaths out and write "
                 "to stdout"
             )
-        if len(self.catalogue.jobs) >= self.config.jobs_max:
+        if not _is_key(event.key):
+            return f"a key is 1 to {KEY_CHARS_MAX} characters, none of them half of a pair"
+        if self.catalogue.full:
             return "this peer holds as many jobs as it can; submit at another one"
         return ""
 
@@ -108,6 +114,10 @@ class Requests:
         if held is not None and held.coordinator == self.keyring.peer:
             if held.done:
                 return [Reply(event.request, {"job": held.id, "note": "it has ended already"})]
+            namespace, owner = held.spec.namespace, self.name_of(held.author)
+            refusal = self._why_not_control(held.author, namespace, owner)
+            if refusal:
+                return [Reply(event.request, error=refusal)]
             number = held.control.number + 1 if held.control is not None else 1
             data = self._sealed_control(held.id, held.spec.namespace, number, event.desired, now)
             return self._apply_control(held, data, [Reply(event.request, {"job": held.id})], now)
@@ -115,7 +125,13 @@ class Requests:
         def found(views: list[View], silent: list[PeerId], later: Now) -> list[Effect]:
             return self._control_elsewhere(event, views, later)
 
-        return self.inquiries.ask(event.job, 4, False, found, now)
+        return self.inquiries.ask(event.job, 1, False, found, now)
+
+    def _why_not_control(self, author: object, namespace: str, owner: str) -> str:
+        """Why this peer may not sign a control record of the job, empty where it may."""
+        if author == self.keyring.peer or self.certificate.holds(Role.OPERATE, namespace):
+            return ""
+        return f"only {owner}, who submitted it, or a peer with role operate may stop it"
 
     def _sealed_control(
         self, job: JobId, namespace: str, number: int, desired: Desired, now: Now
@@ -139,16 +155,14 @@ class Requests:
             return [Reply(event.request, error=f"no peer that answered knows job {event.job}")]
         if view.get("ended_ms"):
             return [Reply(event.request, {"job": event.job, "note": "it has ended already"})]
-        author, number = view.get("author"), view.get("control")
-        namespace = str(view.get("namespace"))
-        if author != self.keyring.peer and not self.certificate.holds(Role.OPERATE, namespace):
-            owner = view.get("author_name")
-            error = f"only {owner}, who submitted it, or a peer with role operate may stop it"
-            return [Reply(event.request, error=error)]
+        number, namespace = view.get("control"), str(view.get("namespace"))
+        owner = str(view.get("author_name"))
+        refusal = self._why_not_control(view.get("author"), namespace, owner)
+        if refusal:
+            return [Reply(event.request, error=refusal)]
         next_number = (number if isinstance(number, int) else 0) + 1
         data = self._sealed_control(event.job, namespace, next_number, event.desired, now)
-        holder = PeerId(str(view.get("coordinator")))
-        return self.inquiries.control(event.request, holder, data, now)
+        return self.inquiries.control(event.request, event.job, view.get("coordinator"), data, now)
 
     def on_control(self, sender: PeerId, message: ControlRequest, now: Now) -> list[Effect]:
         record = open_sealed(message.control, self.keyring).record
@@ -171,11 +185,11 @@ class Requests:
         """Save the person's wish, act on it, and answer once that is durable."""
         control = held.checked_control(data, self.keyring)
         if not held.offer_control(control, data):
-            return answer
+            return answer  # a later one is known, or this very one
         effects = self.catalogue.changed(held, [], now)
         led = self.coordination.led.get(held.id)
         if led is not None and held.desired is not Desired.RUNNING:
-            effects += self.coordination.stop_slots(led, now)
+            effects += self.coordination.acceptances.stop_slots(led, now)
         return effects + answer
 
     def query(self, event: QueryRequested, now: Now) -> list[Effect]:
@@ -183,4 +197,15 @@ class Requests:
             names = [self.name_of(peer) for peer in silent]
             return [Reply(event.request, {"jobs": views, "silent": names})]
 
+        if not event.prefix.isascii() or len(event.prefix) > ID_CHARS:  # no id begins so
+            return found([], [], now)
         return self.inquiries.ask(event.prefix, event.limit, event.detail, found, now)
+
+
+def _is_key(key: str) -> bool:
+    """Whether a record can hold it."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return 1 <= len(key) <= KEY_CHARS_MAX

@@ -7,17 +7,17 @@ from typing import cast
 
 import msgspec
 
+from protocol.acceptance import outcome_of
 from protocol.auction import Answer, Auction
 from protocol.authority import verified_result
 from protocol.clock import Now
-from protocol.coordination import outcome_of
 from protocol.heldjob import HeldJob, Slot
 from protocol.ids import PeerId
 from protocol.led import Led, Phase, Plan
 from protocol.messages import Facts
 from protocol.records import Advert, Desired, Keyring, Result, Verdict
 from protocol.roster import Peer
-from protocol.story import Attempt, Story
+from protocol.story import ASKED_MAX, Attempt, Story
 from protocol.tree import Plain
 
 View = dict[str, Plain]
@@ -56,11 +56,14 @@ def job_view(
         return view
     told = story or Story()
     view["spec"] = held.job.to_plain()
-    view["executions"] = [_attempt_view(attempt, name) for attempt in told.attempts] or [
-        _known_execution(held, slot, view_of)
+    # The records know the latest attempt of each slot; who placed it remembers some of the others.
+    remembered = {attempt.execution for attempt in told.attempts}
+    known = [
+        _known_execution(view_of)
         for slot, view_of in zip(held.slots, slots, strict=True)
-        if slot.assignment is not None
+        if slot.assignment is not None and view_of["execution"] not in remembered
     ]
+    view["executions"] = [*(_attempt_view(attempt, name) for attempt in told.attempts), *known]
     view["why"] = [
         _round_view(number + 1, auction, name) for number, auction in enumerate(told.rounds)
     ]
@@ -135,7 +138,7 @@ def _execution_of(held: HeldJob, slot: Slot, result: Result | None) -> str:
     return held.execution_of(slot) if result is None else held.execution_at(slot, result.fence)
 
 
-def _known_execution(held: HeldJob, slot: Slot, view: View) -> View:
+def _known_execution(view: View) -> View:
     """From the records alone: a holder that did not place the slot knows its last attempt."""
     keys = ("slot", "state", "attempt", "term", "exit_code", "reason", "started_ms", "ended_ms")
     return {
@@ -163,15 +166,25 @@ def _attempt_view(attempt: Attempt, name: Name) -> View:
 
 
 def _round_view(number: int, auction: Auction, name: Name) -> View:
+    """One round; of very many answers the bids first, then the refusals."""
+    ranked = sorted(auction.answers, key=lambda peer: (_RANKS[auction.answers[peer].kind], peer))
+    notes = []
+    if len(ranked) > ASKED_MAX:
+        notes.append(f"{len(ranked) - ASKED_MAX} more answers are not shown")
+    if auction.candidates:
+        notes.append(f"{len(auction.candidates)} more were not asked")
     return {
         "round": number,
         "at_ms": auction.started_ms,
         "slots": auction.wanted,
         "asked": [
-            _answer_view(peer, auction.answers[peer], name) for peer in sorted(auction.answers)
+            _answer_view(peer, auction.answers[peer], name) for peer in sorted(ranked[:ASKED_MAX])
         ],
-        "note": f"{len(auction.candidates)} more were not asked" if auction.candidates else "",
+        "note": "; ".join(notes),
     }
+
+
+_RANKS = {"bid": 0, "refused": 1, "silent": 2, "filtered": 3}
 
 
 def _answer_view(peer: PeerId, answer: Answer, name: Name) -> View:

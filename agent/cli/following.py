@@ -74,8 +74,7 @@ class Following:
         if accepted := line.get("submitted"):
             self.job, self.name = accepted["job"], accepted["name"]
             if accepted.get("warning"):
-                self._progress.clear()
-                note(accepted["warning"])
+                self._progress.warn(accepted["warning"])
         elif event := line.get("event"):
             self._progress.event(event)
         elif (log := line.get("log")) and not self._json:
@@ -160,6 +159,8 @@ def summary(view: dict[str, Any]) -> str:
     on = on if where else ""
     code = exitcodes.of_job(view)
     reason = f": {view['reason']}" if view.get("reason") else ""
+    if f"exit code {code}" in reason:
+        reason = ""  # said once
     match view["state"]:
         case "completed":
             return clean(f"done{on}")

@@ -54,10 +54,15 @@ class Progress:
             self._stream.flush()
             self._drawn = False
 
-    def end(self, text: str) -> None:
+    def warn(self, text: str) -> None:
+        """Something that stays on the screen."""
         self.clear()
         if not self._quiet:
-            self._print(text)
+            self._print(clean(text))
+
+    def end(self, text: str) -> None:
+        """How it ended."""
+        self.warn(text)
 
     def _print(self, text: str) -> None:
         self._stream.write(f"shoal: {text}\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shlex
+import re
 from argparse import Namespace
 from typing import Any
 
@@ -15,6 +15,8 @@ from agent.cli.tables import note, show_json, show_json_line
 from agent.client import AgentError, Client
 from agent.control.backend import FINAL_STATES
 
+_INTERPRETERS = ("sh", "bash", "dash", "env", "python", "python3", "perl", "node", "ruby")
+_SCRIPT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # Where a flag of `run` ends up in the spec, so that the agent's word on a path names the flag.
 _FLAGS = {
     "Count": "--count",
@@ -163,13 +165,13 @@ def _constraints(texts: list[str]) -> list[Any]:
 
 
 def _name(args: Namespace) -> str:
-    """A label out of the command, where none was given: `detect.sh`."""
-    word = os.path.basename(args.command[0]) or "run"
-    if word in ("sh", "bash", "python", "python3", "env") and len(args.command) > 1:
-        last = os.path.basename(shlex.split(args.command[-1] or "x", posix=False)[0])
-        word = last if last.isascii() and last.replace(".", "").isalnum() else word
+    """A label out of the command, where none was given: of `python3 -u detect.py`, detect.py."""
+    words = [os.path.basename(word) for word in args.command]
+    word = words[0]
+    if word in _INTERPRETERS:
+        word = next((w for w in words[1:] if "." in w and _SCRIPT.fullmatch(w)), word)
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in word)
-    return kept.strip("._- ")[:63].rstrip("._-") or "run"
+    return kept.strip("._-")[:63].rstrip("._-") or "run"
 
 
 def _seconds(flag: str, text: str) -> int:

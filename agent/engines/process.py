@@ -6,7 +6,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -59,7 +60,7 @@ class ProcessEngine:
         self.user = user
         self._path = path
         self._watches: dict[str, Watch] = {}
-        self._starting: dict[str, trio.Event] = {}
+        self._turns: dict[str, trio.Lock] = {}  # of those being started or looked for
         self._limiter = trio.CapacityLimiter(THREADS_MAX)
         self.root.mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o711 if user else 0o700)
@@ -75,17 +76,10 @@ class ProcessEngine:
     async def start(self, launch: TaskLaunch) -> None:
         """Start it, or adopt it if it was ever started. Failures are told by `wait`."""
         directory = self._directory(launch.execution_id)
-        while (starting := self._starting.get(launch.execution_id)) is not None:
-            await starting.wait()
-        if launch.execution_id in self._watches:
-            return
-        self._starting[launch.execution_id] = done = trio.Event()
-        try:
-            watch = await self._in_thread(lambda: self._start(directory, launch))
-            self._watches[launch.execution_id] = watch
-        finally:
-            del self._starting[launch.execution_id]
-            done.set()
+        async with self._alone(launch.execution_id):
+            if launch.execution_id not in self._watches:
+                watch = await self._in_thread(lambda: self._start(directory, launch))
+                self._watches[launch.execution_id] = watch
         for other in self._watches.values():
             other.reap()
 
@@ -180,17 +174,28 @@ class ProcessEngine:
         return await trio.to_thread.run_sync(work, limiter=self._limiter)
 
     async def _watch(self, execution_id: str) -> Watch:
-        directory = self._directory(execution_id)
-        while (starting := self._starting.get(execution_id)) is not None:
-            await starting.wait()
         if execution_id not in self._watches:
-            watch = await self._in_thread(lambda: sight(directory))
-            if self._watches.setdefault(execution_id, watch) is not watch:
-                watch.close()  # another asked meanwhile
+            async with self._alone(execution_id):
+                if execution_id not in self._watches:
+                    directory = self._directory(execution_id)
+                    watch = await self._in_thread(lambda: sight(directory))
+                    self._watches[execution_id] = watch
         watch = self._watches[execution_id]
         if watch.exit is None and watch.over():
             await self._supervisor_gone(execution_id, watch)
         return watch
+
+    @asynccontextmanager
+    async def _alone(self, execution_id: str) -> AsyncIterator[None]:
+        """Start it or look for it, one at a time: who looks between the spec and the supervisor
+        of a start would give it up as lost."""
+        turn = self._turns.setdefault(execution_id, trio.Lock())
+        try:
+            async with turn:
+                yield
+        finally:
+            if not turn.locked():  # nobody waits for it
+                self._turns.pop(execution_id, None)
 
     async def _supervisor_gone(self, execution_id: str, watch: Watch) -> None:
         directory = self._directory(execution_id)

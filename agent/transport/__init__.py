@@ -3,11 +3,9 @@
 Only the agent imports this: libp2p costs 0.7 s and 50 MB.
 """
 
-import sys
+from agent.transport import diet
 
-# libp2p imports httpx, and httpx its command line where click and rich are installed: 5 MB for
-# nothing. httpx takes the ImportError that this gives for "not installed".
-sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
+diet.apply()
 
 from agent.transport.errors import (  # noqa: E402
     AddressInvalid,
@@ -26,6 +24,8 @@ from agent.transport.settings import (  # noqa: E402
 )
 from agent.transport.streams import Stream  # noqa: E402
 from agent.transport.transport import Transport, TransportEvent, TransportKeyring  # noqa: E402
+
+diet.end()
 
 __all__ = [
     "ARCHIVE_PROTOCOL",

@@ -70,6 +70,7 @@ class Invariants:
     violations: list[Violation] = field(default_factory=list)
     executions: int = 0
     acknowledged: dict[JobId, tuple[int, int]] = field(default_factory=dict)  # by, on how many
+    stopped: dict[JobId, None] = field(default_factory=dict)  # and somebody was told so
     contested: dict[JobId, None] = field(default_factory=dict)  # submitted at more than one peer
     _accepted: dict[Slot, dict[Fence, Acceptance]] = field(default_factory=dict)
     _tasks: dict[Slot, list[Task]] = field(default_factory=dict)  # ever started, anywhere

@@ -19,6 +19,7 @@ GOSSIP_OVERHEAD_BYTES: Final = 150  # of one gossipsub RPC: source, number, topi
 ROUND_TRIPS_TO_CONNECT: Final = 3  # TCP, Noise, Hello
 DIAL_TIMEOUT_S: Final = 5.0
 REDIAL_S: Final = 0.5  # after a reset: twice within this, then it counts as refused
+OVERTAKEN_S: Final = (0.05, 0.5, 8.0)  # how late a frame may come that others overtake
 IDLE_S: Final = 60.0  # a connection that nobody keeps is closed when it was not used for so long
 JOB_KINDS: Final = 20  # from here on, messages are about jobs; a kind above 23 starts with 24
 OUTBOX_MAX: Final = 256  # frames that wait for a handshake, or for a cut link to heal
@@ -73,11 +74,11 @@ class Traffic:
     job_frames: int = 0
     job_bytes: int = 0
 
-    def count(self, size: int, for_job: bool) -> None:
-        self.frames += 1
+    def count(self, frames: int, size: int, for_job: bool) -> None:
+        self.frames += frames
         self.bytes += size
         if for_job:
-            self.job_frames += 1
+            self.job_frames += frames
             self.job_bytes += size
 
 
@@ -184,7 +185,7 @@ class Network:
 
     def _connect(self, index: int, other: int, on_demand: bool) -> None:
         for end in (index, other):
-            self.traffic[end].count(HANDSHAKE_BYTES, on_demand)
+            self.traffic[end].count(0, HANDSHAKE_BYTES, on_demand)
             if self.stands(end, index + other - end):  # half-open: the other end has forgotten it
                 self._drop(end, index + other - end, refused=False)
         connection = Connection((index, other), on_demand, self.heap.now)
@@ -267,7 +268,7 @@ class Network:
             return
         connection.used_at = self.heap.now
         for_job = connection.on_demand or frame[1] >= JOB_KINDS
-        self.traffic[index].count(len(frame) + FRAME_OVERHEAD_BYTES, for_job)
+        self.traffic[index].count(1, len(frame) + FRAME_OVERHEAD_BYTES, for_job)
         if not self.passes(index, other):
             connection.stalled[connection.side(index)].append(frame)
             return
@@ -282,13 +283,13 @@ class Network:
         side = connection.side(sender)
         arrival = self.heap.now + self._delay(sender, receiver) + extra_s
         if conditions.reorder and rng.random() < conditions.reorder:
-            arrival += rng.uniform(0.0, 0.5)
+            arrival += rng.uniform(0.0, rng.choice(OVERTAKEN_S))
         else:
             arrival = max(arrival, connection.last_arrival[side])
             connection.last_arrival[side] = arrival
         self.heap.at(arrival, self._arrive, connection, sender, receiver, frame)
         if conditions.duplicate and rng.random() < conditions.duplicate:
-            again = arrival + rng.uniform(0.0, 2.0)
+            again = arrival + rng.uniform(0.0, rng.choice(OVERTAKEN_S))
             self.heap.at(again, self._arrive, connection, sender, receiver, frame)
         if conditions.garble and rng.random() < conditions.garble:
             garbage = garbled(frame, rng)

@@ -9,7 +9,7 @@ from typing import Final
 from protocol.effects import Reply
 from protocol.events import ControlRequested, SubmitRequested
 from protocol.ids import JobId
-from protocol.job import JobSpec
+from protocol.job import JobSpec, Plain
 from protocol.records import Desired
 from protocol.sim.device import Device
 from protocol.sim.faults import HEAL_S
@@ -52,7 +52,6 @@ class People:
     rng: Random
     calls: list[Call] = field(default_factory=list)
     stops: dict[int, JobId] = field(default_factory=dict)  # requests under way
-    stopped: dict[JobId, None] = field(default_factory=dict)
     _requests: dict[int, Call] = field(default_factory=dict)
     _count: int = 0
 
@@ -124,8 +123,8 @@ class People:
     def _on_reply(self, device: Device, reply: Reply) -> None:
         stopped = self.stops.pop(reply.request, None)
         if stopped is not None:
-            if not reply.error:
-                self.stopped[stopped] = None
+            if not reply.error and "note" not in reply.value:  # it had not ended already
+                self.invariants.stopped[stopped] = None
             return
         call = self._requests.get(reply.request)
         if call is None or call.answered:
@@ -158,13 +157,13 @@ def draw_spec(number: int, rng: Random) -> JobSpec:
     behaviour = Behaviour(
         shortest, shortest * rng.choice((1, 2, 5)), rng.choice((0, 0, 0, 200, 600))
     )
-    tree: dict[str, object] = {
+    tree: dict[str, Plain] = {
         "Name": f"job-{number}",
         "Type": "batch",
         "Count": rng.choice((1, 1, 2, 3, 4)),
         "Tasks": [
             {
-                "Engine": {"Type": "process", "Params": {"Command": behaviour.command}},
+                "Engine": {"Type": "process", "Params": {"Command": list(behaviour.command)}},
                 "Resources": {
                     "CPU": f"{rng.choice((100, 500, 1000))}m",
                     "Memory": rng.choice(("32Mi", "256Mi", "900Mi")),
@@ -178,7 +177,7 @@ def draw_spec(number: int, rng: Random) -> JobSpec:
         ],
     }
     if rng.random() < 0.7:
-        causes = [["failure"], ["lost", "system"], ["lost", "system", "failure"]]
+        causes: list[list[Plain]] = [["failure"], ["lost", "system"], ["lost", "system", "failure"]]
         tree["Retry"] = {
             "Attempts": rng.randint(2, 5),
             "Backoff": rng.choice((0, 1, 2)),
@@ -188,4 +187,4 @@ def draw_spec(number: int, rng: Random) -> JobSpec:
         tree["Constraints"] = [{"Key": "zone", "Operator": "=", "Values": ["attic"]}]
     if rng.random() < 0.1:
         tree["Disconnect"] = {"StopAfter": rng.choice((12, 20))}
-    return JobSpec.from_plain(tree)  # type: ignore[arg-type]
+    return JobSpec.from_plain(tree)

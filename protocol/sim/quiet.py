@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from protocol.execution import State
 from protocol.ids import JobId
-from protocol.records import Verdict
+from protocol.records import Desired, Verdict
 from protocol.resources import Resources
 from protocol.sim.device import Device
 from protocol.sim.invariants import Invariants
@@ -21,6 +22,11 @@ def unrest(world: World, invariants: Invariants) -> Unrest:
         lost_with_it = world.devices[device_index].buried and durable_on < 2
         if not lost_with_it:
             found += _unfinished(world, job, device_index)
+    if not any(device.buried for device in world.devices):  # one holder alone may know of a stop
+        for job in invariants.stopped:
+            found += _not_stopped(world, job)
+    for device in world.devices:
+        found += _wasted(world, device)
     for job in dict.fromkeys(job for d in world.devices if d.node for job in d.node.jobs):
         found += _differing(world, job)
     return found
@@ -63,6 +69,33 @@ def _unfinished(world: World, job: JobId, acknowledged_by: int) -> Unrest:
                 continue
             if not choice.reason and not choice.result:
                 found.append((device.index, f"slot {slot.index} of {job} ended without a reason"))
+    return found
+
+
+def _not_stopped(world: World, job: JobId) -> Unrest:
+    """A stop that somebody was told of is known to every holder."""
+    return [
+        (device.index, f"the stop of job {job} is lost")
+        for device in world.devices
+        if device.node is not None
+        and job in device.node.jobs
+        and device.node.jobs[job].desired is Desired.RUNNING
+    ]
+
+
+def _wasted(world: World, device: Device) -> Unrest:
+    """A success that its executor kept counts: it comes before any failure (DESIGN 5)."""
+    if device.node is None:
+        return []
+    found: Unrest = []
+    for execution in device.node.executor.executions.values():
+        if execution.state is not State.COMPLETED:
+            continue
+        for other in world.devices:
+            held = other.node.jobs.get(execution.job) if other.node is not None else None
+            choice = held.slots[execution.slot].acceptance if held is not None else None
+            if choice is not None and choice.verdict != Verdict.SUCCESS:
+                found.append((other.index, f"the success of {execution.id} does not count"))
     return found
 
 

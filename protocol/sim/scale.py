@@ -10,7 +10,7 @@ from typing import Final
 from protocol.config import NodeConfig
 from protocol.effects import Effect, Save, Send, StartTask
 from protocol.events import Event, GossipReceived, PeerConnected, SubmitRequested
-from protocol.job import JobSpec
+from protocol.job import JobSpec, Plain
 from protocol.messages import Rumours
 from protocol.sim.device import Described, Device
 from protocol.sim.heap import Heap
@@ -21,11 +21,11 @@ from protocol.sim.trace import Trace
 from protocol.sim.world import World
 from protocol.wire import encode_message
 
-SETTLE_S: Final = 70.0  # links are chosen, and each has compared adverts with somebody once
+SETTLE_S: Final = 30.0  # links are chosen, and all have compared adverts with their neighbours
 IDLE_S: Final = 60.0
 JOBS: Final = 20
-JOB_EVERY_S: Final = 1.5
-JOB_TAIL_S: Final = 10.0  # the last one's end, and what follows it
+JOB_EVERY_S: Final = 1.0
+JOB_TAIL_S: Final = 5.0  # the last one's end, and what follows it
 RUMOURS_PER_FRAME: Final = 64
 TASK: Final = Behaviour(200, 200, 0)
 
@@ -125,7 +125,7 @@ def _totals(world: World) -> tuple[int, int, int, int]:
 
 
 def _submit(world: World, rng: Random) -> None:
-    engine = {"Type": "process", "Params": {"Command": list(TASK.command)}}
+    engine: Plain = {"Type": "process", "Params": {"Command": list(TASK.command)}}
     spec = JobSpec.from_plain({"Name": "job", "Type": "batch", "Tasks": [{"Engine": engine}]})
     for number in range(JOBS):
         device = rng.choice(world.devices)

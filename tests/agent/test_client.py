@@ -130,7 +130,7 @@ def test_a_shutdown_ends_streams_with_a_sentence(agent: MemoryAgent, client: Cli
     agent.call(agent.backend.feed.tell, "tick", "tock")
     assert next(lines)["kind"] == "tick"
     assert client.shutdown() == {"ending": True}
-    with pytest.raises(Unreachable, match="the agent ended before it answered"):
+    with pytest.raises(Unreachable, match="the agent closed the connection"):
         next(lines)
 
 

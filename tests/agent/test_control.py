@@ -111,7 +111,7 @@ class Served:
             return await talk.ask(method, target, body, **headers)
 
     async def until(self, condition: Any) -> None:
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while not condition():
                 await trio.lowlevel.checkpoint()
 
@@ -120,7 +120,7 @@ class Served:
 async def serving(tmp_path: Path, **limits: Any) -> AsyncIterator[Served]:
     path = tmp_path / "shoal.sock"
     backend = MemoryBackend()
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with backend.running(), trio.open_nursery() as nursery:
             await nursery.start(
                 lambda task_status: serve_control(

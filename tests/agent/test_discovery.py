@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
-from agent.discovery import Discovery, hint_of, read_properties
+from agent.discovery import Discovery
+from agent.sighting import hint_of, read_properties
 from agent.transport import AddressInvalid
 from protocol.ids import PeerId, ShoalId
 from tests.agent import keys

@@ -130,6 +130,9 @@ def test_a_token_comes_from_a_file_too(tmp_path: Path) -> None:
         read_token(str(path))
     with pytest.raises(TokenError, match="cannot be read"):
         read_token(str(tmp_path))
+    with pytest.raises(TokenError, match="newer version"):
+        read_token("shoal2:abc")
+    assert read_token(f"'{TEXT}'") == TOKEN
     for text in ("no-such-file", "a\0b", "x" * 5000):
         with pytest.raises(TokenError):
             read_token(text)

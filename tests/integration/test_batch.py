@@ -177,7 +177,7 @@ def test_without_retry_a_failing_task_runs_once(lab: Lab) -> None:
         ("Name: a\nType: batch\nColour: red\n", "Colour"),
         ("Name: a\nType: odd\n", "Type"),
         ("Tasks: [{Name: t, Engine: {Type: docker2, Params: {}}}]\nName: a\nType: batch", "Engine"),
-        ("Name: [", "line 1"),
+        ("Name: [", "line 2: not YAML"),
     ],
 )
 def test_a_wrong_job_file_is_told_by_its_place_and_nothing_is_submitted(

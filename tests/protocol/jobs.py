@@ -42,10 +42,10 @@ def job_spec(**fields: Plain) -> JobSpec:
     return JobSpec.from_plain({"Name": "job", "Type": "batch", "Tasks": [task], **fields})
 
 
-def task_spec(**task: Plain) -> JobSpec:
+def task_spec(count: int = 1, **task: Plain) -> JobSpec:
     """As job_spec, with fields of its one task."""
     engine: Plain = {"Type": "process", "Params": {"Command": ["true"]}}
-    return JobSpec.from_plain({"Name": "job", "Type": "batch", "Tasks": [{"Engine": engine, **task}]})
+    return job_spec(Count=count, Tasks=[{"Engine": engine, **task}])
 
 
 class Book:

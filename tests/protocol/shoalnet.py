@@ -102,8 +102,8 @@ class ShoalNet:
         )
         member.up = member.listening = True
         member.frozen = False
-        self._do(member, lambda: member.membership.boot(self.clock()))
-        self._do(member, lambda: member.membership.describe(described(name), self.clock()))
+        self.do(member, lambda: member.membership.boot(self.clock()))
+        self.do(member, lambda: member.membership.describe(described(name), self.clock()))
         for other in bootstrap:
             self._keep(member, PeerId(other), (f"/dns4/{other}/tcp/4001",))
 
@@ -221,11 +221,11 @@ class ShoalNet:
         member.life += 1
         member.inbox = []
 
-    def _do(self, member: Member, call: Callable[[], list[Effect]]) -> None:
+    def do(self, member: Member, call: Callable[[], list[Effect]]) -> None:
         """Call a handler in the member's present life, and carry out what it wants."""
         if member.frozen:
             life = member.life
-            member.inbox.append(lambda: self._do(member, call) if member.life == life else None)
+            member.inbox.append(lambda: self.do(member, call) if member.life == life else None)
             return
         if not member.up:
             return
@@ -252,7 +252,7 @@ class ShoalNet:
         self.after(max(0.0, deadline - self.now) + extra, fire)
 
     def _wake(self, member: Member) -> None:
-        self._do(member, lambda: member.membership.on_deadline(self.clock()))
+        self.do(member, lambda: member.membership.on_deadline(self.clock()))
 
     def _extra(self, member: Member) -> float:
         low, high = self.slow.get(member.id, (0.0, 0.0))
@@ -305,7 +305,7 @@ class ShoalNet:
         assert message is not None
         self.after(
             self._extra(target),
-            lambda: self._do(
+            lambda: self.do(
                 target,
                 lambda: target.membership.receive(sender, message, self.clock()),  # type: ignore[arg-type]
             ),
@@ -331,7 +331,7 @@ class ShoalNet:
             target = self.members[name]
             self.after(
                 self.rng.uniform(0.01, 0.08) + self._extra(target),
-                lambda t=target: self._do(t, lambda: t.membership.gossip(message, self.clock())),
+                lambda t=target: self.do(t, lambda: t.membership.gossip(message, self.clock())),
             )
 
     def _keep(self, member: Member, to: PeerId, addresses: tuple[str, ...]) -> None:
@@ -356,7 +356,7 @@ class ShoalNet:
         for here, there in (ends, ends[::-1]):
             certificate = open_sealed(there.keyring.certificate, here.keyring).record
             assert isinstance(certificate, Certificate)
-            self._do(
+            self.do(
                 here,
                 lambda h=here, t=there, c=certificate: h.membership.connected(
                     t.id, c, self.clock()
@@ -375,11 +375,11 @@ class ShoalNet:
 
         def lost() -> None:
             if member.life == life:
-                self._do(member, lambda: member.membership.disconnected(far, False, self.clock()))
+                self.do(member, lambda: member.membership.disconnected(far, False, self.clock()))
 
         self.after(0.01, lost)
 
     def _refused(self, near: PeerId, far: PeerId) -> None:
         member, refused = self.members[near], not self.members[far].listening
         if (near, far) not in self.links:
-            self._do(member, lambda: member.membership.disconnected(far, refused, self.clock()))
+            self.do(member, lambda: member.membership.disconnected(far, refused, self.clock()))

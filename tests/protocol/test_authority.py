@@ -15,7 +15,7 @@ from protocol.authority import (
     verified_spec,
 )
 from protocol.errors import RemoteProtocolError
-from protocol.ids import JobId, PeerId, Revision, ShoalId
+from protocol.ids import JobId, Revision, ShoalId
 from protocol.records import Role, Verdict
 from protocol.wire import seal
 from tests.protocol.fakes import FakeShoal
@@ -92,7 +92,9 @@ def test_an_award_belongs_to_its_job_and_revision() -> None:
     other = msgspec.structs.replace(BOOK.assignment(FIRST), job=OTHER_JOB)
     assert "job" in refused(lambda: verified_assignment(BOOK.sign(other, "a"), BOOK.sealed, ME))
     older = msgspec.structs.replace(BOOK.assignment(FIRST), revision=Revision("c" * 32))
-    assert "revision" in refused(lambda: verified_assignment(BOOK.sign(older, "a"), BOOK.sealed, ME))
+    assert "revision" in refused(
+        lambda: verified_assignment(BOOK.sign(older, "a"), BOOK.sealed, ME)
+    )
 
 
 def test_another_record_is_no_award() -> None:
@@ -147,7 +149,3 @@ def test_a_signature_is_over_every_byte() -> None:
         forged = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
         for read in (verified_spec, signed_assignment, verified_result, verified_acceptance):
             refused(lambda forged=forged, read=read: read(forged, ME))
-
-
-def test_names_are_peers() -> None:
-    assert BOOK.assignment(FIRST).executor == PeerId("executor")

@@ -84,20 +84,24 @@ def test_two_adverts_of_one_incarnation_end_the_same_everywhere(me: OnePeer) -> 
     low, high = sorted([me.advert("a", 1, cpu_m=1), me.advert("a", 1, cpu_m=2)])
     me.gossip(low)
     me.gossip(high)
-    me.gossip(low)
     assert me.peer("a").data == high
+    other = OnePeer()
+    other.start()
+    other.gossip(high)
+    other.gossip(low)
+    assert other.peer("a").data == high
 
 
 def test_what_one_peer_tells_is_passed_on_by_gossip_once(shoal: OnePeer) -> None:
     data = shoal.advert("e")
     assert gossiped(shoal.hears("a", data)) == []
-    assert gossiped(shoal.until(shoal.now + 2, EVERYBODY)) == [
+    assert gossiped(shoal.until(shoal.now + 2, (*EVERYBODY, "e"))) == [
         shoal.advert("a"),
         shoal.advert("b"),
         data,
     ]
     shoal.hears("b", data)
-    assert gossiped(shoal.until(shoal.now + 2, EVERYBODY)) == []
+    assert gossiped(shoal.until(shoal.now + 2, (*EVERYBODY, "e"))) == []
 
 
 def test_what_was_gossiped_meanwhile_is_not_passed_on(shoal: OnePeer) -> None:
@@ -112,7 +116,7 @@ def test_what_was_compared_is_not_passed_on(shoal: OnePeer) -> None:
     shoal.until(shoal.now + 2, EVERYBODY)
     shoal.receive("a", SyncRecords(0, (shoal.advert("e"),)))
     assert shoal.state("e") is ALIVE
-    assert gossiped(shoal.until(shoal.now + 2, EVERYBODY)) == []
+    assert gossiped(shoal.until(shoal.now + 2, (*EVERYBODY, "e"))) == []
 
 
 def test_a_kind_of_a_newer_version_travels_on(shoal: OnePeer) -> None:
@@ -304,6 +308,15 @@ def test_and_then_only_if_it_answers(shoal: OnePeer) -> None:
     shoal.gossip(shoal.suspicion("c", "b"))
     shoal.until(shoal.now + 0.9, ("a", "c", "d"))
     assert shoal.drain() == [("b", ALIVE, SUSPECT), ("b", SUSPECT, DEAD)]
+
+
+def test_the_same_accuser_may_learn_more(shoal: OnePeer) -> None:
+    shoal.gossip(shoal.suspicion("a", "b"))
+    data = shoal.suspicion("a", "b", why=REFUSED)
+    shoal.gossip(data)
+    shoal.until(shoal.now + 0.9, ("a", "c", "d"))
+    assert shoal.state("b") is DEAD
+    assert shoal.peer("b").evidence == (data,)
 
 
 def test_our_own_broken_stream_to_a_refusing_port(shoal: OnePeer) -> None:

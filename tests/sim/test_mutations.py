@@ -13,7 +13,6 @@ from protocol.bidding import Bidder
 from protocol.catalogue import Catalogue
 from protocol.clock import NEVER, Now
 from protocol.config import CoordinationConfig, NodeConfig
-from protocol.coordination import Coordination
 from protocol.effects import Effect, Save
 from protocol.errors import RemoteProtocolError
 from protocol.events import Event
@@ -27,7 +26,10 @@ from protocol.node import Node
 from protocol.placement import Placement
 from protocol.records import Acceptance, Assignment, Fence, Keyring
 from protocol.sim import run as run_module
+from protocol.sim.faults import Faults
+from protocol.sim.network import Conditions
 from protocol.sim.run import Options, run
+from protocol.succession import Succession
 from protocol.wire import Sealed
 
 Patch = pytest.MonkeyPatch
@@ -41,6 +43,7 @@ class Mutation:
     name: str
     plant: Callable[[Patch], None]
     found: str  # a pattern of the violation
+    faults: Faults | None = None  # drawn from each seed where none are given
 
 
 def _stale_fence(patch: Patch) -> None:
@@ -188,21 +191,20 @@ def _overbooking(patch: Patch) -> None:
     patch.setattr(Bidder, "_room", room)
 
 
-def _forgotten_results(patch: Patch) -> None:
-    """A result is offered once and not again."""
-    offer = Executor._offer
+def _unsaved_results(patch: Patch) -> None:
+    """A result is offered from memory."""
+    end = Executor._end
 
-    def once(self: Executor, execution: object, now: Now) -> list[Effect]:
-        effects = offer(self, execution, now)  # type: ignore[arg-type]
-        execution.delivered = True  # type: ignore[attr-defined]
-        return effects
+    def unsaved(self: Executor, *arguments: object) -> list[Effect]:
+        effects = end(self, *arguments)  # type: ignore[arg-type]
+        return [effect for effect in effects if not isinstance(effect, Save)]
 
-    patch.setattr(Executor, "_offer", once)
+    patch.setattr(Executor, "_end", unsaved)
 
 
 def _no_takeover(patch: Patch) -> None:
     """Nobody takes over the jobs of a dead coordinator."""
-    patch.setattr(Coordination, "_watch", lambda self, held, now: None)
+    patch.setattr(Succession, "watch", lambda self, held, now: None)
 
 
 def _no_anti_entropy(patch: Patch) -> None:
@@ -226,8 +228,10 @@ def _blind_adoption(patch: Patch) -> None:
     patch.setattr(Executor, "_adopt", lambda self, execution, task, now: [])
 
 
+LATE = Faults(conditions=Conditions(reorder=0.4, duplicate=0.2), crashes=4)  # awards come late
+
 MUTATIONS = (
-    Mutation("stale fence accepted", _stale_fence, "at Fence.* (and knows|after) Fence"),
+    Mutation("stale fence accepted", _stale_fence, "at Fence.* (and knows|after) Fence", LATE),
     Mutation("fence not saved", _forgotten_fence, "does not remember it"),
     Mutation("said before saved", _late_saves, "not on its disk|without a journal"),
     Mutation("award not saved", _unsaved_awards, "not on its disk|without a journal"),
@@ -242,7 +246,7 @@ MUTATIONS = (
     Mutation("capacity kept", _kept_capacity, "still reserved|has not ended"),
     Mutation("holds kept", _kept_holds, "still reserved|has not ended"),
     Mutation("overbooking", _overbooking, "more is reserved|more than it can hold"),
-    Mutation("results offered once", _forgotten_results, "has not ended|differs|started again"),
+    Mutation("result not saved", _unsaved_results, "not on its disk"),
     Mutation("no takeover", _no_takeover, "has not ended"),
     Mutation("no anti-entropy", _no_anti_entropy, "differs|has not ended"),
     Mutation("garbage raises", _raising, "the node broke"),
@@ -255,7 +259,7 @@ def test_a_planted_bug_is_found(mutation: Mutation, monkeypatch: Patch) -> None:
     mutation.plant(monkeypatch)
     texts = []
     for seed in range(SEEDS):
-        for violation in run(seed, Options()).violations:
+        for violation in run(seed, Options(faults=mutation.faults)).violations:
             if re.search(mutation.found, violation.text):
                 return
             texts.append(str(violation))

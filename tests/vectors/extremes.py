@@ -34,6 +34,7 @@ INSIDE: dict[str, tuple[bytes, bool]] = {
     "Award.control": (samples.SEALED_CONTROL, True),
     "Renewal.assignment": (samples.SEALED_ASSIGNMENT, True),
     "ResultOffer.result": (samples.SEALED_RESULT, False),
+    "ResultOffer.assignment": (samples.SEALED_ASSIGNMENT, True),
     "ControlRequest.control": (samples.SEALED_CONTROL, False),
     "JobReport.views": (dumps({"id": "", "naïve": [True, None, -1]}), False),
     "Spec.body": (samples.OPS.encode(), False),

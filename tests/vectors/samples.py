@@ -329,7 +329,7 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
                 RenewAnswer(JOB, 0, FENCE, "unknown"),
             )
         ),
-        ResultOffer(SEALED_RESULT),
+        ResultOffer(SEALED_RESULT, SEALED_ASSIGNMENT),
         ResultAck(JOB, 1, FENCE, "unknown", ADMIT.peer),
     ),
     "questions": (

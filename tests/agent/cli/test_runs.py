@@ -95,6 +95,27 @@ def test_flags_become_the_spec(
     assert spec.retry.attempts == 3 and "failure" in spec.retry.on
 
 
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (("/usr/bin/wc", "-l"), "wc"), (("python3", "-u", "dir/detect.py", "x.csv"), "detect.py"),
+        (("sh", "-c", "exit 3"), "sh"), (("env", "A=1", "ls"), "env"), (("/",), "run"),
+        (("Küche!",), "K-che"), (("a" * 100,), "a" * 63),
+    ],
+)  # fmt: skip
+def test_a_job_without_a_name_is_called_after_its_command(
+    agent: MemoryAgent, shoal: Shoal, command: tuple[str, ...], name: str
+) -> None:
+    assert shoal("run", "-q", "--", *command).code == 0
+    assert JobSpec.from_plain(submitted(agent)).name == name
+
+
+def test_arguments_that_are_no_text_are_refused(agent: MemoryAgent, shoal: Shoal) -> None:
+    ended = shoal("run", "--", "echo", "\udcff")
+    assert ended.code == 2 and "not UTF-8" in ended.err
+    assert shoal("job", "describe", "\udcff").code == 4
+
+
 def test_what_follows_the_dashes_is_the_tasks_own(agent: MemoryAgent, shoal: Shoal) -> None:
     assert shoal("run", "-q", "--", "echo", "--count", "--", "-f").out == "--count -- -f\n"
     plain = submitted(agent)

@@ -1,5 +1,6 @@
 """The process engine against real processes, on the real clock."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -123,6 +124,28 @@ def supervisor_pid(root: Path, execution_id: str = "e1") -> int:
 
 
 # ---- how it ends ----
+
+
+async def test_a_reader_of_its_log_never_comes_between_a_start_and_its_supervisor(
+    engine: ProcessEngine,
+) -> None:
+    """Who looked after the spec was there and before its supervisor was gave it up as lost."""
+
+    async def look(execution_id: str) -> None:
+        found = False
+        while not found:
+            with contextlib.suppress(KeyError):  # it is not there yet
+                await engine.follow(execution_id, "stdout", 0)
+                found = True
+
+    for number in range(40):
+        launch = shell("true", f"e{number}")
+        with trio.fail_after(WITHIN_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(look, launch.execution_id)
+                nursery.start_soon(look, launch.execution_id)
+                nursery.start_soon(engine.start, launch)
+            assert (await engine.wait(launch.execution_id)).succeeded
 
 
 async def test_exit_code_and_output_are_kept(engine: ProcessEngine) -> None:

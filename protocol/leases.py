@@ -1,0 +1,137 @@
+"""Leases: what becomes of the awards whose executors say that they still run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from protocol.acceptance import Acceptances
+from protocol.authority import signed_assignment
+from protocol.catalogue import Catalogue
+from protocol.clock import Now
+from protocol.config import CoordinationConfig
+from protocol.effects import Effect, Send
+from protocol.errors import RemoteProtocolError
+from protocol.heldjob import HeldJob, Slot
+from protocol.ids import PeerId
+from protocol.led import Led, Phase, Plan
+from protocol.messages import Renew, RenewAck, Renewal, RenewAnswer
+from protocol.placement import Fleet, Placement
+from protocol.records import Assignment, Fence, Keyring, Result
+
+# Twice what an executor puts into one message. An answer may list sixteen holders, about 1 KB of
+# them, and all answers together must stay below the frame's 128 KiB.
+RENEWALS_MAX = 64
+
+
+@dataclass(slots=True)
+class Leases:
+    """Renews, and learns from executors of awards that their coordinator took to its grave."""
+
+    keyring: Keyring
+    config: CoordinationConfig
+    catalogue: Catalogue
+    placement: Placement
+    fleet: Fleet
+    acceptances: Acceptances
+    led_of: Callable[[HeldJob | None, Now], Led | None]
+    step_down: Callable[[Led, Now], list[Effect]]
+
+    def on_renew(self, sender: PeerId, renew: Renew, now: Now) -> list[Effect]:
+        """Answer each renewal; of more than a message's worth the rest may be asked again."""
+        effects: list[Effect] = []
+        answers: list[RenewAnswer] = []
+        for item in renew.items[:RENEWALS_MAX]:
+            verdict, more = self._renewed(sender, item, now)
+            effects += more
+            held = self.catalogue.jobs.get(item.job)
+            coordinator = None if held is None else self.coordinator_of(held)
+            holders = held.holders if held is not None and verdict == "kept" else ()
+            answers.append(
+                RenewAnswer(item.job, item.slot, item.fence, verdict, coordinator, holders)
+            )
+        return [*effects, Send(sender, RenewAck(tuple(answers)))]
+
+    def coordinator_of(self, held: HeldJob) -> PeerId | None:
+        """Whom to turn to, unless that peer is gone."""
+        mine = held.coordinator == self.keyring.peer
+        return held.coordinator if mine or self.fleet.alive(held.coordinator) else None
+
+    def _renewed(self, sender: PeerId, item: Renewal, now: Now) -> tuple[str, list[Effect]]:
+        led = self.led_of(self.catalogue.jobs.get(item.job), now)
+        if led is None:
+            return "unknown", []
+        if item.revision != led.held.revision or not 0 <= item.slot < len(led.plans):
+            return "over", []
+        slot, plan = led.held.slots[item.slot], led.plans[item.slot]
+        if slot.acceptance is not None:
+            return "over", []
+        known = self.acceptances.fence(slot)
+        if item.fence < known:
+            return "over", []
+        if item.fence > known:
+            return self._adopted(sender, led, slot, plan, item, now)
+        if slot.assignment is None or slot.assignment.executor != sender:
+            return "over", []
+        if plan.phase is Phase.BIDDING:  # its lease had ended and somebody else is being sought
+            return "kept", []
+        if plan.phase is not Phase.RUNNING:
+            return "kept", self.placement.running(led, item.slot, now)
+        plan.lease(now.mono + self.config.lease_s)
+        return "kept", []
+
+    def _adopted(
+        self, sender: PeerId, led: Led, slot: Slot, plan: Plan, item: Renewal, now: Now
+    ) -> tuple[str, list[Effect]]:
+        """An award that this peer never heard of: a predecessor's, or even a successor's."""
+        held = led.held
+        if not item.assignment or item.fence.coordinator not in held.holders:
+            return "unknown", []
+        assignment = self._award(held, slot, item.fence, sender, item.assignment)
+        effects = self._learn(led, assignment, item.assignment, now)
+        kept = held.coordinator == self.keyring.peer and plan.phase is Phase.RUNNING
+        return "kept" if kept else "unknown", effects
+
+    def _award(
+        self, held: HeldJob, slot: Slot, fence: Fence, executor: PeerId, data: bytes
+    ) -> Assignment:
+        """The award in `data` of just this to just this peer. Raises RemoteProtocolError."""
+        assignment = signed_assignment(data, self.keyring)
+        place = (assignment.job, assignment.revision, assignment.slot, assignment.fence)
+        if place != (held.id, held.revision, slot.index, fence):
+            raise RemoteProtocolError("an assignment of something else")
+        if assignment.executor != executor:
+            raise RemoteProtocolError("an assignment to somebody else")
+        return assignment
+
+    def _learn(self, led: Led, assignment: Assignment, data: bytes, now: Now) -> list[Effect]:
+        """Keep an award that is later than those known: a predecessor's, or a successor's."""
+        held, plan = led.held, led.plans[assignment.slot]
+        slot, fence = held.slots[assignment.slot], assignment.fence
+        outranked = held.follow(fence.term, fence.coordinator)
+        if not outranked and plan.phase not in (Phase.WAITING, Phase.RUNNING):
+            return []  # a slot that is just being awarded anew
+        slot.offer_assignment(assignment, data)
+        effects = self.catalogue.changed(held, [slot.index], now, head=outranked)
+        if outranked:  # it took the job over while we were cut off, and we still are
+            return effects + self.step_down(led, now)
+        plan.failures = max(plan.failures, assignment.failures)
+        return effects + self.placement.running(led, slot.index, now)
+
+    def heed(self, led: Led, result: Result, award: bytes, now: Now) -> list[Effect] | None:
+        """What follows from the award of a result; None where it is not known to be one.
+
+        Raises RemoteProtocolError where it was awarded to somebody else.
+        """
+        slot = led.held.slots[result.slot]
+        if led.current(result.slot, result.fence):
+            assert slot.assignment is not None
+            if slot.assignment.executor != result.executor:
+                raise RemoteProtocolError("a result of an award to somebody else")
+            return []
+        if not award or result.fence.coordinator not in led.held.holders:
+            return None
+        assignment = self._award(led.held, slot, result.fence, result.executor, award)
+        if result.fence < self.acceptances.fence(slot):
+            return []
+        return self._learn(led, assignment, award, now)

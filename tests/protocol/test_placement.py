@@ -1,0 +1,591 @@
+"""placement: who is asked, who is awarded, who is next, and what becomes of a slot that fails."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from protocol.auction import Auction
+from protocol.config import AuctionConfig, CoordinationConfig, NodeConfig
+from protocol.effects import Send, Tell
+from protocol.ids import PeerId
+from protocol.led import Phase
+from protocol.messages import (
+    Accepted,
+    Announce,
+    Award,
+    Bid,
+    Declined,
+    Facts,
+    JobSync,
+    Message,
+    Refusal,
+    Release,
+    Renew,
+    ResultOffer,
+    Withdraw,
+)
+from protocol.records import Fence, Verdict
+from tests.protocol.nodenet import NodeNet, batch, queue, retry
+
+
+def drop(net: NodeNet, *kinds: type[Message], sender: str = "", to: str = "") -> None:
+    """From now on lose these messages, of this sender and to this receiver where one is named."""
+
+    def lost(by: str, at: str, message: Message) -> bool:
+        return isinstance(message, kinds) and sender in ("", by) and to in ("", at)
+
+    net.drop = lost
+
+
+def keep(net: NodeNet) -> None:
+    net.drop = lambda sender, to, message: False
+
+
+def declined(net: NodeNet, executor: str, reason: str = "no") -> None:
+    """`executor` answers the latest award so, whatever it would have said."""
+    fence = net.slot("a").assignment
+    assert fence is not None
+    net.send(executor, "a", Declined(net.job(), 0, fence.fence, reason))
+
+
+def offered_to(net: NodeNet) -> str:
+    assignment = net.slot("a").assignment
+    assert assignment is not None
+    return assignment.executor
+
+
+# ---- a round of bidding
+
+
+def test_a_slot_goes_to_the_peer_that_fits() -> None:
+    net = NodeNet("a", "b", "c")
+    net.submit("a", batch(on=["b"]))
+    net.run(0.1)
+    assert net.executor() == "b"
+    assert net.led("a").plans[0].phase is Phase.RUNNING
+    assert [to for to, _ in net.sent("a", Announce)] == ["b"]
+    filtered = net.coordination("a").stories.of(net.job()).rounds[0].answers[PeerId("c")]
+    assert filtered.kind == "filtered"
+    assert "name" in filtered.reason
+
+
+def test_everybody_who_bid_is_released() -> None:
+    net = NodeNet("a", "b", "c", "d")
+    net.submit("a", batch(on=["b", "c", "d"]))
+    net.run(0.1)
+    assert sorted(to for to, _ in net.sent("a", Release)) == ["b", "c", "d"]
+    for name in "abcd":
+        holds = net[name].executor.bidder.holds
+        assert not holds, (name, holds)
+
+
+def test_the_window_closes_on_the_silent() -> None:
+    net = NodeNet("a", "b", "c")
+    drop(net, Bid, sender="c")
+    net.submit("a", batch(on=["b", "c"]))
+    net.run(0.4)
+    assert net.executors() == []
+    net.run(0.2)
+    assert net.executor() == "b"
+
+
+def test_a_bid_after_its_round_is_released_at_once() -> None:
+    net = NodeNet("a", "b")
+    effects = net.send("b", "a", Bid(77, 500, 1, 5000, Facts()))
+    assert effects == [Send(PeerId("b"), Release(77))]
+    assert net.send("b", "a", Refusal(77, "no")) == []
+
+
+def test_who_dies_during_the_window_is_not_waited_for() -> None:
+    net = NodeNet("a", "b", "c", configs={"a": NodeConfig(auction=AuctionConfig(window_s=60.0))})
+    drop(net, Bid, sender="c")
+    net.submit("a", batch(on=["b", "c"]))
+    net.run(1.0)
+    net.kill("c")
+    net.run(1.0)
+    assert net.executor() == "b"
+
+
+def test_more_are_asked_until_enough_have_bid() -> None:
+    few = NodeConfig(auction=AuctionConfig(ask_first=1))
+    net = NodeNet("a", *"bcdefg", configs={"a": few}, cpu_m=dict.fromkeys("bcdefg", 1000))
+    net.submit("a", batch(count=4, on="bcdefg", task={"Resources": {"CPU": "800m"}}))
+    net.run(0.2)
+    assert sorted(net.executors(index)[0] for index in range(4)) == sorted(
+        {net.executors(index)[0] for index in range(4)}
+    )
+    asked = [to for to, _ in net.sent("a", Announce)]
+    assert len(asked) == len(set(asked)) >= 4
+
+
+def test_slots_are_spread_but_may_share_a_peer() -> None:
+    net = NodeNet("a", "b")
+    net.submit("a", batch(count=6, on=["a", "b"]))
+    net.run(0.1)
+    homes = [net.executor(index) for index in range(6)]
+    assert sorted(set(homes)) == ["a", "b"]
+
+
+def test_many_slots_for_one_peer_come_in_several_awards() -> None:
+    net = NodeNet("a", "b", cpu_m={"b": 64_000})
+    task: dict[str, object] = {"Resources": {"CPU": "10m", "Memory": "1Mi"}}
+    net.submit("a", batch(count=40, on=["b"], task=task))
+    net.run(0.3)
+    assert len(net.boxes["b"].running) == 40
+    sizes = [len(award.assignments) for _, award in net.sent("a", Award)]
+    assert sizes == [32, 8]
+
+
+# ---- awards that come to nothing
+
+
+def test_declined_it_goes_to_the_next_best_of_the_round() -> None:
+    net = NodeNet("a", "b", "c")
+    drop(net, Award)
+    net.submit("a", batch(on=["b", "c"]))
+    net.run(0.01)
+    first = offered_to(net)
+    keep(net)
+    declined(net, first)
+    net.run(0.1)
+    assert net.executor() == {"b": "c", "c": "b"}[first]
+    attempt = net.slot("a").assignment
+    assert attempt is not None
+    assert (attempt.fence.attempt, attempt.failures) == (2, 0)
+    assert len(net.coordination("a").stories.of(net.job()).rounds) == 1
+
+
+def test_an_award_is_sent_once_more_before_the_next_best_gets_it() -> None:
+    net = NodeNet("a", "b", "c")
+    net.submit("a", batch(on=["b", "c"]))
+    drop(net, Award)
+    net.run(0.01)
+    first = offered_to(net)
+    net.run(0.6)
+    assert [to for to, _ in net.sent("a", Award)] == [first, first]
+    keep(net)
+    net.run(0.6)
+    assert net.executor() != first
+    assert [to for to, _ in net.sent("a", Withdraw)] == [first]
+
+
+def test_an_answer_to_an_award_counts_once_and_from_its_executor_only() -> None:
+    net = NodeNet("a", "b", "c")
+    drop(net, Award)
+    net.submit("a", batch(on=["b", "c"]))
+    net.run(0.01)
+    first = offered_to(net)
+    other = {"b": "c", "c": "b"}[first]
+    assignment = net.slot("a").assignment
+    assert assignment is not None
+    for sender, message in (
+        (other, Accepted(net.job(), 0, assignment.fence)),
+        (other, Declined(net.job(), 0, assignment.fence, "no")),
+        (first, Accepted(net.job(), 1, assignment.fence)),
+        (first, Accepted(net.job("other"), 0, assignment.fence)),
+        (first, Accepted(net.job(), 0, Fence(1, PeerId("a"), 2))),
+    ):
+        assert net.send(sender, "a", message) == []
+    net.send(first, "a", Accepted(net.job(), 0, assignment.fence))
+    assert net.led("a").plans[0].phase is Phase.RUNNING
+    assert net.send(first, "a", Accepted(net.job(), 0, assignment.fence)) == []
+    assert net.send(first, "a", Declined(net.job(), 0, assignment.fence, "late")) == []
+
+
+def test_an_acceptance_that_comes_late_is_not_placed_again() -> None:
+    """Nobody else is there, so the slot waits; then its executor is heard after all."""
+    net = NodeNet("a", "b")
+    drop(net, Accepted, Renew)
+    net.submit("a", batch(on=["b"]))
+    net.until(lambda: net.led("a").plans[0].phase is Phase.WAITING)
+    assert net.executors() == ["b"]
+    assignment = net.slot("a").assignment
+    assert assignment is not None
+    net.send("b", "a", Accepted(net.job(), 0, assignment.fence))
+    assert net.led("a").plans[0].phase is Phase.RUNNING
+    net.run(5.0)
+    assert len(net.boxes["b"].started) == 1
+
+
+def test_a_job_that_everybody_declines_ends_with_their_reason() -> None:
+    """They bid and then decline: the wait counts from when it was to be placed first."""
+    net = NodeNet("a", "b", "c")
+    drop(net, Award)
+
+    def refuse() -> bool:
+        held = net.held("a")
+        if not held.done and net.led("a").plans[0].phase is Phase.OFFERED:
+            declined(net, offered_to(net), "not in this house")
+        return held.done
+
+    net.submit("a", batch(on=["b", "c"], task=queue(0)))
+    net.until(refuse, 120.0)
+    net.run(2.0)
+    (told,) = net.told("a", "job.failed")
+    assert told.fields["exit_code"] == 1
+    acceptance = net.slot("a").acceptance
+    assert acceptance is not None
+    assert acceptance.verdict == Verdict.FAULT
+    assert "not in this house" in acceptance.reason
+
+
+# ---- a result while the award is still open
+
+
+def test_a_failure_before_the_acceptance_is_placed_again() -> None:
+    """The acceptance is lost, the task fails at once: the round must not stay open for ever."""
+    net = NodeNet("a", "b", "c")
+    drop(net, Accepted)
+    net.submit("a", batch(on=["b", "c"], **retry(3, "failure")))
+    net.run(0.01)
+    first = net.executor()
+    net.end(first, 1)
+    net.run(0.1)
+    assert net.led("a").auction is None
+    keep(net)
+    net.run(3.0)
+    assert net.executor() != first
+
+
+def test_a_success_before_the_acceptance_closes_the_round() -> None:
+    net = NodeNet("a", "b", cpu_m={"a": 0})
+    drop(net, Accepted)
+    net.submit("a", batch(count=2, on=["b"], **retry(3, "failure")))
+    net.run(0.01)
+    keep(net)
+    net.end("b", 0, slot=0)
+    assignment = net.slot("a", 1).assignment
+    assert assignment is not None
+    net.send("b", "a", Accepted(net.job(), 1, assignment.fence))
+    net.run(0.1)
+    assert net.led("a").auction is None
+    net.end("b", 1, slot=1)
+    net.run(3.0)
+    assert net.executor(1) == "b"
+
+
+def test_a_failure_after_the_award_was_given_up_still_counts() -> None:
+    """Both acceptances were lost, so the slot waits; that its task failed counts all the same."""
+    net = NodeNet("a", "b")
+    drop(net, Accepted, Renew)
+    net.submit("a", batch(on=["b"]))
+    net.until(lambda: net.led("a").plans[0].phase is Phase.WAITING)
+    net.end("b", 3)
+    net.run(2.0)
+    assert net.told("a", "job.failed")[0].fields["exit_code"] == 3
+    assert len(net.boxes["b"].started) == 1
+
+
+# ---- nobody fits
+
+
+def test_without_patience_a_job_that_fits_nobody_fails_with_the_reasons() -> None:
+    net = NodeNet("a", "b")
+    net.submit("a", batch(on=["nobody"], task=queue(0)))
+    net.run(0.1)
+    (told,) = net.told("a", "execution.ended")
+    assert "no peer took it: a: label name: wanted one of nobody, found 'a'; b: " in told.text
+    assert net.held("a").done
+
+
+def test_a_job_waits_and_says_why_once() -> None:
+    net = NodeNet("a", "b")
+    net.submit("a", batch(on=["late"], task=queue(300)))
+    net.run(60.0)
+    (told,) = net.told("a", "job.waiting")
+    assert {reason["peer"] for reason in told.fields["reasons"]} == {"a", "b"}
+    assert net.led("a").plans[0].dry_rounds > 3
+
+
+def test_a_waiting_job_is_placed_soon_after_a_peer_comes_that_fits() -> None:
+    net = NodeNet("a", "b", "late", settle_s=0.0)
+    net.kill("late")
+    net.run(5.0)
+    net.submit("a", batch(on=["late"], task=queue(600)))
+    net.run(100.0)
+    net.boot("late")
+    net.run(2.0)
+    assert net.executor() == "late"
+
+
+def test_the_queue_timeout_ends_the_wait() -> None:
+    net = NodeNet("a", "b")
+    net.submit("a", batch(on=["nobody"], task=queue(20)))
+    net.run(19.0)
+    assert not net.held("a").done
+    net.run(2.0)
+    acceptance = net.slot("a").acceptance
+    assert acceptance is not None
+    assert acceptance.verdict == Verdict.FAULT
+    assert "QueueTimeout of 20 s is over" in acceptance.reason
+
+
+def test_busy_peers_are_asked_again() -> None:
+    net = NodeNet("a", "b", cpu_m={"b": 1000})
+    full = {"Resources": {"CPU": "900m"}}
+    net.submit("a", batch("one", on=["b"], task=full), "one")
+    net.run(0.1)
+    net.submit("a", batch("two", on=["b"], task=full), "two")
+    net.run(0.1)
+    assert net.executors(0, net.job("two")) == []
+    net.end("b")
+    net.run(3.0)
+    assert net.executors(0, net.job("two")) == ["b"]
+
+
+def test_the_summary_tells_the_commonest_reasons_first() -> None:
+    net = NodeNet("a", "b")
+    placement = net.coordination("a").placement
+    assert placement._summary([]) == "no other peer is known"
+    reasons = [(PeerId(f"p{i}"), f"r{i}") for i in range(6)] + [(PeerId("q"), "r5")]
+    assert placement._summary(reasons) == (
+        "2 peers: r5; p0: r0; p1: r1; p2: r2; and 2 other reasons"
+    )
+
+
+# ---- failures
+
+
+def test_a_task_that_fails_is_not_tried_again_unless_asked() -> None:
+    net = NodeNet("a", "b")
+    net.submit("a", batch(on=["b"]))
+    net.run(0.1)
+    net.end("b", 7)
+    net.run(2.0)
+    (told,) = net.told("a", "job.failed")
+    assert told.fields["exit_code"] == 7
+    assert len(net.boxes["b"].started) == 1
+
+
+def test_a_retry_goes_to_another_peer_first_and_ends_with_the_limit() -> None:
+    net = NodeNet("a", "b", "c")
+    net.submit("a", batch(on=["b", "c"], **retry(3, "failure")))
+    homes = []
+    for _ in range(3):
+        net.until(lambda: net.executors() != [])
+        homes.append(net.executor())
+        net.run(0.1)
+        net.end(homes[-1], 1)
+    net.run(10.0)
+    assert homes[0] != homes[1]
+    assert net.executors() == []
+    acceptance = net.slot("a").acceptance
+    assert acceptance is not None
+    assert (acceptance.verdict, acceptance.fence.attempt) == (Verdict.FAILURE, 3)
+    assert len(net.told("a", "job.placed-again")) == 2
+
+
+def test_a_start_that_failed_is_the_systems_fault() -> None:
+    net = NodeNet("a", "b", "c")
+    net.submit("a", batch(on=["b", "c"]))
+    net.run(0.1)
+    first = net.executor()
+    net.end(first, None, reason="start-failed: no such file")
+    net.run(3.0)
+    assert net.executor() != first
+
+
+def test_a_dead_peers_slot_is_placed_again_at_once() -> None:
+    net = NodeNet("a", "b", "c")
+    net.submit("a", batch(on=["b", "c"]))
+    net.run(0.3)
+    first = net.executor()
+    other = {"b": "c", "c": "b"}[first]
+    net.kill(first)
+    took = net.until(lambda: other in net.executors())
+    assert took < 1.0
+    assignment = net.slot("a").assignment
+    assert assignment is not None
+    assert (assignment.fence.attempt, assignment.failures) == (2, 1)
+    (told,) = net.told("a", "job.placed-again")
+    assert told.text == f"placed again: {first} is gone"
+
+
+def test_a_slot_that_loses_every_peer_is_given_up() -> None:
+    net = NodeNet("a", "b", "c", "d")
+    net.submit("a", batch(on=["b", "c", "d"]))
+    for _ in range(3):
+        net.until(lambda: net.executors() != [], 20.0)
+        net.run(0.3)
+        victim = net.executor()
+        net.kill(victim)
+        net.boxes[victim].running.clear()
+        net.run(1.0)
+    net.run(5.0)
+    acceptance = net.slot("a").acceptance
+    assert acceptance is not None
+    assert acceptance.verdict == Verdict.FAULT
+    assert acceptance.reason.endswith("is gone")
+
+
+def test_a_lost_slot_that_fits_nobody_else_is_waited_for_a_while() -> None:
+    net = NodeNet("a", "b", "c")
+    net.submit("a", batch(on=["b"], task=queue(0)))
+    net.run(100.0)
+    net.kill("b")
+    net.run(50.0)
+    assert not net.held("a").done
+    net.run(60.0)
+    assert net.held("a").done
+
+
+def test_a_lease_that_is_not_renewed_is_given_to_somebody_else() -> None:
+    net = NodeNet("a", "b", "c")
+    net.submit("a", batch(on=["b", "c"]))
+    net.run(1.0)
+    first = net.executor()
+    drop(net, Renew, sender=first)
+    net.run(16.0)
+    other = {"b": "c", "c": "b"}[first]
+    assert net.executors() == [other]  # the first was told to stop
+    assert net.told("a", "job.placed-again")[0].text == f"placed again: no word from {first}"
+
+
+def test_a_job_that_is_not_to_be_replaced_stays_where_it_is() -> None:
+    net = NodeNet("a", "b", "c")
+    net.submit("a", batch(on=["b", "c"], Disconnect={"Replace": False}))
+    net.run(1.0)
+    first = net.executor()
+    others = [name for name in "abc" if name != first]
+    net.part([first], others)
+    net.run(60.0)
+    assert net.executors() == [first]
+    net.heal()
+    net.run(10.0)
+    net.end(first)
+    net.run(3.0)
+    assert net.told("a", "job.completed")
+
+
+def test_an_open_award_to_a_peer_that_dies_is_placed_again() -> None:
+    net = NodeNet("a", "b", "c")
+    drop(net, Award)
+    net.submit("a", batch(on=["b", "c"]))
+    net.run(0.01)
+    first = offered_to(net)
+    keep(net)
+    net.part([first], [name for name in "abc" if name != first])
+    net.run(0.1)
+    assert net.executor() != first
+
+
+@pytest.mark.parametrize("phase", [Phase.OFFERED, Phase.BIDDING])
+def test_an_open_round_of_a_peer_that_dies_goes_on(phase: Phase) -> None:
+    """Two slots; one bidder dies while the other's award, or bid, is still awaited."""
+    net = NodeNet("a", "b", "c", cpu_m={"b": 1000, "c": 1000, "a": 0})
+    half = {"Resources": {"CPU": "600m"}}
+    drop(net, Accepted if phase is Phase.OFFERED else Bid, sender="b")
+    net.submit("a", batch(count=2, on=["b", "c"], task={**half, **queue(60)}))
+    net.run(0.05)
+    assert phase in [plan.phase for plan in net.led("a").plans]
+    net.kill("c")
+    net.run(0.02)
+    keep(net)
+    net.run(10.0)
+    phases = sorted(plan.phase for plan in net.led("a").plans)
+    assert phases == [Phase.RUNNING, Phase.WAITING]
+
+
+def test_a_result_for_a_slot_that_is_bid_for_again_ends_it() -> None:
+    net = NodeNet("a", "b", "c")
+    net.submit("a", batch(on=["b", "c"]))
+    net.run(1.0)
+    first = net.executor()
+    net.drop = lambda by, to, m: isinstance(m, Renew | Bid)
+    net.until(lambda: net.led("a").plans[0].phase is Phase.BIDDING, 20.0)
+    net.end(first, 0)
+    net.run(5.0)
+    assert net.told("a", "job.completed")
+    assert net.coordination("a").placement._auctions == {}
+    assert sum(len(box.started) for box in net.boxes.values()) == 1
+
+
+def test_a_failure_that_was_counted_as_a_loss_is_not_counted_again() -> None:
+    net = NodeNet("a", "b")
+    net.submit("a", batch(on=["b"], task=queue(600), **retry(2, "lost", "failure")))
+    net.run(1.0)
+    net.drop = lambda by, to, m: isinstance(m, Renew | Bid)
+    net.until(lambda: net.led("a").plans[0].failures == 1, 20.0)
+    net.end("b", 1)
+    net.run(3.0)
+    assert net.led("a").plans[0].failures == 1
+    keep(net)
+    net.until(lambda: net.executors() == ["b"], 60.0)
+
+
+def test_a_failure_that_is_final_ends_a_slot_counted_as_lost() -> None:
+    net = NodeNet("a", "b", "c")
+    net.submit("a", batch(on=["b", "c"]))
+    net.run(1.0)
+    first = net.executor()
+    net.drop = lambda by, to, m: isinstance(m, Renew | Bid)
+    net.until(lambda: net.led("a").plans[0].failures == 1, 20.0)
+    net.end(first, 9)
+    net.run(3.0)
+    assert net.told("a", "job.failed")[0].fields["exit_code"] == 9
+    assert sum(len(box.started) for box in net.boxes.values()) == 1
+
+
+def test_stopping_a_slot_names_a_fence_above_every_award() -> None:
+    net = NodeNet("a", "b")
+    net.submit("a", batch(count=2, on=["b"]))
+    led = net.led("a")
+    placement = net.coordination("a").placement
+    assert placement.stop(led, 0, "why") == []  # nobody was asked yet
+    net.run(0.1)
+    (send,) = placement.stop(led, 0, "why")
+    assert isinstance(send, Send) and isinstance(send.message, Withdraw)
+    assignment = net.slot("a").assignment
+    assert assignment is not None
+    assert send.message.fence > assignment.fence
+    led.plans[0].phase = Phase.DONE
+    assert placement.stop(led, 0, "why") == []
+
+
+def test_announcements_ask_half_of_those_who_are_connected() -> None:
+    net = NodeNet("a", *"bcdef")
+    net.submit("a", batch(on=["nobody"], task=queue(600)))
+    placement = net.coordination("a").placement
+    placement.fleet = replace(placement.fleet, connected=lambda peer: peer in "bc")
+    led = net.led("a")
+    led.held.job = batch(on="bcdef")
+    auction = Auction(1, AuctionConfig(), 1, [], 0.0, 0)
+    order = placement._candidates(led, auction)
+    assert sorted(order) == list("bcdef")
+    assert {order[0], order[2]} == {"b", "c"}
+    assert auction.answers[PeerId("a")].kind == "filtered"
+
+
+def test_filtered_peers_are_remembered_up_to_a_bound() -> None:
+    config = NodeConfig(coordination=CoordinationConfig(asked_max=2))
+    net = NodeNet("a", "b", "c", "d", configs={"a": config})
+    net.submit("a", batch(on=["nobody"], task=queue(0)))
+    net.run(0.1)
+    assert len(net.coordination("a").stories.of(net.job()).rounds[0].answers) == 2
+
+
+def test_tells_name_the_slot_where_there_are_several() -> None:
+    net = NodeNet("a", "b", "c", cpu_m={"a": 0})
+    net.submit("a", batch(count=2, on=["b", "c"]))
+    net.run(0.3)
+    texts = [tell.text for tell in net.told("a", "job.awarded")]
+    assert sorted(text.split(" to ")[0] for text in texts) == ["awarded slot 0", "awarded slot 1"]
+    net.kill(net.executor(0))
+    net.run(1.0)
+    assert net.told("a", "job.placed-again")[0].text.startswith("slot ")
+
+
+def test_nothing_is_lost_where_the_standbys_hear_nothing() -> None:
+    net = NodeNet("a", "b", "c")
+    drop(net, JobSync, ResultOffer)
+    net.submit("a", batch(on=["b"]))
+    net.run(0.1)
+    net.end("b")
+    net.run(3.0)
+    assert not net.held("a").done
+    drop(net, JobSync)
+    net.run(30.0)
+    assert net.told("a", "job.completed")
+    assert isinstance(net.boxes["a"].tells[-1], Tell)

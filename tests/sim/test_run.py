@@ -1,0 +1,77 @@
+"""Whole runs: no promise is broken, and the same seed is the same run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from protocol.sim.faults import Faults
+from protocol.sim.network import Conditions
+from protocol.sim.run import Options, run
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_twelve_peers_keep_every_promise(seed: int) -> None:
+    outcome = run(seed, Options())
+    assert [str(violation) for violation in outcome.violations] == []
+
+
+@pytest.mark.parametrize(("seed", "peers"), [(1, 2), (2, 3), (3, 3), (4, 5), (5, 30), (6, 50)])
+def test_small_and_large_shoals_keep_them_too(seed: int, peers: int) -> None:
+    outcome = run(seed, Options(peers=peers))
+    assert [str(violation) for violation in outcome.violations] == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_clean_run_starts_each_slot_once(seed: int) -> None:
+    outcome = run(seed, Options(faults=Faults()))
+    assert outcome.faults == "clean"
+    assert outcome.jobs > 0
+    assert [str(violation) for violation in outcome.violations] == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_everything_at_once(seed: int) -> None:
+    faults = Faults(
+        conditions=Conditions(loss=0.05, duplicate=0.05, reorder=0.1, garble=0.02),
+        crashes=4,
+        power_cuts=2,
+        freezes=2,
+        partitions=2,
+        deaf=1,
+        slow=1,
+        skew_s=30.0,
+        drift=0.01,
+        save_failures=0.01,
+        start_failures=0.1,
+        rogues=2,
+    )
+    outcome = run(seed, Options(faults=faults))
+    assert [str(violation) for violation in outcome.violations] == []
+
+
+def test_a_run_is_a_function_of_its_seed() -> None:
+    lines: list[str] = []
+    first, again = run(7, Options(peers=5)), run(7, Options(peers=5), lines.append)
+    assert first == again
+    assert len(lines) > 1000
+    assert run(8, Options(peers=5)).digest != first.digest
+
+
+def test_hash_randomisation_changes_nothing() -> None:
+    digests = [_digest(hashseed) for hashseed in ("0", "1", "4711")]
+    assert len(set(digests)) == 1
+
+
+def _digest(hashseed: str) -> str:
+    command = [sys.executable, str(ROOT / "scripts" / "sim"), "--seeds", "3", "--peers", "8"]
+    environment = {**os.environ, "PYTHONHASHSEED": hashseed}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "violations 0" in done.stdout
+    return done.stdout.splitlines()[-1]
