@@ -291,7 +291,7 @@ class Agent:
             bootstrap=(*config.bootstrap, *membership.addresses),
             mdns=config.mdns,
         )
-        await discovery.run(self.transport.keep)
+        await discovery.run(self.transport.sighted)
 
     async def _sample(self) -> None:
         while True:

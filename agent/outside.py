@@ -78,7 +78,10 @@ class Outside:
         self._transport.gossip(frame)
 
     def dial(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
-        self._transport.keep(peer, addresses)
+        if addresses:
+            self._transport.keep(peer, addresses)
+        else:
+            self._transport.forget(peer)
 
     def hangup(self, peer: PeerId) -> None:
         self._transport.hangup(peer)

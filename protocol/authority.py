@@ -47,7 +47,14 @@ def signed_assignment(data: bytes, keyring: Keyring) -> Assignment:
         raise RemoteProtocolError("an assignment record is needed")
     if sealed.author != assignment.fence.coordinator:
         raise RemoteProtocolError("an assignment is signed by its coordinator")
+    _require_coordinator(sealed)
     return assignment
+
+
+def _require_coordinator(sealed: Sealed) -> None:
+    """Who may not submit may not decide about others' jobs either (DESIGN 4: `--role compute`)."""
+    if not sealed.author_holds(Role.SUBMIT):
+        raise RemoteProtocolError(f"{sealed.author} may not coordinate")
 
 
 def verified_result(data: bytes, keyring: Keyring) -> Result:
@@ -66,9 +73,11 @@ def verified_acceptance(data: bytes, keyring: Keyring) -> Acceptance:
 
     It is read again for every view of the job, and must not fail then. Raises RemoteProtocolError.
     """
-    acceptance = open_sealed(data, keyring).record
+    sealed = open_sealed(data, keyring)
+    acceptance = sealed.record
     if not isinstance(acceptance, Acceptance):
         raise RemoteProtocolError("an acceptance record is needed")
+    _require_coordinator(sealed)
     success = acceptance.verdict == Verdict.SUCCESS
     if not acceptance.result:
         if success:

@@ -111,4 +111,3 @@ class NodeConfig:
     engines: tuple[str, ...] = ("process",)
     version: str = "0"
     name: str = ""
-    may_coordinate: bool = True

@@ -69,9 +69,8 @@ class Coordination:
         for held in self.catalogue.jobs.values():
             if held.coordinator == self.keyring.peer and not held.done:
                 effects += self._lead(held, now, now.mono + self.config.boot_grace_s)
-            self.succession.watch(
-                held, now
-            )  # it may have died while we were away, and never be heard of
+            # Its coordinator may have died while we were away, and never be heard of.
+            self.succession.watch(held, now)
         return effects
 
     def accept(self, held: HeldJob, request: int, now: Now) -> list[Effect]:
@@ -126,8 +125,7 @@ class Coordination:
     def standbys_of(self, job: JobId) -> tuple[PeerId, ...]:
         """This peer first, then the standbys that a new job of it gets."""
         me = self.keyring.peer
-        others = (advert.peer for advert in self.fleet.adverts() if advert.peer != me)
-        return (me, *rendezvous(job, others)[: self.config.standbys])
+        return (me, *rendezvous(job, self.fleet.coordinators(but=me))[: self.config.standbys])
 
     def _plan(self, slot: Slot, now: Now, place_at: float) -> Plan:
         if slot.acceptance is not None:
@@ -145,7 +143,7 @@ class Coordination:
         missing = self.config.standbys - len(self.acceptances.standbys(held))
         if missing <= 0:
             return []
-        others = [advert.peer for advert in self.fleet.adverts() if advert.peer != me]
+        others = self.fleet.coordinators(but=me)
         ranked = rendezvous(held.id, (peer for peer in others if peer not in held.holders))
         if not held.add_holders(tuple(ranked[:missing])):
             return []
@@ -246,7 +244,7 @@ class Coordination:
     def _hand_on(self, held: HeldJob, peer: PeerId, now: Now) -> list[Effect]:
         """One that ranks first for the job gets it too: two islands that both accepted it have
         those ranks in common once they meet, and there the two become one."""
-        if peer in held.holders:
+        if peer in held.holders or not self.fleet.may_coordinate(peer):
             return []
         ranked = rendezvous(held.id, [*self.acceptances.standbys(held), peer])
         if peer not in ranked[: self.config.standbys] or not held.add_holders((peer,)):

@@ -55,7 +55,7 @@ class Gossip:
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """Keep a connection to this peer, at these addresses."""
+    """Keep a connection to this peer, at these addresses; without any: keep it no longer."""
 
     peer: PeerId
     addresses: tuple[str, ...]

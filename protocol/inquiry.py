@@ -11,13 +11,14 @@ from protocol.errors import RemoteProtocolError
 from protocol.ids import JobId, PeerId, rendezvous
 from protocol.messages import ControlAnswer, ControlRequest, JobQuery, JobReport
 from protocol.tree import Plain
-from protocol.wire import dumps, load_plain
+from protocol.wire import dumps, load_plain, scan
 
 ANSWER_S = 1.0  # DESIGN 5: bounded, and says who did not answer
 CONTROL_S = 4.0
 VIEWS_BYTES_MAX = 96 * 1024
 SLOTS_KEPT = 32  # of a view that is too large otherwise; 64 KiB may be the spec's
 ASKED_MAX = 32
+VIEW_BYTES = 2048  # of a small job: with less room than this left, an answer is full
 VIEWS_MAX = 1000  # of jobs in one answer
 OPEN_MAX = 256
 RANKS = 3  # the id's first ranks: a coordinator's standbys are among them
@@ -112,10 +113,11 @@ class Inquiries:
         size = 0
         for view in self.views(query.prefix, min(query.limit, VIEWS_MAX), query.detail):
             data = packed(view, VIEWS_BYTES_MAX - size)
-            if not data:
+            if data:
+                views.append(data)
+                size += len(data) + 8
+            if size > VIEWS_BYTES_MAX - VIEW_BYTES:
                 break
-            views.append(data)
-            size += len(data) + 8
         return [Send(sender, JobReport(query.seq, tuple(views)))]
 
     def on_report(self, sender: PeerId, report: JobReport, now: Now) -> list[Effect]:
@@ -182,9 +184,18 @@ def packed(view: View, bytes_max: int) -> bytes:
     for cut in (_whole, _last_round, _no_output, _some_slots):
         view = cut(view)
         data = dumps(view)
-        if len(data) <= bytes_max:
+        if _readable(data, bytes_max):
             return data
     return b""
+
+
+def _readable(data: bytes, bytes_max: int) -> bool:
+    """Whether the peer that asked would take it: it bounds bytes, items and depth."""
+    try:
+        scan(data, bytes_max)
+    except RemoteProtocolError:
+        return False
+    return True
 
 
 def _whole(view: View) -> View:

@@ -112,6 +112,7 @@ class Node:
         assert isinstance(certificate, Certificate), certificate
         self.certificate = certificate
         coordination = config.coordination
+        engines = config.engines if certificate.holds(Role.COMPUTE) else ()
         self.membership = Membership(
             config.membership,
             keyring,
@@ -120,9 +121,11 @@ class Node:
             known=disk.get("peer", {}),
             name=config.name or certificate.name,
             version=config.version,
-            engines=config.engines,
+            engines=engines,
         )
-        fleet = Fleet(self._adverts, self._connected, self._alive, self.name_of)
+        fleet = Fleet(
+            self._adverts, self._connected, self._alive, self.name_of, self._may_coordinate
+        )
         stories = Stories(coordination.stories_max)
         self.catalogue = Catalogue(keyring, coordination, self._reachable, seq=rng.getrandbits(40))
         placement = Placement(
@@ -138,7 +141,7 @@ class Node:
         self.coordination = Coordination(
             keyring, coordination, self.catalogue, placement, fleet, stories
         )
-        bidder = Bidder(config.auction, config.policy, config.engines)
+        bidder = Bidder(config.auction, config.policy, engines)
         self.executor = Executor(keyring, coordination, bidder, self._reachable)
         self.inquiries = Inquiries(
             keyring.peer, self._views, self._connected_peers, self.membership.alive
@@ -256,7 +259,7 @@ class Node:
             incarnation=0,
             addresses=event.addresses,
             labels=event.labels,
-            engines=self.config.engines if Role.COMPUTE in self.certificate.roles else (),
+            engines=self.executor.bidder.engines,
             cpu_m=event.cpu_m,
             memory_bytes=event.memory_bytes,
             disk_bytes=event.disk_bytes,
@@ -347,6 +350,8 @@ class Node:
                 return self.executor.on_award(sender, message, now)
             case Release():
                 return self.executor.on_release(sender, message)
+            case Withdraw() if not self._may_coordinate(sender):
+                raise RemoteProtocolError("it may not withdraw: its certificate lacks submit")
             case Withdraw():
                 return self.executor.on_withdraw(sender, message)
             case RenewAck():
@@ -380,6 +385,8 @@ class Node:
     def _to_catalogue(
         self, sender: PeerId, message: JobSync | JobSyncAck | JobDigests | JobWant, now: Now
     ) -> list[Effect]:
+        if not self._may_coordinate(sender):
+            raise RemoteProtocolError("it may not hold jobs: its certificate lacks submit")
         match message:
             case JobSync():
                 return self.catalogue.on_sync(sender, message, now)
@@ -460,6 +467,14 @@ class Node:
         peer = self.membership.peer(peer_id)
         present = peer is not None and (peer.state in PRESENT or peer.state is State.RESTARTING)
         return present or peer_id == self.keyring.peer
+
+    def _may_coordinate(self, peer_id: PeerId) -> bool:
+        """A member with `role compute` alone runs what others decide, and decides nothing."""
+        if peer_id == self.keyring.peer:
+            return self.certificate.holds(Role.SUBMIT)
+        peer = self.membership.peer(peer_id)
+        certificate = peer.certificate if peer is not None else None
+        return certificate is not None and certificate.holds(Role.SUBMIT)
 
     def _reachable(self, peer_id: PeerId) -> bool:
         peer = self.membership.peer(peer_id)

@@ -44,6 +44,12 @@ class Fleet:
     connected: Callable[[PeerId], bool]
     alive: Callable[[PeerId], bool]
     name: Callable[[PeerId], str]
+    may_coordinate: Callable[[PeerId], bool]  # whoever holds `submit`
+
+    def coordinators(self, but: PeerId) -> list[PeerId]:
+        """Who is alive and may coordinate, by peer id, except for one."""
+        found = (advert.peer for advert in self.adverts() if advert.peer != but)
+        return [peer for peer in found if self.may_coordinate(peer)]
 
 
 # A slot that can be placed no more: led job, slot index, verdict, reason, sealed result or b"".

@@ -63,7 +63,7 @@ def bounded(name: str, value: float, unit: str, n: int, most: float) -> Figure:
 def run_once(device: Device, client: Any) -> float:
     """Seconds from the call to the pushed end of a no-op job."""
     began = time.perf_counter()
-    for line in client.run(process_job(NOOP, name="noop")):
+    for line in client.run(process_job(NOOP, name="noop"), events=False):
         if "final" in line and line["final"]["state"] != "completed":
             raise RuntimeError(f"the no-op job failed: {line}")
     return time.perf_counter() - began

@@ -40,13 +40,18 @@ class Outcome(Enum):
 class Contact:
     """What is known of how to reach one peer."""
 
-    endpoints: tuple[Endpoint, ...] = ()
+    told: tuple[Endpoint, ...] = ()  # by itself; of an earlier life, they may all be wrong by now
+    seen: tuple[Endpoint, ...] = ()  # where discovery says that it is
     kept: bool = False
     backoff_s: float = 0.0  # before the next attempt; zero is at once
     not_before: float = 0.0  # trio time
     changed: trio.Event = field(default_factory=trio.Event)
     dialing: trio.Event | None = None  # set when the attempt under way ends
     latest: Outcome = Outcome.FAILED  # of the last attempt
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return tuple(dict.fromkeys((*self.seen, *self.told)))
 
     def wake(self) -> None:
         self.changed.set()
@@ -80,13 +85,19 @@ class Dialer:
 
     # ---- what is known -----------------------------------------------------------------------
 
-    def learn(self, peer: PeerId, addresses: tuple[str, ...]) -> Contact:
-        """Remember where a peer is said to be; what is new ends the wait for the next attempt."""
+    def learn(self, peer: PeerId, addresses: tuple[str, ...], *, seen: bool = False) -> Contact:
+        """Remember where a peer says it is, or is `seen`, in place of what was said or seen before.
+
+        What is new ends the wait for the next attempt.
+        """
         contact = self._contacts.setdefault(peer, Contact())
         self._contacts.move_to_end(peer)
-        endpoints = dialable(addresses, self._settings.addresses_max)
-        if endpoints and endpoints != contact.endpoints:
-            contact.endpoints = endpoints
+        endpoints, before = dialable(addresses, self._settings.addresses_max), contact.endpoints
+        if endpoints and seen:
+            contact.seen = endpoints
+        elif endpoints:
+            contact.told = endpoints
+        if contact.endpoints != before:
             self.encourage(peer)
         if len(self._contacts) > self._settings.peers_known_max:
             for other, one in self._contacts.items():
@@ -159,7 +170,7 @@ class Dialer:
         contact.latest = Outcome.FAILED
         try:
             async with self._limiter:
-                contact.latest = await self._attempt(peer, contact.endpoints)
+                contact.latest = await self._attempt(peer, contact)
         finally:
             self._after(contact, contact.latest)
             contact.dialing.set()
@@ -177,28 +188,29 @@ class Dialer:
         jittered = contact.backoff_s * self._rng.uniform(0.75, 1.25)
         contact.not_before = trio.current_time() + jittered
 
-    async def _attempt(self, peer: PeerId, endpoints: tuple[Endpoint, ...]) -> Outcome:
+    async def _attempt(self, peer: PeerId, contact: Contact) -> Outcome:
         """Dial all addresses, a little apart; the first that turns out to be `peer` counts."""
-        outcomes: list[Outcome] = []
+        outcomes: dict[Endpoint, Outcome] = {}
         turn = trio.Lock()  # two hellos at once would be two links
 
         async def one(endpoint: Endpoint, done: trio.Event) -> None:
             outcome = await self._try(peer, endpoint, turn)
-            outcomes.append(outcome)
+            outcomes[endpoint] = outcome
             done.set()
             if outcome is Outcome.CONNECTED:
                 nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
-            for endpoint in endpoints:
+            for endpoint in contact.endpoints:
                 done = trio.Event()
                 nursery.start_soon(one, endpoint, done)
                 with trio.move_on_after(self._settings.dial_stagger_s):
                     await done.wait()
-        if Outcome.CONNECTED in outcomes or self._connected(peer):
+        if Outcome.CONNECTED in outcomes.values() or self._connected(peer):
             return Outcome.CONNECTED
         self._counters.count("dial.failed")
-        return _taken_together(outcomes)
+        # It listens where it says: an old bootstrap address that is silent says nothing of it.
+        return _taken_together([outcomes[e] for e in contact.told or contact.seen if e in outcomes])
 
     async def _try(self, peer: PeerId, endpoint: Endpoint, turn: trio.Lock) -> Outcome:
         if self._is_own(endpoint):
@@ -253,7 +265,7 @@ class Dialer:
             outcomes.append(await self._knock(endpoint))
 
         async with trio.open_nursery() as nursery:
-            for endpoint in contact.endpoints:
+            for endpoint in contact.told or contact.seen:
                 nursery.start_soon(one, endpoint)
         return _taken_together(outcomes)
 

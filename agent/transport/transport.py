@@ -18,7 +18,7 @@ from agent.transport import tcp
 from agent.transport.addresses import parse
 from agent.transport.admission import BOOT_BYTES
 from agent.transport.counters import Counters
-from agent.transport.dialer import Dialer, Outcome, WrongPeer
+from agent.transport.dialer import Contact, Dialer, Outcome, WrongPeer
 from agent.transport.errors import AddressInvalid, CloneDetected, NotReachable
 from agent.transport.gossip import Gossip
 from agent.transport.link import Link
@@ -148,10 +148,16 @@ class Transport:
             self._dialer.learn(peer, addresses)
 
     def keep(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
-        """Hold a connection to `peer` from now on, at these addresses."""
-        if peer == self._keyring.peer:
-            return
-        contact = self._dialer.learn(peer, addresses)
+        """Hold a connection to `peer` from now on, where it says that it is."""
+        if peer != self._keyring.peer:
+            self._keep(peer, self._dialer.learn(peer, addresses))
+
+    def sighted(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        """Like `keep`, where discovery says that it is: both are tried, either may be old."""
+        if peer != self._keyring.peer:
+            self._keep(peer, self._dialer.learn(peer, addresses, seen=True))
+
+    def _keep(self, peer: PeerId, contact: Contact) -> None:
         if not contact.kept:
             contact.kept = True
             self._tasks.start(self._dialer.keep, peer)

@@ -26,6 +26,7 @@ from protocol.messages import (
     ResultOffer,
     Withdraw,
 )
+from protocol.placement import NEAR_PER_FAR
 from protocol.records import Fence, Verdict
 from tests.protocol.nodenet import NodeNet, batch, queue, retry
 
@@ -544,17 +545,18 @@ def test_stopping_a_slot_names_a_fence_above_every_award() -> None:
     assert placement.stop(led, 0, "why") == []
 
 
-def test_announcements_ask_half_of_those_who_are_connected() -> None:
-    net = NodeNet("a", *"bcdef")
+def test_announcements_go_mostly_to_those_who_are_connected() -> None:
+    net = NodeNet("a", *"bcdefghij")
     net.submit("a", batch(on=["nobody"], task=queue(600)))
     placement = net.coordination("a").placement
-    placement.fleet = replace(placement.fleet, connected=lambda peer: peer in "bc")
+    placement.fleet = replace(placement.fleet, connected=lambda peer: peer in "bcdefg")
     led = net.led("a")
-    led.held.job = batch(on="bcdef")
+    led.held.job = batch(on="bcdefghij")
     auction = Auction(1, AuctionConfig(), 1, [], 0.0, 0)
     order = placement._candidates(led, auction)
-    assert sorted(order) == list("bcdef")
-    assert {order[0], order[2]} == {"b", "c"}
+    assert sorted(order) == list("bcdefghij")
+    assert set(order[:NEAR_PER_FAR]) < set("bcdefg")
+    assert order[NEAR_PER_FAR] in "hij"
     assert auction.answers[PeerId("a")].kind == "filtered"
 
 

@@ -56,6 +56,31 @@ async def test_attempts_back_off_and_new_addresses_end_the_wait() -> None:
             await a.event(PeerConnected, b.id)
 
 
+async def test_what_an_earlier_life_remembers_does_not_hide_where_a_peer_was_seen() -> None:
+    """Its address has changed since: bootstrap or mDNS know it, the saved advert does not."""
+    for seen_first in (True, False):
+        a, b = member("a", backoff_first_s=0.05), member("b")
+        async with running(a, b):
+            if seen_first:
+                a.transport.sighted(b.id, b.addresses)
+            a.transport.keep(b.id, (closed_port(),))
+            if not seen_first:
+                a.transport.sighted(b.id, b.addresses)
+            with trio.fail_after(5):
+                await a.event(PeerConnected, b.id)
+
+
+async def test_a_peer_is_absent_where_it_says_it_is_whatever_an_old_sighting_says() -> None:
+    a, b = member("a", handshake_s=0.2), member("b")
+    with mute() as silent:
+        async with running(a):
+            dialer = a.transport._dialer
+            dialer.learn(b.id, (silent,), seen=True)
+            assert await dialer.dial(b.id) is Outcome.FAILED
+            dialer.learn(b.id, (closed_port(),))
+            assert await dialer.dial(b.id) is Outcome.ABSENT
+
+
 async def test_a_peer_that_is_not_kept_is_looked_for_but_not_dialled() -> None:
     a, b = member("a"), member("b")
     async with running(a):
