@@ -17,7 +17,7 @@ from agent import identity
 from agent.archives import Archives, ByteStream, Dialler
 from agent.backend import AgentBackend
 from agent.clock import Clock
-from agent.configload import Loaded
+from agent.config import Loaded
 from agent.control.backend import View
 from agent.control.feed import Feed
 from agent.control.server import serve_control
@@ -61,6 +61,7 @@ REMEMBERED: Final = 1000  # events of earlier lives that `shoal events` begins w
 FACTS_S: Final = 10.0  # temperature and load change no faster; a sample is a millisecond
 ADDRESSES_S: Final = 15.0  # how soon a new network interface is told of
 WALL_SAVED_S: Final = 3600.0  # the highest wall time goes to disk this often: an SD card wears out
+GOODBYE_S: Final = 3.0  # for a slow disk; who stops a service waits longer (systemd: 90 s)
 RESTART_S: Final = 60.0  # how long the others wait for an agent that was stopped, its tasks running
 _log = logging.getLogger("shoal")
 
@@ -149,7 +150,7 @@ class Agent:
             self.stop,
         )
         self._started_at = self.clock.now().mono
-        self._stopping = trio.CancelScope()
+        self._stopping = trio.Event()
         self.cloned = ""
         self.device = Device(self.config, member.membership.labels, self.transport.addresses)
         self.outside = Outside(
@@ -175,37 +176,37 @@ class Agent:
 
     async def run(self) -> None:
         """Until told to stop; then the others are told, and tasks run on, supervised."""
-        with self._stopping:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(self._on_signals)
-                self._serve_streams()
-                await nursery.start(self.transport.run)
-                await nursery.start(self.tasks.run)
-                await nursery.start(self.driver.run, self.outside)
-                nursery.start_soon(self._take_events)
-                nursery.start_soon(self._discover)
-                nursery.start_soon(self._sample)
-                nursery.start_soon(self._redescribe)
-                nursery.start_soon(self._keep_wall)
-                nursery.start_soon(self.backend.run)
-                path = await nursery.start(serve_control, self.backend, self.config.socket_path)
-                _log.info(
-                    "%s is up: peer %s of shoal %s, control at %s, listening on %s",
-                    self.name,
-                    self.member.keyring.peer[-8:],
-                    self.member.membership.shoal_name,
-                    path,
-                    ", ".join(self.transport.addresses()) or "nothing",
-                )
-                notify("READY=1")
-                try:
-                    await trio.sleep_forever()
-                finally:
-                    with trio.CancelScope(shield=True, deadline=trio.current_time() + 3):
-                        await self._say_goodbye()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._on_signals)
+            self._serve_streams()
+            await nursery.start(self.transport.run)
+            await nursery.start(self.tasks.run)
+            await nursery.start(self.driver.run, self.outside)
+            nursery.start_soon(self._take_events)
+            nursery.start_soon(self._discover)
+            nursery.start_soon(self._sample)
+            nursery.start_soon(self._redescribe)
+            nursery.start_soon(self._keep_wall)
+            nursery.start_soon(self.backend.run)
+            path = await nursery.start(serve_control, self.backend, self.config.socket_path)
+            _log.info(
+                "%s is up: peer %s of shoal %s, control at %s, listening on %s",
+                self.name,
+                self.member.keyring.peer[-8:],
+                self.member.membership.shoal_name,
+                path,
+                ", ".join(self.transport.addresses()) or "nothing",
+            )
+            notify("READY=1")
+            await self._stopping.wait()
+            with trio.move_on_after(GOODBYE_S):
+                await self._say_goodbye()  # while all that brings it to the others still runs
+            nursery.cancel_scope.cancel()
+        self.engine.close()
+        await self.store.aclose()
 
     def stop(self) -> None:
-        self._stopping.cancel()
+        self._stopping.set()
 
     def _own_addresses(self) -> tuple[str, ...]:
         """With /p2p, as a token names them."""
@@ -257,8 +258,6 @@ class Agent:
         rows = ("meta", "wall", dumps(self.clock.now().wall_ms))
         await self.store.save([rows])  # behind everything that was saved before it
         await trio.sleep(0.2)  # for the goodbye to leave
-        self.engine.close()
-        await self.store.aclose()
 
     async def _on_signals(self, *, task_status: TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -287,8 +287,9 @@ def test_a_job_outlives_the_loss_of_coordinator_and_executor_together(
     job = submit(lab, lab[0], gated, 0)
     executor = running_on(lab, lab[0], job, gated)
     survivor = next(d for d in lab.devices[1:] if d is not executor)
-    for device in dict.fromkeys((lab[0], executor)):
-        lab.power_off(device)
+    for device in lab.devices:
+        if device is not survivor and (device is lab[0] or device is executor):
+            lab.power_off(device)
     until(
         lab, survivor, job, "the survivor runs it",
         lambda slot: slot["executor"] == survivor.peer and slot["state"] == "running",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from protocol.auction import Answer, Auction
 from protocol.config import AuctionConfig
 from protocol.heldjob import HeldJob
@@ -39,21 +41,9 @@ def award(book: Book, held: HeldJob, slot: int = 0, number: int = 1) -> None:
 def settle(book: Book, held: HeldJob, verdict: Verdict, slot: int = 0) -> None:
     bare = verdict is Verdict.STOPPED
     result = b"" if bare else book.resulted(FIRST, verdict, slot)
-    acceptance = replace_reason(book, verdict, slot, result)
+    reason = "" if verdict is Verdict.SUCCESS else "it did not go well"
+    acceptance = replace(book.acceptance(FIRST, verdict, slot, result), reason=reason)
     held.slots[slot].offer_acceptance(acceptance, book.accepted(FIRST, verdict, slot))
-
-
-def replace_reason(book: Book, verdict: Verdict, slot: int, result: bytes):  # type: ignore[no-untyped-def]
-    acceptance = book.acceptance(FIRST, verdict, slot, result)
-    return type(acceptance)(
-        job=acceptance.job,
-        revision=acceptance.revision,
-        slot=slot,
-        fence=acceptance.fence,
-        verdict=acceptance.verdict,
-        result=result,
-        reason="" if verdict is Verdict.SUCCESS else "it did not go well",
-    )
 
 
 def only(view: View, key: str = "slots") -> View:
@@ -247,9 +237,4 @@ def test_a_peer_of_which_next_to_nothing_is_known() -> None:
     assert (own["id"], own["name"], own["incarnation"], own["engines"]) == ("a", "me", 0, [])
     advert = NodeNet("a")["a"].advert
     assert advert is not None
-    assert own_view(replace_incarnation(advert, 7), "me", keyring, ())["incarnation"] == 7
-
-
-def replace_incarnation(advert, incarnation):  # type: ignore[no-untyped-def]
-    fields = {name: getattr(advert, name) for name in advert.__struct_fields__}
-    return type(advert)(**{**fields, "incarnation": incarnation})
+    assert own_view(replace(advert, incarnation=7), "me", keyring, ())["incarnation"] == 7
