@@ -34,6 +34,7 @@ from agent.membership import Member, load_member
 from agent.outside import Outside, event_view
 from agent.settings import ConfigError
 from agent.store import Store
+from agent.storesql import StoreFailed
 from agent.tasks import Tasks
 from agent.transport import (
     ARCHIVE_PROTOCOL,
@@ -256,7 +257,8 @@ class Agent:
         notify("STOPPING=1")
         self.driver.post(ShutdownRequested(back_in_s=RESTART_S))
         rows = ("meta", "wall", dumps(self.clock.now().wall_ms))
-        await self.store.save([rows])  # behind everything that was saved before it
+        with contextlib.suppress(StoreFailed):  # the driver has told of it
+            await self.store.save([rows])  # behind everything that was saved before it
         await trio.sleep(0.2)  # for the goodbye to leave
 
     async def _on_signals(self, *, task_status: TaskStatus[None]) -> None:

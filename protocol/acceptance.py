@@ -85,11 +85,9 @@ class Acceptances:
         self, led: Led, sender: PeerId, result: Result, data: bytes, now: Now
     ) -> list[Effect] | None:
         """The answer to a result of a slot that has ended; None where this one changes that."""
-        accepted = led.held.slots[result.slot].acceptance
-        if accepted is None or _improves(result, accepted):
+        status = status_of(led.held, result, data)
+        if status is None:
             return None
-        same = accepted.fence == result.fence and accepted.result == data
-        status = "accepted" if same else "superseded"
         return self.confirm(led, [Send(sender, ack(result, status, None))], now)
 
     def take(self, led: Led, sender: PeerId, result: Result, data: bytes, now: Now) -> list[Effect]:
@@ -254,6 +252,15 @@ def told_end(held: HeldJob, outcome: tuple[str, int]) -> Tell:
     name = held.job.name
     fields: dict[str, object] = {"exit_code": code, "name": name}
     return Tell(f"job.{state}", f"{name} {state}", held.id, fields=fields)
+
+
+def status_of(held: HeldJob, result: Result, data: bytes) -> str | None:
+    """What is to be said of a result, where the slot has ended; None where it changes that."""
+    accepted = held.slots[result.slot].acceptance
+    if accepted is None or _improves(result, accepted):
+        return None
+    same = accepted.fence == result.fence and accepted.result == data
+    return "accepted" if same else "superseded"
 
 
 def ack(result: Result, status: str, coordinator: PeerId | None) -> ResultAck:

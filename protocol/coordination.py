@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from protocol.acceptance import Acceptances, ack, outcome_of, told_end
+from protocol.acceptance import Acceptances, ack, outcome_of, status_of, told_end
 from protocol.authority import verified_result
 from protocol.bounds import INT_MAX
 from protocol.catalogue import Catalogue
@@ -21,7 +21,7 @@ from protocol.leases import Leases
 from protocol.led import Led, Phase, Plan
 from protocol.messages import ResultOffer
 from protocol.placement import Fleet, Placement
-from protocol.records import Desired, Keyring, Verdict
+from protocol.records import Desired, Keyring, Result, Verdict
 from protocol.story import Stories
 from protocol.succession import Succession
 
@@ -156,11 +156,12 @@ class Coordination:
         result = verified_result(offer.result, self.keyring)
         held = self.catalogue.jobs.get(result.job)
         led = self._led(held, now)
-        if held is None or led is None:
-            coordinator = None if held is None else self.leases.coordinator_of(held)
-            return [Send(sender, ack(result, "unknown", coordinator))]
+        if held is None:
+            return [Send(sender, ack(result, "unknown", None))]
         if result.revision != held.revision or not 0 <= result.slot < len(held.slots):
             return [Send(sender, ack(result, "superseded", None))]
+        if led is None:
+            return self._on_result_for_another(held, sender, result, offer, now)
         answer = self.acceptances.answer(led, sender, result, offer.result, now)
         if answer is not None:
             return answer
@@ -169,6 +170,23 @@ class Coordination:
             unknown = ack(result, "unknown", self.leases.coordinator_of(held))
             return [*(effects or []), Send(sender, unknown)]
         return effects + self.acceptances.take(led, sender, result, offer.result, now)
+
+    def _on_result_for_another(
+        self, held: HeldJob, sender: PeerId, result: Result, offer: ResultOffer, now: Now
+    ) -> list[Effect]:
+        """Another peer coordinates the job. Once it is gone and the slot has ended nobody would
+        ever take over, so any holder says what became of it, and the first one what is new."""
+        coordinator = self.leases.coordinator_of(held)
+        if coordinator is not None:
+            return [Send(sender, ack(result, "unknown", coordinator))]
+        status = status_of(held, result, offer.result)
+        if status is not None:
+            return [Send(sender, ack(result, status, None))]
+        first = self.succession.first(held)
+        if not held.done or first != self.keyring.peer:
+            hint = first if held.done else None
+            return [Send(sender, ack(result, "unknown", hint))]
+        return [*self._take_over(held, now), *self.on_result(sender, offer, now)]
 
     # ---- other holders' news -----------------------------------------------------------------
 

@@ -431,6 +431,13 @@ class Executor:
                 execution.next_at = min(execution.next_at, now.mono + BATCH_S)
         return []
 
+    def on_peer_back(self, peer: PeerId, now: Now) -> list[Effect]:
+        """What was sent while the coordinator was not connected is gone: say it again at once."""
+        for execution in self.executions.values():
+            if execution.coordinator == peer and (execution.owes or not execution.ended):
+                execution.next_at, execution.tries = min(execution.next_at, now.mono + BATCH_S), 0
+        return []
+
     def _make_room(self) -> list[Effect]:
         """Forget between sweeps too: a busy device runs thousands of jobs until the next."""
         kept = self.config.executions_kept

@@ -241,6 +241,7 @@ class Node:
                 return [
                     *self.membership.connected(event.peer, event.certificate, now),
                     *self.catalogue.on_peer_back(event.peer, now),
+                    *self.executor.on_peer_back(event.peer, now),
                 ]
             case PeerDisconnected():
                 return self.membership.disconnected(event.peer, event.refused, now)

@@ -28,6 +28,11 @@ class Succession:
         else:
             self._orphans.setdefault(held.id, (held, now.mono))
 
+    def first(self, held: HeldJob) -> PeerId:
+        """Who of the holders that are alive ranks first."""
+        ranks = (peer for peer in held.holders if peer == self.me or self.alive(peer))
+        return next(ranks, self.me)
+
     def forget(self, held: HeldJob) -> None:
         self._orphans.pop(held.id, None)
 

@@ -43,6 +43,7 @@ class Ledger:
         self.slots = {key: pair_of(value) for key, value in disk.rows["slot"].items()}
         self.fences = {key: _fence(value) for key, value in disk.rows["fence"].items()}
         self.terms = {key: _term(value) for key, value in disk.rows["job"].items()}
+        self.started.clear()  # a start counts once it is durable, and its fence then is on disk
         self._claims.clear()
         self._earlier = self._incarnation
 

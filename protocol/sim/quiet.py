@@ -22,11 +22,12 @@ def unrest(world: World, invariants: Invariants) -> Unrest:
         lost_with_it = world.devices[device_index].buried and durable_on < 2
         if not lost_with_it:
             found += _unfinished(world, job, device_index)
-    if not any(device.buried for device in world.devices):  # one holder alone may know of a stop
+    # A coordinator that was cut off may have been the only one to know of a stop or a success.
+    if not any(device.buried for device in world.devices):
         for job in invariants.stopped:
             found += _not_stopped(world, job)
-    for device in world.devices:
-        found += _wasted(world, device)
+        for device in world.devices:
+            found += _wasted(world, device)
     for job in dict.fromkeys(job for d in world.devices if d.node for job in d.node.jobs):
         found += _differing(world, job)
     return found

@@ -287,6 +287,8 @@ def test_a_job_outlives_the_loss_of_coordinator_and_executor_together(
     job = submit(lab, lab[0], gated, 0)
     executor = running_on(lab, lab[0], job, gated)
     survivor = next(d for d in lab.devices[1:] if d is not executor)
+    begun = time.monotonic()
+    lab.until(lambda: time.monotonic() > begun + 1, "its award has reached a standby as well")
     for device in lab.devices:
         if device is not survivor and (device is lab[0] or device is executor):
             lab.power_off(device)

@@ -563,3 +563,38 @@ def test_renewals_lost_for_a_while_do_no_harm() -> None:
     net.drop = lambda sender, to, message: False
     net.run(10.0)
     assert net.led("a").plans[0].failures == 0
+
+
+def test_an_award_learnt_while_the_slot_runs_changes_no_lease() -> None:
+    net = NodeNet("a", "b", "c")
+    net.submit("a", batch(on=["b"]))
+    net.run(1.0)
+    due = net.led("a").plans[0].due
+    book = Book(batch(on=["b"]), author="a", shoal=net.shoal)
+    state = SlotState(0, book.awarded(Fence(1, PeerId("a"), 2), 0, "b"), b"")
+    net.send("b", "a", book.sync(state, spec=b""))
+    assert (net.led("a").plans[0].phase, net.led("a").plans[0].due) == (Phase.RUNNING, due)
+
+
+def test_a_total_timeout_ends_what_has_not_ended() -> None:
+    net = NodeNet("a", "b")
+    task = {"Timeouts": {"TotalTimeout": "30s", "QueueTimeout": "0s"}}
+    net.submit("a", batch(count=2, on=["b"], task=task))
+    net.run(1.0)
+    net.end("b", 0, slot=0)
+    net.run(31.0)
+    verdicts = [slot.acceptance.verdict for slot in net.held("a").slots if slot.acceptance]
+    assert verdicts == [Verdict.SUCCESS, Verdict.FAILURE]
+    assert net.executors(1) == []
+
+
+def test_a_queue_timeout_ends_what_was_asked_for_in_vain() -> None:
+    net = NodeNet("a", "b")
+    net.submit("a", batch(count=2, on=["nobody"], task=queue(20)))
+    net.run(19.9)
+    plan = net.led("a").plans[1]
+    plan.dry_rounds, plan.due = 0, net.now + 5.0  # as after a start: nobody was asked yet
+    net.run(1.0)
+    assert [slot.acceptance is not None for slot in net.held("a").slots] == [True, False]
+    net.run(10.0)
+    assert net.held("a").done

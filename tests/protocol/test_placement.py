@@ -24,10 +24,12 @@ from protocol.messages import (
     Release,
     Renew,
     ResultOffer,
+    SlotState,
     Withdraw,
 )
 from protocol.placement import NEAR_PER_FAR
 from protocol.records import Fence, Verdict
+from tests.protocol.jobs import Book
 from tests.protocol.nodenet import NodeNet, batch, queue, retry
 
 
@@ -591,3 +593,35 @@ def test_nothing_is_lost_where_the_standbys_hear_nothing() -> None:
     net.run(30.0)
     assert net.told("a", "job.completed")
     assert isinstance(net.boxes["a"].tells[-1], Tell)
+
+
+def test_an_open_award_of_a_job_that_stays_is_not_waited_for_beyond_its_time() -> None:
+    """Its round is over with the peer's death; whether the award arrived, nobody knows."""
+    net = NodeNet("a", "b", "c")
+    drop(net, Award)
+    net.submit("a", batch(on=["b", "c"], Disconnect={"Replace": False}))
+    net.run(0.01)
+    first = offered_to(net)
+    net.kill(first)
+    keep(net)
+    net.until(lambda: net.executors() != [], 10.0)
+    assert net.executor() != first
+
+
+def test_an_open_award_that_another_holder_overrules_is_repeated_to_whom_it_went() -> None:
+    net = NodeNet("a", "b", "c")
+    drop(net, Award)
+    spec = batch(on=["b", "c"])
+    net.submit("a", spec)
+    net.run(0.01)
+    book = Book(spec, author="a", shoal=net.shoal)
+    later = SlotState(0, book.awarded(Fence(1, PeerId("a"), 5), 0, "zz"), b"")
+    net.send("b", "a", book.sync(later, spec=b"", seq=9))
+    net.run(0.6)
+    assert [to for to, _ in net.sent("a", Award)][-1] == "zz"
+    keep(net)
+    net.run(1.0)
+    assert len(net.executors()) == 1
+    assignment = net.slot("a").assignment
+    assert assignment is not None
+    assert assignment.fence.attempt == 6
