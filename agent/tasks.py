@@ -146,8 +146,7 @@ class Tasks:
         try:
             ended = await self.engine.wait(key)
             code, reason = told(ended)
-            out = await self.engine.tail(key, "stdout", TAIL_LINES)
-            err = await self.engine.tail(key, "stderr", TAIL_LINES)
+            out, err = await self.engine.tails(key, TAIL_LINES)
         except (KeyError, OSError, ValueError) as error:
             self._watched.discard(key)
             self._post(TaskEnded(key, None, f"its directory is gone: {error}"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from protocol.authority import verified_spec
@@ -160,11 +160,17 @@ class Catalogue:
 
     def _spread(self, held: HeldJob, merged: Merged, sender: PeerId, now: Now) -> None:
         """The coordinator is the hub: what it learns all holders learn, what others learn, it."""
-        hub = held.coordinator
+        hub = self._hub(held)
         copies = self._copies(held) if hub == self.keyring.peer else [hub]
         for peer in copies:
             if peer not in (sender, self.keyring.peer):
                 self._replica(held, peer).touch(merged.slots, merged.head, now.mono)
+
+    def _hub(self, held: HeldJob) -> PeerId:
+        """The coordinator; once that is out of reach, the first holder that is not."""
+        ranked = (held.coordinator, *held.holders)
+        here = (peer for peer in ranked if peer == self.keyring.peer or self.reachable(peer))
+        return next(here, self.keyring.peer)
 
     def on_ack(self, sender: PeerId, ack: JobSyncAck, now: Now) -> list[Effect]:
         held = self.jobs.get(ack.job)
@@ -219,8 +225,26 @@ class Catalogue:
 
     def on_peer_back(self, peer: PeerId, now: Now) -> list[Effect]:
         """A peer is reachable again: compare the jobs that both should hold."""
+        return self._compare(peer, self.shared_with(peer), now)
+
+    def on_peer_gone(self, peer: PeerId, now: Now) -> list[Effect]:
+        """A job's hub is gone, perhaps before it had told everybody: the next one compares."""
+        mine = [
+            held
+            for held in self.jobs.values()
+            if held.coordinator == peer and self._hub(held) == self.keyring.peer
+        ]
+        others = {other: None for held in mine for other in self._copies(held)}
+        effects: list[Effect] = []
+        for other in others:
+            if self.reachable(other):
+                shared = (held for held in mine if other in self._copies(held))
+                effects += self._compare(other, shared, now)
+        return effects
+
+    def _compare(self, peer: PeerId, jobs: Iterable[HeldJob], now: Now) -> list[Effect]:
         items: list[tuple[JobId, bytes]] = []
-        for held in self.shared_with(peer):
+        for held in jobs:
             replica = self._replica(held, peer)
             replica.restart(now.mono + self.config.resend_first_s)
             self._pending[(held.id, peer)] = replica

@@ -186,7 +186,10 @@ class Coordination:
         if not held.done or first != self.keyring.peer:
             hint = first if held.done else None
             return [Send(sender, ack(result, "unknown", hint))]
-        return [*self._take_over(held, now), *self.on_result(sender, offer, now)]
+        effects = self._take_over(held, now)
+        if held.coordinator != self.keyring.peer:  # its term is such that nobody can
+            return [Send(sender, ack(result, "unknown", None))]
+        return effects + self.on_result(sender, offer, now)
 
     # ---- other holders' news -----------------------------------------------------------------
 

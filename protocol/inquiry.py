@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 from protocol.clock import NEVER, Now
 from protocol.effects import Effect, Reply, Send
 from protocol.errors import RemoteProtocolError
 from protocol.ids import JobId, PeerId, rendezvous
 from protocol.messages import ControlAnswer, ControlRequest, JobQuery, JobReport
+from protocol.shape import checked_view
 from protocol.tree import Plain
 from protocol.wire import dumps, load_plain, scan
 
@@ -48,15 +50,14 @@ class Inquiry:
                 self.found[job], self._weights[job] = view, weight
 
 
-_NONE = (-1, False, False, 0)
+_NONE = (-(2**63), False, False, 0)
 
 
 def _weight(view: View, sender: PeerId) -> tuple[int, bool, bool, int]:
     """The higher term, then the ended one, then the coordinator's own, then who tells more."""
-    term, why = view.get("term"), view.get("why")
-    ended = view.get("state") in ("completed", "failed", "stopped")
-    rounds = len(why) if isinstance(why, list) else 0
-    return (term if isinstance(term, int) else 0, ended, view.get("coordinator") == sender, rounds)
+    rounds = cast("list[Plain]", view.get("why", []))
+    ended = view["state"] in ("completed", "failed", "stopped")
+    return (cast(int, view["term"]), ended, view["coordinator"] == sender, len(rounds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,30 +127,28 @@ class Inquiries:
         if inquiry is None or sender not in inquiry.waiting:
             return []
         views = [load_plain(data) for data in report.views[:VIEWS_MAX]]
-        if any(not isinstance(view.get("id"), str) for view in views):
-            raise RemoteProtocolError("a view without an id")
+        checked = [checked_view(dict(view)) for view in views]  # type: ignore[arg-type]
         del inquiry.waiting[sender]
-        inquiry.add(sender, [dict(view) for view in views])  # type: ignore[arg-type]
+        inquiry.add(sender, checked)
         return self._finish(report.seq, now) if not inquiry.waiting else []
 
     def _finish(self, seq: int, now: Now) -> list[Effect]:
         inquiry = self._open.pop(seq)
         found = list(inquiry.found.values())
-        found.sort(key=lambda view: (-_created(view), str(view["id"])))
+        found.sort(key=lambda view: (-cast(int, view["created_ms"]), str(view["id"])))
         return inquiry.then(found[: inquiry.limit], list(inquiry.waiting), now)
 
     # ---- control of a job that is held elsewhere ---------------------------------------------
 
     def control(
-        self, request: int, job: JobId, holder: object, sealed: bytes, now: Now
+        self, request: int, job: JobId, holder: PeerId, sealed: bytes, now: Now
     ) -> list[Effect]:
         """Bring a control record to the peer that is said to coordinate its job, and wait."""
         if holder not in (self.me, *self.alive()):
             return [Reply(request, error="the peer that coordinates this job is gone; try again")]
         self._seq += 1
-        sent = ControlSent(request, job, PeerId(str(holder)), now.mono + CONTROL_S)
-        self._controls[self._seq] = sent
-        return [Send(sent.holder, ControlRequest(self._seq, sealed))]
+        self._controls[self._seq] = ControlSent(request, job, holder, now.mono + CONTROL_S)
+        return [Send(holder, ControlRequest(self._seq, sealed))]
 
     def on_control_answer(self, sender: PeerId, answer: ControlAnswer) -> list[Effect]:
         sent = self._controls.get(answer.seq)
@@ -203,29 +202,23 @@ def _whole(view: View) -> View:
 
 
 def _last_round(view: View) -> View:
-    why = view.get("why")
-    return {**view, "why": why[-1:]} if isinstance(why, list) else view
+    last: list[Plain] = [*_dicts(view.get("why", []))[-1:]]
+    return {**view, "why": last} if "why" in view else view
 
 
 def _no_output(view: View) -> View:
     tails = {"stdout_tail": "", "stderr_tail": ""}
-    slots: list[Plain] = [{**slot, **tails} for slot in _dicts(view.get("slots"))]
+    slots: list[Plain] = [{**slot, **tails} for slot in _dicts(view["slots"])]
     return {**view, "slots": slots}
 
 
 def _some_slots(view: View) -> View:
     """Those that tell most: what is not completed."""
-    slots = _dicts(view.get("slots"))
-    slots.sort(key=lambda slot: slot.get("state") == "completed")
+    slots = sorted(_dicts(view["slots"]), key=lambda slot: slot["state"] == "completed")
     kept: list[Plain] = [*slots[:SLOTS_KEPT]]
     short: View = {key: [] for key in ("executions", "why") if key in view}
     return {**view, **short, "slots": kept, "slots_left_out": max(0, len(slots) - SLOTS_KEPT)}
 
 
 def _dicts(value: Plain) -> list[View]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
-
-
-def _created(view: View) -> int:
-    created = view.get("created_ms")
-    return created if isinstance(created, int) else 0
+    return cast("list[View]", value)

@@ -440,6 +440,7 @@ class Node:
             return [
                 *self.coordination.on_peer_gone(change.peer, now),
                 *self.executor.on_peer_lost(change.peer, now),
+                *self.catalogue.on_peer_gone(change.peer, now),
             ]
         return []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from protocol.acceptance import submitted
 from protocol.bounds import clipped
@@ -83,7 +84,7 @@ class Requests:
     def _accepted_before(self, event: SubmitRequested, record: Spec, view: View) -> Reply:
         """Another peer has accepted this call; of another job under its key nothing is made."""
         revision = revision_of(encode_record(record))
-        if view.get("revision") != revision:
+        if view["revision"] != revision:
             error = f"key {event.key!r} was used for another job, {record.job}; use a new one"
             return Reply(event.request, error=error)
         answer = {"job": record.job, "name": event.spec.name, "revision": revision}
@@ -153,16 +154,16 @@ class Requests:
         view = next((view for view in views if view["id"] == event.job), None)
         if view is None:
             return [Reply(event.request, error=f"no peer that answered knows job {event.job}")]
-        if view.get("ended_ms"):
+        if view["ended_ms"]:
             return [Reply(event.request, {"job": event.job, "note": "it has ended already"})]
-        number, namespace = view.get("control"), str(view.get("namespace"))
-        owner = str(view.get("author_name"))
-        refusal = self._why_not_control(view.get("author"), namespace, owner)
+        namespace = str(view["namespace"])
+        refusal = self._why_not_control(view["author"], namespace, str(view["author_name"]))
         if refusal:
             return [Reply(event.request, error=refusal)]
-        next_number = (number if isinstance(number, int) else 0) + 1
-        data = self._sealed_control(event.job, namespace, next_number, event.desired, now)
-        return self.inquiries.control(event.request, event.job, view.get("coordinator"), data, now)
+        number = cast(int, view["control"]) + 1
+        data = self._sealed_control(event.job, namespace, number, event.desired, now)
+        holder = PeerId(str(view["coordinator"]))
+        return self.inquiries.control(event.request, event.job, holder, data, now)
 
     def on_control(self, sender: PeerId, message: ControlRequest, now: Now) -> list[Effect]:
         record = open_sealed(message.control, self.keyring).record

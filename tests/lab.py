@@ -133,6 +133,7 @@ class Lab:
         """Run one command at a device, to its end; `more` as for subprocess.run."""
         done = subprocess.run(
             [*command_at(device), *words],
+            check=False,
             cwd=cwd,
             env=environment_of(device),
             text=True,
@@ -153,14 +154,15 @@ class Lab:
 
         Without `bootstrap` they know each other from their tokens, or from earlier.
         """
+        first = next((other for other in self.devices if other.process), None)
         for device in devices:
-            running = [other for other in self.devices if other.process and other is not device]
             flags = list(device.flags)
-            if bootstrap and running:
-                flags += ["--bootstrap", self.address(running[0])]
+            if bootstrap and first is not None:
+                flags += ["--bootstrap", self.address(first)]
             self._spawn(device, flags)
-            if not running:
+            if first is None:
                 self.until(lambda device=device: answers(device), f"{device.name} answers")
+                first = device
         if wait:
             for device in devices:
                 self.until(lambda device=device: answers(device), f"{device.name} answers")

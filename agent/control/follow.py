@@ -12,6 +12,7 @@ import trio
 from agent.control.backend import FINAL_KINDS, FINAL_STATES, Backend, RequestError, View
 from agent.control.streams import Emit, plain_log
 
+PATIENCE = 0.1  # of the time it has taken so far: who waits for a long job can wait a little more
 LOGS_END_S = 10.0  # the job has ended; its output may still be on its way from other devices
 _HAS_OUTPUT = ("execution.started", "execution.running", "execution.ended", *FINAL_KINDS)
 
@@ -25,14 +26,16 @@ async def follow_job(
     logs: bool,
     look_first: bool,
     look_s: float,
+    look_max_s: float,
 ) -> None:
     """Emit what happens to `job` until it has ended.
 
-    `look_first` for a job that may have ended before this began; `look_s` between later looks.
+    `look_first` for a job that may have ended before this began; `look_s` to `look_max_s` between
+    later looks: of a job that is coordinated elsewhere no event comes here.
     """
-    follower = _JobFollower(backend, job, emit, events)
+    follower = _JobFollower(backend, job, emit, events, look_s, look_max_s)
     async with trio.open_nursery() as nursery:
-        await follower.until_end(nursery if logs else None, look_first, look_s)
+        await follower.until_end(nursery if logs else None, look_first)
         nursery.cancel_scope.deadline = trio.current_time() + LOGS_END_S
         if logs and not follower.reading:
             nursery.start_soon(follower.read_logs)
@@ -40,15 +43,25 @@ async def follow_job(
 
 
 class _JobFollower:
-    def __init__(self, backend: Backend, job: str, emit: Emit, events: bool) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        job: str,
+        emit: Emit,
+        events: bool,
+        look_s: float,
+        look_max_s: float,
+    ) -> None:
         self.backend = backend
         self.job = job
         self.emit = emit
         self.events = events
+        self.look_s = look_s
+        self.look_max_s = look_max_s
         self.reading = False
         self.final: View = {}
 
-    async def until_end(self, output: trio.Nursery | None, look_first: bool, look_s: float) -> None:
+    async def until_end(self, output: trio.Nursery | None, look_first: bool) -> None:
         """Emit events until the job has ended; its output is read in `output`, if wanted."""
         events = self.backend.events(0, self.job)
         try:
@@ -57,7 +70,7 @@ class _JobFollower:
                     await self.emit({"event": event})
                 return
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._look, look_s, nursery.cancel_scope)
+                nursery.start_soon(self._look, nursery.cancel_scope)
                 async for event in events:
                     if self.events:
                         await self.emit({"event": event})
@@ -80,9 +93,11 @@ class _JobFollower:
         finally:
             await lines.aclose()
 
-    async def _look(self, every_s: float, scope: trio.CancelScope) -> None:
+    async def _look(self, scope: trio.CancelScope) -> None:
+        begun = trio.current_time()
         while True:
-            await trio.sleep(every_s)
+            pause = max(self.look_s, PATIENCE * (trio.current_time() - begun))
+            await trio.sleep(min(pause, self.look_max_s))
             if await self._ended():
                 scope.cancel()
 

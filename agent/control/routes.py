@@ -132,7 +132,8 @@ class Routes:
                 events=want_events,
                 logs=want_logs,
                 look_first=bool(accepted.get("unchanged")),
-                look_s=self._limits.heartbeat_s,
+                look_s=self._limits.look_s,
+                look_max_s=self._limits.heartbeat_s,
             )
 
         return self._stream(produce)
@@ -151,7 +152,8 @@ class Routes:
                 events=want_events,
                 logs=want_logs,
                 look_first=True,
-                look_s=self._limits.heartbeat_s,
+                look_s=self._limits.look_s,
+                look_max_s=self._limits.heartbeat_s,
             )
 
         return self._stream(produce)

@@ -55,6 +55,7 @@ class Limits:
     write_s: float = 30.0  # for a client to read on; `events | less` may stand that long
     idle_s: float = 60.0  # a kept connection without a request, or with half of one
     heartbeat_s: float = 15.0  # between lines of a quiet stream
+    look_s: float = 1.0  # at a job that another peer coordinates, at first
     ending_s: float = 0.5  # at the agent's end, for answers under way
 
 

@@ -144,6 +144,16 @@ class ProcessEngine:
             lambda: read_tail(directory.path, stream, lines_max, CHUNK_BYTES_MAX)
         )
 
+    async def tails(self, execution_id: str, lines_max: int) -> tuple[LogChunk, LogChunk]:
+        """The last lines of stdout and of stderr, read in one go."""
+        path = self._directory(execution_id).path
+        return await self._in_thread(
+            lambda: (
+                read_tail(path, "stdout", lines_max, CHUNK_BYTES_MAX),
+                read_tail(path, "stderr", lines_max, CHUNK_BYTES_MAX),
+            )
+        )
+
     async def follow(
         self, execution_id: str, stream: Stream, offset: int, bytes_max: int = CHUNK_BYTES_MAX
     ) -> LogChunk:

@@ -166,17 +166,17 @@ class Script:
         for _ in range(faults.slow):
             self._victim().slowness = self.rng.choice((0.02, 0.1, 0.4))
         for _ in range(faults.crashes):
-            self._at(self._crash, self._victim(), self._pause())
+            self._at(self._crash, self._pause())
         for _ in range(faults.power_cuts):
-            self._at(self._cut_power, self._victim(), self._pause())
+            self._at(self._cut_power, self._pause())
         for _ in range(faults.burials):
-            self._at(self._bury, self._victim())
+            self._at(self._bury)
         for _ in range(faults.freezes):
-            self._at(self._freeze, self._victim(), self.rng.uniform(0.5, 20.0))
+            self._at(self._freeze, self.rng.uniform(0.5, 20.0))
         for _ in range(faults.partitions):
             self._at(self._part, self._halves(), self.rng.uniform(1.0, 25.0))
         for _ in range(faults.deaf):
-            self._at(self._part, self._one_way(), self.rng.uniform(1.0, 20.0))
+            self._at(self._deafen, self.rng.uniform(1.0, 20.0))
         world.heap.at(HEAL_S, self._heal)
 
     def _at(self, call: object, *arguments: object) -> None:
@@ -186,23 +186,32 @@ class Script:
     def _victim(self) -> Device:
         return self.rng.choice(self.world.devices)
 
+    def _busy_victim(self) -> Device:
+        """Somebody at random, but rather one that runs or coordinates something just now."""
+        busy = [d for d in self.world.devices if d.host.running or _leads(d)]
+        return self.rng.choice(busy) if busy and self.rng.random() < 0.7 else self._victim()
+
     def _pause(self) -> float:
         """Back at once, as a supervisor restarts it, or after it was given up."""
         return self.rng.choice((0.05, 0.4, 1.0, 3.0, 10.0, 25.0)) * self.rng.uniform(0.5, 1.5)
 
-    def _crash(self, device: Device, pause_s: float) -> None:
+    def _crash(self, pause_s: float) -> None:
+        device = self._busy_victim()
         device.crash()
         self.world.heap.after(pause_s, device.start_agent)
 
-    def _cut_power(self, device: Device, pause_s: float) -> None:
+    def _cut_power(self, pause_s: float) -> None:
+        device = self._busy_victim()
         device.power_off()
         self.world.heap.after(1.0 + pause_s, device.power_on)
 
-    def _bury(self, device: Device) -> None:
+    def _bury(self) -> None:
+        device = self._busy_victim()
         device.buried = True
         device.power_off()
 
-    def _freeze(self, device: Device, pause_s: float) -> None:
+    def _freeze(self, pause_s: float) -> None:
+        device = self._busy_victim()
         device.freeze()
         self.world.heap.after(pause_s, device.thaw)
 
@@ -212,9 +221,12 @@ class Script:
         count = range(len(side))
         return [(a, b) for a in count for b in count if side[a] != side[b]]
 
+    def _deafen(self, pause_s: float) -> None:
+        self._part(self._one_way(), pause_s)
+
     def _one_way(self) -> list[tuple[int, int]]:
         """One device that hears nobody, or that nobody hears, or a single direction."""
-        victim = self._victim().index
+        victim = self._busy_victim().index
         others = [index for index in range(len(self.world.devices)) if index != victim]
         kind = self.rng.choice(("deaf", "mute", "link"))
         if kind == "deaf":
@@ -251,3 +263,10 @@ class Script:
     def _tell(self, text: str) -> None:
         self.world.trace.note(self.world.heap.now, -1, text)
         self.world.trace.tell(self.world.heap.now, -1, text)
+
+
+def _leads(device: Device) -> bool:
+    node = device.node
+    return node is not None and any(
+        not held.done and held.coordinator == device.peer for held in node.jobs.values()
+    )

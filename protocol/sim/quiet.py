@@ -17,7 +17,7 @@ def unrest(world: World, invariants: Invariants) -> Unrest:
     """Everything that is not at rest, the first of each kind per device."""
     found: Unrest = []
     for device in world.devices:
-        found += _restless(device)
+        found += _restless(world, device)
     for job, (device_index, durable_on) in invariants.acknowledged.items():
         lost_with_it = world.devices[device_index].buried and durable_on < 2
         if not lost_with_it:
@@ -33,7 +33,7 @@ def unrest(world: World, invariants: Invariants) -> Unrest:
     return found
 
 
-def _restless(device: Device) -> Unrest:
+def _restless(world: World, device: Device) -> Unrest:
     node = device.node
     if device.buried:
         return []
@@ -48,9 +48,15 @@ def _restless(device: Device) -> Unrest:
     for execution in node.executor.executions.values():
         if not execution.ended:
             found.append((device.index, f"execution {execution.id} is {execution.state}"))
-        elif execution.owes:
+        elif execution.owes and not _gone_with_its_holders(world, execution.job):
             found.append((device.index, f"the result of {execution.id} found nobody"))
     return found
+
+
+def _gone_with_its_holders(world: World, job: JobId) -> bool:
+    """Only a device that went dark for good held it: nobody is left to take its results."""
+    held = any(d.node is not None and job in d.node.jobs for d in world.devices)
+    return not held and any(job in d.disk.rows["job"] for d in world.devices if d.buried)
 
 
 def _unfinished(world: World, job: JobId, acknowledged_by: int) -> Unrest:

@@ -230,7 +230,7 @@ async def test_run_without_events_and_of_a_job_that_ended_before(tmp_path: Path)
 
 
 async def test_the_end_of_a_job_is_pushed_not_polled(tmp_path: Path) -> None:
-    async with serving(tmp_path, heartbeat_s=1000) as served:
+    async with serving(tmp_path, heartbeat_s=1000, look_s=1000) as served:
         talk = await served.talk()
         async with talk.stream:
             await talk.send("POST", "/v1/run?follow", run_body("wait"))
@@ -243,7 +243,7 @@ async def test_the_end_of_a_job_is_pushed_not_polled(tmp_path: Path) -> None:
 
 
 async def test_a_lost_end_is_found_by_looking(tmp_path: Path) -> None:
-    async with serving(tmp_path, heartbeat_s=0.05) as served:
+    async with serving(tmp_path, look_s=0.05) as served:
         job = (await served.ask("POST", "/v1/jobs", run_body("wait")))[1]["job"]
         await served.until(lambda: served.backend.views[job]["state"] == "running")
         talk = await served.talk()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.gated import Gated
 from tests.lab import Device, Lab, process_job
 
 
@@ -225,22 +226,31 @@ def test_a_job_is_seen_from_a_peer_that_neither_coordinates_nor_ran_it(lab: Lab)
 
 
 def test_logs_are_followed_across_peers_while_the_task_runs(lab: Lab) -> None:
-    go = "/dev/shm/shoal-test-go"
-    Path(go).unlink(missing_ok=True)
-    script = f"echo waiting; until test -e {go}; do sleep 0.05; done; echo going; exit 3"
-    job = detached(lab, lab[0], "--name", "followed", "--", "sh", "-c", script)
+    gated = Gated(lab, "followed")
+    job = detached(lab, lab[0], "--name", "followed", "--", *gated.command(3))
     view = until_running(lab, lab[0], job)
     far = next(d for d in lab.devices[1:] if d.peer != view["slots"][0]["executor"])
     try:
         with far.client() as client:
             lines = client.logs(job, follow=True)
-            assert b"waiting\n" == next(iter(lines))["data"].encode()
-            Path(go).touch()
-            assert [line["data"] for line in lines] == ["going\n"]
+            assert next(lines)["data"] == "begun\n"
+            gated.open()
+            assert [line["data"] for line in lines] == ["through\n"]
     finally:
-        Path(go).touch()
+        gated.open()
     assert lab.shoal(far, "job", "wait", job).code == 3
-    Path(go).unlink()
+
+
+def test_who_waits_at_another_peer_hears_of_the_end_soon(lab: Lab) -> None:
+    gated = Gated(lab, "waited")
+    job = detached(lab, lab[0], "--", *gated.command())
+    until_running(lab, lab[0], job)
+    with lab[1].client() as near, lab[2].client() as far:
+        followed = [near.follow(job, events=False), far.follow(job, events=False)]
+        begun = time.monotonic()
+        gated.open()
+        assert ["final" in next(lines) for lines in followed] == [True, True]
+    assert time.monotonic() - begun < 8, "no event comes there: it looks"
 
 
 def test_a_job_is_stopped_from_another_peer(lab: Lab) -> None:

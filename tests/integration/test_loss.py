@@ -8,39 +8,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.integration.gated import Gated
 from tests.lab import Device, Lab, command_at, environment_of, process_job, supervisors_of
 
 FOUND_S = 40.0  # a lost peer's work is placed again; the aim is 2 s killed, 10 s frozen
-
-
-class Gated:
-    """A task that tells of each of its starts, and runs until it is let through."""
-
-    def __init__(self, lab: Lab, name: str) -> None:
-        self.directory = lab.directory / f"gate-{name}"
-        self.directory.mkdir()
-        self.starts = self.directory / "starts"
-        self.starts.touch()
-        self.starts.chmod(0o666)
-        self.gate = self.directory / "gate"
-
-    def command(self, code: int = 0) -> tuple[str, ...]:
-        script = (
-            f"echo $SHOAL_EXECUTION_ID >> {self.starts}; echo begun;"
-            f" until test -e {self.gate}; do sleep 0.05; done; echo through; exit {code}"
-        )
-        return ("sh", "-c", script)
-
-    def open(self) -> None:
-        self.gate.touch()
-
-    def executions(self) -> list[str]:
-        return self.starts.read_text().split()
 
 
 @pytest.fixture(scope="module")
@@ -162,14 +137,15 @@ def test_a_planned_restart_moves_nothing(lab: Lab, gated: Gated) -> None:
 
 
 def test_who_watches_a_job_is_told_when_its_own_agent_goes(lab: Lab, gated: Gated) -> None:
-    command = [*command_at(lab[0]), "run", "--name", "watched", "--", *gated.command()]
+    run = ("run", "--name", "watched", "--constraint", "place!=d00", "--")
+    command = [*command_at(lab[0]), *run, *gated.command()]
     watching = subprocess.Popen(
         command, env=environment_of(lab[0]), stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
     with watching:
         assert watching.stdout is not None and watching.stdout.readline() == b"begun\n"
         lab.kill(lab[0])
-        out, err = watching.communicate(timeout=30)
+        _, err = watching.communicate(timeout=30)
     assert watching.returncode == 3, err
     assert b"the job goes on" in err and b"shoal logs -f" in err
     gated.open()
@@ -326,7 +302,7 @@ def test_jobs_are_known_after_all_agents_were_restarted(
         done = lab.shoal(device, "job", "wait", job)
         assert done.code == 4, done
     assert len(gated.executions()) == 1, "it was adopted"
-    before = [v["id"] for v in listed if v["name"] == "before"][0]
+    before = next(view["id"] for view in listed if view["name"] == "before")
     assert lab.shoal(lab[2], "logs", before).out == "kept\n"
     assert lab.shoal(lab[2], "job", "wait", before).code == 3
 
@@ -336,4 +312,3 @@ def test_nothing_of_a_test_is_left(lab: Lab) -> None:
     for device in lab.devices:
         with device.client() as client:
             lab.until(lambda client=client: client.status()["running"] == 0, "nothing runs")
-    assert not [path for path in Path("/dev/shm").glob("shoal-test-*")]

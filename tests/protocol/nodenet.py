@@ -95,6 +95,32 @@ def queue(seconds: int) -> dict[str, Plain]:
     return {"Timeouts": {"QueueTimeout": f"{seconds}s"}}
 
 
+def reported(job: str = "a" * 32, **fields: Plain) -> dict[str, Plain]:
+    """A view of a job as a peer reports it."""
+    texts = ("name", "namespace", "type", "reason", "coordinator_name", "revision", "author_name")
+    numbers = ("created_ms", "ended_ms", "generation", "control", "count")
+    view: dict[str, Plain] = {
+        "id": job,
+        "state": "running",
+        "term": 1,
+        "desired": "running",
+        "coordinator": "b",
+        "author": "b",
+        "holders": ["b"],
+        "slots": [],
+    }
+    return {**dict.fromkeys(texts, ""), **dict.fromkeys(numbers, 0), **view, **fields}
+
+
+def reported_slot(slot: int = 0, **fields: Plain) -> dict[str, Plain]:
+    """One slot of such a view."""
+    texts = ("executor", "executor_name", "verdict", "reason", "execution")
+    numbers = ("attempt", "term", "failures", "started_ms", "ended_ms", "duration_ms")
+    tails = dict.fromkeys(("stdout_tail", "stderr_tail"), "")
+    view: dict[str, Plain] = {"slot": slot, "state": "running", "exit_code": None}
+    return {**dict.fromkeys(texts, ""), **dict.fromkeys(numbers, 0), **tails, **view, **fields}
+
+
 @dataclass
 class Box:
     """One device: its disk and tasks outlive its node."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from protocol.bounds import INT_MAX
 from protocol.config import CoordinationConfig, NodeConfig
 from protocol.effects import Save, Send
 from protocol.events import DeadlinePassed
@@ -598,3 +599,89 @@ def test_a_queue_timeout_ends_what_was_asked_for_in_vain() -> None:
     assert [slot.acceptance is not None for slot in net.held("a").slots] == [True, False]
     net.run(10.0)
     assert net.held("a").done
+
+
+# ---- ended jobs whose coordinator is gone
+
+
+def ended_and_orphaned(verdict: Verdict) -> tuple[NodeNet, Book, str, str]:
+    """A job that ended so, its coordinator dead; the first and the second of those that hold it."""
+    net = NodeNet("a", "b", "c", "d")
+    spec = batch(on=["d"])
+    net.submit("a", spec)
+    net.run(0.5)
+    net.end("d", 0 if verdict is Verdict.SUCCESS else 3)
+    net.run(1.0)
+    first, second = net.held("a").holders[1:]
+    net.kill("a")
+    net.run(10.0)
+    assert net.held(first).coordinator == "a"  # it has ended: nobody takes it over
+    return net, Book(spec, author="a", shoal=net.shoal), first, second
+
+
+def acks(net: NodeNet, to: str, data: bytes, award: bytes = b"") -> list[ResultAck]:
+    net.boxes[to].sent.clear()
+    net.send("d" if to != "d" else "b", to, ResultOffer(data, award))
+    net.run(2.0)
+    return [message for _, message in net.sent(to, ResultAck)]  # type: ignore[misc]
+
+
+def test_any_holder_says_what_became_of_an_ended_job() -> None:
+    net, book, first, second = ended_and_orphaned(Verdict.SUCCESS)
+    acceptance = net.slot(first).acceptance
+    assert acceptance is not None
+    for name in (first, second):
+        (ack,) = acks(net, name, acceptance.result)
+        assert (ack.status, ack.coordinator) == ("accepted", None)
+        failure = seal(
+            book.result(Fence(1, PeerId("a"), 1), Verdict.FAILURE, executor="d"),
+            net.shoal.keyring("d"),
+        )
+        (ack,) = acks(net, name, failure)
+        assert ack.status == "superseded"
+        assert net.held(name).coordinator == "a"
+
+
+def test_a_success_after_all_makes_the_first_holder_take_the_job_over() -> None:
+    net, book, first, second = ended_and_orphaned(Verdict.FAILURE)
+    award = net.slot(first).assignment_data
+    of = Fence(1, PeerId("a"), 1)
+    success = seal(book.result(of, executor="d"), net.shoal.keyring("d"))
+    (ack,) = acks(net, second, success, award)
+    assert (ack.status, ack.coordinator) == ("unknown", first)
+    (ack,) = acks(net, first, success, award)
+    assert (ack.status, ack.coordinator) == ("accepted", None)
+    assert (net.held(first).coordinator, net.held(first).term) == (first, 2)
+    for name in (first, second):
+        acceptance = net.slot(name).acceptance
+        assert acceptance is not None
+        assert acceptance.verdict == Verdict.SUCCESS
+    assert len(net.told(first, "job.completed")) == 1
+
+
+def test_a_result_of_a_job_under_way_waits_for_its_successor() -> None:
+    net = NodeNet("a", "b", "c", "d")
+    spec = batch(on=["d"])
+    net.submit("a", spec)
+    net.run(0.5)
+    first = net.held("a").holders[1]
+    net.kill("a")
+    net.run(0.6)
+    assert net.held(first).coordinator == "a"
+    book = Book(spec, author="a", shoal=net.shoal)
+    result = book.result(Fence(1, PeerId("a"), 1), executor="d")
+    net.boxes[first].sent.clear()
+    net.send("d" if first != "d" else "b", first, ResultOffer(seal(result, net.shoal.keyring("d"))))
+    answers = [message for _, message in net.sent(first, ResultAck)]
+    assert [(ack.status, ack.coordinator) for ack in answers] == [("unknown", None)]  # type: ignore[union-attr]
+
+
+def test_an_ended_job_of_an_absurd_term_is_taken_over_by_nobody() -> None:
+    net, book, first, _ = ended_and_orphaned(Verdict.FAILURE)
+    held = net.held(first)
+    held.term, held.coordinator = INT_MAX, PeerId("zz")
+    success = book.result(Fence(1, PeerId("a"), 1), executor="d")
+    (ack,) = acks(
+        net, first, seal(success, net.shoal.keyring("d")), net.slot(first).assignment_data
+    )
+    assert (ack.status, ack.coordinator) == ("unknown", None)

@@ -654,6 +654,20 @@ def test_a_lost_coordinator_hurries_what_it_was_to_hear() -> None:
     assert [effect.peer for effect in effects if isinstance(effect, Send)] == [B, B]
 
 
+def test_what_was_sent_before_its_connection_stood_is_said_again_when_it_does() -> None:
+    it = running()
+    it.award(FIRST, 1)
+    it.end(now=1.0)
+    it.pass_(2.0)
+    it.pass_(4.0)
+    pending = it.executor.deadline
+    it.executor.on_peer_back(B, at(4.1))
+    assert it.executor.deadline == pending > 4.6, "that is another"
+    assert it.executor.on_peer_back(A, at(4.1)) == []
+    effects = it.pass_(4.6)
+    assert [effect.peer for effect in effects if isinstance(effect, Send)] == [A, A]
+
+
 # ---- being cut off ----------------------------------------------------------------------------
 
 

@@ -26,6 +26,8 @@ from protocol.messages import JobQuery, JobReport
 from protocol.tree import Plain
 from protocol.wire import FRAME_BYTES_MAX, dumps, encode_message, load_plain
 from tests.protocol.jobs import at
+from tests.protocol.nodenet import reported as view
+from tests.protocol.nodenet import reported_slot
 
 ID = "a" * 32
 
@@ -60,8 +62,8 @@ class Asker:
         return self.inquiries.on_report(PeerId(sender), report, at(0.1))
 
 
-def view(job: str = ID, **fields: Plain) -> View:
-    return {"id": job, "state": "running", "term": 1, "coordinator": "b", **fields}
+def rounds(number: int, note: str = "") -> list[Plain]:
+    return [{"round": n, "at_ms": 0, "slots": 1, "asked": [], "note": note} for n in range(number)]
 
 
 def test_alone_it_answers_at_once_with_what_is_here() -> None:
@@ -119,10 +121,10 @@ def test_too_many_open_questions_are_answered_from_here() -> None:
     ("better", "worse"),
     [
         (view(term=2), view(term=1, state="completed")),
-        (view(state="failed"), view(why=[1, 2])),
-        (view(coordinator="c"), view(why=[1, 2])),  # c speaks of its own job
-        (view(why=[1, 2]), view(why=[1])),
-        (view(term=1), view(term="x", why="x")),
+        (view(state="failed"), view(why=rounds(2))),
+        (view(coordinator="c"), view(why=rounds(2))),  # c speaks of its own job
+        (view(why=rounds(2)), view(why=rounds(1))),
+        (view(term=0), view(term=-5, state="failed")),
     ],
 )
 def test_of_two_views_of_one_job_the_better_counts(better: View, worse: View) -> None:
@@ -138,7 +140,7 @@ def test_views_are_sorted_and_cut() -> None:
     asker = Asker(["b"])
     asker.ask(limit=2)
     new, old = view("n" * 32, created_ms=9), view("o" * 32, created_ms=1)
-    asker.report("b", view("x" * 32, created_ms="x"), old, new)
+    asker.report("b", view("x" * 32, created_ms=0), old, new)
     assert asker.found == [new, old]
     assert Asker().ask(limit=-5) == [Reply(1)]
 
@@ -150,7 +152,7 @@ def test_views_of_what_was_not_asked_for_are_left_out() -> None:
     assert asker.found == [view()]
 
 
-@pytest.mark.parametrize("data", [b"garbage", dumps([1]), dumps({"id": 7}), dumps({})])
+@pytest.mark.parametrize("data", [b"garbage", dumps([1]), dumps({"id": ID})])
 def test_a_report_that_is_none_is_refused_and_the_question_stays_open(data: bytes) -> None:
     asker = Asker(["b"])
     asker.ask()
@@ -184,11 +186,11 @@ def test_no_more_is_looked_up_than_an_answer_may_have() -> None:
 
 
 def large(slots: int, tail: int = 4000, spec: str = "") -> View:
+    states = ("failed", "completed")
     each: list[Plain] = [
-        {"slot": n, "state": "completed" if n % 2 else "failed", "stdout_tail": "x" * tail}
-        for n in range(slots)
+        reported_slot(n, state=states[n % 2], stdout_tail="x" * tail) for n in range(slots)
     ]
-    return view(slots=each, spec=spec, executions=list(each), why=[{"round": n} for n in range(8)])
+    return view(slots=each, spec={"x": spec}, executions=list(each), why=rounds(8))
 
 
 def test_the_answer_stays_within_a_frame() -> None:
@@ -202,10 +204,9 @@ def test_a_view_that_fits_is_sent_whole() -> None:
 
 
 def test_a_large_view_loses_its_older_rounds_first() -> None:
-    whole = view(why=["x" * 9000] * 8)
-    cut = load_plain(packed(whole, 20_000))
-    assert cut["why"] == ["x" * 9000]
-    assert load_plain(packed(view(pad="x" * 90), 200)) == view(pad="x" * 90)
+    cut = load_plain(packed(view(why=rounds(8, "x" * 9000)), 20_000))
+    assert cut["why"] == rounds(8, "x" * 9000)[-1:]
+    assert load_plain(packed(view(slots=[reported_slot(stdout_tail="x" * 900)]), 900))["slots"]
 
 
 def test_then_the_output_then_what_is_completed() -> None:
@@ -228,6 +229,11 @@ def test_what_does_not_fit_at_all_is_left_out() -> None:
 
 
 def test_no_view_has_more_items_than_a_peer_reads() -> None:
-    many = view(slots=[{str(key): 1 for key in range(20)} for _ in range(300)])
+    many = view(slots=[reported_slot(n) for n in range(300)])
     assert len(dumps(many)) < VIEWS_BYTES_MAX
     assert load_plain(packed(many, VIEWS_BYTES_MAX))["slots_left_out"] == 300 - SLOTS_KEPT
+
+
+def test_nothing_more_is_packed_once_an_answer_is_full() -> None:
+    views = answer(Asker(here=[view(f"{n:032d}") for n in range(1000)]), 1000)
+    assert 100 < len(views) < 1000

@@ -82,3 +82,10 @@ def test_neither_an_ended_job_nor_an_own_one_is_an_orphan() -> None:
     ended.slots[0].offer_acceptance(acceptance, b"data")
     shoal.succession.watch(ended, at(101.0))
     assert shoal.succession.deadline == inf
+
+
+def test_the_first_is_the_first_holder_that_is_alive() -> None:
+    held = job("a", "b", "c")
+    assert Shoal("c", "b").succession.first(held) == "b"
+    assert Shoal("c").succession.first(held) == "c"
+    assert Shoal("x").succession.first(held) == "x"

@@ -26,6 +26,22 @@ def test_small_and_large_shoals_keep_them_too(seed: int, peers: int) -> None:
     assert [str(violation) for violation in outcome.violations] == []
 
 
+@pytest.mark.parametrize(
+    ("seed", "peers", "jobs"),
+    [
+        (1, 12, 8),  # a holder unknown to the other copies: the node woke itself for ever
+        (52, 12, 8),  # a key called again at another peer: its standbys never answered with theirs
+        (58, 12, 8),  # a slot stopped before its first award: nobody could read its acceptance
+        (59, 12, 8),  # two disjoint sets of holders of one job never met
+        (1111, 12, 8),  # a stop by somebody who may not, at the coordinator: the node raised
+        (5068, 4, 10),  # a result for an ended job whose coordinator died found nobody
+    ],
+)
+def test_what_was_found_once_stays_found(seed: int, peers: int, jobs: int) -> None:
+    outcome = run(seed, Options(peers=peers, jobs=jobs))
+    assert [str(violation) for violation in outcome.violations] == []
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_clean_run_starts_each_slot_once(seed: int) -> None:
     outcome = run(seed, Options(faults=Faults()))
@@ -68,7 +84,14 @@ def test_hash_randomisation_changes_nothing() -> None:
 
 
 def _digest(hashseed: str) -> str:
-    command = [sys.executable, str(ROOT / "scripts" / "sim"), "--seeds", "3", "--peers", "8"]
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "simulate.py"),
+        "--seeds",
+        "3",
+        "--peers",
+        "8",
+    ]
     environment = {**os.environ, "PYTHONHASHSEED": hashseed}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=120, check=True

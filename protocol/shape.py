@@ -1,0 +1,103 @@
+"""The shape of a job view: what views.py makes of a job, and what a peer's report has to hold.
+
+Whoever shows a view to a person relies on these fields, wherever it came from. A newer version may
+add others; they are passed on as they came.
+"""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+import msgspec
+
+from protocol.errors import RemoteProtocolError
+from protocol.ids import JobId, PeerId
+from protocol.tree import Plain
+
+
+class SlotShape(TypedDict):
+    slot: int
+    state: str
+    executor: str
+    executor_name: str
+    attempt: int
+    term: int
+    exit_code: int | None
+    verdict: str
+    reason: str
+    failures: int
+    execution: str
+    started_ms: int
+    ended_ms: int
+    duration_ms: int
+    stdout_tail: str
+    stderr_tail: str
+
+
+class ExecutionShape(TypedDict):
+    id: str
+    slot: int
+    peer: str
+    peer_name: str
+    state: str
+    attempt: int
+    term: int
+    exit_code: int | None
+    reason: str
+    started_ms: int
+    ended_ms: int
+
+
+class AnswerShape(TypedDict):
+    peer: str
+    name: str
+    answer: str
+    score: int
+    facts: dict[str, int]
+    reason: str
+    awarded: list[int]
+
+
+class RoundShape(TypedDict):
+    round: int
+    at_ms: int
+    slots: int
+    asked: list[AnswerShape]
+    note: str
+
+
+class JobShape(TypedDict):
+    """The last three only where details were asked for."""
+
+    id: JobId
+    name: str
+    namespace: str
+    type: str
+    state: str
+    reason: str
+    created_ms: int
+    ended_ms: int
+    coordinator: PeerId
+    coordinator_name: str
+    term: int
+    revision: str
+    generation: int
+    control: int
+    count: int
+    desired: str
+    author: PeerId
+    author_name: str
+    holders: list[PeerId]
+    slots: list[SlotShape]
+    spec: NotRequired[dict[str, object]]
+    executions: NotRequired[list[ExecutionShape]]
+    why: NotRequired[list[RoundShape]]
+
+
+def checked_view(view: dict[str, Plain]) -> dict[str, Plain]:
+    """The view itself, once it has every field in its type. Raises RemoteProtocolError."""
+    try:
+        msgspec.convert(view, JobShape)
+    except msgspec.ValidationError as error:
+        raise RemoteProtocolError(f"not a view of a job: {error}") from None
+    return view
