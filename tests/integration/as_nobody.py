@@ -13,7 +13,7 @@ import sys
 
 NOBODY = 65534
 # Loaded on demand by those that we use.
-ALSO = ("trio", "hypercorn", "starlette", "libp2p", "encodings", "cryptography", "cbor2")
+ALSO = ("encodings", "trio", "anyio", "hypercorn", "starlette")
 
 
 def load_all(name: str) -> None:
@@ -28,7 +28,7 @@ def load_all(name: str) -> None:
 
 
 def main() -> int:
-    for name in ("agent", "protocol"):
+    for name in (*ALSO, "agent", "protocol"):
         load_all(name)
     from agent.cli.entry import main as shoal
 
