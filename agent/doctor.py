@@ -109,10 +109,17 @@ class Doctor:
         return check("peers", alive > 0, text, "are the others switched on, and on this network?")
 
     def _malformed(self) -> View:
-        node = self._agent.driver.node
-        total = sum(node.malformed.values())
-        if not total:
+        """What no peer of this version sends: an old or new one, a bug, or somebody who tries."""
+        node, counted = self._agent.driver.node, self._agent.transport.counters.events
+        below = sum(n for reason, n in counted.items() if reason.startswith("malformed."))
+        parts: list[str] = []
+        if total := sum(node.malformed.values()):
+            worst, count = max(node.malformed.items(), key=lambda item: item[1])
+            name = node.name_of(worst) if worst else "gossip"
+            parts.append(f"{total} malformed messages, {count} of them from {name}")
+        if below:
+            parts.append(f"{below} malformed streams or connections")
+        if not parts:
             return check("messages", True, "nothing malformed was received")
-        worst, count = max(node.malformed.items(), key=lambda item: item[1])
-        text = f"{total} malformed messages, {count} of them from {node.name_of(worst)}"
-        return check("messages", None, text, "is its version much older or newer than this one's?")
+        fix = "is a version of a peer much older or newer? They were dropped, and nothing else happens"
+        return check("messages", None, "; ".join(parts), fix)

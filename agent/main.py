@@ -249,6 +249,7 @@ class Agent:
             "pid": os.getpid(),
             "bytes_sent": self.transport.counters.bytes_out,
             "bytes_received": self.transport.counters.bytes_in,
+            "counters": self.transport.counters.snapshot(),
             "commits": self.store.commits,
         }
 

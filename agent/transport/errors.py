@@ -12,7 +12,7 @@ class PortInUse(ShoalError):
     def __init__(self, address: str) -> None:
         super().__init__(
             f"{address} is taken by another program. If a second agent runs on this device, "
-            "stop it; otherwise set another port in `listen` of the configuration."
+            "stop it; otherwise choose another port with --listen or `listen` in config.toml"
         )
         self.address = address
 

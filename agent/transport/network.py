@@ -78,7 +78,7 @@ class Network:
     # ---- life ------------------------------------------------------------------------------------
 
     async def listen(self) -> None:
-        """Raises PortInUse, AddressInvalid, OSError."""
+        """Raises PortInUse and AddressInvalid."""
         for address in self._settings.listen:
             listeners = await tcp.listen(parse(address)[0])
             self._listeners += listeners

@@ -12,6 +12,7 @@ py-libp2p's own TCP transport is not used, for what was seen of 0.8.1:
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 from enum import Enum
 
@@ -21,7 +22,7 @@ from libp2p.io.exceptions import ConnectionClosedError
 
 from agent.transport.addresses import Endpoint
 from agent.transport.counters import Counters
-from agent.transport.errors import PortInUse
+from agent.transport.errors import AddressInvalid, PortInUse
 
 READ_BYTES = 64 * 1024
 BACKLOG = 128
@@ -77,15 +78,21 @@ class TcpStream(ReadWriteCloser):
 
 
 async def listen(endpoint: Endpoint) -> list[trio.SocketListener]:
-    """Bind and listen. Raises PortInUse, or OSError where the address is not one of this device."""
+    """Bind and listen. Raises PortInUse, and AddressInvalid where it cannot for another reason."""
     try:
         return list(
             await trio.open_tcp_listeners(endpoint.port, host=endpoint.host, backlog=BACKLOG)
         )
     except OSError as error:
-        if _errno_of(error) == errno.EADDRINUSE:
+        code = _errno_of(error)
+        if code == errno.EADDRINUSE:
             raise PortInUse(str(endpoint)) from error
-        raise
+        why = (os.strerror(code) if code and code > 0 else str(error)).lower()
+        if code == errno.EADDRNOTAVAIL:
+            why = "this device has no such address; 0.0.0.0 is all that it has"
+        elif code == errno.EACCES:
+            why = "ports below 1024 are for root alone"
+        raise AddressInvalid(f"cannot listen on {endpoint}: {why} (--listen)") from error
 
 
 def bound_endpoint(listener: trio.SocketListener) -> Endpoint:

@@ -219,7 +219,7 @@ class Transport:
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled, then say goodbye to all and close. Started when it listens.
 
-        Raises PortInUse, AddressInvalid, OSError for the addresses to listen on, and CloneDetected.
+        Raises PortInUse and AddressInvalid for the addresses to listen on, and CloneDetected.
         """
         stop = trio.Event()
         try:

@@ -10,6 +10,7 @@ import importlib
 import os
 import pkgutil
 import sys
+import warnings
 
 NOBODY = 65534
 # Loaded on demand by those that we use.
@@ -28,6 +29,7 @@ def load_all(name: str) -> None:
 
 
 def main() -> int:
+    warnings.simplefilter("ignore")
     for name in (*ALSO, "agent", "protocol"):
         load_all(name)
     from agent.cli.entry import main as shoal

@@ -6,15 +6,17 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.lab import Device, Done, Lab, command_at, environment_of
+from tests.integration.as_nobody import NOBODY
+from tests.lab import COMMAND_S, LISTEN, ROOT, Device, Done, Lab, environment_of
 
-NOBODY = 65534
+AS_NOBODY = (sys.executable, "-m", "tests.integration.as_nobody")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
 
@@ -78,29 +80,46 @@ def test_a_command_without_an_agent_says_how_to_start_one(lab: Lab) -> None:
 # ---- rights -----------------------------------------------------------------------------------
 
 
+def as_nobody(device: Device, *words: str) -> list[str]:
+    return [*AS_NOBODY, "--data-dir", str(device.data_dir), *words]
+
+
+def nobody_types(device: Device, *words: str) -> Done:
+    done = subprocess.run(
+        as_nobody(device, *words), check=False, capture_output=True, text=True, cwd=ROOT,
+        env=environment_of(device), timeout=COMMAND_S,
+    )  # fmt: skip
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
 @as_root
 def test_a_data_directory_of_somebody_else_is_named(lab: Lab) -> None:
-    done = lab.up(lab[0], user=NOBODY, group=NOBODY)
-    ends_with(done, str(lab[0].data_dir), "permission denied")
+    done = nobody_types(lab[0], "up", *LISTEN)
+    ends_with(done, str(lab[0].data_dir), "Permission denied")
     blank = lab.blank("blank")
-    done = lab.shoal(blank, "init", "home", user=NOBODY, group=NOBODY)
-    ends_with(done, str(blank.data_dir), "cannot be written")
+    ends_with(nobody_types(blank, "init", "home"), str(blank.data_dir), "cannot be written")
+    shutil.copytree(lab[0].data_dir, blank.data_dir)
+    give(blank, NOBODY)
+    (blank.data_dir / "shoal.db").mkdir()
+    blank.data_dir.chmod(0o500)
+    ends_with(nobody_types(blank, "up", *LISTEN), str(blank.data_dir), "cannot be written")
+
+
+def give(device: Device, uid: int) -> None:
+    for path in (device.data_dir, *device.data_dir.rglob("*")):
+        os.chown(path, uid, uid)
 
 
 @as_root
 def test_an_agent_that_is_not_root_runs_and_its_doctor_says_what_that_means(lab: Lab) -> None:
-    for path in (lab[0].data_dir, *lab[0].data_dir.rglob("*")):
-        os.chown(path, NOBODY, NOBODY)
-    command = [*command_at(lab[0]), "up", "--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns"]
+    give(lab[0], NOBODY)
     with (lab[0].data_dir / "agent.log").open("ab") as log:
         lab[0].process = subprocess.Popen(
-            command, stderr=log, user=NOBODY, group=NOBODY, extra_groups=[],
-            env=environment_of(lab[0]), cwd="/",
-        )  # fmt: skip
-    done = lab.until(
-        lambda: (d := lab.shoal(lab[0], "run", "-q", "--", "id", "-u")).code == 0 and d, "it runs"
-    )
-    assert done.out.strip() == str(NOBODY)
+            as_nobody(lab[0], "up", *LISTEN), stderr=log, env=environment_of(lab[0]), cwd=ROOT
+        )
+    lab.until(lambda: lab.shoal(lab[0], "peers").code == 0, "it answers")
+    done = lab.shoal(lab[0], "run", "-q", "--", "id", "-u")
+    assert (done.code, done.out) == (0, f"{NOBODY}\n"), done
     doctor = lab.shoal(lab[0], "doctor").out
     assert "can read this device's key" in doctor and "run the agent as root" in doctor
 
@@ -109,7 +128,7 @@ def test_an_agent_that_is_not_root_runs_and_its_doctor_says_what_that_means(lab:
 def test_a_socket_that_is_not_permitted_says_who_may(lab: Lab) -> None:
     lab.start(lab[0])
     lab[0].data_dir.chmod(0o711)
-    done = lab.shoal(lab[0], "peers", user=NOBODY, group=NOBODY, extra_groups=[], cwd=Path("/"))
+    done = nobody_types(lab[0], "peers")
     ends_with(done, "not allowed to use the agent's socket", "sudo", code=3)
 
 
@@ -187,7 +206,7 @@ def test_an_identity_that_lives_twice_ends_the_copy_and_alarms_the_shoal(lab: La
     lab.start(lab[0], twin)
     copy = copy_of(lab, twin, "copy")
     boot = ("--bootstrap", lab.address(lab[0]))
-    ends_with(lab.up(copy, *boot), "another device", "--new-identity")
+    ends_with(lab.up(copy, *boot), "another agent with this device's key", "--new-identity")
     told = lab.shoal(lab[0], "events")
     assert "two devices run with the identity of d01" in told.out, told
     doctor = lab.shoal(lab[0], "doctor")
@@ -254,7 +273,7 @@ def clock_of_1999(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 )
 def test_a_wrong_configuration_is_told_by_its_place(lab: Lab, text: str, said: str) -> None:
     (lab[0].data_dir / "config.toml").write_text(text)
-    done = lab.shoal(lab[0], "up", *(() if "listen" in text else ("--listen", "/ip4/127.0.0.1/tcp/0")))
+    done = lab.shoal(lab[0], "up", *(() if text.startswith("listen") else LISTEN))
     assert done.code in (1, 2) and said in done.err, done
     lines = [line for line in done.err.splitlines() if line.startswith("shoal: ")]
     assert len(lines) == 1 and "Traceback" not in done.err, done.err
