@@ -97,17 +97,19 @@ class Archives:
         path = self.path(digest)
         if size > ARCHIVE_BYTES_MAX:
             raise ArchiveError(f"archive {digest[:12]} is over {ARCHIVE_BYTES_MAX >> 20} MiB")
-        async with self._fetching.setdefault(digest, trio.Lock()):
-            said: list[str] = []
-            for source in sources:
-                if path.exists():
-                    break
-                try:
-                    with trio.fail_after(FETCH_S):
-                        await self._fetch_from(digest, size, await dial(source))
-                except (ShoalError, OSError, EOFError, trio.TooSlowError) as error:
-                    said.append(f"{source[-8:]}: {error or type(error).__name__}")
-        self._fetching.pop(digest, None)
+        said: list[str] = []
+        try:
+            async with self._fetching.setdefault(digest, trio.Lock()):
+                for source in sources:
+                    if path.exists():
+                        break
+                    try:
+                        with trio.fail_after(FETCH_S):
+                            await self._fetch_from(digest, size, await dial(source))
+                    except (ShoalError, OSError, EOFError, trio.TooSlowError) as error:
+                        said.append(f"{source[-8:]}: {error or type(error).__name__}")
+        finally:
+            self._fetching.pop(digest, None)
         if not path.exists():
             raise ArchiveError(
                 f"the shipped files ({digest[:12]}) could not be fetched: "
@@ -191,8 +193,10 @@ def unpack(data: Path, into: Path, owner: tuple[int, int] | None) -> None:
                 if not (member.isreg() or member.isdir()):
                     raise ArchiveError(f"{member.name}: only files and directories are shipped")
                 archive.extract(member, into, filter="data")
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise ArchiveError(f"the shipped files cannot be unpacked: {error}") from None
+    except ArchiveError:
+        raise
+    except Exception as error:  # tarfile, gzip and zlib raise a dozen kinds at damaged bytes
+        raise ArchiveError(f"the shipped files cannot be unpacked: {error!r:.200}") from None
     if owner is not None:
         give_away(into, owner)
 

@@ -159,11 +159,8 @@ class AgentBackend:
         async def look() -> View:
             return await self.job(job)
 
-        async def changed() -> None:
-            await events.__anext__()
-
         streams = BOTH if stream == "both" else (cast(StreamName, stream),)
-        return JobLogs(self._logs, look, changed, slot, streams, tail, follow, self._nursery)
+        return JobLogs(self._logs, look, events, slot, streams, tail, follow, self._nursery)
 
     async def invite(
         self, expires_s: int, uses: int, roles: list[str], labels: dict[str, str]

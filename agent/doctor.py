@@ -121,5 +121,5 @@ class Doctor:
             parts.append(f"{below} malformed streams or connections")
         if not parts:
             return check("messages", True, "nothing malformed was received")
-        fix = "is a version of a peer much older or newer? They were dropped, and nothing else happens"
+        fix = "is a peer's version much older or newer? They were dropped, nothing else happened"
         return check("messages", None, "; ".join(parts), fix)

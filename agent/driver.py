@@ -32,7 +32,7 @@ from protocol.effects import (
     StopTask,
     Tell,
 )
-from protocol.events import DeadlinePassed, Event, LoopLagged
+from protocol.events import DeadlinePassed, Event, LoopLagged, TaskEnded, TaskStarted
 from protocol.ids import PeerId
 from protocol.messages import OVERTAKING
 from protocol.node import Node
@@ -92,15 +92,22 @@ class Driver:
         self._armed = float("inf")
         self._requests: dict[int, tuple[trio.Event, list[Reply]]] = {}
         self._request = 0
-        self._broken = ""
+        self._broken = "it is starting"  # why nothing is handled just now
+        self._ours = False  # it broke on a bug of ours, the disk is well
+        self._late: list[Event] = []  # what happened to tasks meanwhile
         self._breaking = trio.Event()
         self._reloads: deque[float] = deque(maxlen=RELOADS_MAX)
 
     # ---- events in ---------------------------------------------------------------------------
 
     def post(self, event: Event) -> None:
-        """Handle one event now. While the node is being rebuilt events are lost, as in a crash."""
-        if self._broken or self._outside is None:
+        """Handle one event now. While the node is being rebuilt events are lost, as in a crash.
+
+        Except for those that nobody would repeat.
+        """
+        if self._broken:
+            if isinstance(event, TaskStarted | TaskEnded):
+                self._late.append(event)
             return
         try:
             effects = self.node.handle(event, self.clock.now())
@@ -111,7 +118,7 @@ class Driver:
             self._break(str(error))
         except Exception as error:  # our own bug: what the node holds now is worth nothing
             _log.exception("the node failed on %s", type(event).__name__)
-            self._break(f"internal error: {error!r}")
+            self._break(f"internal error: {error!r}", ours=True)
         else:
             if deadline < self._armed:
                 self._rearm.set()
@@ -171,13 +178,17 @@ class Driver:
                     await self._save_added.wait()
             try:
                 await self._saves[0].wait()
+                self._saves.popleft()
+                self._durable += 1
+                while self._waiting and self._waiting[0][0] <= self._durable:
+                    self._do(self._waiting.popleft()[1])
             except StoreFailed as error:
                 self._break(str(error))
                 return
-            self._saves.popleft()
-            self._durable += 1
-            while self._waiting and self._waiting[0][0] <= self._durable:
-                self._do(self._waiting.popleft()[1])
+            except Exception as error:
+                _log.exception("an effect could not be carried out")
+                self._break(f"internal error: {error!r}", ours=True)
+                return
 
     def _do(self, effect: Effect) -> None:
         outside = self._outside
@@ -222,7 +233,9 @@ class Driver:
         self._outside = outside
         started = False
         while True:
-            for event in await outside.first_events():
+            first = await outside.first_events()
+            self._broken, late, self._late = "", self._late, []
+            for event in (*first, *late):
                 self.post(event)
             if not started:
                 task_status.started()
@@ -256,17 +269,21 @@ class Driver:
             except StoreFailed as error:
                 self._break(str(error))
 
-    def _break(self, why: str) -> None:
+    def _break(self, why: str, *, ours: bool = False) -> None:
         if not self._broken:
-            self._broken = why
+            self._broken, self._ours = why, ours
             self._breaking.set()
 
     async def _rebuild(self) -> None:
-        """Throw the node away and read the disk again, as after a crash."""
+        """Throw the node away and read the disk again, as after a crash.
+
+        Raises StoreFailed when the disk failed too often for that to help. Our own bugs only slow
+        it down: whoever sends what sets one off shall not be able to end the agent.
+        """
         now = trio.current_time()
         self._reloads.append(now)
-        full = len(self._reloads) == RELOADS_MAX
-        if full and now - self._reloads[0] < RELOADS_S:
+        often = len(self._reloads) == RELOADS_MAX and now - self._reloads[0] < RELOADS_S
+        if often and not self._ours:
             raise StoreFailed(f"gave up after {RELOADS_MAX} tries: {self._broken}")
         _log.error("rebuilding from disk: %s", self._broken)
         self._saves.clear()
@@ -276,6 +293,8 @@ class Driver:
         for done, replies in self._requests.values():
             replies.append(Reply(0, error=f"not done: {self._broken}; try again"))
             done.set()
+        if often:
+            await trio.sleep(self._reloads[0] + RELOADS_S - now)
         while True:
             try:
                 rows = await self.store.reload()
@@ -284,5 +303,5 @@ class Driver:
                 _log.error("the disk cannot be read: %s", error)
                 await trio.sleep(RETRY_S)
         self.node = self._build(cast(Disk, rows))
-        self._broken, self._breaking = "", trio.Event()
+        self._breaking = trio.Event()
         self._armed = float("inf")

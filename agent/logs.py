@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, Self, cast
 import trio
 
 from agent.archives import ByteStream, Dialler
-from agent.control.backend import FINAL_STATES, RequestError, View
+from agent.control.backend import FINAL_STATES, Lines, RequestError, View
 from agent.engines.process import ProcessEngine
 from protocol.errors import ShoalError
 from protocol.ids import ExecutionId, PeerId
@@ -20,6 +20,7 @@ from protocol.wire import decode_as, encode_message
 StreamName = Literal["stdout", "stderr"]
 BOTH: Final[tuple[StreamName, StreamName]] = ("stdout", "stderr")
 CHUNK_BYTES: Final = 32 * 1024
+LOOKS_MAX: Final = 30  # in vain, one after the other
 LOOK_S: Final = 1.0  # between looks at a job that another peer coordinates
 TRIES_MAX: Final = 4  # to reach an executor again, within a few seconds
 SERVED_MAX: Final = 64  # followers of this device's executions
@@ -142,7 +143,7 @@ class JobLogs:
         self,
         logs: Logs,
         look: Callable[[], Awaitable[View]],
-        changed: Callable[[], Awaitable[None]],
+        events: Lines,
         slot: int | None,
         streams: tuple[StreamName, ...],
         tail: int,
@@ -151,7 +152,7 @@ class JobLogs:
     ) -> None:
         self._logs = logs
         self._look = look
-        self._changed = changed
+        self._events = events
         self._slot = slot
         self._streams = streams
         self._tail = tail
@@ -184,11 +185,22 @@ class JobLogs:
                         await self._watch(nursery)
                 except* (RequestError, trio.BrokenResourceError) as group:
                     _log.debug("logs end: %r", group.exceptions)
+        with trio.CancelScope(shield=True):
+            await self._events.aclose()
 
     async def _watch(self, nursery: trio.Nursery) -> None:
         """Begin with each execution as it becomes known, until the job has ended."""
+        failed = 0
         while True:
-            view = await self._look()
+            try:
+                view = await self._look()
+                failed = 0
+            except RequestError:  # its coordinator may have died, and another takes over
+                failed += 1
+                if not self._follow or failed == LOOKS_MAX:
+                    raise
+                await trio.sleep(LOOK_S)
+                continue
             self._ended = view["state"] in FINAL_STATES
             for execution in _executions(view, self._slot):
                 for stream in self._streams:
@@ -199,7 +211,7 @@ class JobLogs:
             if self._ended or not self._follow:
                 return
             with trio.move_on_after(LOOK_S):
-                await self._changed()
+                await anext(self._events)
 
     async def _one(self, execution: View, stream: StreamName) -> None:
         write = partial(self._write, execution, stream)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
 from collections.abc import Callable
@@ -55,11 +54,16 @@ class Tasks:
             await trio.sleep_forever()
 
     async def found(self) -> tuple[TaskFound, ...]:
-        """What earlier lives of this agent left: running tasks are watched from now on."""
-        found: list[TaskFound] = []
+        """What earlier lives of this agent left: running tasks are watched from now on.
+
+        For a node that is built anew in this life, what is being started is found as well.
+        """
+        found = [TaskFound(key, running=True) for key in self._scopes]
         for execution in await self.engine.adopt():
             key = ExecutionId(execution.execution_id)
             ended = execution.exit
+            if key in self._scopes:
+                continue
             if ended is None:
                 found.append(TaskFound(key, running=True))
                 self._watch(key)
@@ -73,6 +77,7 @@ class Tasks:
 
     def start(self, task: StartTask) -> None:
         assert self._nursery is not None
+        self._scopes[task.execution] = trio.CancelScope()  # at once: the stop may be next
         self._nursery.start_soon(self._run, task)
 
     def stop(self, task: StopTask) -> None:
@@ -93,8 +98,8 @@ class Tasks:
         """Fetch, start, watch. Whatever goes wrong is the execution's end, never the agent's."""
         key = task.execution
         try:
-            with trio.CancelScope() as scope:
-                self._scopes[key] = scope
+            with self._scopes[key] as scope:
+                await trio.lowlevel.checkpoint_if_cancelled()
                 if task.spec.task.input_sources:
                     await self._fetch_inputs(task)
             del self._scopes[key]
@@ -102,9 +107,11 @@ class Tasks:
                 self._post(TaskEnded(key, None, "stopped before it started"))
                 return
             await self.engine.start(self._launch(task))
-        except (ArchiveError, OSError, ValueError) as error:
+        except Exception as error:
+            if not isinstance(error, ArchiveError | OSError | ValueError):
+                _log.exception("starting %s", key)
             self._scopes.pop(key, None)
-            self._post(TaskEnded(key, None, str(error)))
+            self._post(TaskEnded(key, None, str(error) or type(error).__name__))
             return
         self._post(TaskStarted(key))
         self._watch(key)
@@ -162,8 +169,12 @@ class Tasks:
             _log.warning("stopping %s: %s", task.execution, error)
 
     async def _remove(self, task: RemoveTask) -> None:
-        with contextlib.suppress(KeyError, ValueError, ExecutionRunningError):
+        try:
             await self.engine.remove(task.execution)
+        except (KeyError, ValueError, ExecutionRunningError):
+            pass
+        except OSError as error:  # the next start tries again
+            _log.warning("removing %s: %s", task.execution, error)
 
 
 def told(ended: TaskExit) -> tuple[int | None, str]:
@@ -173,7 +184,7 @@ def told(ended: TaskExit) -> tuple[int | None, str]:
             return ended.code, ""
         case ExitReason.SIGNALLED:
             number = ended.signal or 0
-            return 128 + number, ended.detail or f"ended by {signal.Signals(number).name}"
+            return 128 + number, ended.detail or f"ended by {_signal_name(number)}"
         case ExitReason.TIMEOUT:
             return 124, ended.detail or "ran longer than its ExecutionTimeout"
         case ExitReason.STOPPED:
@@ -182,6 +193,14 @@ def told(ended: TaskExit) -> tuple[int | None, str]:
             return None, ended.detail or "the device was shut down"
         case ExitReason.START_FAILED | ExitReason.LOST:
             return None, ended.detail or ended.reason.value
+
+
+def _signal_name(number: int) -> str:
+    """Real-time signals have numbers alone."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _unpack(path: Path, target: Path, owner: tuple[int, int] | None) -> None:

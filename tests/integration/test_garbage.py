@@ -84,7 +84,12 @@ async def until(condition: Any) -> None:
 
 
 def test_garbage_on_the_control_socket(lab: Lab) -> None:
-    pieces = [noise(1, 10_000), b"GET / HTTP/9.9\r\n\r\n", b"\0" * 70_000, b"POST /v1/jobs HTTP/1.1\r\n"]
+    pieces = [
+        noise(1, 10_000),
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\0" * 70_000,
+        b"POST /v1/jobs HTTP/1.1\r\n",
+    ]
     pieces += [b"GET /v1/" + b"a" * 50_000, b"GET /v1/jobs/%00%ff/logs HTTP/1.1\r\nhost: x\r\n\r\n"]
     pieces += [b"POST /v1/jobs HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n[[[[[[[[["]
     for piece in pieces:
@@ -141,9 +146,11 @@ def test_garbage_on_the_port(lab: Lab) -> None:
     endpoint, _ = parse(lab.address(lab[0]))
     before = counters(lab[0])
     for number in range(20):
-        with socket.create_connection((endpoint.host, endpoint.port), WITHIN_S) as sock:
-            with suppress(BrokenPipeError, ConnectionResetError):
-                sock.sendall(noise(number, 3000) if number % 2 else b"\x13/multistream/1.0.0\n" * 99)
+        with (
+            socket.create_connection((endpoint.host, endpoint.port), WITHIN_S) as sock,
+            suppress(BrokenPipeError, ConnectionResetError),
+        ):
+            sock.sendall(noise(number, 3000) if number % 2 else b"\x13/multistream/1.0.0\n" * 99)
     silent = [socket.create_connection((endpoint.host, endpoint.port), WITHIN_S) for _ in range(50)]
 
     def counted() -> bool:

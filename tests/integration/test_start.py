@@ -1,4 +1,4 @@
-"""What keeps an agent from starting is told in a sentence with the way out; the rest it survives."""
+"""What keeps an agent from starting is told with the way out; the rest it survives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
