@@ -1,13 +1,16 @@
 """Whole runs: no promise is broken, and the same seed is the same run."""
 
 import os
+import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from protocol.sim.faults import Faults
+from protocol.sim.invariants import Violation
 from protocol.sim.network import Conditions
 from protocol.sim.run import Options, run
 
@@ -35,6 +38,9 @@ def test_small_and_large_shoals_keep_them_too(seed: int, peers: int) -> None:
         (59, 12, 8),  # two disjoint sets of holders of one job never met
         (1111, 12, 8),  # a stop by somebody who may not, at the coordinator: the node raised
         (5068, 4, 10),  # a result for an ended job whose coordinator died found nobody
+        (134, 12, 8),  # the same, and the copies of another job differed
+        (190, 12, 8),  # the same, after a one-way cut
+        (722, 12, 8),  # the coordinator died before it had told all holders, and nobody else did
     ],
 )
 def test_what_was_found_once_stays_found(seed: int, peers: int, jobs: int) -> None:
@@ -98,3 +104,16 @@ def _digest(hashseed: str) -> str:
     )
     assert "violations 0" in done.stdout
     return done.stdout.splitlines()[-1]
+
+
+def test_a_violation_is_printed_with_its_seed_and_fails_the_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = runpy.run_path(str(ROOT / "scripts" / "simulate.py"))["report"]
+    outcome = run(3, Options(peers=3, jobs=1))
+    assert report([outcome], Options(peers=3), 1.0) == 0
+    broken = replace(outcome, violations=(Violation(3, 3, 1.5, 2, "it broke"),))
+    assert report([broken], Options(peers=3), 1.0) == 1
+    printed = capsys.readouterr().out
+    assert "seed 3 peers 3 t=1.5000 node 2: it broke" in printed
+    assert "violations 1" in printed
