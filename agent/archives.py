@@ -10,7 +10,8 @@ import re
 import secrets
 import tarfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -126,7 +127,8 @@ class Archives:
                 raise ArchiveError(answer.error)
             if answer.size != size:
                 raise ArchiveError(f"has {answer.size} bytes under this digest, not {size}")
-            found, _ = await self.put(_received(stream, size))
+            async with aclosing(_received(stream, size)) as chunks:
+                found, _ = await self.put(chunks)
             if found != digest:
                 self.path(found).unlink(missing_ok=True)
                 raise ArchiveError("sent other bytes than the digest names")
@@ -167,7 +169,7 @@ class Archives:
                 path.unlink(missing_ok=True)
 
 
-async def _received(stream: ByteStream, size: int) -> AsyncIterator[bytes]:
+async def _received(stream: ByteStream, size: int) -> AsyncGenerator[bytes, None]:
     """Exactly `size` bytes, or RemoteProtocolError."""
     left = size
     while left:
@@ -178,7 +180,7 @@ async def _received(stream: ByteStream, size: int) -> AsyncIterator[bytes]:
         yield chunk
 
 
-def unpack(data: Path, into: Path, owner: tuple[int, int] | None) -> None:
+def unpack(data: Path, into: Path) -> None:
     """Unpack a tar.gz: regular files and directories only, none outside `into`, within bounds.
 
     Blocks; run it in a thread. Raises ArchiveError.
@@ -197,8 +199,6 @@ def unpack(data: Path, into: Path, owner: tuple[int, int] | None) -> None:
         raise
     except Exception as error:  # tarfile, gzip and zlib raise a dozen kinds at damaged bytes
         raise ArchiveError(f"the shipped files cannot be unpacked: {error!r:.200}") from None
-    if owner is not None:
-        give_away(into, owner)
 
 
 def give_away(tree: Path, owner: tuple[int, int]) -> None:

@@ -62,6 +62,7 @@ REMEMBERED: Final = 1000  # events of earlier lives that `shoal events` begins w
 FACTS_S: Final = 10.0  # temperature and load change no faster; a sample is a millisecond
 ADDRESSES_S: Final = 15.0  # how soon a new network interface is told of
 WALL_SAVED_S: Final = 3600.0  # the highest wall time goes to disk this often: an SD card wears out
+TASK_USER: Final = "shoal-task"  # of the installer, for devices that tasks may use
 GOODBYE_S: Final = 3.0  # for a slow disk; who stops a service waits longer (systemd: 90 s)
 RESTART_S: Final = 60.0  # how long the others wait for an agent that was stopped, its tasks running
 _log = logging.getLogger("shoal")
@@ -319,8 +320,10 @@ class Agent:
 
 
 def _task_user(name: str) -> TaskUser | None:
-    """Whom tasks run as: the configured user, else nobody where the agent is root."""
+    """Whom tasks run as: the configured user; else, where the agent is root, one apart from it."""
     if not name:
+        with contextlib.suppress(KeyError):
+            return TaskUser.named(TASK_USER) if os.geteuid() == 0 else None
         return TaskUser.default()
     try:
         return TaskUser.named(name)

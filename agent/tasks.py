@@ -131,17 +131,17 @@ class Tasks:
         work = await self.engine.prepare(task.execution)
         for source in task.spec.task.input_sources:
             await self._put_input(source, work, task)
+        if (user := self.engine.user) is not None:
+            await trio.to_thread.run_sync(give_away, work, (user.uid, user.gid))
 
     async def _put_input(self, source: InputSource, work: Path, task: StartTask) -> None:
-        user = self.engine.user
-        owner = (user.uid, user.gid) if user is not None else None
         target = work / source.target.lstrip("/")
         match source.source:
             case ArchiveSource(digest=digest, size_bytes=size):
                 path = await self._archives.fetch(digest, size, task.sources, self._dial)
-                await trio.to_thread.run_sync(_unpack, path, target, owner)
+                await trio.to_thread.run_sync(_unpack, path, target)
             case InlineSource():
-                await trio.to_thread.run_sync(_write, source.source, target, owner)
+                await trio.to_thread.run_sync(_write, source.source, target)
 
     def _watch(self, key: ExecutionId) -> None:
         assert self._nursery is not None
@@ -203,22 +203,20 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _unpack(path: Path, target: Path, owner: tuple[int, int] | None) -> None:
+def _unpack(path: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
-    unpack(path, target, owner)
+    unpack(path, target)
 
 
-def _write(source: InlineSource, target: Path, owner: tuple[int, int] | None) -> None:
+def _write(source: InlineSource, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     content = source.content()
     if source.media_type in GZIP:
         packed = target.with_name(target.name + ".packed")
         packed.write_bytes(content)
         try:
-            _unpack(packed, target, owner)
+            _unpack(packed, target)
         finally:
             packed.unlink()
-        return
-    target.write_bytes(content)
-    if owner is not None:
-        give_away(target, owner)
+    else:
+        target.write_bytes(content)

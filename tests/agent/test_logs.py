@@ -1,0 +1,242 @@
+"""Logs: read here or over a stream, from the beginning or the end, while it runs and after."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from agent import logs
+from agent.archives import ByteStream
+from agent.control.backend import RequestError, View
+from agent.control.feed import Feed
+from agent.engines.process import ProcessEngine
+from agent.engines.task import TaskLaunch, TaskUser
+from agent.logs import BOTH, JobLogs, Logs
+from agent.transport.errors import NotReachable
+from protocol.errors import ShoalError
+from protocol.ids import ExecutionId, PeerId
+from protocol.messages import LogChunk
+from tests.agent.test_archives import pair
+from tests.agent.whole import WITHIN_S, open_directory
+
+ME, OTHER = PeerId("me"), PeerId("other")
+E1 = ExecutionId("e" * 32)
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    made = open_directory()
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+async def engine(root: Path) -> AsyncIterator[ProcessEngine]:
+    made = ProcessEngine(root / "executions", TaskUser.default())
+    yield made
+    with trio.CancelScope(shield=True):
+        for found in await made.adopt():
+            await made.stop(found.execution_id, grace_s=0)
+            await made.wait(found.execution_id)
+    made.close()
+
+
+async def run(engine: ProcessEngine, script: str, *, wait: bool = True) -> None:
+    await engine.start(TaskLaunch(E1, ("sh", "-c", script)))
+    if wait:
+        await engine.wait(E1)
+
+
+async def nowhere(peer: PeerId) -> ByteStream:
+    raise NotReachable("nobody there")
+
+
+def served_by(far: Logs, nursery: trio.Nursery) -> Callable[[PeerId], Awaitable[ByteStream]]:
+    """A dialler whose streams the other device serves."""
+
+    async def dial(peer: PeerId) -> ByteStream:
+        await trio.lowlevel.checkpoint()
+        ours, theirs = pair()
+        nursery.start_soon(far.serve, theirs)
+        return ours
+
+    return dial
+
+
+class Reader:
+    def __init__(self) -> None:
+        self.data = b""
+        self.came = trio.Event()
+
+    async def write(self, chunk: LogChunk) -> None:
+        self.data += chunk.data
+        self.came.set()
+
+
+# ---- one execution ----------------------------------------------------------------------------
+
+
+async def test_output_is_the_same_here_and_from_another_device(engine: ProcessEngine) -> None:
+    await run(engine, "seq 20000; echo err >&2")
+    expected = b"".join(b"%d\n" % n for n in range(1, 20001))
+    async with trio.open_nursery() as nursery:
+        near = Logs(engine, nowhere, ME)
+        far = Logs(engine, served_by(near, nursery), OTHER)
+        for place in (near, far):
+            for follow in (False, True):
+                out, err = Reader(), Reader()
+                await place.read(E1, ME, "stdout", -1, follow, out.write)
+                await place.read(E1, ME, "stderr", -1, follow, err.write)
+                assert (out.data, err.data) == (expected, b"err\n")
+            last = Reader()
+            await place.read(E1, ME, "stdout", 2, False, last.write)
+            assert last.data == b"19999\n20000\n"
+
+
+async def test_what_comes_is_followed_to_the_end(engine: ProcessEngine) -> None:
+    await run(engine, "echo begin; sleep 0.3; echo end", wait=False)
+    async with trio.open_nursery() as nursery:
+        far = Logs(engine, served_by(Logs(engine, nowhere, ME), nursery), OTHER)
+        reader = Reader()
+        with trio.fail_after(WITHIN_S):
+            await far.read(E1, ME, "stdout", -1, True, reader.write)
+    assert reader.data == b"begin\nend\n"
+
+
+async def test_an_unknown_execution_is_an_error_in_words(engine: ProcessEngine) -> None:
+    async with trio.open_nursery() as nursery:
+        near = Logs(engine, nowhere, ME)
+        with pytest.raises(KeyError):
+            await near.read(E1, ME, "stdout", -1, True, Reader().write)
+        far = Logs(engine, served_by(near, nursery), OTHER)
+        with pytest.raises(RequestError, match="no longer here"):
+            await far.read(E1, ME, "stdout", -1, True, Reader().write)
+
+
+async def test_a_connection_that_breaks_off_is_taken_up_where_it_was(
+    engine: ProcessEngine, autojump_clock: trio.testing.MockClock
+) -> None:
+    del autojump_clock
+    asked: list[int] = []
+
+    async def dial(peer: PeerId) -> ByteStream:
+        await trio.lowlevel.checkpoint()
+        ours, theirs = pair()
+        nursery.start_soon(flaky, theirs)
+        return ours
+
+    async def flaky(stream: Any) -> None:
+        request = logs.decode_as(await stream.read_frame(), logs.LogRequest)
+        asked.append(request.offset)
+        if len(asked) == 2:
+            await stream.aclose()
+            return
+        await stream.write_frame(
+            logs.encode_message(LogChunk(request.offset, b"12345", len(asked) == 3))
+        )
+        await stream.aclose()
+
+    reader = Reader()
+    async with trio.open_nursery() as nursery:
+        await Logs(engine, dial, ME).read(E1, OTHER, "stdout", 10, True, reader.write)
+    assert asked == [0, 5, 5] and reader.data == b"1234512345"
+
+
+async def test_a_peer_that_cannot_be_reached_is_given_up(
+    engine: ProcessEngine, autojump_clock: trio.testing.MockClock
+) -> None:
+    del autojump_clock
+    with pytest.raises(ShoalError, match="cannot be reached"):
+        await Logs(engine, nowhere, ME).read(E1, OTHER, "stdout", -1, True, Reader().write)
+
+
+async def test_readers_are_bounded(engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "SERVED_MAX", 0)
+    await run(engine, "echo x")
+    async with trio.open_nursery() as nursery:
+        far = Logs(engine, served_by(Logs(engine, nowhere, ME), nursery), OTHER)
+        with pytest.raises(RequestError, match="too many"):
+            await far.read(E1, ME, "stdout", -1, False, Reader().write)
+
+
+# ---- a job ------------------------------------------------------------------------------------
+
+
+def view(state: str, execution: str = E1, **more: Any) -> View:
+    slot = {"slot": 0, "execution": execution, "executor": ME, "executor_name": "me", **more}
+    return {"id": "job", "state": state, "slots": [slot]}
+
+
+class Job:
+    """A job as it is seen over time; the last view stays."""
+
+    def __init__(self, *views: View | RequestError) -> None:
+        self.views = list(views)
+        self.feed = Feed(lambda: 0)
+
+    async def look(self) -> View:
+        await trio.lowlevel.checkpoint()
+        seen = self.views.pop(0) if len(self.views) > 1 else self.views[0]
+        if isinstance(seen, RequestError):
+            raise seen
+        return seen
+
+    async def lines(self, engine: ProcessEngine, follow: bool) -> list[View]:
+        events = self.feed.follow(0, "job")
+        place = Logs(engine, nowhere, ME)
+        with trio.fail_after(WITHIN_S):
+            async with trio.open_nursery() as nursery:
+                reader = JobLogs(place, self.look, events, None, BOTH, -1, follow, nursery)
+                found = [line async for line in reader]
+                await reader.aclose()
+        assert self.feed.followers == 0
+        return found
+
+
+async def test_a_jobs_lines_say_whose_they_are(engine: ProcessEngine) -> None:
+    await run(engine, "echo out; echo err >&2")
+    lines = await Job(view("completed")).lines(engine, False)
+    assert {(line["stream"], line["data"]) for line in lines} == {
+        ("stdout", b"out\n"),
+        ("stderr", b"err\n"),
+    }
+    whose = {(line["slot"], line["peer_name"], line["execution"]) for line in lines}
+    assert whose == {(0, "me", E1)}
+
+
+async def test_an_execution_that_is_not_there_yet_is_looked_for_again(
+    engine: ProcessEngine,
+) -> None:
+    await run(engine, "echo late")
+    seen = (
+        view("running", "e" * 31 + "2"),
+        view("running", ""),
+        view("running"),
+        view("completed"),
+    )
+    lines = await Job(*seen).lines(engine, True)
+    assert [line["data"] for line in lines] == [b"late\n"]
+
+
+async def test_a_job_that_nobody_answers_for_just_now_is_asked_for_again(
+    engine: ProcessEngine,
+) -> None:
+    """Its coordinator died, and the next one has not taken over yet."""
+    await run(engine, "echo still here")
+    lost = RequestError(404, "no job")
+    lines = await Job(view("running"), lost, lost, view("completed")).lines(engine, True)
+    assert [line["data"] for line in lines] == [b"still here\n"]
+    assert await Job(lost).lines(engine, False) == []
+
+
+async def test_output_that_is_gone_is_replaced_by_the_end_that_came_with_the_result(
+    engine: ProcessEngine,
+) -> None:
+    gone = view("completed", "e" * 31 + "3", stdout_tail="the end\n", stderr_tail="")
+    lines = await Job(gone).lines(engine, True)
+    assert [line["data"] for line in lines] == [b"the end\n"]

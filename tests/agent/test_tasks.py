@@ -1,0 +1,237 @@
+"""Tasks: real processes, started, stopped and found again; whatever happens is an event."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from agent.archives import Archives, ByteStream
+from agent.engines.process import ProcessEngine
+from agent.engines.task import ExitReason, TaskExit, TaskUser
+from agent.tasks import TAIL_BYTES, Tasks, told
+from agent.transport.errors import NotReachable
+from protocol.effects import RemoveTask, StartTask, StopTask
+from protocol.events import Event, TaskEnded, TaskFound, TaskStarted
+from protocol.ids import ExecutionId, JobId, PeerId
+from protocol.job import JobSpec
+from tests.agent.test_archives import packed, pieces
+from tests.agent.whole import open_directory, until
+from tests.lab import process_job
+
+E1 = ExecutionId("e1")
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    made = open_directory()
+    yield made
+    shutil.rmtree(made)
+
+
+class Running:
+    """Tasks of one life of an agent, and what it was told of them."""
+
+    def __init__(self, root: Path) -> None:
+        self.events: list[Event] = []
+        self.engine = ProcessEngine(root / "executions", TaskUser.default())
+        self.archives = Archives(root / "archives")
+        self.may_dial = trio.Event()
+        self.tasks = Tasks(self.engine, self.archives, self.dial, self.events.append, 100_000)
+
+    async def dial(self, peer: PeerId) -> ByteStream:
+        await self.may_dial.wait()
+        raise NotReachable("nobody there")
+
+    async def until(self, kind: type[Event]) -> Any:
+        await until(lambda: any(isinstance(event, kind) for event in self.events))
+        return next(event for event in self.events if isinstance(event, kind))
+
+    async def ended(self, task: StartTask) -> TaskEnded:
+        self.tasks.start(task)
+        found: TaskEnded = await self.until(TaskEnded)
+        return found
+
+
+@asynccontextmanager
+async def running(root: Path) -> AsyncIterator[Running]:
+    it = Running(root)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(it.tasks.run)
+        yield it
+        nursery.cancel_scope.cancel()
+    it.engine.close()
+
+
+def task(*command: str, execution: ExecutionId = E1, **more: Any) -> StartTask:
+    timeout_s = more.pop("timeout_s", None)
+    spec = JobSpec.from_plain(process_job(*command, Task=more))
+    environment = {"SHOAL_JOB_ID": "j"}
+    return StartTask(execution, JobId("j"), spec, environment, timeout_s, (PeerId("p"),))
+
+
+def shell(script: str, **more: Any) -> StartTask:
+    return task("sh", "-c", script, **more)
+
+
+def source(kind: str, target: str, **params: Any) -> dict[str, Any]:
+    return {"Source": {"Type": kind, "Params": params}, "Target": target}
+
+
+# ---- starting ---------------------------------------------------------------------------------
+
+
+async def test_a_task_starts_and_ends_with_the_tails_of_its_output(root: Path) -> None:
+    async with running(root) as it:
+        ended = await it.ended(shell("echo out; echo err >&2; exit 3"))
+        assert it.events[0] == TaskStarted(E1)
+        assert (ended.exit_code, ended.reason) == (3, "")
+        assert (ended.stdout_tail, ended.stderr_tail) == (b"out\n", b"err\n")
+        assert ended.duration_ms >= 0
+
+
+async def test_tails_are_bounded(root: Path) -> None:
+    async with running(root) as it:
+        ended = await it.ended(shell("head -c 90000 /dev/zero | tr '\\0' x; echo END"))
+        assert len(ended.stdout_tail) == TAIL_BYTES and ended.stdout_tail.endswith(b"xEND\n")
+
+
+async def test_environment_and_directory_are_the_jobs(root: Path) -> None:
+    script = 'echo "$A $SHOAL_JOB_ID"; basename "$PWD"'
+    async with running(root) as it:
+        ended = await it.ended(shell(script, Env={"A": "1"}))
+        assert ended.stdout_tail == b"1 j\nwork\n"
+
+
+async def test_what_cannot_start_has_ended_with_the_reason(root: Path) -> None:
+    async with running(root) as it:
+        ended = await it.ended(task("no-such-command"))
+        assert ended.exit_code is None and "no such command" in ended.reason
+
+
+async def test_a_task_that_runs_too_long_is_ended_as_timeout_does(root: Path) -> None:
+    async with running(root) as it:
+        ended = await it.ended(shell("sleep 60", timeout_s=0.1))
+        assert ended.exit_code == 124 and "ExecutionTimeout" in ended.reason
+
+
+async def test_a_signal_is_128_and_its_number_also_a_nameless_one(root: Path) -> None:
+    for number, name in ((9, "SIGKILL"), (42, "signal 42")):
+        async with running(root) as it:
+            key = ExecutionId(f"s{number}")
+            ended = await it.ended(shell(f"kill -{number} $$", execution=key))
+            assert (ended.exit_code, ended.reason) == (128 + number, f"ended by {name}")
+
+
+def test_an_end_without_an_exit_has_no_code() -> None:
+    for reason in (ExitReason.STOPPED, ExitReason.INTERRUPTED, ExitReason.LOST):
+        code, text = told(TaskExit(None, None, reason, 0.0, 0.0))
+        assert code is None and text
+
+
+# ---- inputs -----------------------------------------------------------------------------------
+
+
+async def test_inputs_are_there_and_the_tasks_own(root: Path) -> None:
+    inner = base64.b64encode(packed(("x", b"inner"))).decode()
+    async with running(root) as it:
+        digest, size = await it.archives.put(pieces(packed(("bin/go.sh", b"echo shipped"))))
+        sources = [
+            source("archive", ".", Digest=digest, Size=size),
+            source("inline", "conf/text", URL="data:,hello"),
+            source("inline", "tree", URL=f"data:application/gzip;base64,{inner}"),
+        ]
+        script = "sh bin/go.sh; cat conf/text tree/x; touch bin/mine conf/mine tree/mine && ls bin"
+        ended = await it.ended(shell(script, InputSources=sources))
+        assert ended.stdout_tail == b"shipped\nhelloinnergo.sh\nmine\n", ended
+
+
+async def test_inputs_that_cannot_be_had_are_the_end(root: Path) -> None:
+    async with running(root) as it:
+        it.may_dial.set()
+        sources = [source("archive", ".", Digest="0" * 64, Size=5)]
+        ended = await it.ended(shell("true", InputSources=sources))
+        assert ended.exit_code is None and "could not be fetched" in ended.reason
+        assert not [event for event in it.events if isinstance(event, TaskStarted)]
+
+
+# ---- stopping ---------------------------------------------------------------------------------
+
+
+async def test_a_stop_right_behind_its_start_is_not_lost(root: Path) -> None:
+    """Both leave together when the save that they waited for is durable."""
+    async with running(root) as it:
+        for number in range(20):
+            key = ExecutionId(f"e{number}")
+            it.events.clear()
+            it.tasks.start(shell("sleep 60", execution=key))
+            it.tasks.stop(StopTask(key, "withdrawn"))
+            ended = await it.until(TaskEnded)
+            assert ended.exit_code is None and "stopped" in ended.reason
+
+
+async def test_a_stop_while_inputs_are_fetched_ends_it_before_it_starts(root: Path) -> None:
+    async with running(root) as it:
+        sources = [source("archive", ".", Digest="0" * 64, Size=5)]
+        it.tasks.start(shell("true", InputSources=sources))
+        await trio.testing.wait_all_tasks_blocked()
+        it.tasks.stop(StopTask(E1, "withdrawn"))
+        assert (await it.until(TaskEnded)).reason == "stopped before it started"
+
+
+async def test_a_running_task_is_stopped_and_what_it_left_is_removed(root: Path) -> None:
+    async with running(root) as it:
+        it.tasks.start(shell("sleep 60"))
+        await it.until(TaskStarted)
+        it.tasks.remove(RemoveTask(E1))  # it runs: nothing happens
+        it.tasks.stop(StopTask(E1, "withdrawn"))
+        it.tasks.stop(StopTask(E1, "again"))
+        assert (await it.until(TaskEnded)).exit_code is None
+        it.tasks.remove(RemoveTask(E1))
+        it.tasks.remove(RemoveTask(E1))
+        await until(lambda: not os.path.exists(root / "executions" / E1))
+
+
+async def test_stopping_or_removing_what_never_was_is_no_event(root: Path) -> None:
+    async with running(root) as it:
+        for key in (E1, ExecutionId("../../etc")):
+            it.tasks.stop(StopTask(key, "x"))
+            it.tasks.remove(RemoveTask(key))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert it.events == []
+
+
+# ---- the next life ----------------------------------------------------------------------------
+
+
+async def test_the_next_life_finds_what_runs_and_what_ended_meanwhile(root: Path) -> None:
+    async with running(root) as it:
+        for name, script in (("e1", "cat fifo; exit 4"), ("e2", "exit 5"), ("e3", "kill -42 $$")):
+            it.tasks.start(shell(f"mkfifo fifo; {script}", execution=ExecutionId(name)))
+        await until(lambda: sum(isinstance(event, TaskEnded) for event in it.events) == 2)
+    async with running(root) as again:
+        e1, e2, e3 = await again.tasks.found()
+        assert e1 == TaskFound(E1, running=True)
+        assert (e2.running, e2.exit_code) == (False, 5)
+        assert (e3.running, e3.exit_code, e3.reason) == (False, 170, "ended by signal 42")
+        (root / "executions/e1/work/fifo").write_text("go on\n")
+        ended = await again.until(TaskEnded)
+        assert (ended.execution, ended.exit_code, ended.stdout_tail) == (E1, 4, b"go on\n")
+
+
+async def test_a_node_built_anew_finds_also_what_is_being_started(root: Path) -> None:
+    async with running(root) as it:
+        sources = [source("archive", ".", Digest="0" * 64, Size=5)]
+        it.tasks.start(shell("true", InputSources=sources))
+        await trio.testing.wait_all_tasks_blocked()
+        assert await it.tasks.found() == (TaskFound(E1, running=True),)
+        it.may_dial.set()
+        assert (await it.until(TaskEnded)).exit_code is None
