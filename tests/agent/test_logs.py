@@ -167,6 +167,11 @@ async def test_readers_are_bounded(engine: ProcessEngine, monkeypatch: pytest.Mo
 # ---- a job ------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "LOOK_S", 0.05)
+
+
 def view(state: str, execution: str = E1, **more: Any) -> View:
     slot = {"slot": 0, "execution": execution, "executor": ME, "executor_name": "me", **more}
     return {"id": "job", "state": state, "slots": [slot]}

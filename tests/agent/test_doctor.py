@@ -1,0 +1,108 @@
+"""The doctor: what it says of a whole agent, well and ill."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent import doctor
+from agent.engines.task import TaskUser
+from agent.main import Agent
+from protocol.ids import PeerId
+from tests.agent.whole import open_directory, running_agent
+
+OTHER = PeerId("12D3KooWJ8NCNvvnhYKZWTD5RYhDkNbfJcEnCnVF3GXRAKXuSTHD")
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    made = open_directory()
+    yield made
+    shutil.rmtree(made)
+
+
+def checks(agent: Agent) -> dict[str, Any]:
+    return {entry["check"]: entry for entry in agent.doctor.checks()}
+
+
+async def test_a_device_alone_is_well_and_told_what_comes_next(data_dir: Path) -> None:
+    async with running_agent(data_dir) as agent:
+        found = checks(agent)
+        for name in ("identity", "disk", "database", "network", "messages"):
+            assert found[name]["ok"] is True and not found[name]["fix"], found[name]
+        assert found["peers"]["ok"] is None and "shoal join TOKEN" in found["peers"]["fix"]
+        assert "127.0.0.1" in found["network"]["text"]
+        said = found["tasks"]["text"]
+        assert ("apart from the agent" if os.geteuid() == 0 else "agent's own user") in said
+
+
+async def test_an_agent_that_is_not_root_says_what_a_task_may_do(data_dir: Path) -> None:
+    async with running_agent(data_dir) as agent:
+        agent.engine.user = None
+        entry = checks(agent)["tasks"]
+        assert entry["ok"] is None and "can read this device's key" in entry["text"]
+        assert "as root" in entry["fix"]
+        agent.engine.user = TaskUser(1234, 1234)
+        assert "user 1234" in checks(agent)["tasks"]["text"]
+
+
+async def test_a_clone_is_told_with_the_way_out(data_dir: Path) -> None:
+    async with running_agent(data_dir) as agent:
+        agent._on_cloned(OTHER)
+        entry = checks(agent)["identity"]
+        assert entry["ok"] is False and "two devices run with the identity of" in entry["text"]
+        assert "--new-identity" in entry["fix"]
+
+
+async def test_a_full_disk_and_a_nearly_full_one(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_agent(data_dir) as agent:
+        agent.store._file.disk_full = True
+        assert "new jobs are refused" in checks(agent)["disk"]["text"]
+        agent.store._file.disk_full = False
+        monkeypatch.setattr(doctor, "LOW_BYTES", 1 << 62)
+        assert checks(agent)["disk"]["ok"] is False
+
+
+async def test_what_became_of_the_database(data_dir: Path) -> None:
+    async with running_agent(data_dir):
+        pass
+    (data_dir / "shoal.db").write_bytes(b"no database" * 1000)
+    async with running_agent(data_dir) as agent:
+        entry = checks(agent)["database"]
+        assert entry["ok"] is None and "kept as shoal.db.corrupt-1" in entry["text"]
+
+
+async def test_a_clock_that_cannot_be_trusted(data_dir: Path) -> None:
+    async with running_agent(data_dir) as agent:
+        agent.clock._has_rtc = True
+        agent.clock.highest_wall_s = 0.0
+        assert checks(agent)["clock"]["ok"] is True
+        agent.clock.highest_wall_s = 1e11
+        assert "nothing expires" in checks(agent)["clock"]["text"]
+
+
+async def test_who_refuses_us_is_told(data_dir: Path) -> None:
+    async with running_agent(data_dir) as agent:
+        agent.transport.refused_by(OTHER, "expired", "the certificate is over")
+        entry = checks(agent)["peers"]
+        assert entry["ok"] is False and "expired: the certificate is over" in entry["text"]
+
+
+async def test_malformed_messages_name_the_worst_and_connections_are_counted(
+    data_dir: Path,
+) -> None:
+    async with running_agent(data_dir) as agent:
+        agent.driver.node.malformed.update({OTHER: 3, PeerId(""): 1})
+        agent.transport.counters.count("malformed.stream")
+        entry = checks(agent)["messages"]
+        name = agent.driver.node.name_of(OTHER)
+        worst, below = entry["text"].split("; ")
+        assert worst == f"4 malformed messages, 3 of them from {name}" and entry["ok"] is None
+        assert below == "1 malformed streams or connections"

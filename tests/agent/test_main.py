@@ -1,0 +1,101 @@
+"""The agent as one: how it starts, tells systemd, ends, and ends where it cannot start."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from agent.configload import load
+from agent.main import TASK_USER, _task_user, notify, run
+from agent.settings import ConfigError
+from agent.store import Store
+from agent.version import VERSION
+from protocol.errors import ShoalError
+from protocol.events import ShutdownRequested
+from tests.agent.whole import open_directory, running_agent, until
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    made = open_directory()
+    yield made
+    shutil.rmtree(made)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == VERSION
+
+
+async def test_it_ends_when_told_and_leaves_its_place_free(data_dir: Path) -> None:
+    for _ in range(2):
+        async with running_agent(data_dir) as agent:
+            assert agent.config.socket_path.is_socket()
+        assert not agent.config.socket_path.exists()
+    store = Store.open(data_dir)
+    assert "wall" in store.load()["meta"]
+    store.close()
+
+
+async def test_a_signal_ends_it_and_the_others_are_told_first(data_dir: Path) -> None:
+    async with running_agent(data_dir) as agent:
+        told: list[object] = []
+        post = agent.driver.post
+        agent.driver.post = lambda event: (told.append(event), post(event))[1]  # type: ignore
+        os.kill(os.getpid(), signal.SIGTERM)
+        await until(lambda: not agent.config.socket_path.exists())
+        assert ShutdownRequested(back_in_s=60.0) in told
+
+
+async def test_systemd_is_told(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(data_dir / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(data_dir / "notify"))
+        async with running_agent(data_dir):
+            await trio.lowlevel.wait_readable(manager)
+            assert manager.recv(100) == b"READY=1"
+        assert manager.recv(100) == b"STOPPING=1"
+        monkeypatch.setenv("NOTIFY_SOCKET", str(data_dir / "nobody"))
+        notify("READY=1")  # nobody listens: no event
+        monkeypatch.setenv("NOTIFY_SOCKET", "@shoal-test-nobody")
+        notify("READY=1")
+
+
+def test_what_stands_in_the_way_is_raised_as_itself(data_dir: Path) -> None:
+    """Nurseries wrap what ends them; a person gets the one sentence."""
+    with pytest.raises(ShoalError, match="holds no identity yet"):
+        run(load({"data_dir": str(data_dir)}, {}))
+
+    async def once() -> None:
+        async with running_agent(data_dir):
+            pass
+
+    trio.run(once)
+    given = {"data_dir": str(data_dir), "mdns": False}
+    with pytest.raises(ShoalError, match="nonsense"):
+        run(load({**given, "listen": ["nonsense"]}, {}))
+    with pytest.raises(ConfigError, match="no user 'no-such-user'"):
+        run(load({**given, "task.user": "no-such-user"}, {}))
+    with pytest.raises(ShoalError, match="no such address"):
+        run(load({**given, "listen": ["/ip4/203.0.113.7/tcp/0"]}, {}))
+    Store.open(data_dir).close()  # each time it let go of the directory
+
+
+def test_whom_tasks_run_as() -> None:
+    root = _task_user("root")
+    assert root is not None and root.uid == 0, "where the owner says so"
+    with pytest.raises(ConfigError, match=r"task\.user"):
+        _task_user("no-such-user")
+    default = _task_user("")
+    assert (default is None) == (os.geteuid() != 0)
+    assert TASK_USER == "shoal-task"
