@@ -124,7 +124,7 @@ def stop(args: Namespace) -> int:
                 refused = refused or error
                 continue
             if not args.json:
-                note(f"{job}: stopping")
+                note(f"{job}: {answers[-1].get('note') or 'stopping'}")
     if args.json:
         show_json({"stopped": answers})
     if refused is not None:

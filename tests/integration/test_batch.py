@@ -264,6 +264,13 @@ def test_a_job_is_stopped_from_another_peer(lab: Lab) -> None:
         lab.until(lambda: client.job(job)["state"] == "stopped", "it is stopped")
 
 
+def test_stopping_what_has_ended_says_so(lab: Lab) -> None:
+    assert lab.shoal(lab[0], "run", "--name", "over", "--", "true").code == 0
+    for device in lab.devices:
+        done = lab.shoal(device, "stop", "over")
+        assert done.code == 0 and "it has ended already" in done.err, done
+
+
 def test_waiting_ends_at_its_own_timeout_and_the_job_goes_on(lab: Lab) -> None:
     job = detached(lab, lab[1], "--", "sleep", "600")
     until_running(lab, lab[1], job)

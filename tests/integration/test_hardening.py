@@ -457,5 +457,5 @@ async def test_reconnecting_does_not_use_up_anything() -> None:
             await b.event(PeerDisconnected, a.id, nth=turn + 1)
             b.transport._dialer.encourage(a.id)
         assert len(a.transport._network.connections.all()) <= 1
-        tasks = trio.lowlevel.current_statistics().tasks_living
-        assert tasks < 200
+        # Those of the last connections may still be ending; what leaks would stay.
+        await a.until(lambda: trio.lowlevel.current_statistics().tasks_living < 200)
