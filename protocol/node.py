@@ -42,6 +42,7 @@ from protocol.executor import Executor
 from protocol.heldjob import HeldJob
 from protocol.ids import JobId, PeerId
 from protocol.inquiry import Inquiries, View
+from protocol.led import Led
 from protocol.membership import Membership
 from protocol.messages import (
     Accepted,
@@ -78,7 +79,7 @@ from protocol.messages import (
     Withdraw,
 )
 from protocol.placement import Fleet, Placement
-from protocol.records import Advert, Certificate, Keyring, Role
+from protocol.records import Advert, Certificate, Keyring, Role, Verdict
 from protocol.requests import Requests
 from protocol.resources import Resources
 from protocol.roster import GONE, PRESENT, Change, State
@@ -444,8 +445,11 @@ class Node:
             ]
         return []
 
-    def _give_up(self, *args: object) -> list[Effect]:
-        return self.coordination.acceptances.give_up(*args)  # type: ignore[arg-type]
+    def _give_up(
+        self, led: Led, index: int, verdict: Verdict, reason: str, data: bytes, now: Now
+    ) -> list[Effect]:
+        """Placement is built before what it gives up to."""
+        return self.coordination.acceptances.give_up(led, index, verdict, reason, data, now)
 
     # ---- reading -----------------------------------------------------------------------------
 
