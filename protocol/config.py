@@ -75,6 +75,7 @@ class CoordinationConfig:
     second_wait_s: float = 0.3  # a second standby learns of a short job once, when it is over
     lease_s: float = 15.0  # permission to place elsewhere; well over the time to know a death
     renew_s: float = 5.0  # two chances within a lease; the third comes as it ends
+    start_max_s: float = 600.0  # 16 MiB of shipped files over 256 kbit/s; then the engine hangs
     rank_delay_s: float = 2.0  # DESIGN 5: rank r waits r x 2 s before it takes over
     resend_first_s: float = 1.0  # a result or sync not acknowledged goes out again, doubling
     resend_max_s: float = 30.0
