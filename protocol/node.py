@@ -13,6 +13,7 @@ from typing import assert_never
 
 import msgspec
 
+from protocol import standing
 from protocol.bidding import Bidder
 from protocol.catalogue import Catalogue
 from protocol.clock import Now
@@ -72,6 +73,7 @@ from protocol.messages import (
     ResultOffer,
     Rumours,
     SyncBuckets,
+    SyncHeld,
     SyncItems,
     SyncRecords,
     SyncRoot,
@@ -83,6 +85,7 @@ from protocol.records import Advert, Certificate, Keyring, Role, Verdict
 from protocol.requests import Requests
 from protocol.resources import Resources
 from protocol.roster import GONE, PRESENT, Change, State
+from protocol.steward import Steward
 from protocol.story import Stories
 from protocol.views import job_view, own_view, peer_view
 from protocol.wire import decode_message, loads, open_sealed
@@ -157,8 +160,10 @@ class Node:
             self.name_of,
         )
         self.stories = stories
+        self.steward = Steward(keyring, certificate, config, rng, self.name_of)
         self._sweep_at = 0.0
         self.unreadable = self.catalogue.restore(disk) + self.executor.restore(disk)
+        self.unreadable += self.steward.restore(disk)
 
     # ---- the one entry -----------------------------------------------------------------------
 
@@ -181,6 +186,7 @@ class Node:
             self.coordination.deadline,
             self.executor.deadline,
             self.inquiries.deadline,
+            self.steward.deadline,
             self._sweep_at,
         )
 
@@ -205,8 +211,12 @@ class Node:
             case FactsSampled():
                 self.executor.bidder.facts = event.facts
                 return []
+            case SubmitRequested() if event.spec.type.standing:
+                return self.steward.submit(event, now)
             case SubmitRequested():
                 return self.requests.submit(event, now)
+            case ControlRequested() if event.job in self.steward.standing.jobs:
+                return self.steward.control(event, now)
             case ControlRequested():
                 return self.requests.control(event, now)
             case QueryRequested():
@@ -226,6 +236,7 @@ class Node:
                     *self.membership.boot(now),
                     *self.executor.boot(event, now),
                     *self.coordination.boot(now),
+                    *self.steward.boot(now),
                 ]
             case SelfDescribed():
                 return self._on_described(event, now)
@@ -243,9 +254,13 @@ class Node:
                     *self.membership.connected(event.peer, event.certificate, now),
                     *self.catalogue.on_peer_back(event.peer, now),
                     *self.executor.on_peer_back(event.peer, now),
+                    *self.steward.connected(event.peer, now),
                 ]
             case PeerDisconnected():
-                return self.membership.disconnected(event.peer, event.refused, now)
+                return [
+                    *self.membership.disconnected(event.peer, event.refused, now),
+                    *self.steward.disconnected(event.peer),
+                ]
             case LoopLagged():
                 self.membership.lagged(event.lag_s, now)
                 return []
@@ -277,6 +292,7 @@ class Node:
         effects += self.coordination.on_deadline(now)
         effects += self.catalogue.on_deadline(now)
         effects += self.inquiries.on_deadline(now)
+        effects += self.steward.on_deadline(now)
         if now.mono >= self._sweep_at:
             self._sweep_at = now.mono + SWEEP_S
             kept = self.config.coordination
@@ -319,9 +335,14 @@ class Node:
         match message:
             case Ping() | Ack() | PingRequest() | PingReport() | Rumours() | Accused():
                 return self.membership.receive(sender, message, now)
+            case SyncHeld():
+                return (
+                    self.steward.receive(sender, message, now)
+                    if message.domain == standing.DOMAIN
+                    else []
+                )
             case SyncRoot() | SyncBuckets() | SyncItems() | SyncWant() | SyncRecords():
-                # Domain 1 will hold standing jobs; a peer that has them already is not wrong.
-                return self.membership.receive(sender, message, now) if not message.domain else []
+                return self._on_sync(sender, message, now)
             case Announce() | Award() | Release() | Withdraw() | RenewAck() | ResultAck():
                 return self._to_executor(sender, message, now)
             case Bid() | Refusal() | Accepted() | Declined() | Renew() | ResultOffer():
@@ -338,6 +359,19 @@ class Node:
                 return self.inquiries.on_control_answer(sender, message)
             case _:
                 assert_never(message)
+
+    def _on_sync(
+        self,
+        sender: PeerId,
+        message: standing.SyncMessage,
+        now: Now,
+    ) -> list[Effect]:
+        """A peer that has more domains than this version is not wrong."""
+        if message.domain == standing.DOMAIN:
+            return self.steward.receive(sender, message, now)
+        if message.domain or isinstance(message, SyncHeld):
+            return []
+        return self.membership.receive(sender, message, now)
 
     def _to_executor(
         self,
@@ -432,7 +466,7 @@ class Node:
         acked, self.catalogue.acked[:] = list(self.catalogue.acked), []
         for job in dict.fromkeys(job for job, _ in acked):
             effects += self.coordination.acceptances.confirmed(job, now)
-        return effects
+        return effects + self.steward.news(now)
 
     def _on_change(self, change: Change, now: Now) -> list[Effect]:
         if change.after in PRESENT and change.before not in PRESENT:

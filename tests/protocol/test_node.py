@@ -223,7 +223,7 @@ def test_gossip_carries_rumours_alone() -> None:
 
 def test_a_newer_version_may_say_more() -> None:
     net = NodeNet("a", "b")
-    for frame in (dumps([9999, "later"]), encode_message(SyncRoot(1, b"root"))):
+    for frame in (dumps([9999, "later"]), encode_message(SyncRoot(2, b"root"))):
         assert net.handle("a", FrameReceived(PeerId("b"), frame)) == []
         assert net.handle("a", GossipReceived(frame)) == []
     assert net["a"].malformed == {}

@@ -44,12 +44,12 @@ def test_who_lacks_the_role_is_told_what_to_do() -> None:
         (
             JobSpec.from_plain(
                 {
-                    "Name": "d",
-                    "Type": "daemon",
+                    "Name": "o",
+                    "Type": "ops",
                     "Tasks": [{"Engine": {"Type": "process", "Params": {"Command": ["true"]}}}],
                 }
             ),
-            "batch jobs only; daemon is not there yet",
+            "batch jobs and daemons; ops is not there yet",
         ),
         (batch(task={"ResultPaths": [{"Name": "out", "Path": "/out"}]}), "leave ResultPaths out"),
     ],
