@@ -69,7 +69,7 @@ class Bidder:
         if known is not None:
             return known.bid
         reason = self.unfit(announce.needs) or self.unwelcome(announce.namespace, announce.author)
-        reason = reason or self._unwell()
+        reason = reason or self.unwell()
         if reason:
             return Refusal(announce.auction, clipped(reason))
         each = resources_of(announce.needs)
@@ -130,7 +130,7 @@ class Bidder:
             return f"policy: namespace {namespace} is not taken ([accept] namespaces)"
         return ""
 
-    def _unwell(self) -> str:
+    def unwell(self) -> str:
         """Why the device's owner wants no more work now, empty where it is well."""
         policy, facts = self.policy, self.facts
         if facts.temperature_mc > policy.temperature_max_c * 1000:
@@ -140,6 +140,10 @@ class Bidder:
             least = policy.battery_min_percent
             return f"policy: battery at {facts.battery_percent} % is under {least} %"
         return ""
+
+    def why_no_room(self, each: Resources) -> str:
+        """Why not one more of this size fits just now; empty where it does."""
+        return "" if self._room(each) else f"busy: {self._shortfall(each)}"
 
     def _room(self, each: Resources) -> int:
         """How many more slots of this size fit."""

@@ -160,10 +160,24 @@ class Node:
             self.name_of,
         )
         self.stories = stories
-        self.steward = Steward(keyring, certificate, config, rng, self.name_of)
+        self.steward = self._steward(bidder)
         self._sweep_at = 0.0
         self.unreadable = self.catalogue.restore(disk) + self.executor.restore(disk)
         self.unreadable += self.steward.restore(disk)
+
+    def _steward(self, bidder: Bidder) -> Steward:
+        return Steward(
+            self.keyring,
+            self.certificate,
+            self.config,
+            self.rng,
+            bidder,
+            self.inquiries,
+            self._adverts,
+            self._connected_peers,
+            self._absent_peers,
+            self.name_of,
+        )
 
     # ---- the one entry -----------------------------------------------------------------------
 
@@ -204,13 +218,15 @@ class Node:
                 return self._on_gossip(event, now)
             case DeadlinePassed():
                 return self._on_deadline(now)
+            case TaskStarted() | TaskEnded() if self.steward.owns(event.execution):
+                return self.steward.on_task(event, now)
             case TaskStarted():
                 return self.executor.on_started(event.execution, now)
             case TaskEnded():
                 return self.executor.on_ended(event, now)
             case FactsSampled():
                 self.executor.bidder.facts = event.facts
-                return []
+                return self.steward.sampled(now)
             case SubmitRequested() if event.spec.type.standing:
                 return self.steward.submit(event, now)
             case SubmitRequested():
@@ -232,11 +248,12 @@ class Node:
         match event:
             case Booted():
                 self._sweep_at = now.mono + SWEEP_S
+                adopted, others = self.steward.boot(event, now)
                 return [
                     *self.membership.boot(now),
-                    *self.executor.boot(event, now),
+                    *adopted,
+                    *self.executor.boot(others, now),
                     *self.coordination.boot(now),
-                    *self.steward.boot(now),
                 ]
             case SelfDescribed():
                 return self._on_described(event, now)
@@ -284,7 +301,7 @@ class Node:
             version=self.config.version,
             name=self.config.name or self.certificate.name,
         )
-        return self.membership.describe(event, now)
+        return [*self.membership.describe(event, now), *self.steward.described(now)]
 
     def _on_deadline(self, now: Now) -> list[Effect]:
         effects = self.membership.on_deadline(now)
@@ -350,7 +367,7 @@ class Node:
             case JobSync() | JobSyncAck() | JobDigests() | JobWant():
                 return self._to_catalogue(sender, message, now)
             case JobQuery():
-                return self.inquiries.on_query(sender, message)
+                return self.inquiries.on_query(sender, message, now)
             case JobReport():
                 return self.inquiries.on_report(sender, message, now)
             case ControlRequest():
@@ -503,6 +520,11 @@ class Node:
     def _connected_peers(self) -> list[PeerId]:
         return [peer for peer in self.membership.alive() if self._connected(peer)]
 
+    def _absent_peers(self) -> list[PeerId]:
+        """Who belongs here and is away: dead for now, or restarting; not who has left."""
+        away = (State.UNHEARD, State.DEAD, State.RESTARTING)
+        return [peer.id for peer in self.membership.peers() if peer.state in away]
+
     def _alive(self, peer_id: PeerId) -> bool:
         peer = self.membership.peer(peer_id)
         present = peer is not None and (peer.state in PRESENT or peer.state is State.RESTARTING)
@@ -526,11 +548,13 @@ class Node:
         peer = self.membership.peer(peer_id)
         return peer.name if peer is not None else peer_id[-8:]
 
-    def _views(self, prefix: str, limit: int, detail: bool) -> list[View]:
-        """Views of the jobs held here whose id starts with `prefix`, newest first."""
+    def _views(self, prefix: str, limit: int, detail: bool, now: Now) -> list[View]:
+        """Views of the jobs held here whose id starts with `prefix`, newest first; standing jobs
+        come before: they are few, and of all peers."""
+        standing = self.steward.views(prefix, limit, detail, now)
         held = [held for job, held in self.jobs.items() if job.startswith(prefix)]
         held.sort(key=lambda job: (-job.accepted_ms, job.id))
-        return [self.view(job, detail) for job in held[:limit]]
+        return [*standing, *(self.view(job, detail) for job in held[: limit - len(standing)])]
 
     def view(self, held: HeldJob, detail: bool = True) -> View:
         return job_view(

@@ -111,6 +111,11 @@ class Requests:
         return ""
 
     def control(self, event: ControlRequested, now: Now) -> list[Effect]:
+        if event.desired is Desired.DELETED:
+            error = (
+                "a one-off job is not deleted: stop it; it is forgotten seven days after its end"
+            )
+            return [Reply(event.request, error=error)]
         held = self.catalogue.jobs.get(event.job)
         if held is not None and held.coordinator == self.keyring.peer:
             if held.done:

@@ -120,10 +120,10 @@ class Standing:
 
     def put(self, records: list[Sealed], now: Now) -> list[Effect]:
         """A person's act here: merge, save, offer to every neighbour."""
-        changed = self._merge(records)
+        changed = self._merge(records, now)
         return [*self._save(changed), *self._spread(changed, None, now)]
 
-    def _merge(self, records: list[Sealed]) -> dict[JobId, None]:
+    def _merge(self, records: list[Sealed], now: Now) -> dict[JobId, None]:
         """Take each record that wins; the jobs that changed."""
         changed: dict[JobId, None] = {}
         for sealed in records:
@@ -139,6 +139,7 @@ class Standing:
                 self._hold(held)
             if taken:
                 changed[held.id] = None
+                held.since_ms = max(0, now.wall_ms) if spec else held.since_ms
             self.news.append(News(record.job, sealed, before, author, lost=not taken))
         return changed
 
@@ -238,7 +239,7 @@ class Standing:
                 fresh.append(sealed)
             told.setdefault(job, []).append(data)
         taken, refused = self._admitted(fresh)
-        changed = self._merge(taken)
+        changed = self._merge(taken, now)
         effects = self._save(changed)
         for job, datas in told.items():
             self._asked.pop(job, None)

@@ -12,13 +12,16 @@ from protocol.clock import NEVER, Now
 from protocol.effects import Effect, Reply
 from protocol.events import ControlRequested, SubmitRequested
 from protocol.ids import JobId, PeerId
+from protocol.inquiry import Inquiries, View
 from protocol.job import JobType
 from protocol.records import Certificate, Control, Desired, Keyring, Role, Spec
 from protocol.standing import Standing
 from protocol.standingjob import KIND, NUMBER_MAX, StandingJob, standing_id
+from protocol.standingviews import effect_of
 from protocol.wire import Sealed, open_sealed, seal
 
 WAITING_MAX = 256
+STOPS_S = 0.5  # from the record to the question what it brought about
 ALONE = "accepted, on this peer only"
 
 
@@ -31,6 +34,7 @@ class Act:
     value: dict[str, object]
     due: float
     wanted: int  # so many neighbours' words end the wait
+    number: int = 0  # of the control record, whose effect is asked after then
     heard: dict[PeerId, None] = field(default_factory=dict)
 
     def answer(self) -> Reply:
@@ -46,6 +50,8 @@ class StandingActs:
     keyring: Keyring
     certificate: Certificate
     standing: Standing
+    inquiries: Inquiries
+    absent: Callable[[], list[PeerId]]  # peers that are expected back
     name_of: Callable[[PeerId], str]
     waiting: list[Act] = field(default_factory=list)
 
@@ -142,25 +148,32 @@ class StandingActs:
             return [Reply(event.request, error=refusal)]
         record = self._control(held, event.desired, held.generation, now)
         effects = self.standing.put([record], now)
-        act = Act(event.request, held.id, {"job": held.id}, 0.0, len(self.standing.couriers))
+        value: dict[str, object] = {"job": held.id, "name": held.name}
+        everybody = len(self.standing.couriers)
+        act = Act(event.request, held.id, value, 0.0, everybody, held.number)
         return effects + self._wait(act, now)
 
     # ---- the answer --------------------------------------------------------------------------
 
     def _wait(self, act: Act, now: Now) -> list[Effect]:
-        if not self.standing.couriers or len(self.waiting) >= WAITING_MAX:
+        if act.number:  # a task needs a moment to end
+            act.due = now.mono + STOPS_S
+        elif not self.standing.couriers:
             return [act.answer()]
-        act.due = now.mono + self.standing.config.ack_s
+        else:
+            act.due = now.mono + self.standing.config.ack_s
+        if len(self.waiting) >= WAITING_MAX:
+            return [act.answer()]
         self.waiting.append(act)
         return []
 
-    def confirmed(self, job: JobId, peer: PeerId) -> list[Effect]:
+    def confirmed(self, job: JobId, peer: PeerId, now: Now) -> list[Effect]:
         """A neighbour has the job's records as they are here."""
         effects: list[Effect] = []
         for act in [act for act in self.waiting if act.job == job]:
             act.heard[peer] = None
-            if len(act.heard) >= act.wanted:
-                effects += self._answer(act)
+            if len(act.heard) >= act.wanted and not act.number:
+                effects += self._answer(act, now)
         return effects
 
     @property
@@ -170,12 +183,26 @@ class StandingActs:
     def on_deadline(self, now: Now) -> list[Effect]:
         effects: list[Effect] = []
         for act in [act for act in self.waiting if act.due <= now.mono]:
-            effects += self._answer(act)
+            effects += self._answer(act, now)
         return effects
 
-    def _answer(self, act: Act) -> list[Effect]:
+    def _answer(self, act: Act, now: Now) -> list[Effect]:
         self.waiting.remove(act)
-        return [act.answer()]
+        if not act.number:
+            return [act.answer()]
+
+        def found(views: list[View], silent: list[PeerId], later: Now) -> list[Effect]:
+            return [self._effect(act, views, silent)]
+
+        return self.inquiries.ask(act.job, 1, False, found, now)
+
+    def _effect(self, act: Act, views: list[View], silent: list[PeerId]) -> Reply:
+        """On how many peers it took effect, and who has yet to hear of it."""
+        quiet, stopping, unheard = effect_of(views[0] if views else None, act.number)
+        away = dict.fromkeys([*silent, *self.absent()])
+        unheard += [self.name_of(peer) for peer in away]
+        act.value |= {"quiet": len(quiet), "stopping": stopping, "unheard": unheard}
+        return act.answer()
 
 
 def _value(held: StandingJob) -> dict[str, object]:

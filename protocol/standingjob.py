@@ -79,6 +79,8 @@ class StandingJob:
     spec: Spec | None = None
     spec_data: bytes = b""
     author: PeerId | None = None  # of the spec
+    author_roles: tuple[str, ...] = ()
+    since_ms: int = 0  # wall; when this peer first held the spec. No part of the merge
     revision: Revision | None = None
     job: JobSpec | None = None  # None also where this version cannot read it
     unreadable: str = ""  # why not
@@ -145,6 +147,7 @@ class StandingJob:
         if self.spec is not None and spec_rank(spec, sealed.data) <= self.spec_rank:
             return False
         self.spec, self.spec_data, self.author = spec, sealed.data, sealed.author
+        self.author_roles = sealed.certificate.roles if sealed.certificate is not None else ()
         self.revision = revision_of(sealed.body)
         self.job, self.unreadable = _read(spec)
         return True
@@ -158,7 +161,7 @@ class StandingJob:
         self.control_author = sealed.author
         if self.spec is not None and self._buries(self.spec):
             self.spec, self.spec_data, self.author, self.revision = None, b"", None, None
-            self.job, self.unreadable = None, ""
+            self.author_roles, self.job, self.unreadable = (), None, ""
         return True
 
     @property
@@ -176,14 +179,14 @@ class StandingJob:
     # ---- on disk -----------------------------------------------------------------------------
 
     def row(self) -> Row:
-        return ("standing", self.id, dumps([self.spec_data, self.control_data]))
+        return ("standing", self.id, dumps([self.spec_data, self.control_data, self.since_ms]))
 
     @classmethod
     def restore(cls, key: str, value: bytes, keyring: Keyring) -> StandingJob:
         """Rebuild from its row. Raises RemoteProtocolError or ValueError for a foreign row."""
-        datas = msgspec.convert(loads(value, 2 * RECORD_BYTES_MAX + 16), tuple[bytes, bytes])
+        row = msgspec.convert(loads(value, 2 * RECORD_BYTES_MAX + 32), tuple[bytes, bytes, int])
         held: StandingJob | None = None
-        for data in datas:
+        for data in row[:2]:
             sealed = verified_standing(data, keyring) if data else None
             if sealed is None or not isinstance(sealed.record, Spec | Control):
                 continue
@@ -193,6 +196,7 @@ class StandingJob:
             held.offer(sealed)
         if held is None:
             raise RemoteProtocolError("not a standing job's row")
+        held.since_ms = row[2]
         return held
 
 

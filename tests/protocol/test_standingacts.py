@@ -216,6 +216,24 @@ def test_a_stop_is_heard_everywhere_and_a_second_one_changes_nothing() -> None:
     assert held(net, "a").number == 2
 
 
+def test_a_stop_says_where_it_took_effect_and_who_has_not_heard_of_it() -> None:
+    net = NodeNet("a", "b", "c", "d")
+    ran(net, "a")
+    net.run(0.5)
+    net.kill("d")
+    net.run(2.0)
+    net.drop = lambda sender, to, message: to == "c" and isinstance(message, SyncItems)
+    value = controlled(net, "a").value
+    assert (value["quiet"], value["stopping"], value["unheard"]) == (2, [], ["c", "d"])
+
+
+def test_alone_a_stop_is_answered_too() -> None:
+    net = NodeNet("a")
+    ran(net, "a")
+    value = controlled(net, "a").value
+    assert (value["quiet"], value["unheard"], value["warning"]) == (1, [], ALONE)
+
+
 def test_what_runs_cannot_be_asked_to_run() -> None:
     net = NodeNet("a")
     ran(net, "a")
