@@ -69,7 +69,7 @@ class AgentBackend:
 
     def status(self) -> View:
         node = self._driver.node
-        open_here = [e for e in node.executor.executions.values() if not e.ended]
+        open_here = [e for e in node.executor.executions.open]
         daemons = [d for d in node.steward.daemons.daemons.values() if d.active]
         return {
             **self._about(),

@@ -212,11 +212,10 @@ def test_a_start_is_journaled_before_it_is_made() -> None:
     net.run(0.1)
     book = StandingBook(shoal=net.shoal)
     effects = net.send("a", "a", SyncRecords(DOMAIN, (book.spec("a"),)))
-    kinds = [type(effect) for effect in effects]
-    last = max(
-        at for at, e in enumerate(effects) if isinstance(e, Save) and e.rows[0][0] == "daemon"
-    )
-    assert last < kinds.index(StartTask)
+    (save,) = [effect for effect in effects if isinstance(effect, Save)]
+    (start,) = [effect for effect in effects if isinstance(effect, StartTask)]
+    assert [row[0] for row in save.rows] == ["standing", "daemon"]
+    assert effects.index(save) < effects.index(start)
 
 
 def test_only_the_latest_ends_keep_their_output() -> None:
