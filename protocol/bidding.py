@@ -73,7 +73,7 @@ class Bidder:
         if known is not None:
             return known
         reason = self.unfit(announce.needs) or self.unwelcome(announce.namespace, announce.author)
-        reason = reason or self._unwell()
+        reason = reason or self.unwell()
         if reason:
             return Refusal(announce.auction, clipped(reason))
         each, job = resources_of(announce.needs), announce.job
@@ -127,7 +127,7 @@ class Bidder:
 
     def vacancies(self, now: float) -> list[Waiter]:
         """Who may be told that there is room for it now."""
-        if not self.queue.waiters or self._unwell():
+        if not self.queue.waiters or self.unwell():
             return []
         return self.queue.call(self.free, self._places, now)
 
@@ -153,7 +153,7 @@ class Bidder:
             return f"policy: namespace {namespace} is not taken ([accept] namespaces)"
         return ""
 
-    def _unwell(self) -> str:
+    def unwell(self) -> str:
         """Why the device's owner wants no more work now, empty where it is well."""
         policy, facts = self.policy, self.facts
         if facts.temperature_mc > policy.temperature_max_c * 1000:
@@ -163,6 +163,10 @@ class Bidder:
             least = policy.battery_min_percent
             return f"policy: battery at {facts.battery_percent} % is under {least} %"
         return ""
+
+    def why_no_room(self, each: Resources) -> str:
+        """Why not one more of this size fits just now; empty where it does."""
+        return "" if self._room(each) else f"busy: {self._shortfall(each)}"
 
     @property
     def _places(self) -> int:
