@@ -21,6 +21,7 @@ from agent.config import Loaded
 from agent.control.backend import View
 from agent.control.feed import Feed
 from agent.control.server import serve_control
+from agent.cron import Calendar
 from agent.device import Device
 from agent.discovery import Discovery
 from agent.doctor import Doctor
@@ -172,7 +173,7 @@ class Agent:
             version=VERSION,
             name=self.name,
         )
-        return Node(self.member.keyring, config, Random(os.urandom(16)), disk)
+        return Node(self.member.keyring, config, Random(os.urandom(16)), disk, Calendar())
 
     # ---- life --------------------------------------------------------------------------------
 

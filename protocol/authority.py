@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from protocol.derived import open_spec
 from protocol.errors import RemoteProtocolError
 from protocol.ids import job_id, revision_of
 from protocol.records import Acceptance, Assignment, Keyring, Result, Role, Spec, Verdict
@@ -13,7 +14,7 @@ def verified_spec(data: bytes, keyring: Keyring) -> Sealed:
 
     Raises RemoteProtocolError.
     """
-    return checked_spec(open_sealed(data, keyring), keyring)
+    return checked_spec(open_spec(data, keyring), keyring)
 
 
 def checked_spec(sealed: Sealed, keyring: Keyring) -> Sealed:
@@ -51,13 +52,16 @@ def signed_assignment(data: bytes, keyring: Keyring) -> Assignment:
         raise RemoteProtocolError("an assignment record is needed")
     if sealed.author != assignment.fence.coordinator:
         raise RemoteProtocolError("an assignment is signed by its coordinator")
-    _require_coordinator(sealed)
+    _require_coordinator(sealed, keyring)
     return assignment
 
 
-def _require_coordinator(sealed: Sealed) -> None:
-    """Who may not submit may not decide about others' jobs either (DESIGN 4: `--role compute`)."""
-    if not sealed.author_holds(Role.SUBMIT):
+def _require_coordinator(sealed: Sealed, keyring: Keyring) -> None:
+    """Who may not submit may not decide about others' jobs either (DESIGN 4: `--role compute`).
+
+    It may award to itself what a schedule has each peer run: nobody else takes its word for that.
+    """
+    if sealed.author != keyring.peer and not sealed.author_holds(Role.SUBMIT):
         raise RemoteProtocolError(f"{sealed.author} may not coordinate")
 
 
@@ -81,7 +85,7 @@ def verified_acceptance(data: bytes, keyring: Keyring) -> Acceptance:
     acceptance = sealed.record
     if not isinstance(acceptance, Acceptance):
         raise RemoteProtocolError("an acceptance record is needed")
-    _require_coordinator(sealed)
+    _require_coordinator(sealed, keyring)
     success = acceptance.verdict == Verdict.SUCCESS
     if not acceptance.result:
         if success:

@@ -53,6 +53,8 @@ Nonce = Annotated[bytes, Meta(max_length=64)]
 Tail = Annotated[bytes, Meta(max_length=TAIL_BYTES_MAX)]
 SpecBody = Annotated[bytes, Meta(max_length=SPEC_BODY_BYTES_MAX)]
 
+InputValue = Annotated[str, Meta(max_length=4096)]  # template.VALUE_BYTES_MAX
+Inputs = Annotated[dict[Name, InputValue], Meta(max_length=32)]  # template.PARAMETERS_MAX
 Labels = Annotated[dict[Key, Value], Meta(max_length=64)]
 Addresses = Annotated[tuple[Address, ...], Meta(max_length=32)]
 Words = Annotated[tuple[Word, ...], Meta(max_length=16)]

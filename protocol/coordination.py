@@ -73,13 +73,15 @@ class Coordination:
             self.succession.watch(held, now)
         return effects
 
-    def accept(self, held: HeldJob, request: int, now: Now) -> list[Effect]:
-        """Take on a job just submitted; the reply goes out when it is durable (DESIGN 5)."""
+    def accept(self, held: HeldJob, request: int | None, now: Now) -> list[Effect]:
+        """Take on a job just submitted; the reply goes out when it is durable (DESIGN 5). What a
+        schedule fires nobody waits for."""
         effects = self.catalogue.add(held, now)
         effects += self._lead(held, now, now.mono)
         effects.append(Tell("job.accepted", f"{held.job.name} accepted", held.id))
         led = self.led[held.id]
-        effects += self.acceptances.submitted(led, request, now)
+        if request is not None:
+            effects += self.acceptances.submitted(led, request, now)
         return effects + self.placement.open(led, now)
 
     def _lead(self, held: HeldJob, now: Now, place_at: float) -> list[Effect]:
@@ -138,7 +140,7 @@ class Coordination:
     def _replenish(self, led: Led, now: Now) -> list[Effect]:
         """Keep as many live standbys as there should be: next by rendezvous among live peers."""
         held, me = led.held, self.keyring.peer
-        if held.done:
+        if held.done or not self.fleet.may_coordinate(me):  # whose word nobody else takes
             return []
         missing = self.config.standbys - len(self.acceptances.standbys(held))
         if missing <= 0:
@@ -265,7 +267,8 @@ class Coordination:
     def _hand_on(self, held: HeldJob, peer: PeerId, now: Now) -> list[Effect]:
         """One that ranks first for the job gets it too: two islands that both accepted it have
         those ranks in common once they meet, and there the two become one."""
-        if peer in held.holders or not self.fleet.may_coordinate(peer):
+        both = (peer, self.keyring.peer)
+        if peer in held.holders or not all(self.fleet.may_coordinate(each) for each in both):
             return []
         ranked = rendezvous(held.id, [*self.acceptances.standbys(held), peer])
         if peer not in ranked[: self.config.standbys] or not held.add_holders((peer,)):

@@ -145,6 +145,8 @@ class Daemons:
         spec = held.wanted(now)
         if spec is None:
             return self._over(daemon, held)
+        if daemon is None and spec.type is JobType.BATCH:
+            return []  # a schedule or template; what comes of those is none of ours
         reason = self._why_unfit(held, spec)
         if reason:
             self.unfit[job] = reason

@@ -83,6 +83,17 @@ class SubmitRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class RunRequested:
+    """A person or program asks to run a template; of runs with one key there is one."""
+
+    request: int
+    template: JobId
+    key: str
+    inputs: dict[str, str]
+    repeatable: bool = False  # as of SubmitRequested
+
+
+@dataclass(frozen=True, slots=True)
 class ControlRequested:
     request: int
     job: JobId
@@ -144,6 +155,7 @@ Event = (
     | FrameReceived
     | GossipReceived
     | SubmitRequested
+    | RunRequested
     | ControlRequested
     | QueryRequested
     | TaskStarted

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from protocol.clock import NEVER
+from protocol.derived import open_spec
 from protocol.effects import Bucket
 from protocol.errors import RemoteProtocolError
 from protocol.ids import ExecutionId, JobId, PeerId, Revision, execution_id
@@ -189,7 +190,7 @@ def restore_execution(value: bytes, keyring: Keyring) -> Execution:
     )
     data, spec_data, state, stopping, coordinator, holders, result, delivered, *times = fields
     assignment = open_sealed(data, keyring).record
-    sealed = open_sealed(spec_data, keyring)
+    sealed = open_spec(spec_data, keyring)
     if not isinstance(assignment, Assignment) or not isinstance(sealed.record, Spec):
         raise RemoteProtocolError("not an execution's row")
     execution = Execution.begin(assignment, data, sealed, tuple(PeerId(peer) for peer in holders))

@@ -13,6 +13,8 @@ from typing import Final
 import msgspec
 
 from protocol.authority import signed_assignment, verified_acceptance, verified_spec
+from protocol.derived import KIND as DERIVED
+from protocol.derived import open_spec, source_of
 from protocol.effects import Bucket
 from protocol.errors import RemoteProtocolError
 from protocol.ids import JobId, PeerId, Revision, execution_id, revision_of
@@ -153,6 +155,8 @@ class HeldJob:
             raise RemoteProtocolError(f"unreadable job spec: {error}") from None
         if job.namespace != spec.namespace:
             raise RemoteProtocolError("a spec in another namespace than its record's")
+        if job.standing:
+            raise RemoteProtocolError("a standing job's spec for one time")
         return cls(
             id=spec.job,
             spec=spec,
@@ -278,10 +282,22 @@ class HeldJob:
         """Verify a control record that somebody asks to apply. Raises RemoteProtocolError."""
         sealed = open_sealed(data, keyring)
         control = self._control_of(sealed)
-        operates = sealed.author_holds(Role.OPERATE, self.spec.namespace)
-        if sealed.author != self.author and not operates:
+        if sealed.author != self.author and not any(
+            sealed.author_holds(role, self.spec.namespace) for role in self.stoppers
+        ):
             raise RemoteProtocolError(f"{sealed.author} may not control this job")
         return control
+
+    @property
+    def source(self) -> JobId | None:
+        """The schedule or template it is a run of."""
+        return source_of(self.spec)
+
+    @property
+    def stoppers(self) -> tuple[Role, ...]:
+        """Who may control it beside its author: of a run whoever may start one, for a run may
+        have to make room for the next."""
+        return stoppers_of(self.spec.kind == DERIVED)
 
     def _require_place(self, record: Assignment | Acceptance, slot: int) -> None:
         if (record.job, record.revision, record.slot) != (self.id, self.revision, slot):
@@ -374,7 +390,7 @@ class HeldJob:
         term, coordinator, accepted_ms, holders, ended_ms = msgspec.convert(
             loads(head), tuple[int, str, int, list[str], int]
         )
-        sealed = open_sealed(spec_data, keyring)
+        sealed = open_spec(spec_data, keyring)
         held = cls.create(
             sealed,
             PeerId(coordinator),
@@ -409,6 +425,11 @@ class HeldJob:
     def execution_at(self, slot: Slot, fence: Fence) -> str:
         """The id of one of the slot's executions."""
         return execution_id(self.revision, slot.index, fence.term, fence.coordinator, fence.attempt)
+
+
+def stoppers_of(run: bool) -> tuple[Role, ...]:
+    """See HeldJob.stoppers."""
+    return (Role.OPERATE, Role.SUBMIT) if run else (Role.OPERATE,)
 
 
 def saved_slot(value: bytes, index: int) -> SlotState:

@@ -9,7 +9,7 @@ was signed before. A field added later must be left out at its default for the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final, cast
 
@@ -23,6 +23,7 @@ from protocol.jobtype import JobType
 from protocol.moment import format_moment, parse_moment_s
 from protocol.resources import Resources
 from protocol.retry import Disconnect, RetryOn, RetrySpec
+from protocol.schedule import Schedule
 from protocol.task import (
     META_MAX,
     META_VALUE_BYTES_MAX,
@@ -32,6 +33,7 @@ from protocol.task import (
     TaskSpec,
     TimeoutsSpec,
 )
+from protocol.template import Parameter, filled, read_parameters
 from protocol.tree import NAME, NAME_ALLOWED, Fields, Node, Plain
 from protocol.update import OnFailure, UpdateSpec
 from protocol.wire import dumps, load_plain, scan
@@ -54,6 +56,7 @@ __all__ = [
     "ResultPath",
     "RetryOn",
     "RetrySpec",
+    "Schedule",
     "TaskSpec",
     "TimeoutsSpec",
     "UpdateSpec",
@@ -80,6 +83,8 @@ FIELDS: Final = (
     "Disconnect",
     "NotAfter",
     "Update",
+    "Schedule",
+    "Parameters",
     "Tasks",
 )
 _LATER: Final = "is reserved for a later version; leave it out"
@@ -108,6 +113,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     disconnect: Disconnect = Disconnect()
     not_after_s: int | None = None  # Unix time; when a job that does not end by itself expires
     update: UpdateSpec = UpdateSpec()
+    schedule: Schedule | None = None  # with one, a batch job is a standing record that fires others
+    parameters: tuple[Parameter, ...] | None = None  # of a template, which runs nothing by itself
     tasks: tuple[TaskSpec, ...]  # exactly one for now
 
     @classmethod
@@ -116,8 +123,13 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
         fields = Node(tree).fields(*FIELDS, later=HINTS)
         kind = _read_type(fields)
         task = _read_task(fields.need("Tasks"), engines, kind)
+        schedule = fields.read("Schedule", lambda at: Schedule.read(at, kind), None)
+        parameters = fields.read("Parameters", lambda at: _read_parameters(at, kind), None)
+        held = kind.standing or schedule is not None or parameters is not None
+        if schedule is not None and parameters is not None:
+            fields.need("Schedule").fail("a template has none: nobody would fill its blanks")
         spec = cls(
-            name=_read_name(fields, kind, task),
+            name=_read_name(fields, held, task),
             namespace=fields.read(
                 "Namespace", lambda at: at.matching(NAME, NAME_ALLOWED), NAMESPACE_DEFAULT
             ),
@@ -132,10 +144,13 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
             disconnect=fields.read(
                 "Disconnect", lambda at: Disconnect.read(at, kind), Disconnect()
             ),
-            not_after_s=fields.read("NotAfter", lambda at: _read_not_after_s(at, kind), None),
+            not_after_s=fields.read("NotAfter", lambda at: _read_not_after_s(at, kind, held), None),
             update=fields.read("Update", lambda at: UpdateSpec.read(at, kind), UpdateSpec()),
+            schedule=schedule,
+            parameters=parameters,
             tasks=(task,),
         )
+        spec.check_blanks()
         spec.check_size()
         return spec
 
@@ -160,8 +175,37 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
             "Disconnect": self.disconnect.to_plain(),
             "NotAfter": "" if self.not_after_s is None else format_moment(self.not_after_s),
             "Update": self.update.to_plain(),
+            "Schedule": None if self.schedule is None else self.schedule.to_plain(),
         }
+        if self.parameters is not None:  # none at all is still a template
+            tree["Parameters"] = [parameter.to_plain() for parameter in self.parameters]
         return tree | {key: part for key, part in parts.items() if part}
+
+    @property
+    def standing(self) -> bool:
+        """Whether it is a record that every peer holds; otherwise a one-off job."""
+        return self.type.standing or self.schedule is not None or self.parameters is not None
+
+    @property
+    def one_off(self) -> JobSpec:
+        """What a schedule or template makes: the same job, for one time."""
+        return msgspec.structs.replace(self, schedule=None, parameters=None, not_after_s=None)
+
+    def filled(self, values: Mapping[str, str], engines: Sequence[str] = ENGINES) -> JobSpec:
+        """A template's job with its blanks filled, read again as any other. Raises JobSpecError."""
+        tree = self.one_off.to_plain()
+        tasks = [
+            filled(task.to_plain(), values, f"Tasks[{index}]")
+            for index, task in enumerate(self.tasks)
+        ]
+        return JobSpec.from_plain({**tree, "Tasks": cast("list[Plain]", tasks)}, engines)
+
+    def check_blanks(self) -> None:
+        """Every blank of a template is one of its parameters. Raises JobSpecError."""
+        if self.parameters is not None:
+            names = {parameter.name: "" for parameter in self.parameters}
+            for index, task in enumerate(self.tasks):
+                filled(task.to_plain(), names, f"Tasks[{index}]")
 
     def check_size(self) -> None:
         """Each field has its bound; this one is on all of them together. Raises JobSpecError."""
@@ -203,9 +247,9 @@ def _read_type(fields: Fields) -> JobType:
     return JobType(at.choice(tuple(JobType), "a job type"))
 
 
-def _read_name(fields: Fields, kind: JobType, task: TaskSpec) -> str:
+def _read_name(fields: Fields, held: bool, task: TaskSpec) -> str:
     """A standing job is known by its name; for a one-off job it is a label, its task's if none."""
-    if kind.standing:
+    if held:
         return fields.need("Name").matching(NAME, NAME_ALLOWED)
     return fields.read("Name", lambda at: at.matching(NAME, NAME_ALLOWED), task.name)
 
@@ -229,8 +273,14 @@ def _read_spread(node: Node | None, kind: JobType) -> bool:
     return node.flag()
 
 
-def _read_not_after_s(node: Node, kind: JobType) -> int:
-    if kind is JobType.BATCH:
+def _read_parameters(node: Node, kind: JobType) -> tuple[Parameter, ...]:
+    if kind is not JobType.BATCH:
+        node.fail(f"only a batch job is a template; {kind.noun} is not")
+    return read_parameters(node)
+
+
+def _read_not_after_s(node: Node, kind: JobType, held: bool) -> int:
+    if kind is JobType.BATCH and not held:
         node.fail("a batch job ends by itself; leave NotAfter out, see Timeouts")
     return node.quantity(parse_moment_s, 0, _LAST_MOMENT_S, format_moment)
 

@@ -19,6 +19,7 @@ from protocol.catalogue import Catalogue
 from protocol.clock import Now
 from protocol.config import NodeConfig
 from protocol.coordination import Coordination
+from protocol.derived import PEER_LABEL
 from protocol.effects import Bucket, Effect, Send, Tell, one_save
 from protocol.errors import RemoteProtocolError
 from protocol.events import (
@@ -33,6 +34,7 @@ from protocol.events import (
     PeerConnected,
     PeerDisconnected,
     QueryRequested,
+    RunRequested,
     SelfDescribed,
     ShutdownRequested,
     SubmitRequested,
@@ -86,6 +88,7 @@ from protocol.records import Advert, Certificate, Keyring, Role, Verdict
 from protocol.requests import Requests
 from protocol.resources import Resources
 from protocol.roster import GONE, PRESENT, Change, State
+from protocol.slots import Cron
 from protocol.steward import Steward
 from protocol.story import Stories
 from protocol.views import job_view, own_view, peer_view
@@ -107,10 +110,12 @@ class Node:
         config: NodeConfig,
         rng: Random,
         disk: Mapping[Bucket, Mapping[str, bytes]],
+        cron: Cron,
     ) -> None:
         self.keyring = keyring
         self.config = config
         self.rng = rng
+        self.cron = cron
         self.advert: Advert | None = None
         self.malformed: Counter[PeerId] = Counter()
         certificate = open_sealed(keyring.certificate, keyring).record
@@ -178,6 +183,9 @@ class Node:
             self._connected_peers,
             self._absent_peers,
             self.name_of,
+            self.coordination,
+            self.requests,
+            self.cron,
         )
 
     # ---- the one entry -----------------------------------------------------------------------
@@ -228,10 +236,12 @@ class Node:
             case FactsSampled():
                 self.executor.bidder.facts = event.facts
                 return self.steward.sampled(now)
-            case SubmitRequested() if event.spec.type.standing:
+            case SubmitRequested() if event.spec.standing:
                 return self.steward.submit(event, now)
             case SubmitRequested():
                 return self.requests.submit(event, now)
+            case RunRequested():
+                return self.steward.run_template(event, now)
             case ControlRequested() if event.job in self.steward.standing.jobs:
                 return self.steward.control(event, now)
             case ControlRequested():
@@ -255,6 +265,7 @@ class Node:
                     *adopted,
                     *self.executor.boot(others, now),
                     *self.coordination.boot(now),
+                    *self.steward.schedules.boot(now),
                 ]
             case SelfDescribed():
                 return self._on_described(event, now)
@@ -288,7 +299,7 @@ class Node:
     def _on_described(self, event: SelfDescribed, now: Now) -> list[Effect]:
         bidder = self.executor.bidder
         bidder.capacity = Resources(event.cpu_m, event.memory_bytes, event.disk_bytes, event.gpus)
-        bidder.labels = event.labels
+        bidder.labels = {**event.labels, PEER_LABEL: self.keyring.peer}
         self.advert = Advert(
             peer=self.keyring.peer,
             incarnation=0,
@@ -404,7 +415,7 @@ class Node:
                 return self.executor.on_award(sender, message, now)
             case Release():
                 return self.executor.on_release(sender, message, now)
-            case Withdraw() if not self._may_coordinate(sender):
+            case Withdraw() if sender != self.keyring.peer and not self._may_coordinate(sender):
                 raise RemoteProtocolError("it may not withdraw: its certificate lacks submit")
             case Withdraw():
                 return self.executor.on_withdraw(sender, message)
@@ -489,6 +500,10 @@ class Node:
         return effects + self.steward.news(now)
 
     def _on_change(self, change: Change, now: Now) -> list[Effect]:
+        effects = self.steward.schedules.on_change(change.peer, change.after in PRESENT, now)
+        return effects + self._on_presence(change, now)
+
+    def _on_presence(self, change: Change, now: Now) -> list[Effect]:
         if change.after in PRESENT and change.before not in PRESENT:
             return self.coordination.on_peer_alive(change.peer, now)
         if change.after in GONE and change.after is not State.RESTARTING:

@@ -11,6 +11,7 @@ from protocol.bidding import why_unfit
 from protocol.catalogue import Catalogue
 from protocol.clock import Now
 from protocol.config import AuctionConfig, CoordinationConfig
+from protocol.derived import PEER_LABEL
 from protocol.effects import Effect, Send, Tell
 from protocol.heldjob import Slot
 from protocol.ids import JobId, PeerId
@@ -109,7 +110,8 @@ class Placement:
         me, needs = self.keyring.peer, led.needs
         for advert in self.fleet.adverts():
             offers = Resources(advert.cpu_m, advert.memory_bytes, advert.disk_bytes, advert.gpus)
-            reason = why_unfit(needs, advert.engines, advert.labels, offers)
+            labels = {**advert.labels, PEER_LABEL: advert.peer}
+            reason = why_unfit(needs, advert.engines, labels, offers)
             if reason and len(auction.answers) < self.config.asked_max:
                 auction.filtered(advert.peer, reason)
             elif not reason:

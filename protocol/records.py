@@ -7,7 +7,7 @@ fields of a kind: a newer peer may add some at the end, an older one leaves them
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -17,6 +17,7 @@ from protocol.bounds import (
     Count,
     DesiredCode,
     ExitCode,
+    Inputs,
     Key,
     Labels,
     Millis,
@@ -33,6 +34,8 @@ from protocol.bounds import (
 )
 from protocol.ids import JobId, PeerId, Revision, ShoalId
 from protocol.opened import Opened
+
+STANDING: Final = "standing"  # the kind of spec that every peer holds
 
 
 class Role(StrEnum):
@@ -196,6 +199,19 @@ class Acceptance(msgspec.Struct, array_like=True, tag=9, frozen=True, kw_only=Tr
     reason: Reason = ""  # why it ended so, where there is no result to tell
 
 
+class Derived(msgspec.Struct, array_like=True, tag=10, frozen=True, kw_only=True):
+    """One run of a schedule or template, signed by whoever fires it; see `derived`.
+
+    What is run, and on whose authority, is told by the source alone: this record only names one
+    of the jobs that the source's author has signed for.
+    """
+
+    shoal: ShoalId
+    source: bytes  # the sealed Spec of the schedule or template
+    trigger: Key  # slot of time, or the key of a run; with the source's id the key of the job
+    inputs: Inputs = {}  # of a template, by the names of its parameters
+
+
 class Unknown(msgspec.Struct, frozen=True):
     """A record of a kind this version does not know: kept and forwarded as it came."""
 
@@ -203,7 +219,16 @@ class Unknown(msgspec.Struct, frozen=True):
 
 
 Record = (
-    Certificate | Advert | Departure | Suspicion | Spec | Control | Assignment | Result | Acceptance
+    Certificate
+    | Advert
+    | Departure
+    | Suspicion
+    | Spec
+    | Control
+    | Assignment
+    | Result
+    | Acceptance
+    | Derived
 )
 
 

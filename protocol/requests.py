@@ -12,16 +12,18 @@ from protocol.catalogue import Catalogue
 from protocol.clock import Now
 from protocol.config import CoordinationConfig
 from protocol.coordination import Coordination
+from protocol.derived import RUN_KEY_CHARS_MAX, derive
 from protocol.effects import Effect, Reply, Send
-from protocol.errors import RemoteProtocolError
-from protocol.events import ControlRequested, QueryRequested, SubmitRequested
-from protocol.heldjob import HeldJob
+from protocol.errors import JobSpecError, RemoteProtocolError
+from protocol.events import ControlRequested, QueryRequested, RunRequested, SubmitRequested
+from protocol.heldjob import HeldJob, stoppers_of
 from protocol.ids import JobId, PeerId, job_id, revision_of
 from protocol.inquiry import Inquiries, View
 from protocol.job import JobType
 from protocol.messages import ControlAnswer, ControlRequest
 from protocol.records import Certificate, Control, Desired, Keyring, Role, Spec
-from protocol.wire import encode_record, open_sealed, seal
+from protocol.standingjob import StandingJob
+from protocol.wire import Sealed, encode_record, open_sealed, seal
 
 KEY_CHARS_MAX = 256  # bounds.Key
 ID_CHARS = 32
@@ -54,6 +56,57 @@ class Requests:
             return self.inquiries.ask(job, 1, False, found, now)
         return self._submit(event, job, [], now)
 
+    def run_template(self, event: RunRequested, template: StandingJob, now: Now) -> list[Effect]:
+        """Run a template that is held: one job for each key, at whatever peer it is asked for."""
+        request, namespace = event.request, template.namespace
+        refusal = self._why_not_author(namespace) or self._why_not_run(event, template, now)
+        if refusal:
+            return [Reply(request, error=refusal)]
+        try:
+            sealed = derive(template.spec_data, event.key, event.inputs, self.keyring)
+        except JobSpecError as error:
+            return [Reply(request, error=str(error))]
+        spec = sealed.record
+        assert isinstance(spec, Spec)
+
+        def found(views: list[View], silent: list[PeerId], later: Now) -> list[Effect]:
+            known = self.catalogue.jobs.get(spec.job)
+            if known is not None or views:
+                revision = str(known.revision if known is not None else views[0]["revision"])
+                return [_run_before(request, template.name, sealed, revision)]
+            return self._accept(sealed, request, later)
+
+        if event.repeatable and spec.job not in self.catalogue.jobs:
+            return self.inquiries.ask(spec.job, 1, False, found, now)
+        return found([], [], now)
+
+    def _why_not_run(self, event: RunRequested, template: StandingJob, now: Now) -> str:
+        if template.spec is None or template.wanted(now) is None:
+            why = "its NotAfter is over" if template.expired(now) else template.desired.name.lower()
+            return f"template {template.name} is not to be run: {template.unreadable or why}"
+        if not 1 <= len(event.key) <= RUN_KEY_CHARS_MAX or not _is_key(event.key):
+            return f"a key is 1 to {RUN_KEY_CHARS_MAX} characters, none of them half of a pair"
+        return self._why_full()
+
+    def _why_not_author(self, namespace: str) -> str:
+        if self.certificate.holds(Role.SUBMIT, namespace):
+            return ""
+        return (
+            f"this peer may not submit in namespace {namespace}: its certificate lacks "
+            "the role; invite it anew with --role compute,submit"
+        )
+
+    def _why_full(self) -> str:
+        if self.catalogue.full:
+            return "this peer holds as many jobs as it can; submit at another one"
+        return ""
+
+    def _accept(self, sealed: Sealed, request: int, now: Now) -> list[Effect]:
+        assert isinstance(sealed.record, Spec)
+        holders = self.coordination.standbys_of(sealed.record.job)
+        held = HeldJob.create(sealed, self.keyring.peer, 1, now.wall_ms, holders)
+        return self.coordination.accept(held, request, now)
+
     def _submit(
         self, event: SubmitRequested, job: JobId, elsewhere: list[View], now: Now
     ) -> list[Effect]:
@@ -76,10 +129,7 @@ class Requests:
         )
         if elsewhere:
             return [self._accepted_before(event, record, elsewhere[0])]
-        sealed = open_sealed(seal(record, self.keyring), self.keyring)
-        holders = self.coordination.standbys_of(job)
-        held = HeldJob.create(sealed, self.keyring.peer, 1, now.wall_ms, holders)
-        return self.coordination.accept(held, request, now)
+        return self._accept(open_sealed(seal(record, self.keyring), self.keyring), request, now)
 
     def _accepted_before(self, event: SubmitRequested, record: Spec, view: View) -> Reply:
         """Another peer has accepted this call; of another job under its key nothing is made."""
@@ -92,11 +142,9 @@ class Requests:
 
     def _why_not_submit(self, event: SubmitRequested) -> str:
         spec = event.spec
-        if not self.certificate.holds(Role.SUBMIT, spec.namespace):
-            return (
-                f"this peer may not submit in namespace {spec.namespace}: its certificate lacks "
-                "the role; invite it anew with --role compute,submit"
-            )
+        refusal = self._why_not_author(spec.namespace)
+        if refusal:
+            return refusal
         if spec.type is not JobType.BATCH:
             return f"this version runs batch jobs and daemons; {spec.type.value} is not there yet"
         if spec.task.result_paths:
@@ -106,9 +154,7 @@ class Requests:
             )
         if not _is_key(event.key):
             return f"a key is 1 to {KEY_CHARS_MAX} characters, none of them half of a pair"
-        if self.catalogue.full:
-            return "this peer holds as many jobs as it can; submit at another one"
-        return ""
+        return self._why_full()
 
     def control(self, event: ControlRequested, now: Now) -> list[Effect]:
         if event.desired is Desired.DELETED:
@@ -121,21 +167,31 @@ class Requests:
             if held.done:
                 return [Reply(event.request, {"job": held.id, "note": "it has ended already"})]
             namespace, owner = held.spec.namespace, self.name_of(held.author)
-            refusal = self._why_not_control(held.author, namespace, owner)
+            refusal = self._why_not_control(held.author, namespace, owner, held.stoppers)
             if refusal:
                 return [Reply(event.request, error=refusal)]
-            number = held.control.number + 1 if held.control is not None else 1
-            data = self._sealed_control(held.id, held.spec.namespace, number, event.desired, now)
-            return self._apply_control(held, data, [Reply(event.request, {"job": held.id})], now)
+            return self._end(held, event.desired, [Reply(event.request, {"job": held.id})], now)
 
         def found(views: list[View], silent: list[PeerId], later: Now) -> list[Effect]:
             return self._control_elsewhere(event, views, later)
 
         return self.inquiries.ask(event.job, 1, False, found, now)
 
-    def _why_not_control(self, author: object, namespace: str, owner: str) -> str:
+    def end_run(self, held: HeldJob, now: Now) -> list[Effect]:
+        """Stop a run of a schedule, whoever coordinates it: the record finds its way there."""
+        return self._end(held, Desired.STOPPED, [], now)
+
+    def _end(self, held: HeldJob, desired: Desired, answer: list[Effect], now: Now) -> list[Effect]:
+        number = held.control.number + 1 if held.control is not None else 1
+        data = self._sealed_control(held.id, held.spec.namespace, number, desired, now)
+        return self._apply_control(held, data, answer, now)
+
+    def _why_not_control(
+        self, author: object, namespace: str, owner: str, roles: tuple[Role, ...]
+    ) -> str:
         """Why this peer may not sign a control record of the job, empty where it may."""
-        if author == self.keyring.peer or self.certificate.holds(Role.OPERATE, namespace):
+        holds = any(self.certificate.holds(role, namespace) for role in roles)
+        if author == self.keyring.peer or holds:
             return ""
         return f"only {owner}, who submitted it, or a peer with role operate may stop it"
 
@@ -162,7 +218,8 @@ class Requests:
         if view["ended_ms"]:
             return [Reply(event.request, {"job": event.job, "note": "it has ended already"})]
         namespace = str(view["namespace"])
-        refusal = self._why_not_control(view["author"], namespace, str(view["author_name"]))
+        roles = stoppers_of("source" in view)
+        refusal = self._why_not_control(view["author"], namespace, str(view["author_name"]), roles)
         if refusal:
             return [Reply(event.request, error=refusal)]
         number = cast(int, view["control"]) + 1
@@ -215,3 +272,12 @@ def _is_key(key: str) -> bool:
     except UnicodeEncodeError:
         return False
     return 1 <= len(key) <= KEY_CHARS_MAX
+
+
+def _run_before(request: int, name: str, sealed: Sealed, revision: str) -> Reply:
+    """The run of this key that there is already, and whether it is the one that was asked for."""
+    assert isinstance(sealed.record, Spec)
+    same = revision == revision_of(sealed.body)
+    warning = "" if same else "this key was used before, for other parameters or another generation"
+    answer = {"job": sealed.record.job, "name": name, "revision": revision}
+    return Reply(request, {**answer, "unchanged": True, "durable_on": 1, "warning": warning})

@@ -10,7 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from protocol import constraints, engine, inputs, job, resources, retry, task, update
+from protocol import (
+    constraints,
+    engine,
+    inputs,
+    job,
+    resources,
+    retry,
+    schedule,
+    task,
+    template,
+    update,
+)
 from protocol.moment import MOMENT_ALLOWED
 from protocol.paths import PATH_BYTES_MAX
 from protocol.quantities import COUNT_ALLOWED, CPU_ALLOWED, DURATION_ALLOWED, SIZE_ALLOWED
@@ -35,7 +46,7 @@ def job_schema(engines: Sequence[str] = engine.ENGINES) -> Schema:
         "$schema": SCHEMA_URI,
         "title": "Shoal job",
         **_object(_job_properties(engines), required=["Type", "Tasks"]),
-        "allOf": [_long_lived_need_a_name()],
+        "allOf": [_long_lived_need_a_name(), _held_by_all_need_a_name()],
     }
 
 
@@ -45,6 +56,11 @@ def _long_lived_need_a_name() -> Schema:
         "if": {"properties": {"Type": {"enum": standing}}, "required": ["Type"]},
         "then": {"required": ["Name"]},
     }
+
+
+def _held_by_all_need_a_name() -> Schema:
+    keys: list[Plain] = [{"required": ["Schedule"]}, {"required": ["Parameters"]}]
+    return {"if": {"anyOf": keys}, "then": {"required": ["Name"]}}
 
 
 def _job_properties(engines: Sequence[str]) -> Schema:
@@ -74,6 +90,10 @@ def _job_properties(engines: Sequence[str]) -> Schema:
             "description": f"When a standing job expires. {MOMENT_ALLOWED.capitalize()}.",
         },
         "Update": _update(),
+        "Schedule": _schedule(),
+        "Parameters": _array(
+            _parameter(), template.PARAMETERS_MAX, "Blanks of a template: ${name} in its task."
+        ),
         "Tasks": {
             **_array(_task(engines), 1, "What runs in each slot: exactly one task for now."),
             "minItems": 1,
@@ -139,6 +159,43 @@ def _constraint() -> Schema:
         },
         "One condition on a peer's labels.",
         required=["Key", "Operator"],
+    )
+
+
+def _schedule() -> Schema:
+    return _object(
+        {
+            "Cron": _text(schedule.CRON_BYTES_MAX, f"When. {schedule.CRON_ALLOWED.capitalize()}."),
+            "TimeZone": _text(64, "Whose clock is meant, as Europe/Berlin. Default: UTC."),
+            "Overlap": _enum(
+                tuple(schedule.Overlap),
+                "While the run before has not ended: skip this one, allow both, or replace that "
+                "one. Default: skip.",
+            ),
+            "CatchUp": _integer(0, 1, "Make up for the latest missed run. Default: 0."),
+            "Scope": _enum(
+                tuple(schedule.Scope),
+                "once: somewhere in the shoal. each: on every peer that matches. Default: once.",
+            ),
+        },
+        "When a batch job runs again and again.",
+        required=["Cron"],
+    )
+
+
+def _parameter() -> Schema:
+    return _object(
+        {
+            "Name": {
+                "type": "string",
+                "pattern": _whole(template.NAME.pattern),
+                "description": f"As in ${{name}}. {template.NAME_ALLOWED.capitalize()}.",
+            },
+            "Default": _word(template.VALUE_BYTES_MAX, "For a run that gives none."),
+            "Description": _text(template.DESCRIPTION_BYTES_MAX, "What it is for."),
+        },
+        "A blank of a template.",
+        required=["Name"],
     )
 
 

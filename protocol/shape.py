@@ -93,8 +93,24 @@ class PartShape(TypedDict):
     past: list[PastShape]
 
 
+class RunShape(TypedDict):
+    job: JobId
+    slot_ms: int
+    state: str
+    on: list[str]
+
+
+class ScheduleShape(TypedDict):
+    cron: str
+    zone: str
+    next_ms: int
+    problem: str
+    runs: list[RunShape]
+
+
 class JobShape(TypedDict):
-    """The last three only where details were asked for; `parts` of a standing job."""
+    """The last three only where details were asked for; `parts` of a standing job, `schedule` of
+    one that fires others, `source` of what was fired."""
 
     id: JobId
     name: str
@@ -117,6 +133,8 @@ class JobShape(TypedDict):
     holders: list[PeerId]
     slots: list[SlotShape]
     parts: NotRequired[list[PartShape]]
+    schedule: NotRequired[ScheduleShape]
+    source: NotRequired[JobId]
     spec: NotRequired[dict[str, object]]
     executions: NotRequired[list[ExecutionShape]]
     why: NotRequired[list[RoundShape]]

@@ -13,10 +13,11 @@ from protocol.effects import Effect, Reply
 from protocol.events import ControlRequested, SubmitRequested
 from protocol.ids import JobId, PeerId
 from protocol.inquiry import Inquiries, View
-from protocol.job import JobType
+from protocol.job import JobSpec, JobType
 from protocol.records import Certificate, Control, Desired, Keyring, Role, Spec
+from protocol.slots import Cron, why_wrong
 from protocol.standing import Standing
-from protocol.standingjob import KIND, NUMBER_MAX, StandingJob, standing_id
+from protocol.standingjob import KIND, NUMBER_MAX, StandingJob, standing_id, standing_key
 from protocol.standingviews import effect_of
 from protocol.wire import Sealed, open_sealed, seal
 
@@ -53,6 +54,7 @@ class StandingActs:
     inquiries: Inquiries
     absent: Callable[[], list[PeerId]]  # peers that are expected back
     name_of: Callable[[PeerId], str]
+    cron: Cron
     waiting: list[Act] = field(default_factory=list)
 
     # ---- running a file ----------------------------------------------------------------------
@@ -60,7 +62,8 @@ class StandingActs:
     def submit(self, event: SubmitRequested, now: Now) -> list[Effect]:
         """Make the first or the next generation of the job of this name."""
         spec, request = event.spec, event.request
-        job = standing_id(self.keyring, spec.namespace, spec.name)
+        key = standing_key(spec)
+        job = standing_id(self.keyring, spec.namespace, key)
         held = self.standing.jobs.get(job)
         refusal = self._why_not_run(event, now)
         if refusal:
@@ -76,7 +79,7 @@ class StandingActs:
             shoal=self.keyring.shoal,
             namespace=spec.namespace,
             kind=KIND,
-            key=spec.name,
+            key=key,
             generation=generation,
             body=spec.encode(),
         )
@@ -98,15 +101,24 @@ class StandingActs:
                 f"this peer may not submit in namespace {spec.namespace}: its certificate lacks "
                 "the role; invite it anew with --role compute,submit"
             )
-        if spec.type is not JobType.DAEMON:
+        if spec.type not in (JobType.DAEMON, JobType.BATCH):
             return f"this version runs batch jobs and daemons; {spec.type.value} is not there yet"
         if spec.task.result_paths:
-            return "a daemon does not end, so it brings no files home: leave ResultPaths out"
+            why = "" if spec.type is JobType.BATCH else "it does not end, and "
+            return f"{why}this version brings no files home: leave ResultPaths out"
+        wrong = why_wrong(self.cron, spec.schedule) if spec.schedule is not None else ""
+        if wrong:
+            return wrong
         if event.repeatable:
-            return f"a {spec.type.value} is known by its name, which makes it one: leave --key out"
+            return f"a {self._noun(spec)} is known by its name, which makes it one: leave --key out"
         if spec.not_after_s is not None and now.wall_trusted and now.wall >= spec.not_after_s:
             return "NotAfter has passed already: nothing would ever run"
         return ""
+
+    def _noun(self, spec: JobSpec) -> str:
+        if spec.schedule is not None:
+            return "schedule"
+        return "template" if spec.parameters is not None else spec.type.value
 
     def _why_not_change(self, held: StandingJob, verb: str) -> str:
         """Why this peer may not sign the job's next record; a deleted name is anybody's."""
@@ -129,7 +141,7 @@ class StandingActs:
             generation=generation,
             namespace=held.namespace,
             created_ms=max(0, now.wall_ms),
-            key=held.name,
+            key=held.key,
         )
         return open_sealed(seal(record, self.keyring), self.keyring)
 

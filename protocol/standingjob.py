@@ -20,19 +20,25 @@ from protocol.errors import JobSpecError, RemoteProtocolError
 from protocol.heldjob import control_rank
 from protocol.ids import JobId, PeerId, Revision, job_id, revision_of
 from protocol.job import JobSpec
-from protocol.records import Control, Desired, Keyring, Role, Spec
+from protocol.records import STANDING, Control, Desired, Keyring, Role, Spec
 from protocol.wire import RECORD_BYTES_MAX, Sealed, dumps, loads, open_sealed
 
-KIND: Final = "standing"  # of a spec record; part of the job's id
+KIND: Final = STANDING  # of a spec record; part of the job's id
+TEMPLATE: Final = "template/"  # before the names of templates: no job's name has a slash
 NUMBER_MAX: Final = 2**62  # of a generation or control: forged beyond, so that honest ones can rise
 
 Row = tuple[Bucket, str, bytes | None]
 SpecRank = tuple[int, bytes]
 
 
-def standing_id(keyring: Keyring, namespace: str, name: str) -> JobId:
-    """The id of the standing job of this name; the owner takes no part in it."""
-    return job_id(keyring.shoal, namespace, KIND, name)
+def standing_id(keyring: Keyring, namespace: str, key: str) -> JobId:
+    """The id of the standing job of this key; the owner takes no part in it."""
+    return job_id(keyring.shoal, namespace, KIND, key)
+
+
+def standing_key(spec: JobSpec) -> str:
+    """The key of a standing job's record: templates have names of their own."""
+    return spec.name if spec.parameters is None else TEMPLATE + spec.name
 
 
 def verified_standing(data: bytes, keyring: Keyring) -> Sealed | None:
@@ -75,7 +81,7 @@ class StandingJob:
 
     id: JobId
     namespace: str
-    name: str
+    key: str  # its name, as records have it; see `standing_key`
     spec: Spec | None = None
     spec_data: bytes = b""
     author: PeerId | None = None  # of the spec
@@ -92,6 +98,17 @@ class StandingJob:
     def of(cls, record: Spec | Control) -> StandingJob:
         """An empty one, of the name that a verified record is of."""
         return cls(record.job, record.namespace, record.key)
+
+    @property
+    def kind(self) -> str:
+        """What it is to people: a type of jobs, or a template."""
+        if self.key.startswith(TEMPLATE):
+            return "template"
+        return self.job.type.value if self.job is not None else "daemon"
+
+    @property
+    def name(self) -> str:
+        return self.key.removeprefix(TEMPLATE)
 
     @property
     def desired(self) -> Desired:
@@ -211,6 +228,6 @@ def _read(spec: Spec) -> tuple[JobSpec | None, str]:
         job = JobSpec.decode(spec.body)
     except (RemoteProtocolError, JobSpecError) as error:
         return None, f"this version cannot read its spec: {error}"
-    if not job.type.standing or (job.namespace, job.name) != (spec.namespace, spec.key):
+    if not job.standing or (job.namespace, standing_key(job)) != (spec.namespace, spec.key):
         return None, "its spec is of another kind, name or namespace than its record"
     return job, ""

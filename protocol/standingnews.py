@@ -17,7 +17,7 @@ def tells_of(news: News, me: PeerId, name: Callable[[PeerId], str]) -> list[Tell
     """Of one record: what changed, or that an edit made here lost against another one."""
     record = news.sealed.record
     assert isinstance(record, Spec | Control)
-    fields: dict[str, object] = {"name": record.key, "author": news.sealed.author}
+    fields: dict[str, object] = {"name": _named(record), "author": news.sealed.author}
     lost = _lost(news, me, name)
     if lost:
         return [Tell("job.edit-superseded", lost, record.job, fields=fields)]
@@ -26,11 +26,11 @@ def tells_of(news: News, me: PeerId, name: Callable[[PeerId], str]) -> list[Tell
     by = name(news.sealed.author)
     if isinstance(record, Control):
         verb = _VERBS[Desired(record.desired)]
-        return [Tell(f"job.{verb}", f"{by} {verb} {record.key}", record.job, fields=fields)]
+        return [Tell(f"job.{verb}", f"{by} {verb} {_named(record)}", record.job, fields=fields)]
     if news.before is None:  # met for the first time: who starts it tells of that
         return []
     fields["generation"] = record.generation
-    text = f"{by} changed {record.key} (generation {record.generation})"
+    text = f"{by} changed {_named(record)} (generation {record.generation})"
     return [Tell("job.updated", text, record.job, fields=fields)]
 
 
@@ -51,7 +51,7 @@ def _lost(news: News, me: PeerId, name: Callable[[PeerId], str]) -> str:
         if mine.generation != theirs.generation or same:
             return ""
         return (
-            f"the edit of {mine.key} made here (generation {mine.generation}) does not count: "
+            f"the edit of {_named(mine)} made here (generation {mine.generation}) does not count: "
             f"{name(winner)} made another at the same time"
         )
     assert isinstance(mine, Control) and isinstance(theirs, Control)
@@ -59,6 +59,10 @@ def _lost(news: News, me: PeerId, name: Callable[[PeerId], str]) -> str:
         return ""
     ours, other = _VERBS[Desired(mine.desired)], _VERBS[Desired(theirs.desired)]
     return (
-        f"{mine.key} was {ours} here, which does not count: {name(winner)} {other} it at the "
+        f"{_named(mine)} was {ours} here, which does not count: {name(winner)} {other} it at the "
         "same time"
     )
+
+
+def _named(record: Spec | Control) -> str:
+    return record.key.replace("/", " ")  # template NAME

@@ -12,6 +12,8 @@ from protocol.daemons import Daemons
 from protocol.execution import State
 from protocol.ids import PeerId
 from protocol.records import Desired
+from protocol.schedules import Schedules
+from protocol.scheduleviews import joined_schedules, schedule_view
 from protocol.standingjob import StandingJob
 from protocol.tree import Plain
 
@@ -22,7 +24,9 @@ ACTIVE: Final = ("starting", "running", "stopping")
 BELONGS: Final = (*ACTIVE, "waiting", "restarting")  # states of a part that is to run
 
 
-def standing_view(held: StandingJob, daemons: Daemons, name: Name, detail: bool, now: Now) -> View:
+def standing_view(
+    held: StandingJob, daemons: Daemons, schedules: Schedules, name: Name, detail: bool, now: Now
+) -> View:
     """One standing job as this peer sees it: the records, and its own part alone."""
     me = daemons.me
     author = held.author or held.control_author or me
@@ -30,7 +34,7 @@ def standing_view(held: StandingJob, daemons: Daemons, name: Name, detail: bool,
         "id": held.id,
         "name": held.name,
         "namespace": held.namespace,
-        "type": held.job.type.value if held.job is not None else "daemon",
+        "type": held.kind,
         "state": "",
         "reason": held.unreadable,
         "created_ms": held.since_ms,
@@ -49,6 +53,8 @@ def standing_view(held: StandingJob, daemons: Daemons, name: Name, detail: bool,
         "slots": [],
         "parts": [_part(held, daemons, name, now)],
     }
+    if held.job is not None and held.job.schedule is not None:
+        view["schedule"] = schedule_view(held, held.job.schedule, schedules, name, now)
     if detail:
         view["spec"] = held.job.to_plain() if held.job is not None else {}
         view["executions"] = []
@@ -139,7 +145,11 @@ def joined(one: View, other: View) -> View:
     parts: dict[str, View] = {}
     for part in (*_views(rest["parts"]), *_views(head["parts"])):
         parts[str(part["peer"])] = part
-    return {**head, "parts": [parts[peer] for peer in sorted(parts)]}
+    joint: View = {**head, "parts": [parts[peer] for peer in sorted(parts)]}
+    if "schedule" not in head or "schedule" not in rest:
+        return joint
+    both = (cast(View, head["schedule"]), cast(View, rest["schedule"]))
+    return {**joint, "schedule": joined_schedules(*both)}
 
 
 def own_part(view: View, sender: PeerId) -> View:
@@ -158,7 +168,7 @@ def settled(view: View) -> View:
     here = [part for part in parts if part["state"] != "absent"]
     view = {**view, "slots": [_slot(index, part) for index, part in enumerate(here)]}
     view["count"] = max(1, len([part for part in parts if part["state"] in BELONGS]))
-    view["state"], reason = _whole(str(view["desired"]), parts)
+    view["state"], reason = _whole(view, parts)
     view["reason"] = view["reason"] or reason
     if "why" in view:
         view["executions"] = [
@@ -168,7 +178,8 @@ def settled(view: View) -> View:
     return view
 
 
-def _whole(desired: str, parts: list[View]) -> tuple[str, str]:
+def _whole(view: View, parts: list[View]) -> tuple[str, str]:
+    desired = str(view["desired"])
     running = any(part["state"] in ACTIVE for part in parts)
     if desired != "running":
         ended = "stopped" if desired in ("stopped", "expired") else "deleted"
@@ -176,6 +187,10 @@ def _whole(desired: str, parts: list[View]) -> tuple[str, str]:
         return ("stopping" if running else ended), reason
     if running:
         return "running", ""
+    if view["type"] == "template":
+        return "ready", ""
+    if "schedule" in view:
+        return "scheduled", str(cast(View, view["schedule"])["problem"])
     reasons = [str(part["reason"]) for part in parts if part["reason"]]
     return "pending", reasons[0] if reasons else "no peer that answered matches"
 

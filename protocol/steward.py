@@ -8,12 +8,23 @@ from random import Random
 from protocol.bidding import Bidder
 from protocol.clock import Now
 from protocol.config import NodeConfig
+from protocol.coordination import Coordination
 from protocol.daemons import Daemons
-from protocol.effects import Bucket, Effect
-from protocol.events import Booted, ControlRequested, SubmitRequested, TaskEnded, TaskStarted
+from protocol.effects import Bucket, Effect, Reply
+from protocol.events import (
+    Booted,
+    ControlRequested,
+    RunRequested,
+    SubmitRequested,
+    TaskEnded,
+    TaskStarted,
+)
 from protocol.ids import ExecutionId, PeerId
 from protocol.inquiry import Inquiries
 from protocol.records import Advert, Certificate, Keyring
+from protocol.requests import Requests
+from protocol.schedules import Schedules
+from protocol.slots import Cron
 from protocol.standing import Standing, SyncMessage
 from protocol.standingacts import StandingActs
 from protocol.standingnews import tells_of
@@ -35,19 +46,36 @@ class Steward:
         connected: Callable[[], list[PeerId]],
         absent: Callable[[], list[PeerId]],
         name_of: Callable[[PeerId], str],
+        coordination: Coordination,
+        requests: Requests,
+        cron: Cron,
     ) -> None:
         """`adverts` of whoever is alive, `absent` whoever is expected back."""
+        self._requests = requests
         self._me = keyring.peer
         self._name_of = name_of
         self.standing = Standing(keyring, config.standing, rng, config.membership.sync_period_s)
-        self.acts = StandingActs(keyring, certificate, self.standing, inquiries, absent, name_of)
+        self.acts = StandingActs(
+            keyring, certificate, self.standing, inquiries, absent, name_of, cron
+        )
         self.daemons = Daemons(
             keyring, config.standing, rng, self.standing, bidder, adverts, connected
+        )
+        self.schedules = Schedules(
+            keyring,
+            config.coordination,
+            self.standing,
+            coordination,
+            bidder,
+            inquiries.ask,
+            cron,
+            requests.end_run,
         )
 
     def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
         """Rebuild from disk; returns the keys of rows that could not be read."""
-        return self.standing.restore(disk) + self.daemons.restore(disk)
+        unreadable = self.standing.restore(disk) + self.daemons.restore(disk)
+        return unreadable + self.schedules.restore(disk)
 
     # ---- events ------------------------------------------------------------------------------
 
@@ -68,13 +96,20 @@ class Steward:
         return self.daemons.on_ended(event, now)
 
     def described(self, now: Now) -> list[Effect]:
-        return self.daemons.described(now)
+        return [*self.daemons.described(now), *self.schedules.review_all(now)]
 
     def sampled(self, now: Now) -> list[Effect]:
-        return self.daemons.sampled(now)
+        return [*self.daemons.sampled(now), *self.schedules.review_all(now)]
 
     def submit(self, event: SubmitRequested, now: Now) -> list[Effect]:
         return self.acts.submit(event, now)
+
+    def run_template(self, event: RunRequested, now: Now) -> list[Effect]:
+        """Everybody holds all templates."""
+        template = self.standing.jobs.get(event.template)
+        if template is None or template.kind != "template":
+            return [Reply(event.request, error=f"no template {event.template} is known here")]
+        return self._requests.run_template(event, template, now)
 
     def control(self, event: ControlRequested, now: Now) -> list[Effect]:
         return self.acts.control(event, now)
@@ -99,7 +134,7 @@ class Steward:
         for each in merged:
             effects += tells_of(each, self._me, self._name_of)
         for job in dict.fromkeys(each.job for each in merged if not each.lost):
-            effects += self.daemons.review(job, now)
+            effects += [*self.daemons.review(job, now), *self.schedules.review(job, now)]
         confirmed, self.standing.confirmed[:] = list(self.standing.confirmed), []
         for job, peer in confirmed:
             effects += self.acts.confirmed(job, peer, now)
@@ -109,12 +144,18 @@ class Steward:
 
     @property
     def deadline(self) -> float:
-        return min(self.standing.deadline, self.acts.deadline, self.daemons.deadline)
+        return min(
+            self.standing.deadline,
+            self.acts.deadline,
+            self.daemons.deadline,
+            self.schedules.deadline,
+        )
 
     def on_deadline(self, now: Now) -> list[Effect]:
         return [
             *self.standing.on_deadline(now),
             *self.daemons.on_deadline(now),
+            *self.schedules.on_deadline(now),
             *self.acts.on_deadline(now),
         ]
 
@@ -125,5 +166,6 @@ class Steward:
         found = [held for held in self.standing.jobs.values() if listed(held, self.daemons, prefix)]
         found.sort(key=lambda held: (-held.since_ms, held.id))
         return [
-            standing_view(held, self.daemons, self._name_of, detail, now) for held in found[:limit]
+            standing_view(held, self.daemons, self.schedules, self._name_of, detail, now)
+            for held in found[:limit]
         ]

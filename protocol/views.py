@@ -52,6 +52,8 @@ def job_view(
         "holders": list(held.holders),
         "slots": list(slots),
     }
+    if held.source is not None:
+        view["source"] = held.source
     if not detail:
         return view
     told = story or Story()

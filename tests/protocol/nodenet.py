@@ -56,6 +56,7 @@ from protocol.led import Led
 from protocol.messages import Facts, Message
 from protocol.node import Node
 from protocol.records import Certificate, Desired, Role
+from protocol.sim.cron import EverySeconds
 from protocol.tree import Plain
 from protocol.wire import decode_message, encode_message, open_sealed
 from tests.protocol.fakes import FakeKeyring, FakeShoal
@@ -189,6 +190,7 @@ class NodeNet:
             box.config,
             Random(f"{name}/{box.life}"),
             {k: dict(v) for k, v in box.disk.items()},
+            EverySeconds(),
         )
         self.handle(name, Booted(tuple(found)))
         self.handle(name, box.described)

@@ -30,6 +30,7 @@ from protocol.node import SWEEP_S, Node
 from protocol.records import Fence, Role, Verdict
 from protocol.resources import Resources
 from protocol.roster import State
+from protocol.sim.cron import EverySeconds
 from protocol.wire import dumps, encode_message, seal
 from tests.protocol.jobs import Book, at, fence
 from tests.protocol.nodenet import NodeNet, batch, queue, retry
@@ -40,7 +41,7 @@ from tests.protocol.nodenet import NodeNet, batch, queue, retry
 def test_a_new_node_waits_for_its_first_event() -> None:
     net = NodeNet("a")
     box = net.boxes["a"]
-    node = Node(box.keyring, NodeConfig(), Random(1), {})
+    node = Node(box.keyring, NodeConfig(), Random(1), {}, EverySeconds())
     assert node.deadline == 0.0
     node.handle(Booted(), at(5.0))
     assert node.deadline <= 5.0 + SWEEP_S
@@ -97,7 +98,7 @@ def test_what_a_device_offers_may_change() -> None:
     net = NodeNet("a")
     net.handle("a", SelfDescribed((), {"zone": "attic"}, 100, 1 << 20, 0))
     assert net["a"].executor.bidder.capacity == Resources(100, 1 << 20, 0, 0)
-    assert net["a"].executor.bidder.labels == {"zone": "attic"}
+    assert net["a"].executor.bidder.labels == {"zone": "attic", "shoal/peer": "a"}
 
 
 def test_a_shutdown_is_told_to_the_others() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from protocol.config import CoordinationConfig, NodeConfig
 from protocol.effects import Reply, Send
+from protocol.ids import JobId
 from protocol.job import JobSpec
 from protocol.messages import (
     Announce,
@@ -20,6 +21,8 @@ from protocol.requests import KEY_CHARS_MAX
 from protocol.wire import dumps
 from tests.protocol.jobs import Book
 from tests.protocol.nodenet import NodeNet, batch, queue, reported
+from tests.protocol.schedulenet import ScheduleNet
+from tests.protocol.test_template import template
 
 ALL = (Role.COMPUTE, Role.SUBMIT, Role.OPERATE)
 
@@ -347,3 +350,69 @@ def test_nothing_is_announced_before_the_answer_of_others() -> None:
     net.submit("a", batch(on=["b"]), again=True)
     net.run(0.5)
     assert net.sent("a", Announce) == []
+
+
+# ---- runs of a template -----------------------------------------------------------------------
+
+
+def test_one_key_makes_one_run_at_whatever_peer() -> None:
+    net = ScheduleNet("a", "b", "c")
+    net.ran("a", template())
+    first = net.template("b", {"what": "hello"})
+    again = net.template("c", {"what": "hello"})
+    same = net.template("b", {"what": "hello"})
+    assert first.value["job"] == again.value["job"] == same.value["job"]
+    assert first.value["unchanged"] is False
+    assert again.value["unchanged"] is same.value["unchanged"] is True
+    assert again.value["warning"] == ""
+    assert len(net.starts()) == 1
+    (run,) = net.runs()
+    assert run.author == "a"
+    assert run.job.task.engine.params["Command"][1] == "hello"
+
+
+def test_a_key_used_for_other_parameters_says_so() -> None:
+    net = ScheduleNet("a", "b")
+    net.ran("a", template())
+    net.template("a", {"what": "one"})
+    assert "used before" in str(net.template("b", {"what": "two"}).value["warning"])
+    assert len(net.runs()) == 1
+    assert net.template("b", {"what": "two"}, "other").value["unchanged"] is False
+
+
+def test_a_run_that_cannot_be_is_refused_with_the_reason() -> None:
+    net = ScheduleNet("a", "w", roles={"w": (Role.COMPUTE,)})
+    assert "no template" in net.template("a", {}).error
+    net.ran("a", template())
+    net.run(2.0)
+    assert "missing parameter what" in net.template("a", {}).error
+    assert "unknown parameter whom" in net.template("a", {"what": "", "whom": ""}).error
+    assert "a key is" in net.template("a", {"what": ""}, "").error
+    assert "may not submit" in net.template("w", {"what": ""}).error
+    net["a"].catalogue._spec_bytes = 1 << 40
+    assert "as many jobs" in net.template("a", {"what": ""}).error
+
+
+def test_a_template_that_is_stopped_is_not_run() -> None:
+    net = ScheduleNet("a")
+    net.ran("a", template(NotAfter="2027-01-15T08:03:00Z"))
+    net.run(300.0)
+    assert "NotAfter is over" in net.template("a", {"what": ""}).error
+    net.ran("a", template())
+    job = next(iter(net["a"].steward.standing.jobs))
+    net.stop("a", job, Desired.STOPPED)
+    assert "stopped" in net.template("a", {"what": ""}).error
+
+
+def test_whoever_may_run_a_template_may_stop_its_run_here_and_elsewhere() -> None:
+    roles = (Role.COMPUTE, Role.SUBMIT)
+    net = ScheduleNet("a", "b", "c", roles={"b": roles, "c": roles})
+    net.ran("a", template())
+    job = JobId(str(net.template("b", {"what": ""}).value["job"]))
+    request = net.stop("c", job)
+    net.until(lambda: net.answered("c", request))
+    assert net.reply("c", request).error == ""
+    net.run(2.0)
+    assert net.runs()[0].done
+    other = JobId(str(net.template("b", {"what": ""}, "k2").value["job"]))
+    assert net.reply("b", net.stop("b", other)).error == ""

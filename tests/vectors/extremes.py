@@ -38,6 +38,7 @@ INSIDE: dict[str, tuple[bytes, bool]] = {
     "ControlRequest.control": (samples.SEALED_CONTROL, False),
     "JobReport.views": (dumps({"id": "", "naïve": [True, None, -1]}), False),
     "Spec.body": (samples.OPS.encode(), False),
+    "Derived.source": (samples.SEALED_SCHEDULE, False),
     "Acceptance.result": (samples.SEALED_RESULT, True),
 }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from protocol import ids
+from protocol.derived import open_spec
 from protocol.ids import PeerId, Revision, ShoalId
 from protocol.job import JobSpec
 from protocol.wire import Envelope, dumps, loads, seal
@@ -121,6 +122,20 @@ def envelopes() -> list[Vector]:
 def _sealed(body: bytes, certificate: bytes) -> bytes:
     signature = keys.PEER.sign(b"shoal/record/1\0" + body)
     return dumps([body, keys.PEER.peer, signature, certificate])
+
+
+def runs() -> list[Vector]:
+    """Sealed runs of a schedule and of a template, and the spec record that follows from each."""
+    found: list[Vector] = []
+    for name, record, keyring in (
+        ("schedule-each", samples.DERIVED, keys.GUEST),
+        ("template", samples.RUN, keys.PEER),
+    ):
+        data = seal(record, keyring)
+        sealed = open_spec(data, keys.PEER)
+        opened = {"author": sealed.author, "spec": to_fields(sealed.record)}
+        found.append({"name": name, "hex": data.hex(), "body": sealed.body.hex(), **opened})
+    return found
 
 
 def forgeries() -> list[Vector]:
@@ -279,6 +294,7 @@ def build() -> dict[str, str]:
         "job": job_bodies(),
         "envelopes": envelopes(),
         "forgeries": forgeries(),
+        "runs": runs(),
         "refusals": refusals(),
         "ids": names(),
     }

@@ -64,6 +64,7 @@ from protocol.records import (
     Certificate,
     Control,
     Departure,
+    Derived,
     Desired,
     Fence,
     Result,
@@ -155,7 +156,48 @@ SERVICE = JobSpec.from_plain(
         ],
     }
 )
-JOBS = {"batch": BATCH, "ops": OPS, "daemon": DAEMON, "service": SERVICE}
+SCHEDULE = JobSpec.from_plain(
+    {
+        "Name": "backup",
+        "Type": "batch",
+        "Count": 1,
+        "Schedule": {
+            "Cron": "30 2 * * mon-fri",
+            "TimeZone": "Europe/Berlin",
+            "Overlap": "replace",
+            "CatchUp": 1,
+            "Scope": "each",
+        },
+        "Tasks": [{"Engine": {"Type": "process", "Params": {"Command": ["./backup.sh"]}}}],
+    }
+)
+TEMPLATE = JobSpec.from_plain(
+    {
+        "Name": "say",
+        "Type": "batch",
+        "Parameters": [
+            {"Name": "what", "Description": "what is said"},
+            {"Name": "how", "Default": "laut"},
+        ],
+        "Tasks": [
+            {
+                "Engine": {
+                    "Type": "process",
+                    "Params": {"Command": ["say", "${what}", "$${A}"]},
+                },
+                "Env": {"HOW": "${how}"},
+            }
+        ],
+    }
+)
+JOBS = {
+    "batch": BATCH,
+    "ops": OPS,
+    "daemon": DAEMON,
+    "service": SERVICE,
+    "schedule": SCHEDULE,
+    "template": TEMPLATE,
+}
 
 JOB = job_id(SHOAL, "default", "one-off", "3f9a")
 DIGEST = hashlib.sha256(b"an archive").hexdigest()
@@ -231,6 +273,30 @@ RESULT = Result(
     stderr_tail=b"\xffnot all output is text\n",
 )
 
+STANDING_SPEC = Spec(
+    job=job_id(SHOAL, "default", "standing", "backup"),
+    shoal=SHOAL,
+    namespace="default",
+    kind="standing",
+    key="backup",
+    generation=2,
+    body=SCHEDULE.encode(),
+)
+SEALED_SCHEDULE = seal(STANDING_SPEC, PEER)
+TEMPLATE_SPEC = Spec(
+    job=job_id(SHOAL, "default", "standing", "template/say"),
+    shoal=SHOAL,
+    namespace="default",
+    kind="standing",
+    key="template/say",
+    generation=1,
+    body=TEMPLATE.encode(),
+)
+SEALED_TEMPLATE = seal(TEMPLATE_SPEC, PEER)
+SLOT_S = 1_800_000_000
+DERIVED = Derived(shoal=SHOAL, source=SEALED_SCHEDULE, trigger=f"{SLOT_S}/{GUEST.peer}")
+RUN = Derived(shoal=SHOAL, source=SEALED_TEMPLATE, trigger="3f9a", inputs={"what": "grüß dich"})
+
 SEALED_CERTIFICATE = PEER.certificate
 SEALED_ADVERT = seal(ADVERT, PEER)
 SEALED_DEPARTURE = seal(DEPARTURE, PEER)
@@ -261,6 +327,7 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
         ASSIGNMENT,
         RESULT,
         ACCEPTANCE,
+        RUN,
     ),
     "membership": (
         Ping(7),

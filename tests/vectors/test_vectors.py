@@ -11,6 +11,7 @@ import pytest
 from cddl_verifier import Validator, schema_diagnostics
 
 from protocol import ids
+from protocol.derived import open_spec
 from protocol.errors import RemoteProtocolError
 from protocol.job import JobSpec
 from protocol.wire import (
@@ -29,7 +30,7 @@ from tests.vectors.notation import from_fields, to_fields
 
 HERE = Path(__file__).parent
 CDDL = HERE.parent.parent / "protocol" / "wire.cddl"
-OTHERS = ("job", "envelopes", "forgeries", "refusals", "ids")  # files of another form
+OTHERS = ("job", "envelopes", "forgeries", "refusals", "ids", "runs")  # files of another form
 FAMILIES = (*samples.TYPICAL, "parts")
 
 Vector = dict[str, Any]
@@ -46,6 +47,9 @@ FORGERIES = [pytest.param(each, id=each["name"]) for each in read("forgeries")]
 REFUSALS = [pytest.param(each, id=each["name"]) for each in read("refusals")]
 
 
+RUNS = [pytest.param(each, id=each["name"]) for each in read("runs")]
+
+
 @pytest.fixture(scope="module")
 def cddl() -> Validator:
     return Validator(CDDL)
@@ -55,6 +59,14 @@ def decode(kind: type[msgspec.Struct], data: bytes) -> object:
     if kind in kinds.RECORDS:
         return decode_record(data)
     return decode_message(data) if kind in kinds.MESSAGES else decode_as(data, kind)
+
+
+@pytest.mark.parametrize("vector", RUNS)
+def test_a_run_gives_the_spec_that_its_source_was_signed_for(vector: Vector) -> None:
+    sealed = open_spec(bytes.fromhex(vector["hex"]), keys.PEER)
+    assert sealed.body.hex() == vector["body"]
+    assert sealed.author == vector["author"]
+    assert to_fields(sealed.record) == vector["spec"]
 
 
 # ---- each vector ------------------------------------------------------------------------------

@@ -1,0 +1,131 @@
+"""Derived jobs: what one run of a schedule or template is, computed from its author's own record.
+
+The spec of such a run is signed by nobody: it follows from the source, which the author signed, and
+from the trigger. Whoever fires it, the same job comes out, with the same revision, in the author's
+name; a peer that changes anything about it cannot say so in a record (DESIGN 4, Job id).
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+
+from protocol.constraints import Constraint, Operator
+from protocol.errors import JobSpecError, RemoteProtocolError
+from protocol.ids import JobId, PeerId, ShoalId, job_id
+from protocol.job import JobSpec
+from protocol.records import STANDING, Derived, Keyring, Role, Spec
+from protocol.schedule import Scope
+from protocol.template import values_of
+from protocol.wire import Sealed, encode_record, open_sealed, seal
+
+KIND: Final = "derived"  # of a spec record; part of the job's id
+PEER_LABEL: Final = "shoal/peer"  # each peer has it, with its id for a value
+RUN_KEY_CHARS_MAX: Final = 128  # control.bodies.KEY_MAX; with the source's id well within a Key
+_SLOT: Final = re.compile(r"(0|[1-9][0-9]{0,11})(/([A-Za-z0-9_-]{1,64}))?")
+
+
+def slot_trigger(slot_s: int, peer: PeerId | None) -> str:
+    """Of a schedule's run at this moment; with the peer where each runs its own."""
+    return f"{slot_s}/{peer}" if peer is not None else str(slot_s)
+
+
+def derived_id(shoal: ShoalId, namespace: str, source: JobId, trigger: str) -> JobId:
+    return job_id(shoal, namespace, KIND, f"{source}/{trigger}")
+
+
+def source_of(spec: Spec) -> JobId | None:
+    """The schedule or template that this spec was derived from."""
+    return JobId(spec.key.partition("/")[0]) if spec.kind == KIND else None
+
+
+def slot_of(spec: Spec) -> int:
+    """The moment of a schedule's run in Unix seconds, zero for a template's."""
+    match = _SLOT.fullmatch(spec.key.partition("/")[2])
+    return int(match[1]) if match is not None else 0
+
+
+def derive(source: bytes, trigger: str, inputs: dict[str, str], keyring: Keyring) -> Sealed:
+    """Sign a run, and open it as anybody would. Raises RemoteProtocolError, or JobSpecError for
+    inputs that do not fit."""
+    record = Derived(shoal=keyring.shoal, source=source, trigger=trigger, inputs=inputs)
+    return _expanded(open_sealed(seal(record, keyring), keyring), keyring)
+
+
+def open_spec(data: bytes, keyring: Keyring) -> Sealed:
+    """Open a spec record, or what stands for one: the spec then, in the name of the source's
+    author. Depends on the bytes alone. Raises RemoteProtocolError."""
+    sealed = open_sealed(data, keyring)
+    if not isinstance(sealed.record, Derived):
+        return sealed
+    try:
+        return _expanded(sealed, keyring)
+    except JobSpecError as error:
+        raise RemoteProtocolError(f"not a run of its source: {error}") from None
+
+
+def _expanded(sealed: Sealed, keyring: Keyring) -> Sealed:
+    derived = sealed.record
+    assert isinstance(derived, Derived)
+    source = open_sealed(derived.source, keyring)
+    spec = source.record
+    if not isinstance(spec, Spec) or spec.kind != STANDING:
+        raise RemoteProtocolError("only a schedule or template has runs")
+    if not derived.shoal == spec.shoal == keyring.shoal:
+        raise RemoteProtocolError("a run of another shoal")
+    if spec.job != job_id(spec.shoal, spec.namespace, spec.kind, spec.key):
+        raise RemoteProtocolError("a job id that its key does not give")
+    job = _job_of(spec.body, derived.trigger, tuple(sorted(derived.inputs.items())))
+    _check_firer(sealed, spec, job, derived.trigger)
+    record = Spec(
+        job=derived_id(spec.shoal, spec.namespace, spec.job, derived.trigger),
+        shoal=spec.shoal,
+        namespace=spec.namespace,
+        kind=KIND,
+        key=f"{spec.job}/{derived.trigger}",
+        generation=spec.generation,
+        body=job.encode(),
+    )
+    body = encode_record(record)
+    return Sealed(record, source.author, source.certificate, body, sealed.data, sealed.links)
+
+
+def _check_firer(sealed: Sealed, spec: Spec, job: JobSpec, trigger: str) -> None:
+    """Whoever may coordinate may fire a schedule, and run templates where it may submit; every
+    peer may fire what it runs itself."""
+    if trigger.endswith(f"/{sealed.author}") and _pinned(job, sealed.author):
+        return
+    namespace = None if _SLOT.fullmatch(trigger) else spec.namespace
+    if not sealed.author_holds(Role.SUBMIT, namespace):
+        raise RemoteProtocolError(f"{sealed.author} may not fire {spec.key}")
+
+
+def _pinned(job: JobSpec, peer: PeerId) -> bool:
+    return job.count == 1 and _here(peer) in job.constraints
+
+
+def _here(peer: PeerId) -> Constraint:
+    return Constraint(key=PEER_LABEL, operator=Operator.EQUAL, values=(peer,))
+
+
+@lru_cache(maxsize=64)  # an award, a copy and a result of one run each bring it along
+def _job_of(body: bytes, trigger: str, inputs: tuple[tuple[str, str], ...]) -> JobSpec:
+    """Raises RemoteProtocolError for a trigger that the source has not, JobSpecError for inputs."""
+    source = JobSpec.decode(body)
+    if source.parameters is not None:
+        if not 1 <= len(trigger) <= RUN_KEY_CHARS_MAX:
+            raise RemoteProtocolError("a run's key is too short or too long")
+        return source.filled(values_of(source.parameters, dict(inputs)))
+    match = _SLOT.fullmatch(trigger)
+    if source.schedule is None or match is None or inputs:
+        raise RemoteProtocolError("a run that its source does not have")
+    if (source.schedule.scope is Scope.EACH) != (match[3] is not None):
+        raise RemoteProtocolError("a run of another scope than its schedule's")
+    if match[3] is None:
+        return source.one_off
+    here = _here(PeerId(match[3]))
+    constraints = tuple(sorted({*source.constraints, here}))
+    return msgspec.structs.replace(source.one_off, count=1, constraints=constraints)
