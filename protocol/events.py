@@ -105,6 +105,15 @@ class TaskStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthChanged:
+    """What the checks of a running task found, each time that it is something else than before."""
+
+    execution: ExecutionId
+    healthy: bool
+    reason: str = ""  # what the last check that failed found
+
+
+@dataclass(frozen=True, slots=True)
 class TaskEnded:
     """`exit_code` is None where the task could not be started or was lost; `reason` says why."""
 
@@ -147,6 +156,7 @@ Event = (
     | ControlRequested
     | QueryRequested
     | TaskStarted
+    | HealthChanged
     | TaskEnded
     | DeadlinePassed
     | LoopLagged

@@ -29,6 +29,7 @@ from protocol.events import (
     FactsSampled,
     FrameReceived,
     GossipReceived,
+    HealthChanged,
     LoopLagged,
     PeerConnected,
     PeerDisconnected,
@@ -219,8 +220,12 @@ class Node:
                 return self._on_gossip(event, now)
             case DeadlinePassed():
                 return self._on_deadline(now)
-            case TaskStarted() | TaskEnded() if self.steward.owns(event.execution):
+            case TaskStarted() | HealthChanged() | TaskEnded() if self.steward.owns(
+                event.execution
+            ):
                 return self.steward.on_task(event, now)
+            case HealthChanged():
+                return []  # of a task that has ended meanwhile
             case TaskStarted():
                 return self.executor.on_started(event.execution, now)
             case TaskEnded():
