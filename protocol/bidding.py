@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from protocol.bounds import clipped
@@ -11,10 +11,20 @@ from protocol.config import AuctionConfig, PolicyConfig
 from protocol.constraints import Constraint, Operator, explain_all
 from protocol.errors import RemoteProtocolError
 from protocol.ids import PeerId
+from protocol.job import JobSpec
+from protocol.jobtype import JobType
 from protocol.messages import Announce, Bid, Facts, Refusal, Requirements
+from protocol.policy import Asked, misfit, unwell
+from protocol.records import Certificate, Spec
 from protocol.resources import Resources
+from protocol.wire import Sealed
 
 HOLDS_MAX = 256  # a bound on what announcements alone can make us remember
+DRAINING = "draining: it takes no new work"
+
+
+def _nobody(peer: PeerId) -> Certificate | None:
+    return None
 
 
 @dataclass(slots=True)
@@ -39,6 +49,9 @@ class Bidder:
     facts: Facts = field(default_factory=Facts)
     holds: dict[tuple[PeerId, int], Hold] = field(default_factory=dict)
     used: dict[str, Resources] = field(default_factory=dict)
+    draining: bool = False  # no new slots of counted jobs; what runs goes on
+    minute: int = -1  # of the day here; -1 while the clock is not trusted
+    certificate_of: Callable[[PeerId], Certificate | None] = _nobody
 
     @property
     def reserved(self) -> Resources:
@@ -68,10 +81,12 @@ class Bidder:
         known = self.holds.get((coordinator, announce.auction))
         if known is not None:
             return known.bid
-        reason = self.unfit(announce.needs) or self.unwelcome(announce.namespace, announce.author)
-        reason = reason or self._unwell()
+        reason = self.unfit(announce.needs) or misfit(self.policy, self._asked(announce))
         if reason:
             return Refusal(announce.auction, clipped(reason))
+        reason = self.unwell(announce.job_type)
+        if reason:
+            return Refusal(announce.auction, clipped(reason), final=False)
         each = resources_of(announce.needs)
         slots = min(announce.slots, self._room(each))
         if slots < 1 or len(self.holds) >= HOLDS_MAX:
@@ -121,25 +136,41 @@ class Bidder:
         """Why this device can never run it, empty where it can."""
         return why_unfit(needs, self.engines, self.labels, self.capacity)
 
-    def unwelcome(self, namespace: str, author: PeerId) -> str:
-        """Why the device's owner takes no such job, empty where there is nothing against it."""
-        policy = self.policy
-        if policy.authors and author not in policy.authors:
-            return "policy: this device takes jobs of listed authors only ([accept] authors)"
-        if "*" not in policy.namespaces and namespace not in policy.namespaces:
-            return f"policy: namespace {namespace} is not taken ([accept] namespaces)"
-        return ""
+    def unwelcome(self, spec: Sealed) -> str:
+        """Why the device's owner takes no such job, empty where there is nothing against it.
 
-    def _unwell(self) -> str:
-        """Why the device's owner wants no more work now, empty where it is well."""
-        policy, facts = self.policy, self.facts
-        if facts.temperature_mc > policy.temperature_max_c * 1000:
-            degrees = facts.temperature_mc // 1000
-            return f"policy: {degrees} C is over temperature_max_c {policy.temperature_max_c}"
-        if facts.mains == 0 and 0 <= facts.battery_percent < policy.battery_min_percent:
-            least = policy.battery_min_percent
-            return f"policy: battery at {facts.battery_percent} % is under {least} %"
-        return ""
+        By the signed spec itself, which is read already: the announcement was only a claim.
+        """
+        record, certificate = spec.record, spec.certificate
+        assert isinstance(record, Spec), record
+        job = JobSpec.decode(record.body)
+        asked = Asked(
+            job.type,
+            job.task.engine.type,
+            record.namespace,
+            spec.author,
+            certificate.name if certificate is not None else "",
+            certificate.roles if certificate is not None else (),
+            job.task.timeouts.execution_s,
+        )
+        return misfit(self.policy, asked)
+
+    def unwell(self, type: str) -> str:
+        """Why it takes no more work of this type just now, empty where it does."""
+        if self.draining and type not in (JobType.OPS, JobType.DAEMON):
+            return DRAINING
+        return unwell(self.policy, self.facts, self.minute)
+
+    def _asked(self, announce: Announce) -> Asked:
+        certificate = self.certificate_of(announce.author)
+        return Asked(
+            announce.job_type,
+            announce.needs.engine,
+            announce.namespace,
+            announce.author,
+            certificate.name if certificate is not None else "",
+            certificate.roles if certificate is not None else None,
+        )
 
     def _room(self, each: Resources) -> int:
         """How many more slots of this size fit."""

@@ -49,7 +49,7 @@ from protocol.messages import (
     ResultOffer,
     Withdraw,
 )
-from protocol.records import Assignment, Keyring, Result, Spec, Verdict
+from protocol.records import Assignment, Keyring, Result, Verdict
 from protocol.resources import Resources
 from protocol.wire import Sealed, seal
 
@@ -160,6 +160,7 @@ class Executor:
         if execution.id in self.executions:
             return [Send(sender, accepted)]
         reason = self._objection(assignment, spec) or self._unfit(execution.spec)
+        reason = reason or self.bidder.unwell(execution.spec.type)
         need = execution.spec.task.resources
         if not reason and not self.bidder.take(sender, auction, execution.id, need):
             reason = "busy: the capacity was given to somebody else"
@@ -191,12 +192,7 @@ class Executor:
         )
         if newer or self.fences.stale(assignment.job, assignment.slot, assignment.fence):
             return "superseded: a later award of this slot is known here"
-        policy = self.bidder.policy
-        roles = spec.certificate.roles if spec.certificate is not None else ()
-        if policy.roles and not any(role in roles for role in policy.roles):
-            return f"policy: the author holds none of {', '.join(policy.roles)} ([accept] roles)"
-        namespace = spec.record.namespace if isinstance(spec.record, Spec) else ""
-        return self.bidder.unwelcome(namespace, spec.author)
+        return self.bidder.unwelcome(spec)
 
     def _unfit(self, spec: JobSpec) -> str:
         """Why this device may not run it, whatever it was announced as; empty where it may."""

@@ -250,6 +250,7 @@ class Announce(msgspec.Struct, array_like=True, tag=30, frozen=True):
     slots: Slots  # wanted
     needs: Requirements
     closes_ms: Millis  # from receipt
+    job_type: Word = ""  # jobtype.JobType; empty where an older coordinator does not say
 
 
 class Facts(msgspec.Struct, array_like=True, frozen=True):
