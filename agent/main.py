@@ -106,10 +106,7 @@ class Agent:
         self.config = loaded.config
         self.member = member
         self.store = store
-        disk = store.load()
-        wall = disk.get("meta", {}).get("wall")
-        saved = loads(wall) if wall is not None else 0
-        self.clock = Clock(saved / 1000 if isinstance(saved, int) else 0.0)
+        self.clock = Clock(_saved_wall_s(store))
         self.name = self.config.name or member.certificate.name
         self.conditions = Conditions(self.config.data_dir)
         self.driver = Driver(self._build, store, self.clock)
@@ -337,6 +334,13 @@ class Agent:
             now = self.clock.now()
             if now.wall_trusted:
                 await self.store.save([("meta", "wall", dumps(now.wall_ms))])
+
+
+def _saved_wall_s(store: Store) -> float:
+    """The highest wall time of earlier lives."""
+    wall = store.load().get("meta", {}).get("wall")
+    saved = loads(wall) if wall is not None else 0
+    return saved / 1000 if isinstance(saved, int) else 0.0
 
 
 def _task_user(name: str) -> TaskUser | None:

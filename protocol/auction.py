@@ -115,6 +115,14 @@ class Auction:
     def bidders(self) -> list[PeerId]:
         return sorted(peer for peer, answer in self.answers.items() if answer.kind == "bid")
 
+    def holding(self) -> list[PeerId]:
+        """Who may still keep capacity free for this round: not those whose whole offer was used."""
+        return [
+            peer
+            for peer in self.bidders()
+            if self.answers[peer].out or len(self.answers[peer].given) < self.answers[peer].slots
+        ]
+
     def reasons(self, most: int) -> list[tuple[PeerId, str]]:
         """Why each peer that did not bid did not, or what became of its award, for people."""
         found: Iterable[tuple[PeerId, Answer]] = sorted(self.answers.items())

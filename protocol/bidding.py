@@ -52,6 +52,7 @@ class Bidder:
     draining: bool = False  # no new slots of counted jobs; what runs goes on
     minute: int = -1  # of the day here; -1 while the clock is not trusted
     certificate_of: Callable[[PeerId], Certificate | None] = _nobody
+    spent: dict[tuple[PeerId, int], Bid] = field(default_factory=dict)  # used up; to answer alike
 
     @property
     def reserved(self) -> Resources:
@@ -78,9 +79,10 @@ class Bidder:
     def on_announce(self, coordinator: PeerId, announce: Announce, now: float) -> Bid | Refusal:
         """Bid or refuse, with the reason. Asked again, it answers the same and holds no more."""
         self.expire(now)
-        known = self.holds.get((coordinator, announce.auction))
+        hold = self.holds.get((coordinator, announce.auction))
+        known = hold.bid if hold else self.spent.get((coordinator, announce.auction))
         if known is not None:
-            return known.bid
+            return known
         reason = self.unfit(announce.needs) or misfit(self.policy, self._asked(announce))
         if reason:
             return Refusal(announce.auction, clipped(reason))
@@ -107,12 +109,21 @@ class Bidder:
         if execution in self.used:
             return True
         hold = self.holds.get((coordinator, auction))
-        if hold is not None and hold.slots > 0 and hold.each == each:
-            hold.slots -= 1
+        if hold is not None and hold.each == each:
+            self._draw(hold, coordinator, auction)
         elif self._room(each) < 1:
             return False
         self.used[execution] = each
         return True
+
+    def _draw(self, hold: Hold, coordinator: PeerId, auction: int) -> None:
+        """One of its slots is used; nobody releases what has none left."""
+        hold.slots -= 1
+        if hold.slots == 0:
+            del self.holds[(coordinator, auction)]
+            self.spent[(coordinator, auction)] = hold.bid
+            if len(self.spent) > HOLDS_MAX:
+                del self.spent[next(iter(self.spent))]
 
     def adopt(self, execution: str, each: Resources) -> None:
         """An execution of an earlier life runs on: its capacity is taken, fit or not."""

@@ -31,6 +31,7 @@ from protocol.execution import (
     restore_execution,
     verdict_of,
 )
+from protocol.executions import Executions
 from protocol.ids import ExecutionId, PeerId
 from protocol.inputs import ArchiveSource
 from protocol.job import JobSpec
@@ -68,7 +69,7 @@ class Executor:
     config: CoordinationConfig
     bidder: Bidder
     reachable: Callable[[PeerId], bool]
-    executions: dict[ExecutionId, Execution] = field(default_factory=dict)
+    executions: Executions = field(default_factory=Executions)
     fences: Fences = field(default_factory=Fences)
 
     @property
@@ -93,9 +94,9 @@ class Executor:
         """Adopt what still runs, learn what ended meanwhile, say what was lost."""
         found = {task.execution: task for task in event.found}
         effects: list[Effect] = []
-        for execution in self._open():
+        for execution in self.executions.open:
             effects += self._adopt(execution, found.pop(execution.id, None), now)
-        for execution in self.executions.values():
+        for execution in self.executions.live:
             if execution.owes:
                 execution.next_at = now.mono
         for task in found.values():
@@ -186,10 +187,8 @@ class Executor:
 
     def _objection(self, assignment: Assignment, spec: Sealed) -> str:
         """Why it is declined before capacity is looked at; empty where there is nothing."""
-        newer = any(
-            (e.job, e.slot) == (assignment.job, assignment.slot) and e.fence > assignment.fence
-            for e in self.executions.values()
-        )
+        running = self.executions.open_of(assignment.job, assignment.slot)
+        newer = any(execution.fence > assignment.fence for execution in running)
         if newer or self.fences.stale(assignment.job, assignment.slot, assignment.fence):
             return "superseded: a later award of this slot is known here"
         return self.bidder.unwelcome(spec)
@@ -205,9 +204,8 @@ class Executor:
         """Stop older executions of the slot that is awarded anew."""
         rows: list[Row] = []
         effects: list[Effect] = []
-        for execution in self._open():
-            same = (execution.job, execution.slot) == (by.job, by.slot)
-            if same and execution.fence < by.fence and not execution.stopping:
+        for execution in self.executions.open_of(by.job, by.slot):
+            if execution.fence < by.fence and not execution.stopping:
                 execution.stopping = "superseded by a later award"
                 rows.append(execution.row())
                 effects.append(StopTask(execution.id, execution.stopping))
@@ -218,7 +216,7 @@ class Executor:
 
         Raises RemoteProtocolError where the sender speaks for somebody else.
         """
-        mine = [e for e in self._open() if (e.job, e.slot) == (withdraw.job, withdraw.slot)]
+        mine = self.executions.open_of(withdraw.job, withdraw.slot)
         # A successor may be nobody that was heard of here, but then the fence is its own.
         if sender != withdraw.fence.coordinator and not any(e.answers_to(sender) for e in mine):
             raise RemoteProtocolError("a withdrawal of another coordinator's")
@@ -321,7 +319,7 @@ class Executor:
     def on_result_ack(self, sender: PeerId, ack: ResultAck) -> list[Effect]:
         """Its result has arrived, or is to go elsewhere; only whom it was offered to can say so."""
         effects: list[Effect] = []
-        for execution in self.executions.values():
+        for execution in self.executions.live:
             mine = (execution.job, execution.slot, execution.fence) == (
                 ack.job,
                 ack.slot,
@@ -345,9 +343,8 @@ class Executor:
         """What became of leases; only whom they were to be renewed with can say so."""
         effects: list[Effect] = []
         for answer in ack.items:
-            for execution in self._open():
-                mine = (execution.job, execution.slot) == (answer.job, answer.slot)
-                if not mine or execution.fence != answer.fence or execution.stopping:
+            for execution in self.executions.open_of(answer.job, answer.slot):
+                if execution.fence != answer.fence or execution.stopping:
                     continue
                 if not execution.answers_to(sender):
                     continue
@@ -368,10 +365,10 @@ class Executor:
     @property
     def deadline(self) -> float:
         times = [self.bidder.deadline]
-        times += [execution.next_at for execution in self.executions.values() if execution.owes]
-        for execution in self._open():
+        for execution in self.executions.live:
             times.append(execution.next_at)
-            times.append(self._cut_off_at(execution))
+            if not execution.ended:
+                times.append(self._cut_off_at(execution))
         return min(times)
 
     def _cut_off_at(self, execution: Execution) -> float:
@@ -384,10 +381,10 @@ class Executor:
     def on_deadline(self, now: Now) -> list[Effect]:
         self.bidder.expire(now.mono)
         effects: list[Effect] = []
-        for execution in list(self.executions.values()):
+        for execution in self.executions.live:
             if execution.owes and execution.next_at <= now.mono:
                 effects += self._offer(execution, now)
-        for execution in self._open():
+        for execution in self.executions.open:
             if self._cut_off_at(execution) <= now.mono:
                 execution.stopping = CUT_OFF
                 effects.append(Save((execution.row(),)))
@@ -395,10 +392,10 @@ class Executor:
         return effects + self._renew(now)
 
     def _renew(self, now: Now) -> list[Effect]:
-        if all(execution.next_at > now.mono for execution in self._open()):
+        if all(execution.next_at > now.mono for execution in self.executions.open):
             return []
         by_target: dict[PeerId, list[Renewal]] = {}
-        for execution in self._open():
+        for execution in self.executions.open:
             if execution.next_at > now.mono + BATCH_S:
                 continue
             target = self._target(execution)
@@ -422,15 +419,15 @@ class Executor:
 
     def on_peer_lost(self, peer: PeerId, now: Now) -> list[Effect]:
         """The coordinator is gone: turn to the next holder at once."""
-        for execution in self.executions.values():
-            if execution.coordinator == peer and (execution.owes or not execution.ended):
+        for execution in self.executions.live:
+            if execution.coordinator == peer:
                 execution.next_at = min(execution.next_at, now.mono + BATCH_S)
         return []
 
     def on_peer_back(self, peer: PeerId, now: Now) -> list[Effect]:
         """What was sent while the coordinator was not connected is gone: say it again at once."""
-        for execution in self.executions.values():
-            if execution.coordinator == peer and (execution.owes or not execution.ended):
+        for execution in self.executions.live:
+            if execution.coordinator == peer:
                 execution.next_at, execution.tries = min(execution.next_at, now.mono + BATCH_S), 0
         return []
 
@@ -459,15 +456,12 @@ class Executor:
 
     # ---- reading -----------------------------------------------------------------------------
 
-    def _open(self) -> list[Execution]:
-        return [execution for execution in self.executions.values() if not execution.ended]
-
     def archives(self) -> list[str]:
         """Digests of shipped archives that executions still need."""
         return sorted(
             {
                 source.source.digest
-                for execution in self._open()
+                for execution in self.executions.open
                 for source in execution.spec.task.input_sources
                 if isinstance(source.source, ArchiveSource)
             }

@@ -18,7 +18,7 @@ from protocol.catalogue import Catalogue
 from protocol.clock import Now
 from protocol.config import NodeConfig
 from protocol.coordination import Coordination
-from protocol.effects import Bucket, Effect, Reply, Send, Tell
+from protocol.effects import Bucket, Effect, Reply, Send, Tell, one_save
 from protocol.errors import RemoteProtocolError
 from protocol.events import (
     Booted,
@@ -172,7 +172,7 @@ class Node:
         while news:
             effects += self._loop_back(news, now)
             news = self._news(now)
-        return effects
+        return one_save(effects)
 
     @property
     def deadline(self) -> float:

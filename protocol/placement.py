@@ -176,7 +176,7 @@ class Placement:
         return Tell("job.bids", f"{len(bids)} bid{plural}", led.held.id, fields=fields)
 
     def _close_if_settled(self, led: Led, auction: Auction) -> list[Effect]:
-        """The round is over once none of its awards is open; everybody's hold is released."""
+        """The round is over once none of its awards is open; what is still held is released."""
         open_slots = [
             slot for answer in auction.answers.values() for slot in answer.given if not answer.out
         ]
@@ -191,7 +191,7 @@ class Placement:
             return []
         led.auction = None
         self._auctions.pop(auction.id, None)
-        return [Send(peer, Release(auction.id)) for peer in auction.bidders()]
+        return [Send(peer, Release(auction.id)) for peer in auction.holding()]
 
     # ---- awards ------------------------------------------------------------------------------
 

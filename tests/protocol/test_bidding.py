@@ -125,6 +125,27 @@ def test_an_award_turns_a_held_slot_into_an_executions() -> None:
     assert device.free == device.capacity
 
 
+def test_an_offer_used_up_holds_nothing_more_and_is_answered_alike() -> None:
+    device = bidder(load_permille=100)
+    each = resources_of(NEEDS)
+    first = bids(device, announce(slots=2))
+    for execution in ("e1", "e2"):
+        assert device.take(A, 1, execution, each)
+    assert (device.holds, device.deadline) == ({}, NEVER)
+    device.facts = Facts(load_permille=900)
+    assert bids(device, announce(slots=2)) == first  # the announcement came twice
+    assert device.reserved == Resources(2000, 2 * GIB)
+
+
+def test_offers_used_up_are_remembered_within_a_bound() -> None:
+    device, nothing = bidder(PolicyConfig(executions_max=10_000)), Resources()
+    for auction in range(HOLDS_MAX + 1):
+        bids(device, announce(auction, needs=Requirements("process", 0, 0, 0, 0)))
+        assert device.take(A, auction, f"e{auction}", nothing)
+    assert len(device.spent) == HOLDS_MAX
+    assert (A, 0) not in device.spent
+
+
 def test_an_award_without_a_hold_takes_what_is_free() -> None:
     device = bidder()
     each = resources_of(NEEDS)
