@@ -15,9 +15,8 @@ from protocol.job import JobSpec
 from protocol.jobtype import JobType
 from protocol.messages import Announce, Bid, Facts, Refusal, Requirements
 from protocol.policy import Asked, misfit, unwell
-from protocol.records import Certificate, Spec
+from protocol.records import Certificate
 from protocol.resources import Resources
-from protocol.wire import Sealed
 
 HOLDS_MAX = 256  # a bound on what announcements alone can make us remember
 DRAINING = "draining: it takes no new work"
@@ -86,7 +85,7 @@ class Bidder:
         reason = self.unfit(announce.needs) or misfit(self.policy, self._asked(announce))
         if reason:
             return Refusal(announce.auction, clipped(reason))
-        reason = self.unwell(announce.job_type)
+        reason = self.drains(JobType.BATCH) or self.unwell()  # only counted ones are announced
         if reason:
             return Refusal(announce.auction, clipped(reason), final=False)
         each = resources_of(announce.needs)
@@ -147,30 +146,32 @@ class Bidder:
         """Why this device can never run it, empty where it can."""
         return why_unfit(needs, self.engines, self.labels, self.capacity)
 
-    def unwelcome(self, spec: Sealed) -> str:
+    def unwelcome(
+        self, job: JobSpec, author: PeerId, roles: tuple[str, ...], name: str = ""
+    ) -> str:
         """Why the device's owner takes no such job, empty where there is nothing against it.
 
-        By the signed spec itself, which is read already: the announcement was only a claim.
+        `roles` and `name` are those of the author's certificate; without a name the one known here.
         """
-        record, certificate = spec.record, spec.certificate
-        assert isinstance(record, Spec), record
-        job = JobSpec.decode(record.body)
+        known = self.certificate_of(author) if not name else None
         asked = Asked(
             job.type,
             job.task.engine.type,
-            record.namespace,
-            spec.author,
-            certificate.name if certificate is not None else "",
-            certificate.roles if certificate is not None else (),
+            job.namespace,
+            author,
+            known.name if known is not None else name,
+            roles,
             job.task.timeouts.execution_s,
         )
         return misfit(self.policy, asked)
 
-    def unwell(self, type: str) -> str:
-        """Why it takes no more work of this type just now, empty where it does."""
-        if self.draining and type not in (JobType.OPS, JobType.DAEMON):
-            return DRAINING
+    def unwell(self) -> str:
+        """Why the device's owner wants no more work now, empty where it is well."""
         return unwell(self.policy, self.facts, self.minute)
+
+    def drains(self, type: JobType) -> str:
+        """Why no more jobs of this type begin here: it drains, and they can be placed elsewhere."""
+        return DRAINING if self.draining and type.counted else ""
 
     def _asked(self, announce: Announce) -> Asked:
         certificate = self.certificate_of(announce.author)

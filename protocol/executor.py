@@ -50,7 +50,7 @@ from protocol.messages import (
     ResultOffer,
     Withdraw,
 )
-from protocol.records import Assignment, Keyring, Result, Verdict
+from protocol.records import Assignment, Keyring, Result, Spec, Verdict
 from protocol.resources import Resources
 from protocol.wire import Sealed, seal
 
@@ -161,7 +161,7 @@ class Executor:
         if execution.id in self.executions:
             return [Send(sender, accepted)]
         reason = self._objection(assignment, spec) or self._unfit(execution.spec)
-        reason = reason or self.bidder.unwell(execution.spec.type)
+        reason = reason or self.bidder.drains(execution.spec.type) or self.bidder.unwell()
         need = execution.spec.task.resources
         if not reason and not self.bidder.take(sender, auction, execution.id, need):
             reason = "busy: the capacity was given to somebody else"
@@ -191,7 +191,10 @@ class Executor:
         newer = any(execution.fence > assignment.fence for execution in running)
         if newer or self.fences.stale(assignment.job, assignment.slot, assignment.fence):
             return "superseded: a later award of this slot is known here"
-        return self.bidder.unwelcome(spec)
+        record, certificate = spec.record, spec.certificate
+        assert isinstance(record, Spec), record
+        roles, name = (certificate.roles, certificate.name) if certificate is not None else ((), "")
+        return self.bidder.unwelcome(JobSpec.decode(record.body), spec.author, roles, name)
 
     def _unfit(self, spec: JobSpec) -> str:
         """Why this device may not run it, whatever it was announced as; empty where it may."""

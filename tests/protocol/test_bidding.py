@@ -15,6 +15,8 @@ from protocol.clock import NEVER
 from protocol.config import AuctionConfig, PolicyConfig
 from protocol.errors import RemoteProtocolError
 from protocol.ids import JobId, PeerId, Revision, ShoalId
+from protocol.job import JobSpec
+from protocol.jobtype import JobType
 from protocol.messages import Announce, Bid, Facts, Refusal, Requirements
 from protocol.records import Certificate
 from protocol.resources import Resources
@@ -346,13 +348,34 @@ def test_a_name_is_the_one_in_the_authors_certificate() -> None:
         assert isinstance(answer, Bid if fits else Refusal)
 
 
+def test_a_job_itself_is_looked_at_as_its_announcement_was() -> None:
+    job = JobSpec.from_plain(
+        {
+            "Name": "j",
+            "Type": "ops",
+            "Tasks": [{"Engine": {"Type": "process", "Params": {"Command": "x"}}}],
+        }
+    )
+    device = bidder(PolicyConfig(authors=("attic",), types=("ops",)))
+    author = PeerId("author")
+    assert device.unwelcome(job, author, ("submit",), "attic") == ""
+    assert "jobs of author are not taken" in device.unwelcome(job, author, ("submit",))
+    certificate = Certificate(
+        shoal=ShoalId("s"), peer=author, name="attic", roles=(), namespaces=("*",), issued_ms=0,
+        expires_ms=1,
+    )  # fmt: skip
+    device.certificate_of = {author: certificate}.get
+    assert device.unwelcome(job, author, ("submit",)) == "", "by the name that is known here"
+    assert "holds no role" in device.unwelcome(job, author, ())
+
+
 def test_a_draining_device_bids_for_nothing_until_it_is_well_again() -> None:
     device = bidder()
     device.draining = True
     refusal = refuses(device, announce())
     assert (refusal.reason, refusal.final) == (DRAINING, False)
-    assert device.unwell("service") == device.unwell("") == DRAINING
-    assert device.unwell("ops") == device.unwell("daemon") == "", "they are not placed by bidding"
+    assert device.drains(JobType.SERVICE) == DRAINING
+    assert device.drains(JobType.OPS) == device.drains(JobType.DAEMON) == ""
     device.draining = False
     bids(device, announce())
 

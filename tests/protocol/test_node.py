@@ -167,12 +167,12 @@ def test_the_time_of_day_is_that_of_the_device() -> None:
     config = NodeConfig(policy=PolicyConfig(hours=(hours,)))
     net = NodeNet("a", configs={"a": config})
     bidder = net["a"].executor.bidder
-    assert bidder.unwell("batch") == ""
+    assert bidder.unwell() == ""
     net.handle("a", FactsSampled(Facts(), utc_offset_s=-12 * 3600))
-    assert "([accept] hours" in bidder.unwell("batch")
+    assert "([accept] hours" in bidder.unwell()
     net.boxes["a"].trusted = False
     net.handle("a", FactsSampled(Facts()))
-    assert "does not know the time" in bidder.unwell("batch")
+    assert "does not know the time" in bidder.unwell()
 
 
 def test_a_peer_is_forgotten_on_request_once_it_is_gone() -> None:
