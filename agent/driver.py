@@ -92,6 +92,7 @@ class Driver:
         self._durable = 0
         self._save_added = trio.Event()
         self._alarm = trio.CancelScope()  # around the wait for the next deadline
+        self._looked_at = 0.0  # when the node was last asked for it
         self._requests: dict[int, tuple[trio.Event, list[Reply]]] = {}
         self._request = 0
         self._broken = "it is starting"  # why nothing is handled just now
@@ -115,13 +116,12 @@ class Driver:
             effects = self.node.handle(event, self.clock.now())
             for effect in effects:
                 self._issue(effect)
+            self._look()
         except StoreFailed as error:
             self._break(str(error))
         except Exception as error:  # our own bug: what the node holds now is worth nothing
             _log.exception("the node failed on %s", type(event).__name__)
             self._break(f"internal error: {error!r}", ours=True)
-        else:
-            self._look_by(trio.current_time() + GRAIN_S)
 
     async def ask(self, make: Callable[[int], Event], timeout_s: float) -> dict[str, object]:
         """Post a request and wait for its reply. Raises RequestFailed."""
@@ -264,9 +264,15 @@ class Driver:
             self.post(DeadlinePassed())
             await trio.lowlevel.checkpoint()
 
-    def _look_by(self, when: float) -> None:
-        if when < self._alarm.deadline:
-            self._alarm.deadline = when
+    def _look(self) -> None:
+        """An event may have brought the deadline forward: ask, unless that was just done."""
+        now = trio.current_time()
+        if now - self._looked_at < GRAIN_S:
+            due = self._looked_at + GRAIN_S
+        else:
+            self._looked_at, due = now, self.node.deadline
+        if due < self._alarm.deadline:
+            self._alarm.deadline = due
 
     def _save_lazy(self) -> None:
         """Rows that no other save took along, once they have waited long enough."""
