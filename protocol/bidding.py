@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from protocol.bounds import clipped
@@ -15,6 +15,7 @@ from protocol.job import JobSpec
 from protocol.jobtype import JobType
 from protocol.messages import Announce, Bid, Facts, Refusal, Requirements
 from protocol.policy import Asked, misfit, unwell
+from protocol.queueing import Queue, Waiter
 from protocol.records import Certificate
 from protocol.resources import Resources
 
@@ -52,6 +53,7 @@ class Bidder:
     minute: int = -1  # of the day here; -1 while the clock is not trusted
     certificate_of: Callable[[PeerId], Certificate | None] = _nobody
     spent: dict[tuple[PeerId, int], Bid] = field(default_factory=dict)  # used up; to answer alike
+    queue: Queue = field(default_factory=Queue)  # whom there was no room for
 
     @property
     def reserved(self) -> Resources:
@@ -88,9 +90,11 @@ class Bidder:
         reason = self.drains(JobType.BATCH) or self.unwell()  # only counted ones are announced
         if reason:
             return Refusal(announce.auction, clipped(reason), final=False)
-        each = resources_of(announce.needs)
-        slots = min(announce.slots, self._room(each))
+        each, job = resources_of(announce.needs), announce.job
+        ahead = self.queue.ahead(coordinator, job, announce.priority, now)
+        slots = min(announce.slots, self._room(each, ahead))
         if slots < 1 or len(self.holds) >= HOLDS_MAX:
+            self.queue.join(coordinator, job, each, announce.priority, now)
             return Refusal(announce.auction, f"busy: {self._shortfall(each)}", final=False)
         bid = Bid(
             announce.auction,
@@ -99,6 +103,7 @@ class Bidder:
             self.config.hold_ms,
             self.facts,
         )
+        self.queue.leave(coordinator, job)
         until = now + self.config.hold_ms / 1000
         self.holds[(coordinator, announce.auction)] = Hold(each, slots, until, bid)
         return bid
@@ -134,13 +139,21 @@ class Bidder:
     def release(self, coordinator: PeerId, auction: int) -> None:
         self.holds.pop((coordinator, auction), None)
 
+    def vacancies(self, now: float) -> list[Waiter]:
+        """Who may be told that there is room for it now."""
+        if not self.queue.waiters:
+            return []
+        closed = self.draining or bool(self.unwell())  # turns that were given still end
+        return self.queue.call(self.free, 0 if closed else self._places, now)
+
     def expire(self, now: float) -> None:
         for key in [key for key, hold in self.holds.items() if hold.until <= now]:
             del self.holds[key]
 
     @property
     def deadline(self) -> float:
-        return min((hold.until for hold in self.holds.values()), default=NEVER)
+        holds = min((hold.until for hold in self.holds.values()), default=NEVER)
+        return min(holds, self.queue.deadline)
 
     def unfit(self, needs: Requirements) -> str:
         """Why this device can never run it, empty where it can."""
@@ -184,11 +197,20 @@ class Bidder:
             certificate.roles if certificate is not None else None,
         )
 
-    def _room(self, each: Resources) -> int:
-        """How many more slots of this size fit."""
+    @property
+    def _places(self) -> int:
+        """How many more executions the owner allows, however small."""
+        held = sum(hold.slots for hold in self.holds.values())
+        return max(0, self.policy.executions_max - len(self.used) - held)
+
+    def _room(self, each: Resources, ahead: Sequence[Resources] = ()) -> int:
+        """How many more slots of this size fit beside what is kept for those `ahead`."""
         free = self.free
-        room = self.policy.executions_max - len(self.used)
-        room -= sum(hold.slots for hold in self.holds.values())
+        for other in ahead:
+            if not other.fits(free):  # a device that shrank, or took another's award meanwhile
+                return 0
+            free -= other
+        room = self._places - len(ahead)
         for needs, has in (
             (each.cpu_m, free.cpu_m),
             (each.memory_bytes, free.memory_bytes),
@@ -200,6 +222,8 @@ class Bidder:
         return max(0, room)
 
     def _shortfall(self, each: Resources) -> str:
+        if self._room(each):
+            return "the room here is kept for a job that goes first"
         return each.shortfall(self.free) or f"{len(self.used)} executions run here already"
 
     def _score(self, each: Resources, needs: Requirements) -> int:

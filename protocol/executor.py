@@ -48,6 +48,7 @@ from protocol.messages import (
     Renewal,
     ResultAck,
     ResultOffer,
+    Vacancy,
     Withdraw,
 )
 from protocol.records import Assignment, Keyring, Result, Spec, Verdict
@@ -131,9 +132,14 @@ class Executor:
         answer: Bid | Refusal = self.bidder.on_announce(sender, announce, now.mono)
         return [Send(sender, answer)]
 
-    def on_release(self, sender: PeerId, release: Release) -> list[Effect]:
+    def on_release(self, sender: PeerId, release: Release, now: Now) -> list[Effect]:
         self.bidder.release(sender, release.auction)
-        return []
+        return self._call(now)
+
+    def _call(self, now: Now) -> list[Effect]:
+        """Capacity may have become free: tell who waits for it."""
+        waiters = self.bidder.vacancies(now.mono)
+        return [Send(waiter.coordinator, Vacancy(waiter.job)) for waiter in waiters]
 
     # ---- awards ------------------------------------------------------------------------------
 
@@ -287,7 +293,7 @@ class Executor:
             Save((execution.row(),)),
             self._tell(execution, "execution.ended-here", text),
         ]
-        return effects + self._offer(execution, now)
+        return [*effects, *self._offer(execution, now), *self._call(now)]
 
     def _end_stopped(self, execution: Execution, now: Now) -> list[Effect]:
         """It was withdrawn: nobody waits for its result."""
@@ -296,7 +302,8 @@ class Executor:
         execution.delivered, execution.ended_ms = True, now.wall_ms
         self.bidder.free_up(execution.id)
         text = f"{self._label(execution)} stopped here: {execution.stopping}"
-        return [Save((execution.row(),)), self._tell(execution, "execution.stopped-here", text)]
+        tell = self._tell(execution, "execution.stopped-here", text)
+        return [Save((execution.row(),)), tell, *self._call(now)]
 
     # ---- leases and results ------------------------------------------------------------------
 
@@ -392,7 +399,7 @@ class Executor:
                 execution.stopping = CUT_OFF
                 effects.append(Save((execution.row(),)))
                 effects.append(StopTask(execution.id, execution.stopping))
-        return effects + self._renew(now)
+        return [*effects, *self._renew(now), *self._call(now)]
 
     def _renew(self, now: Now) -> list[Effect]:
         if all(execution.next_at > now.mono for execution in self.executions.open):

@@ -66,6 +66,7 @@ class Led:
     queue_due: float = NEVER
     auction: Auction | None = None
     confirmations: list[Confirmation] = field(default_factory=list)
+    busy: dict[PeerId, None] = field(default_factory=dict)  # may tell that they have room now
     told: tuple[str, int] | None = None  # the outcome that people were told: state, exit code
 
     @property

@@ -250,6 +250,7 @@ class Announce(msgspec.Struct, array_like=True, tag=30, frozen=True):
     slots: Slots  # wanted
     needs: Requirements
     closes_ms: Millis  # from receipt
+    priority: Count = 0  # of the job; the higher goes first where a device has room for one
     job_type: Word = ""  # jobtype.JobType; empty where an older coordinator does not say
 
 
@@ -323,6 +324,12 @@ class Withdraw(msgspec.Struct, array_like=True, tag=37, frozen=True):
     slot: Slot
     fence: Fence
     reason: Reason
+
+
+class Vacancy(msgspec.Struct, array_like=True, tag=38, frozen=True):
+    """There is room now for this job, which the sender refused as busy; kept for it a moment."""
+
+    job: JobId
 
 
 # ---- executions -------------------------------------------------------------------------------
@@ -426,6 +433,7 @@ Message = (
     | Declined
     | Release
     | Withdraw
+    | Vacancy
     | Renew
     | RenewAck
     | ResultOffer
@@ -450,6 +458,7 @@ OVERTAKING = (
     Bid,
     Refusal,
     Release,
+    Vacancy,
     Renew,
     JobQuery,
     JobReport,

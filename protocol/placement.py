@@ -23,6 +23,7 @@ from protocol.messages import (
     Declined,
     Refusal,
     Release,
+    Vacancy,
     Withdraw,
 )
 from protocol.records import Advert, Assignment, Fence, Keyring, Verdict
@@ -133,6 +134,7 @@ class Placement:
             auction.wanted,
             led.needs,
             int(self.auction_config.window_s * 1000),
+            led.held.job.priority,
             led.held.job.type,
         )
         if not asked:
@@ -153,6 +155,17 @@ class Placement:
         else:
             auction.on_refusal(sender, answer)
         return self.settle(led, now)
+
+    def on_vacancy(self, sender: PeerId, vacancy: Vacancy, now: Now) -> list[Effect]:
+        """Somebody that was busy has room now: what waits is asked for again, once a refusal."""
+        led = self.led.get(vacancy.job)
+        if led is None or sender not in led.busy:
+            return []
+        del led.busy[sender]
+        for plan in led.plans:
+            if plan.phase is Phase.WAITING and plan.dry_rounds:
+                plan.due = now.mono
+        return self.open(led, now)
 
     def settle(self, led: Led, now: Now) -> list[Effect]:
         """Award what can be awarded once the round is decided, or ask more peers."""
@@ -312,6 +325,7 @@ class Placement:
         still = [index for index in left if led.plans[index].phase is Phase.WAITING]
         if not still:
             return effects
+        led.busy.update(dict.fromkeys(auction.busy()))
         story = self.stories.of(led.held.id)
         if story.waiting == summary:  # told before; a job may wait for days
             return effects

@@ -45,16 +45,19 @@ def announce(
     needs: Requirements = NEEDS,
     namespace: str = "default",
     author: str = "author",
+    priority: int = 0,
+    job: str = "j",
 ) -> Announce:
     return Announce(
         auction,
-        JobId("j" * 32),
+        JobId(job * 32),
         Revision("r" * 32),
         namespace,
         PeerId(author),
         slots,
         needs,
         500,
+        priority,
         "batch",
     )
 
@@ -172,6 +175,43 @@ def test_a_device_that_shrank_has_nothing_free_not_less() -> None:
     device.capacity = Resources(1000, GIB // 2)
     assert device.free == Resources()
     assert refuses(device, announce(needs=needs())).final is True  # too small for good
+
+
+def waiting(device: Bidder, now: float = 0.0) -> list[str]:
+    return [waiter.job[0] for waiter in device.vacancies(now)]
+
+
+def test_who_found_no_room_is_told_of_it_the_most_urgent_first() -> None:
+    device = bidder()
+    device.adopt("full", device.capacity)
+    for auction, (name, priority) in enumerate((("x", 0), ("y", 70), ("z", 70))):
+        refuses(device, announce(auction, job=name, priority=priority))
+    assert waiting(device) == []
+    device.used["full"] = Resources(2000)
+    assert waiting(device) == ["y", "z"]
+    # The room is kept for them, and refused to others, those in line and newcomers alike.
+    refusal = refuses(device, announce(8, job="n"))
+    assert refusal.reason == "busy: the room here is kept for a job that goes first"
+    assert bids(device, announce(9, job="y", priority=70)).slots == 1
+    assert bids(device, announce(10, job="z", priority=70)).slots == 1
+    assert waiting(device) == []
+
+
+def test_a_device_that_is_not_well_calls_nobody() -> None:
+    device = bidder(temperature_mc=90_000)
+    device.queue.join(A, JobId("x"), Resources(1), 0, 0.0)
+    assert waiting(device) == []
+
+
+def test_room_that_went_to_somebody_else_is_promised_to_nobody() -> None:
+    device = bidder()
+    device.adopt("full", device.capacity)
+    refuses(device, announce(1, job="x"))
+    device.free_up("full")
+    assert waiting(device) == ["x"]
+    device.adopt("again", device.capacity)
+    refusal = refuses(device, announce(2, job="y"))
+    assert refusal.reason.startswith("busy: cpu: needs 1, 0 free")
 
 
 def test_slots_are_bounded_whatever_little_each_asks_for() -> None:

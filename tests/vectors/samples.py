@@ -52,6 +52,7 @@ from protocol.messages import (
     SyncRecords,
     SyncRoot,
     SyncWant,
+    Vacancy,
     Withdraw,
 )
 from protocol.records import (
@@ -307,6 +308,8 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
                 (DIGEST,),
             ),
             500,
+            50,
+            "batch",
         ),
         Bid(9, 731, 1, 5000, Facts(3100, 2 << 30, 9 << 30, 220, 1, 1, 48_250, 87, 0)),
         Refusal(9, "label arch: wanted one of amd64, arm64, found 'riscv64'", True),
@@ -315,6 +318,7 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
         Declined(JOB, 1, FENCE, "busy: 64 executions run here already"),
         Release(9),
         Withdraw(JOB, 1, FENCE, "superseded"),
+        Vacancy(JOB),
     ),
     "executions": (
         Renew(
