@@ -18,6 +18,7 @@ from protocol.ids import JobId, PeerId, Revision, ShoalId
 from protocol.job import JobSpec
 from protocol.jobtype import JobType
 from protocol.messages import Announce, Bid, Facts, Refusal, Requirements
+from protocol.queueing import TURN_S
 from protocol.records import Certificate
 from protocol.resources import Resources
 
@@ -201,6 +202,19 @@ def test_a_device_that_is_not_well_calls_nobody() -> None:
     device = bidder(temperature_mc=90_000)
     device.queue.join(A, JobId("x"), Resources(1), 0, 0.0)
     assert waiting(device) == []
+
+
+def test_a_turn_that_was_given_before_the_device_drained_ends_all_the_same() -> None:
+    device = bidder()
+    device.queue.join(A, JobId("x"), Resources(1), 0, 0.0)
+    assert waiting(device, 0.0) == ["x"]
+    device.draining = True
+    assert device.deadline == TURN_S
+    assert waiting(device, TURN_S) == [] and device.deadline == NEVER
+    device.queue.join(A, JobId("y"), Resources(1), 0, TURN_S)
+    assert waiting(device, TURN_S) == []
+    device.draining = False
+    assert waiting(device, TURN_S) == ["y"]
 
 
 def test_room_that_went_to_somebody_else_is_promised_to_nobody() -> None:
