@@ -26,6 +26,7 @@ from agent.settings import (
     number,
     one_of,
     quantity,
+    read_word,
     share,
     share_of,
     words_of,
@@ -106,7 +107,7 @@ class Accept:
     namespaces: tuple[str, ...] = field(
         default=("*",),
         metadata=about(
-            WORDS,
+            words_of(read_word, least=1),
             "Namespaces whose jobs run here; * is all of them.",
         ),
     )

@@ -41,9 +41,8 @@ class Device:
         # What is free changes all the time; the offer is of what was free at the start.
         self._disk_bytes = config.offer.disk_bytes(status.f_bavail * status.f_frsize)
         if unused := [name for name in sorted(invited_labels) if reserved(name)]:
-            _log.warning(
-                "labels of the invite that the agent finds by itself: %s", ", ".join(unused)
-            )
+            names = ", ".join(unused)
+            _log.warning("labels of the invite that are not used, being the agent's own: %s", names)
 
     def labels(self) -> dict[str, Label]:
         """All of them, and where each came from; a look at the hardware."""

@@ -89,7 +89,7 @@ class Doctor:
         bidder = self._agent.driver.node.executor.bidder
         if bidder.draining:
             return check(
-                "work", None, "it drains: no new batch work is taken", "`shoal peer undrain`"
+                "work", None, "it drains: no batch or service work is taken", "`shoal peer undrain`"
             )
         if reason := bidder.unwell():
             fix = "wait, or change [accept] in its configuration"

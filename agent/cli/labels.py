@@ -44,7 +44,7 @@ def _change(args: Namespace, given: dict[str, str], taken: list[str]) -> int:
         _show(args, found)
     else:
         changed = len(given) + len(set(taken))
-        note(f"{units.plural(changed, 'label')} changed; the others hear of it now")
+        note(f"{units.plural(changed, 'label')} changed, and the others are told")
     return OK
 
 

@@ -126,10 +126,7 @@ _HINTS: Final = tuple(
         (r"\[accept\] hours = \[(.*)\]", r"fits within its hours: \1"),
         (r"\[accept\] types = \[(.*)\]", r"fits as a job of type \1"),
         (r"\[accept\] engines = \[(.*)\]", r"fits with engine \1"),
-        (
-            r"\[accept\] namespaces = \[(.*)\]",
-            r"fits in namespace \1",
-        ),
+        (r"\[accept\] namespaces = \[(.*)\]", r"fits in namespace \1"),
         (r"\[accept\] authors", "fits from a device its owner trusts, see accept.authors there"),
         (r"\[accept\] roles = \[(.*)\]", r"fits from a device with role \1"),
         (r"\[accept\] job_timeout_max_s = (\d+)", r"fits with --timeout \1 or less"),

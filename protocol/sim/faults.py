@@ -32,9 +32,7 @@ class Faults:
     save_failures: float = 0.0
     start_failures: float = 0.0
     rogues: int = 0  # members without `submit` that order work all the same
-    moods: int = (
-        0  # devices drain or change a label for a while; no seed draws it, tests ask for it
-    )
+    moods: int = 0  # devices drain or change a label for a while; asked for, and never drawn
 
     @property
     def clean(self) -> bool:

@@ -89,6 +89,7 @@ def test_a_client_asks_its_own_agent_or_the_systems(tmp_path: Path) -> None:
         ("labels = {arch = 'vax'}", "the label arch is the agent's own"),
         ("[accept]\ntypes = ['cron']", "allowed: *, batch, ops, daemon, service"),
         ("[accept]\ntypes = []", 'allowed: at least one; "*" is all of them'),
+        ("[accept]\nnamespaces = []", 'allowed: at least one; "*" is all of them'),
         ("[accept]\nengines = ['java']", "allowed: *, process, docker, wasm"),
         ("[accept]\nhours = ['night']", "'night' are no hours; allowed: from and to as"),
         ("[accept]\nhours = ['06:00-06:00']", "for the whole day leave it out"),

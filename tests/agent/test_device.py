@@ -50,7 +50,7 @@ def test_labels_come_from_the_hardware_the_invite_the_owner_and_what_was_set_liv
     assert (labels["floor"], labels["room"], labels["camera"]) == ("top", "kitchen", "yes")
     assert labels["os"] == "linux" and labels["cpus"] == str(CPUS)
     assert it.labels()["camera"].source == "set"
-    assert "labels of the invite that the agent finds by itself: os" in caplog.text
+    assert "labels of the invite that are not used, being the agent's own: os" in caplog.text
 
 
 async def test_what_changes_is_described_anew(tmp_path: Path) -> None:
