@@ -13,7 +13,7 @@ from agent.clock import utc_offset_s
 from agent.conditions import Conditions
 from agent.config import Config
 from agent.hardware import Hardware
-from agent.labels import Label, found, reserved, together
+from agent.labels import FOUND, Label, found, together
 from protocol.events import FactsSampled, SelfDescribed
 from protocol.messages import Facts
 
@@ -40,9 +40,9 @@ class Device:
         status = os.statvfs(config.data_dir)
         # What is free changes all the time; the offer is of what was free at the start.
         self._disk_bytes = config.offer.disk_bytes(status.f_bavail * status.f_frsize)
-        if unused := [name for name in sorted(invited_labels) if reserved(name)]:
-            names = ", ".join(unused)
-            _log.warning("labels of the invite that are not used, being the agent's own: %s", names)
+        given, kept = sorted({**invited_labels, **config.labels}), self.labels()
+        if unused := [name for name in given if name not in kept or kept[name].source == FOUND]:
+            _log.warning("labels that are too many or the agent's own: %s", ", ".join(unused))
 
     def labels(self) -> dict[str, Label]:
         """All of them, and where each came from; a look at the hardware."""

@@ -98,14 +98,14 @@ def together(
     config: Mapping[str, str],
     live: Mapping[str, str],
 ) -> dict[str, Label]:
-    """All labels by name, at most LABELS_MAX: device files give way to what a person set."""
+    """All labels by name, at most LABELS_MAX: device files give way to what a person set, and of
+    that, where it is more than OWN_MAX, what was said first."""
     labels: dict[str, Label] = {}
-    for source, given in ((INVITE, invite), (CONFIG, config), (LIVE, live)):
-        labels |= {
-            name: Label(name, value, source)
-            for name, value in given.items()
-            if not reserved(name)  # of a file of an earlier version
-        }
+    for source, given in ((LIVE, live), (CONFIG, config), (INVITE, invite)):
+        for name in sorted(given):
+            # Reserved ones may be in a file of an earlier version.
+            if len(labels) < OWN_MAX and not reserved(name):
+                labels.setdefault(name, Label(name, given[name], source))
     said = {name: Label(name, value, FOUND) for name, value in found.items()}
     core = {name: label for name, label in said.items() if not name.startswith(DEVICE)}
     room = max(0, LABELS_MAX - len(core) - len(labels))

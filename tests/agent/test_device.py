@@ -44,13 +44,13 @@ def test_labels_come_from_the_hardware_the_invite_the_owner_and_what_was_set_liv
 ) -> None:
     caplog.set_level(logging.WARNING)
     (tmp_path / "conditions.json").write_text('{"labels": {"camera": "yes"}}')
-    invited = {"floor": "top", "room": "attic", "os": "invited"}
+    invited = {"floor": "top", "room": "attic", "gpu": "big", "os": "plan9"}
     it = described(tmp_path, invited, labels={"room": "kitchen"})
     labels = it.describe().labels
     assert (labels["floor"], labels["room"], labels["camera"]) == ("top", "kitchen", "yes")
-    assert labels["os"] == "linux" and labels["cpus"] == str(CPUS)
+    assert labels["cpus"] == str(CPUS) and labels["os"] == "linux" and "gpu" not in labels
     assert it.labels()["camera"].source == "set"
-    assert "labels of the invite that are not used, being the agent's own: os" in caplog.text
+    assert "labels that are too many or the agent's own: gpu, os" in caplog.text
 
 
 async def test_what_changes_is_described_anew(tmp_path: Path) -> None:

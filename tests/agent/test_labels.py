@@ -85,7 +85,14 @@ def test_device_files_give_way_to_what_a_person_set() -> None:
     own = {f"own-{n}": "x" for n in range(OWN_MAX)}
     labels = together(core | devices, {}, own, {})
     assert len(labels) == LABELS_MAX and {"arch", *own} <= set(labels)
-    assert len(together(core, {}, own, {f"more-{n}": "" for n in range(OWN_MAX)})) == 97
+
+
+def test_of_too_many_the_latest_are_kept() -> None:
+    first = {f"a-{n:02}": "" for n in range(32)}
+    second = {f"b-{n:02}": "" for n in range(40)}
+    labels = together({"arch": "arm64"}, first, second, {"c": ""})
+    assert len(labels) == OWN_MAX + 1 and {"c", "arch", *second} <= set(labels)
+    assert [name for name in labels if name in first] == [f"a-{n:02}" for n in range(7)]
 
 
 @pytest.mark.parametrize("name", [*RESERVED, "device.video0", "device.", "engine.docker"])
