@@ -72,13 +72,13 @@ class AgentBackend:
 
     def status(self) -> View:
         node = self._driver.node
-        held = list(node.jobs.values())
         open_here = [e for e in node.executor.executions.open]
+        daemons = [d for d in node.steward.daemons.daemons.values() if d.active]
         return {
             **self._about(),
             "peers": len(node.membership.alive()) + 1,
-            "jobs": len(held),
-            "running": len(open_here),
+            "jobs": len(node.jobs) + len(node.steward.standing.jobs),
+            "running": len(open_here) + len(daemons),
         }
 
     def peers(self) -> list[View]:
@@ -158,9 +158,15 @@ class AgentBackend:
         return self._driver.node.jobs.get(JobId(wanted))
 
     async def stop(self, job: str) -> View:
+        return await self._control(job, Desired.STOPPED)
+
+    async def delete(self, job: str) -> View:
+        return await self._control(job, Desired.DELETED)
+
+    async def _control(self, job: str, desired: Desired) -> View:
         view = await self.job(job)
         whole = JobId(str(view["id"]))
-        return await self._ask(lambda number: ControlRequested(number, whole, Desired.STOPPED), 409)
+        return await self._ask(lambda number: ControlRequested(number, whole, desired), 409)
 
     async def _ask(self, make: Callable[[int], Any], status: int) -> View:
         try:

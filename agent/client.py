@@ -214,6 +214,10 @@ class Client:
     def stop(self, job: str) -> dict[str, Any]:
         return self._ask("POST", f"{_job(job)}/stop")
 
+    def delete(self, job: str) -> dict[str, Any]:
+        """End a standing job for good: its name is free again."""
+        return self._ask("POST", f"{_job(job)}/delete")
+
     def logs(
         self,
         job: str,

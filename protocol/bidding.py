@@ -159,23 +159,13 @@ class Bidder:
         """Why this device can never run it, empty where it can."""
         return why_unfit(needs, self.engines, self.labels, self.capacity)
 
-    def unwelcome(
-        self, job: JobSpec, author: PeerId, roles: tuple[str, ...], name: str = ""
-    ) -> str:
+    def unwelcome(self, job: JobSpec, author: PeerId, roles: tuple[str, ...], name: str) -> str:
         """Why the device's owner takes no such job, empty where there is nothing against it.
 
-        `roles` and `name` are those of the author's certificate; without a name the one known here.
+        `roles` and `name` are those of the author's certificate, which came with the job.
         """
-        known = self.certificate_of(author) if not name else None
-        asked = Asked(
-            job.type,
-            job.task.engine.type,
-            job.namespace,
-            author,
-            known.name if known is not None else name,
-            roles,
-            job.task.timeouts.execution_s,
-        )
+        engine, limit_s = job.task.engine.type, job.task.timeouts.execution_s
+        asked = Asked(job.type, engine, job.namespace, author, name, roles, limit_s)
         return misfit(self.policy, asked)
 
     def unwell(self) -> str:
@@ -196,6 +186,10 @@ class Bidder:
             certificate.name if certificate is not None else "",
             certificate.roles if certificate is not None else None,
         )
+
+    def why_no_room(self, each: Resources) -> str:
+        """Why not one more of this size fits just now; empty where it does."""
+        return "" if self._room(each) else f"busy: {self._shortfall(each)}"
 
     @property
     def _places(self) -> int:

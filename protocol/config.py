@@ -76,6 +76,7 @@ class CoordinationConfig:
     second_wait_s: float = 0.3  # a second standby learns of a short job once, when it is over
     lease_s: float = 15.0  # permission to place elsewhere; well over the time to know a death
     renew_s: float = 5.0  # two chances within a lease; the third comes as it ends
+    start_max_s: float = 600.0  # 16 MiB of shipped files over 256 kbit/s; then the engine hangs
     rank_delay_s: float = 2.0  # DESIGN 5: rank r waits r x 2 s before it takes over
     resend_first_s: float = 1.0  # a result or sync not acknowledged goes out again, doubling
     resend_max_s: float = 30.0
@@ -89,6 +90,22 @@ class CoordinationConfig:
     executions_kept: int = 500  # ended ones on this device, with their output
     jobs_max: int = 10_000  # DESIGN 12
     asked_max: int = 64  # peers kept for `job why` per auction
+
+
+@dataclass(frozen=True, slots=True)
+class StandingConfig:
+    """Daemons and services: records that every peer holds."""
+
+    records_max: int = 10_000  # DESIGN 12; what is over is refused, and whoever offers it is told
+    bytes_max: int = 64 * 1024 * 1024  # DESIGN 12, of all records together
+    ack_s: float = 1.0  # how long an answer waits for one neighbour to have it too (as for batch)
+    resend_first_s: float = 1.0  # an offer that nobody answers goes out again, doubling
+    resend_max_s: float = 60.0  # then anti-entropy finds it as soon
+    want_s: float = 2.0  # what was asked of one peer is not asked of another for so long
+    restart_max_s: float = 300.0  # Kubernetes' cap for a container that ends again and again
+    settled_s: float = 60.0  # a daemon that ran for so long begins its pauses anew
+    wait_s: float = 10.0  # what does not fit for now is tried again: facts are sampled as often
+    kept: int = 3  # ended executions of one daemon that keep their output
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +130,7 @@ class NodeConfig:
     membership: MembershipConfig = field(default_factory=MembershipConfig)
     auction: AuctionConfig = field(default_factory=AuctionConfig)
     coordination: CoordinationConfig = field(default_factory=CoordinationConfig)
+    standing: StandingConfig = field(default_factory=StandingConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     engines: tuple[str, ...] = ("process",)
     version: str = "0"

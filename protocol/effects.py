@@ -13,7 +13,9 @@ from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.job import JobSpec
 from protocol.messages import Message
 
-Bucket = Literal["meta", "peer", "spec", "control", "job", "slot", "execution", "fence"]
+Bucket = Literal[
+    "meta", "peer", "spec", "control", "job", "slot", "execution", "fence", "standing", "daemon"
+]
 BUCKETS: tuple[Bucket, ...] = (
     "meta",
     "peer",
@@ -23,6 +25,8 @@ BUCKETS: tuple[Bucket, ...] = (
     "slot",
     "execution",
     "fence",
+    "standing",
+    "daemon",
 )
 
 

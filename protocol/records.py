@@ -144,6 +144,7 @@ class Control(msgspec.Struct, array_like=True, tag=6, frozen=True, kw_only=True)
     generation: Count  # the highest its author saw
     namespace: Name
     created_ms: Millis
+    key: Key = ""  # of a standing job, so that a tombstone alone tells which name it buries
 
 
 class Fence(msgspec.Struct, array_like=True, frozen=True, order=True):

@@ -208,6 +208,9 @@ def _wait(parser: ArgumentParser) -> None:
 
 def _stop(parser: ArgumentParser) -> None:
     parser.add_argument("job", metavar="JOB", nargs="+", help="ids, beginnings of ids, or names")
+    parser.add_argument(
+        "-y", "--yes", action="store_true", help="do not ask, on however many devices it runs"
+    )
 
 
 def _example(parser: ArgumentParser) -> None:
@@ -246,7 +249,7 @@ COMMANDS: Final = (
     Command("jobs", "short for `job list`", "jobs:list_jobs", _list),
     Command("logs", "short for `job logs`", "logs:logs", _logs),
     Command("why", "short for `job why`", "why:why", _job),
-    Command("stop", "short for `job stop`", "jobs:stop", _stop),
+    Command("stop", "short for `job stop`", "ending:stop", _stop),
     Command("peer list", "the devices of the shoal", "peers:peers", _peers),
     Command("peer describe", "all about one device", "peers:describe", _peer_or_self),
     Command("peer drain", "take no new work here; what runs ends", "peers:drain", _drain),
@@ -262,7 +265,8 @@ COMMANDS: Final = (
     Command("job executions", "each attempt of each slot", "jobs:executions", _job),
     Command("job logs", "what its tasks wrote", "logs:logs", _logs),
     Command("job wait", "until it ends; its exit code is ours", "runs:wait", _wait),
-    Command("job stop", "end jobs", "jobs:stop", _stop),
+    Command("job stop", "end jobs", "ending:stop", _stop),
+    Command("job delete", "end daemons and services for good", "ending:delete", _stop),
     Command("job why", "who was asked, and why it runs where it does", "why:why", _job),
     Command("job validate", "check a job file", "jobfiles:validate", _file),
     Command("job example", "print a job file to start from", "jobfiles:example", _example),

@@ -21,11 +21,29 @@ def why(args: Namespace) -> int:
         show_json({"job": view["id"], "name": view["name"], "why": view["why"]})
         return OK
     print(clean(f"{view['name']} {units.short_job(view['id'])}: {view['state']}"))
+    if "parts" in view:
+        _show_parts(view["why"])
+        return OK
     if not view["why"]:
         print("nobody has been asked yet")
     for entry in view["why"]:
         _show_round(entry)
     return OK
+
+
+def _show_parts(rounds: list[dict[str, Any]]) -> None:
+    """Of a daemon each peer decides for itself: nobody bids."""
+    asked = [peer for entry in rounds for peer in entry["asked"]]
+    width = max((len(_name(peer)) for peer in asked), default=0)
+    for peer in sorted(asked, key=_name):
+        reason = peer["reason"]
+        if peer["answer"] == "refused":
+            text = f"not here: {reason or 'nothing was started'}"
+        else:
+            text = f"{peer['answer']}{f': {reason}' if reason else ''}"
+        print(f"  {_name(peer).ljust(width)}  {clean(text)}")
+        if hint := what_would_fit(peer):
+            print(f"  {''.ljust(width)}  -> {clean(hint)}")
 
 
 def _show_round(entry: dict[str, Any]) -> None:

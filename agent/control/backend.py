@@ -3,7 +3,8 @@
 The agent implements it over its driver; the API knows nothing else of the agent. All values are
 plain (dicts, lists, text, integers), ready for JSON, except that log lines may carry bytes.
 
-A *job view* has id, name, namespace, type, state (pending, running, completed, failed or stopped),
+A *job view* has id, name, namespace, type, state (pending, running, completed, failed, stopped or
+deleted; stopping on the way), parts of a standing job (what each peer does for it),
 reason, created_ms, coordinator, coordinator_name, term, revision, generation, count, desired,
 author, author_name, slots, executions, why, and spec where details were asked for. A *peer view*
 has id, name, state, self, connected, incarnation, addresses, labels, engines, cpu_m, memory_bytes,
@@ -17,8 +18,8 @@ from typing import Any, Protocol, Self, TypeAlias
 
 View: TypeAlias = dict[str, Any]
 
-FINAL_STATES = ("completed", "failed", "stopped")
-FINAL_KINDS = ("job.completed", "job.failed", "job.stopped")
+FINAL_STATES = ("completed", "failed", "stopped", "deleted")
+FINAL_KINDS = ("job.completed", "job.failed", "job.stopped", "job.deleted")
 
 
 class RequestError(Exception):
@@ -97,6 +98,9 @@ class Backend(Protocol):
 
     async def stop(self, job: str) -> View:
         """Ask for the job's end, durably; repeating it changes nothing."""
+
+    async def delete(self, job: str) -> View:
+        """End a standing job and forget its name; repeating it changes nothing."""
 
     def events(self, since_seq: int, job: str | None) -> Lines:
         """What happened after `since_seq` as far as it is remembered, then what happens.

@@ -57,6 +57,7 @@ def build_app(backend: Backend, limits: Limits) -> Starlette:
         ("POST", "/v1/jobs", api.submit),
         ("GET", "/v1/jobs/{job}", api.job),
         ("POST", "/v1/jobs/{job}/stop", api.stop),
+        ("POST", "/v1/jobs/{job}/delete", api.delete),
         ("GET", "/v1/jobs/{job}/logs", api.logs),
         ("GET", "/v1/jobs/{job}/follow", api.follow),
         ("GET", "/v1/events", api.events),
@@ -191,6 +192,11 @@ class Routes:
     async def stop(self, request: Request) -> Response:
         answer = await self._backend.stop(request.path_params["job"])
         _told(request, "stop of job %s", request.path_params["job"])
+        return JsonAnswer(answer)
+
+    async def delete(self, request: Request) -> Response:
+        answer = await self._backend.delete(request.path_params["job"])
+        _told(request, "deletion of job %s", request.path_params["job"])
         return JsonAnswer(answer)
 
     async def logs(self, request: Request) -> Response:

@@ -83,6 +83,7 @@ class Clocks:
     wall_offset_s: float = 0.0
     wall_trusted: bool = True
     rate: float = 1.0
+    forgetful: bool = False  # no battery behind it: each boot begins in 1970, until NTP is heard
     started: float = 0.0  # simulated time at which its monotonic clock showed zero
 
     def read(self, time: float) -> Now:
@@ -112,6 +113,7 @@ class Device:
     frozen: bool = False
     buried: bool = False  # never to be powered again
     lives: int = 0
+    boundary: tuple[int, Callable[[], None]] | None = None  # after so many of them: this crash
     host: Host = field(init=False)
     dialler: Dialler = field(init=False)
     _queue: deque[tuple[Effect, int]] = field(default_factory=deque)  # with the save it waits for
@@ -192,7 +194,17 @@ class Device:
         if not self.powered and not self.buried:
             self.powered = True
             self.clocks.started = self.world.heap.now - self.world.rng.uniform(1.0, 20.0)
+            if self.clocks.forgetful:
+                self._forget_time()
             self.start_agent()
+
+    def _forget_time(self) -> None:
+        right = self.clocks.wall_offset_s
+        self.clocks.wall_offset_s, self.clocks.wall_trusted = -EPOCH_S, False
+        self.world.heap.after(self.world.rng.uniform(5.0, 60.0), self._learn_time, right)
+
+    def _learn_time(self, offset_s: float) -> None:
+        self.clocks.wall_offset_s, self.clocks.wall_trusted = offset_s, True
 
     def start_agent(self) -> None:
         """A new life of the agent, from what its disk holds."""
@@ -329,9 +341,22 @@ class Device:
             return
         if self.world.watcher is not None:
             self.world.watcher.handled(self, event, effects)
+        life = self.lives
         for effect in effects:
+            if self.lives != life:  # it crashed half way
+                return
             self._take(effect)
         self._arm()
+
+    def _at_boundary(self) -> bool:
+        """Whether it dies here, between what it has done and what it was about to do."""
+        if self.boundary is None:
+            return False
+        left, crash = self.boundary
+        self.boundary = (left - 1, crash) if left else None
+        if not left:
+            crash()
+        return not left
 
     def _tell_of(self, event: TaskStarted | TaskEnded) -> None:
         """An agent that is down learns of it when it boots."""
@@ -346,6 +371,8 @@ class Device:
         self.world.heap.after(RESTART_S, self.start_agent)
 
     def _take(self, effect: Effect) -> None:
+        if self._at_boundary():
+            return
         if isinstance(effect, Save):
             self.disk.submit(effect)
             self._write()
@@ -369,8 +396,13 @@ class Device:
         for save in self.disk.commit():
             if self.world.watcher is not None:
                 self.world.watcher.committed(self, save)
+        life = self.lives
         while self._queue and self._queue[0][1] <= self.disk.durable:
+            if self._at_boundary():
+                return
             self._carry_out(self._queue.popleft()[0])
+            if self.lives != life:
+                return
         self._write()
 
     def _save_failed(self) -> None:

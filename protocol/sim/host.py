@@ -22,6 +22,7 @@ class Host:
     world: World
     tell: Callable[[TaskStarted | TaskEnded], None]
     tasks: dict[ExecutionId, Task] = field(default_factory=dict)
+    swallows: bool = False  # its engine takes every task, and nothing is heard of one again
 
     @property
     def running(self) -> list[Task]:
@@ -38,6 +39,8 @@ class Host:
         heap = self.world.heap
         rng = Random(f"{self.world.seed}/task/{start.execution}")
         task = Task.begin(start.execution, start.job, start.spec, start.timeout_s, heap.now, rng)
+        if self.swallows:
+            return None
         self.tasks[task.execution] = task
         if rng.random() < self.world.start_failures:
             heap.after(0.01, self._finish, task, None, "start-failed")

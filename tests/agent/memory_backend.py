@@ -171,6 +171,11 @@ class MemoryBackend:
             self.finish(view["id"], None, "stopped")
         return {"job": view["id"], "state": "stopped"}
 
+    async def delete(self, job: str) -> dict[str, Any]:
+        view = await self.job(job)
+        self.finish(view["id"], None, "deleted")
+        return {"job": view["id"], "quiet": 1, "stopping": [], "unheard": []}
+
     def events(self, since_seq: int, job: str | None) -> Follower:
         return self.feed.follow(since_seq, job)
 

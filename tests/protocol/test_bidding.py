@@ -413,14 +413,8 @@ def test_a_job_itself_is_looked_at_as_its_announcement_was() -> None:
     device = bidder(PolicyConfig(authors=("attic",), types=("ops",)))
     author = PeerId("author")
     assert device.unwelcome(job, author, ("submit",), "attic") == ""
-    assert "jobs of author are not taken" in device.unwelcome(job, author, ("submit",))
-    certificate = Certificate(
-        shoal=ShoalId("s"), peer=author, name="attic", roles=(), namespaces=("*",), issued_ms=0,
-        expires_ms=1,
-    )  # fmt: skip
-    device.certificate_of = {author: certificate}.get
-    assert device.unwelcome(job, author, ("submit",)) == "", "by the name that is known here"
-    assert "holds no role" in device.unwelcome(job, author, ())
+    assert "jobs of shed are not taken" in device.unwelcome(job, author, ("submit",), "shed")
+    assert "holds no role" in device.unwelcome(job, author, (), "attic")
 
 
 def test_a_draining_device_bids_for_nothing_until_it_is_well_again() -> None:

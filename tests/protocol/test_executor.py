@@ -122,6 +122,10 @@ def device(book: Book | None = None, policy: PolicyConfig | None = None) -> Devi
     return Device(book or Book(job_spec(Count=3)), policy)
 
 
+def _offers(send: Send) -> bool:
+    return isinstance(send.message, ResultOffer)
+
+
 def running(book: Book | None = None, now: float = 0.0) -> Device:
     it = device(book)
     it.award(now=now)
@@ -450,6 +454,33 @@ def test_a_start_counts_once_and_only_for_what_starts() -> None:
     assert isinstance(tell, Tell)
     assert it.executor.on_started(it.key(), at(9.0)) == []
     assert it.executor.executions[it.key()].started_ms == at(4.0).wall_ms
+
+
+def test_what_the_engine_swallows_is_given_up_and_stopped_should_it_start_after_all() -> None:
+    it = device(Book())
+    it.award()
+    late = CONFIG.start_max_s
+    assert StopTask(it.key(), "") not in it.pass_(late - 1)
+    effects = it.pass_(late)
+    _, result = offered([e for e in effects if isinstance(e, Send) and _offers(e)])
+    assert (result.verdict, result.reason) == (
+        Verdict.FAULT,
+        f"the device did not start it within {late:.0f} s",
+    )
+    assert any(isinstance(effect, StopTask) for effect in effects)
+    assert (it.state(), it.used) == (State.FAILED, Resources())
+    assert it.executor.on_started(it.key(), at(late + 1)) == [
+        StopTask(it.key(), "it started too late")
+    ]
+
+
+def test_what_was_withdrawn_and_never_started_is_no_longer_waited_for() -> None:
+    it = device(Book())
+    it.award()
+    it.does(it.executor.on_withdraw(A, Withdraw(it.book.id, 0, SECOND, "not wanted")))
+    effects = it.pass_(CONFIG.start_max_s)
+    assert [type(effect) for effect in effects if not isinstance(effect, Send)] == [StopTask]
+    assert (it.state(), it.used) == (State.STOPPED, Resources())
 
 
 def test_what_could_not_start_is_a_fault_not_a_failure() -> None:

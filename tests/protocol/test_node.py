@@ -311,7 +311,7 @@ def test_gossip_carries_rumours_alone() -> None:
 
 def test_a_newer_version_may_say_more() -> None:
     net = NodeNet("a", "b")
-    for frame in (dumps([9999, "later"]), encode_message(SyncRoot(1, b"root"))):
+    for frame in (dumps([9999, "later"]), encode_message(SyncRoot(2, b"root"))):
         assert net.handle("a", FrameReceived(PeerId("b"), frame)) == []
         assert net.handle("a", GossipReceived(frame)) == []
     assert net["a"].malformed == {}
@@ -331,9 +331,11 @@ def test_a_query_finds_what_begins_so() -> None:
         net.submit("a", batch(key, on=["a"]), key)
         net.run(0.5)
     node = net["a"]
-    assert [view["name"] for view in node._views("", 9, False)] == ["two", "one"]
-    assert [view["name"] for view in node._views("", 1, False)] == ["two"]
-    assert [view["name"] for view in node._views(net.job("one")[:9], 9, False)] == ["one"]
+    assert [view["name"] for view in node._views("", 9, False, net.clock("a"))] == ["two", "one"]
+    assert [view["name"] for view in node._views("", 1, False, net.clock("a"))] == ["two"]
+    assert [view["name"] for view in node._views(net.job("one")[:9], 9, False, net.clock("a"))] == [
+        "one"
+    ]
     assert node.view(net.held("a", "one"))["why"]
 
 
