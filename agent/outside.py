@@ -17,7 +17,7 @@ from agent.eventlog import Event as LoggedEvent
 from agent.store import Store
 from agent.tasks import Tasks
 from protocol.effects import CheckTask, RemoveTask, StartTask, StopTask, Tell
-from protocol.events import Booted, Event, FactsSampled, PeerConnected, PeerDisconnected
+from protocol.events import Booted, Event, PeerConnected, PeerDisconnected
 from protocol.ids import PeerId
 from protocol.records import Certificate
 
@@ -66,7 +66,7 @@ class Outside:
         self.described = self._device.describe()
         found = await self._tasks.found()
         connected = [PeerConnected(*member) for member in self._members.items()]
-        facts = FactsSampled(self._device.facts(len(found)))
+        facts = self._device.sample(len(found))
         return [Booted(found), self.described, facts, *connected]
 
     def send(self, peer: PeerId, frame: bytes) -> None:

@@ -170,11 +170,10 @@ class Daemons:
         """Why it does not belong here at all; what forbids it for now only makes it wait."""
         if spec.type is not JobType.DAEMON:
             return f"it is a {spec.type.value} now"
-        bidder, policy = self.bidder, self.bidder.policy
         assert held.author is not None
-        if policy.roles and not any(role in held.author_roles for role in policy.roles):
-            return f"policy: the author holds none of {', '.join(policy.roles)} ([accept] roles)"
-        return bidder.unfit(needs_of(spec)) or bidder.unwelcome(held.namespace, held.author)
+        roles, name = held.author_roles, held.author_name
+        reason = self.bidder.unwelcome(spec, held.author, roles, name)
+        return reason or self.bidder.unfit(needs_of(spec))
 
     def _steer(self, daemon: Daemon, target: Running, now: Now) -> list[Effect]:
         """Start it, leave it alone, or have it change to `target` when its wave comes."""

@@ -38,11 +38,13 @@ class SelfDescribed:
     memory_bytes: int
     disk_bytes: int
     gpus: int = 0
+    draining: bool = False  # its owner wants no new batch or service work here
 
 
 @dataclass(frozen=True, slots=True)
 class FactsSampled:
     facts: Facts
+    utc_offset_s: int = 0  # of local time, which the owner's hours are meant in
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,14 @@ class QueryRequested:
     prefix: str
     limit: int
     detail: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetRequested:
+    """Remember a peer no longer that is gone for good."""
+
+    request: int
+    peer: PeerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +165,7 @@ Event = (
     | SubmitRequested
     | ControlRequested
     | QueryRequested
+    | ForgetRequested
     | TaskStarted
     | HealthChanged
     | TaskEnded

@@ -71,6 +71,7 @@ class Described:
     memory_bytes: int = 2 * 1024**3
     disk_bytes: int = 16 * 1024**3
     labels: dict[str, str] = field(default_factory=dict)
+    draining: bool = False
 
     @property
     def capacity(self) -> Resources:
@@ -225,14 +226,23 @@ class Device:
         if self.world.watcher is not None:
             self.world.watcher.booted(self)
         self.handle(Booted(self.host.found()))
+        self.describe()
         mine = self.described
-        self.handle(
-            SelfDescribed(
-                (self.address,), dict(mine.labels), mine.cpu_m, mine.memory_bytes, mine.disk_bytes
-            )
-        )
         facts = Facts(mine.cpu_m, mine.memory_bytes, mine.disk_bytes, load_permille=100)
         self.handle(FactsSampled(facts))
+
+    def describe(self) -> None:
+        """Tell the node what the device is now; a device that is off tells it when it boots."""
+        mine = self.described
+        event = SelfDescribed(
+            (self.address,),
+            dict(mine.labels),
+            mine.cpu_m,
+            mine.memory_bytes,
+            mine.disk_bytes,
+            draining=mine.draining,
+        )
+        self.handle(event)
 
     def crash(self) -> None:
         """The agent dies and its tasks live on; the host's kernel says so to those connected."""

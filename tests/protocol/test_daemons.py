@@ -99,8 +99,30 @@ def test_the_owners_policy_keeps_it_away() -> None:
     net.ran("a")
     net.run(0.5)
     assert net.on() == ["a"]
-    assert "listed authors" in net.daemons("b").unfit[net.id]
+    assert "jobs of a are not taken here" in net.daemons("b").unfit[net.id]
     assert "[accept] roles" in net.daemons("c").unfit[net.id]
+
+
+def test_an_author_may_be_listed_by_name_and_be_gone() -> None:
+    choosy = NodeConfig(policy=PolicyConfig(authors=("a",), types=("daemon",)))
+    net = DaemonNet("a", "b", configs={"b": choosy})
+    net.ran("a")
+    net.run(0.5)
+    assert net.on() == ["a", "b"]
+    net.kill("a", "b")
+    net.boxes["b"].running.clear()
+    net.boxes["b"].disk.pop("peer")
+    net.run(1.0)
+    net.boot("b")
+    assert net.on().count("b") == 1, "the name came with the job"
+
+
+def test_a_draining_device_keeps_its_daemons_and_starts_new_ones() -> None:
+    net = DaemonNet("a", "b")
+    net.handle("b", replace(net.boxes["b"].described, draining=True))
+    net.ran("a")
+    net.run(0.5)
+    assert net.on() == ["a", "b"], "there is nowhere else for them"
 
 
 def test_what_forbids_it_only_for_now_makes_it_wait() -> None:
@@ -109,7 +131,7 @@ def test_what_forbids_it_only_for_now_makes_it_wait() -> None:
     net.ran("a")
     net.run(30.0)
     assert net.on() == []
-    assert "over temperature_max_c" in net.daemon("a").waiting
+    assert "[accept] temperature_max_c" in net.daemon("a").waiting
     net.sample("a", temperature_mc=50_000)
     assert net.until(lambda: net.on() == ["a"]) < 13.0
     net.sample("a", temperature_mc=90_000)

@@ -77,6 +77,15 @@ def test_everything_at_once(seed: int) -> None:
     assert [str(violation) for violation in outcome.violations] == []
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_devices_that_drain_and_change_their_labels_break_no_promise(seed: int) -> None:
+    """Where nobody is lost, each slot still starts once: what runs there ends there."""
+    outcome = run(seed, Options(faults=Faults(moods=12)))
+    assert [str(violation) for violation in outcome.violations] == []
+    outcome = run(seed, Options(faults=Faults(moods=12, crashes=4, power_cuts=2, partitions=1)))
+    assert [str(violation) for violation in outcome.violations] == []
+
+
 def test_a_run_is_a_function_of_its_seed() -> None:
     lines: list[str] = []
     first, again = run(7, Options(peers=5)), run(7, Options(peers=5), lines.append)
