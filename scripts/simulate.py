@@ -27,6 +27,7 @@ def main() -> int:
     options = Options(
         peers=arguments.peers,
         jobs=arguments.jobs,
+        daemons=arguments.daemons,
         faults=Faults() if arguments.clean else None,
     )
     if arguments.seed is not None:
@@ -43,6 +44,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, metavar="S", help="the first of them")
     parser.add_argument("--peers", type=int, default=12, metavar="M", help="in each shoal, from 2")
     parser.add_argument("--jobs", type=int, default=8, metavar="K", help="submitted in each run")
+    parser.add_argument("--daemons", type=int, default=3, metavar="D", help="run in each of them")
     parser.add_argument("--seed", type=int, metavar="S", help="run this one seed only")
     parser.add_argument("--trace", action="store_true", help="with --seed: print every event")
     parser.add_argument("--clean", action="store_true", help="no faults at all")
@@ -72,6 +74,7 @@ def sweep(seeds: range, options: Options, arguments: argparse.Namespace) -> Iter
                 print(violation, flush=True)
             if outcome.violations:
                 again = f"--seed {outcome.seed} --peers {options.peers} --jobs {options.jobs}"
+                again += f" --daemons {options.daemons}"
                 clean = " --clean" if arguments.clean else ""
                 print(f"  replay: scripts/sim {again}{clean} --trace", flush=True)
             if time.monotonic() - told > PROGRESS_S:
