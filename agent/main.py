@@ -165,12 +165,15 @@ class Agent:
         self._started_at = self.clock.now().mono
         self._stopping = trio.Event()
         self.cloned = ""
-        self.outside = Outside(
+        self.outside = self._outside()
+
+    def _outside(self) -> Outside:
+        return Outside(
             self.transport,
             self.tasks,
             self.checks,
             self.device,
-            store,
+            self.store,
             self.feed,
             self.clock,
             self._addresses_of,
