@@ -16,6 +16,7 @@ import trio
 from agent import identity
 from agent.archives import Archives, ByteStream, Dialler
 from agent.backend import AgentBackend
+from agent.checks import Checks
 from agent.clock import Clock
 from agent.conditions import Conditions
 from agent.config import Loaded
@@ -134,6 +135,7 @@ class Agent:
             self.driver.post,
             self.config.task.log_bytes_max,
         )
+        self.checks = Checks(self.engine, self.driver.post)
         self.feed = Feed(lambda: self.clock.now().wall_ms)
         for event in store.log.last(REMEMBERED):
             self.feed.put(event_view(event))
@@ -166,6 +168,7 @@ class Agent:
         self.outside = Outside(
             self.transport,
             self.tasks,
+            self.checks,
             self.device,
             store,
             self.feed,
@@ -197,6 +200,7 @@ class Agent:
             self._serve_streams()
             await nursery.start(self.transport.run)
             await nursery.start(self.tasks.run)
+            await nursery.start(self.checks.run)
             await nursery.start(self.driver.run, self.outside)
             nursery.start_soon(self._take_events)
             nursery.start_soon(self._discover)

@@ -115,6 +115,15 @@ class TaskStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthChanged:
+    """What the checks of a running task found, each time that it is something else than before."""
+
+    execution: ExecutionId
+    healthy: bool
+    reason: str = ""  # what the last check that failed found
+
+
+@dataclass(frozen=True, slots=True)
 class TaskEnded:
     """`exit_code` is None where the task could not be started or was lost; `reason` says why."""
 
@@ -158,6 +167,7 @@ Event = (
     | QueryRequested
     | ForgetRequested
     | TaskStarted
+    | HealthChanged
     | TaskEnded
     | DeadlinePassed
     | LoopLagged

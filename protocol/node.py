@@ -30,6 +30,7 @@ from protocol.events import (
     ForgetRequested,
     FrameReceived,
     GossipReceived,
+    HealthChanged,
     LoopLagged,
     PeerConnected,
     PeerDisconnected,
@@ -221,8 +222,12 @@ class Node:
                 return self._on_gossip(event, now)
             case DeadlinePassed():
                 return self._on_deadline(now)
-            case TaskStarted() | TaskEnded() if self.steward.owns(event.execution):
+            case TaskStarted() | HealthChanged() | TaskEnded() if self.steward.owns(
+                event.execution
+            ):
                 return self.steward.on_task(event, now)
+            case HealthChanged():
+                return []  # of a task that has ended meanwhile
             case TaskStarted():
                 return self.executor.on_started(event.execution, now)
             case TaskEnded():

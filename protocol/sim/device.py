@@ -16,6 +16,7 @@ from typing import Final, assert_never
 from protocol.clock import Now
 from protocol.config import NodeConfig
 from protocol.effects import (
+    CheckTask,
     Dial,
     Effect,
     Gossip,
@@ -35,6 +36,7 @@ from protocol.events import (
     FactsSampled,
     FrameReceived,
     GossipReceived,
+    HealthChanged,
     LoopLagged,
     PeerConnected,
     PeerDisconnected,
@@ -358,7 +360,7 @@ class Device:
             crash()
         return not left
 
-    def _tell_of(self, event: TaskStarted | TaskEnded) -> None:
+    def _tell_of(self, event: TaskStarted | HealthChanged | TaskEnded) -> None:
         """An agent that is down learns of it when it boots."""
         if self.node is not None:
             self._live(self.handle, event)
@@ -433,6 +435,8 @@ class Device:
                 task = self.host.start(effect)
                 if task is not None and self.world.watcher is not None:
                     self.world.watcher.began(self, effect, task)
+            case CheckTask():
+                self.host.check(effect.execution)
             case StopTask():
                 self.host.stop(effect.execution)
             case RemoveTask():
