@@ -167,6 +167,7 @@ class Executor:
         if execution.id in self.executions:
             return [Send(sender, accepted)]
         reason = self._objection(assignment, spec) or self._unfit(execution.spec)
+        reason = reason or self.bidder.drains(execution.spec.type) or self.bidder.unwell()
         need = execution.spec.task.resources
         if not reason and not self.bidder.take(sender, auction, execution.id, need):
             reason = "busy: the capacity was given to somebody else"
@@ -197,12 +198,10 @@ class Executor:
         newer = any(execution.fence > assignment.fence for execution in running)
         if newer or self.fences.stale(assignment.job, assignment.slot, assignment.fence):
             return "superseded: a later award of this slot is known here"
-        policy = self.bidder.policy
-        roles = spec.certificate.roles if spec.certificate is not None else ()
-        if policy.roles and not any(role in roles for role in policy.roles):
-            return f"policy: the author holds none of {', '.join(policy.roles)} ([accept] roles)"
-        namespace = spec.record.namespace if isinstance(spec.record, Spec) else ""
-        return self.bidder.unwelcome(namespace, spec.author)
+        record, certificate = spec.record, spec.certificate
+        assert isinstance(record, Spec), record
+        roles, name = (certificate.roles, certificate.name) if certificate is not None else ((), "")
+        return self.bidder.unwelcome(JobSpec.decode(record.body), spec.author, roles, name)
 
     def _unfit(self, spec: JobSpec) -> str:
         """Why this device may not run it, whatever it was announced as; empty where it may."""

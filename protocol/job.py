@@ -15,6 +15,7 @@ from typing import Final, cast
 
 import msgspec
 
+from protocol.check import CheckSpec
 from protocol.constraints import Constraint, read_constraints
 from protocol.engine import ENGINES, EngineSpec, ProcessParams
 from protocol.errors import JobSpecError, RemoteProtocolError
@@ -85,6 +86,7 @@ FIELDS: Final = (
     "Update",
     "Schedule",
     "Parameters",
+    "Check",
     "Tasks",
 )
 _LATER: Final = "is reserved for a later version; leave it out"
@@ -115,6 +117,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     update: UpdateSpec = UpdateSpec()
     schedule: Schedule | None = None  # with one, a batch job is a standing record that fires others
     parameters: tuple[Parameter, ...] | None = None  # of a template, which runs nothing by itself
+    check: CheckSpec | None = None
     tasks: tuple[TaskSpec, ...]  # exactly one for now
 
     @classmethod
@@ -148,6 +151,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
             update=fields.read("Update", lambda at: UpdateSpec.read(at, kind), UpdateSpec()),
             schedule=schedule,
             parameters=parameters,
+            check=fields.read("Check", lambda at: CheckSpec.read(at, kind), None),
             tasks=(task,),
         )
         spec.check_blanks()
@@ -176,6 +180,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
             "NotAfter": "" if self.not_after_s is None else format_moment(self.not_after_s),
             "Update": self.update.to_plain(),
             "Schedule": None if self.schedule is None else self.schedule.to_plain(),
+            "Check": {} if self.check is None else self.check.to_plain(),
         }
         if self.parameters is not None:  # none at all is still a template
             tree["Parameters"] = [parameter.to_plain() for parameter in self.parameters]

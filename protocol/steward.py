@@ -14,6 +14,7 @@ from protocol.effects import Bucket, Effect, Reply
 from protocol.events import (
     Booted,
     ControlRequested,
+    HealthChanged,
     RunRequested,
     SubmitRequested,
     TaskEnded,
@@ -89,10 +90,12 @@ class Steward:
         """Whether it is a daemon's present execution."""
         return self.daemons.find(execution) is not None
 
-    def on_task(self, event: TaskStarted | TaskEnded, now: Now) -> list[Effect]:
+    def on_task(self, event: TaskStarted | HealthChanged | TaskEnded, now: Now) -> list[Effect]:
         """What became of it."""
         if isinstance(event, TaskStarted):
             return self.daemons.on_started(event.execution, now)
+        if isinstance(event, HealthChanged):
+            return self.daemons.on_health(event, now)
         return self.daemons.on_ended(event, now)
 
     def described(self, now: Now) -> list[Effect]:

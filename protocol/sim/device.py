@@ -16,6 +16,7 @@ from typing import Final, assert_never
 from protocol.clock import Now
 from protocol.config import NodeConfig
 from protocol.effects import (
+    CheckTask,
     Dial,
     Effect,
     Gossip,
@@ -35,6 +36,7 @@ from protocol.events import (
     FactsSampled,
     FrameReceived,
     GossipReceived,
+    HealthChanged,
     LoopLagged,
     PeerConnected,
     PeerDisconnected,
@@ -70,6 +72,7 @@ class Described:
     memory_bytes: int = 2 * 1024**3
     disk_bytes: int = 16 * 1024**3
     labels: dict[str, str] = field(default_factory=dict)
+    draining: bool = False
 
     @property
     def capacity(self) -> Resources:
@@ -224,14 +227,23 @@ class Device:
         if self.world.watcher is not None:
             self.world.watcher.booted(self)
         self.handle(Booted(self.host.found()))
+        self.describe()
         mine = self.described
-        self.handle(
-            SelfDescribed(
-                (self.address,), dict(mine.labels), mine.cpu_m, mine.memory_bytes, mine.disk_bytes
-            )
-        )
         facts = Facts(mine.cpu_m, mine.memory_bytes, mine.disk_bytes, load_permille=100)
         self.handle(FactsSampled(facts))
+
+    def describe(self) -> None:
+        """Tell the node what the device is now; a device that is off tells it when it boots."""
+        mine = self.described
+        event = SelfDescribed(
+            (self.address,),
+            dict(mine.labels),
+            mine.cpu_m,
+            mine.memory_bytes,
+            mine.disk_bytes,
+            draining=mine.draining,
+        )
+        self.handle(event)
 
     def crash(self) -> None:
         """The agent dies and its tasks live on; the host's kernel says so to those connected."""
@@ -349,7 +361,7 @@ class Device:
             crash()
         return not left
 
-    def _tell_of(self, event: TaskStarted | TaskEnded) -> None:
+    def _tell_of(self, event: TaskStarted | HealthChanged | TaskEnded) -> None:
         """An agent that is down learns of it when it boots."""
         if self.node is not None:
             self._live(self.handle, event)
@@ -424,6 +436,8 @@ class Device:
                 task = self.host.start(effect)
                 if task is not None and self.world.watcher is not None:
                     self.world.watcher.began(self, effect, task)
+            case CheckTask():
+                self.host.check(effect.execution)
             case StopTask():
                 self.host.stop(effect.execution)
             case RemoveTask():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 
-from protocol.sim.device import Device
+from protocol.sim.device import Described, Device
 from protocol.sim.network import Conditions
 from protocol.sim.world import World
 
@@ -39,6 +39,7 @@ class Faults:
     forgetful: float = 0.0  # share of the devices that boot in 1970 and learn the time later
     part_s: tuple[float, float] = (1.0, 25.0)  # how long partitions last
     heal_s: float = HEAL_S  # from here on nothing more goes wrong
+    moods: int = 0  # devices drain or change a label for a while; asked for, and never drawn
 
     @property
     def clean(self) -> bool:
@@ -74,6 +75,7 @@ class Faults:
             "black holes": self.black_holes,
             "absences": self.absences,
             "forgetful clocks": self.forgetful,
+            "moods": self.moods,
         }
         return ", ".join(name for name, amount in named.items() if amount) or "clean"
 
@@ -167,6 +169,7 @@ class Script:
     faults: Faults
     rng: Random
     _cuts: list[tuple[int, int]] = field(default_factory=list)
+    _calm_moods: dict[int, Described] = field(default_factory=dict)  # as each was before any
 
     def schedule(self) -> None:
         world, faults = self.world, self.faults
@@ -201,6 +204,8 @@ class Script:
             device.clocks.forgetful = faults.forgetful > 0 and self.rng.random() < faults.forgetful
             if faults.black_holes and self.rng.random() < faults.black_holes:
                 device.host.swallows = True
+        for _ in range(faults.moods):
+            self._at(self._change_mood, self.rng.uniform(0.1, 15.0))
         world.heap.at(faults.heal_s, self._heal)
 
     def _at(self, call: object, *arguments: object) -> None:
@@ -258,6 +263,24 @@ class Script:
         device = self._busy_victim()
         device.freeze()
         self.world.heap.after(pause_s, device.thaw)
+
+    def _change_mood(self, pause_s: float) -> None:
+        """It drains, or belongs elsewhere; then it is as it was, so that every job can end."""
+        device = self._busy_victim()
+        mine = device.described
+        self._calm_moods.setdefault(device.index, replace(mine, labels=dict(mine.labels)))
+        if self.rng.random() < 0.5:
+            device.described.draining = True
+        else:
+            device.described.labels["zone"] = self.rng.choice(("attic", "cellar", "garden", "lost"))
+        self._tell(f"device {device.index} is {device.described}")
+        device.describe()
+        self.world.heap.after(pause_s, self._calm, device)
+
+    def _calm(self, device: Device) -> None:
+        before = self._calm_moods[device.index]
+        device.described = replace(before, labels=dict(before.labels))
+        device.describe()
 
     def _halves(self) -> list[tuple[int, int]]:
         """Two random groups that cannot hear each other."""

@@ -20,6 +20,7 @@ from protocol.config import NodeConfig
 from protocol.coordination import Coordination
 from protocol.effects import (
     Bucket,
+    CheckTask,
     Dial,
     Effect,
     Gossip,
@@ -135,6 +136,7 @@ class Box:
     trusted: bool = True
     running: dict[ExecutionId, StartTask] = field(default_factory=dict)
     started: list[StartTask] = field(default_factory=list)
+    checked: list[ExecutionId] = field(default_factory=list)
     stopping: dict[ExecutionId, str] = field(default_factory=dict)
     ended: dict[ExecutionId, TaskEnded] = field(default_factory=dict)
     tells: list[Tell] = field(default_factory=list)
@@ -158,6 +160,7 @@ class NodeNet:
         self.shoal = FakeShoal()
         self.now = 100.0
         self.drop: Drop = lambda sender, to, message: False
+        self.swallow = False  # engines take tasks, and nothing is heard of them again
         self.cut: dict[frozenset[str], None] = {}
         self.boxes: dict[str, Box] = {}
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -390,8 +393,12 @@ class NodeNet:
                         self.after(DELAY_S, lambda o=other, f=frame: self._gossip(o, f))
             case StartTask():
                 box.started.append(effect)
+                if self.swallow:
+                    return
                 box.running[effect.execution] = effect
                 self.after(0.0, lambda: self._started(name, effect.execution))
+            case CheckTask():
+                box.checked.append(effect.execution)
             case StopTask():
                 box.stopping[effect.execution] = effect.reason
                 self.after(0.01, lambda: self._stopped(name, effect.execution))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.bidding import Bidder
+from protocol.bidding import DRAINING, Bidder
 from protocol.clock import NEVER, Now
 from protocol.config import AuctionConfig, CoordinationConfig, PolicyConfig
 from protocol.effects import Bucket, Effect, RemoveTask, Save, Send, StartTask, StopTask, Tell
@@ -266,9 +266,17 @@ def declines(it: Device, of: Fence = FIRST) -> str:
 @pytest.mark.parametrize(
     ("book", "policy", "reason"),
     [
-        (Book(), PolicyConfig(roles=("operate",)), "holds none of operate"),
-        (Book(), PolicyConfig(authors=("friend",)), "listed authors"),
+        (Book(), PolicyConfig(roles=("operate",)), "its author holds no role"),
+        (Book(), PolicyConfig(authors=("friend",)), "jobs of author are not taken"),
         (Book(), PolicyConfig(namespaces=("lab",)), "namespace default is not taken"),
+        (Book(), PolicyConfig(types=("service",)), "batch jobs are not taken"),
+        (Book(), PolicyConfig(engines=("docker",)), "engine process is not taken"),
+        (Book(), PolicyConfig(hours=("22:00-06:00",)), "does not know the time"),
+        (
+            Book(task_spec(Timeouts={"ExecutionTimeout": "2h"})),
+            PolicyConfig(job_timeout_max_s=3600),
+            "a timeout of 2h is over 1h",
+        ),
         (
             Book(job_spec(Constraints=[{"Key": "arch", "Operator": "=", "Values": ["x"]}])),
             PolicyConfig(),
@@ -292,6 +300,17 @@ def test_an_engine_that_is_not_here_runs_nothing() -> None:
 def test_the_owner_may_welcome_any_role() -> None:
     it = device(policy=PolicyConfig(roles=()))
     assert len(it.award()) == 2
+
+
+def test_a_draining_device_declines_what_it_bid_for_and_keeps_what_runs() -> None:
+    it = running()
+    it.executor.bidder.draining = True
+    (send,) = it.award(FIRST, 1)
+    assert isinstance(send, Send) and isinstance(send.message, Declined)
+    assert send.message.reason == DRAINING
+    assert it.award() == [Send(A, Accepted(it.book.id, 0, FIRST))], "it runs already"
+    it.executor.bidder.draining = False
+    assert isinstance(it.award(FIRST, 1)[1], StartTask)
 
 
 def test_a_forged_award_starts_nothing() -> None:

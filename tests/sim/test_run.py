@@ -77,6 +77,15 @@ def test_everything_at_once(seed: int) -> None:
     assert [str(violation) for violation in outcome.violations] == []
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_devices_that_drain_and_change_their_labels_break_no_promise(seed: int) -> None:
+    """Where nobody is lost, each slot still starts once: what runs there ends there."""
+    outcome = run(seed, Options(faults=Faults(moods=12)))
+    assert [str(violation) for violation in outcome.violations] == []
+    outcome = run(seed, Options(faults=Faults(moods=12, crashes=4, power_cuts=2, partitions=1)))
+    assert [str(violation) for violation in outcome.violations] == []
+
+
 def test_a_run_is_a_function_of_its_seed() -> None:
     lines: list[str] = []
     first, again = run(7, Options(peers=5)), run(7, Options(peers=5), lines.append)
@@ -111,7 +120,7 @@ def test_a_violation_is_printed_with_its_seed_and_fails_the_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "simulate.py"))
-    report, plan = script["report"], script["Plan"](3, 1, "mixed")
+    report, plan = script["report"], script["Plan"](3, 1, 1, "mixed")
     outcome = plan(3)
     assert report([outcome], plan, 1.0) == 0
     broken = replace(outcome, violations=(Violation(3, 3, 1.5, 2, "it broke"),))
