@@ -20,11 +20,13 @@ from agent.logs import BOTH, JobLogs, Logs, StreamName
 from agent.peers import Peers
 from agent.storesql import StoreFailed
 from protocol.errors import JobSpecError
-from protocol.events import ControlRequested, QueryRequested, SubmitRequested
+from protocol.events import ControlRequested, QueryRequested, RunRequested, SubmitRequested
 from protocol.heldjob import HeldJob
 from protocol.ids import JobId
 from protocol.job import JobSpec
 from protocol.records import Desired
+from protocol.slots import why_wrong
+from protocol.standingjob import TEMPLATE, standing_id
 from protocol.tree import Plain
 
 ANSWER_S: Final = 10.0
@@ -122,8 +124,24 @@ class AgentBackend:
         given = not key.startswith(FRESH)  # then another peer may have accepted it before
         if len(key) > KEY_LENGTH_MAX:
             raise RequestError(400, f"a key has at most {KEY_LENGTH_MAX} characters")
+        cron = self._driver.node.cron
+        wrong = why_wrong(cron, spec.schedule) if spec.schedule is not None else ""
+        if wrong:
+            raise RequestError(400, wrong)
         self._refuse_where_full()
         return await self._ask(lambda number: SubmitRequested(number, spec, key, given), 403)
+
+    async def run_template(
+        self, name: str, namespace: str, params: dict[str, str], key: str
+    ) -> View:
+        node = self._driver.node
+        job = standing_id(node.keyring, namespace, TEMPLATE + name)
+        held = node.steward.standing.jobs.get(job)
+        if held is None or held.desired is Desired.DELETED:
+            raise RequestError(404, f"no template {name!r} in namespace {namespace} is known here")
+        self._refuse_where_full()
+        given = not key.startswith(FRESH)
+        return await self._ask(lambda number: RunRequested(number, job, key, params, given), 400)
 
     def _refuse_where_full(self) -> None:
         if self._driver.store.disk_full:
@@ -144,7 +162,7 @@ class AgentBackend:
         found: list[View] = answer["jobs"]
         if not prefix or not found:
             answer = answer if not prefix else await self.jobs("", 1000, True)
-            found = [view for view in answer["jobs"] if view["name"] == wanted]
+            found = _named(answer["jobs"], wanted)
         if not found:
             silent = ", ".join(answer["silent"])
             hint = f" (no answer from {silent})" if silent else ""
@@ -220,3 +238,11 @@ class AgentBackend:
 def _id_like(text: str) -> bool:
     """Whether it could begin an id: ids are lower-case base32, at least four characters asked."""
     return 4 <= len(text) <= 32 and all(sign in "abcdefghijklmnopqrstuvwxyz234567" for sign in text)
+
+
+def _named(views: list[View], name: str) -> list[View]:
+    """Those of this name. A standing job is known by its own, and so comes before its runs and
+    before what else only carries the name as a label; a template comes last."""
+    found = [view for view in views if view["name"] == name]
+    jobs = [view for view in found if view["type"] != "template"]
+    return [view for view in jobs if "parts" in view] or jobs or found

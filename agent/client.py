@@ -200,6 +200,19 @@ class Client:
         query = urlencode({"events": int(events), "logs": int(logs)})
         return self._stream("GET", f"{_job(job)}/follow?{query}")
 
+    def run_template(
+        self, name: str, params: dict[str, str], key: str = "", namespace: str = "default"
+    ) -> dict[str, Any]:
+        """Run a template; of runs with one key there is one, at whatever peer. As `submit`."""
+        wanted = {"params": params, "key": key or _fresh(), "namespace": namespace}
+        return self._ask("POST", f"/v1/templates/{_quoted(name)}/run", _encode(wanted))
+
+    def templates(self, name: str = "", namespace: str = "") -> list[dict[str, Any]]:
+        """Job views of templates, with what they ask for; of one name, or all."""
+        given = {"type": "template", "name": name, "namespace": namespace}
+        filters = {key: value for key, value in given.items() if value}
+        return cast("list[dict[str, Any]]", self.jobs("", 1000, detail=True, **filters)["jobs"])
+
     def jobs(
         self, prefix: str = "", limit: int = 100, *, detail: bool = False, **filters: str
     ) -> dict[str, Any]:
@@ -350,15 +363,24 @@ def log_bytes(line: dict[str, Any]) -> bytes:
 
 
 def _job(wanted: str) -> str:
-    return f"/v1/jobs/{quote(wanted, safe='', errors='replace')}"
+    return f"/v1/jobs/{_quoted(wanted)}"
 
 
 def _peer(wanted: str) -> str:
-    return f"/v1/peers/{quote(wanted, safe='', errors='replace')}"
+    return f"/v1/peers/{_quoted(wanted)}"
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="", errors="replace")
+
+
+def _fresh() -> str:
+    """A key of this call alone."""
+    return FRESH + os.urandom(16).hex()
 
 
 def _submission(spec: dict[str, Any], key: str) -> bytes:
-    return _encode({"spec": spec, "key": key or FRESH + os.urandom(16).hex()})
+    return _encode({"spec": spec, "key": key or _fresh()})
 
 
 def _encode(value: object) -> bytes:

@@ -49,7 +49,12 @@ def load_job(text: str | bytes, engines: Sequence[str] = ENGINES) -> JobSpec:
     """Read a job file. Raises JobFileError."""
     tree, lines = load_tree(text)
     try:
-        return JobSpec.from_plain(tree, engines)
+        spec = JobSpec.from_plain(tree, engines)
+        if spec.schedule is not None:
+            from agent.cron import Calendar  # for these alone: the others start faster without it
+
+            Calendar().next(spec.schedule, 0)
+        return spec
     except JobSpecError as error:
         raise JobFileError(_line_of(error.path, lines), error.path, error.message) from None
 
@@ -71,9 +76,14 @@ def load_tree(text: str | bytes) -> tuple[Plain, dict[str, int]]:
         loader.dispose()
 
 
-def example(kind: JobType | str) -> str:
-    """A commented job file of this type, to start from."""
-    return (Path(__file__).parent / "examples" / f"{JobType(kind)}.yaml").read_text("utf-8")
+EXAMPLES: Final = (*JobType, "schedule", "template")
+
+
+def example(kind: str) -> str:
+    """A commented job file of this kind, to start from. Raises ValueError for any other."""
+    if kind not in EXAMPLES:
+        raise ValueError(f"no example of {kind}; there are: {', '.join(EXAMPLES)}")
+    return (Path(__file__).parent / "examples" / f"{kind}.yaml").read_text("utf-8")
 
 
 class _Reader:

@@ -226,8 +226,28 @@ def _stop(parser: ArgumentParser) -> None:
 
 
 def _example(parser: ArgumentParser) -> None:
-    kinds = ("batch", "ops", "daemon", "service")
+    kinds = ("batch", "ops", "daemon", "service", "schedule", "template")
     parser.add_argument("kind", nargs="?", choices=kinds, default="batch", help="(batch)")
+
+
+def _template(parser: ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="of the template")
+    parser.add_argument("--namespace", metavar="NAME", default="default", help="(default)")
+
+
+def _template_set(parser: ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="of the template")
+    _file(parser)
+
+
+def _filled(parser: ArgumentParser) -> None:
+    _template(parser)
+    parser.add_argument(
+        "-p", "--param", metavar="K=V", action="append", default=[], help="fills one blank"
+    )
+    parser.add_argument("--key", metavar="KEY", help="running it again with this key is one job")
+    parser.add_argument("--follow", action="store_true", help="wait, and show its output")
+    parser.add_argument("-q", "--quiet", action="store_true", help="only the task's own output")
 
 
 def _events(parser: ArgumentParser) -> None:
@@ -248,6 +268,7 @@ GROUPS: Final = {
     "peer": "The devices of the shoal, one by one",
     "label": "What this device is, for the constraints of jobs",
     "job": "Jobs in files, and what became of them",
+    "template": "Jobs with blanks, kept by every device to be run by name",
     "config": "The configuration of this device's agent",
 }
 SHORT: Final = ("jobs", "logs", "why", "stop")
@@ -285,6 +306,11 @@ COMMANDS: Final = (
     Command("job validate", "check a job file", "jobfiles:validate", _file),
     Command("job example", "print a job file to start from", "jobfiles:example", _example),
     Command("job schema", "print the JSON Schema of job files", "jobfiles:schema", _none),
+    Command("template set", "keep a job file under a name", "templates:put", _template_set),
+    Command("template list", "the templates of the shoal", "templates:list_templates", _none),
+    Command("template show", "what it asks for, and what it runs", "templates:show", _template),
+    Command("template delete", "delete a template; its runs stay", "templates:delete", _template),
+    Command("template run", "run a template with its blanks filled", "templates:run", _filled),
     Command("events", "what happened, as this device saw it", "events:events", _events),
     Command("doctor", "check this device and its agent", "doctor:doctor", _none),
     Command("config show", "settings and where they come from", "settings:show", _show),

@@ -21,7 +21,7 @@ SHOWN_MAX = 120  # characters of a value in a terminal
 
 def dry_run(client: Client, spec: JobSpec, args: Namespace) -> int:
     """Ask, and change nothing."""
-    present = _present(client, spec) if spec.type.standing else None
+    present = _present(client, spec) if spec.standing else None
     changes = _changes(present, spec) if present is not None else []
     places = [_place(peer, spec) for peer in client.peers()]
     if args.json:
@@ -56,7 +56,7 @@ def _headline(spec: JobSpec, present: dict[str, Any] | None, changes: list[Any])
 
 def _present(client: Client, spec: JobSpec) -> dict[str, Any] | None:
     """The standing job of that name, unless it is deleted."""
-    found = client.jobs("", 1, detail=True, name=spec.name, namespace=spec.namespace)
+    found = client.jobs("", 1000, detail=True, name=spec.name, namespace=spec.namespace)
     standing = [view for view in found["jobs"] if "parts" in view]
     return standing[0] if standing else None
 

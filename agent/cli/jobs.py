@@ -21,6 +21,8 @@ def list_jobs(args: Namespace) -> int:
     }
     with connect(args) as client:
         found = client.jobs(args.prefix, args.limit, **filters)
+    if "type" not in filters and not args.prefix:  # those have a list of their own
+        found["jobs"] = [view for view in found["jobs"] if view["type"] != "template"]
     if args.json:
         show_json(found)
         return OK
@@ -65,7 +67,10 @@ def describe(args: Namespace) -> int:
             ("Revision", f"{units.short_job(view['revision'])}, generation {view['generation']}"),
         ]
     )
-    if standing:
+    if "schedule" in view:
+        print()
+        _show_schedule(view["schedule"])
+    elif standing and view["type"] != "template":
         print()
         _show_parts(view["parts"])
     elif view["slots"]:
@@ -87,6 +92,26 @@ def describe(args: Namespace) -> int:
     if view.get("spec"):
         print("\n" + json.dumps(view["spec"], indent=2))  # ASCII: nothing in it moves a cursor
     return OK
+
+
+def _show_schedule(schedule: dict[str, Any]) -> None:
+    """When it runs next, and what became of its last runs."""
+    next_ms = schedule["next_ms"]
+    when = f"{schedule['cron']} ({schedule['zone']})"
+    show_pairs([("When", when), ("Next", units.moment(next_ms) if next_ms else "-")])
+    print()
+    show_table(
+        ("DUE", "JOB", "STATE", "ON"),
+        [
+            (
+                units.moment(run["slot_ms"]),
+                units.short_job(run["job"]),
+                str(run["state"]),
+                ", ".join(map(str, run["on"])) or "-",
+            )
+            for run in schedule["runs"]
+        ],
+    )
 
 
 def _show_parts(parts: list[dict[str, Any]]) -> None:
@@ -145,7 +170,9 @@ def state(view: dict[str, Any]) -> str:
     codes = sorted({slot["exit_code"] for slot in slots if slot.get("exit_code")})
     if view["state"] == "failed" and codes:
         text += f" ({', '.join(map(str, codes))})"
-    if view["state"] in ("pending", "failed") and view.get("reason"):
+    if view["state"] == "scheduled" and view["schedule"]["next_ms"]:
+        text += f", next {units.moment(view['schedule']['next_ms'])}"
+    if view["state"] in ("pending", "failed", "scheduled") and view.get("reason"):
         text += f": {view['reason']}"
     return text
 

@@ -88,6 +88,10 @@ def job_run(args: Namespace) -> int:
     from agent.cli.jobfiles import load
 
     spec = load(args.file)
+    if spec.parameters is not None:
+        raise CliError(
+            f"{args.file} is a template, for its Parameters: shoal template set NAME FILE", USAGE
+        )
     tree = dict(spec.to_plain())
     with connect(args) as client:
         if args.dry_run:
@@ -96,8 +100,9 @@ def job_run(args: Namespace) -> int:
             return dry_run(client, spec, args)
         if not (args.wait or args.follow):
             return _detached(client, tree, args)
-        if spec.type.standing and args.wait:
-            raise CliError(f"a {spec.type} does not end; leave --wait out, or --follow it", USAGE)
+        if spec.standing and args.wait:
+            noun = "schedule" if spec.schedule is not None else spec.type
+            raise CliError(f"a {noun} does not end; leave --wait out, or --follow it", USAGE)
         lines = client.run(tree, args.key or "", logs=args.follow)
         following = Following(client, lines, spec.count, quiet=args.quiet, json=args.json)
         return following.to_end()

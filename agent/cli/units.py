@@ -61,6 +61,13 @@ def clock(at_ms: int) -> str:
     return time.strftime("%H:%M:%S", time.localtime(at_ms / 1000))
 
 
+def moment(at_ms: int) -> str:
+    """A date and the time of day here."""
+    import time
+
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_ms / 1000))
+
+
 def age(at_ms: int) -> str:
     """How long ago; a clock that is ahead of ours is now."""
     import time

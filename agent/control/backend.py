@@ -86,6 +86,15 @@ class Backend(Protocol):
         wrong spec, 403 without the role, 507 where there is no room.
         """
 
+    async def run_template(
+        self, name: str, namespace: str, params: dict[str, str], key: str
+    ) -> View:
+        """Run a template, as `submit` answers; of runs with one key there is one.
+
+        Raises RequestError: 404 where there is no such template, 400 with the parameters that are
+        missing or unknown.
+        """
+
     async def jobs(self, prefix: str, limit: int, detail: bool) -> View:
         """Jobs whose id starts with `prefix`, newest first, as {jobs, silent}; `silent` names the
         peers that did not answer."""

@@ -24,6 +24,12 @@ class Submission(msgspec.Struct, forbid_unknown_fields=True):
     key: str
 
 
+class TemplateRun(msgspec.Struct, forbid_unknown_fields=True):
+    key: str
+    params: dict[str, str] = {}
+    namespace: str = "default"
+
+
 class Invitation(msgspec.Struct, forbid_unknown_fields=True):
     expires_s: int = 900
     uses: int = 1
@@ -48,9 +54,13 @@ class Draining(msgspec.Struct, forbid_unknown_fields=True):
 
 def read_submission(body: object) -> tuple[View, str]:
     wanted = checked(body, Submission)
-    if not 1 <= len(wanted.key) <= KEY_MAX or not wanted.key.isprintable():
-        raise RequestError(400, f"key: allowed: 1 to {KEY_MAX} printable characters")
+    check_key(wanted.key)
     return wanted.spec, wanted.key
+
+
+def check_key(key: str) -> None:
+    if not 1 <= len(key) <= KEY_MAX or not key.isprintable():
+        raise RequestError(400, f"key: allowed: 1 to {KEY_MAX} printable characters")
 
 
 def checked(body: object, kind: type[T]) -> T:

@@ -19,6 +19,8 @@ from agent.control.bodies import (
     Draining,
     Invitation,
     Labelling,
+    TemplateRun,
+    check_key,
     checked,
     flag,
     integer,
@@ -60,6 +62,7 @@ def build_app(backend: Backend, limits: Limits) -> Starlette:
         ("POST", "/v1/jobs/{job}/delete", api.delete),
         ("GET", "/v1/jobs/{job}/logs", api.logs),
         ("GET", "/v1/jobs/{job}/follow", api.follow),
+        ("POST", "/v1/templates/{name}/run", api.run_template),
         ("GET", "/v1/events", api.events),
         ("POST", "/v1/run", api.run),
         ("POST", "/v1/invites", api.invite),
@@ -188,6 +191,14 @@ class Routes:
             )
 
         return self._stream(produce)
+
+    async def run_template(self, request: Request) -> Response:
+        wanted = checked(await self._json(request), TemplateRun)
+        check_key(wanted.key)
+        name = request.path_params["name"]
+        return JsonAnswer(
+            await self._backend.run_template(name, wanted.namespace, wanted.params, wanted.key)
+        )
 
     async def stop(self, request: Request) -> Response:
         answer = await self._backend.stop(request.path_params["job"])

@@ -150,6 +150,17 @@ class MemoryBackend:
             "warning": "",
         }
 
+    async def run_template(
+        self, name: str, namespace: str, params: dict[str, str], key: str
+    ) -> dict[str, Any]:
+        found = [v for v in self.views.values() if (v["name"], v["type"]) == (name, "template")]
+        if not found or namespace != "default":
+            raise RequestError(404, f"no template {name!r} is known here")
+        if "what" not in params:
+            raise RequestError(400, "missing parameter what; give it with -p what=VALUE")
+        task = {"Engine": {"Params": {"Command": ["echo", params["what"]]}}}
+        return await self.submit({"Name": name, "Tasks": [task]}, key)
+
     async def jobs(self, prefix: str, limit: int, detail: bool) -> dict[str, Any]:
         found = [view for job, view in self.views.items() if job.startswith(prefix)]
         return {"jobs": found[::-1][:limit], "silent": self.silent}
@@ -260,7 +271,7 @@ class MemoryBackend:
             "id": job,
             "name": spec.get("Name") or "main",
             "namespace": "default",
-            "type": spec.get("Type", "batch"),
+            "type": "template" if "Parameters" in spec else spec.get("Type", "batch"),
             "state": "pending",
             "reason": "",
             "created_ms": self.now_ms,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.jobfile import FILE_BYTES_MAX, JobFileError, example, load_job, load_tree
+from agent.jobfile import EXAMPLES, FILE_BYTES_MAX, JobFileError, example, load_job, load_tree
 from protocol.job import JobSpec, JobType
 from protocol.schema import job_schema
 from protocol.tree import Plain
@@ -47,16 +47,26 @@ def test_a_file_becomes_a_job() -> None:
     assert load_job(json.dumps(job.to_plain(), indent="\t")) == job
 
 
-@pytest.mark.parametrize("kind", JobType)
-def test_every_example_is_a_job_of_its_type(kind: JobType) -> None:
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_every_example_is_a_job_of_its_type(kind: str) -> None:
     text = example(kind)
     job = load_job(text)
-    assert job.type is kind
+    assert job.type == (kind if kind in list(JobType) else "batch")
+    assert (job.schedule is not None) == (kind == "schedule")
+    assert (job.parameters is not None) == (kind == "template")
     assert text.startswith("# ")
     assert JobSpec.from_plain(job.to_plain()) == job
     validator = jsonschema.Draft202012Validator(job_schema())
     validator.validate(values(text))
     validator.validate(job.to_plain())
+
+
+def test_a_wrong_cron_is_told_of_with_its_line() -> None:
+    text = example("schedule").replace("30 2 * * *", "30 25 * * *")
+    with pytest.raises(JobFileError, match=r"line \d+, Schedule.Cron: wrong hour '25'"):
+        load_job(text)
+    with pytest.raises(JobFileError, match=r"Schedule.TimeZone: unknown time zone 'Europe/Berlim'"):
+        load_job(example("schedule").replace("Europe/Berlin ", "Europe/Berlim "))
 
 
 def test_there_is_no_example_of_another_type() -> None:

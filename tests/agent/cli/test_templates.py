@@ -1,0 +1,140 @@
+"""`shoal template`, and how a schedule is shown."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.jobfile import example
+from tests.agent.cli.conftest import Shoal
+from tests.agent.cli.test_ending import until
+from tests.agent.memory_agent import MemoryAgent
+
+FILE = """
+Name: whatever
+Type: batch
+Parameters:
+  - Name: what
+  - Name: how
+    Default: loud
+    Description: how it is said
+Tasks:
+  - Engine: {Type: process, Params: {Command: [wait, "${what}", "${how}"]}}
+"""
+
+
+@pytest.fixture
+def say(agent: MemoryAgent, shoal: Shoal) -> str:
+    """The id of the template `say`."""
+    Path("say.yaml").write_text(FILE)
+    kept = shoal("template", "set", "say", "say.yaml")
+    assert kept.code == 0 and "say: kept" in kept.err
+    return kept.out.strip()
+
+
+def test_a_file_is_kept_under_a_name(say: str, agent: MemoryAgent, shoal: Shoal) -> None:
+    (spec,) = agent.backend.submitted
+    assert spec["Name"] == "say"
+    assert [each["Name"] for each in spec["Parameters"]] == ["what", "how"]
+    listed = shoal("template", "list")
+    assert "say" in listed.out and "what, how=loud" in listed.out
+    assert shoal("template", "list", "--json").json["templates"][0]["id"] == say
+
+
+def test_a_file_without_parameters_is_a_template_all_the_same(
+    agent: MemoryAgent, shoal: Shoal
+) -> None:
+    Path("plain.yaml").write_text(example("batch"))
+    assert shoal("template", "set", "plain", "plain.yaml", "--json").json["job"]
+    assert agent.backend.submitted[0]["Parameters"] == []
+    assert "-" in shoal("template", "show", "plain").out
+
+
+def test_what_it_asks_for_is_shown(say: str, shoal: Shoal) -> None:
+    shown = shoal("template", "show", "say").out
+    assert "how it is said" in shown and "${what}" in shown
+    assert shoal("template", "show", "say", "--json").json["id"] == say
+    missing = shoal("template", "show", "sing")
+    assert missing.code == 4 and "no template 'sing'" in missing.err
+
+
+def test_templates_are_not_among_the_jobs_unless_asked_for(say: str, shoal: Shoal) -> None:
+    assert "say" not in shoal("job", "list").out
+    assert "say" in shoal("job", "list", "--type", "template").out
+    assert shoal("job", "describe", say).code == 0
+
+
+def test_a_run_fills_the_blanks_and_one_key_is_one_job(say: str, shoal: Shoal) -> None:
+    first = shoal("template", "run", "say", "-p", "what=hello=you", "--key", "k")
+    again = shoal("template", "run", "say", "-p", "what=hello=you", "--key", "k", "--json")
+    assert first.code == again.code == 0
+    assert "say: accepted" in first.err
+    assert first.out.strip() == again.json["job"] and again.json["unchanged"]
+    followed = shoal("template", "run", "say", "-p", "what=hello", "--follow", "-q")
+    assert (followed.code, followed.out) == (0, "hello\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("say",), 2, "missing parameter what"),
+        (("say", "-p", "what"), 2, "-p what: allowed: NAME=VALUE"),
+        (("sing",), 4, "no template 'sing'"),
+        (("say", "--namespace", "other"), 4, "no template"),
+        (("say", "-p", "what=x", "--key", "x" * 200), 2, "key: allowed"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(
+    say: str, shoal: Shoal, words: tuple[str, ...], code: int, says: str
+) -> None:
+    refused = shoal("template", "run", *words)
+    assert refused.code == code and says in refused.err
+
+
+def test_a_template_is_deleted_by_name(say: str, agent: MemoryAgent, shoal: Shoal) -> None:
+    assert "say: deleted" in shoal("template", "delete", "say").err
+    assert agent.backend.views[say]["state"] == "deleted"
+    assert shoal("template", "delete", "say", "--json").json["job"] == say
+
+
+def test_a_template_is_not_run_as_a_job_file(say: str, shoal: Shoal) -> None:
+    refused = shoal("job", "run", "say.yaml")
+    assert refused.code == 2 and "shoal template set" in refused.err
+
+
+def scheduled(agent: MemoryAgent, shoal: Shoal, **schedule: Any) -> str:
+    job = shoal("run", "-d", "--name", "backup", "--", "wait").out.strip()
+    view = agent.backend.views[job]
+    until(lambda: view["state"] == "running")  # nothing of it changes by itself any more
+    run = {"job": "r" * 32, "slot_ms": 1_800_000_000_000, "state": "completed", "on": ["pi-attic"]}
+    shown = {"cron": "30 2 * * *", "zone": "Europe/Berlin", "next_ms": 1_800_086_400_000}
+    view |= {
+        "state": "scheduled",
+        "parts": [],
+        "slots": [],
+        "schedule": {**shown, "problem": "", "runs": [run], **schedule},
+    }
+    return job
+
+
+def test_a_schedule_shows_when_it_runs_next_and_its_last_runs(
+    agent: MemoryAgent, shoal: Shoal
+) -> None:
+    job = scheduled(agent, shoal)
+    assert "scheduled, next 2027-01-1" in shoal("job", "list").out
+    shown = shoal("job", "describe", job).out
+    for text in ("30 2 * * * (Europe/Berlin)", "2027-01-1", "rrrrrrrr", "completed", "pi-attic"):
+        assert text in shown
+
+
+def test_a_schedule_with_nothing_to_come_and_a_problem(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = scheduled(agent, shoal, next_ms=0, runs=[])
+    agent.backend.views[job]["reason"] = "this peer cannot tell its slots"
+    assert "scheduled: this peer cannot tell" in shoal("job", "list").out
+    assert shoal("job", "describe", job).code == 0
+
+
+def test_a_schedule_is_not_waited_for(agent: MemoryAgent, shoal: Shoal) -> None:
+    Path("backup.yaml").write_text(example("schedule"))
+    refused = shoal("job", "run", "--wait", "backup.yaml")
+    assert refused.code == 2 and "a schedule does not end" in refused.err
