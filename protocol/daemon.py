@@ -60,10 +60,13 @@ class Daemon:
     failures: int = 0  # in a row, for the pause before the next start
     next_at: float = NEVER  # monotonic; when it is started (again)
     began_at: float = NEVER  # monotonic; when the present execution started
+    start_by: float = NEVER  # monotonic; an engine that has not started it by then will not
     healthy_at: float = NEVER  # monotonic; when the present revision counts as a good one
     switch_at: float = NEVER  # monotonic; when this peer's wave of an update comes
     switch_to: Revision | None = None
     waiting: str = ""  # why it does not start just now
+    passing: bool = True  # its checks, if it has any
+    sick: str = ""  # why it is restarted although it ran
     parked: bool = False  # it is not to run, or not known to be
 
     def execution(self, me: PeerId) -> ExecutionId:

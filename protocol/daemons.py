@@ -7,7 +7,7 @@ its wave comes, stopped. None of it needs another peer, a network or the right t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from protocol.bidding import Bidder
@@ -16,6 +16,7 @@ from protocol.config import StandingConfig
 from protocol.daemon import Daemon, Running, environment
 from protocol.effects import (
     Bucket,
+    CheckTask,
     Effect,
     RemoveTask,
     Save,
@@ -24,7 +25,7 @@ from protocol.effects import (
     Tell,
 )
 from protocol.errors import RemoteProtocolError
-from protocol.events import TaskEnded, TaskFound
+from protocol.events import HealthChanged, TaskEnded, TaskFound
 from protocol.execution import State
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.job import JobSpec, JobType, OnFailure
@@ -49,6 +50,7 @@ class Daemons:
     rng: Random
     standing: Standing
     bidder: Bidder
+    start_max_s: float
     adverts: Callable[[], list[Advert]]  # of whoever is alive
     connected: Callable[[], list[PeerId]]
     daemons: dict[JobId, Daemon] = field(default_factory=dict)
@@ -106,7 +108,7 @@ class Daemons:
         tell = self._tell(daemon, "daemon.adopted", text)
         if daemon.stopping:
             return [tell, StopTask(key, daemon.stopping)]
-        return [tell]
+        return [tell, *self._check(daemon)]
 
     def described(self, now: Now) -> list[Effect]:
         """What the device is or offers changed: attach what matches now, detach what does not."""
@@ -169,11 +171,10 @@ class Daemons:
         """Why it does not belong here at all; what forbids it for now only makes it wait."""
         if spec.type is not JobType.DAEMON:
             return f"it is a {spec.type.value} now"
-        bidder, policy = self.bidder, self.bidder.policy
         assert held.author is not None
-        if policy.roles and not any(role in held.author_roles for role in policy.roles):
-            return f"policy: the author holds none of {', '.join(policy.roles)} ([accept] roles)"
-        return bidder.unfit(needs_of(spec)) or bidder.unwelcome(held.namespace, held.author)
+        roles, name = held.author_roles, held.author_name
+        reason = self.bidder.unwelcome(spec, held.author, roles, name)
+        return reason or self.bidder.unfit(needs_of(spec))
 
     def _steer(self, daemon: Daemon, target: Running, now: Now) -> list[Effect]:
         """Start it, leave it alone, or have it change to `target` when its wave comes."""
@@ -212,6 +213,7 @@ class Daemons:
         daemon.stopping, daemon.started_ms, daemon.next_at = "", now.wall_ms, NEVER
         daemon.switch_to, daemon.switch_at = None, NEVER
         self._begun(daemon, now)
+        daemon.start_by = now.mono + self.start_max_s
         start = StartTask(
             key,
             daemon.job,
@@ -223,8 +225,18 @@ class Daemons:
         return [Save((daemon.row(),)), start]
 
     def _begun(self, daemon: Daemon, now: Now) -> None:
-        daemon.began_at = now.mono
-        daemon.healthy_at = now.mono + daemon.now.spec.update.healthy_after_s
+        daemon.began_at, daemon.sick = now.mono, ""
+        daemon.passing = daemon.now.spec.check is None
+        self._await_health(daemon, now)
+
+    def _await_health(self, daemon: Daemon, now: Now) -> None:
+        """It counts as a good one once it has been well for so long."""
+        after_s = daemon.now.spec.update.healthy_after_s
+        daemon.healthy_at = now.mono + after_s if daemon.passing else NEVER
+
+    def _check(self, daemon: Daemon) -> list[Effect]:
+        check = daemon.now.spec.check
+        return [] if check is None else [CheckTask(daemon.execution(self.me), check)]
 
     def _stop(self, daemon: Daemon | None, reason: str) -> list[Effect]:
         if daemon is None:
@@ -258,14 +270,37 @@ class Daemons:
                 return daemon
         return None
 
+    def over(self, execution: ExecutionId) -> bool:
+        """Whether it is one of a daemon's that has ended, or was given up."""
+        past = (ended for daemon in self.daemons.values() for ended in daemon.past)
+        return any(ended[0] == execution for ended in past)
+
     def on_started(self, execution: ExecutionId, now: Now) -> list[Effect]:
         daemon = self.find(execution)
-        if daemon is None or daemon.state is not State.STARTING:
+        if daemon is None:  # it was given up
+            return [StopTask(execution, "it started too late")]
+        if daemon.state is not State.STARTING:
             return []
         daemon.state = State.RUNNING
         kind = "daemon.restarted" if daemon.restarts else "daemon.started"
         again = f" again ({daemon.restarts} restarts)" if daemon.restarts else ""
-        return [self._tell(daemon, kind, f"{daemon.now.spec.name} runs here{again}")]
+        tell = self._tell(daemon, kind, f"{daemon.now.spec.name} runs here{again}")
+        return [tell, *self._check(daemon)]
+
+    def on_health(self, event: HealthChanged, now: Now) -> list[Effect]:
+        """Its checks pass, or fail: what runs and is not well is started again."""
+        daemon = self.find(event.execution)
+        if daemon is None or daemon.stopping or daemon.sick:
+            return []
+        name = daemon.now.spec.name
+        if event.healthy:
+            daemon.passing = True
+            self._await_health(daemon, now)
+            return [self._tell(daemon, "daemon.healthy", f"{name} is well")]
+        daemon.passing, daemon.healthy_at = False, NEVER
+        daemon.sick = f"unhealthy: {event.reason}"
+        tell = self._tell(daemon, "daemon.unhealthy", f"{name} is {daemon.sick}")
+        return [tell, StopTask(event.execution, daemon.sick)]
 
     def on_ended(self, event: TaskEnded, now: Now) -> list[Effect]:
         daemon = self.find(event.execution)
@@ -276,10 +311,13 @@ class Daemons:
             daemon.next_at, daemon.failures = now.mono, 0
             return effects + self.review(daemon.job, now)
         state = State.COMPLETED if event.exit_code == 0 else State.FAILED
+        if daemon.sick:
+            state, event = State.FAILED, replace(event, reason=daemon.sick)
+        proved = daemon.healthy_at <= now.mono
         ran_s = now.mono - daemon.began_at
         trial = daemon.before is not None and daemon.before.revision != daemon.now.revision
         effects = self._ended(daemon, state, event, now)
-        if trial and ran_s < daemon.now.spec.update.healthy_after_s:
+        if trial and not proved:
             effects += self._update_failed(daemon, now)
         elif ran_s >= self.config.settled_s:
             daemon.failures = 0
@@ -333,6 +371,7 @@ class Daemons:
         for daemon in self.daemons.values():
             if daemon.active:
                 times += [daemon.healthy_at, daemon.switch_at]
+                times.append(daemon.start_by if daemon.state is State.STARTING else NEVER)
             else:
                 times.append(daemon.next_at)
         return min(times, default=NEVER)
@@ -340,12 +379,20 @@ class Daemons:
     def on_deadline(self, now: Now) -> list[Effect]:
         effects: list[Effect] = []
         due: dict[JobId, None] = {job: None for job, at in self._expiries.items() if at <= now.mono}
-        for job, daemon in self.daemons.items():
+        for job, daemon in list(self.daemons.items()):
+            if daemon.state is State.STARTING and daemon.start_by <= now.mono:
+                effects += self._never_started(daemon, now)
             if daemon.active and daemon.healthy_at <= now.mono:
                 effects += self._healthy(daemon)
             if (daemon.switch_at if daemon.active else daemon.next_at) <= now.mono:
                 due[job] = None
         return effects + [effect for job in due for effect in self.review(job, now)]
+
+    def _never_started(self, daemon: Daemon, now: Now) -> list[Effect]:
+        """The engine took it and nothing came of it."""
+        key = daemon.execution(self.me)
+        reason = f"the device did not start it within {self.start_max_s:.0f} s"
+        return [StopTask(key, reason), *self.on_ended(TaskEnded(key, None, reason), now)]
 
     def _healthy(self, daemon: Daemon) -> list[Effect]:
         """This revision is what a later one may go back to."""

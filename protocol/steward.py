@@ -10,7 +10,14 @@ from protocol.clock import Now
 from protocol.config import NodeConfig
 from protocol.daemons import Daemons
 from protocol.effects import Bucket, Effect
-from protocol.events import Booted, ControlRequested, SubmitRequested, TaskEnded, TaskStarted
+from protocol.events import (
+    Booted,
+    ControlRequested,
+    HealthChanged,
+    SubmitRequested,
+    TaskEnded,
+    TaskStarted,
+)
 from protocol.ids import ExecutionId, PeerId
 from protocol.inquiry import Inquiries
 from protocol.records import Advert, Certificate, Keyring
@@ -42,7 +49,14 @@ class Steward:
         self.standing = Standing(keyring, config.standing, rng, config.membership.sync_period_s)
         self.acts = StandingActs(keyring, certificate, self.standing, inquiries, absent, name_of)
         self.daemons = Daemons(
-            keyring, config.standing, rng, self.standing, bidder, adverts, connected
+            keyring,
+            config.standing,
+            rng,
+            self.standing,
+            bidder,
+            config.coordination.start_max_s,
+            adverts,
+            connected,
         )
 
     def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
@@ -58,13 +72,15 @@ class Steward:
         return effects, Booted(tuple(others))
 
     def owns(self, execution: ExecutionId) -> bool:
-        """Whether it is a daemon's present execution."""
-        return self.daemons.find(execution) is not None
+        """Whether it is a daemon's execution, the present one or one that is over."""
+        return self.daemons.find(execution) is not None or self.daemons.over(execution)
 
-    def on_task(self, event: TaskStarted | TaskEnded, now: Now) -> list[Effect]:
+    def on_task(self, event: TaskStarted | HealthChanged | TaskEnded, now: Now) -> list[Effect]:
         """What became of it."""
         if isinstance(event, TaskStarted):
             return self.daemons.on_started(event.execution, now)
+        if isinstance(event, HealthChanged):
+            return self.daemons.on_health(event, now)
         return self.daemons.on_ended(event, now)
 
     def described(self, now: Now) -> list[Effect]:

@@ -31,10 +31,10 @@ from protocol.messages import OVERTAKING, JobSync, SyncHeld
 from protocol.node import Node
 from protocol.placement import Placement
 from protocol.records import Acceptance, Assignment, Fence, Keyring
-from protocol.sim import run as run_module
 from protocol.sim.faults import Faults
 from protocol.sim.network import Conditions
 from protocol.sim.run import Options, run
+from protocol.sim.scenarios import MIXED, SCENARIOS
 from protocol.standing import Standing
 from protocol.standingjob import StandingJob
 from protocol.succession import Succession
@@ -52,6 +52,7 @@ class Mutation:
     plant: Callable[[Patch], None]
     found: str  # a pattern of the violation
     faults: Faults | None = None  # drawn from each seed where none are given
+    scenario: str = MIXED
 
 
 def _stale_fence(patch: Patch) -> None:
@@ -117,10 +118,8 @@ def _forgotten_lease(patch: Patch) -> None:
 
 def _short_lease(patch: Patch) -> None:
     """A lease ends before it can be renewed."""
-    short = CoordinationConfig(lease_s=1.0)
-    patch.setattr(
-        run_module, "NodeConfig", lambda: replace(NodeConfig(), coordination=short), raising=True
-    )
+    short = NodeConfig(coordination=CoordinationConfig(lease_s=1.0))
+    patch.setitem(SCENARIOS, MIXED, replace(SCENARIOS[MIXED], config=short))
 
 
 def _last_result_wins(patch: Patch) -> None:
@@ -193,7 +192,7 @@ def _kept_holds(patch: Patch) -> None:
 def _overbooking(patch: Patch) -> None:
     """A bidder offers what it has promised to others."""
 
-    def room(self: Bidder, each: object) -> int:
+    def room(self: Bidder, each: object, ahead: object = ()) -> int:
         return 4
 
     patch.setattr(Bidder, "_room", room)
@@ -314,6 +313,11 @@ def _never_updated(patch: Patch) -> None:
     patch.setattr(daemons_module, "wave_delay_s", lambda *arguments: NEVER)
 
 
+def _hung_starts(patch: Patch) -> None:
+    """What the engine swallows is waited for, for ever."""
+    patch.setattr(Executor, "_never_started", lambda self, execution, now: [])
+
+
 LATE = Faults(conditions=Conditions(reorder=0.4, duplicate=0.2), crashes=4)  # awards come late
 
 MUTATIONS = (
@@ -347,6 +351,7 @@ MUTATIONS = (
     Mutation("labels looked at once", _once_described, "daemon .* (should not|does not run)"),
     Mutation("daemon not restarted", _ended_for_good, "daemon .* runs 0 times"),
     Mutation("daemon not updated", _never_updated, "in another revision than it should"),
+    Mutation("hung starts", _hung_starts, "for ever|has not ended", scenario="black-holes"),
     Mutation("tasks not adopted", _blind_adoption, "is (starting|running)|still|has not ended"),
 )
 
@@ -356,7 +361,9 @@ def test_a_planted_bug_is_found(mutation: Mutation, monkeypatch: Patch) -> None:
     mutation.plant(monkeypatch)
     texts = []
     for seed in range(SEEDS):
-        for violation in run(seed, Options(faults=mutation.faults)).violations:
+        for violation in run(
+            seed, Options(faults=mutation.faults, scenario=mutation.scenario)
+        ).violations:
             if re.search(mutation.found, violation.text):
                 return
             texts.append(str(violation))
