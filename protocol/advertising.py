@@ -37,6 +37,7 @@ class Advertiser:
     name: str
     version: str
     engines: tuple[str, ...]
+    memory: bytes = b""
     data: bytes = b""  # the sealed advert, empty until we were described
     described: SelfDescribed | None = None
     issued: float = -inf  # when `data` was
@@ -138,4 +139,5 @@ class Advertiser:
             gpus=event.gpus,
             version=self.version[:64],
             name=self.name[: bounds.NAME_CHARS_MAX],
+            memory=self.memory,
         )

@@ -69,7 +69,7 @@ class Bidder:
         if known is not None:
             return known.bid
         reason = self.unfit(announce.needs) or self.unwelcome(announce.namespace, announce.author)
-        reason = reason or self._unwell()
+        reason = reason or self.unwell()
         if reason:
             return Refusal(announce.auction, clipped(reason))
         each = resources_of(announce.needs)
@@ -130,7 +130,7 @@ class Bidder:
             return f"policy: namespace {namespace} is not taken ([accept] namespaces)"
         return ""
 
-    def _unwell(self) -> str:
+    def unwell(self) -> str:
         """Why the device's owner wants no more work now, empty where it is well."""
         policy, facts = self.policy, self.facts
         if facts.temperature_mc > policy.temperature_max_c * 1000:

@@ -13,7 +13,7 @@ from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.job import JobSpec
 from protocol.messages import Message
 
-Bucket = Literal["meta", "peer", "spec", "control", "job", "slot", "execution", "fence"]
+Bucket = Literal["meta", "peer", "spec", "control", "job", "slot", "execution", "fence", "ops"]
 BUCKETS: tuple[Bucket, ...] = (
     "meta",
     "peer",
@@ -23,6 +23,7 @@ BUCKETS: tuple[Bucket, ...] = (
     "slot",
     "execution",
     "fence",
+    "ops",
 )
 
 

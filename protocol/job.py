@@ -20,6 +20,7 @@ from protocol.engine import ENGINES, EngineSpec, ProcessParams
 from protocol.errors import JobSpecError, RemoteProtocolError
 from protocol.inputs import ArchiveSource, InlineSource, InputSource
 from protocol.jobtype import JobType
+from protocol.moments import format_moment, read_moment_ms
 from protocol.resources import Resources
 from protocol.retry import Disconnect, RetryOn, RetrySpec
 from protocol.task import (
@@ -73,12 +74,13 @@ FIELDS: Final = (
     "Retry",
     "Spread",
     "Disconnect",
+    "NotAfter",
     "Tasks",
 )
 _LATER: Final = "is reserved for a later version; leave it out"
 _OURS: Final = "is set by the agent; leave it out"
 HINTS: Final = {
-    **dict.fromkeys(("Trigger", "NotAfter", "HealthyAfter"), _LATER),
+    **dict.fromkeys(("Trigger", "HealthyAfter"), _LATER),
     # what `bacalhau job describe` adds to a file
     **dict.fromkeys(("ID", "State", "Version", "Revision", "CreateTime", "ModifyTime"), _OURS),
 }
@@ -98,6 +100,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     retry: RetrySpec = RetrySpec()
     spread: bool = False  # slots on different peers: a service's default, nobody else's
     disconnect: Disconnect = Disconnect()
+    not_after_ms: int = 0  # ops: peers that match later get it until then; zero: none does
     tasks: tuple[TaskSpec, ...]  # exactly one for now
 
     @classmethod
@@ -122,6 +125,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
             disconnect=fields.read(
                 "Disconnect", lambda at: Disconnect.read(at, kind), Disconnect()
             ),
+            not_after_ms=fields.read("NotAfter", lambda at: _read_not_after(at, kind), 0),
             tasks=(task,),
         )
         spec.check_size()
@@ -146,6 +150,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
             "Labels": {**self.labels},
             "Retry": self.retry.to_plain(self.type),
             "Disconnect": self.disconnect.to_plain(),
+            "NotAfter": format_moment(self.not_after_ms) if self.not_after_ms else "",
         }
         return tree | {key: part for key, part in parts.items() if part}
 
@@ -205,6 +210,12 @@ def _read_count(node: Node, kind: JobType) -> int:
     if node.value == 0 and not isinstance(node.value, bool):
         node.fail(f"0 slots; allowed: 1 to {COUNT_MAX}; to end a job: shoal job stop NAME")
     return node.integer(1, COUNT_MAX)
+
+
+def _read_not_after(node: Node, kind: JobType) -> int:
+    if kind is not JobType.OPS:
+        node.fail(f"{kind.noun} has no NotAfter in this version, only an ops job; leave it out")
+    return read_moment_ms(node)
 
 
 def _read_spread(node: Node | None, kind: JobType) -> bool:

@@ -18,7 +18,7 @@ from protocol.catalogue import Catalogue
 from protocol.clock import Now
 from protocol.config import NodeConfig
 from protocol.coordination import Coordination
-from protocol.effects import Bucket, Effect, Send, Tell
+from protocol.effects import Bucket, Effect, Save, Send, Tell
 from protocol.errors import RemoteProtocolError
 from protocol.events import (
     Booted,
@@ -78,6 +78,7 @@ from protocol.messages import (
     SyncWant,
     Withdraw,
 )
+from protocol.opsjournal import OpsJournal
 from protocol.placement import Fleet, Placement
 from protocol.records import Advert, Certificate, Keyring, Role, Verdict
 from protocol.requests import Requests
@@ -114,6 +115,9 @@ class Node:
         self.certificate = certificate
         coordination = config.coordination
         engines = config.engines if certificate.holds(Role.COMPUTE) else ()
+        # Drawn with the database: see opsjournal.
+        self._drawn = "memory" not in disk.get("meta", {})
+        memory = rng.randbytes(8) if self._drawn else disk["meta"]["memory"]
         self.membership = Membership(
             config.membership,
             keyring,
@@ -123,6 +127,7 @@ class Node:
             name=config.name or certificate.name,
             version=config.version,
             engines=engines,
+            memory=memory,
         )
         fleet = Fleet(
             self._adverts, self._connected, self._alive, self.name_of, self._may_coordinate
@@ -143,7 +148,8 @@ class Node:
             keyring, coordination, self.catalogue, placement, fleet, stories
         )
         bidder = Bidder(config.auction, config.policy, engines)
-        self.executor = Executor(keyring, coordination, bidder, self._reachable)
+        journal = OpsJournal(memory)
+        self.executor = Executor(keyring, coordination, bidder, self._reachable, journal)
         self.inquiries = Inquiries(
             keyring.peer, self._views, self._connected_peers, self.membership.alive
         )
@@ -223,6 +229,7 @@ class Node:
             case Booted():
                 self._sweep_at = now.mono + SWEEP_S
                 return [
+                    *self._remember(),
                     *self.membership.boot(now),
                     *self.executor.boot(event, now),
                     *self.coordination.boot(now),
@@ -233,6 +240,10 @@ class Node:
                 return self.membership.depart(now, event.back_in_s)
             case _:
                 assert_never(event)
+
+    def _remember(self) -> list[Effect]:
+        """A new database: its memory is on disk before anybody hears of it."""
+        return [Save((("meta", "memory", self.executor.journal.memory),))] if self._drawn else []
 
     def _on_link(
         self, event: PeerConnected | PeerDisconnected | LoopLagged, now: Now
@@ -268,6 +279,7 @@ class Node:
             gpus=event.gpus,
             version=self.config.version,
             name=self.config.name or self.certificate.name,
+            memory=self.executor.journal.memory,
         )
         return self.membership.describe(event, now)
 
@@ -376,7 +388,7 @@ class Node:
             case Accepted():
                 return placement.on_accepted(sender, message, now)
             case Declined():
-                return placement.on_declined(sender, message, now)
+                return self.coordination.on_declined(sender, message, now)
             case Renew():
                 return self.coordination.leases.on_renew(sender, message, now)
             case ResultOffer():
@@ -431,7 +443,7 @@ class Node:
             effects += self.coordination.on_merged(held, what, now)
         acked, self.catalogue.acked[:] = list(self.catalogue.acked), []
         for job in dict.fromkeys(job for job, _ in acked):
-            effects += self.coordination.acceptances.confirmed(job, now)
+            effects += self.coordination.on_acked(job, now)
         return effects
 
     def _on_change(self, change: Change, now: Now) -> list[Effect]:

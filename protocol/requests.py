@@ -18,8 +18,9 @@ from protocol.events import ControlRequested, QueryRequested, SubmitRequested
 from protocol.heldjob import HeldJob
 from protocol.ids import JobId, PeerId, job_id, revision_of
 from protocol.inquiry import Inquiries, View
-from protocol.job import JobType
+from protocol.job import JobSpec, JobType
 from protocol.messages import ControlAnswer, ControlRequest
+from protocol.moments import format_moment
 from protocol.records import Certificate, Control, Desired, Keyring, Role, Spec
 from protocol.wire import encode_record, open_sealed, seal
 
@@ -79,7 +80,16 @@ class Requests:
         sealed = open_sealed(seal(record, self.keyring), self.keyring)
         holders = self.coordination.standbys_of(job)
         held = HeldJob.create(sealed, self.keyring.peer, 1, now.wall_ms, holders)
+        if held.listed:
+            refusal = self._too_late(spec, now) or self.coordination.direct.freeze(held, now)
+            if refusal:
+                return [Reply(request, error=refusal)]
         return self.coordination.accept(held, request, now)
+
+    def _too_late(self, spec: JobSpec, now: Now) -> str:
+        if now.wall_trusted and 0 < spec.not_after_ms <= now.wall_ms:
+            return f"NotAfter {format_moment(spec.not_after_ms)} is over; name a later moment"
+        return ""
 
     def _accepted_before(self, event: SubmitRequested, record: Spec, view: View) -> Reply:
         """Another peer has accepted this call; of another job under its key nothing is made."""
@@ -97,8 +107,8 @@ class Requests:
                 f"this peer may not submit in namespace {spec.namespace}: its certificate lacks "
                 "the role; invite it anew with --role compute,submit"
             )
-        if spec.type is not JobType.BATCH:
-            return f"this version runs batch jobs only; {spec.type.value} is not there yet"
+        if spec.type not in (JobType.BATCH, JobType.OPS):
+            return f"this version runs batch and ops jobs; {spec.type.value} is not there yet"
         if spec.task.result_paths:
             return (
                 "this version brings output home, but no files: leave ResultPaths out and write "

@@ -21,6 +21,10 @@ SCHEMA_URI: Final = "https://json-schema.org/draft/2020-12/schema"
 
 _CPU: Final = r"^\s*([0-9]+(\.[0-9]*)?|\.[0-9]+)\s*[mM]?\s*$"
 _SIZE: Final = r"^\s*([0-9]+(\.[0-9]*)?|\.[0-9]+)\s*([kKmMgGtTpP][iI]?)?[bB]?\s*$"
+_MOMENT: Final = (
+    r"^\s*[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})\s*$"
+)
 _DURATION: Final = r"^\s*([0-9]+(\.[0-9]+)?(d|h|m|s|ms)?)+\s*$"
 
 
@@ -63,6 +67,10 @@ def _job_properties(engines: Sequence[str]) -> Schema:
         "Retry": _retry(),
         "Spread": _flag("A service's slots run on different peers. Default: true."),
         "Disconnect": _disconnect(),
+        "NotAfter": {
+            **_text(64, "An ops job is open until then: peers that match later get it too."),
+            "pattern": _MOMENT,
+        },
         "Tasks": {
             **_array(_task(engines), 1, "What runs in each slot: exactly one task for now."),
             "minItems": 1,

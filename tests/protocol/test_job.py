@@ -147,7 +147,11 @@ def test_names_that_no_topic_or_path_could_hold_are_refused(name: str) -> None:
         (tree("daemon", Count=False), "Count", "a daemon runs on every peer"),
         (tree(Spread=True), "Spread", "only a service has Spread"),
         (tree(Trigger={}), "Trigger", "is reserved for a later version"),
-        (tree(notafter="x"), "notafter", "is reserved for a later version"),
+        (
+            tree(notafter="2026-11-27T18:00:00Z"),
+            "notafter",
+            "a batch has no NotAfter in this version",
+        ),
         (tree(ID="x"), "ID", "is set by the agent"),
         (tree(Labels={"": "x"}), "Labels.", "'' is not a key here"),
         (tree(Labels={"a": "x" * 257}), "Labels.a", "at most 256"),
