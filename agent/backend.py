@@ -70,7 +70,7 @@ class AgentBackend:
     def status(self) -> View:
         node = self._driver.node
         held = list(node.jobs.values())
-        open_here = [e for e in node.executor.executions.values() if not e.ended]
+        open_here = [e for e in node.executor.executions.open]
         return {
             **self._about(),
             "peers": len(node.membership.alive()) + 1,

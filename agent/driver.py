@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus  # libp2p brings stubs that hide trio's own
 
 LAZY_S: Final = 5.0  # an idle device writes such rows in one commit
+GRAIN_S: Final = (
+    0.005  # how late a deadline may be noticed; asking for it costs as much as an event
+)
 LAG_S: Final = 0.5  # a loop this late means that this device, not the others, has trouble
 QUEUED_MAX: Final = 50_000  # effects waiting for the disk; then the disk is what is broken
 RELOADS_MAX: Final = 5  # in RELOADS_S; after that a fresh process is the better start
@@ -88,8 +91,8 @@ class Driver:
         self._issued = 0
         self._durable = 0
         self._save_added = trio.Event()
-        self._rearm = trio.Event()
-        self._armed = float("inf")
+        self._alarm = trio.CancelScope()  # around the wait for the next deadline
+        self._looked_at = 0.0  # when the node was last asked for it
         self._requests: dict[int, tuple[trio.Event, list[Reply]]] = {}
         self._request = 0
         self._broken = "it is starting"  # why nothing is handled just now
@@ -113,15 +116,12 @@ class Driver:
             effects = self.node.handle(event, self.clock.now())
             for effect in effects:
                 self._issue(effect)
-            deadline = self.node.deadline
+            self._look()
         except StoreFailed as error:
             self._break(str(error))
         except Exception as error:  # our own bug: what the node holds now is worth nothing
             _log.exception("the node failed on %s", type(event).__name__)
             self._break(f"internal error: {error!r}", ours=True)
-        else:
-            if deadline < self._armed:
-                self._rearm.set()
 
     async def ask(self, make: Callable[[int], Event], timeout_s: float) -> dict[str, object]:
         """Post a request and wait for its reply. Raises RequestFailed."""
@@ -149,8 +149,6 @@ class Driver:
         if isinstance(effect, Save) and effect.lazy:
             self._lazy += effect.rows
             self._lazy_at = min(self._lazy_at, trio.current_time() + LAZY_S)
-            if self._lazy_at < self._armed:
-                self._rearm.set()
         elif isinstance(effect, Save):
             rows = (*self._lazy, *effect.rows)
             self._lazy, self._lazy_at = [], NEVER
@@ -248,18 +246,33 @@ class Driver:
             await self._rebuild()
 
     async def _wake(self) -> None:
-        """Post a DeadlinePassed whenever the node's next deadline has come."""
+        """Post a DeadlinePassed whenever the node's next deadline has come.
+
+        Under load the node has a new deadline after every event; it is asked for it once a grain.
+        """
         while True:
-            self._rearm = trio.Event()
-            self._armed = min(self.node.deadline, self._lazy_at)
-            with trio.move_on_at(self._armed):
-                await self._rearm.wait()
+            due = min(self.node.deadline, self._lazy_at)
+            if due > trio.current_time():
+                self._alarm = trio.CancelScope(deadline=due)
+                with self._alarm:
+                    await trio.sleep_forever()
+                late = trio.current_time() - self._alarm.deadline
+                if late > LAG_S:
+                    self.post(LoopLagged(late))
                 continue
-            late = trio.current_time() - self._armed
-            if late > LAG_S:
-                self.post(LoopLagged(late))
             self._save_lazy()
             self.post(DeadlinePassed())
+            await trio.lowlevel.checkpoint()
+
+    def _look(self) -> None:
+        """An event may have brought the deadline forward: ask, unless that was just done."""
+        now = trio.current_time()
+        if now - self._looked_at < GRAIN_S:
+            due = self._looked_at + GRAIN_S
+        else:
+            self._looked_at, due = now, self.node.deadline
+        if due < self._alarm.deadline:
+            self._alarm.deadline = due
 
     def _save_lazy(self) -> None:
         """Rows that no other save took along, once they have waited long enough."""
@@ -304,4 +317,3 @@ class Driver:
                 await trio.sleep(RETRY_S)
         self.node = self._build(cast(Disk, rows))
         self._breaking = trio.Event()
-        self._armed = float("inf")

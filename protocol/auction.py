@@ -115,6 +115,19 @@ class Auction:
     def bidders(self) -> list[PeerId]:
         return sorted(peer for peer, answer in self.answers.items() if answer.kind == "bid")
 
+    def busy(self) -> list[PeerId]:
+        """Who had no room and may have some later."""
+        found = sorted(self.answers.items())
+        return [peer for peer, answer in found if answer.kind == "refused" and not answer.final]
+
+    def holding(self) -> list[PeerId]:
+        """Who may still keep capacity free for this round: not those whose whole offer was used."""
+        return [
+            peer
+            for peer in self.bidders()
+            if self.answers[peer].out or len(self.answers[peer].given) < self.answers[peer].slots
+        ]
+
     def reasons(self, most: int) -> list[tuple[PeerId, str]]:
         """Why each peer that did not bid did not, or what became of its award, for people."""
         found: Iterable[tuple[PeerId, Answer]] = sorted(self.answers.items())

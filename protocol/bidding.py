@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from protocol.bounds import clipped
@@ -12,6 +12,7 @@ from protocol.constraints import Constraint, Operator, explain_all
 from protocol.errors import RemoteProtocolError
 from protocol.ids import PeerId
 from protocol.messages import Announce, Bid, Facts, Refusal, Requirements
+from protocol.queueing import Queue, Waiter
 from protocol.resources import Resources
 
 HOLDS_MAX = 256  # a bound on what announcements alone can make us remember
@@ -39,6 +40,8 @@ class Bidder:
     facts: Facts = field(default_factory=Facts)
     holds: dict[tuple[PeerId, int], Hold] = field(default_factory=dict)
     used: dict[str, Resources] = field(default_factory=dict)
+    spent: dict[tuple[PeerId, int], Bid] = field(default_factory=dict)  # used up; to answer alike
+    queue: Queue = field(default_factory=Queue)  # whom there was no room for
 
     @property
     def reserved(self) -> Resources:
@@ -65,16 +68,19 @@ class Bidder:
     def on_announce(self, coordinator: PeerId, announce: Announce, now: float) -> Bid | Refusal:
         """Bid or refuse, with the reason. Asked again, it answers the same and holds no more."""
         self.expire(now)
-        known = self.holds.get((coordinator, announce.auction))
+        hold = self.holds.get((coordinator, announce.auction))
+        known = hold.bid if hold else self.spent.get((coordinator, announce.auction))
         if known is not None:
-            return known.bid
+            return known
         reason = self.unfit(announce.needs) or self.unwelcome(announce.namespace, announce.author)
         reason = reason or self.unwell()
         if reason:
             return Refusal(announce.auction, clipped(reason))
-        each = resources_of(announce.needs)
-        slots = min(announce.slots, self._room(each))
+        each, job = resources_of(announce.needs), announce.job
+        ahead = self.queue.ahead(coordinator, job, announce.priority, now)
+        slots = min(announce.slots, self._room(each, ahead))
         if slots < 1 or len(self.holds) >= HOLDS_MAX:
+            self.queue.join(coordinator, job, each, announce.priority, now)
             return Refusal(announce.auction, f"busy: {self._shortfall(each)}", final=False)
         bid = Bid(
             announce.auction,
@@ -83,6 +89,7 @@ class Bidder:
             self.config.hold_ms,
             self.facts,
         )
+        self.queue.leave(coordinator, job)
         until = now + self.config.hold_ms / 1000
         self.holds[(coordinator, announce.auction)] = Hold(each, slots, until, bid)
         return bid
@@ -92,12 +99,21 @@ class Bidder:
         if execution in self.used:
             return True
         hold = self.holds.get((coordinator, auction))
-        if hold is not None and hold.slots > 0 and hold.each == each:
-            hold.slots -= 1
+        if hold is not None and hold.each == each:
+            self._draw(hold, coordinator, auction)
         elif self._room(each) < 1:
             return False
         self.used[execution] = each
         return True
+
+    def _draw(self, hold: Hold, coordinator: PeerId, auction: int) -> None:
+        """One of its slots is used; nobody releases what has none left."""
+        hold.slots -= 1
+        if hold.slots == 0:
+            del self.holds[(coordinator, auction)]
+            self.spent[(coordinator, auction)] = hold.bid
+            if len(self.spent) > HOLDS_MAX:
+                del self.spent[next(iter(self.spent))]
 
     def adopt(self, execution: str, each: Resources) -> None:
         """An execution of an earlier life runs on: its capacity is taken, fit or not."""
@@ -109,13 +125,20 @@ class Bidder:
     def release(self, coordinator: PeerId, auction: int) -> None:
         self.holds.pop((coordinator, auction), None)
 
+    def vacancies(self, now: float) -> list[Waiter]:
+        """Who may be told that there is room for it now."""
+        if not self.queue.waiters or self.unwell():
+            return []
+        return self.queue.call(self.free, self._places, now)
+
     def expire(self, now: float) -> None:
         for key in [key for key, hold in self.holds.items() if hold.until <= now]:
             del self.holds[key]
 
     @property
     def deadline(self) -> float:
-        return min((hold.until for hold in self.holds.values()), default=NEVER)
+        holds = min((hold.until for hold in self.holds.values()), default=NEVER)
+        return min(holds, self.queue.deadline)
 
     def unfit(self, needs: Requirements) -> str:
         """Why this device can never run it, empty where it can."""
@@ -141,11 +164,20 @@ class Bidder:
             return f"policy: battery at {facts.battery_percent} % is under {least} %"
         return ""
 
-    def _room(self, each: Resources) -> int:
-        """How many more slots of this size fit."""
+    @property
+    def _places(self) -> int:
+        """How many more executions the owner allows, however small."""
+        held = sum(hold.slots for hold in self.holds.values())
+        return max(0, self.policy.executions_max - len(self.used) - held)
+
+    def _room(self, each: Resources, ahead: Sequence[Resources] = ()) -> int:
+        """How many more slots of this size fit beside what is kept for those `ahead`."""
         free = self.free
-        room = self.policy.executions_max - len(self.used)
-        room -= sum(hold.slots for hold in self.holds.values())
+        for other in ahead:
+            if not other.fits(free):  # a device that shrank, or took another's award meanwhile
+                return 0
+            free -= other
+        room = self._places - len(ahead)
         for needs, has in (
             (each.cpu_m, free.cpu_m),
             (each.memory_bytes, free.memory_bytes),
@@ -157,6 +189,8 @@ class Bidder:
         return max(0, room)
 
     def _shortfall(self, each: Resources) -> str:
+        if self._room(each):
+            return "the room here is kept for a job that goes first"
         return each.shortfall(self.free) or f"{len(self.used)} executions run here already"
 
     def _score(self, each: Resources, needs: Requirements) -> int:

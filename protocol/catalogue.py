@@ -83,12 +83,18 @@ class Catalogue:
     def changed(
         self, held: HeldJob, slots: list[int], now: Now, head: bool = True, wait_s: float = 0.0
     ) -> list[Effect]:
-        """Save what changed and send it to the other holders, within `wait_s`."""
+        """Save what changed and send it to the other holders, within `wait_s`.
+
+        The first that can be reached is who is waited for; the others may hear a little later.
+        """
         self._versions[held.id] += 1
         rows = [*(held.head_rows() if head else []), *held.slot_rows(slots)]
         effects: list[Effect] = [Save(tuple(rows))]
-        for replica in self._others(held):
-            replica.touch(slots, head, now.mono + wait_s)
+        first = True
+        for peer in self._copies(held):
+            wait = wait_s if first else max(wait_s, self.config.second_wait_s)
+            self._replica(held, peer).touch(slots, head, now.mono + wait)
+            first = first and not self.reachable(peer)
         return effects + self._push(held, now)
 
     def forget(self, held: HeldJob) -> list[Effect]:
@@ -283,9 +289,6 @@ class Catalogue:
         return effects
 
     # ---- replicas ----------------------------------------------------------------------------
-
-    def _others(self, held: HeldJob) -> list[Replica]:
-        return [self._replica(held, peer) for peer in self._copies(held)]
 
     def _copies(self, held: HeldJob) -> list[PeerId]:
         """Its holders, and whoever else has shown that it has a copy."""

@@ -72,6 +72,7 @@ class CoordinationConfig:
     standby_ack_s: float = 1.0  # DESIGN 5: how long an acceptance waits for one of them
     assignment_wait_s: float = 0.1  # a short task's award reaches the standbys with its result;
     # a successor that missed it waits one lease for the executor to tell of it
+    second_wait_s: float = 0.3  # a second standby learns of a short job once, when it is over
     lease_s: float = 15.0  # permission to place elsewhere; well over the time to know a death
     renew_s: float = 5.0  # two chances within a lease; the third comes as it ends
     rank_delay_s: float = 2.0  # DESIGN 5: rank r waits r x 2 s before it takes over

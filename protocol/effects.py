@@ -113,3 +113,18 @@ class Tell:
 
 
 Effect = Save | Send | Gossip | Dial | Hangup | StartTask | StopTask | RemoveTask | Reply | Tell
+
+
+def one_save(effects: list[Effect]) -> list[Effect]:
+    """The same effects with one Save for all, where the first was: one event, one transaction.
+
+    What stood before the later ones waits for them too, which breaks no promise. Lazy rows go
+    along, in their order, since a later row of the same key may not be written before them.
+    """
+    saves = [effect for effect in effects if isinstance(effect, Save)]
+    if len(saves) < 2 or all(save.lazy for save in saves):
+        return effects
+    rows = tuple(row for save in saves for row in save.rows)
+    first = effects.index(saves[0])
+    rest = [effect for effect in effects[first:] if not isinstance(effect, Save)]
+    return [*effects[:first], Save(rows), *rest]

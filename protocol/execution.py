@@ -113,6 +113,11 @@ class Execution:
         """A result is still to be delivered."""
         return bool(self.result_data) and not self.delivered
 
+    @property
+    def live(self) -> bool:
+        """It runs, or its result is still to be delivered."""
+        return self.state not in ENDED or self.owes
+
     def answers_to(self, peer: PeerId) -> bool:
         """Whether `peer` is one whom it renews with or brings its result to."""
         return peer in (self.coordinator, self.fence.coordinator, *self.holders)

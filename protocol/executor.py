@@ -31,6 +31,7 @@ from protocol.execution import (
     restore_execution,
     verdict_of,
 )
+from protocol.executions import Executions
 from protocol.ids import ExecutionId, PeerId
 from protocol.inputs import ArchiveSource
 from protocol.messages import (
@@ -46,6 +47,7 @@ from protocol.messages import (
     Renewal,
     ResultAck,
     ResultOffer,
+    Vacancy,
     Withdraw,
 )
 from protocol.opsjournal import OpsJournal
@@ -69,7 +71,7 @@ class Executor:
     bidder: Bidder
     reachable: Callable[[PeerId], bool]
     journal: OpsJournal
-    executions: dict[ExecutionId, Execution] = field(default_factory=dict)
+    executions: Executions = field(default_factory=Executions)
     fences: Fences = field(default_factory=Fences)
 
     @property
@@ -95,9 +97,9 @@ class Executor:
         """Adopt what still runs, learn what ended meanwhile, say what was lost."""
         found = {task.execution: task for task in event.found}
         effects: list[Effect] = []
-        for execution in self._open():
+        for execution in self.executions.open:
             effects += self._adopt(execution, found.pop(execution.id, None), now)
-        for execution in self.executions.values():
+        for execution in self.executions.live:
             if execution.owes:
                 execution.next_at = now.mono
         for task in found.values():
@@ -134,9 +136,14 @@ class Executor:
         answer: Bid | Refusal = self.bidder.on_announce(sender, announce, now.mono)
         return [Send(sender, answer)]
 
-    def on_release(self, sender: PeerId, release: Release) -> list[Effect]:
+    def on_release(self, sender: PeerId, release: Release, now: Now) -> list[Effect]:
         self.bidder.release(sender, release.auction)
-        return []
+        return self._call(now)
+
+    def _call(self, now: Now) -> list[Effect]:
+        """Capacity may have become free: tell who waits for it."""
+        waiters = self.bidder.vacancies(now.mono)
+        return [Send(waiter.coordinator, Vacancy(waiter.job)) for waiter in waiters]
 
     # ---- awards ------------------------------------------------------------------------------
 
@@ -207,10 +214,8 @@ class Executor:
 
     def _objection(self, assignment: Assignment, spec: Sealed) -> str:
         """Why it is declined before capacity is looked at; empty where there is nothing."""
-        newer = any(
-            (e.job, e.slot) == (assignment.job, assignment.slot) and e.fence > assignment.fence
-            for e in self.executions.values()
-        )
+        running = self.executions.open_of(assignment.job, assignment.slot)
+        newer = any(execution.fence > assignment.fence for execution in running)
         if newer or self.fences.stale(assignment.job, assignment.slot, assignment.fence):
             return "superseded: a later award of this slot is known here"
         policy = self.bidder.policy
@@ -235,9 +240,9 @@ class Executor:
         """Stop older executions of the slot that is awarded anew."""
         rows: list[Row] = []
         effects: list[Effect] = []
-        for execution in self._open():
-            same = (execution.job, execution.slot) == (by.job, by.slot) and not by.listed
-            if same and execution.fence < by.fence and not execution.stopping:
+        for execution in self.executions.open_of(by.job, by.slot):
+            older = execution.fence < by.fence and not by.listed  # which has one here at most
+            if older and not execution.stopping:
                 execution.stopping = "superseded by a later award"
                 rows.append(execution.row())
                 effects.append(StopTask(execution.id, execution.stopping))
@@ -248,7 +253,7 @@ class Executor:
 
         Raises RemoteProtocolError where the sender speaks for somebody else.
         """
-        mine = [e for e in self._open() if (e.job, e.slot) == (withdraw.job, withdraw.slot)]
+        mine = self.executions.open_of(withdraw.job, withdraw.slot)
         # A successor may be nobody that was heard of here, but then the fence is its own.
         if sender != withdraw.fence.coordinator and not any(e.answers_to(sender) for e in mine):
             raise RemoteProtocolError("a withdrawal of another coordinator's")
@@ -328,7 +333,7 @@ class Executor:
             Save((execution.row(), *journal)),
             self._tell(execution, "execution.ended-here", text),
         ]
-        return effects + self._offer(execution, now)
+        return [*effects, *self._offer(execution, now), *self._call(now)]
 
     def _end_stopped(self, execution: Execution, now: Now) -> list[Effect]:
         """It was withdrawn: nobody waits for its result."""
@@ -337,11 +342,9 @@ class Executor:
         execution.delivered, execution.ended_ms = True, now.wall_ms
         self.bidder.free_up(execution.id)
         text = f"{self._label(execution)} stopped here: {execution.stopping}"
+        tell = self._tell(execution, "execution.stopped-here", text)
         journal = self.journal.stop(execution.revision) if execution.listed else []
-        return [
-            Save((execution.row(), *journal)),
-            self._tell(execution, "execution.stopped-here", text),
-        ]
+        return [Save((execution.row(), *journal)), tell, *self._call(now)]
 
     # ---- leases and results ------------------------------------------------------------------
 
@@ -367,7 +370,7 @@ class Executor:
     def on_result_ack(self, sender: PeerId, ack: ResultAck) -> list[Effect]:
         """Its result has arrived, or is to go elsewhere; only whom it was offered to can say so."""
         effects: list[Effect] = []
-        for execution in self.executions.values():
+        for execution in self.executions.live:
             mine = (execution.job, execution.slot, execution.fence) == (
                 ack.job,
                 ack.slot,
@@ -391,9 +394,8 @@ class Executor:
         """What became of leases; only whom they were to be renewed with can say so."""
         effects: list[Effect] = []
         for answer in ack.items:
-            for execution in self._open():
-                mine = (execution.job, execution.slot) == (answer.job, answer.slot)
-                if not mine or execution.fence != answer.fence or execution.stopping:
+            for execution in self.executions.open_of(answer.job, answer.slot):
+                if execution.fence != answer.fence or execution.stopping:
                     continue
                 if not execution.answers_to(sender):
                     continue
@@ -414,10 +416,10 @@ class Executor:
     @property
     def deadline(self) -> float:
         times = [self.bidder.deadline]
-        times += [execution.next_at for execution in self.executions.values() if execution.owes]
-        for execution in self._open():
+        for execution in self.executions.live:
             times.append(execution.next_at)
-            times.append(self._cut_off_at(execution))
+            if not execution.ended:
+                times.append(self._cut_off_at(execution))
         return min(times)
 
     def _cut_off_at(self, execution: Execution) -> float:
@@ -430,21 +432,21 @@ class Executor:
     def on_deadline(self, now: Now) -> list[Effect]:
         self.bidder.expire(now.mono)
         effects: list[Effect] = []
-        for execution in list(self.executions.values()):
+        for execution in self.executions.live:
             if execution.owes and execution.next_at <= now.mono:
                 effects += self._offer(execution, now)
-        for execution in self._open():
+        for execution in self.executions.open:
             if self._cut_off_at(execution) <= now.mono:
                 execution.stopping = CUT_OFF
                 effects.append(Save((execution.row(),)))
                 effects.append(StopTask(execution.id, execution.stopping))
-        return effects + self._renew(now)
+        return [*effects, *self._renew(now), *self._call(now)]
 
     def _renew(self, now: Now) -> list[Effect]:
-        if all(execution.next_at > now.mono for execution in self._open()):
+        if all(execution.next_at > now.mono for execution in self.executions.open):
             return []
         by_target: dict[PeerId, list[Renewal]] = {}
-        for execution in self._open():
+        for execution in self.executions.open:
             if execution.next_at > now.mono + BATCH_S:
                 continue
             target = self._target(execution)
@@ -468,15 +470,15 @@ class Executor:
 
     def on_peer_lost(self, peer: PeerId, now: Now) -> list[Effect]:
         """The coordinator is gone: turn to the next holder at once."""
-        for execution in self.executions.values():
-            if execution.coordinator == peer and (execution.owes or not execution.ended):
+        for execution in self.executions.live:
+            if execution.coordinator == peer:
                 execution.next_at = min(execution.next_at, now.mono + BATCH_S)
         return []
 
     def on_peer_back(self, peer: PeerId, now: Now) -> list[Effect]:
         """What was sent while the coordinator was not connected is gone: say it again at once."""
-        for execution in self.executions.values():
-            if execution.coordinator == peer and (execution.owes or not execution.ended):
+        for execution in self.executions.live:
+            if execution.coordinator == peer:
                 execution.next_at, execution.tries = min(execution.next_at, now.mono + BATCH_S), 0
         return []
 
@@ -505,15 +507,12 @@ class Executor:
 
     # ---- reading -----------------------------------------------------------------------------
 
-    def _open(self) -> list[Execution]:
-        return [execution for execution in self.executions.values() if not execution.ended]
-
     def archives(self) -> list[str]:
         """Digests of shipped archives that executions still need."""
         return sorted(
             {
                 source.source.digest
-                for execution in self._open()
+                for execution in self.executions.open
                 for source in execution.spec.task.input_sources
                 if isinstance(source.source, ArchiveSource)
             }

@@ -66,6 +66,7 @@ class Led:
     queue_due: float = NEVER
     auction: Auction | None = None
     confirmations: list[Confirmation] = field(default_factory=list)
+    busy: dict[PeerId, None] = field(default_factory=dict)  # may tell that they have room now
     told: tuple[str, int] | None = None  # the outcome that people were told: state, exit code
     held_back: bool = False  # ops: its list is not known to be at a standby yet, so nobody starts
     look_at: float = NEVER  # ops: when it is looked whom to add to the list, and whether to close

@@ -252,6 +252,7 @@ class Announce(msgspec.Struct, array_like=True, tag=30, frozen=True):
     slots: Slots  # wanted
     needs: Requirements
     closes_ms: Millis  # from receipt
+    priority: Count = 0  # of the job; the higher goes first where a device has room for one
 
 
 class Facts(msgspec.Struct, array_like=True, frozen=True):
@@ -325,6 +326,12 @@ class Withdraw(msgspec.Struct, array_like=True, tag=37, frozen=True):
     slot: Slot
     fence: Fence
     reason: Reason
+
+
+class Vacancy(msgspec.Struct, array_like=True, tag=38, frozen=True):
+    """There is room now for this job, which the sender refused as busy; kept for it a moment."""
+
+    job: JobId
 
 
 # ---- executions -------------------------------------------------------------------------------
@@ -428,6 +435,7 @@ Message = (
     | Declined
     | Release
     | Withdraw
+    | Vacancy
     | Renew
     | RenewAck
     | ResultOffer
@@ -452,6 +460,7 @@ OVERTAKING = (
     Bid,
     Refusal,
     Release,
+    Vacancy,
     Renew,
     JobQuery,
     JobReport,

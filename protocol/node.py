@@ -18,7 +18,7 @@ from protocol.catalogue import Catalogue
 from protocol.clock import Now
 from protocol.config import NodeConfig
 from protocol.coordination import Coordination
-from protocol.effects import Bucket, Effect, Save, Send, Tell
+from protocol.effects import Bucket, Effect, Save, Send, Tell, one_save
 from protocol.errors import RemoteProtocolError
 from protocol.events import (
     Booted,
@@ -76,6 +76,7 @@ from protocol.messages import (
     SyncRecords,
     SyncRoot,
     SyncWant,
+    Vacancy,
     Withdraw,
 )
 from protocol.opsjournal import OpsJournal
@@ -176,7 +177,7 @@ class Node:
         while news:
             effects += self._loop_back(news, now)
             news = self._news(now)
-        return effects
+        return one_save(effects)
 
     @property
     def deadline(self) -> float:
@@ -336,7 +337,7 @@ class Node:
                 return self.membership.receive(sender, message, now) if not message.domain else []
             case Announce() | Award() | Release() | Withdraw() | RenewAck() | ResultAck():
                 return self._to_executor(sender, message, now)
-            case Bid() | Refusal() | Accepted() | Declined() | Renew() | ResultOffer():
+            case Bid() | Refusal() | Vacancy() | Accepted() | Declined() | Renew() | ResultOffer():
                 return self._to_coordinator(sender, message, now)
             case JobSync() | JobSyncAck() | JobDigests() | JobWant():
                 return self._to_catalogue(sender, message, now)
@@ -363,7 +364,7 @@ class Node:
             case Award():
                 return self.executor.on_award(sender, message, now)
             case Release():
-                return self.executor.on_release(sender, message)
+                return self.executor.on_release(sender, message, now)
             case Withdraw() if not self._may_coordinate(sender):
                 raise RemoteProtocolError("it may not withdraw: its certificate lacks submit")
             case Withdraw():
@@ -378,13 +379,15 @@ class Node:
     def _to_coordinator(
         self,
         sender: PeerId,
-        message: Bid | Refusal | Accepted | Declined | Renew | ResultOffer,
+        message: Bid | Refusal | Vacancy | Accepted | Declined | Renew | ResultOffer,
         now: Now,
     ) -> list[Effect]:
         placement = self.coordination.placement
         match message:
             case Bid() | Refusal():
                 return placement.on_answer(sender, message, now)
+            case Vacancy():
+                return placement.on_vacancy(sender, message, now)
             case Accepted():
                 return placement.on_accepted(sender, message, now)
             case Declined():

@@ -23,6 +23,7 @@ from protocol.messages import (
     Declined,
     Refusal,
     Release,
+    Vacancy,
     Withdraw,
 )
 from protocol.records import Advert, Assignment, Fence, Keyring, Verdict
@@ -132,6 +133,7 @@ class Placement:
             auction.wanted,
             led.needs,
             int(self.auction_config.window_s * 1000),
+            led.held.job.priority,
         )
         if not asked:
             return self.settle(led, now)
@@ -151,6 +153,17 @@ class Placement:
         else:
             auction.on_refusal(sender, answer)
         return self.settle(led, now)
+
+    def on_vacancy(self, sender: PeerId, vacancy: Vacancy, now: Now) -> list[Effect]:
+        """Somebody that was busy has room now: what waits is asked for again, once a refusal."""
+        led = self.led.get(vacancy.job)
+        if led is None or sender not in led.busy:
+            return []
+        del led.busy[sender]
+        for plan in led.plans.values():
+            if plan.phase is Phase.WAITING and plan.dry_rounds:
+                plan.due = now.mono
+        return self.open(led, now)
 
     def settle(self, led: Led, now: Now) -> list[Effect]:
         """Award what can be awarded once the round is decided, or ask more peers."""
@@ -174,7 +187,7 @@ class Placement:
         return Tell("job.bids", f"{len(bids)} bid{plural}", led.held.id, fields=fields)
 
     def _close_if_settled(self, led: Led, auction: Auction) -> list[Effect]:
-        """The round is over once none of its awards is open; everybody's hold is released."""
+        """The round is over once none of its awards is open; what is still held is released."""
         open_slots = [
             slot for answer in auction.answers.values() for slot in answer.given if not answer.out
         ]
@@ -189,7 +202,7 @@ class Placement:
             return []
         led.auction = None
         self._auctions.pop(auction.id, None)
-        return [Send(peer, Release(auction.id)) for peer in auction.bidders()]
+        return [Send(peer, Release(auction.id)) for peer in auction.holding()]
 
     # ---- awards ------------------------------------------------------------------------------
 
@@ -310,6 +323,7 @@ class Placement:
         still = [index for index in left if led.plans[index].phase is Phase.WAITING]
         if not still:
             return effects
+        led.busy.update(dict.fromkeys(auction.busy()))
         story = self.stories.of(led.held.id)
         if story.waiting == summary:  # told before; a job may wait for days
             return effects

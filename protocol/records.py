@@ -33,6 +33,7 @@ from protocol.bounds import (
     Words,
 )
 from protocol.ids import JobId, PeerId, Revision, ShoalId
+from protocol.opened import Opened
 
 
 class Role(StrEnum):
@@ -225,6 +226,10 @@ class Keyring(Protocol):
     @property
     def certificate(self) -> bytes:
         """The sealed certificate of `peer`."""
+
+    @property
+    def opened(self) -> Opened:
+        """Records that this keyring has verified lately; see `wire.open_sealed`."""
 
     def sign(self, data: bytes) -> bytes:
         """Sign with the identity key."""

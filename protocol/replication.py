@@ -24,7 +24,7 @@ class Replica:
     acked: int = -1  # the job's version that this holder has on disk
     tries: int = 0
     next_at: float = 0.0  # monotonic; when to send, or to send again
-    news_at: float = 0.0  # monotonic; when what is unsent is due, once nothing is under way
+    news_at: float = NEVER  # monotonic; when what is unsent is due, once nothing is under way
     seq: int = 0  # of the sync under way, zero where none is
     sent: dict[int, None] = field(default_factory=dict)
     sent_version: int = -1

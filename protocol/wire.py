@@ -50,6 +50,7 @@ class Sealed:
     certificate: Certificate | None  # None: signed by the shoal root itself
     body: bytes
     data: bytes
+    links: int = 0  # certificates between it and the shoal root
 
     def author_holds(self, role: Role, namespace: str | None = None) -> bool:
         return self.certificate is not None and self.certificate.holds(role, namespace)
@@ -227,9 +228,18 @@ def open_sealed(data: bytes, keyring: Keyring) -> Sealed:
 
 
 def _open(data: bytes, keyring: Keyring, links: int) -> Sealed:
+    known = keyring.opened.get(data)
+    if known is not None and known.links <= links:
+        return known
+    sealed = _verified(data, keyring, links)
+    keyring.opened.put(sealed)
+    return sealed
+
+
+def _verified(data: bytes, keyring: Keyring, links: int) -> Sealed:
     envelope = _convert(loads(data, RECORD_BYTES_MAX), Envelope)
     body, author = envelope.body, envelope.author
-    certificate = None
+    chain = None
     if str(author) == keyring.shoal:
         if envelope.certificate:
             raise RemoteProtocolError("the shoal root needs no certificate")
@@ -238,15 +248,16 @@ def _open(data: bytes, keyring: Keyring, links: int) -> Sealed:
             raise RemoteProtocolError("certificate chain too long")
         if not envelope.certificate:
             raise RemoteProtocolError(f"nobody of this shoal certifies {author}")
-        certificate = _certificate_of(author, envelope.certificate, keyring, links - 1)
+        chain = _open(envelope.certificate, keyring, links - 1)
+    certificate = None if chain is None else _certificate_in(chain, author, keyring)
     if not keyring.verify(author, SIGNATURE_CONTEXT + body, envelope.signature):
         raise RemoteProtocolError(f"bad signature by {author}")
-    return Sealed(decode_record(body), author, certificate, body, data)
+    above = 0 if chain is None else chain.links + 1
+    return Sealed(decode_record(body), author, certificate, body, data, above)
 
 
-def _certificate_of(author: PeerId, chain: bytes, keyring: Keyring, links: int) -> Certificate:
-    """The verified certificate that `chain` holds for `author`."""
-    sealed = _open(chain, keyring, links)
+def _certificate_in(sealed: Sealed, author: PeerId, keyring: Keyring) -> Certificate:
+    """The certificate that `sealed` is for `author`."""
     certificate = sealed.record
     if not isinstance(certificate, Certificate):
         raise RemoteProtocolError("not signed under a certificate")

@@ -154,9 +154,9 @@ class Device:
 
     def connected(self, other: int) -> None:
         keyring = self.world.devices[other].keyring
-        assert keyring.opened is not None
+        assert keyring.issued is not None
         self.dialler.connected(keyring.peer)
-        self._soon(0.0, self._meet, PeerConnected(keyring.peer, keyring.opened), other)
+        self._soon(0.0, self._meet, PeerConnected(keyring.peer, keyring.issued), other)
 
     def _meet(self, event: PeerConnected, other: int) -> None:
         if self.world.network.stands(self.index, other):

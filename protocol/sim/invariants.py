@@ -244,7 +244,7 @@ class Invariants:
             self.violate(device.index, f"starts {start.execution} without its spec")
             return
         author = self.world.by_peer.get(sealed.author)
-        certificate = author.keyring.opened if author is not None else None
+        certificate = author.keyring.issued if author is not None else None
         if certificate is None or not certificate.holds(Role.SUBMIT, sealed.record.namespace):
             self.violate(device.index, f"starts a job of {sealed.author}, who may not submit")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from protocol.ids import PeerId, ShoalId
+from protocol.opened import Opened
 from protocol.records import Certificate, Role
 from protocol.wire import seal
 
@@ -22,7 +23,8 @@ class SimKeyring:
     peer: PeerId
     shoal: ShoalId
     certificate: bytes = b""
-    opened: Certificate | None = None
+    issued: Certificate | None = None  # what `certificate` says
+    opened: Opened = field(default_factory=Opened)
 
     def sign(self, data: bytes) -> bytes:
         return _signature(self.peer, data)
@@ -45,8 +47,8 @@ class Root:
     def member(self, index: int, roles: tuple[str, ...] = EVERY_ROLE) -> SimKeyring:
         """The keyring of the device with this number, with these roles in every namespace."""
         peer = peer_name(f"{self.name}/{index}")
-        keyring = SimKeyring(peer, self.keyring.shoal)
-        keyring.opened = Certificate(
+        keyring = SimKeyring(peer, self.keyring.shoal, opened=self.keyring.opened)
+        keyring.issued = Certificate(
             shoal=self.keyring.shoal,
             peer=peer,
             name=f"pi-{index}",
@@ -55,7 +57,7 @@ class Root:
             issued_ms=0,
             expires_ms=4_102_444_800_000,  # the year 2100
         )
-        keyring.certificate = seal(keyring.opened, self.keyring, b"")
+        keyring.certificate = seal(keyring.issued, self.keyring, b"")
         return keyring
 
 

@@ -143,8 +143,8 @@ class People:
 
     def _refused(self, call: Call, device: Device, error: str) -> None:
         """A device that may not submit says so; any other refusal is tried elsewhere."""
-        assert device.keyring.opened is not None
-        may = "submit" in device.keyring.opened.roles
+        assert device.keyring.issued is not None
+        may = "submit" in device.keyring.issued.roles
         if may and call.tries < TRIES_MAX and self.world.heap.now < HEAL_S + 30:
             self.world.heap.after(1.0, self._call, call)
         else:

@@ -23,7 +23,7 @@ def schedule_rogue(world: World, rng: Random) -> None:
 
 
 def _may_submit(device: Device) -> bool:
-    return device.keyring.opened is not None and device.keyring.opened.holds(Role.SUBMIT)
+    return device.keyring.issued is not None and device.keyring.issued.holds(Role.SUBMIT)
 
 
 def _order(world: World, rogue: Device, victim: Device, rng: Random) -> None:

@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 from protocol.ids import PeerId, ShoalId
+from protocol.opened import Opened
 from protocol.records import Certificate, Role
 from protocol.wire import seal
 
@@ -24,6 +25,7 @@ class FakeKeyring:
     peer: PeerId
     shoal: ShoalId
     certificate: bytes = b""
+    opened: Opened = field(default_factory=Opened, compare=False)
 
     def sign(self, data: bytes) -> bytes:
         return hashlib.blake2b(data, key=self.peer.encode(), digest_size=16).digest()

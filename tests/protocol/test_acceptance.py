@@ -76,7 +76,7 @@ def case(*others: str, count: int = 1, **fields: object) -> Case:
     spec = batch(count=count, on=["b"], **fields)  # type: ignore[arg-type]
     net.drop = lambda sender, to, message: isinstance(message, Award)
     net.submit("a", spec)
-    net.run(0.2)
+    net.run(0.4)  # past the later standby, within half of what an award is given
     for slot in net.held("a").slots:
         assert slot.assignment is not None
         net.send("b", "a", Accepted(net.job(), slot.index, slot.assignment.fence))

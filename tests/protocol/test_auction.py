@@ -177,6 +177,14 @@ def test_who_is_out_is_passed_over() -> None:
     assert (winner(round_), round_.offered) == (B, 1)
 
 
+def test_who_gave_all_it_offered_holds_nothing_more() -> None:
+    round_ = with_bids(a=bid(900, slots=2), b=bid(500), c=bid(100), d=bid(50))
+    round_.answers[A].given = [0]
+    round_.answers[B].given = [1]
+    round_.answers[C].given, round_.answers[C].out = [1], True  # it declined: for what else?
+    assert round_.holding() == [A, C, D]
+
+
 @pytest.mark.parametrize("score", [-5, 5000])
 def test_a_score_is_within_its_range(score: int) -> None:
     assert with_bids(a=bid(score)).answers[A].score in (0, 1000)

@@ -42,16 +42,19 @@ def announce(
     needs: Requirements = NEEDS,
     namespace: str = "default",
     author: str = "author",
+    priority: int = 0,
+    job: str = "j",
 ) -> Announce:
     return Announce(
         auction,
-        JobId("j" * 32),
+        JobId(job * 32),
         Revision("r" * 32),
         namespace,
         PeerId(author),
         slots,
         needs,
         500,
+        priority,
     )
 
 
@@ -123,6 +126,27 @@ def test_an_award_turns_a_held_slot_into_an_executions() -> None:
     assert device.free == device.capacity
 
 
+def test_an_offer_used_up_holds_nothing_more_and_is_answered_alike() -> None:
+    device = bidder(load_permille=100)
+    each = resources_of(NEEDS)
+    first = bids(device, announce(slots=2))
+    for execution in ("e1", "e2"):
+        assert device.take(A, 1, execution, each)
+    assert (device.holds, device.deadline) == ({}, NEVER)
+    device.facts = Facts(load_permille=900)
+    assert bids(device, announce(slots=2)) == first  # the announcement came twice
+    assert device.reserved == Resources(2000, 2 * GIB)
+
+
+def test_offers_used_up_are_remembered_within_a_bound() -> None:
+    device, nothing = bidder(PolicyConfig(executions_max=10_000)), Resources()
+    for auction in range(HOLDS_MAX + 1):
+        bids(device, announce(auction, needs=Requirements("process", 0, 0, 0, 0)))
+        assert device.take(A, auction, f"e{auction}", nothing)
+    assert len(device.spent) == HOLDS_MAX
+    assert (A, 0) not in device.spent
+
+
 def test_an_award_without_a_hold_takes_what_is_free() -> None:
     device = bidder()
     each = resources_of(NEEDS)
@@ -147,6 +171,43 @@ def test_a_device_that_shrank_has_nothing_free_not_less() -> None:
     device.capacity = Resources(1000, GIB // 2)
     assert device.free == Resources()
     assert refuses(device, announce(needs=needs())).final is True  # too small for good
+
+
+def waiting(device: Bidder, now: float = 0.0) -> list[str]:
+    return [waiter.job[0] for waiter in device.vacancies(now)]
+
+
+def test_who_found_no_room_is_told_of_it_the_most_urgent_first() -> None:
+    device = bidder()
+    device.adopt("full", device.capacity)
+    for auction, (name, priority) in enumerate((("x", 0), ("y", 70), ("z", 70))):
+        refuses(device, announce(auction, job=name, priority=priority))
+    assert waiting(device) == []
+    device.used["full"] = Resources(2000)
+    assert waiting(device) == ["y", "z"]
+    # The room is kept for them, and refused to others, those in line and newcomers alike.
+    refusal = refuses(device, announce(8, job="n"))
+    assert refusal.reason == "busy: the room here is kept for a job that goes first"
+    assert bids(device, announce(9, job="y", priority=70)).slots == 1
+    assert bids(device, announce(10, job="z", priority=70)).slots == 1
+    assert waiting(device) == []
+
+
+def test_a_device_that_is_not_well_calls_nobody() -> None:
+    device = bidder(temperature_mc=90_000)
+    device.queue.join(A, JobId("x"), Resources(1), 0, 0.0)
+    assert waiting(device) == []
+
+
+def test_room_that_went_to_somebody_else_is_promised_to_nobody() -> None:
+    device = bidder()
+    device.adopt("full", device.capacity)
+    refuses(device, announce(1, job="x"))
+    device.free_up("full")
+    assert waiting(device) == ["x"]
+    device.adopt("again", device.capacity)
+    refusal = refuses(device, announce(2, job="y"))
+    assert refusal.reason.startswith("busy: cpu: needs 1, 0 free")
 
 
 def test_slots_are_bounded_whatever_little_each_asks_for() -> None:

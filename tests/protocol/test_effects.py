@@ -8,7 +8,8 @@ from typing import get_args
 import pytest
 
 from protocol import effects
-from protocol.effects import BUCKETS, Bucket, Effect, Reply, Save, Tell
+from protocol.effects import BUCKETS, Bucket, Effect, Reply, Save, StopTask, Tell, one_save
+from protocol.ids import ExecutionId
 
 DEFINED = [
     value
@@ -40,3 +41,26 @@ def test_a_save_of_nothing_deletes() -> None:
 def test_two_effects_do_not_share_what_they_carry() -> None:
     assert Reply(1).value is not Reply(1).value
     assert Tell("a.b", "c").fields is not Tell("a.b", "c").fields
+
+
+ONE, TWO, THREE = (("meta", key, key.encode()) for key in ("one", "two", "three"))
+STOP = StopTask(ExecutionId("e"), "")
+
+
+def test_one_event_is_one_save_before_all_that_waits_for_any() -> None:
+    tell = Tell("kind", "text")
+    effects: list[Effect] = [tell, Save((ONE,)), STOP, Save((TWO,)), tell]
+    assert one_save(effects) == [tell, Save((ONE, TWO)), STOP, tell]
+
+
+def test_lazy_rows_go_along_in_their_order() -> None:
+    effects: list[Effect] = [Save((ONE,), lazy=True), STOP, Save((TWO,)), Save((THREE,), lazy=True)]
+    assert one_save(effects) == [Save((ONE, TWO, THREE)), STOP]
+
+
+@pytest.mark.parametrize(
+    "effects",
+    [[], [STOP], [STOP, Save((ONE,)), STOP], [Save((ONE,), lazy=True), Save((TWO,), lazy=True)]],
+)
+def test_what_has_no_second_save_stays_as_it_is(effects: list[Effect]) -> None:
+    assert one_save(effects) == effects

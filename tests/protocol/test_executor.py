@@ -190,7 +190,7 @@ def test_it_bids_and_keeps_the_capacity_until_released() -> None:
     assert it.executor.deadline == AuctionConfig().hold_ms / 1000
     it.award(auction=1)
     assert it.used.cpu_m == 200  # one held, one taken
-    assert it.executor.on_release(A, Release(1)) == []
+    assert it.executor.on_release(A, Release(1), at(0.0)) == []
     assert it.used.cpu_m == 100
 
 
@@ -915,7 +915,7 @@ def test_no_message_ends_the_agent_or_leaks_capacity(messages: list[object], ran
                 case Award():
                     it.executor.on_award(A, message, at(1.0))
                 case Release():
-                    it.executor.on_release(A, message)
+                    it.executor.on_release(A, message, at(1.0))
                 case Withdraw():
                     it.executor.on_withdraw(A, message)
                 case RenewAck():

@@ -25,6 +25,7 @@ from protocol.messages import (
     Renew,
     ResultOffer,
     SlotState,
+    Vacancy,
     Withdraw,
 )
 from protocol.placement import NEAR_PER_FAR
@@ -74,11 +75,12 @@ def test_a_slot_goes_to_the_peer_that_fits() -> None:
     assert "name" in filtered.reason
 
 
-def test_everybody_who_bid_is_released() -> None:
+def test_everybody_who_bid_and_did_not_win_is_released() -> None:
     net = NodeNet("a", "b", "c", "d")
     net.submit("a", batch(on=["b", "c", "d"]))
     net.run(0.1)
-    assert sorted(to for to, _ in net.sent("a", Release)) == ["b", "c", "d"]
+    losers = [name for name in ("b", "c", "d") if name != net.executor()]
+    assert sorted(to for to, _ in net.sent("a", Release)) == losers
     for name in "abcd":
         holds = net[name].executor.bidder.holds
         assert not holds, (name, holds)
@@ -336,6 +338,44 @@ def test_busy_peers_are_asked_again() -> None:
     net.end("b")
     net.run(3.0)
     assert net.executors(0, net.job("two")) == ["b"]
+
+
+def test_a_device_with_room_again_takes_the_most_urgent_that_waits() -> None:
+    """Each of two coordinators has jobs in line; neither knows of the other's."""
+    net = NodeNet("a", "b", "c", cpu_m={"c": 1000})
+    full = {"Resources": {"CPU": "900m"}}
+    net.submit("a", batch("now", on=["c"], task=full), "now")
+    net.run(0.1)
+    order = [("a", "low", 10), ("b", "high", 80), ("a", "middle", 50), ("b", "last", 10)]
+    for at, name, priority in order:
+        net.submit(at, batch(name, on=["c"], task=full, Priority=priority), name)
+        net.run(0.1)
+    placed = []
+    for _ in order:
+        net.end("c")
+        net.run(0.2)  # well before anybody asks again of itself
+        placed += [
+            name
+            for _, name, _ in order
+            if name not in placed and net.executors(0, net.job(name)) == ["c"]
+        ]
+    assert placed == ["high", "middle", "low", "last"]
+
+
+def test_a_vacancy_counts_once_and_only_from_who_refused_as_busy() -> None:
+    net = NodeNet("a", "b", "c", cpu_m={"b": 1000})
+    full = {"Resources": {"CPU": "900m"}}
+    net.submit("a", batch("one", on=["b"], task=full), "one")
+    net.run(0.1)
+    net.submit("a", batch("two", on=["b"], task=full), "two")
+    net.run(0.1)
+    asked = len(net.sent("a", Announce))
+    vacancy = Vacancy(net.job("two"))
+    assert net.send("c", "a", vacancy) == []
+    assert net.send("b", "a", Vacancy(net.job("one"))) == []
+    net.send("b", "a", vacancy)
+    assert len(net.sent("a", Announce)) == asked + 1
+    assert net.send("b", "a", vacancy) == []
 
 
 def test_the_summary_tells_the_commonest_reasons_first() -> None:

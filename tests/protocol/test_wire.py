@@ -346,6 +346,14 @@ def test_a_chain_has_two_links_at_most() -> None:
     assert "chain too long" in refuses_sealed(seal(DEPARTURE, far))
 
 
+def test_a_chain_is_too_long_however_often_its_parts_were_verified() -> None:
+    reader = SHOAL.keyring("reader")
+    deputy = SHOAL.keyring("deputy", Role.ADMIT, issuer=ADMIT)
+    far = SHOAL.keyring("far", issuer=deputy)
+    open_sealed(far.certificate, reader)  # as a record it is within the bound, as a link it is not
+    assert "chain too long" in refuses_sealed(seal(DEPARTURE, far), reader)
+
+
 def test_only_who_may_admit_admits() -> None:
     smuggled = FakeShoal().keyring("smuggled", issuer=A)
     assert "without the role" in refuses_sealed(seal(DEPARTURE, smuggled))

@@ -52,6 +52,7 @@ from protocol.messages import (
     SyncRecords,
     SyncRoot,
     SyncWant,
+    Vacancy,
     Withdraw,
 )
 from protocol.records import (
@@ -313,6 +314,7 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
                 (DIGEST,),
             ),
             500,
+            50,
         ),
         Bid(9, 731, 1, 5000, Facts(3100, 2 << 30, 9 << 30, 220, 1, 1, 48_250, 87, 0)),
         Refusal(9, "label arch: wanted one of amd64, arm64, found 'riscv64'", True),
@@ -322,6 +324,7 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
         Declined(JOB, peer_slot(JOB, GUEST.peer), FENCE, "engine docker is not here"),
         Release(9),
         Withdraw(JOB, 1, FENCE, "superseded"),
+        Vacancy(JOB),
     ),
     "executions": (
         Renew(
