@@ -31,6 +31,7 @@ class Faults:
     untrusted: bool = False  # some devices have no clock that they trust
     save_failures: float = 0.0
     start_failures: float = 0.0
+    amnesia: bool = False  # one device loses its database, and its power for a moment
     rogues: int = 0  # members without `submit` that order work all the same
 
     @property
@@ -38,7 +39,8 @@ class Faults:
         """Whether nobody is ever cut off, lost, or wrongly thought so."""
         wild = self.conditions.loss or self.conditions.reorder or self.conditions.duplicate
         cuts = self.crashes + self.power_cuts + self.burials + self.freezes
-        return not (wild or cuts or self.partitions or self.deaf or self.slow or self.save_failures)
+        cuts += self.partitions + self.deaf + self.slow + self.amnesia
+        return not (wild or cuts or self.save_failures)
 
     @property
     def text(self) -> str:
@@ -59,6 +61,7 @@ class Faults:
             "clock skew": self.skew_s,
             "failed saves": self.save_failures,
             "failed starts": self.start_failures,
+            "a lost database": self.amnesia,
             "rogues": self.rogues,
         }
         return ", ".join(name for name, amount in named.items() if amount) or "clean"
@@ -80,6 +83,8 @@ class Faults:
             return faults
         for family in rng.sample(_FAMILIES, rng.randint(1, 4)):
             family(faults, rng)
+        # Only one copy of anything is promised to be lost at a time.
+        faults.amnesia = not faults.burials and rng.random() < 0.2
         return faults
 
 
@@ -171,6 +176,8 @@ class Script:
             self._at(self._cut_power, self._pause())
         for _ in range(faults.burials):
             self._at(self._bury)
+        if faults.amnesia:
+            self._at(self._lose_database, self._pause())
         for _ in range(faults.freezes):
             self._at(self._freeze, self.rng.uniform(0.5, 20.0))
         for _ in range(faults.partitions):
@@ -203,6 +210,12 @@ class Script:
     def _cut_power(self, pause_s: float) -> None:
         device = self._busy_victim()
         device.power_off()
+        self.world.heap.after(1.0 + pause_s, device.power_on)
+
+    def _lose_database(self, pause_s: float) -> None:
+        device = self._busy_victim()
+        device.power_off()
+        device.forget()
         self.world.heap.after(1.0 + pause_s, device.power_on)
 
     def _bury(self) -> None:

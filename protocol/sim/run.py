@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
@@ -101,11 +101,20 @@ def build(name: str, peers: int, rng: Random, trace: Trace) -> World:
         others = [other for other in range(peers) if other != index]
         bootstrap = tuple(rng.sample(others, min(BOOTSTRAP, len(others))))
         keyring = root.member(index, roles)
-        device = Device(world, index, keyring, NodeConfig(), described, bootstrap)
+        config = _draw_config(Random(f"{name}/config/{index}"))
+        device = Device(world, index, keyring, config, described, bootstrap)
         world.add(device)
         heap.at(rng.uniform(0.0, 2.0), device.power_on)
     network.start()
     return world
+
+
+def _draw_config(rng: Random) -> NodeConfig:
+    """Some devices soon forget what ended: then it is fences and journals that remember."""
+    config = NodeConfig()
+    if rng.random() < 0.7:
+        return config
+    return replace(config, coordination=replace(config.coordination, executions_kept=1))
 
 
 def _draw_roles(index: int, rng: Random) -> tuple[str, ...]:
