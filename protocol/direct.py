@@ -23,7 +23,7 @@ from protocol.heldjob import HeldJob, Slot
 from protocol.ids import PeerId, peer_slot
 from protocol.led import Led, Phase, Plan, requirements_of
 from protocol.messages import Declined
-from protocol.moments import format_moment
+from protocol.moment import format_moment
 from protocol.placement import Fleet, Placement
 from protocol.records import Advert, Assignment, Fence, Keyring, Verdict
 from protocol.resources import Resources
@@ -116,7 +116,8 @@ class Direct:
         held = led.held
         if held.closed or now.mono < led.look_at:
             return []
-        left_s = held.job.not_after_ms / 1000 - now.wall if now.wall_trusted else NEVER
+        until_s = held.job.not_after_s or 0
+        left_s = until_s - now.wall if now.wall_trusted else NEVER
         if left_s <= 0:
             return self.close(led, now)
         led.look_at = now.mono + min(self.config.renew_s, left_s)
@@ -141,7 +142,7 @@ class Direct:
         effects = self.acceptances.close(led, now)
         for slot, plan in led.pairs():
             if plan.phase is Phase.WAITING and not self.fleet.alive(_peer(slot)):
-                until = format_moment(held.job.not_after_ms)
+                until = format_moment(held.job.not_after_s or 0)
                 reason = f"{self._name(slot)} was not there again until {until}"
                 effects += self._lose(led, slot, reason, now)
         return [*effects, *self.acceptances.finish(led, now)]

@@ -103,6 +103,7 @@ class Advert(msgspec.Struct, array_like=True, tag=2, frozen=True, kw_only=True):
     gpus: Count
     version: Version
     name: Name
+    draining: bool = False  # takes no new batch or service slots
     # Of its database, drawn with it: another one shows that what it once ran is forgotten.
     memory: Nonce = b""
 
@@ -146,6 +147,7 @@ class Control(msgspec.Struct, array_like=True, tag=6, frozen=True, kw_only=True)
     generation: Count  # the highest its author saw
     namespace: Name
     created_ms: Millis
+    key: Key = ""  # of a standing job, so that a tombstone alone tells which name it buries
 
 
 class Fence(msgspec.Struct, array_like=True, frozen=True, order=True):

@@ -20,7 +20,7 @@ from protocol.ids import JobId, PeerId, job_id, revision_of
 from protocol.inquiry import Inquiries, View
 from protocol.job import JobSpec, JobType
 from protocol.messages import ControlAnswer, ControlRequest
-from protocol.moments import format_moment
+from protocol.moment import format_moment
 from protocol.records import Certificate, Control, Desired, Keyring, Role, Spec
 from protocol.wire import encode_record, open_sealed, seal
 
@@ -87,9 +87,10 @@ class Requests:
         return self.coordination.accept(held, request, now)
 
     def _too_late(self, spec: JobSpec, now: Now) -> str:
-        if now.wall_trusted and 0 < spec.not_after_ms <= now.wall_ms:
-            return f"NotAfter {format_moment(spec.not_after_ms)} is over; name a later moment"
-        return ""
+        end_s = spec.not_after_s
+        if end_s is None or not now.wall_trusted or now.wall < end_s:
+            return ""
+        return f"NotAfter {format_moment(end_s)} is over; name a later moment"
 
     def _accepted_before(self, event: SubmitRequested, record: Spec, view: View) -> Reply:
         """Another peer has accepted this call; of another job under its key nothing is made."""
@@ -108,7 +109,7 @@ class Requests:
                 "the role; invite it anew with --role compute,submit"
             )
         if spec.type not in (JobType.BATCH, JobType.OPS):
-            return f"this version runs batch and ops jobs; {spec.type.value} is not there yet"
+            return f"this version runs batch and ops jobs and daemons; {spec.type.value} is not there yet"
         if spec.task.result_paths:
             return (
                 "this version brings output home, but no files: leave ResultPaths out and write "
@@ -121,6 +122,11 @@ class Requests:
         return ""
 
     def control(self, event: ControlRequested, now: Now) -> list[Effect]:
+        if event.desired is Desired.DELETED:
+            error = (
+                "a one-off job is not deleted: stop it; it is forgotten seven days after its end"
+            )
+            return [Reply(event.request, error=error)]
         held = self.catalogue.jobs.get(event.job)
         if held is not None and held.coordinator == self.keyring.peer:
             if held.done:

@@ -15,7 +15,7 @@ from protocol.heldjob import HeldJob, Slot
 from protocol.ids import PeerId
 from protocol.led import Led, Phase, Plan
 from protocol.messages import Facts
-from protocol.moments import format_moment
+from protocol.moment import format_moment
 from protocol.records import Advert, Desired, Keyring, Result, Verdict
 from protocol.roster import Peer
 from protocol.story import ASKED_MAX, Attempt, Story
@@ -85,7 +85,7 @@ def _state(
     if held.desired is not Desired.RUNNING:
         return "stopping", ""
     if not held.closed:
-        return "running", f"open until {format_moment(held.job.not_after_ms)}"
+        return "running", f"open until {format_moment(held.job.not_after_s or 0)}"
     if any(slot["state"] in ("running", "completed", "failed") for slot in slots):
         return "running", ""
     return "pending", story.waiting if story is not None else ""
@@ -239,7 +239,7 @@ def own_view(advert: Advert | None, name: str, keyring: Keyring, roles: tuple[st
 
 def _advert_view(advert: Advert | None) -> View:
     if advert is None:
-        return {"addresses": [], "labels": {}, "engines": [], "version": ""}
+        return {"addresses": [], "labels": {}, "engines": [], "version": "", "draining": False}
     return {
         "addresses": list(advert.addresses),
         "labels": {**advert.labels},
@@ -249,4 +249,5 @@ def _advert_view(advert: Advert | None) -> View:
         "disk_bytes": advert.disk_bytes,
         "gpus": advert.gpus,
         "version": advert.version,
+        "draining": advert.draining,
     }

@@ -254,10 +254,10 @@ class Invariants:
         """This peer puts another on a list, now."""
         assert device.node is not None
         held, now = device.node.jobs[award.job], device.now()
-        until_ms = held.job.not_after_ms
-        if not accepts and not until_ms:
+        until_s = held.job.not_after_s
+        if not accepts and until_s is None:
             self.violate(device.index, f"the list of {award.job} grows after it was frozen")
-        if not accepts and until_ms and now.wall_trusted and now.wall_ms > until_ms:
+        if not accepts and until_s is not None and now.wall_trusted and now.wall > until_s:
             self.violate(device.index, f"the list of {award.job} grows after NotAfter")
         listed = self.world.by_peer[award.executor]
         if explain_all(held.job.constraints, listed.described.labels):

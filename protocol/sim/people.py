@@ -10,7 +10,7 @@ from protocol.effects import Reply
 from protocol.events import ControlRequested, SubmitRequested
 from protocol.ids import JobId
 from protocol.job import JobSpec, Plain
-from protocol.moments import format_moment
+from protocol.moment import format_moment
 from protocol.records import Desired
 from protocol.sim.device import EPOCH_S, Device
 from protocol.sim.faults import HEAL_S
@@ -18,7 +18,7 @@ from protocol.sim.invariants import Invariants
 from protocol.sim.tasks import Behaviour
 from protocol.sim.world import World
 
-LAST_CALL_S: Final = 40.0  # nobody submits anything later than this
+LAST_CALL_S: Final = 5.0  # before everything heals; nobody submits anything later than this
 PATIENCE_S: Final = 6.0  # a call that is not answered by then is repeated
 TRIES_MAX: Final = 30
 OPS: Final = 0.3  # of the calls want an ops job
@@ -52,6 +52,7 @@ class People:
     world: World
     invariants: Invariants
     rng: Random
+    heal_s: float = HEAL_S
     calls: list[Call] = field(default_factory=list)
     stops: dict[int, JobId] = field(default_factory=dict)  # requests under way
     _requests: dict[int, Call] = field(default_factory=dict)
@@ -67,7 +68,7 @@ class People:
                 number,
                 spec,
                 f"key-{number}",
-                self.rng.uniform(1.0, LAST_CALL_S),
+                self.rng.uniform(1.0, self.heal_s - LAST_CALL_S),
                 self.rng.randrange(len(self.world.devices)),
             )
             if self.rng.random() < 0.15:
@@ -150,7 +151,7 @@ class People:
         """A device that may not submit says so; any other refusal is tried elsewhere."""
         assert device.keyring.issued is not None
         may = "submit" in device.keyring.issued.roles
-        if may and call.tries < TRIES_MAX and self.world.heap.now < HEAL_S + 30:
+        if may and call.tries < TRIES_MAX and self.world.heap.now < self.heal_s + 30:
             self.world.heap.after(1.0, self._call, call)
         else:
             call.error = error
@@ -219,5 +220,5 @@ def draw_ops(number: int, rng: Random) -> JobSpec:
         zones = rng.choice((["attic"], ["attic", "cellar"]))
         tree["Constraints"] = [{"Key": "zone", "Operator": "in", "Values": [*zones]}]
     if is_open:
-        tree["NotAfter"] = format_moment(int((EPOCH_S + rng.uniform(30.0, 90.0)) * 1000))
+        tree["NotAfter"] = format_moment(int(EPOCH_S + rng.uniform(30.0, 90.0)))
     return JobSpec.from_plain(tree)

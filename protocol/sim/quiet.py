@@ -20,12 +20,12 @@ def unrest(world: World, invariants: Invariants) -> Unrest:
         found += _restless(world, device)
     for job, (device_index, durable_on) in invariants.acknowledged.items():
         device = world.devices[device_index]
-        lost_with_it = (device.buried or device.forgetful) and durable_on < 2
+        lost_with_it = (device.buried or device.amnesiac) and durable_on < 2
         if not lost_with_it:
             found += _unfinished(world, job, device_index)
             found += _unlisted(world, invariants, job)
     # A coordinator that was cut off may have been the only one to know of a stop or a success.
-    if not any(device.buried or device.forgetful for device in world.devices):
+    if not any(device.buried or device.amnesiac for device in world.devices):
         for job in invariants.stopped:
             found += _not_stopped(world, job)
         for device in world.devices:
@@ -61,7 +61,7 @@ def _gone_with_its_holders(world: World, job: JobId) -> bool:
     if any(d.node is not None and job in d.node.jobs for d in world.devices):
         return False
     dark = any(job in d.disk.rows["job"] for d in world.devices if d.buried)
-    return dark or any(d.forgetful for d in world.devices)
+    return dark or any(d.amnesiac for d in world.devices)
 
 
 def _unfinished(world: World, job: JobId, acknowledged_by: int) -> Unrest:

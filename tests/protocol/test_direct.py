@@ -23,7 +23,7 @@ from protocol.messages import (
     ResultAck,
     ResultOffer,
 )
-from protocol.moments import format_moment
+from protocol.moment import format_moment
 from protocol.records import Assignment, Fence, Result, Role, Verdict
 from protocol.tree import Plain
 from protocol.wire import seal
@@ -35,7 +35,7 @@ NONE = NodeConfig(coordination=CoordinationConfig(standbys=0))
 
 def until(net: NodeNet, seconds: float) -> dict[str, Plain]:
     """The field of a job that is open so long."""
-    return {"NotAfter": format_moment(int((WALL + net.now + seconds) * 1000))}
+    return {"NotAfter": format_moment(int(WALL + net.now + seconds))}
 
 
 def plan(net: NodeNet, coordinator: str, peer: str) -> direct.Plan:

@@ -141,7 +141,7 @@ def test_a_node_that_breaks_is_a_violation() -> None:
 def _listed(world: World) -> Device:
     """Device 0, after the shoal has run an ops job."""
     spec = draw_ops(1, Random(5))
-    assert not spec.not_after_ms
+    assert spec.not_after_s is None
     world.devices[0].handle(SubmitRequested(3, spec, "ops"))
     world.heap.run(world.heap.now + 40.0)
     return world.devices[0]
@@ -191,7 +191,7 @@ def test_a_list_that_grows_is_noticed() -> None:
     invariants._lists.clear()
     invariants.handled(device, DeadlinePassed(), [save])
     assert "grows after it was frozen" in _texts(invariants)
-    held.job = msgspec.structs.replace(held.job, not_after_ms=1)
+    held.job = msgspec.structs.replace(held.job, not_after_s=1)
     world.devices[1].described.labels["zone"] = "elsewhere"
     held.job = msgspec.structs.replace(
         held.job,
@@ -211,7 +211,7 @@ def test_a_lost_database_begins_its_incarnations_anew() -> None:
     device = world.devices[1]
     device.power_off()
     device.forget()
-    assert device.forgetful and device.disk.rows["peer"] == {}
+    assert device.amnesiac and device.disk.rows["peer"] == {}
     device.power_on()
     world.heap.run(world.heap.now + 20.0)
     assert invariants.violations == []

@@ -30,10 +30,10 @@ from protocol.node import Node
 from protocol.opsjournal import Entry, OpsJournal, Row
 from protocol.placement import Placement
 from protocol.records import Acceptance, Assignment, Fence, Keyring, Result
-from protocol.sim import run as run_module
 from protocol.sim.faults import Faults
 from protocol.sim.network import Conditions
 from protocol.sim.run import Options, run
+from protocol.sim.scenarios import MIXED, SCENARIOS
 from protocol.succession import Succession
 from protocol.wire import Sealed, seal
 
@@ -49,6 +49,7 @@ class Mutation:
     plant: Callable[[Patch], None]
     found: str  # a pattern of the violation
     faults: Faults | None = None  # drawn from each seed where none are given
+    scenario: str = MIXED
 
 
 def _stale_fence(patch: Patch) -> None:
@@ -114,10 +115,8 @@ def _forgotten_lease(patch: Patch) -> None:
 
 def _short_lease(patch: Patch) -> None:
     """A lease ends before it can be renewed."""
-    short = CoordinationConfig(lease_s=1.0)
-    patch.setattr(
-        run_module, "NodeConfig", lambda: replace(NodeConfig(), coordination=short), raising=True
-    )
+    short = NodeConfig(coordination=CoordinationConfig(lease_s=1.0))
+    patch.setitem(SCENARIOS, MIXED, replace(SCENARIOS[MIXED], config=short))
 
 
 def _last_result_wins(patch: Patch) -> None:
@@ -163,8 +162,8 @@ def _anybody_submits(patch: Patch) -> None:
     patch.setattr(Sealed, "author_holds", lambda self, role, namespace=None: True)
     objection = Executor._objection
 
-    def lenient(self: Executor, assignment: Assignment, spec: Sealed) -> str:
-        reason = objection(self, assignment, spec)
+    def lenient(self: Executor, execution: Execution, spec: Sealed) -> str:
+        reason = objection(self, execution, spec)
         return "" if reason.startswith("policy") else reason
 
     patch.setattr(Executor, "_objection", lenient)
@@ -190,7 +189,7 @@ def _kept_holds(patch: Patch) -> None:
 def _overbooking(patch: Patch) -> None:
     """A bidder offers what it has promised to others."""
 
-    def room(self: Bidder, each: object) -> int:
+    def room(self: Bidder, each: object, ahead: object = ()) -> int:
         return 4
 
     patch.setattr(Bidder, "_room", room)
@@ -334,6 +333,13 @@ ORPHANS = Faults(crashes=6, burials=1)  # coordinators die, and somebody takes o
 AMNESIA = Faults(amnesia=True, crashes=3)
 CUTS = Faults(power_cuts=6)
 GRAVE = Faults(burials=1)
+
+
+def _hung_starts(patch: Patch) -> None:
+    """What the engine swallows is waited for, for ever."""
+    patch.setattr(Executor, "_never_started", lambda self, execution, now: [])
+
+
 LATE = Faults(conditions=Conditions(reorder=0.4, duplicate=0.2), crashes=4)  # awards come late
 
 MUTATIONS = (
@@ -356,6 +362,7 @@ MUTATIONS = (
     Mutation("no takeover", _no_takeover, "has not ended"),
     Mutation("no anti-entropy", _no_anti_entropy, "differs|has not ended"),
     Mutation("garbage raises", _raising, "the node broke"),
+    Mutation("hung starts", _hung_starts, "for ever|has not ended", scenario="black-holes"),
     Mutation("tasks not adopted", _blind_adoption, "is (starting|running)|still|has not ended"),
     Mutation("ops start not journaled", _unjournaled_ops, "without a journal"),
     Mutation("ops journal forgotten at takeover", _forgotten_journal, "second time", ORPHANS),
@@ -372,7 +379,9 @@ def test_a_planted_bug_is_found(mutation: Mutation, monkeypatch: Patch) -> None:
     mutation.plant(monkeypatch)
     texts = []
     for seed in range(SEEDS):
-        for violation in run(seed, Options(faults=mutation.faults)).violations:
+        for violation in run(
+            seed, Options(faults=mutation.faults, scenario=mutation.scenario)
+        ).violations:
             if re.search(mutation.found, violation.text):
                 return
             texts.append(str(violation))

@@ -55,7 +55,7 @@ def test_specs_are_batch_jobs_of_all_sorts() -> None:
 def test_some_want_ops_jobs_some_of_them_open() -> None:
     specs = [draw_ops(number, Random(number)) for number in range(100)]
     assert {spec.type for spec in specs} == {JobType.OPS}
-    assert {bool(spec.not_after_ms) for spec in specs} == {True, False}
-    assert all(spec.task.timeouts.total_s for spec in specs if spec.not_after_ms)
+    assert {bool(spec.not_after_s) for spec in specs} == {True, False}
+    assert all(spec.task.timeouts.total_s for spec in specs if spec.not_after_s)
     _, people = _people(60)
     assert {call.spec.type for call in people.calls} == {JobType.BATCH, JobType.OPS}
