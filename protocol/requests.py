@@ -109,7 +109,8 @@ class Requests:
                 "the role; invite it anew with --role compute,submit"
             )
         if spec.type not in (JobType.BATCH, JobType.OPS):
-            return f"this version runs batch and ops jobs and daemons; {spec.type.value} is not there yet"
+            kind = spec.type.value
+            return f"this version runs batch and ops jobs and daemons; {kind} is not there yet"
         if spec.task.result_paths:
             return (
                 "this version brings output home, but no files: leave ResultPaths out and write "
