@@ -193,6 +193,18 @@ def _exec(parser: ArgumentParser) -> None:
 
 def _job_run(parser: ArgumentParser) -> None:
     _file(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what it would change and where it would run"
+    )
+    _following(parser)
+
+
+def _rerun(parser: ArgumentParser) -> None:
+    _job(parser)
+    _following(parser)
+
+
+def _following(parser: ArgumentParser) -> None:
     parser.add_argument("--wait", action="store_true", help="until it ends; its exit code is ours")
     parser.add_argument("--follow", action="store_true", help="wait, and show its output")
     parser.add_argument("--key", metavar="KEY", help="running it again with this key is one job")
@@ -288,6 +300,8 @@ COMMANDS: Final = (
     Command("job describe", "all about one job", "jobs:describe", _job),
     Command("job executions", "each attempt of each slot", "jobs:executions", _job),
     Command("job logs", "what its tasks wrote", "logs:logs", _logs),
+    Command("job rerun", "run a job again that has ended", "runs:rerun", _rerun),
+    Command("job history", "what became of a job, in order", "events:history", _job),
     Command("job wait", "until it ends; its exit code is ours", "runs:wait", _wait),
     Command("job stop", "end jobs", "ending:stop", _stop),
     Command("job delete", "end daemons and services for good", "ending:delete", _stop),

@@ -73,6 +73,7 @@ class MemoryBackend:
                 "cpu_m": 4000,
                 "memory_bytes": 2 * 1024**3,
                 "disk_bytes": 8 * 1024**3,
+                "gpus": 0,
                 "version": "0.1.0",
                 "roles": ["compute", "submit"],
                 "since_s": 75.0,
