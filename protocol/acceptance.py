@@ -298,8 +298,12 @@ def ack(result: Result, status: str, coordinator: PeerId | None) -> ResultAck:
 
 
 def _improves(result: Result, accepted: Acceptance) -> bool:
-    """A success after all, for a slot that was given up: success comes before failure."""
-    return result.verdict == Verdict.SUCCESS and accepted.verdict != Verdict.SUCCESS
+    """A success after all, for a slot that was given up: success comes before failure. And of a
+    peer that was given up for lost what it says itself counts, where the merge has it so too."""
+    if result.verdict == Verdict.SUCCESS:
+        return accepted.verdict != Verdict.SUCCESS
+    said = result.verdict < accepted.verdict and result.fence <= accepted.fence
+    return accepted.lost and said
 
 
 def result_of(acceptance: Acceptance, keyring: Keyring) -> tuple[int | None, PeerId | None]:

@@ -278,6 +278,20 @@ def test_a_success_of_a_peer_that_was_given_up_counts_after_all() -> None:
     assert net.told("a", "job.completed")
 
 
+def test_a_failure_of_a_peer_that_was_given_up_says_what_became_of_it() -> None:
+    net = NodeNet("a", "b")
+    net.submit("a", ops(on=["b"]))
+    net.run(0.1)
+    net.kill("b")
+    net.end("b", 6)
+    net.run(20.0)
+    assert net.states("a") == {"b": "lost"}
+    net.boot("b")
+    net.run(3.0)
+    assert net.states("a") == {"b": "failed"}
+    assert [tell.fields["exit_code"] for tell in net.told("a", "job.failed")] == [1, 6]
+
+
 def test_a_peer_that_never_answers_is_given_up() -> None:
     net = NodeNet("a", "b", "c")
     net.drop = lambda sender, to, message: isinstance(message, Award)
