@@ -26,6 +26,8 @@ Bucket = Literal[
     "standing",
     "daemon",
     "schedule",
+    "version",
+    "ops",
 ]
 BUCKETS: tuple[Bucket, ...] = (
     "meta",
@@ -39,6 +41,8 @@ BUCKETS: tuple[Bucket, ...] = (
     "standing",
     "daemon",
     "schedule",
+    "version",
+    "ops",
 )
 
 

@@ -19,8 +19,9 @@ from protocol.events import ControlRequested, QueryRequested, RunRequested, Subm
 from protocol.heldjob import HeldJob, stoppers_of
 from protocol.ids import JobId, PeerId, job_id, revision_of
 from protocol.inquiry import Inquiries, View
-from protocol.job import JobType
+from protocol.job import JobSpec, JobType
 from protocol.messages import ControlAnswer, ControlRequest
+from protocol.moment import format_moment
 from protocol.records import Certificate, Control, Desired, Keyring, Role, Spec
 from protocol.standingjob import StandingJob
 from protocol.wire import Sealed, encode_record, open_sealed, seal
@@ -105,6 +106,10 @@ class Requests:
         assert isinstance(sealed.record, Spec)
         holders = self.coordination.standbys_of(sealed.record.job)
         held = HeldJob.create(sealed, self.keyring.peer, 1, now.wall_ms, holders)
+        if held.listed:
+            refusal = self._too_late(held.job, now) or self.coordination.direct.freeze(held, now)
+            if refusal:
+                return [Reply(request, error=refusal)]
         return self.coordination.accept(held, request, now)
 
     def _submit(
@@ -131,6 +136,12 @@ class Requests:
             return [self._accepted_before(event, record, elsewhere[0])]
         return self._accept(open_sealed(seal(record, self.keyring), self.keyring), request, now)
 
+    def _too_late(self, spec: JobSpec, now: Now) -> str:
+        end_s = spec.not_after_s
+        if end_s is None or not now.wall_trusted or now.wall < end_s:
+            return ""
+        return f"NotAfter {format_moment(end_s)} is over; name a later moment"
+
     def _accepted_before(self, event: SubmitRequested, record: Spec, view: View) -> Reply:
         """Another peer has accepted this call; of another job under its key nothing is made."""
         revision = revision_of(encode_record(record))
@@ -145,8 +156,9 @@ class Requests:
         refusal = self._why_not_author(spec.namespace)
         if refusal:
             return refusal
-        if spec.type is not JobType.BATCH:
-            return f"this version runs batch jobs and daemons; {spec.type.value} is not there yet"
+        if spec.type not in (JobType.BATCH, JobType.OPS):
+            kind = spec.type.value
+            return f"this version runs batch and ops jobs and daemons; {kind} is not there yet"
         if spec.task.result_paths:
             return (
                 "this version brings output home, but no files: leave ResultPaths out and write "

@@ -102,7 +102,8 @@ class StandingActs:
                 "the role; invite it anew with --role compute,submit"
             )
         if spec.type not in (JobType.DAEMON, JobType.BATCH):
-            return f"this version runs batch jobs and daemons; {spec.type.value} is not there yet"
+            kind = spec.type.value
+            return f"this version runs batch and ops jobs and daemons; {kind} is not there yet"
         if spec.task.result_paths:
             why = "" if spec.type is JobType.BATCH else "it does not end, and "
             return f"{why}this version brings no files home: leave ResultPaths out"
