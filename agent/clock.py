@@ -21,8 +21,10 @@ _RTC: Final = Path("/sys/class/rtc")
 class Clock:
     """Reads monotonic and wall time; the wall never goes behind what was once seen and saved."""
 
-    def __init__(self, highest_wall_s: float = 0.0) -> None:
+    def __init__(self, highest_wall_s: float = 0.0, told_right: bool = False) -> None:
+        """`told_right`: its owner says that the wall clock is kept right (trust_clock)."""
         self.highest_wall_s = highest_wall_s
+        self.told_right = told_right
         self._has_rtc = _RTC.is_dir() and any(_RTC.iterdir())
         self._synchronised = synchronised()
         self._asked_at = time.monotonic()
@@ -38,7 +40,7 @@ class Clock:
         """A clock that survives the night, or one that a time server has set."""
         if not self._has_rtc and time.monotonic() - self._asked_at > ASK_AGAIN_S:
             self._synchronised, self._asked_at = synchronised(), time.monotonic()
-        return self._has_rtc or self._synchronised
+        return self.told_right or self._has_rtc or self._synchronised
 
 
 def utc_offset_s() -> int:

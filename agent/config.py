@@ -261,6 +261,15 @@ class Config:
             "Find and be found on the local network. Costs a few packets a minute.",
         ),
     )
+    trust_clock: bool = field(
+        default=False,
+        metadata=about(
+            FLAG,
+            "The time of this device is kept right by what the agent cannot see, as in a virtual "
+            "machine or container. Otherwise it is believed where there is a hardware clock or "
+            "the kernel follows a time server: until then nothing expires, no schedule fires.",
+        ),
+    )
     preset: str = field(
         default="lan",
         metadata=about(

@@ -47,12 +47,14 @@ class Doctor:
         now = self._agent.clock.now()
         if now.wall_trusted:
             by = "a time server" if synchronised() else "its own hardware clock"
+            by = "whatever its owner trusts (trust_clock)" if self._agent.clock.told_right else by
             return check("clock", True, f"the time is kept by {by}")
         return check(
             "clock",
             None,
             "the time cannot be trusted: nothing expires and no schedule fires until it can",
-            "connect to a network with a time server (timedatectl status)",
+            "connect to a network with a time server (timedatectl status); trust_clock = true in "
+            "config.toml where the time is kept right in another way",
         )
 
     def _disk(self) -> View:

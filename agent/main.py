@@ -108,7 +108,7 @@ class Agent:
         self.config = loaded.config
         self.member = member
         self.store = store
-        self.clock = Clock(_saved_wall_s(store))
+        self.clock = Clock(_saved_wall_s(store), self.config.trust_clock)
         self.name = self.config.name or member.certificate.name
         self.conditions = Conditions(self.config.data_dir)
         self.driver = Driver(self._build, store, self.clock)

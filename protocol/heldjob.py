@@ -330,8 +330,7 @@ class HeldJob:
             return None
         sealed = open_sealed(data, keyring)
         control = self._control_of(sealed)
-        namespace = self.spec.namespace
-        if not any(sealed.author_holds(role, namespace) for role in (Role.SUBMIT, Role.OPERATE)):
+        if not self._stops(sealed, (Role.SUBMIT, Role.OPERATE)):
             raise RemoteProtocolError(f"{sealed.author} may not control this job")
         return control
 
@@ -345,9 +344,7 @@ class HeldJob:
         """Verify a control record that somebody asks to apply. Raises RemoteProtocolError."""
         sealed = open_sealed(data, keyring)
         control = self._control_of(sealed)
-        if sealed.author != self.author and not any(
-            sealed.author_holds(role, self.spec.namespace) for role in self.stoppers
-        ):
+        if sealed.author != self.author and not self._stops(sealed, self.stoppers):
             raise RemoteProtocolError(f"{sealed.author} may not control this job")
         return control
 
@@ -355,6 +352,12 @@ class HeldJob:
     def source(self) -> JobId | None:
         """The schedule or template it is a run of."""
         return source_of(self.spec)
+
+    def _stops(self, sealed: Sealed, roles: tuple[Role, ...]) -> bool:
+        """Whether it holds one of these roles; a peer always has its own run of a schedule."""
+        if self.spec.kind == DERIVED and self.spec.key.endswith(f"/{sealed.author}"):
+            return True
+        return any(sealed.author_holds(role, self.spec.namespace) for role in roles)
 
     @property
     def stoppers(self) -> tuple[Role, ...]:

@@ -38,6 +38,7 @@ GRACE_S: Final = 60  # a slot is fired this late at most, but for CatchUp: a tak
 CATCH_UP_S: Final = 3 * 86_400  # so late with it; well within the time for which runs are kept
 # A clock that went back further than this was wrong before: slots count from its new time again.
 BACK_S: Final = 3_600
+UNTRUSTED: Final = "this peer does not know the time (shoal doctor), and fires nothing"
 SLOTS_MAX: Final = 64  # fired at once, of a schedule by the second after a minute of silence
 
 
@@ -145,14 +146,14 @@ class Schedules:
         watch = self._watched(held, now)
         watch.due = NEVER
         if not now.wall_trusted:
-            watch.first, watch.since = None, NEVER
+            watch.first, watch.since, watch.problem = None, NEVER, UNTRUSTED
             return []
+        watch.problem = ""
         if now.mono < self._ready_at:
             watch.due = self._ready_at
             return []
         effects = self._heed_clock(job, watch, now)
         try:
-            watch.problem = ""
             effects += self._fire_due(held, watch, spec, spec.schedule, now)
             following = self.cron.next(spec.schedule, max(watch.mark, int(now.wall)))
         except JobSpecError as error:  # of a peer whose time zones are others

@@ -48,7 +48,6 @@ from protocol.ids import PeerId
 from protocol.messages import OVERTAKING, Facts
 from protocol.node import Node
 from protocol.resources import Resources
-from protocol.sim.cron import EverySeconds
 from protocol.sim.dialler import REDIAL_FIRST_S, Dialler
 from protocol.sim.disk import Disk
 from protocol.sim.host import Host
@@ -224,7 +223,7 @@ class Device:
         self.lives += 1
         rng = Random(f"{self.world.seed}/node/{self.index}/{self.lives}")
         self.world.note(self.index, "starts", "a new life begins")
-        self.node = Node(self.keyring, self.config, rng, self.disk.image(), EverySeconds())
+        self.node = Node(self.keyring, self.config, rng, self.disk.image(), self.world.cron)
         if self.world.watcher is not None:
             self.world.watcher.booted(self)
         self.handle(Booted(self.host.found()))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from protocol.constraints import explain_all
+from protocol.derived import open_spec
 from protocol.effects import Effect, Gossip, Save, Send, StartTask
 from protocol.errors import RemoteProtocolError
 from protocol.events import DeadlinePassed, Event, FrameReceived, GossipReceived, SubmitRequested
@@ -40,10 +41,11 @@ from protocol.records import (
 from protocol.resources import Resources
 from protocol.sim.device import Device
 from protocol.sim.ledger import EXECUTION_BYTES_MAX, Ledger, pair_of
+from protocol.sim.schedulewatch import ScheduleWatch
 from protocol.sim.standingwatch import StandingWatch
 from protocol.sim.tasks import Task
 from protocol.sim.world import World
-from protocol.wire import Sealed, loads, open_sealed
+from protocol.wire import Sealed, loads
 
 VIOLATIONS_MAX: Final = 20  # of one run: the first few tell the story
 PROBES: Final = (1, 2, 3, 4)  # kinds of messages that can change nothing of a job
@@ -86,10 +88,12 @@ class Invariants:
     _ledgers: list[Ledger] = field(default_factory=list)
     _opened: dict[bytes, Sealed] = field(default_factory=dict)
     standing: StandingWatch = field(init=False)
+    schedules: ScheduleWatch = field(init=False)
 
     def __post_init__(self) -> None:
         self._ledgers = [Ledger(self._record) for _ in self.world.devices]
         self.standing = StandingWatch(self.world, self.violate, self._open)
+        self.schedules = ScheduleWatch(self.violate)
 
     def violate(self, device: int, text: str) -> None:
         if len(self.violations) < VIOLATIONS_MAX:
@@ -133,6 +137,7 @@ class Invariants:
         """The node is between two events: what it saved and what it holds must agree."""
         ledger, node = self._ledgers[device.index], device.node
         assert node is not None
+        self.schedules.handled(device, effects, self.world.heap.now)
         for effect in effects:
             if isinstance(effect, Save):
                 for text in ledger.saved(effect):
@@ -366,7 +371,7 @@ class Invariants:
         sealed = self._opened.get(data)
         if sealed is None:
             try:
-                sealed = open_sealed(data, self.world.devices[0].keyring)
+                sealed = open_spec(data, self.world.devices[0].keyring)
             except RemoteProtocolError:
                 return None
             self._opened[data] = sealed

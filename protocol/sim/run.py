@@ -20,6 +20,7 @@ from protocol.sim.people import People
 from protocol.sim.quiet import unrest
 from protocol.sim.rogue import schedule_rogue
 from protocol.sim.scenarios import MIXED, SCENARIOS, Scenario
+from protocol.sim.timers import Timers
 from protocol.sim.trace import Trace
 from protocol.sim.world import World
 
@@ -40,6 +41,7 @@ class Options:
     daemons: int = 3
     scenario: str = MIXED
     faults: Faults | None = None  # instead of the scenario's
+    schedules: int = 2  # at most; each keeps a run going for longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +74,16 @@ def run(seed: int, options: Options, line: Callable[[str], None] | None = None) 
     people.draw(options.jobs)
     keepers = Keepers(world, invariants.standing, Random(f"{name}/keepers"), faults.heal_s)
     keepers.draw(options.daemons)
+    rng = Random(f"{name}/timers")
+    timers = Timers(world, invariants.schedules, rng, faults.heal_s)
+    timers.draw(rng.randint(0, options.schedules))
     script = Script(world, faults, Random(f"{name}/script"))
     script.schedule()
     rng = Random(f"{name}/rogue")
     for _ in range(faults.rogues):
         schedule_rogue(world, rng)
     world.heap.run(faults.heal_s)
-    _settle(world, people, keepers, invariants, faults.heal_s + QUIET_S)
+    _settle(world, people, keepers, timers, invariants, faults.heal_s + QUIET_S)
     traffic = world.network.traffic
     return Outcome(
         seed=seed,
@@ -136,11 +141,17 @@ def _draw_roles(index: int, rng: Random) -> tuple[str, ...]:
 
 
 def _settle(
-    world: World, people: People, keepers: Keepers, invariants: Invariants, end: float
+    world: World,
+    people: People,
+    keepers: Keepers,
+    timers: Timers,
+    invariants: Invariants,
+    end: float,
 ) -> None:
     """Run on until all is quiet and stays so; what is not quiet in the end is a violation."""
     while world.heap.now < end and not invariants.violations:
-        if not (people.busy or keepers.busy) and not unrest(world, invariants):
+        busy = people.busy or keepers.busy or timers.busy
+        if not busy and not unrest(world, invariants):
             world.heap.run(world.heap.now + STAY_S)
             if not unrest(world, invariants):
                 return
@@ -149,5 +160,5 @@ def _settle(
         return
     for device, text in unrest(world, invariants):
         invariants.violate(device, text)
-    if people.busy or keepers.busy:
+    if people.busy or keepers.busy or timers.busy:
         invariants.violate(-1, "somebody who called was never answered")

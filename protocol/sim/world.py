@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from protocol.effects import Effect, Reply, Save, StartTask
 from protocol.events import Event
 from protocol.ids import PeerId
+from protocol.sim.cron import EverySeconds
 from protocol.sim.heap import Heap
 from protocol.sim.network import Network
 from protocol.sim.tasks import Task
@@ -47,6 +48,7 @@ class World:
     rng: Random  # of devices: delays of disks and tasks
     seed: str
     devices: list[Device] = field(default_factory=list)
+    cron: EverySeconds = field(default_factory=EverySeconds)  # of all devices
     by_peer: dict[PeerId, Device] = field(default_factory=dict)
     watcher: Watcher | None = None
     on_reply: Callable[[Device, Reply], None] | None = None

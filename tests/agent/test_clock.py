@@ -62,3 +62,11 @@ async def test_without_battery_or_time_server_it_is_not_trusted(wall: list[float
     clock = Clock()
     clock._has_rtc = False
     assert clock.now().wall_trusted == synchronised()
+
+
+async def test_its_owner_may_say_that_it_is_right(wall: list[float]) -> None:
+    clock = Clock(told_right=True)
+    clock._has_rtc = False
+    assert clock.now().wall_trusted
+    wall[0] = 42.0  # but not that it was right all along
+    assert not clock.now().wall_trusted

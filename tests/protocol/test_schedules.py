@@ -181,11 +181,13 @@ def test_nothing_is_fired_on_a_clock_that_is_not_trusted() -> None:
     net.boxes["a"].trusted = False
     net.minute(2)
     assert net.runs() == []
+    assert "does not know the time" in net.watch("a").problem
     assert net.schedules("a").next_s(net.standing("a").job.schedule, net.clock("a")) == 0
     net.boxes["a"].trusted = True
     net.sample("a")
     net.run(1.0)
     assert len(net.runs()) == 1  # the one of this minute
+    assert net.watch("a").problem == ""
 
 
 def test_a_clock_that_jumps_ahead_fires_the_latest_slot_once() -> None:
@@ -361,6 +363,18 @@ def test_a_peer_that_may_not_submit_runs_its_own_all_the_same() -> None:
     net.boot("w")
     net.minute()
     assert len([name for name, _ in net.starts() if name == "w"]) == 2
+
+
+def test_a_peer_that_may_not_submit_replaces_its_own_run() -> None:
+    net = ScheduleNet("a", "w", roles={"w": WORKER})
+    net.ran("a", schedule(Scope="each", Overlap="replace", on=("w",)))
+    net.minute(2)
+    assert len(net.starts()) == 2
+    assert [run.desired for run in net.runs()] == [Desired.STOPPED, Desired.RUNNING]
+    net.kill("w")
+    net.boot("w")
+    assert net["w"].unreadable == []
+    assert len(net.runs()) == 2
 
 
 def test_a_peer_that_comes_to_match_begins_with_the_next_slot() -> None:

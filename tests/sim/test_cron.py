@@ -21,3 +21,9 @@ def test_slots_are_multiples() -> None:
 def test_what_it_cannot_tell_it_refuses(cron: str) -> None:
     with pytest.raises(JobSpecError, match=r"Schedule\.Cron"):
         EverySeconds().next(Schedule(cron=cron), 0)
+
+
+def test_no_slot_comes_once_it_is_over() -> None:
+    minutes = Schedule(cron="* * * * *")
+    cron = EverySeconds(over=True)
+    assert cron.next(minutes, 0) is cron.last(minutes, 60) is None

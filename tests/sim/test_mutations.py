@@ -36,6 +36,7 @@ from protocol.node import Node
 from protocol.opsjournal import Entry, OpsJournal, Row
 from protocol.placement import Placement
 from protocol.records import Acceptance, Assignment, Fence, Keyring, Result
+from protocol.schedules import Schedules, Watch
 from protocol.sim.faults import Faults
 from protocol.sim.network import Conditions
 from protocol.sim.run import Options, run
@@ -428,6 +429,68 @@ def _hung_starts(patch: Patch) -> None:
 
 LATE = Faults(conditions=Conditions(reorder=0.4, duplicate=0.2), crashes=4)  # awards come late
 
+
+def _early_slots(patch: Patch) -> None:
+    """Slots are looked at as if it were a little later."""
+    fire_due = Schedules._fire_due
+
+    def early(self: Schedules, *arguments: object) -> list[Effect]:
+        *others, now = arguments
+        assert isinstance(now, Now)
+        later = Now(now.mono, now.wall + 15.0, now.wall_trusted)
+        return fire_due(self, *others, later)  # type: ignore[arg-type]
+
+    patch.setattr(Schedules, "_fire_due", early)
+
+
+def _any_clock(patch: Patch) -> None:
+    """A clock is believed whatever it says of itself."""
+    review = Schedules.review
+    patch.setattr(
+        Schedules, "review", lambda self, job, now: review(self, job, Now(now.mono, now.wall))
+    )
+
+
+def _forgotten_marks(patch: Patch) -> None:
+    """What was fired is forgotten with each life: neither the mark nor the run is looked at."""
+    patch.setattr(Schedules, "restore", lambda self, disk: [])
+    fires = Schedules._handle
+
+    def blind(self: Schedules, *arguments: object) -> list[Effect]:
+        catalogue = self.coordination.catalogue
+        jobs, catalogue.jobs = catalogue.jobs, {}
+        try:
+            return fires(self, *arguments)  # type: ignore[arg-type]
+        finally:
+            catalogue.jobs = {**jobs, **catalogue.jobs}
+
+    patch.setattr(Schedules, "_handle", blind)
+
+
+def _one_firer(patch: Patch) -> None:
+    """Whoever was first when the schedule came stays so, dead or alive."""
+    fires = Schedules._fires
+    firsts: dict[tuple[JobId, int], PeerId | None] = {}
+
+    def first(self: Schedules, job: JobId, watch: Watch, spec: JobSpec, now: Now) -> bool:
+        found = fires(self, job, watch, spec, now)
+        key = (job, id(self.standing.keyring))
+        return firsts.setdefault(key, watch.first) == self.me and found
+
+    patch.setattr(Schedules, "_fires", first)
+
+
+def _unsaved_marks(patch: Patch) -> None:
+    """Which slot was handled is known in memory only."""
+    marked = Schedules._marked
+
+    def unsaved(self: Schedules, job: JobId, slot: int) -> list[Effect]:
+        marked(self, job, slot)
+        return []
+
+    patch.setattr(Schedules, "_marked", unsaved)
+
+
 MUTATIONS = (
     Mutation("stale fence accepted", _stale_fence, "at Fence.* (and knows|after) Fence", LATE),
     Mutation("fence not saved", _forgotten_fence, "does not remember it"),
@@ -467,6 +530,11 @@ MUTATIONS = (
     Mutation("lost ops started again", _restarted_ops, "second time", CUTS),
     Mutation("list grows without NotAfter", _growing_list, "grows after it was frozen"),
     Mutation("standby keeps part of a list", _shrinking_list, "no longer on the list|differs"),
+    Mutation("fired early", _early_slots, "before its time"),
+    Mutation("fired by a wrong clock", _any_clock, "clock that is not trusted", scenario="clocks"),
+    Mutation("fired again in the next life", _forgotten_marks, "fires run .* twice"),
+    Mutation("nobody stands in", _one_firer, "has not run since all is well", GRAVE),
+    Mutation("mark not saved", _unsaved_marks, "without saving it with its mark"),
     Mutation("gone peers waited for", _never_given_up, "has not ended|woken", GRAVE),
 )
 

@@ -1,0 +1,72 @@
+"""What must hold of schedules: no run before its time, on a wrong clock, or twice from one device.
+
+The world is the judge: what was fired is read from the disk of whoever fired it, when it was fired
+from the world's own time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from protocol.derived import open_spec, slot_of, source_of
+from protocol.effects import Bucket, Effect, Save, Tell
+from protocol.errors import RemoteProtocolError
+from protocol.ids import JobId
+from protocol.records import Spec
+from protocol.sim.device import Device
+from protocol.wire import loads
+
+Rows = dict[tuple[Bucket, str], bytes | None]
+HANDLED: Final = ("schedule.fired", "schedule.skipped")
+
+
+@dataclass(slots=True)
+class ScheduleWatch:
+    """Follows all devices of one run."""
+
+    violate: Callable[[int, str], None]
+    handled_at: dict[JobId, float] = field(default_factory=dict)  # by schedule, simulated time
+    _fired: dict[tuple[int, JobId], None] = field(default_factory=dict)  # by device, run
+
+    def handled(self, device: Device, effects: list[Effect], time: float) -> None:
+        """The node is between two events."""
+        for effect in effects:
+            if isinstance(effect, Tell) and effect.kind in HANDLED and effect.job is not None:
+                self.handled_at[effect.job] = time
+        saves = [effect for effect in effects if isinstance(effect, Save)]
+        rows: Rows = {(bucket, key): value for save in saves for bucket, key, value in save.rows}
+        for effect in effects:
+            if isinstance(effect, Tell) and effect.kind == "schedule.fired":
+                self._check(device, JobId(str(effect.fields["job"])), effect.job, rows)
+
+    def _check(
+        self,
+        device: Device,
+        run: JobId,
+        schedule: JobId | None,
+        rows: Rows,
+    ) -> None:
+        data, mark = rows.get(("spec", run)), rows.get(("schedule", str(schedule)))
+        if data is None or mark is None:
+            self.violate(device.index, f"fires run {run} without saving it with its mark")
+            return
+        if (device.index, run) in self._fired:
+            self.violate(device.index, f"fires run {run} twice")
+        self._fired[(device.index, run)] = None
+        try:
+            spec = open_spec(data, device.keyring).record
+        except RemoteProtocolError as error:
+            self.violate(device.index, f"fires run {run}, which nobody would take: {error}")
+            return
+        assert isinstance(spec, Spec)
+        now, slot = device.now(), slot_of(spec)
+        # Of several slots that are fired at once the mark is the last one's.
+        handled = loads(mark)
+        if source_of(spec) != schedule or not isinstance(handled, int) or handled < slot:
+            self.violate(device.index, f"marks another slot than that of run {run}")
+        if not now.wall_trusted:
+            self.violate(device.index, f"fires run {run} on a clock that is not trusted")
+        if slot > now.wall:
+            self.violate(device.index, f"fires run {run} before its time")

@@ -1,0 +1,92 @@
+"""The watch over schedules: each thing it looks for, shown to it."""
+
+from random import Random
+
+from protocol.derived import derive
+from protocol.effects import Save, Tell
+from protocol.ids import JobId, job_id
+from protocol.records import Spec
+from protocol.sim.device import EPOCH_S, Device
+from protocol.sim.run import build
+from protocol.sim.schedulewatch import ScheduleWatch
+from protocol.sim.trace import Trace
+from protocol.wire import dumps, seal
+from tests.protocol.schedulenet import schedule
+
+SLOT = int(EPOCH_S)
+
+
+class Shown:
+    """One device, and what the watch says of what it is made to do."""
+
+    def __init__(self) -> None:
+        self.device: Device = build("lab", 1, Random(1), Trace()).devices[0]
+        self.texts: list[str] = []
+        self.watch = ScheduleWatch(lambda device, text: self.texts.append(text))
+        keyring = self.device.keyring
+        self.schedule = job_id(keyring.shoal, "default", "standing", "backup")
+        spec = Spec(
+            job=self.schedule,
+            shoal=keyring.shoal,
+            namespace="default",
+            kind="standing",
+            key="backup",
+            generation=1,
+            body=schedule().encode(),
+        )
+        self.source = seal(spec, keyring)
+
+    def fire(self, slot: int = SLOT, mark: int | None = None, data: bytes | None = None) -> str:
+        sealed = derive(self.source, str(slot), {}, self.device.keyring)
+        assert isinstance(sealed.record, Spec)
+        run = sealed.record.job
+        saved = Save(
+            (
+                ("spec", run, sealed.data if data is None else data),
+                ("schedule", self.schedule, dumps(slot if mark is None else mark)),
+            )
+        )
+        return self.tell(run, saved)
+
+    def tell(self, run: JobId, *saves: Save) -> str:
+        told = Tell("schedule.fired", "", self.schedule, fields={"job": run})
+        self.watch.handled(self.device, [*saves, told], 7.0)
+        return "; ".join(self.texts)
+
+
+def test_a_run_at_its_time_is_right_once() -> None:
+    shown = Shown()
+    assert shown.fire() == ""
+    assert shown.watch.handled_at == {shown.schedule: 7.0}
+    assert "twice" in shown.fire()
+
+
+def test_a_run_that_is_not_saved_with_its_mark() -> None:
+    shown = Shown()
+    assert "without saving it with its mark" in shown.tell(JobId("a" * 32))
+
+
+def test_a_run_before_its_time() -> None:
+    assert "before its time" in Shown().fire(SLOT + 3600)
+
+
+def test_a_run_on_a_clock_that_is_not_trusted() -> None:
+    shown = Shown()
+    shown.device.clocks.wall_trusted = False
+    assert "not trusted" in shown.fire()
+
+
+def test_a_mark_of_another_slot() -> None:
+    assert "marks another slot" in Shown().fire(mark=SLOT - 60)
+
+
+def test_a_run_that_nobody_would_take() -> None:
+    assert "nobody would take" in Shown().fire(data=b"\x00")
+
+
+def test_a_run_that_is_skipped_is_handled_too() -> None:
+    shown = Shown()
+    skipped = Tell("schedule.skipped", "", shown.schedule)
+    shown.watch.handled(shown.device, [skipped], 9.0)
+    assert shown.watch.handled_at == {shown.schedule: 9.0}
+    assert shown.texts == []
