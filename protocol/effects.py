@@ -25,6 +25,7 @@ Bucket = Literal[
     "fence",
     "standing",
     "daemon",
+    "version",
     "ops",
 ]
 BUCKETS: tuple[Bucket, ...] = (
@@ -38,6 +39,7 @@ BUCKETS: tuple[Bucket, ...] = (
     "fence",
     "standing",
     "daemon",
+    "version",
     "ops",
 )
 

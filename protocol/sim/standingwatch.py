@@ -61,7 +61,7 @@ class StandingWatch:
                 self.violate(index, f"standing job {job} goes back over a crash from {height}")
 
     def forgot(self, device: Device) -> None:
-        """Its database is lost, and the others bring it what it had."""
+        """Its database is lost: what it held may be older now, until it hears from others."""
         for key in [key for key in self._heights if key[0] == device.index]:
             del self._heights[key]
 

@@ -240,6 +240,84 @@ def _blind_adoption(patch: Patch) -> None:
     patch.setattr(Executor, "_adopt", lambda self, execution, task, now: [])
 
 
+def _unsaved_standing(patch: Patch) -> None:
+    """A standing job's record is kept in memory only."""
+    patch.setattr(Standing, "_save", lambda self, changed: [])
+
+
+def _early_word(patch: Patch) -> None:
+    """What was just merged is acknowledged before it is durable."""
+    patch.setattr(device_module, "OVERTAKING", (*OVERTAKING, SyncHeld))
+
+
+def _any_spec_wins(patch: Patch) -> None:
+    """Whatever generation comes last is kept."""
+    patch.setattr(standingjob_module, "spec_rank", lambda spec, data: (data,))
+
+
+def _any_author(patch: Patch) -> None:
+    """Nobody looks at the roles of a daemon's author."""
+    patch.setattr(standingjob_module, "checked_spec", lambda sealed, keyring: sealed)
+    why_unfit = Daemons._why_unfit
+
+    def lenient(self: Daemons, held: StandingJob, spec: JobSpec) -> str:
+        reason = why_unfit(self, held, spec)
+        return "" if reason.startswith("policy: the author") else reason
+
+    patch.setattr(Daemons, "_why_unfit", lenient)
+
+
+def _no_comparing(patch: Patch) -> None:
+    """Peers that meet again do not compare their standing jobs, now or later."""
+    patch.setattr(Standing, "_sync_soon", lambda self, peer: None)
+
+
+def _unjournaled_daemon(patch: Patch) -> None:
+    """A daemon is started without a journal of it."""
+    start = Daemons._start
+
+    def unsaved(self: Daemons, *arguments: object) -> list[Effect]:
+        effects = start(self, *arguments)  # type: ignore[arg-type]
+        return [effect for effect in effects if not isinstance(effect, Save)]
+
+    patch.setattr(Daemons, "_start", unsaved)
+
+
+def _second_daemon(patch: Patch) -> None:
+    """A restarted agent starts its daemons beside those that still run."""
+    adopt = Daemons._adopt
+
+    def forgetful(self: Daemons, daemon: Daemon, task: object, now: Now) -> list[Effect]:
+        return adopt(self, daemon, None, now)
+
+    patch.setattr(Daemons, "_adopt", forgetful)
+
+
+def _unstoppable(patch: Patch) -> None:
+    """What was stopped or deleted runs on."""
+    patch.setattr(Daemons, "_over", lambda self, daemon, held: [])
+
+
+def _once_described(patch: Patch) -> None:
+    """A device looks once what belongs on it, and not when it is moved."""
+    described = Daemons.described
+
+    def once(self: Daemons, now: Now) -> list[Effect]:
+        return [] if self.ready else described(self, now)
+
+    patch.setattr(Daemons, "described", once)
+
+
+def _ended_for_good(patch: Patch) -> None:
+    """A daemon that ended is not started again."""
+    patch.setattr(Daemons, "_pause", lambda self, daemon: NEVER)
+
+
+def _never_updated(patch: Patch) -> None:
+    """The wave of an update never comes."""
+    patch.setattr(daemons_module, "wave_delay_s", lambda *arguments: NEVER)
+
+
 def _unjournaled_ops(patch: Patch) -> None:
     """An ops job is started before its start is in the journal."""
     patch.setattr(OpsJournal, "start", lambda self, revision: [])
@@ -348,84 +426,6 @@ def _hung_starts(patch: Patch) -> None:
     patch.setattr(Executor, "_never_started", lambda self, execution, now: [])
 
 
-def _unsaved_standing(patch: Patch) -> None:
-    """A standing job's record is kept in memory only."""
-    patch.setattr(Standing, "_save", lambda self, changed: [])
-
-
-def _early_word(patch: Patch) -> None:
-    """What was just merged is acknowledged before it is durable."""
-    patch.setattr(device_module, "OVERTAKING", (*OVERTAKING, SyncHeld))
-
-
-def _any_spec_wins(patch: Patch) -> None:
-    """Whatever generation comes last is kept."""
-    patch.setattr(standingjob_module, "spec_rank", lambda spec, data: (data,))
-
-
-def _any_author(patch: Patch) -> None:
-    """Nobody looks at the roles of a daemon's author."""
-    patch.setattr(standingjob_module, "checked_spec", lambda sealed, keyring: sealed)
-    why_unfit = Daemons._why_unfit
-
-    def lenient(self: Daemons, held: StandingJob, spec: JobSpec) -> str:
-        reason = why_unfit(self, held, spec)
-        return "" if reason.startswith("policy: the author") else reason
-
-    patch.setattr(Daemons, "_why_unfit", lenient)
-
-
-def _no_comparing(patch: Patch) -> None:
-    """Peers that meet again do not compare their standing jobs, now or later."""
-    patch.setattr(Standing, "_sync_soon", lambda self, peer: None)
-
-
-def _unjournaled_daemon(patch: Patch) -> None:
-    """A daemon is started without a journal of it."""
-    start = Daemons._start
-
-    def unsaved(self: Daemons, *arguments: object) -> list[Effect]:
-        effects = start(self, *arguments)  # type: ignore[arg-type]
-        return [effect for effect in effects if not isinstance(effect, Save)]
-
-    patch.setattr(Daemons, "_start", unsaved)
-
-
-def _second_daemon(patch: Patch) -> None:
-    """A restarted agent starts its daemons beside those that still run."""
-    adopt = Daemons._adopt
-
-    def forgetful(self: Daemons, daemon: Daemon, task: object, now: Now) -> list[Effect]:
-        return adopt(self, daemon, None, now)
-
-    patch.setattr(Daemons, "_adopt", forgetful)
-
-
-def _unstoppable(patch: Patch) -> None:
-    """What was stopped or deleted runs on."""
-    patch.setattr(Daemons, "_over", lambda self, daemon, held: [])
-
-
-def _once_described(patch: Patch) -> None:
-    """A device looks once what belongs on it, and not when it is moved."""
-    described = Daemons.described
-
-    def once(self: Daemons, now: Now) -> list[Effect]:
-        return [] if self.ready else described(self, now)
-
-    patch.setattr(Daemons, "described", once)
-
-
-def _ended_for_good(patch: Patch) -> None:
-    """A daemon that ended is not started again."""
-    patch.setattr(Daemons, "_pause", lambda self, daemon: NEVER)
-
-
-def _never_updated(patch: Patch) -> None:
-    """The wave of an update never comes."""
-    patch.setattr(daemons_module, "wave_delay_s", lambda *arguments: NEVER)
-
-
 LATE = Faults(conditions=Conditions(reorder=0.4, duplicate=0.2), crashes=4)  # awards come late
 
 MUTATIONS = (
@@ -448,7 +448,6 @@ MUTATIONS = (
     Mutation("no takeover", _no_takeover, "has not ended"),
     Mutation("no anti-entropy", _no_anti_entropy, "differs|has not ended"),
     Mutation("garbage raises", _raising, "the node broke"),
-    Mutation("hung starts", _hung_starts, "for ever|has not ended", scenario="black-holes"),
     Mutation("standing job not saved", _unsaved_standing, "not as it was saved"),
     Mutation("acknowledged too early", _early_word, "says what is not on its disk: SyncHeld"),
     Mutation("any spec wins", _any_spec_wins, "standing job .* goes back"),
@@ -460,6 +459,7 @@ MUTATIONS = (
     Mutation("labels looked at once", _once_described, "daemon .* (should not|does not run)"),
     Mutation("daemon not restarted", _ended_for_good, "daemon .* runs 0 times"),
     Mutation("daemon not updated", _never_updated, "in another revision than it should"),
+    Mutation("hung starts", _hung_starts, "for ever|has not ended", scenario="black-holes"),
     Mutation("tasks not adopted", _blind_adoption, "is (starting|running)|still|has not ended"),
     Mutation("ops start not journaled", _unjournaled_ops, "without a journal"),
     Mutation("ops journal forgotten at takeover", _forgotten_journal, "second time", ORPHANS),
