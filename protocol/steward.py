@@ -54,7 +54,6 @@ class Steward:
             rng,
             self.standing,
             bidder,
-            config.coordination.start_max_s,
             adverts,
             connected,
         )

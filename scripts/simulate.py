@@ -41,8 +41,7 @@ def main() -> int:
     arguments = parse()
     if arguments.scale:
         return scale(arguments)
-    scenario = arguments.scenario or ""
-    plan = Plan(arguments.peers, arguments.jobs, arguments.daemons, scenario)
+    plan = Plan(arguments.peers, arguments.jobs, arguments.daemons, arguments.scenario or "")
     if arguments.seed is not None:
         return report([replay(arguments.seed, plan, arguments.trace)], plan, 0.0)
     began = time.monotonic()

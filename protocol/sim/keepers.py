@@ -7,7 +7,7 @@ from random import Random
 from typing import Final
 
 from protocol.effects import Reply
-from protocol.events import ControlRequested, Event, SubmitRequested
+from protocol.events import ControlRequested, Event, SelfDescribed, SubmitRequested
 from protocol.ids import JobId, job_id
 from protocol.job import JobSpec, Plain
 from protocol.records import Desired
@@ -44,7 +44,7 @@ class Keepers:
     world: World
     watch: StandingWatch
     rng: Random
-    heal_s: float = HEAL_S
+    heal_s: float = HEAL_S  # what they wish is spread over this time
     wishes: list[Wish] = field(default_factory=list)
     _requests: dict[int, Wish] = field(default_factory=dict)
     _count: int = FIRST_REQUEST
@@ -52,7 +52,7 @@ class Keepers:
     def draw(self, daemons: int) -> None:
         """Put the wishes on the heap; some are made at two devices at one moment."""
         for number in range(daemons):
-            name, at = f"daemon-{number}", self.rng.uniform(0.5, self.heal_s / 3)
+            name, at = f"daemon-{number}", self.rng.uniform(0.5, 15.0)
             self._place("update", name, at)
             for _ in range(self.rng.randint(0, 4)):
                 at += self.rng.choice((0.0, 0.3, 4.0, 15.0))
@@ -78,6 +78,7 @@ class Keepers:
         device = self.rng.randrange(len(self.world.devices))
         wish = Wish(event, name, device, len(self.wishes))
         self.wishes.append(wish)
+        at *= self.heal_s / HEAL_S
         self.world.heap.at(min(at, self.heal_s - 1.0), self._ask, wish)
 
     def _ask(self, wish: Wish) -> None:
@@ -123,7 +124,11 @@ class Keepers:
         mine = device.described
         mine.labels["zone"] = self.rng.choice(ZONES)
         self.world.note(device.index, "relabel", f"is in zone {mine.labels['zone']} now")
-        device.describe()
+        event = SelfDescribed(
+            (device.address,), dict(mine.labels), mine.cpu_m, mine.memory_bytes, mine.disk_bytes
+        )
+        if device.node is not None:
+            device.handle(event)
 
     def _on_reply(self, device: Device, reply: Reply) -> None:
         wish = self._requests.get(reply.request)
