@@ -176,6 +176,18 @@ def _job_run(parser: ArgumentParser) -> None:
     _following(parser)
 
 
+def _versions(parser: ArgumentParser) -> None:
+    _job(parser)
+    parser.add_argument("--diff", action="store_true", help="what each changed")
+
+
+def _rollback(parser: ArgumentParser) -> None:
+    _job(parser)
+    parser.add_argument(
+        "--to", metavar="GENERATION", type=int, help="to this one (the one before the present)"
+    )
+
+
 def _rerun(parser: ArgumentParser) -> None:
     _job(parser)
     _following(parser)
@@ -276,6 +288,8 @@ COMMANDS: Final = (
     Command("job describe", "all about one job", "jobs:describe", _job),
     Command("job executions", "each attempt of each slot", "jobs:executions", _job),
     Command("job logs", "what its tasks wrote", "logs:logs", _logs),
+    Command("job versions", "what a daemon or service was before", "versions:versions", _versions),
+    Command("job rollback", "run an earlier version again", "versions:rollback", _rollback),
     Command("job rerun", "run a job again that has ended", "runs:rerun", _rerun),
     Command("job history", "what became of a job, in order", "events:history", _job),
     Command("job wait", "until it ends; its exit code is ours", "runs:wait", _wait),

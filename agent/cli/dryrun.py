@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import units
 from agent.cli.exitcodes import OK
 from agent.cli.tables import show_json, show_table
+from agent.cli.versions import told
 from agent.client import Client
 from agent.printable import clean
 
 if TYPE_CHECKING:
     from protocol.job import JobSpec
     from protocol.tree import Plain
-
-SHOWN_MAX = 120  # characters of a value in a terminal
 
 
 def dry_run(client: Client, spec: JobSpec, args: Namespace) -> int:
@@ -36,8 +34,7 @@ def dry_run(client: Client, spec: JobSpec, args: Namespace) -> int:
         return OK
     print(_headline(spec, present, changes))
     for change in changes:
-        before, after = _value(change["before"]), _value(change["after"])
-        print(clean(f"  {change['path']}: {before} -> {after}"))
+        print(clean(f"  {told(change['path'], change['before'], change['after'])}"))
     print()
     rows = [(place["name"], place["reason"] or "fits") for place in places]
     show_table(("DEVICE", "WOULD IT RUN THERE"), rows)
@@ -88,8 +85,3 @@ def _place(peer: dict[str, Any], spec: JobSpec) -> dict[str, Any]:
     if not reason and peer.get("draining") and spec.type.counted:
         reason = "it is draining"
     return {"peer": peer["id"], "name": name, "reason": reason}
-
-
-def _value(value: Any) -> str:
-    text = "(not set)" if value is None else json.dumps(value)
-    return text if len(text) <= SHOWN_MAX else text[: SHOWN_MAX - 1] + "…"

@@ -172,6 +172,11 @@ class MemoryBackend:
             self.finish(view["id"], None, "stopped")
         return {"job": view["id"], "state": "stopped"}
 
+    async def versions(self, job: str) -> list[dict[str, Any]]:
+        view = await self.job(job)
+        found: list[dict[str, Any]] = view.get("versions", [])
+        return found
+
     async def delete(self, job: str) -> dict[str, Any]:
         view = await self.job(job)
         self.finish(view["id"], None, "deleted")

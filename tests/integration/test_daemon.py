@@ -202,3 +202,22 @@ def test_a_task_that_is_not_well_is_started_again(lab: Lab, tmp_path: Path) -> N
     part = parts(lab[0], job)[lab[1].peer]
     assert part["past"][0]["reason"] == "unhealthy: test ended with exit code 1"
     assert parts(lab[0], job)[lab[2].peer]["restarts"] == 0
+
+
+def test_an_earlier_version_is_run_again(lab: Lab, tmp_path: Path) -> None:
+    now = {"HealthyAfter": "1s", "MaxParallel": 3}
+    job = ran(lab, lab[0], job_file(tmp_path, "versions", Update=now))
+    lab.until(lambda: runs_on(lab[0], job, *lab.devices[:3]), "it runs on all three", SOON_S)
+    ran(lab, lab[1], job_file(tmp_path, "versions", "exec sleep 2000", Update=now))
+    listed = lab.shoal(lab[2], "job", "versions", "versions", "--diff")
+    assert listed.code == 0 and '-> "exec sleep 2000"' in listed.out, listed
+    done = lab.shoal(lab[2], "job", "rollback", "versions")
+    assert done.code == 0 and "generation 1 runs again as 3" in done.err, done
+
+    def back() -> bool:
+        with lab[0].client() as client:
+            view = client.job(job)
+        ours = all(part["revision"] == view["revision"] for part in view["parts"])
+        return view["generation"] == 3 and ours and runs_on(lab[0], job, *lab.devices[:3])
+
+    lab.until(back, "all three run it again", SOON_S)
