@@ -142,8 +142,7 @@ class Standing:
             data, since_ms = held.spec_data, held.since_ms
             self._unhold(held)
             taken = held.offer(sealed)
-            if held.records:
-                self._hold(held)
+            self._hold(held)  # the first record of a job is always taken
             if taken or held.seen != seen:
                 changed[held.id] = None
             if taken and spec:
