@@ -21,6 +21,7 @@ from agent.printable import clean
 
 LINE_BYTES_MAX: Final = 64 * 1024  # a longer line is broken rather than kept
 END_S: Final = 2.0
+EVERYWHERE: Final = 0  # slots of a job that runs on each device that matches
 WAITING_MAX: Final = 256  # lines read ahead of what the terminal takes
 
 
@@ -119,31 +120,40 @@ class Following:
 
 
 class Output:
-    """Output of tasks: as it is where there is one slot, else in whole lines with the slot."""
+    """Output of tasks: as it is where there is one slot, else in whole lines with the slot.
+
+    Of a job that runs EVERYWHERE it comes with the device: those come and go.
+    """
 
     def __init__(self, slots: int) -> None:
-        self._prefixed = slots > 1
-        self._begun: dict[tuple[int, str], bytes] = {}
+        self._slots = slots
+        self._begun: dict[tuple[str, str], bytes] = {}
 
     def write(self, log: dict[str, Any]) -> None:
         stream = "stderr" if log["stream"] == "stderr" else "stdout"
         data = log_bytes(log)
-        if not self._prefixed:
+        if self._slots == 1:
             _write(stream, data)
             return
-        key = (int(log["slot"]), stream)
+        key = (self._place(log), stream)
         *lines, rest = (self._begun.get(key, b"") + data).split(b"\n")
         if len(rest) > LINE_BYTES_MAX:
             lines, rest = [*lines, rest], b""
         self._begun[key] = rest
         if lines:
-            _write(stream, b"".join(b"[%d] %s\n" % (key[0], line) for line in lines))
+            head = key[0].encode()
+            _write(stream, b"".join(b"[%s] %s\n" % (head, line) for line in lines))
+
+    def _place(self, log: dict[str, Any]) -> str:
+        if self._slots != EVERYWHERE:
+            return str(int(log["slot"]))
+        return clean(units.named(log.get("peer_name", ""), log["peer"]))
 
     def flush(self) -> None:
         """Write what was begun and never ended."""
-        for (slot, stream), rest in self._begun.items():
+        for (place, stream), rest in self._begun.items():
             if rest:
-                _write(stream, b"[%d] %s\n" % (slot, rest))
+                _write(stream, b"[%s] %s\n" % (place.encode(), rest))
         self._begun.clear()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from agent.cli import units
 from agent.cli.connecting import connect
 from agent.cli.exitcodes import FAILED, OK, USAGE, CliError, of_job
-from agent.cli.following import Following, summary
+from agent.cli.following import EVERYWHERE, Following, summary
 from agent.cli.tables import note, show_json, show_json_line
 from agent.client import AgentError, Client
 from agent.control.backend import FINAL_STATES
@@ -99,7 +99,8 @@ def job_run(args: Namespace) -> int:
         if spec.type.standing and args.wait:
             raise CliError(f"a {spec.type} does not end; leave --wait out, or --follow it", USAGE)
         lines = client.run(tree, args.key or "", logs=args.follow)
-        following = Following(client, lines, spec.count, quiet=args.quiet, json=args.json)
+        slots = spec.count if spec.type.counted else EVERYWHERE
+        following = Following(client, lines, slots, quiet=args.quiet, json=args.json)
         return following.to_end()
 
 
