@@ -55,6 +55,7 @@ class Steward:
             rng,
             self.standing,
             bidder,
+            config.coordination.start_max_s,
             adverts,
             connected,
         )

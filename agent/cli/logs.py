@@ -6,16 +6,16 @@ from argparse import Namespace
 
 from agent.cli.connecting import connect
 from agent.cli.exitcodes import OK
-from agent.cli.following import EVERYWHERE, Output
+from agent.cli.following import Output
 from agent.cli.tables import show_json_line
 
 
 def logs(args: Namespace) -> int:
     with connect(args) as client:
         view = client.job(args.job)
-        slots = EVERYWHERE if "parts" in view else int(view["count"])
-        slots = 1 if args.slot is not None else slots
-        output = Output(slots)
+        slots = 1 if args.slot is not None else int(view["count"])
+        everywhere = view["type"] in ("ops", "daemon")
+        output = Output(slots, by_peer=everywhere and args.slot is None)
         lines = client.logs(view["id"], args.slot, args.stream, args.tail, args.follow)
         for line in lines:
             if args.json:

@@ -379,16 +379,6 @@ def test_lines_of_slots_are_kept_whole_and_bounded(capfd: pytest.CaptureFixture[
     assert [line[:10] for line in lines] == ["[1] b", "[0] aa", "[0] xxxxxx", "[1] c"]
 
 
-def test_lines_of_what_runs_everywhere_say_on_which_device(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    output = following.Output(following.EVERYWHERE)
-    for name, data in (("attic", "a"), ("shed\x1b", "b\n"), ("attic", "c\n")):
-        output.write({"slot": 0, "stream": "stdout", "data": data, "peer": "p", "peer_name": name})
-    output.flush()
-    assert capfd.readouterr().out == "[shed\\x1b] b\n[attic] ac\n"
-
-
 def until(stream: Any, text: str) -> None:
     for line in stream:
         if text in line:
