@@ -298,7 +298,7 @@ class Node:
             case PeerDisconnected():
                 return [
                     *self.membership.disconnected(event.peer, event.refused, now),
-                    *self.steward.disconnected(event.peer),
+                    *self.steward.disconnected(event.peer, now),
                 ]
             case LoopLagged():
                 self.membership.lagged(event.lag_s, now)

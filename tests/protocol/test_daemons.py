@@ -9,6 +9,7 @@ import pytest
 
 from protocol.clock import NEVER
 from protocol.config import CoordinationConfig, NodeConfig, PolicyConfig, StandingConfig
+from protocol.daemons import CUT_OFF
 from protocol.effects import RemoveTask, Save, StartTask, StopTask
 from protocol.events import HealthChanged, TaskStarted
 from protocol.execution import State
@@ -431,6 +432,52 @@ def test_news_of_executions_that_are_none_of_its_own_is_left_to_others() -> None
     effects, others = net.daemons("a").boot((), net.clock("a"))
     assert others == []
     assert not any(isinstance(effect, StopTask | RemoveTask) for effect in effects)
+
+
+# ---- cut off
+
+LEASHED: dict[str, Plain] = {"Disconnect": {"StopAfter": 30}}
+
+
+def test_it_runs_on_while_cut_off_unless_it_says_how_long() -> None:
+    net = DaemonNet("a", "b")
+    net.ran("a", daemon(**LEASHED))
+    net.ran("a", daemon("free"))
+    net.run(1.0)
+    net.part("a", "b")
+    assert 29.0 < net.until(lambda: "b" not in net.on()) < 45.0
+    net.run(120.0)
+    assert net.on() == []
+    assert net.daemon("b").waiting == CUT_OFF
+    assert sum(start.spec.name == "free" for start in net.boxes["b"].running.values()) == 1
+    net.heal()
+    net.until(lambda: sorted(net.on()) == ["a", "b"])
+
+
+def test_alone_after_a_start_it_runs_for_as_long_as_it_says() -> None:
+    net = DaemonNet("a", "b")
+    net.ran("a", daemon(**LEASHED))
+    net.run(1.0)
+    net.kill("a", "b")
+    net.boxes["b"].running.clear()
+    net.boot("b")
+    net.run(20.0)
+    assert net.on().count("b") == 1
+    net.run(15.0)
+    assert "b" not in net.on()
+
+
+def test_what_is_started_anew_while_cut_off_waits_for_somebody() -> None:
+    net = DaemonNet("a", "b")
+    net.ran("a", daemon(**LEASHED))
+    net.run(1.0)
+    net.part("a", "b")
+    net.run(60.0)
+    attempt = net.daemon("b").attempt
+    net.relabel("b", zone="attic")
+    net.sample("b")
+    net.run(5.0)
+    assert net.daemon("b").attempt == attempt
 
 
 # ---- health
