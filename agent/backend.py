@@ -17,6 +17,7 @@ from agent.driver import Driver, RequestFailed
 from agent.grant import ROLES, InviteError
 from agent.invites import Invites
 from agent.logs import BOTH, JobLogs, Logs, StreamName
+from agent.peers import Peers
 from agent.storesql import StoreFailed
 from protocol.errors import JobSpecError
 from protocol.events import ControlRequested, QueryRequested, SubmitRequested
@@ -37,6 +38,7 @@ class AgentBackend:
     def __init__(
         self,
         driver: Driver,
+        peers: Peers,
         feed: Feed,
         archives: Archives,
         invites: Invites,
@@ -48,6 +50,7 @@ class AgentBackend:
         stop: Callable[[], None],
     ) -> None:
         self._driver = driver
+        self._peers = peers
         self._feed = feed
         self._archives = archives
         self._invites = invites
@@ -69,17 +72,32 @@ class AgentBackend:
 
     def status(self) -> View:
         node = self._driver.node
-        held = list(node.jobs.values())
         open_here = [e for e in node.executor.executions.open]
+        daemons = [d for d in node.steward.daemons.daemons.values() if d.active]
         return {
             **self._about(),
             "peers": len(node.membership.alive()) + 1,
-            "jobs": len(held),
-            "running": len(open_here),
+            "jobs": len(node.jobs) + len(node.steward.standing.jobs),
+            "running": len(open_here) + len(daemons),
         }
 
     def peers(self) -> list[View]:
-        return cast(list[View], self._driver.node.peer_views(self._clock.now()))
+        return self._peers.all()
+
+    def peer(self, wanted: str) -> View:
+        return self._peers.one(wanted)
+
+    async def drain(self, wanted: str, draining: bool) -> View:
+        return await self._peers.drain(wanted, draining)
+
+    async def forget(self, wanted: str) -> View:
+        return await self._peers.forget(wanted)
+
+    def labels(self) -> list[View]:
+        return self._peers.labels()
+
+    async def label(self, given: dict[str, str], taken: list[str]) -> list[View]:
+        return await self._peers.label(given, taken)
 
     def config_view(self) -> View:
         return self._settings
@@ -140,9 +158,15 @@ class AgentBackend:
         return self._driver.node.jobs.get(JobId(wanted))
 
     async def stop(self, job: str) -> View:
+        return await self._control(job, Desired.STOPPED)
+
+    async def delete(self, job: str) -> View:
+        return await self._control(job, Desired.DELETED)
+
+    async def _control(self, job: str, desired: Desired) -> View:
         view = await self.job(job)
         whole = JobId(str(view["id"]))
-        return await self._ask(lambda number: ControlRequested(number, whole, Desired.STOPPED), 409)
+        return await self._ask(lambda number: ControlRequested(number, whole, desired), 409)
 
     async def _ask(self, make: Callable[[int], Any], status: int) -> View:
         try:

@@ -13,7 +13,11 @@ def verified_spec(data: bytes, keyring: Keyring) -> Sealed:
 
     Raises RemoteProtocolError.
     """
-    sealed = open_sealed(data, keyring)
+    return checked_spec(open_sealed(data, keyring), keyring)
+
+
+def checked_spec(sealed: Sealed, keyring: Keyring) -> Sealed:
+    """The same of a record that was opened before. Raises RemoteProtocolError."""
     spec = sealed.record
     if not isinstance(spec, Spec):
         raise RemoteProtocolError("a spec record is needed")

@@ -23,7 +23,8 @@ class MembershipConfig:
     lone_factor: float = 3.0  # DESIGN 5: a lone survivor may accuse, with three times the timer
     health_max: int = 3  # DESIGN 5: own trouble slows one's accusations at most threefold
     sync_period_s: float = 60.0  # anti-entropy of adverts with one random peer; 100 B when in sync
-    advert_period_s: float = 60.0  # DESIGN 4: at most one advert a minute
+    advert_period_s: float = 60.0  # DESIGN 4: at most one advert a minute, taken over a while
+    advert_burst: int = 3  # changes that go out at once: a label set by hand is acted on in seconds
     dead_kept_s: float = 86_400.0  # a dead peer stays listed, and its addresses dialled, for a day
     peers_max: int = 4096  # a bound on what strangers with certificates can make us remember
 
@@ -75,6 +76,7 @@ class CoordinationConfig:
     second_wait_s: float = 0.3  # a second standby learns of a short job once, when it is over
     lease_s: float = 15.0  # permission to place elsewhere; well over the time to know a death
     renew_s: float = 5.0  # two chances within a lease; the third comes as it ends
+    start_max_s: float = 600.0  # 16 MiB of shipped files over 256 kbit/s; then the engine hangs
     rank_delay_s: float = 2.0  # DESIGN 5: rank r waits r x 2 s before it takes over
     resend_first_s: float = 1.0  # a result or sync not acknowledged goes out again, doubling
     resend_max_s: float = 30.0
@@ -91,12 +93,32 @@ class CoordinationConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class StandingConfig:
+    """Daemons and services: records that every peer holds."""
+
+    records_max: int = 10_000  # DESIGN 12; what is over is refused, and whoever offers it is told
+    bytes_max: int = 64 * 1024 * 1024  # DESIGN 12, of all records together
+    ack_s: float = 1.0  # how long an answer waits for one neighbour to have it too (as for batch)
+    resend_first_s: float = 1.0  # an offer that nobody answers goes out again, doubling
+    resend_max_s: float = 60.0  # then anti-entropy finds it as soon
+    want_s: float = 2.0  # what was asked of one peer is not asked of another for so long
+    restart_max_s: float = 300.0  # Kubernetes' cap for a container that ends again and again
+    settled_s: float = 60.0  # a daemon that ran for so long begins its pauses anew
+    wait_s: float = 10.0  # what does not fit for now is tried again: facts are sampled as often
+    kept: int = 3  # ended executions of one daemon that keep their output
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyConfig:
     """What this device takes, set by its owner; it comes before any score."""
 
     roles: tuple[str, ...] = ("submit",)  # an author needs one of these
+    types: tuple[str, ...] = ("*",)
+    engines: tuple[str, ...] = ("*",)
     namespaces: tuple[str, ...] = ("*",)
-    authors: tuple[str, ...] = ()  # peer ids; empty is everybody
+    authors: tuple[str, ...] = ()  # peer ids, or names in certificates; empty is everybody
+    hours: tuple[str, ...] = ()  # "22:00-06:00", local time; empty is always
+    mains_only: bool = False
     executions_max: int = 64  # a bound on processes, whatever little each asks for
     temperature_max_c: int = 80  # a Raspberry Pi throttles at 80
     battery_min_percent: int = 20  # jobs shall not be what empties it
@@ -108,6 +130,7 @@ class NodeConfig:
     membership: MembershipConfig = field(default_factory=MembershipConfig)
     auction: AuctionConfig = field(default_factory=AuctionConfig)
     coordination: CoordinationConfig = field(default_factory=CoordinationConfig)
+    standing: StandingConfig = field(default_factory=StandingConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     engines: tuple[str, ...] = ("process",)
     version: str = "0"

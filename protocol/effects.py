@@ -9,11 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from protocol.check import CheckSpec
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.job import JobSpec
 from protocol.messages import Message
 
-Bucket = Literal["meta", "peer", "spec", "control", "job", "slot", "execution", "fence"]
+Bucket = Literal[
+    "meta", "peer", "spec", "control", "job", "slot", "execution", "fence", "standing", "daemon"
+]
 BUCKETS: tuple[Bucket, ...] = (
     "meta",
     "peer",
@@ -23,6 +26,8 @@ BUCKETS: tuple[Bucket, ...] = (
     "slot",
     "execution",
     "fence",
+    "standing",
+    "daemon",
 )
 
 
@@ -79,6 +84,14 @@ class StartTask:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckTask:
+    """See again and again, until it ends, whether this running task is well (HealthChanged)."""
+
+    execution: ExecutionId
+    check: CheckSpec
+
+
+@dataclass(frozen=True, slots=True)
 class StopTask:
     execution: ExecutionId
     reason: str
@@ -111,7 +124,19 @@ class Tell:
     fields: dict[str, object] = field(default_factory=dict)
 
 
-Effect = Save | Send | Gossip | Dial | Hangup | StartTask | StopTask | RemoveTask | Reply | Tell
+Effect = (
+    Save
+    | Send
+    | Gossip
+    | Dial
+    | Hangup
+    | StartTask
+    | CheckTask
+    | StopTask
+    | RemoveTask
+    | Reply
+    | Tell
+)
 
 
 def one_save(effects: list[Effect]) -> list[Effect]:

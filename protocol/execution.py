@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from protocol.clock import NEVER
 from protocol.effects import Bucket
 from protocol.errors import RemoteProtocolError
 from protocol.ids import ExecutionId, JobId, PeerId, Revision, execution_id
@@ -72,6 +73,7 @@ class Execution:
     next_at: float = 0.0  # monotonic; renew, or offer the result again
     tries: int = 0
     heard_at: float = 0.0  # monotonic; when a holder last answered for the lease
+    start_by: float = NEVER  # monotonic; by then the engine has started it, or it is given up
     hints: int = 0  # of another coordinator that were followed at once
 
     @property

@@ -167,6 +167,7 @@ class Executor:
         if execution.id in self.executions:
             return [Send(sender, accepted)]
         reason = self._objection(assignment, spec) or self._unfit(execution.spec)
+        reason = reason or self.bidder.drains(execution.spec.type) or self.bidder.unwell()
         need = execution.spec.task.resources
         if not reason and not self.bidder.take(sender, auction, execution.id, need):
             reason = "busy: the capacity was given to somebody else"
@@ -179,6 +180,7 @@ class Executor:
         self.executions[execution.id] = execution
         execution.next_at = now.mono + self.config.renew_s
         execution.heard_at = now.mono
+        execution.start_by = now.mono + self.config.start_max_s
         timeout = execution.spec.task.timeouts.execution_s
         start = StartTask(
             execution.id,
@@ -196,12 +198,10 @@ class Executor:
         newer = any(execution.fence > assignment.fence for execution in running)
         if newer or self.fences.stale(assignment.job, assignment.slot, assignment.fence):
             return "superseded: a later award of this slot is known here"
-        policy = self.bidder.policy
-        roles = spec.certificate.roles if spec.certificate is not None else ()
-        if policy.roles and not any(role in roles for role in policy.roles):
-            return f"policy: the author holds none of {', '.join(policy.roles)} ([accept] roles)"
-        namespace = spec.record.namespace if isinstance(spec.record, Spec) else ""
-        return self.bidder.unwelcome(namespace, spec.author)
+        record, certificate = spec.record, spec.certificate
+        assert isinstance(record, Spec), record
+        roles, name = (certificate.roles, certificate.name) if certificate is not None else ((), "")
+        return self.bidder.unwelcome(JobSpec.decode(record.body), spec.author, roles, name)
 
     def _unfit(self, spec: JobSpec) -> str:
         """Why this device may not run it, whatever it was announced as; empty where it may."""
@@ -243,6 +243,8 @@ class Executor:
 
     def on_started(self, key: ExecutionId, now: Now) -> list[Effect]:
         execution = self.executions.get(key)
+        if execution is not None and execution.ended:  # it was given up, and started after all
+            return [StopTask(key, "it started too late")]
         if execution is None or execution.state is not State.STARTING:
             return []
         execution.move(State.RUNNING)
@@ -380,6 +382,8 @@ class Executor:
             times.append(execution.next_at)
             if not execution.ended:
                 times.append(self._cut_off_at(execution))
+            if execution.state is State.STARTING:
+                times.append(execution.start_by)
         return min(times)
 
     def _cut_off_at(self, execution: Execution) -> float:
@@ -396,11 +400,25 @@ class Executor:
             if execution.owes and execution.next_at <= now.mono:
                 effects += self._offer(execution, now)
         for execution in self.executions.open:
-            if self._cut_off_at(execution) <= now.mono:
+            if execution.state is State.STARTING and execution.start_by <= now.mono:
+                effects += self._never_started(execution, now)
+            elif self._cut_off_at(execution) <= now.mono:
                 execution.stopping = CUT_OFF
                 effects.append(Save((execution.row(),)))
                 effects.append(StopTask(execution.id, execution.stopping))
         return [*effects, *self._renew(now), *self._call(now)]
+
+    def _never_started(self, execution: Execution, now: Now) -> list[Effect]:
+        """The engine took it and nothing came of it: a device that swallows jobs is no use."""
+        reason = f"the device did not start it within {self.config.start_max_s:.0f} s"
+        execution.start_by = NEVER
+        stop = StopTask(execution.id, reason)
+        if execution.stopping:
+            return [*self._end_stopped(execution, now), stop]
+        return [
+            *self._end(execution, State.FAILED, TaskEnded(execution.id, None, reason), now),
+            stop,
+        ]
 
     def _renew(self, now: Now) -> list[Effect]:
         if all(execution.next_at > now.mono for execution in self.executions.open):

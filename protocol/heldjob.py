@@ -180,7 +180,7 @@ class HeldJob:
         """Equal at two holders exactly when their merged states are; `holders` takes no part."""
         h = hashlib.blake2b(digest_size=12)
         control = (
-            b"" if self.control is None else dumps(_control_rank(self.control, self.control_data))
+            b"" if self.control is None else dumps(control_rank(self.control, self.control_data))
         )
         head = [self.revision, self.author, control, self.term, self.coordinator, self.accepted_ms]
         h.update(dumps(head))
@@ -299,7 +299,7 @@ class HeldJob:
 
     def offer_control(self, control: Control, data: bytes) -> bool:
         """Take it if it wins: number, then deleted > stopped > running, then hash."""
-        if self.control is not None and _control_rank(control, data) <= _control_rank(
+        if self.control is not None and control_rank(control, data) <= control_rank(
             self.control, self.control_data
         ):
             return False
@@ -428,5 +428,5 @@ def _ended_ms(acceptance: Acceptance) -> int:
     return result.ended_ms if isinstance(result, Result) else 0
 
 
-def _control_rank(control: Control, data: bytes) -> tuple[int, int, bytes]:
+def control_rank(control: Control, data: bytes) -> tuple[int, int, bytes]:
     return (control.number, control.desired, hashlib.sha256(data).digest())

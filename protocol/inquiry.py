@@ -12,6 +12,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.ids import JobId, PeerId, rendezvous
 from protocol.messages import ControlAnswer, ControlRequest, JobQuery, JobReport
 from protocol.shape import checked_view
+from protocol.standingviews import joined, own_part, settled
 from protocol.tree import Plain
 from protocol.wire import dumps, load_plain, scan
 
@@ -43,11 +44,23 @@ class Inquiry:
     _weights: dict[str, tuple[int, bool, bool, int]] = field(default_factory=dict)
 
     def add(self, sender: PeerId, views: list[View]) -> None:
-        """Of two views of one job one counts, see `_weight`; views of other jobs do not."""
+        """Of two views of one job one counts, see `_weight`; views of other jobs do not. Of a
+        standing job each peer tells its own part, and all of them count."""
         for view in views:
             job, weight = str(view["id"]), _weight(view, sender)
-            if job.startswith(self.prefix) and weight > self._weights.get(job, _NONE):
+            known = self.found.get(job)
+            if not job.startswith(self.prefix):
+                continue
+            if "parts" in view:
+                self._join(job, known, own_part(view, sender))
+            elif "parts" not in (known or {}) and weight > self._weights.get(job, _NONE):
                 self.found[job], self._weights[job] = view, weight
+
+    def _join(self, job: str, known: View | None, part: View) -> None:
+        if known is None:
+            self.found[job] = part
+        elif "parts" in known:
+            self.found[job] = joined(known, part)
 
 
 _NONE = (-(2**63), False, False, 0)
@@ -75,7 +88,7 @@ class Inquiries:
     """Our questions to others, and our answers to theirs."""
 
     me: PeerId
-    views: Callable[[str, int, bool], list[View]]  # what is held here: prefix, limit, detail
+    views: Callable[[str, int, bool, Now], list[View]]  # what is held here: prefix, limit, detail
     connected: Callable[[], list[PeerId]]
     alive: Callable[[], list[PeerId]]
     _open: dict[int, Inquiry] = field(default_factory=dict)
@@ -94,7 +107,7 @@ class Inquiries:
         limit = min(max(limit, 0), VIEWS_MAX)
         asked = self._whom(prefix) if len(self._open) < OPEN_MAX else []
         inquiry = Inquiry(dict.fromkeys(asked), now.mono + ANSWER_S, prefix, limit, then)
-        inquiry.add(self.me, self.views(prefix, limit, detail))
+        inquiry.add(self.me, self.views(prefix, limit, detail, now))
         self._seq += 1
         self._open[self._seq] = inquiry
         if not asked:
@@ -109,10 +122,10 @@ class Inquiries:
             ranked = rendezvous(JobId(prefix), self.alive())[:RANKS]
         return list(dict.fromkeys([*ranked, *self.connected()]))[:ASKED_MAX]
 
-    def on_query(self, sender: PeerId, query: JobQuery) -> list[Effect]:
+    def on_query(self, sender: PeerId, query: JobQuery, now: Now) -> list[Effect]:
         views: list[bytes] = []
         size = 0
-        for view in self.views(query.prefix, min(query.limit, VIEWS_MAX), query.detail):
+        for view in self.views(query.prefix, min(query.limit, VIEWS_MAX), query.detail, now):
             data = packed(view, VIEWS_BYTES_MAX - size)
             if data:
                 views.append(data)
@@ -134,7 +147,7 @@ class Inquiries:
 
     def _finish(self, seq: int, now: Now) -> list[Effect]:
         inquiry = self._open.pop(seq)
-        found = list(inquiry.found.values())
+        found = [settled(view) if "parts" in view else view for view in inquiry.found.values()]
         found.sort(key=lambda view: (-cast(int, view["created_ms"]), str(view["id"])))
         return inquiry.then(found[: inquiry.limit], list(inquiry.waiting), now)
 

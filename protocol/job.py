@@ -15,11 +15,13 @@ from typing import Final, cast
 
 import msgspec
 
+from protocol.check import CheckSpec
 from protocol.constraints import Constraint, read_constraints
 from protocol.engine import ENGINES, EngineSpec, ProcessParams
 from protocol.errors import JobSpecError, RemoteProtocolError
 from protocol.inputs import ArchiveSource, InlineSource, InputSource
 from protocol.jobtype import JobType
+from protocol.moment import format_moment, parse_moment_s
 from protocol.resources import Resources
 from protocol.retry import Disconnect, RetryOn, RetrySpec
 from protocol.task import (
@@ -32,6 +34,7 @@ from protocol.task import (
     TimeoutsSpec,
 )
 from protocol.tree import NAME, NAME_ALLOWED, Fields, Node, Plain
+from protocol.update import OnFailure, UpdateSpec
 from protocol.wire import dumps, load_plain, scan
 
 __all__ = [
@@ -44,6 +47,7 @@ __all__ = [
     "JobSpec",
     "JobType",
     "NetworkSpec",
+    "OnFailure",
     "Plain",
     "ProcessParams",
     "PublisherSpec",
@@ -53,6 +57,7 @@ __all__ = [
     "RetrySpec",
     "TaskSpec",
     "TimeoutsSpec",
+    "UpdateSpec",
 ]
 
 SPEC_BYTES_MAX: Final = 64 * 1024
@@ -60,6 +65,7 @@ NAMESPACE_DEFAULT: Final = "default"
 PRIORITY_MAX: Final = 100  # Nomad's range; Bacalhau has none, and zero as its default
 COUNT_MAX: Final = 10_000  # the largest fleet the simulator is asked to hold
 LABEL_VALUE_BYTES_MAX: Final = 256
+_LAST_MOMENT_S: Final = 253_402_300_799  # the end of the year 9999
 
 FIELDS: Final = (
     "Name",
@@ -73,12 +79,16 @@ FIELDS: Final = (
     "Retry",
     "Spread",
     "Disconnect",
+    "NotAfter",
+    "Update",
+    "Check",
     "Tasks",
 )
 _LATER: Final = "is reserved for a later version; leave it out"
 _OURS: Final = "is set by the agent; leave it out"
 HINTS: Final = {
-    **dict.fromkeys(("Trigger", "NotAfter", "HealthyAfter"), _LATER),
+    "Trigger": _LATER,
+    "HealthyAfter": "belongs into Update; write Update: {HealthyAfter: 30s}",
     # what `bacalhau job describe` adds to a file
     **dict.fromkeys(("ID", "State", "Version", "Revision", "CreateTime", "ModifyTime"), _OURS),
 }
@@ -98,6 +108,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     retry: RetrySpec = RetrySpec()
     spread: bool = False  # slots on different peers: a service's default, nobody else's
     disconnect: Disconnect = Disconnect()
+    not_after_s: int | None = None  # Unix time; when a job that does not end by itself expires
+    update: UpdateSpec = UpdateSpec()
+    check: CheckSpec | None = None
     tasks: tuple[TaskSpec, ...]  # exactly one for now
 
     @classmethod
@@ -122,6 +135,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
             disconnect=fields.read(
                 "Disconnect", lambda at: Disconnect.read(at, kind), Disconnect()
             ),
+            not_after_s=fields.read("NotAfter", lambda at: _read_not_after_s(at, kind), None),
+            update=fields.read("Update", lambda at: UpdateSpec.read(at, kind), UpdateSpec()),
+            check=fields.read("Check", lambda at: CheckSpec.read(at, kind), None),
             tasks=(task,),
         )
         spec.check_size()
@@ -146,6 +162,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
             "Labels": {**self.labels},
             "Retry": self.retry.to_plain(self.type),
             "Disconnect": self.disconnect.to_plain(),
+            "NotAfter": "" if self.not_after_s is None else format_moment(self.not_after_s),
+            "Update": self.update.to_plain(),
+            "Check": {} if self.check is None else self.check.to_plain(),
         }
         return tree | {key: part for key, part in parts.items() if part}
 
@@ -213,6 +232,12 @@ def _read_spread(node: Node | None, kind: JobType) -> bool:
     if kind is not JobType.SERVICE:
         node.fail("only a service has Spread; leave it out")
     return node.flag()
+
+
+def _read_not_after_s(node: Node, kind: JobType) -> int:
+    if kind is JobType.BATCH:
+        node.fail("a batch job ends by itself; leave NotAfter out, see Timeouts")
+    return node.quantity(parse_moment_s, 0, _LAST_MOMENT_S, format_moment)
 
 
 def _read_task(node: Node, engines: Sequence[str], kind: JobType) -> TaskSpec:

@@ -11,6 +11,7 @@ from protocol.effects import Effect
 from protocol.heldjob import HeldJob, Slot
 from protocol.ids import PeerId
 from protocol.inputs import ArchiveSource
+from protocol.job import JobSpec
 from protocol.messages import Requirements
 from protocol.records import Fence
 
@@ -116,14 +117,19 @@ class Led:
 
 def requirements_of(held: HeldJob) -> Requirements:
     """What a bidder must know to answer; the spec itself goes to the winner alone."""
-    task, need = held.job.task, held.job.task.resources
+    return needs_of(held.job)
+
+
+def needs_of(spec: JobSpec) -> Requirements:
+    """What one execution of a job needs of a device."""
+    task, need = spec.task, spec.task.resources
     return Requirements(
         engine=task.engine.type,
         cpu_m=need.cpu_m,
         memory_bytes=need.memory_bytes,
         disk_bytes=need.disk_bytes,
         gpus=need.gpu,
-        constraints=tuple((c.key, c.operator.value, c.values) for c in held.job.constraints),
+        constraints=tuple((c.key, c.operator.value, c.values) for c in spec.constraints),
         inputs=tuple(
             source.source.digest
             for source in task.input_sources

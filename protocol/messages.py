@@ -178,6 +178,19 @@ class SyncRecords(msgspec.Struct, array_like=True, tag=14, frozen=True):
     records: tuple[bytes, ...]
 
 
+class SyncHeld(msgspec.Struct, array_like=True, tag=15, frozen=True):
+    """These are on the sender's disk, key and version hash; what it has no room for is `refused`.
+
+    Answers SyncRecords, and those SyncItems that name no bucket: an offer of what is new, repeated
+    until it is answered so.
+    """
+
+    domain: Domain
+    items: tuple[tuple[Key, Hash], ...]
+    refused: tuple[Key, ...] = ()
+    reason: Reason = ""
+
+
 # ---- one-off jobs among their holders ---------------------------------------------------------
 
 
@@ -251,6 +264,7 @@ class Announce(msgspec.Struct, array_like=True, tag=30, frozen=True):
     needs: Requirements
     closes_ms: Millis  # from receipt
     priority: Count = 0  # of the job; the higher goes first where a device has room for one
+    job_type: Word = ""  # jobtype.JobType; empty where an older coordinator does not say
 
 
 class Facts(msgspec.Struct, array_like=True, frozen=True):
@@ -420,6 +434,7 @@ Message = (
     | SyncItems
     | SyncWant
     | SyncRecords
+    | SyncHeld
     | JobSync
     | JobSyncAck
     | JobDigests

@@ -13,12 +13,13 @@ from typing import assert_never
 
 import msgspec
 
+from protocol import standing
 from protocol.bidding import Bidder
 from protocol.catalogue import Catalogue
 from protocol.clock import Now
 from protocol.config import NodeConfig
 from protocol.coordination import Coordination
-from protocol.effects import Bucket, Effect, Send, Tell, one_save
+from protocol.effects import Bucket, Effect, Reply, Send, Tell, one_save
 from protocol.errors import RemoteProtocolError
 from protocol.events import (
     Booted,
@@ -26,8 +27,10 @@ from protocol.events import (
     DeadlinePassed,
     Event,
     FactsSampled,
+    ForgetRequested,
     FrameReceived,
     GossipReceived,
+    HealthChanged,
     LoopLagged,
     PeerConnected,
     PeerDisconnected,
@@ -72,6 +75,7 @@ from protocol.messages import (
     ResultOffer,
     Rumours,
     SyncBuckets,
+    SyncHeld,
     SyncItems,
     SyncRecords,
     SyncRoot,
@@ -80,10 +84,12 @@ from protocol.messages import (
     Withdraw,
 )
 from protocol.placement import Fleet, Placement
+from protocol.policy import minute_here
 from protocol.records import Advert, Certificate, Keyring, Role, Verdict
 from protocol.requests import Requests
 from protocol.resources import Resources
 from protocol.roster import GONE, PRESENT, Change, State
+from protocol.steward import Steward
 from protocol.story import Stories
 from protocol.views import job_view, own_view, peer_view
 from protocol.wire import decode_message, loads, open_sealed
@@ -143,7 +149,7 @@ class Node:
         self.coordination = Coordination(
             keyring, coordination, self.catalogue, placement, fleet, stories
         )
-        bidder = Bidder(config.auction, config.policy, engines)
+        bidder = Bidder(config.auction, config.policy, engines, certificate_of=self._certificate_of)
         self.executor = Executor(keyring, coordination, bidder, self._reachable)
         self.inquiries = Inquiries(
             keyring.peer, self._views, self._connected_peers, self.membership.alive
@@ -158,8 +164,24 @@ class Node:
             self.name_of,
         )
         self.stories = stories
+        self.steward = self._steward(bidder)
         self._sweep_at = 0.0
         self.unreadable = self.catalogue.restore(disk) + self.executor.restore(disk)
+        self.unreadable += self.steward.restore(disk)
+
+    def _steward(self, bidder: Bidder) -> Steward:
+        return Steward(
+            self.keyring,
+            self.certificate,
+            self.config,
+            self.rng,
+            bidder,
+            self.inquiries,
+            self._adverts,
+            self._connected_peers,
+            self._absent_peers,
+            self.name_of,
+        )
 
     # ---- the one entry -----------------------------------------------------------------------
 
@@ -182,6 +204,7 @@ class Node:
             self.coordination.deadline,
             self.executor.deadline,
             self.inquiries.deadline,
+            self.steward.deadline,
             self._sweep_at,
         )
 
@@ -199,19 +222,32 @@ class Node:
                 return self._on_gossip(event, now)
             case DeadlinePassed():
                 return self._on_deadline(now)
+            case TaskStarted() | HealthChanged() | TaskEnded() if self.steward.owns(
+                event.execution
+            ):
+                return self.steward.on_task(event, now)
+            case HealthChanged():
+                return []  # of a task that has ended meanwhile
             case TaskStarted():
                 return self.executor.on_started(event.execution, now)
             case TaskEnded():
                 return self.executor.on_ended(event, now)
             case FactsSampled():
                 self.executor.bidder.facts = event.facts
-                return []
+                self.executor.bidder.minute = minute_here(now, event.utc_offset_s)
+                return self.steward.sampled(now)
+            case SubmitRequested() if event.spec.type.standing:
+                return self.steward.submit(event, now)
             case SubmitRequested():
                 return self.requests.submit(event, now)
+            case ControlRequested() if event.job in self.steward.standing.jobs:
+                return self.steward.control(event, now)
             case ControlRequested():
                 return self.requests.control(event, now)
             case QueryRequested():
                 return self.requests.query(event, now)
+            case ForgetRequested():
+                return self._on_forget(event, now)
             case Booted() | SelfDescribed() | ShutdownRequested():
                 return self._on_self(event, now)
             case PeerConnected() | PeerDisconnected() | LoopLagged():
@@ -223,9 +259,11 @@ class Node:
         match event:
             case Booted():
                 self._sweep_at = now.mono + SWEEP_S
+                adopted, others = self.steward.boot(event, now)
                 return [
                     *self.membership.boot(now),
-                    *self.executor.boot(event, now),
+                    *adopted,
+                    *self.executor.boot(others, now),
                     *self.coordination.boot(now),
                 ]
             case SelfDescribed():
@@ -244,9 +282,13 @@ class Node:
                     *self.membership.connected(event.peer, event.certificate, now),
                     *self.catalogue.on_peer_back(event.peer, now),
                     *self.executor.on_peer_back(event.peer, now),
+                    *self.steward.connected(event.peer, now),
                 ]
             case PeerDisconnected():
-                return self.membership.disconnected(event.peer, event.refused, now)
+                return [
+                    *self.membership.disconnected(event.peer, event.refused, now),
+                    *self.steward.disconnected(event.peer),
+                ]
             case LoopLagged():
                 self.membership.lagged(event.lag_s, now)
                 return []
@@ -257,6 +299,8 @@ class Node:
         bidder = self.executor.bidder
         bidder.capacity = Resources(event.cpu_m, event.memory_bytes, event.disk_bytes, event.gpus)
         bidder.labels = event.labels
+        bidder.draining = event.draining
+        before = self.advert
         self.advert = Advert(
             peer=self.keyring.peer,
             incarnation=0,
@@ -269,8 +313,27 @@ class Node:
             gpus=event.gpus,
             version=self.config.version,
             name=self.config.name or self.certificate.name,
+            draining=event.draining,
         )
-        return self.membership.describe(event, now)
+        effects = [*self.membership.describe(event, now), *self.steward.described(now)]
+        if before is None or before == self.advert:
+            return effects
+        return effects + self.coordination.on_peer_changed(now) + self._tell_drain(before)
+
+    def _tell_drain(self, before: Advert) -> list[Effect]:
+        draining = self.executor.bidder.draining
+        if draining == before.draining:
+            return []
+        text = "draining: what runs here ends by itself" if draining else "takes new work again"
+        return [Tell("self.draining" if draining else "self.undrained", text)]
+
+    def _on_forget(self, event: ForgetRequested, now: Now) -> list[Effect]:
+        name = self.name_of(event.peer)
+        refusal, effects = self.membership.forget(event.peer, now)
+        if refusal:
+            return [Reply(event.request, error=refusal)]
+        tell = Tell("peer.forgotten", f"{name} is remembered no longer", peer=event.peer)
+        return [*effects, tell, Reply(event.request, {"peer": event.peer, "name": name})]
 
     def _on_deadline(self, now: Now) -> list[Effect]:
         effects = self.membership.on_deadline(now)
@@ -278,6 +341,7 @@ class Node:
         effects += self.coordination.on_deadline(now)
         effects += self.catalogue.on_deadline(now)
         effects += self.inquiries.on_deadline(now)
+        effects += self.steward.on_deadline(now)
         if now.mono >= self._sweep_at:
             self._sweep_at = now.mono + SWEEP_S
             kept = self.config.coordination
@@ -320,9 +384,14 @@ class Node:
         match message:
             case Ping() | Ack() | PingRequest() | PingReport() | Rumours() | Accused():
                 return self.membership.receive(sender, message, now)
+            case SyncHeld():
+                return (
+                    self.steward.receive(sender, message, now)
+                    if message.domain == standing.DOMAIN
+                    else []
+                )
             case SyncRoot() | SyncBuckets() | SyncItems() | SyncWant() | SyncRecords():
-                # Domain 1 will hold standing jobs; a peer that has them already is not wrong.
-                return self.membership.receive(sender, message, now) if not message.domain else []
+                return self._on_sync(sender, message, now)
             case Announce() | Award() | Release() | Withdraw() | RenewAck() | ResultAck():
                 return self._to_executor(sender, message, now)
             case Bid() | Refusal() | Vacancy() | Accepted() | Declined() | Renew() | ResultOffer():
@@ -330,7 +399,7 @@ class Node:
             case JobSync() | JobSyncAck() | JobDigests() | JobWant():
                 return self._to_catalogue(sender, message, now)
             case JobQuery():
-                return self.inquiries.on_query(sender, message)
+                return self.inquiries.on_query(sender, message, now)
             case JobReport():
                 return self.inquiries.on_report(sender, message, now)
             case ControlRequest():
@@ -339,6 +408,19 @@ class Node:
                 return self.inquiries.on_control_answer(sender, message)
             case _:
                 assert_never(message)
+
+    def _on_sync(
+        self,
+        sender: PeerId,
+        message: standing.SyncMessage,
+        now: Now,
+    ) -> list[Effect]:
+        """A peer that has more domains than this version is not wrong."""
+        if message.domain == standing.DOMAIN:
+            return self.steward.receive(sender, message, now)
+        if message.domain or isinstance(message, SyncHeld):
+            return []
+        return self.membership.receive(sender, message, now)
 
     def _to_executor(
         self,
@@ -435,11 +517,13 @@ class Node:
         acked, self.catalogue.acked[:] = list(self.catalogue.acked), []
         for job in dict.fromkeys(job for job, _ in acked):
             effects += self.coordination.acceptances.confirmed(job, now)
-        return effects
+        return effects + self.steward.news(now)
 
     def _on_change(self, change: Change, now: Now) -> list[Effect]:
         if change.after in PRESENT and change.before not in PRESENT:
             return self.coordination.on_peer_alive(change.peer, now)
+        if change.after is change.before:
+            return self.coordination.on_peer_changed(now)
         if change.after in GONE and change.after is not State.RESTARTING:
             return [
                 *self.coordination.on_peer_gone(change.peer, now),
@@ -472,6 +556,11 @@ class Node:
     def _connected_peers(self) -> list[PeerId]:
         return [peer for peer in self.membership.alive() if self._connected(peer)]
 
+    def _absent_peers(self) -> list[PeerId]:
+        """Who belongs here and is away: dead for now, or restarting; not who has left."""
+        away = (State.UNHEARD, State.DEAD, State.RESTARTING)
+        return [peer.id for peer in self.membership.peers() if peer.state in away]
+
     def _alive(self, peer_id: PeerId) -> bool:
         peer = self.membership.peer(peer_id)
         present = peer is not None and (peer.state in PRESENT or peer.state is State.RESTARTING)
@@ -479,11 +568,14 @@ class Node:
 
     def _may_coordinate(self, peer_id: PeerId) -> bool:
         """A member with `role compute` alone runs what others decide, and decides nothing."""
-        if peer_id == self.keyring.peer:
-            return self.certificate.holds(Role.SUBMIT)
-        peer = self.membership.peer(peer_id)
-        certificate = peer.certificate if peer is not None else None
+        certificate = self._certificate_of(peer_id)
         return certificate is not None and certificate.holds(Role.SUBMIT)
+
+    def _certificate_of(self, peer_id: PeerId) -> Certificate | None:
+        if peer_id == self.keyring.peer:
+            return self.certificate
+        peer = self.membership.peer(peer_id)
+        return peer.certificate if peer is not None else None
 
     def _reachable(self, peer_id: PeerId) -> bool:
         peer = self.membership.peer(peer_id)
@@ -495,11 +587,13 @@ class Node:
         peer = self.membership.peer(peer_id)
         return peer.name if peer is not None else peer_id[-8:]
 
-    def _views(self, prefix: str, limit: int, detail: bool) -> list[View]:
-        """Views of the jobs held here whose id starts with `prefix`, newest first."""
+    def _views(self, prefix: str, limit: int, detail: bool, now: Now) -> list[View]:
+        """Views of the jobs held here whose id starts with `prefix`, newest first; standing jobs
+        come before: they are few, and of all peers."""
+        standing = self.steward.views(prefix, limit, detail, now)
         held = [held for job, held in self.jobs.items() if job.startswith(prefix)]
         held.sort(key=lambda job: (-job.accepted_ms, job.id))
-        return [self.view(job, detail) for job in held[:limit]]
+        return [*standing, *(self.view(job, detail) for job in held[: limit - len(standing)])]
 
     def view(self, held: HeldJob, detail: bool = True) -> View:
         return job_view(
@@ -513,9 +607,10 @@ class Node:
 
     def peer_views(self, now: Now) -> list[View]:
         """This peer first, then the others by id."""
-        me = own_view(
-            self.advert, self.name_of(self.keyring.peer), self.keyring, self.certificate.roles
-        )
+        advert = self.advert
+        if advert is not None:
+            advert = msgspec.structs.replace(advert, incarnation=self.membership.incarnation)
+        me = own_view(advert, self.name_of(self.keyring.peer), self.keyring, self.certificate.roles)
         return [me, *(peer_view(peer, now) for peer in self.membership.peers())]
 
 

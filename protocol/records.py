@@ -102,6 +102,7 @@ class Advert(msgspec.Struct, array_like=True, tag=2, frozen=True, kw_only=True):
     gpus: Count
     version: Version
     name: Name
+    draining: bool = False  # takes no new batch or service slots
 
 
 class Departure(msgspec.Struct, array_like=True, tag=3, frozen=True, kw_only=True):
@@ -143,6 +144,7 @@ class Control(msgspec.Struct, array_like=True, tag=6, frozen=True, kw_only=True)
     generation: Count  # the highest its author saw
     namespace: Name
     created_ms: Millis
+    key: Key = ""  # of a standing job, so that a tombstone alone tells which name it buries
 
 
 class Fence(msgspec.Struct, array_like=True, frozen=True, order=True):

@@ -98,7 +98,7 @@ class Requests:
                 "the role; invite it anew with --role compute,submit"
             )
         if spec.type is not JobType.BATCH:
-            return f"this version runs batch jobs only; {spec.type.value} is not there yet"
+            return f"this version runs batch jobs and daemons; {spec.type.value} is not there yet"
         if spec.task.result_paths:
             return (
                 "this version brings output home, but no files: leave ResultPaths out and write "
@@ -111,6 +111,11 @@ class Requests:
         return ""
 
     def control(self, event: ControlRequested, now: Now) -> list[Effect]:
+        if event.desired is Desired.DELETED:
+            error = (
+                "a one-off job is not deleted: stop it; it is forgotten seven days after its end"
+            )
+            return [Reply(event.request, error=error)]
         held = self.catalogue.jobs.get(event.job)
         if held is not None and held.coordinator == self.keyring.peer:
             if held.done:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from protocol import constraints, engine, inputs, job, resources, retry, task
+from protocol import check, constraints, engine, inputs, job, resources, retry, task, update
+from protocol.moment import MOMENT_ALLOWED
 from protocol.paths import PATH_BYTES_MAX
 from protocol.quantities import COUNT_ALLOWED, CPU_ALLOWED, DURATION_ALLOWED, SIZE_ALLOWED
 from protocol.tree import INT_MAX, KEY, NAME, NAME_ALLOWED, Plain
@@ -22,6 +23,10 @@ SCHEMA_URI: Final = "https://json-schema.org/draft/2020-12/schema"
 _CPU: Final = r"^\s*([0-9]+(\.[0-9]*)?|\.[0-9]+)\s*[mM]?\s*$"
 _SIZE: Final = r"^\s*([0-9]+(\.[0-9]*)?|\.[0-9]+)\s*([kKmMgGtTpP][iI]?)?[bB]?\s*$"
 _DURATION: Final = r"^\s*([0-9]+(\.[0-9]+)?(d|h|m|s|ms)?)+\s*$"
+_MOMENT: Final = (
+    r"^\s*[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.0+)?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})\s*$"
+)
 
 
 def job_schema(engines: Sequence[str] = engine.ENGINES) -> Schema:
@@ -63,11 +68,39 @@ def _job_properties(engines: Sequence[str]) -> Schema:
         "Retry": _retry(),
         "Spread": _flag("A service's slots run on different peers. Default: true."),
         "Disconnect": _disconnect(),
+        "NotAfter": {
+            "type": ["string", "null"],
+            "pattern": _MOMENT,
+            "description": f"When a standing job expires. {MOMENT_ALLOWED.capitalize()}.",
+        },
+        "Update": _update(),
+        "Check": _check(),
         "Tasks": {
             **_array(_task(engines), 1, "What runs in each slot: exactly one task for now."),
             "minItems": 1,
         },
     }
+
+
+def _check() -> Schema:
+    kinds: list[Plain] = [{"required": [kind]} for kind in check.KINDS]
+    return _object(
+        {
+            "Exec": _array(
+                _word(check.WORD_BYTES_MAX, "A word."),
+                check.WORDS_MAX,
+                "A command; exit code 0 is well.",
+            ),
+            "Http": _text(check.URL_BYTES_MAX, "A web page; a status below 400 is well."),
+            "Tcp": _text(256, "host:port; well if somebody accepts a connection."),
+            "Every": _duration("Default: 10s."),
+            "Timeout": _duration("Of one check, not over Every. Default: 5s."),
+            "Failures": _integer(
+                1, check.FAILURES_MAX, "In a row; then it is started again. Default: 3."
+            ),
+        },
+        "How it is found out whether a standing job's task is well, beside that it runs.",
+    ) | {"oneOf": kinds}
 
 
 def _retry() -> Schema:
@@ -98,6 +131,19 @@ def _disconnect() -> Schema:
             "Replace": _flag("Run the slot elsewhere when contact is lost. Default: true."),
         },
         "What happens when a peer and the job's coordinator lose each other.",
+    )
+
+
+def _update() -> Schema:
+    return _object(
+        {
+            "MaxParallel": _integer(1, update.PARALLEL_MAX, "Peers in one wave. Default: 1."),
+            "HealthyAfter": _duration("How long a new revision has to run. Default: 10s."),
+            "OnFailure": _enum(
+                tuple(update.OnFailure), "When it ends sooner than that. Default: rollback."
+            ),
+        },
+        "How a daemon or service goes from one revision to the next.",
     )
 
 

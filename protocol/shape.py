@@ -66,8 +66,35 @@ class RoundShape(TypedDict):
     note: str
 
 
+class PastShape(TypedDict):
+    id: str
+    exit_code: int | None
+    reason: str
+    started_ms: int
+    ended_ms: int
+
+
+class PartShape(TypedDict):
+    """What one peer does for a standing job."""
+
+    peer: PeerId
+    peer_name: str
+    state: str
+    reason: str
+    revision: str
+    generation: int
+    control: int
+    execution: str
+    attempt: int
+    restarts: int
+    exit_code: int | None
+    started_ms: int
+    ended_ms: int
+    past: list[PastShape]
+
+
 class JobShape(TypedDict):
-    """The last three only where details were asked for."""
+    """The last three only where details were asked for; `parts` of a standing job."""
 
     id: JobId
     name: str
@@ -89,6 +116,7 @@ class JobShape(TypedDict):
     author_name: str
     holders: list[PeerId]
     slots: list[SlotShape]
+    parts: NotRequired[list[PartShape]]
     spec: NotRequired[dict[str, object]]
     executions: NotRequired[list[ExecutionShape]]
     why: NotRequired[list[RoundShape]]

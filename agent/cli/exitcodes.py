@@ -33,4 +33,6 @@ def of_job(view: dict[str, Any]) -> int:
     worst = max((code for code in codes if code), default=0)
     if worst:
         return min(int(worst), 255)
-    return OK if view["state"] == "completed" else NO_RESULT
+    # What runs until it is stopped has ended well when it was.
+    ended = ("stopped", "deleted") if "parts" in view else ("completed",)
+    return OK if view["state"] in ended else NO_RESULT

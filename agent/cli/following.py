@@ -164,8 +164,8 @@ def summary(view: dict[str, Any]) -> str:
     match view["state"]:
         case "completed":
             return clean(f"done{on}")
-        case "stopped":
-            return clean(f"stopped{reason}")
+        case "stopped" | "deleted":
+            return clean(f"{view['state']}{reason}")
         case _ if code == exitcodes.NO_RESULT:
             return clean(f"failed{reason or ' without an exit code'}; `shoal why {view['id'][:8]}`")
         case _:

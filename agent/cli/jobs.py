@@ -1,4 +1,4 @@
-"""`shoal job list|describe|executions|stop`: jobs as the shoal knows them."""
+"""`shoal job list|describe|executions`: jobs as the shoal knows them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from agent.cli import units
 from agent.cli.connecting import connect
 from agent.cli.exitcodes import OK
 from agent.cli.tables import note, show_json, show_pairs, show_table
-from agent.client import AgentError
 
 
 def list_jobs(args: Namespace) -> int:
@@ -51,6 +50,8 @@ def describe(args: Namespace) -> int:
         return OK
     author = units.named(view.get("author_name", ""), view["author"])
     coordinator = units.named(view.get("coordinator_name", ""), view["coordinator"])
+    standing = "parts" in view  # nobody coordinates those
+    led = [] if standing else [("Coordinator", f"{coordinator}, term {view['term']}")]
     show_pairs(
         [
             ("Name", view["name"]),
@@ -60,11 +61,14 @@ def describe(args: Namespace) -> int:
             ("State", state(view)),
             ("Wanted", str(view["desired"])),
             ("Submitted", f"{units.age(view['created_ms'])} ago by {author}"),
-            ("Coordinator", f"{coordinator}, term {view['term']}"),
+            *led,
             ("Revision", f"{units.short_job(view['revision'])}, generation {view['generation']}"),
         ]
     )
-    if view["slots"]:
+    if standing:
+        print()
+        _show_parts(view["parts"])
+    elif view["slots"]:
         print()
         show_table(
             ("SLOT", "STATE", "ON", "ATTEMPT", "EXIT", "REASON"),
@@ -83,6 +87,24 @@ def describe(args: Namespace) -> int:
     if view.get("spec"):
         print("\n" + json.dumps(view["spec"], indent=2))  # ASCII: nothing in it moves a cursor
     return OK
+
+
+def _show_parts(parts: list[dict[str, Any]]) -> None:
+    """What each peer that answered does for a standing job."""
+    show_table(
+        ("ON", "STATE", "REVISION", "RESTARTS", "EXIT", "REASON"),
+        [
+            (
+                units.named(part["peer_name"], part["peer"]),
+                "not here" if part["state"] == "absent" else str(part["state"]),
+                units.short_job(part["revision"]) if part["revision"] else "-",
+                str(part["restarts"]),
+                _code(part),
+                str(part["reason"] or "-"),
+            )
+            for part in parts
+        ],
+    )
 
 
 def executions(args: Namespace) -> int:
@@ -110,35 +132,14 @@ def executions(args: Namespace) -> int:
     return OK
 
 
-def stop(args: Namespace) -> int:
-    """Stops all that are named; the first refusal decides the exit code, the others still stop."""
-    answers, refused = [], None
-    with connect(args) as client:
-        for job in args.job:
-            try:
-                answers.append(client.stop(job))
-            except AgentError as error:
-                if error.status == 0:
-                    raise
-                note(str(error))
-                refused = refused or error
-                continue
-            if not args.json:
-                note(f"{job}: {answers[-1].get('note') or 'stopping'}")
-    if args.json:
-        show_json({"stopped": answers})
-    if refused is not None:
-        from agent.cli.entry import code_of
-
-        return code_of(refused)
-    return OK
-
-
 def state(view: dict[str, Any]) -> str:
     """A job's state with how far its slots are: `running (2 of 3 done)`."""
     text = str(view["state"])
     slots = view.get("slots") or []
-    if view["state"] in ("pending", "running") and len(slots) > 1:
+    if "parts" in view:
+        active = sum(slot["state"] in ("starting", "running") for slot in slots)
+        text += f" ({active} of {view['count']})" if view["state"] == "running" else ""
+    elif view["state"] in ("pending", "running") and len(slots) > 1:
         counted = Counter(slot["state"] for slot in slots)
         text += f" ({counted['completed']} of {len(slots)} done)"
     codes = sorted({slot["exit_code"] for slot in slots if slot.get("exit_code")})
@@ -150,7 +151,10 @@ def state(view: dict[str, Any]) -> str:
 
 
 def _where(view: dict[str, Any]) -> list[str]:
-    names = dict.fromkeys(_executor(slot) for slot in view.get("slots") or [] if slot["executor"])
+    here = [slot for slot in view.get("slots") or [] if slot["executor"]]
+    if "parts" in view:
+        here = [slot for slot in here if slot["state"] in ("starting", "running", "stopping")]
+    names = dict.fromkeys(_executor(slot) for slot in here)
     found = list(names)
     return found if len(found) <= 3 else [*found[:3], f"{len(found) - 3} more"]
 

@@ -3,11 +3,12 @@
 The agent implements it over its driver; the API knows nothing else of the agent. All values are
 plain (dicts, lists, text, integers), ready for JSON, except that log lines may carry bytes.
 
-A *job view* has id, name, namespace, type, state (pending, running, completed, failed or stopped),
+A *job view* has id, name, namespace, type, state (pending, running, completed, failed, stopped or
+deleted; stopping on the way), parts of a standing job (what each peer does for it),
 reason, created_ms, coordinator, coordinator_name, term, revision, generation, count, desired,
 author, author_name, slots, executions, why, and spec where details were asked for. A *peer view*
 has id, name, state, self, connected, incarnation, addresses, labels, engines, cpu_m, memory_bytes,
-disk_bytes, version, roles, since_s, reason.
+disk_bytes, version, roles, since_s, reason, draining.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Any, Protocol, Self, TypeAlias
 
 View: TypeAlias = dict[str, Any]
 
-FINAL_STATES = ("completed", "failed", "stopped")
-FINAL_KINDS = ("job.completed", "job.failed", "job.stopped")
+FINAL_STATES = ("completed", "failed", "stopped", "deleted")
+FINAL_KINDS = ("job.completed", "job.failed", "job.stopped", "job.deleted")
 
 
 class RequestError(Exception):
@@ -50,6 +51,28 @@ class Backend(Protocol):
 
     def peers(self) -> list[View]: ...
 
+    def peer(self, wanted: str) -> View:
+        """One peer by name, id or either end of an id, or THIS_DEVICE; of this one also `policy`
+        and `label_sources`. Raises RequestError: 404, or 409 with the candidates."""
+
+    async def drain(self, wanted: str, draining: bool) -> View:
+        """Take no new batch and service work on this device, durably, or take it again.
+
+        Raises RequestError for any other device.
+        """
+
+    async def forget(self, wanted: str) -> View:
+        """Remember a peer no longer; refused while it is there."""
+
+    def labels(self) -> list[View]:
+        """Of this device: {name, value, source}."""
+
+    async def label(self, given: dict[str, str], taken: list[str]) -> list[View]:
+        """Set and unset labels, all or none and durably; answers as `labels`.
+
+        Raises RequestError 400 with the sentence, 507 where there is no room.
+        """
+
     def config_view(self) -> View:
         """The running agent's settings, each as {value, source}."""
 
@@ -75,6 +98,9 @@ class Backend(Protocol):
 
     async def stop(self, job: str) -> View:
         """Ask for the job's end, durably; repeating it changes nothing."""
+
+    async def delete(self, job: str) -> View:
+        """End a standing job and forget its name; repeating it changes nothing."""
 
     def events(self, since_seq: int, job: str | None) -> Lines:
         """What happened after `since_seq` as far as it is remembered, then what happens.

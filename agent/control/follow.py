@@ -14,7 +14,13 @@ from agent.control.streams import Emit, plain_log
 
 PATIENCE = 0.1  # of the time it has taken so far: who waits for a long job can wait a little more
 LOGS_END_S = 10.0  # the job has ended; its output may still be on its way from other devices
-_HAS_OUTPUT = ("execution.started", "execution.running", "execution.ended", *FINAL_KINDS)
+_HAS_OUTPUT = (
+    "execution.started",
+    "execution.running",
+    "execution.ended",
+    "daemon.started",
+    *FINAL_KINDS,
+)
 
 
 async def follow_job(

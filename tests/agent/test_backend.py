@@ -131,3 +131,31 @@ async def test_readers_of_logs_leave_nothing_behind(data_dir: Path) -> None:
         unread = agent.backend.logs(accepted["job"], None, "both", -1, True)
         await unread.aclose()
         await until(lambda: agent.feed.followers == 0)
+
+
+async def test_a_daemon_runs_until_it_is_deleted(data_dir: Path) -> None:
+    async with running_agent(data_dir) as agent:
+        backend = agent.backend
+        spec = {**process_job("sh", "-c", "echo up; exec sleep 1000", name="d"), "Type": "daemon"}
+        del spec["Count"]
+        accepted = await backend.submit(spec, "")
+        await until(lambda: backend.status()["running"] == 1)
+        await until(lambda: any(e["kind"] == "daemon.started" for e in backend.recent(0, None)))
+        assert (await backend.job("d"))["state"] == "running"
+        assert (await backend.submit(spec, ""))["unchanged"] is True
+        await refused(403, "leave --key out", backend.submit({**spec, "Priority": 1}, "mine"))
+        follow = backend.logs(accepted["job"], None, "stdout", -1, True)
+        assert (await anext(follow))["data"] == b"up\n"
+        await follow.aclose()
+        answer = await backend.delete("d")
+        assert (answer["quiet"], answer["stopping"], answer["unheard"]) == (1, [], [])
+        assert backend.status()["running"] == 0
+        assert (await backend.job(accepted["job"]))["state"] == "deleted"
+        await refused(404, "no job 'd'", backend.job("d"))
+
+
+async def test_a_batch_job_is_not_deleted(data_dir: Path) -> None:
+    async with running_agent(data_dir) as agent:
+        accepted = await agent.backend.submit(process_job("true", name="one"), "")
+        await ended(agent.backend, accepted["job"])
+        await refused(409, "a one-off job is not deleted", agent.backend.delete("one"))

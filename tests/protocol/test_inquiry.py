@@ -45,7 +45,7 @@ class Asker:
     def __post_init__(self) -> None:
         self.inquiries = Inquiries(
             PeerId("me"),
-            lambda prefix, limit, detail: self.here,
+            lambda prefix, limit, detail, now: self.here,
             lambda: [PeerId(peer) for peer in self.connected],
             lambda: [PeerId(peer) for peer in self.alive],
         )
@@ -165,7 +165,7 @@ def test_a_report_that_is_none_is_refused_and_the_question_stays_open(data: byte
 
 
 def answer(asker: Asker, limit: int = 10) -> tuple[bytes, ...]:
-    (send,) = asker.inquiries.on_query(PeerId("b"), JobQuery(7, "", limit))
+    (send,) = asker.inquiries.on_query(PeerId("b"), JobQuery(7, "", limit), at(0.0))
     assert isinstance(send, Send) and isinstance(send.message, JobReport)
     assert (send.peer, send.message.seq) == ("b", 7)
     assert len(encode_message(send.message)) <= FRAME_BYTES_MAX
@@ -179,9 +179,9 @@ def test_what_is_here_is_reported() -> None:
 def test_no_more_is_looked_up_than_an_answer_may_have() -> None:
     asked: list[int] = []
     inquiries = Inquiries(
-        PeerId("me"), lambda prefix, limit, detail: asked.append(limit) or [], list, list
+        PeerId("me"), lambda prefix, limit, detail, now: asked.append(limit) or [], list, list
     )
-    inquiries.on_query(PeerId("b"), JobQuery(1, "", 10**9))
+    inquiries.on_query(PeerId("b"), JobQuery(1, "", 10**9), at(0.0))
     assert asked == [VIEWS_MAX]
 
 

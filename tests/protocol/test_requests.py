@@ -44,12 +44,12 @@ def test_who_lacks_the_role_is_told_what_to_do() -> None:
         (
             JobSpec.from_plain(
                 {
-                    "Name": "d",
-                    "Type": "daemon",
+                    "Name": "o",
+                    "Type": "ops",
                     "Tasks": [{"Engine": {"Type": "process", "Params": {"Command": ["true"]}}}],
                 }
             ),
-            "batch jobs only; daemon is not there yet",
+            "batch jobs and daemons; ops is not there yet",
         ),
         (batch(task={"ResultPaths": [{"Name": "out", "Path": "/out"}]}), "leave ResultPaths out"),
     ],
@@ -209,11 +209,19 @@ def test_a_second_wish_counts_above_the_first() -> None:
     net.stop("a", net.job(), Desired.RUNNING)
     assert net.held("a").control is not None
     assert net.executors() == ["b"]
-    net.stop("a", net.job(), Desired.DELETED)
+    net.stop("a", net.job())
     control = net.held("a").control
     assert control is not None
-    assert (control.number, control.desired) == (2, Desired.DELETED)
+    assert (control.number, control.desired) == (2, Desired.STOPPED)
     assert net.held("a").done
+
+
+def test_a_one_off_job_is_not_deleted() -> None:
+    net = NodeNet("a")
+    net.submit("a", batch())
+    request = net.stop("a", net.job(), Desired.DELETED)
+    assert "a one-off job is not deleted: stop it" in net.reply("a", request).error
+    assert net.held("a").control is None
 
 
 def test_a_job_that_nobody_knows_is_not_stopped() -> None:

@@ -93,6 +93,7 @@ def test_an_agent_with_more_engines_lists_them() -> None:
     [
         job_tree(),
         job_tree("service", Count=3, Spread=False, Disconnect={"StopAfter": "10m"}),
+        job_tree("daemon", NotAfter="2030-01-01T00:00:00+01:00", Update={"HealthyAfter": "1m"}),
         job_tree("daemon", Retry={"Backoff": 5}, Constraints=None, Meta={"a": 1}, Labels=None),
         job_tree(Constraints=[{"Key": "arch", "Operator": "in", "Values": ["arm64"]}]),
         job_tree(Retry={"Attempts": 2, "On": ["failure"], "Backoff": "1m30s"}),

@@ -48,6 +48,7 @@ from protocol.messages import (
     Rumours,
     SlotState,
     SyncBuckets,
+    SyncHeld,
     SyncItems,
     SyncRecords,
     SyncRoot,
@@ -118,6 +119,8 @@ DAEMON = JobSpec.from_plain(
         "Type": "daemon",
         "Priority": 50,
         "Meta": {"owner": "greenhouse"},
+        "NotAfter": "2031-05-01T06:00:00+02:00",
+        "Update": {"MaxParallel": 2, "OnFailure": "pause"},
         "Tasks": [
             {
                 "Engine": {"Type": "process", "Params": {"Command": ["collectd", "-f"]}},
@@ -201,6 +204,7 @@ CONTROL = Control(
     generation=1,
     namespace="default",
     created_ms=ISSUED_MS + 90_000,
+    key="collect",
 )
 ASSIGNMENT = Assignment(
     job=JOB,
@@ -272,6 +276,7 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
         SyncItems(1, (0, 255), ((PEER.peer, HASH), ("spec/collect", HASH))),
         SyncWant(1, (PEER.peer,)),
         SyncRecords(0, (SEALED_ADVERT,)),
+        SyncHeld(1, ((JOB, HASH),), (JOB,), "no room for more standing jobs"),
     ),
     "jobs": (
         JobSync(
@@ -309,6 +314,7 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
             ),
             500,
             50,
+            "batch",
         ),
         Bid(9, 731, 1, 5000, Facts(3100, 2 << 30, 9 << 30, 220, 1, 1, 48_250, 87, 0)),
         Refusal(9, "label arch: wanted one of amd64, arm64, found 'riscv64'", True),

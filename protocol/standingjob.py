@@ -1,0 +1,219 @@
+"""One standing job as every peer holds it: spec and control records, each with its own merge.
+
+A daemon, a service: whatever lives until somebody ends it. Holders that have seen the same records,
+in whatever order and however often, hold the same (DESIGN 4). No clock takes part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from protocol.antientropy import version_of
+from protocol.authority import checked_spec
+from protocol.clock import Now
+from protocol.effects import Bucket
+from protocol.errors import JobSpecError, RemoteProtocolError
+from protocol.heldjob import control_rank
+from protocol.ids import JobId, PeerId, Revision, job_id, revision_of
+from protocol.job import JobSpec
+from protocol.records import Control, Desired, Keyring, Role, Spec
+from protocol.wire import RECORD_BYTES_MAX, Sealed, dumps, loads, open_sealed
+
+KIND: Final = "standing"  # of a spec record; part of the job's id
+NUMBER_MAX: Final = 2**62  # of a generation or control: forged beyond, so that honest ones can rise
+
+Row = tuple[Bucket, str, bytes | None]
+SpecRank = tuple[int, bytes]
+
+
+def standing_id(keyring: Keyring, namespace: str, name: str) -> JobId:
+    """The id of the standing job of this name; the owner takes no part in it."""
+    return job_id(keyring.shoal, namespace, KIND, name)
+
+
+def verified_standing(data: bytes, keyring: Keyring) -> Sealed | None:
+    """A spec or control record of a standing job; None for a kind this version does not know.
+
+    It depends on the bytes alone, the author's certificate among them, so that all who are offered
+    a record keep it or none. Raises RemoteProtocolError.
+    """
+    sealed = open_sealed(data, keyring)
+    record = sealed.record
+    if isinstance(record, Control):
+        _check_control(sealed, record, keyring)
+    elif isinstance(record, Spec):
+        checked_spec(sealed, keyring)
+        if record.kind != KIND:
+            raise RemoteProtocolError(f"a spec of kind {record.kind} among standing jobs")
+        if record.generation > NUMBER_MAX:
+            raise RemoteProtocolError("a generation that nobody gets to by counting")
+    else:
+        return None
+    return sealed
+
+
+def _check_control(sealed: Sealed, control: Control, keyring: Keyring) -> None:
+    if control.shoal != keyring.shoal:
+        raise RemoteProtocolError("a control record of another shoal")
+    if control.job != job_id(control.shoal, control.namespace, KIND, control.key):
+        raise RemoteProtocolError("a control record whose name does not give its job's id")
+    if max(control.number, control.generation) > NUMBER_MAX:
+        raise RemoteProtocolError("a control number that nobody gets to by counting")
+    # Whose spec it ends may not be known here: any submitter may be the author of that.
+    roles = (Role.SUBMIT, Role.OPERATE)
+    if not any(sealed.author_holds(role, control.namespace) for role in roles):
+        raise RemoteProtocolError(f"{sealed.author} may not control jobs in {control.namespace}")
+
+
+@dataclass(slots=True)
+class StandingJob:
+    """The merged state; `spec` is None where only a control record is known, as of a tombstone."""
+
+    id: JobId
+    namespace: str
+    name: str
+    spec: Spec | None = None
+    spec_data: bytes = b""
+    author: PeerId | None = None  # of the spec
+    author_roles: tuple[str, ...] = ()
+    author_name: str = ""  # by its certificate
+    since_ms: int = 0  # wall; when this peer first held the spec. No part of the merge
+    revision: Revision | None = None
+    job: JobSpec | None = None  # None also where this version cannot read it
+    unreadable: str = ""  # why not
+    control: Control | None = None
+    control_data: bytes = b""
+    control_author: PeerId | None = None
+
+    @classmethod
+    def of(cls, record: Spec | Control) -> StandingJob:
+        """An empty one, of the name that a verified record is of."""
+        return cls(record.job, record.namespace, record.key)
+
+    @property
+    def desired(self) -> Desired:
+        return Desired.RUNNING if self.control is None else Desired(self.control.desired)
+
+    @property
+    def generation(self) -> int:
+        """The highest that any of its records names."""
+        spec = self.spec.generation if self.spec is not None else 0
+        return max(spec, self.control.generation if self.control is not None else 0)
+
+    @property
+    def number(self) -> int:
+        """Of its control record; zero where nobody has ever stopped it."""
+        return self.control.number if self.control is not None else 0
+
+    @property
+    def version(self) -> bytes:
+        """Equal at two holders exactly when their records are."""
+        return version_of(self.spec_data, self.control_data)
+
+    @property
+    def records(self) -> tuple[bytes, ...]:
+        return tuple(data for data in (self.spec_data, self.control_data) if data)
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.spec_data) + len(self.control_data)
+
+    def expired(self, now: Now) -> bool:
+        """Whether its spec's NotAfter has come; nothing expires on a clock that is not trusted."""
+        end_s = self.job.not_after_s if self.job is not None else None
+        return end_s is not None and now.wall_trusted and now.wall >= end_s
+
+    def wanted(self, now: Now) -> JobSpec | None:
+        """What is to run, as far as its records say; None where nothing is."""
+        running = self.desired is Desired.RUNNING and not self.expired(now)
+        return self.job if running else None
+
+    # ---- the merge ---------------------------------------------------------------------------
+
+    def offer(self, sealed: Sealed) -> bool:
+        """Take a verified record of this job if it wins; whether it was taken."""
+        record = sealed.record
+        if isinstance(record, Control):
+            return self._offer_control(record, sealed)
+        assert isinstance(record, Spec), record
+        return self._offer_spec(record, sealed)
+
+    def _offer_spec(self, spec: Spec, sealed: Sealed) -> bool:
+        if self._buries(spec):
+            return False
+        if self.spec is not None and spec_rank(spec, sealed.data) <= self.spec_rank:
+            return False
+        self.spec, self.spec_data, self.author = spec, sealed.data, sealed.author
+        self.author_roles = sealed.certificate.roles if sealed.certificate is not None else ()
+        self.author_name = sealed.certificate.name if sealed.certificate is not None else ""
+        self.revision = revision_of(sealed.body)
+        self.job, self.unreadable = _read(spec)
+        return True
+
+    def _offer_control(self, control: Control, sealed: Sealed) -> bool:
+        if self.control is not None and control_rank(control, sealed.data) <= control_rank(
+            self.control, self.control_data
+        ):
+            return False
+        self.control, self.control_data = control, sealed.data
+        self.control_author = sealed.author
+        if self.spec is not None and self._buries(self.spec):
+            self.spec, self.spec_data, self.author, self.revision = None, b"", None, None
+            self.author_roles, self.author_name = (), ""
+            self.job, self.unreadable = None, ""
+        return True
+
+    @property
+    def spec_rank(self) -> SpecRank:
+        assert self.spec is not None
+        return spec_rank(self.spec, self.spec_data)
+
+    def _buries(self, spec: Spec) -> bool:
+        """A tombstone keeps no spec that its author saw: running the name again makes a new one,
+        so nobody will ask for the old one again."""
+        control = self.control
+        deleted = control is not None and control.desired == Desired.DELETED
+        return deleted and control is not None and spec.generation <= control.generation
+
+    # ---- on disk -----------------------------------------------------------------------------
+
+    def row(self) -> Row:
+        return ("standing", self.id, dumps([self.spec_data, self.control_data, self.since_ms]))
+
+    @classmethod
+    def restore(cls, key: str, value: bytes, keyring: Keyring) -> StandingJob:
+        """Rebuild from its row. Raises RemoteProtocolError or ValueError for a foreign row."""
+        row = msgspec.convert(loads(value, 2 * RECORD_BYTES_MAX + 32), tuple[bytes, bytes, int])
+        held: StandingJob | None = None
+        for data in row[:2]:
+            sealed = verified_standing(data, keyring) if data else None
+            if sealed is None or not isinstance(sealed.record, Spec | Control):
+                continue
+            held = held or cls.of(sealed.record)
+            if sealed.record.job != key:
+                raise RemoteProtocolError("a record of another job")
+            held.offer(sealed)
+        if held is None:
+            raise RemoteProtocolError("not a standing job's row")
+        held.since_ms = row[2]
+        return held
+
+
+def spec_rank(spec: Spec, data: bytes) -> SpecRank:
+    """Of two specs the later generation wins, and of one generation the higher hash."""
+    return (spec.generation, hashlib.sha256(data).digest())
+
+
+def _read(spec: Spec) -> tuple[JobSpec | None, str]:
+    """The job in a spec record, or why this peer cannot act on it: it is kept all the same."""
+    try:
+        job = JobSpec.decode(spec.body)
+    except (RemoteProtocolError, JobSpecError) as error:
+        return None, f"this version cannot read its spec: {error}"
+    if not job.type.standing or (job.namespace, job.name) != (spec.namespace, spec.key):
+        return None, "its spec is of another kind, name or namespace than its record"
+    return job, ""

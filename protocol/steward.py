@@ -1,0 +1,138 @@
+"""The steward: what a node has to do with standing jobs, put together for the node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from random import Random
+
+from protocol.bidding import Bidder
+from protocol.clock import Now
+from protocol.config import NodeConfig
+from protocol.daemons import Daemons
+from protocol.effects import Bucket, Effect
+from protocol.events import (
+    Booted,
+    ControlRequested,
+    HealthChanged,
+    SubmitRequested,
+    TaskEnded,
+    TaskStarted,
+)
+from protocol.ids import ExecutionId, PeerId
+from protocol.inquiry import Inquiries
+from protocol.records import Advert, Certificate, Keyring
+from protocol.standing import Standing, SyncMessage
+from protocol.standingacts import StandingActs
+from protocol.standingnews import tells_of
+from protocol.standingviews import View, listed, standing_view
+
+
+class Steward:
+    """Composes the records every peer holds, what people do to them, and what runs here of them."""
+
+    def __init__(
+        self,
+        keyring: Keyring,
+        certificate: Certificate,
+        config: NodeConfig,
+        rng: Random,
+        bidder: Bidder,
+        inquiries: Inquiries,
+        adverts: Callable[[], list[Advert]],
+        connected: Callable[[], list[PeerId]],
+        absent: Callable[[], list[PeerId]],
+        name_of: Callable[[PeerId], str],
+    ) -> None:
+        """`adverts` of whoever is alive, `absent` whoever is expected back."""
+        self._me = keyring.peer
+        self._name_of = name_of
+        self.standing = Standing(keyring, config.standing, rng, config.membership.sync_period_s)
+        self.acts = StandingActs(keyring, certificate, self.standing, inquiries, absent, name_of)
+        self.daemons = Daemons(
+            keyring, config.standing, rng, self.standing, bidder, adverts, connected
+        )
+
+    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
+        """Rebuild from disk; returns the keys of rows that could not be read."""
+        return self.standing.restore(disk) + self.daemons.restore(disk)
+
+    # ---- events ------------------------------------------------------------------------------
+
+    def boot(self, event: Booted, now: Now) -> tuple[list[Effect], Booted]:
+        """Take up what runs of daemons; gives back the event with what is none of theirs."""
+        self.standing.boot(now)
+        effects, others = self.daemons.boot(event.found, now)
+        return effects, Booted(tuple(others))
+
+    def owns(self, execution: ExecutionId) -> bool:
+        """Whether it is a daemon's present execution."""
+        return self.daemons.find(execution) is not None
+
+    def on_task(self, event: TaskStarted | HealthChanged | TaskEnded, now: Now) -> list[Effect]:
+        """What became of it."""
+        if isinstance(event, TaskStarted):
+            return self.daemons.on_started(event.execution, now)
+        if isinstance(event, HealthChanged):
+            return self.daemons.on_health(event, now)
+        return self.daemons.on_ended(event, now)
+
+    def described(self, now: Now) -> list[Effect]:
+        return self.daemons.described(now)
+
+    def sampled(self, now: Now) -> list[Effect]:
+        return self.daemons.sampled(now)
+
+    def submit(self, event: SubmitRequested, now: Now) -> list[Effect]:
+        return self.acts.submit(event, now)
+
+    def control(self, event: ControlRequested, now: Now) -> list[Effect]:
+        return self.acts.control(event, now)
+
+    def connected(self, peer: PeerId, now: Now) -> list[Effect]:
+        return self.standing.on_connected(peer, now)
+
+    def disconnected(self, peer: PeerId) -> list[Effect]:
+        self.standing.on_disconnected(peer)
+        return []
+
+    def receive(self, sender: PeerId, message: SyncMessage, now: Now) -> list[Effect]:
+        """Handle one of domain 1. Raises RemoteProtocolError."""
+        return self.standing.receive(sender, message, now)
+
+    # ---- what follows from what --------------------------------------------------------------
+
+    def news(self, now: Now) -> list[Effect]:
+        """Pass on what was merged and what others have confirmed."""
+        effects: list[Effect] = []
+        merged, self.standing.news[:] = list(self.standing.news), []
+        for each in merged:
+            effects += tells_of(each, self._me, self._name_of)
+        for job in dict.fromkeys(each.job for each in merged if not each.lost):
+            effects += self.daemons.review(job, now)
+        confirmed, self.standing.confirmed[:] = list(self.standing.confirmed), []
+        for job, peer in confirmed:
+            effects += self.acts.confirmed(job, peer, now)
+        return effects
+
+    # ---- time --------------------------------------------------------------------------------
+
+    @property
+    def deadline(self) -> float:
+        return min(self.standing.deadline, self.acts.deadline, self.daemons.deadline)
+
+    def on_deadline(self, now: Now) -> list[Effect]:
+        return [
+            *self.standing.on_deadline(now),
+            *self.daemons.on_deadline(now),
+            *self.acts.on_deadline(now),
+        ]
+
+    # ---- reading -----------------------------------------------------------------------------
+
+    def views(self, prefix: str, limit: int, detail: bool, now: Now) -> list[View]:
+        """This peer's part of the standing jobs whose id starts so, the newest first."""
+        found = [held for held in self.standing.jobs.values() if listed(held, self.daemons, prefix)]
+        found.sort(key=lambda held: (-held.since_ms, held.id))
+        return [
+            standing_view(held, self.daemons, self._name_of, detail, now) for held in found[:limit]
+        ]
