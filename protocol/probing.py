@@ -20,6 +20,7 @@ from protocol.messages import Ping, PingReport, PingRequest
 from protocol.suspicion import Health
 
 RELAYS_MAX: Final = 256  # indirect probes carried out for others at one time
+DETOURS_MAX: Final = 3  # rounds in a row that only others could answer: our connection is broken
 GRACE_TIMEOUTS: Final = 4  # how far own lag may stretch one step of a probe; then it counts
 
 
@@ -40,6 +41,7 @@ class Probe:
     stepped: float = -inf  # into this stage
     seq: int = 0
     asked: tuple[PeerId, ...] = ()
+    detours: int = 0  # rounds in a row in which others reached it and we heard nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class Prober:
     def heard(self, sender: PeerId, now: float) -> list[Send]:
         """`sender` is there: that answers our probe of it, and those we carry out for others."""
         probe = self._probes.get(sender)
+        if probe is not None:
+            probe.detours = 0
         if probe is not None and probe.stage is not Stage.IDLE:
             self._answered(probe, now)
         if not self._relays:
@@ -98,13 +102,19 @@ class Prober:
         self._relays = [relay for relay in self._relays if relay.target != sender]
         return [Send(r.requester, PingReport(r.seq, r.target, True)) for r in done]
 
-    def report(self, sender: PeerId, message: PingReport, now: float) -> None:
-        """Another reached the target, or says at least that the other itself is well."""
+    def report(self, sender: PeerId, message: PingReport, now: float) -> bool:
+        """Another reached the target, or says at least that the other itself is well.
+
+        Whether that was so for some rounds: then what we have to the target is a dead socket.
+        """
         probe = self._probes.get(message.target)
         if probe is None or probe.stage is not Stage.INDIRECT or probe.seq != message.seq:
-            return
-        if message.reached and sender in probe.asked:
-            self._answered(probe, now)
+            return False
+        if not message.reached or sender not in probe.asked:
+            return False
+        self._answered(probe, now)
+        probe.detours = (probe.detours + 1) % DETOURS_MAX
+        return probe.detours == 0
 
     def relay(self, sender: PeerId, message: PingRequest, now: float) -> list[Send]:
         """Carry out a probe for `sender`, within bounds."""

@@ -92,6 +92,18 @@ def told(device: Device, job: str) -> list[str]:
         return [event["kind"] for event in client.events() if event["job"] == job]
 
 
+def deaths(lab: NetLab) -> list[str]:
+    """Who ever held whom for dead."""
+    found = []
+    for device in lab.devices:
+        with device.client() as client:
+            events = client.events()
+        found += [
+            f"{device.name}: {each['text']}" for each in events if each["kind"] == "peer.dead"
+        ]
+    return found
+
+
 def test_a_partition_leaves_one_result_that_all_holders_know(lab: NetLab, gated: Gated) -> None:
     job = str(submit(lab[0], *gated.command(), **off(lab[0]))["job"])
     executor = running_on(lab, lab[0], job, gated)
@@ -147,6 +159,19 @@ def test_an_executor_that_was_cut_off_brings_its_result_home(lab: NetLab, gated:
     assert lab.shoal(lab[1], "job", "wait", job).code == 7
 
 
+def test_a_one_way_cut_between_two_kills_nobody_and_loses_nothing(
+    lab: NetLab, gated: Gated
+) -> None:
+    before = deaths(lab)
+    job = str(submit(lab[0], *gated.command(), **on(lab[2]))["job"])
+    assert running_on(lab, lab[0], job, gated) is lab[2]
+    lab.cut(lab[2], lab[0])
+    gated.open()
+    until(lab, lab[0], job, "its result came another way", lambda slot: slot["exit_code"] == 0)
+    assert len(gated.executions()) == 1
+    assert deaths(lab) == before, "others reach it"
+
+
 def test_a_device_that_boots_without_a_network_works_and_tells_of_it_later(
     lab: NetLab, gated: Gated
 ) -> None:
@@ -176,3 +201,44 @@ def test_jobs_end_where_every_fifth_packet_is_lost(lab: NetLab) -> None:
             lambda device=device, job=job: job_at(device, job)["state"] == "completed",
             f"{device.name}'s job has ended",
         )
+
+
+# ---- NATs -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def natted() -> Iterator[NetLab]:
+    """One public host, and one host in each of two private networks."""
+    lab = NetLab(1, behind=(1, 1))
+    for device in lab.devices:
+        device.flags = ["--label", f"place={device.name}"]
+    with lab:
+        yield lab
+
+
+def test_peers_behind_two_nats_see_each_other_by_way_of_the_public_one(natted: NetLab) -> None:
+    public, (one,), (other,) = natted[0], *natted.private
+
+    def via() -> bool:
+        with one.client() as client:
+            views = {peer["id"]: peer for peer in client.peers()}
+        return bool(views[other.peer]["via"] == public.name)
+
+    natted.until(via, "the path is found")
+    shown = natted.shoal(one, "peers").out
+    line = next(line for line in shown.splitlines() if line.startswith(other.name))
+    assert f"alive, via {public.name}" in line
+    assert deaths(natted) == []
+
+
+def test_a_job_crosses_two_nats_with_its_files_its_output_and_its_result(natted: NetLab) -> None:
+    (one,), (other,) = natted.private
+    script = natted.directory / "say.sh"
+    script.write_text("#!/bin/sh\necho through $1; exit 5\n")
+    script.chmod(0o755)
+    wanted = ("--constraint", f"place={other.name}")
+    done = natted.shoal(one, "run", *wanted, "-f", str(script), "--", "./say.sh", "NATs")
+    assert done.code == 5 and done.out == "through NATs\n", done
+    with natted[0].client() as client:
+        assert client.status()["counters"]["relayed_bytes"] > 0
+    assert deaths(natted) == []

@@ -21,11 +21,15 @@ from protocol.executor import Executor
 from protocol.heldjob import HeldJob, Merged, Slot
 from protocol.ids import JobId, PeerId
 from protocol.led import Plan
+from protocol.membership import Membership
 from protocol.messages import JobSync
 from protocol.node import Node
 from protocol.placement import Placement
 from protocol.records import Acceptance, Assignment, Fence, Keyring
+from protocol.relay import Relay
+from protocol.roster import PRESENT
 from protocol.sim.faults import Faults
+from protocol.sim.keyring import SimKeyring
 from protocol.sim.network import Conditions
 from protocol.sim.run import Options, run
 from protocol.sim.scenarios import MIXED, SCENARIOS
@@ -232,6 +236,44 @@ def _hung_starts(patch: Patch) -> None:
     patch.setattr(Executor, "_never_started", lambda self, execution, now: [])
 
 
+def _unsigned_letters(patch: Patch) -> None:
+    """Nobody looks whether a letter is its sender's."""
+    open_letter = Relay.open
+
+    def trusting(self: Relay, *arguments: object) -> object:
+        keyring = self._keyring
+        patch.setattr(type(keyring), "verify", lambda *signed: True)
+        try:
+            return open_letter(self, *arguments)  # type: ignore[arg-type]
+        finally:
+            patch.setattr(type(keyring), "verify", verify)
+
+    verify = SimKeyring.verify
+    patch.setattr(Relay, "open", trusting)
+
+
+def _relays_taken_for_peers(patch: Patch) -> None:
+    """Whoever was reached through a neighbour that is lost is held for lost as well."""
+    disconnected = Membership.disconnected
+
+    def all_lost(self: Membership, peer: PeerId, refused: bool, now: Now) -> list[Effect]:
+        behind = [each for each in self.routes.wanted() if peer in self.routes.through(each)]
+        effects = disconnected(self, peer, refused, now)
+        for each in behind:
+            entry = self._roster.peers[each]
+            if entry.state in PRESENT and not entry.connected:
+                effects += self._judge.refused(entry, now)
+        return effects
+
+    patch.setattr(Membership, "disconnected", all_lost)
+
+
+def _no_relaying(patch: Patch) -> None:
+    """Neighbours are asked, and letters never handed on."""
+    patch.setattr(Relay, "hand_on", lambda self, letter, relayed, connected, now: [])
+
+
+RELAYED = Faults(nats=2, crashes=6, power_cuts=2)
 LATE = Faults(conditions=Conditions(reorder=0.4, duplicate=0.2), crashes=4)  # awards come late
 
 MUTATIONS = (
@@ -255,6 +297,9 @@ MUTATIONS = (
     Mutation("no anti-entropy", _no_anti_entropy, "differs|has not ended"),
     Mutation("garbage raises", _raising, "the node broke"),
     Mutation("hung starts", _hung_starts, "for ever|has not ended", scenario="black-holes"),
+    Mutation("letters unsigned", _unsigned_letters, "has not written", Faults(nats=2, rogues=4)),
+    Mutation("relay taken for peers", _relays_taken_for_peers, "never was down", RELAYED),
+    Mutation("nothing handed on", _no_relaying, "never was down|has not ended", RELAYED),
     Mutation("tasks not adopted", _blind_adoption, "is (starting|running)|still|has not ended"),
 )
 
