@@ -15,7 +15,17 @@ from protocol.job import JobSpec
 from protocol.messages import Message
 
 Bucket = Literal[
-    "meta", "peer", "spec", "control", "job", "slot", "execution", "fence", "standing", "daemon"
+    "meta",
+    "peer",
+    "spec",
+    "control",
+    "job",
+    "slot",
+    "execution",
+    "fence",
+    "standing",
+    "daemon",
+    "version",
 ]
 BUCKETS: tuple[Bucket, ...] = (
     "meta",
@@ -28,6 +38,7 @@ BUCKETS: tuple[Bucket, ...] = (
     "fence",
     "standing",
     "daemon",
+    "version",
 )
 
 

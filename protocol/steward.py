@@ -18,13 +18,14 @@ from protocol.events import (
     TaskEnded,
     TaskStarted,
 )
-from protocol.ids import ExecutionId, PeerId
+from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.inquiry import Inquiries
 from protocol.records import Advert, Certificate, Keyring
 from protocol.standing import Standing, SyncMessage
 from protocol.standingacts import StandingActs
 from protocol.standingnews import tells_of
-from protocol.standingviews import View, listed, standing_view
+from protocol.standingviews import View, listed, standing_view, version_view
+from protocol.versions import Version
 
 
 class Steward:
@@ -128,6 +129,16 @@ class Steward:
         ]
 
     # ---- reading -----------------------------------------------------------------------------
+
+    def versions(self, job: JobId) -> list[View]:
+        """The specs of a standing job that this peer remembers, the present one first."""
+        held = self.standing.jobs.get(job)
+        if held is None:
+            return []
+        found = list(self.standing.versions.of(job))
+        if held.spec_data:
+            found.append(Version.of(held.spec_data, held.since_ms, self.standing.keyring))
+        return [version_view(each, self._name_of) for each in reversed(found)]
 
     def views(self, prefix: str, limit: int, detail: bool, now: Now) -> list[View]:
         """This peer's part of the standing jobs whose id starts so, the newest first."""

@@ -13,6 +13,7 @@ from protocol.effects import Effect, Gossip, Save, Send, StartTask, Tell
 from protocol.errors import RemoteProtocolError
 from protocol.events import DeadlinePassed, Event, FrameReceived, GossipReceived
 from protocol.ids import JobId, PeerId, execution_id, job_id
+from protocol.job import JobType
 from protocol.messages import (
     Accepted,
     Award,
@@ -22,6 +23,7 @@ from protocol.messages import (
     ResultAck,
     ResultOffer,
     Rumours,
+    SyncHeld,
     SyncRecords,
 )
 from protocol.records import (
@@ -35,8 +37,10 @@ from protocol.records import (
     Spec,
     Unknown,
 )
+from protocol.resources import Resources
 from protocol.sim.device import Device
 from protocol.sim.ledger import EXECUTION_BYTES_MAX, Ledger, pair_of
+from protocol.sim.standingwatch import StandingWatch
 from protocol.sim.tasks import Task
 from protocol.sim.world import World
 from protocol.wire import Sealed, decode_as, decode_message, loads, open_sealed
@@ -84,9 +88,11 @@ class Invariants:
     _ledgers: list[Ledger] = field(default_factory=list)
     _letters: dict[tuple[PeerId, int], int] = field(default_factory=dict)  # written, by life
     _opened: dict[bytes, Sealed] = field(default_factory=dict)
+    standing: StandingWatch = field(init=False)
 
     def __post_init__(self) -> None:
         self._ledgers = [Ledger(self._record) for _ in self.world.devices]
+        self.standing = StandingWatch(self.world, self.violate, self._open)
 
     def violate(self, device: int, text: str) -> None:
         if len(self.violations) < VIOLATIONS_MAX:
@@ -119,6 +125,7 @@ class Invariants:
 
     def booted(self, device: Device) -> None:
         self._ledgers[device.index].booted(device.disk)
+        self.standing.booted(device)
 
     def handled(self, device: Device, event: Event, effects: list[Effect]) -> None:
         """The node is between two events: what it saved and what it holds must agree."""
@@ -136,6 +143,8 @@ class Invariants:
                 self._check_fence(device, (execution.job, execution.slot), execution.fence)
         if not _matters(event, effects):
             return
+        saves = [effect for effect in effects if isinstance(effect, Save)]
+        self.standing.handled(device, node, saves)
         for text in ledger.compare(node):
             self.violate(device.index, text)
         for choice in ledger.choices:
@@ -147,9 +156,13 @@ class Invariants:
 
     def committed(self, device: Device, save: Save) -> None:
         self._ledgers[device.index].committed(save)
+        self.standing.committed(device, save)
 
     def began(self, device: Device, start: StartTask, task: Task) -> None:
         """The host has started a task."""
+        if task.daemon:
+            self.standing.began(device, start, task)
+            return
         slot = int(start.environment["SHOAL_PARTITION_INDEX"])
         self._tasks.setdefault((start.job, slot), []).append(task)
 
@@ -231,6 +244,8 @@ class Invariants:
                 slot = device.disk.rows["slot"].get(f"{message.job}/{message.slot}")
                 decided = slot is not None and any(pair_of(slot))
                 saved = message.status != "accepted" or decided
+            case SyncHeld():
+                saved = self.standing.says(device, message)
             case Rumours() | SyncRecords():
                 self._check_adverts(device, message.records)
             case _:
@@ -265,6 +280,11 @@ class Invariants:
 
     def _check_start(self, device: Device, start: StartTask) -> None:
         assert device.node is not None
+        if start.spec.type is JobType.DAEMON:
+            self.executions += 1
+            self.standing.check_start(device, start)
+            self._check_capacity(device, start, start.spec.task.resources)
+            return
         execution = device.node.executor.executions.get(start.execution)
         row = device.disk.rows["execution"].get(start.execution)
         if execution is None or row is None:
@@ -273,7 +293,9 @@ class Invariants:
         self.executions += 1
         self._check_author(device, start, row)
         self._check_exclusive(device, (execution.job, execution.slot))
-        needs = execution.spec.task.resources
+        self._check_capacity(device, start, execution.spec.task.resources)
+
+    def _check_capacity(self, device: Device, start: StartTask, needs: Resources) -> None:
         for task in device.host.running:
             needs += task.resources
         if start.execution not in device.host.tasks and not needs.fits(device.described.capacity):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from protocol.execution import State
 from protocol.ids import JobId
 from protocol.records import Desired, Verdict
-from protocol.resources import Resources
 from protocol.sim.device import Device
 from protocol.sim.invariants import Invariants
+from protocol.sim.standingwatch import daemons_need
 from protocol.sim.world import World
 
 Unrest = list[tuple[int, str]]  # device (-1: all) and what is not as it should be
@@ -15,7 +15,7 @@ Unrest = list[tuple[int, str]]  # device (-1: all) and what is not as it should 
 
 def unrest(world: World, invariants: Invariants) -> Unrest:
     """Everything that is not at rest, the first of each kind per device."""
-    found: Unrest = []
+    found: Unrest = invariants.standing.unrest()
     for device in world.devices:
         found += _restless(world, device)
     for job, (device_index, durable_on) in invariants.acknowledged.items():
@@ -40,10 +40,10 @@ def _restless(world: World, device: Device) -> Unrest:
     if node is None:
         return [(device.index, "it is down")]
     found: Unrest = []
-    if node.executor.reserved != Resources():
+    if node.executor.reserved != daemons_need(node.steward.daemons.daemons):
         found.append((device.index, f"capacity is still reserved: {node.executor.reserved}"))
     for task in device.host.tasks.values():
-        if task.running:
+        if task.running and not task.daemon:
             found.append((device.index, f"task {task.execution} of {task.job} still runs"))
     for execution in node.executor.executions.values():
         if not execution.ended:

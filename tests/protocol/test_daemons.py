@@ -23,6 +23,7 @@ from tests.protocol.daemonnet import DaemonNet
 from tests.protocol.nodenet import WALL, batch
 from tests.protocol.standingbook import PROCESS, StandingBook, daemon
 
+START_MAX_S = StandingConfig().start_max_s
 FAST: dict[str, Plain] = {"Update": {"HealthyAfter": 2}}
 LABELLED: Plain = [{"Key": "zone", "Operator": "=", "Values": ["attic"]}]
 
@@ -497,6 +498,20 @@ def test_a_revision_whose_checks_never_pass_is_gone_back_from() -> None:
     net.run(1.0)
     assert net.daemon("a").now.spec.check is None
     assert "back to the one before" in net.told("a", "daemon.rolled-back")[0].text
+
+
+def test_what_the_engine_swallows_is_started_again() -> None:
+    net = DaemonNet("a")
+    box = net.boxes["a"]
+    net.swallow = True
+    net.ran("a")
+    first = net.daemon("a").execution(PeerId("a"))
+    net.run(START_MAX_S - 5.0)
+    assert net.daemon("a").state is State.STARTING
+    net.swallow = False
+    assert net.until(lambda: net.on() == ["a"]) < 10.0
+    assert box.stopping[first] == f"the device did not start it within {START_MAX_S:.0f} s"
+    assert net.daemon("a").state is State.RUNNING
 
 
 # ---- updates

@@ -8,11 +8,16 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+import protocol.daemons as daemons_module
 import protocol.node as node_module
+import protocol.sim.device as device_module
+import protocol.standingjob as standingjob_module
 from protocol.bidding import Bidder
 from protocol.catalogue import Catalogue
 from protocol.clock import NEVER, Now
 from protocol.config import CoordinationConfig, NodeConfig
+from protocol.daemon import Daemon
+from protocol.daemons import Daemons
 from protocol.effects import Effect, Save
 from protocol.errors import RemoteProtocolError
 from protocol.events import Event
@@ -20,9 +25,10 @@ from protocol.execution import Fences
 from protocol.executor import Executor
 from protocol.heldjob import HeldJob, Merged, Slot
 from protocol.ids import JobId, PeerId
+from protocol.job import JobSpec
 from protocol.led import Plan
 from protocol.membership import Membership
-from protocol.messages import JobSync
+from protocol.messages import OVERTAKING, JobSync, SyncHeld
 from protocol.node import Node
 from protocol.placement import Placement
 from protocol.records import Acceptance, Assignment, Fence, Keyring
@@ -33,6 +39,8 @@ from protocol.sim.keyring import SimKeyring
 from protocol.sim.network import Conditions
 from protocol.sim.run import Options, run
 from protocol.sim.scenarios import MIXED, SCENARIOS
+from protocol.standing import Standing
+from protocol.standingjob import StandingJob
 from protocol.succession import Succession
 from protocol.wire import Sealed
 
@@ -274,6 +282,86 @@ def _no_relaying(patch: Patch) -> None:
 
 
 RELAYED = Faults(nats=2, crashes=6, power_cuts=2)
+
+
+def _unsaved_standing(patch: Patch) -> None:
+    """A standing job's record is kept in memory only."""
+    patch.setattr(Standing, "_save", lambda self, changed: [])
+
+
+def _early_word(patch: Patch) -> None:
+    """What was just merged is acknowledged before it is durable."""
+    patch.setattr(device_module, "OVERTAKING", (*OVERTAKING, SyncHeld))
+
+
+def _any_spec_wins(patch: Patch) -> None:
+    """Whatever generation comes last is kept."""
+    patch.setattr(standingjob_module, "spec_rank", lambda spec, data: (data,))
+
+
+def _any_author(patch: Patch) -> None:
+    """Nobody looks at the roles of a daemon's author."""
+    patch.setattr(standingjob_module, "checked_spec", lambda sealed, keyring: sealed)
+    why_unfit = Daemons._why_unfit
+
+    def lenient(self: Daemons, held: StandingJob, spec: JobSpec) -> str:
+        reason = why_unfit(self, held, spec)
+        return "" if reason.startswith("policy: the author") else reason
+
+    patch.setattr(Daemons, "_why_unfit", lenient)
+
+
+def _no_comparing(patch: Patch) -> None:
+    """Peers that meet again do not compare their standing jobs, now or later."""
+    patch.setattr(Standing, "_sync_soon", lambda self, peer: None)
+
+
+def _unjournaled_daemon(patch: Patch) -> None:
+    """A daemon is started without a journal of it."""
+    start = Daemons._start
+
+    def unsaved(self: Daemons, *arguments: object) -> list[Effect]:
+        effects = start(self, *arguments)  # type: ignore[arg-type]
+        return [effect for effect in effects if not isinstance(effect, Save)]
+
+    patch.setattr(Daemons, "_start", unsaved)
+
+
+def _second_daemon(patch: Patch) -> None:
+    """A restarted agent starts its daemons beside those that still run."""
+    adopt = Daemons._adopt
+
+    def forgetful(self: Daemons, daemon: Daemon, task: object, now: Now) -> list[Effect]:
+        return adopt(self, daemon, None, now)
+
+    patch.setattr(Daemons, "_adopt", forgetful)
+
+
+def _unstoppable(patch: Patch) -> None:
+    """What was stopped or deleted runs on."""
+    patch.setattr(Daemons, "_over", lambda self, daemon, held: [])
+
+
+def _once_described(patch: Patch) -> None:
+    """A device looks once what belongs on it, and not when it is moved."""
+    described = Daemons.described
+
+    def once(self: Daemons, now: Now) -> list[Effect]:
+        return [] if self.ready else described(self, now)
+
+    patch.setattr(Daemons, "described", once)
+
+
+def _ended_for_good(patch: Patch) -> None:
+    """A daemon that ended is not started again."""
+    patch.setattr(Daemons, "_pause", lambda self, daemon: NEVER)
+
+
+def _never_updated(patch: Patch) -> None:
+    """The wave of an update never comes."""
+    patch.setattr(daemons_module, "wave_delay_s", lambda *arguments: NEVER)
+
+
 LATE = Faults(conditions=Conditions(reorder=0.4, duplicate=0.2), crashes=4)  # awards come late
 
 MUTATIONS = (
@@ -300,6 +388,17 @@ MUTATIONS = (
     Mutation("letters unsigned", _unsigned_letters, "has not written", Faults(nats=2, rogues=4)),
     Mutation("relay taken for peers", _relays_taken_for_peers, "never was down", RELAYED),
     Mutation("nothing handed on", _no_relaying, "never was down|has not ended", RELAYED),
+    Mutation("standing job not saved", _unsaved_standing, "not as it was saved"),
+    Mutation("acknowledged too early", _early_word, "says what is not on its disk: SyncHeld"),
+    Mutation("any spec wins", _any_spec_wins, "standing job .* goes back"),
+    Mutation("any author runs daemons", _any_author, "a daemon of .* who may not submit"),
+    Mutation("standing jobs not compared", _no_comparing, "standing jobs differ"),
+    Mutation("daemon not journaled", _unjournaled_daemon, "daemon .* without a journal"),
+    Mutation("daemon started twice", _second_daemon, "runs 2 times on one device"),
+    Mutation("daemon not stopped", _unstoppable, "daemon .* runs, and should not"),
+    Mutation("labels looked at once", _once_described, "daemon .* (should not|does not run)"),
+    Mutation("daemon not restarted", _ended_for_good, "daemon .* runs 0 times"),
+    Mutation("daemon not updated", _never_updated, "in another revision than it should"),
     Mutation("tasks not adopted", _blind_adoption, "is (starting|running)|still|has not ended"),
 )
 
