@@ -388,7 +388,9 @@ class Membership:
         if not self._running:
             return []
         effects: list[Effect] = []
-        sends, failed = self._prober.step(now.mono, lambda target: self._choose(target, now.mono))
+        sends, failed = self._prober.step(
+            now.mono, lambda target: self._choose(target, now.mono), self._far
+        )
         effects += sends
         for probe in failed:
             effects += self._unanswered(probe, now)
@@ -427,10 +429,13 @@ class Membership:
     def _unanswered(self, probe: Probe, now: Now) -> list[Effect]:
         """Accuse, unless nobody at all was heard since: then it is first our own trouble.
 
-        Nor while a way to it is being looked for: only who has a path can tell that it is silent.
+        Nor while a way to it is being looked for, or where no relay has said that it is silent:
+        only who has a path can tell, and a relay that says nothing is what is lost, or slow.
         """
         peer = self._roster.peers[probe.target]
         if not peer.connected and self.routes.searching(probe.target):
+            return []
+        if self._far(probe.target) and not probe.denied:
             return []
         alone = self._heard < probe.began and len(self._prober.targets) > 1
         if alone and not self._health.worst:
@@ -438,6 +443,10 @@ class Membership:
                 self._health.trouble(now.mono)
             return []
         return self._judge.accuse(peer, now)
+
+    def _far(self, target: PeerId) -> bool:
+        """Whether it is reached through a neighbour."""
+        return not self._linked(target) and bool(self.routes.through(target))
 
     def _choose(self, target: PeerId, now: float) -> Sequence[PeerId]:
         """Others to ask about `target`: who said to be connected to it, then connected ones."""

@@ -7,7 +7,7 @@ schedule. Any message that a target sends after the probe began answers it, not 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from math import inf
 from random import Random
@@ -21,6 +21,7 @@ from protocol.suspicion import Health
 
 RELAYS_MAX: Final = 256  # indirect probes carried out for others at one time
 DETOURS_MAX: Final = 3  # rounds in a row that only others could answer: our connection is broken
+FAR_TIMEOUTS: Final = 2  # through a relay an answer makes four hops, and the relay's word two more
 GRACE_TIMEOUTS: Final = 4  # how far own lag may stretch one step of a probe; then it counts
 
 
@@ -41,6 +42,7 @@ class Probe:
     stepped: float = -inf  # into this stage
     seq: int = 0
     asked: tuple[PeerId, ...] = ()
+    denied: bool = False  # one that was asked has said that it does not answer
     detours: int = 0  # rounds in a row in which others reached it and we heard nothing
 
 
@@ -52,6 +54,7 @@ class Relay:
     seq: int  # the requester's
     target: PeerId
     deadline: float
+    limit: float  # how far own lag may push that
 
 
 class Prober:
@@ -111,6 +114,7 @@ class Prober:
         if probe is None or probe.stage is not Stage.INDIRECT or probe.seq != message.seq:
             return False
         if not message.reached or sender not in probe.asked:
+            probe.denied = probe.denied or sender in probe.asked
             return False
         self._answered(probe, now)
         probe.detours = (probe.detours + 1) % DETOURS_MAX
@@ -120,16 +124,22 @@ class Prober:
         """Carry out a probe for `sender`, within bounds."""
         if len(self._relays) >= RELAYS_MAX or message.target == sender:
             return []
-        deadline = now + self._config.probe_timeout_s
-        self._relays.append(Relay(sender, message.seq, message.target, deadline))
+        deadline = now + self._config.probe_timeout_s * self._health.level
+        limit = now + GRACE_TIMEOUTS * self._config.probe_timeout_s
+        self._relays.append(
+            Relay(sender, message.seq, message.target, deadline, max(deadline, limit))
+        )
         return [Send(message.target, Ping(self._next_seq()))]
 
     def step(
-        self, now: float, choose: Callable[[PeerId], Sequence[PeerId]]
+        self,
+        now: float,
+        choose: Callable[[PeerId], Sequence[PeerId]],
+        far: Callable[[PeerId], bool] = lambda peer: False,
     ) -> tuple[list[Send], list[Probe]]:
         """Do what is due: what to send, and the probes that ended unanswered.
 
-        `choose` names the others to ask about a target.
+        `choose` names the others to ask about a target, `far` says that it is behind a relay.
         """
         sends: list[Send] = []
         failed: list[Probe] = []
@@ -139,15 +149,16 @@ class Prober:
         for probe in self._probes.values():
             if probe.due > now:
                 continue
+            factor = FAR_TIMEOUTS if far(probe.target) else 1
             match probe.stage:
                 case Stage.IDLE:
                     probe.began = now
                     probe.seq = self._next_seq()
-                    self._enter(probe, Stage.DIRECT, now)
+                    self._enter(probe, Stage.DIRECT, now, factor)
                     sends.append(Send(probe.target, Ping(probe.seq)))
                 case Stage.DIRECT:
                     probe.asked = tuple(choose(probe.target))
-                    self._enter(probe, Stage.INDIRECT, now)
+                    self._enter(probe, Stage.INDIRECT, now, factor)
                     sends.append(Send(probe.target, Ping(probe.seq)))
                     request = PingRequest(probe.seq, probe.target)
                     sends += [Send(peer, request) for peer in probe.asked]
@@ -161,6 +172,10 @@ class Prober:
 
         Bounded per step: a machine that is always late would never accuse anybody.
         """
+        self._relays = [
+            replace(relay, deadline=min(relay.deadline + late_s, relay.limit))
+            for relay in self._relays
+        ]
         if late_s >= self._config.probe_period_s:
             for probe in self._probes.values():
                 probe.stage = Stage.IDLE
@@ -171,10 +186,11 @@ class Prober:
                 bound = probe.stepped + GRACE_TIMEOUTS * self._config.probe_timeout_s
                 probe.due = max(probe.due, min(now + late_s, bound))
 
-    def _enter(self, probe: Probe, stage: Stage, now: float) -> None:
+    def _enter(self, probe: Probe, stage: Stage, now: float, factor: int) -> None:
         probe.stage = stage
         probe.stepped = now
-        probe.due = now + self._config.probe_timeout_s * self._health.level
+        probe.denied = False
+        probe.due = now + self._config.probe_timeout_s * self._health.level * factor
 
     def _answered(self, probe: Probe, now: float) -> None:
         self._health.answered(now)

@@ -20,6 +20,7 @@ from protocol.messages import PathQuery, PathReport
 DIAL_S: Final = 0.5  # a dial on a LAN takes 10 ms, over a WAN some hundred; then others are asked
 ASK_FIRST_S: Final = 1.0  # an answer was lost, or nobody was connected yet: again, doubling
 ASK_MAX_S: Final = 60.0  # also how often paths that are in use are asked for anew
+ASKS_MAX: Final = 4  # within 8 s of silence a neighbour that says nothing counts as dead itself
 GATHER_S: Final = 0.1  # what is wanted at about one time is asked in one message
 ANSWER_S: Final = 0.2  # between two answers to one neighbour
 IDLE_S: Final = 120.0  # a path that nobody needed for so long is asked for no more
@@ -35,6 +36,8 @@ class Path:
     wanted_at: float  # when there was something to say the last time
     pause_s: float = ASK_FIRST_S
     asked: int = 0  # times in a row that nobody knew a way
+    awaited: tuple[PeerId, ...] = ()  # neighbours that were asked and have not answered
+    settled: bool = False  # all have answered, and none was connected to it
     through: list[PeerId] = field(default_factory=list)  # neighbours, the one in use first
 
 
@@ -55,9 +58,14 @@ class Routes:
         return [] if path is None else path.through.copy()
 
     def searching(self, peer: PeerId) -> bool:
-        """Whether a path is being asked for, and it is too early to say that there is none."""
+        """Whether a path is being asked for, and it is too early to say that there is none.
+
+        A neighbour that is slow to answer may be the one that is connected to it.
+        """
         path = self._paths.get(peer)
-        return path is not None and not path.through and path.asked < 2
+        if path is None or path.through:
+            return False
+        return not path.settled and path.asked <= ASKS_MAX
 
     def wanted(self) -> list[PeerId]:
         return list(self._paths)
@@ -100,6 +108,7 @@ class Routes:
         self._answered.pop(neighbour, None)
         for path in self._paths.values():
             _without(path, neighbour, now)
+            _answered(path, neighbour)
 
     def learn(self, peer: PeerId, neighbour: PeerId, now: float) -> bool:
         """`peer` is reached through `neighbour`; whether it was not reached before."""
@@ -111,7 +120,7 @@ class Routes:
         if neighbour not in path.through and len(path.through) < RELAYS_MAX:
             path.through.append(neighbour)
         if first:
-            path.asked, path.pause_s = 0, ASK_MAX_S
+            path.asked, path.pause_s, path.settled = 0, ASK_MAX_S, False
             path.ask_at = now + ASK_MAX_S
         return first
 
@@ -136,6 +145,7 @@ class Routes:
         for peer in due[:PEERS_MAX]:
             path = self._paths[peer]
             path.asked += not path.through
+            path.awaited, path.settled = tuple(neighbours), path.settled or not neighbours
             path.ask_at = now + path.pause_s
             path.pause_s = min(2 * path.pause_s, ASK_MAX_S)
         for peer in due[PEERS_MAX:]:
@@ -160,8 +170,16 @@ class Routes:
         for peer in report.absent:
             if peer in self._paths:
                 _without(self._paths[peer], neighbour, now)
+                _answered(self._paths[peer], neighbour)
         asked = [peer for peer in dict.fromkeys(report.connected) if peer in self._paths]
         return [peer for peer in asked if self.learn(peer, neighbour, now)]
+
+
+def _answered(path: Path, neighbour: PeerId) -> None:
+    """One less to wait for; it is not connected to the peer, or is gone itself."""
+    if neighbour in path.awaited:
+        path.awaited = tuple(each for each in path.awaited if each != neighbour)
+        path.settled = not path.awaited
 
 
 def _without(path: Path, neighbour: PeerId, now: float) -> None:

@@ -12,6 +12,7 @@ from protocol.routes import (
     ANSWER_S,
     ASK_FIRST_S,
     ASK_MAX_S,
+    ASKS_MAX,
     DIAL_S,
     GATHER_S,
     IDLE_S,
@@ -93,12 +94,46 @@ def test_asking_in_vain_is_repeated_less_and_less() -> None:
     assert pauses[-1] == ASK_MAX_S
 
 
-def test_it_is_too_early_to_give_up_until_two_questions_went_unanswered() -> None:
+def test_it_is_too_early_to_give_up_until_all_neighbours_have_answered() -> None:
     routes = Routes()
     assert not routes.searching(T)
     routes.want(T, 0.0)
     assert routes.searching(T)
     asked(routes, routes.deadline)
+    routes.report(R, PathReport((), (T,)), 1.0)
+    routes.report(R, PathReport((), (T,)), 1.0)
+    assert routes.searching(T), "the other may be the one that is connected to it"
+    routes.report(S, PathReport((), (T,)), 1.0)
+    assert not routes.searching(T)
+    asked(routes, routes.deadline)
+    assert not routes.searching(T), "once is enough"
+    routes.learn(T, R, 2.0)
+    routes.lost(R, 3.0)
+    assert routes.searching(T), "somebody was connected to it"
+
+
+def test_where_there_are_no_neighbours_nobody_knows_a_way() -> None:
+    routes = Routes()
+    routes.want(T, 0.0)
+    assert routes.ask([], lambda peer: False, routes.deadline) == []
+    assert not routes.searching(T)
+
+
+def test_who_is_lost_is_not_waited_for() -> None:
+    routes = Routes()
+    routes.want(T, 0.0)
+    asked(routes, routes.deadline)
+    routes.report(R, PathReport((), (T,)), 1.0)
+    routes.lost(S, 2.0)
+    assert not routes.searching(T)
+
+
+def test_a_neighbour_that_never_answers_is_not_waited_for_for_ever() -> None:
+    routes = Routes()
+    routes.want(T, 0.0)
+    for _ in range(ASKS_MAX):
+        assert routes.searching(T)
+        asked(routes, routes.deadline)
     assert routes.searching(T)
     asked(routes, routes.deadline)
     assert not routes.searching(T)
