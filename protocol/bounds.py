@@ -27,7 +27,7 @@ Count = Annotated[int, Meta(ge=0, le=INT_MAX)]
 Known = Annotated[int, Meta(ge=-1, le=INT_MAX)]  # -1: not known, or none
 Signed = Annotated[int, Meta(ge=-INT_MAX, le=INT_MAX)]
 Millis = Annotated[int, Meta(ge=0, le=INT_MAX)]  # Unix time or a duration, milliseconds
-Slot = Annotated[int, Meta(ge=0, lt=SLOTS_MAX)]
+Slot = Annotated[int, Meta(ge=0, lt=2**48)]  # a number below Count, or a peer's (ids.peer_slot)
 Slots = Annotated[int, Meta(ge=0, le=SLOTS_MAX)]
 Score = Annotated[int, Meta(ge=0, le=1000)]
 Percent = Annotated[int, Meta(ge=-1, le=100)]  # -1: not known

@@ -50,6 +50,7 @@ class Daemons:
     rng: Random
     standing: Standing
     bidder: Bidder
+    start_max_s: float
     adverts: Callable[[], list[Advert]]  # of whoever is alive
     connected: Callable[[], list[PeerId]]
     daemons: dict[JobId, Daemon] = field(default_factory=dict)
@@ -211,8 +212,8 @@ class Daemons:
         daemon.now, daemon.attempt, daemon.state = target, attempt, State.STARTING
         daemon.stopping, daemon.started_ms, daemon.next_at = "", now.wall_ms, NEVER
         daemon.switch_to, daemon.switch_at = None, NEVER
-        daemon.start_by = now.mono + self.config.start_max_s
         self._begun(daemon, now)
+        daemon.start_by = now.mono + self.start_max_s
         start = StartTask(
             key,
             daemon.job,
@@ -269,9 +270,16 @@ class Daemons:
                 return daemon
         return None
 
+    def over(self, execution: ExecutionId) -> bool:
+        """Whether it is one of a daemon's that has ended, or was given up."""
+        past = (ended for daemon in self.daemons.values() for ended in daemon.past)
+        return any(ended[0] == execution for ended in past)
+
     def on_started(self, execution: ExecutionId, now: Now) -> list[Effect]:
         daemon = self.find(execution)
-        if daemon is None or daemon.state is not State.STARTING:
+        if daemon is None:  # it was given up
+            return [StopTask(execution, "it started too late")]
+        if daemon.state is not State.STARTING:
             return []
         daemon.state, daemon.start_by = State.RUNNING, NEVER
         kind = "daemon.restarted" if daemon.restarts else "daemon.started"
@@ -362,7 +370,8 @@ class Daemons:
         times = list(self._expiries.values())
         for daemon in self.daemons.values():
             if daemon.active:
-                times += [daemon.healthy_at, daemon.switch_at, daemon.start_by]
+                times += [daemon.healthy_at, daemon.switch_at]
+                times.append(daemon.start_by if daemon.state is State.STARTING else NEVER)
             else:
                 times.append(daemon.next_at)
         return min(times, default=NEVER)
@@ -370,10 +379,9 @@ class Daemons:
     def on_deadline(self, now: Now) -> list[Effect]:
         effects: list[Effect] = []
         due: dict[JobId, None] = {job: None for job, at in self._expiries.items() if at <= now.mono}
-        for daemon in list(self.daemons.values()):
-            if daemon.active and daemon.start_by <= now.mono:
+        for job, daemon in list(self.daemons.items()):
+            if daemon.state is State.STARTING and daemon.start_by <= now.mono:
                 effects += self._never_started(daemon, now)
-        for job, daemon in self.daemons.items():
             if daemon.active and daemon.healthy_at <= now.mono:
                 effects += self._healthy(daemon)
             if (daemon.switch_at if daemon.active else daemon.next_at) <= now.mono:
@@ -381,9 +389,9 @@ class Daemons:
         return effects + [effect for job in due for effect in self.review(job, now)]
 
     def _never_started(self, daemon: Daemon, now: Now) -> list[Effect]:
-        """The engine took it and nothing came of it: it is tried again, as after a failure."""
+        """The engine took it and nothing came of it."""
         key = daemon.execution(self.me)
-        reason = f"the device did not start it within {self.config.start_max_s:.0f} s"
+        reason = f"the device did not start it within {self.start_max_s:.0f} s"
         return [StopTask(key, reason), *self.on_ended(TaskEnded(key, None, reason), now)]
 
     def _healthy(self, daemon: Daemon) -> list[Effect]:

@@ -26,6 +26,7 @@ Bucket = Literal[
     "standing",
     "daemon",
     "version",
+    "ops",
 ]
 BUCKETS: tuple[Bucket, ...] = (
     "meta",
@@ -39,6 +40,7 @@ BUCKETS: tuple[Bucket, ...] = (
     "standing",
     "daemon",
     "version",
+    "ops",
 )
 
 

@@ -34,7 +34,6 @@ from protocol.execution import (
 from protocol.executions import Executions
 from protocol.ids import ExecutionId, PeerId
 from protocol.inputs import ArchiveSource
-from protocol.job import JobSpec
 from protocol.messages import (
     Accepted,
     Announce,
@@ -51,7 +50,8 @@ from protocol.messages import (
     Vacancy,
     Withdraw,
 )
-from protocol.records import Assignment, Keyring, Result, Spec, Verdict
+from protocol.opsjournal import OpsJournal
+from protocol.records import Keyring, Result, Verdict
 from protocol.resources import Resources
 from protocol.wire import Sealed, seal
 
@@ -70,6 +70,7 @@ class Executor:
     config: CoordinationConfig
     bidder: Bidder
     reachable: Callable[[PeerId], bool]
+    journal: OpsJournal
     executions: Executions = field(default_factory=Executions)
     fences: Fences = field(default_factory=Fences)
 
@@ -81,6 +82,7 @@ class Executor:
         """Rebuild from disk; returns the ids of rows that could not be read."""
         unreadable: list[str] = []
         self.fences = Fences.restore(disk.get("fence", {}), unreadable)
+        self.journal.restore(disk.get("ops", {}), unreadable)
         rows = disk.get("execution", {})
         for key in sorted(rows):
             try:
@@ -113,9 +115,11 @@ class Executor:
             reason = "the device lost it: a power cut, or its supervisor was killed"
             if execution.stopping:
                 return self.on_ended(TaskEnded(execution.id, None, reason), now)
-            return self._end(execution, State.LOST, TaskEnded(execution.id, None, reason), now)
+            return self._lost(execution, TaskEnded(execution.id, None, reason), now)
         if not task.running:
             ended = TaskEnded(execution.id, task.exit_code, task.reason, task.duration_ms)
+            if execution.listed and task.exit_code is None and not execution.stopping:
+                return self._lost(execution, ended, now)
             return self.on_ended(ended, now)
         execution.started_ms = execution.started_ms or _before(now, task.duration_ms)
         self.bidder.adopt(execution.id, execution.spec.task.resources)
@@ -165,16 +169,23 @@ class Executor:
         assignment = execution.assignment
         accepted = Accepted(assignment.job, assignment.slot, assignment.fence)
         if execution.id in self.executions:
-            return [Send(sender, accepted)]
-        reason = self._objection(assignment, spec) or self._unfit(execution.spec)
+            return self._again(sender, accepted, self.executions[execution.id])
+        if execution.listed:
+            known = self.journal.answer(assignment, self.keyring.peer)
+            if known is not None:
+                return [Send(sender, ResultOffer(seal(known, self.keyring)))]
+        reason = self._objection(execution, spec) or self._unfit(execution)
         reason = reason or self.bidder.drains(execution.spec.type) or self.bidder.unwell()
-        need = execution.spec.task.resources
+        need, final = execution.spec.task.resources, True
         if not reason and not self.bidder.take(sender, auction, execution.id, need):
-            reason = "busy: the capacity was given to somebody else"
+            reason, final = "busy: the capacity was given to somebody else", False
         if reason:
-            declined = Declined(assignment.job, assignment.slot, assignment.fence, clipped(reason))
+            fence = assignment.fence
+            declined = Declined(assignment.job, assignment.slot, fence, clipped(reason), final)
             return [Send(sender, declined)]
         rows: list[Row] = [execution.row()]
+        if execution.listed:
+            rows += self.journal.start(execution.revision)
         rows += self.fences.raise_to(assignment.job, assignment.slot, assignment.fence)
         superseded, older = self._supersede(execution)
         self.executions[execution.id] = execution
@@ -192,30 +203,46 @@ class Executor:
         )
         return [Save((*rows, *superseded)), Send(sender, accepted), *older, start]
 
-    def _objection(self, assignment: Assignment, spec: Sealed) -> str:
+    def _again(self, sender: PeerId, accepted: Accepted, known: Execution) -> list[Effect]:
+        """An award that is known. Of an ops job it asks what became of it: who took the job over
+        has not heard of that."""
+        if not known.listed or not known.ended:
+            return [Send(sender, accepted)]
+        if known.result_data:
+            offer = ResultOffer(known.result_data, known.assignment_data)
+            return [Send(sender, accepted), Send(sender, offer)]
+        reason = f"it was stopped here: {known.stopping}"
+        return [Send(sender, Declined(accepted.job, accepted.slot, accepted.fence, reason))]
+
+    def _objection(self, execution: Execution, spec: Sealed) -> str:
         """Why it is declined before capacity is looked at; empty where there is nothing."""
+        assignment = execution.assignment
         running = self.executions.open_of(assignment.job, assignment.slot)
         newer = any(execution.fence > assignment.fence for execution in running)
         if newer or self.fences.stale(assignment.job, assignment.slot, assignment.fence):
             return "superseded: a later award of this slot is known here"
-        record, certificate = spec.record, spec.certificate
-        assert isinstance(record, Spec), record
+        certificate = spec.certificate
         roles, name = (certificate.roles, certificate.name) if certificate is not None else ((), "")
-        return self.bidder.unwelcome(JobSpec.decode(record.body), spec.author, roles, name)
+        return self.bidder.unwelcome(execution.spec, spec.author, roles, name)
 
-    def _unfit(self, spec: JobSpec) -> str:
+    def _unfit(self, execution: Execution) -> str:
         """Why this device may not run it, whatever it was announced as; empty where it may."""
+        spec = execution.spec
         engine = spec.task.engine.type
         if engine not in self.bidder.engines:
             return f"engine {engine} is not here"
-        return explain_all(spec.constraints, self.bidder.labels) or ""
+        reason = explain_all(spec.constraints, self.bidder.labels) or ""
+        if execution.listed and not reason:  # nobody asked it for a bid
+            return spec.task.resources.shortfall(self.bidder.capacity) or ""
+        return reason
 
     def _supersede(self, by: Execution) -> tuple[list[Row], list[Effect]]:
         """Stop older executions of the slot that is awarded anew."""
         rows: list[Row] = []
         effects: list[Effect] = []
         for execution in self.executions.open_of(by.job, by.slot):
-            if execution.fence < by.fence and not execution.stopping:
+            older = execution.fence < by.fence and not by.listed  # which has one here at most
+            if older and not execution.stopping:
                 execution.stopping = "superseded by a later award"
                 rows.append(execution.row())
                 effects.append(StopTask(execution.id, execution.stopping))
@@ -262,9 +289,19 @@ class Executor:
             return self._end(execution, State.STOPPED, event, now)
         if execution.stopping and execution.stopping != CUT_OFF:
             return self._end_stopped(execution, now)
+        unseen = event.exit_code is None and execution.state is State.RUNNING
+        if execution.listed and unseen and not execution.stopping:
+            return self._lost(execution, event, now)
         verdict = verdict_of(event.exit_code)
         states = {Verdict.SUCCESS: State.COMPLETED, Verdict.FAILURE: State.FAILED}
         return self._end(execution, states.get(verdict, State.FAILED), event, now)
+
+    def _lost(self, execution: Execution, event: TaskEnded, now: Now) -> list[Effect]:
+        """Nobody saw its end. An ops job is not tried again, so that it says so."""
+        if not execution.listed:
+            return self._end(execution, State.LOST, event, now)
+        event = TaskEnded(event.execution, None, f"unknown how it ended: {event.reason}")
+        return self._end(execution, State.UNKNOWN, event, now)
 
     def _end(self, execution: Execution, state: State, event: TaskEnded, now: Now) -> list[Effect]:
         """Journal the result, then offer it to whoever answers for the job."""
@@ -286,14 +323,16 @@ class Executor:
             duration_ms=event.duration_ms,
             stdout_tail=event.stdout_tail[-TAIL_BYTES:],
             stderr_tail=event.stderr_tail[-TAIL_BYTES:],
+            unknown=state is State.UNKNOWN,
         )
         execution.result_data = seal(result, self.keyring)
         execution.tries = 0  # of renewals; it is the coordinator that is asked first
         code = "" if event.exit_code is None else f" with exit code {event.exit_code}"
         reason = f": {event.reason}" if event.reason else ""
         text = f"{self._label(execution)} {state.value} here{code}{reason}"
+        journal = self.journal.end(result) if execution.listed else []
         effects: list[Effect] = [
-            Save((execution.row(),)),
+            Save((execution.row(), *journal)),
             self._tell(execution, "execution.ended-here", text),
         ]
         return [*effects, *self._offer(execution, now), *self._call(now)]
@@ -306,7 +345,8 @@ class Executor:
         self.bidder.free_up(execution.id)
         text = f"{self._label(execution)} stopped here: {execution.stopping}"
         tell = self._tell(execution, "execution.stopped-here", text)
-        return [Save((execution.row(),)), tell, *self._call(now)]
+        journal = self.journal.stop(execution.revision) if execution.listed else []
+        return [Save((execution.row(), *journal)), tell, *self._call(now)]
 
     # ---- leases and results ------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ class Leases:
     acceptances: Acceptances
     led_of: Callable[[HeldJob | None, Now], Led | None]
     step_down: Callable[[Led, Now], list[Effect]]
+    learn_listed: Callable[[Led, bytes, Now], list[Effect]]
 
     def on_renew(self, sender: PeerId, renew: Renew, now: Now) -> list[Effect]:
         """Answer each renewal; of more than a message's worth the rest may be asked again."""
@@ -61,7 +62,11 @@ class Leases:
         led = self.led_of(self.catalogue.jobs.get(item.job), now)
         if led is None:
             return "unknown", []
-        if item.revision != led.held.revision or not 0 <= item.slot < len(led.plans):
+        if item.revision != led.held.revision:
+            return "over", []
+        if led.held.listed:
+            return self._renewed_listed(sender, led, item, now)
+        if item.slot not in led.plans:
             return "over", []
         slot, plan = led.held.slots[item.slot], led.plans[item.slot]
         if slot.acceptance is not None:
@@ -79,6 +84,22 @@ class Leases:
             return "kept", self.placement.running(led, item.slot, now)
         plan.lease(now.mono + self.config.lease_s)
         return "kept", []
+
+    def _renewed_listed(
+        self, sender: PeerId, led: Led, item: Renewal, now: Now
+    ) -> tuple[str, list[Effect]]:
+        """A peer that is on the list runs its one execution, whoever awarded it."""
+        effects = self.learn_listed(led, item.assignment, now)
+        led.held.require_own(sender, item.slot)
+        if item.slot not in led.plans:
+            return "unknown", effects
+        plan, acceptance = led.plans[item.slot], led.held.slots[item.slot].acceptance
+        if acceptance is not None:  # one given up for lost is let run on: it may succeed after all
+            return ("kept" if acceptance.lost else "over"), effects
+        if plan.phase is not Phase.RUNNING:
+            return "kept", [*effects, *self.placement.running(led, item.slot, now)]
+        plan.lease(now.mono + self.config.lease_s)
+        return "kept", effects
 
     def _adopted(
         self, sender: PeerId, led: Led, slot: Slot, plan: Plan, item: Renewal, now: Now

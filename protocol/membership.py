@@ -84,6 +84,7 @@ class Membership:
         name: str,
         version: str,
         engines: tuple[str, ...],
+        memory: bytes = b"",
         opener: Opener = open_sealed,
     ) -> None:
         """`known`: sealed adverts by peer id, from disk. `opener` may remember what it verified:
@@ -94,7 +95,7 @@ class Membership:
         self._known = dict(known)
         self._keyring = keyring
         self._opener = opener
-        self._own = Advertiser(config, keyring, incarnation, name, version, engines)
+        self._own = Advertiser(config, keyring, incarnation, name, version, engines, memory)
         self._roster = Roster(self._me, config)
         self._health = Health(config.health_max, config.probe_period_s)
         self._prober = Prober(config, rng, self._health)

@@ -233,6 +233,8 @@ class JobSync(msgspec.Struct, array_like=True, tag=20, frozen=True):
     slots: tuple[SlotState, ...]
     holders: Peers  # whoever holds it, the first coordinator first
     fingerprint: Hash  # of all the sender holds of the job, not only of what is sent here
+    held: Slots = 0  # how many slots the sender holds; of an ops job the receiver cannot know
+    closed: bool = False  # no more slots are added: what an ops job with NotAfter comes to
 
 
 class JobSyncAck(msgspec.Struct, array_like=True, tag=21, frozen=True):
@@ -337,6 +339,7 @@ class Declined(msgspec.Struct, array_like=True, tag=35, frozen=True):
     slot: Slot
     fence: Fence
     reason: Reason
+    final: bool = True  # False: busy now, a peer that is on a list may be asked again
 
 
 class Release(msgspec.Struct, array_like=True, tag=36, frozen=True):

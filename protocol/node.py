@@ -19,7 +19,7 @@ from protocol.catalogue import Catalogue
 from protocol.clock import Now
 from protocol.config import NodeConfig
 from protocol.coordination import Coordination
-from protocol.effects import Bucket, Effect, Reply, Send, Tell, one_save
+from protocol.effects import Bucket, Effect, Reply, Save, Send, Tell, one_save
 from protocol.errors import RemoteProtocolError
 from protocol.events import (
     Booted,
@@ -87,6 +87,7 @@ from protocol.messages import (
     Vacancy,
     Withdraw,
 )
+from protocol.opsjournal import OpsJournal
 from protocol.placement import Fleet, Placement
 from protocol.policy import minute_here
 from protocol.records import Advert, Certificate, Keyring, Role, Verdict
@@ -126,6 +127,9 @@ class Node:
         self.certificate = certificate
         coordination = config.coordination
         engines = config.engines if certificate.holds(Role.COMPUTE) else ()
+        # Drawn with the database: see opsjournal.
+        self._drawn = "memory" not in disk.get("meta", {})
+        memory = rng.randbytes(8) if self._drawn else disk["meta"]["memory"]
         self.membership = Membership(
             config.membership,
             keyring,
@@ -135,6 +139,7 @@ class Node:
             name=config.name or certificate.name,
             version=config.version,
             engines=engines,
+            memory=memory,
         )
         self.relay = Relay(keyring)
         fleet = Fleet(
@@ -156,7 +161,8 @@ class Node:
             keyring, coordination, self.catalogue, placement, fleet, stories
         )
         bidder = Bidder(config.auction, config.policy, engines, certificate_of=self._certificate_of)
-        self.executor = Executor(keyring, coordination, bidder, self._reachable)
+        journal = OpsJournal(memory)
+        self.executor = Executor(keyring, coordination, bidder, self._reachable, journal)
         self.inquiries = Inquiries(
             keyring.peer, self._views, self._connected_peers, self.membership.alive
         )
@@ -269,6 +275,7 @@ class Node:
                 booted = self.membership.boot(now)
                 self.relay.life = self.membership.incarnation
                 return [
+                    *self._remember(),
                     *booted,
                     *adopted,
                     *self.executor.boot(others, now),
@@ -280,6 +287,10 @@ class Node:
                 return self.membership.depart(now, event.back_in_s)
             case _:
                 assert_never(event)
+
+    def _remember(self) -> list[Effect]:
+        """A new database: its memory is on disk before anybody hears of it."""
+        return [Save((("meta", "memory", self.executor.journal.memory),))] if self._drawn else []
 
     def _on_link(
         self, event: PeerConnected | PeerDisconnected | LoopLagged, now: Now
@@ -322,6 +333,7 @@ class Node:
             version=self.config.version,
             name=self.config.name or self.certificate.name,
             draining=event.draining,
+            memory=self.executor.journal.memory,
         )
         effects = [*self.membership.describe(event, now), *self.steward.described(now)]
         if before is None or before == self.advert:
@@ -473,7 +485,7 @@ class Node:
             case Accepted():
                 return placement.on_accepted(sender, message, now)
             case Declined():
-                return placement.on_declined(sender, message, now)
+                return self.coordination.on_declined(sender, message, now)
             case Renew():
                 return self.coordination.leases.on_renew(sender, message, now)
             case ResultOffer():
@@ -571,7 +583,7 @@ class Node:
             effects += self.coordination.on_merged(held, what, now)
         acked, self.catalogue.acked[:] = list(self.catalogue.acked), []
         for job in dict.fromkeys(job for job, _ in acked):
-            effects += self.coordination.acceptances.confirmed(job, now)
+            effects += self.coordination.on_acked(job, now)
         return effects + self.steward.news(now)
 
     def _on_change(self, change: Change, now: Now) -> list[Effect]:

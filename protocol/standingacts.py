@@ -99,7 +99,8 @@ class StandingActs:
                 "the role; invite it anew with --role compute,submit"
             )
         if spec.type is not JobType.DAEMON:
-            return f"this version runs batch jobs and daemons; {spec.type.value} is not there yet"
+            kind = spec.type.value
+            return f"this version runs batch and ops jobs and daemons; {kind} is not there yet"
         if spec.task.result_paths:
             return "a daemon does not end, so it brings no files home: leave ResultPaths out"
         if event.repeatable:

@@ -50,7 +50,14 @@ class Steward:
         self.standing = Standing(keyring, config.standing, rng, config.membership.sync_period_s)
         self.acts = StandingActs(keyring, certificate, self.standing, inquiries, absent, name_of)
         self.daemons = Daemons(
-            keyring, config.standing, rng, self.standing, bidder, adverts, connected
+            keyring,
+            config.standing,
+            rng,
+            self.standing,
+            bidder,
+            config.coordination.start_max_s,
+            adverts,
+            connected,
         )
 
     def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
@@ -66,8 +73,8 @@ class Steward:
         return effects, Booted(tuple(others))
 
     def owns(self, execution: ExecutionId) -> bool:
-        """Whether it is a daemon's present execution."""
-        return self.daemons.find(execution) is not None
+        """Whether it is a daemon's execution, the present one or one that is over."""
+        return self.daemons.find(execution) is not None or self.daemons.over(execution)
 
     def on_task(self, event: TaskStarted | HealthChanged | TaskEnded, now: Now) -> list[Effect]:
         """What became of it."""

@@ -74,7 +74,7 @@ def describe(args: Namespace) -> int:
             ("SLOT", "STATE", "ON", "ATTEMPT", "EXIT", "REASON"),
             [
                 (
-                    str(slot["slot"]),
+                    _place(view, slot),
                     str(slot["state"]),
                     _executor(slot),
                     str(slot["attempt"]),
@@ -87,6 +87,11 @@ def describe(args: Namespace) -> int:
     if view.get("spec"):
         print("\n" + json.dumps(view["spec"], indent=2))  # ASCII: nothing in it moves a cursor
     return OK
+
+
+def _place(view: dict[str, Any], entry: dict[str, Any]) -> str:
+    """The slot's number; those of an ops job are peers', and say nothing to people."""
+    return "-" if view["type"] == "ops" else str(entry["slot"])
 
 
 def _show_parts(parts: list[dict[str, Any]]) -> None:
@@ -118,7 +123,7 @@ def executions(args: Namespace) -> int:
         [
             (
                 units.short_job(entry["id"]),
-                str(entry["slot"]),
+                _place(view, entry),
                 f"{entry['term']}.{entry['attempt']}",
                 units.named(entry.get("peer_name", ""), entry["peer"]),
                 str(entry["state"]),

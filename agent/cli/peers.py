@@ -18,7 +18,7 @@ def peers(args: Namespace) -> int:
     with connect(args) as client:
         found = client.peers()
     if args.where:
-        found = _matching(found, args.where)
+        found = matching(found, args.where)
     if args.json:
         show_json({"peers": found})
         return OK
@@ -94,7 +94,7 @@ def _drain(args: Namespace, draining: bool) -> int:
     return OK
 
 
-def _matching(found: list[dict[str, Any]], texts: Sequence[str]) -> list[dict[str, Any]]:
+def matching(found: list[dict[str, Any]], texts: Sequence[str]) -> list[dict[str, Any]]:
     """Those whose labels satisfy all of the expressions, which are those of --constraint."""
     from protocol.constraints import matches_all, parse_constraints
     from protocol.errors import JobSpecError

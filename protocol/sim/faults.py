@@ -32,6 +32,7 @@ class Faults:
     untrusted: bool = False  # some devices have no clock that they trust
     save_failures: float = 0.0
     start_failures: float = 0.0
+    amnesia: bool = False  # one device loses its database, and its power for a moment
     rogues: int = 0  # members without `submit` that order work all the same
     flaps: int = 0  # links that come and go, and single directions of them
     boundaries: int = 0  # crashes just before or just after something is saved, sent or started
@@ -49,7 +50,7 @@ class Faults:
         wild = self.conditions.loss or self.conditions.reorder or self.conditions.duplicate
         cuts = self.crashes + self.power_cuts + self.burials + self.freezes + self.boundaries
         cuts += self.absences
-        cuts += self.partitions + self.deaf + self.flaps
+        cuts += self.partitions + self.deaf + self.flaps + self.amnesia
         return not (wild or cuts or self.slow or self.save_failures or self.black_holes)
 
     @property
@@ -79,6 +80,7 @@ class Faults:
             "clock skew": self.skew_s,
             "failed saves": self.save_failures,
             "failed starts": self.start_failures,
+            "a lost database": self.amnesia,
             "rogues": self.rogues,
             "flapping links": self.flaps,
             "boundary crashes": self.boundaries,
@@ -117,6 +119,8 @@ class Faults:
             return faults
         for family in rng.sample(_FAMILIES, rng.randint(1, 4)):
             family(faults, rng)
+        # Only one copy of anything is promised to be lost at a time.
+        faults.amnesia = not faults.burials and rng.random() < 0.2
         return faults
 
 
@@ -209,6 +213,8 @@ class Script:
             self._at(self._cut_power, self._pause())
         for _ in range(faults.burials):
             self._at(self._bury)
+        if faults.amnesia:
+            self._at(self._lose_database, self._pause())
         for _ in range(faults.freezes):
             self._at(self._freeze, self.rng.uniform(0.5, 20.0))
         for _ in range(faults.partitions):
@@ -253,6 +259,12 @@ class Script:
     def _cut_power(self, pause_s: float) -> None:
         device = self._busy_victim()
         device.power_off()
+        self.world.heap.after(1.0 + pause_s, device.power_on)
+
+    def _lose_database(self, pause_s: float) -> None:
+        device = self._busy_victim()
+        device.power_off()
+        device.forget()
         self.world.heap.after(1.0 + pause_s, device.power_on)
 
     def _arm(self, boundary: int, pause_s: float) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from protocol.constraints import explain_all
 from protocol.effects import Effect, Gossip, Save, Send, StartTask, Tell
 from protocol.errors import RemoteProtocolError
-from protocol.events import DeadlinePassed, Event, FrameReceived, GossipReceived
-from protocol.ids import JobId, PeerId, execution_id, job_id
+from protocol.events import DeadlinePassed, Event, FrameReceived, GossipReceived, SubmitRequested
+from protocol.execution import Execution
+from protocol.ids import PEER_SLOT_MIN, JobId, PeerId, execution_id, job_id
 from protocol.job import JobType
 from protocol.messages import (
     Accepted,
@@ -83,6 +85,9 @@ class Invariants:
     acknowledged: dict[JobId, tuple[int, int]] = field(default_factory=dict)  # by, on how many
     stopped: dict[JobId, None] = field(default_factory=dict)  # and somebody was told so
     contested: dict[JobId, None] = field(default_factory=dict)  # submitted at more than one peer
+    promised: dict[JobId, dict[PeerId, None]] = field(default_factory=dict)  # lists told of
+    _lists: dict[tuple[JobId, int], dict[PeerId, None]] = field(default_factory=dict)  # per device
+    _once: dict[tuple[str, int], None] = field(default_factory=dict)  # revision and device
     _accepted: dict[Slot, dict[Fence, Acceptance]] = field(default_factory=dict)
     _tasks: dict[Slot, list[Task]] = field(default_factory=dict)  # ever started, anywhere
     _ledgers: list[Ledger] = field(default_factory=list)
@@ -117,6 +122,7 @@ class Invariants:
             text = f"says {durable_on} peers have job {job} on disk, {sum(holding)} do"
             self.violate(device.index, text)
         self.acknowledged.setdefault(job, (device.index, durable_on))
+        self.promised.setdefault(job, {}).update(self._lists.get((job, device.index), {}))
 
     # ---- what devices do ---------------------------------------------------------------------
 
@@ -127,6 +133,10 @@ class Invariants:
         self._ledgers[device.index].booted(device.disk)
         self.standing.booted(device)
 
+    def forgot(self, device: Device) -> None:
+        self._ledgers[device.index].forgot()
+        self.standing.forgot(device)
+
     def handled(self, device: Device, event: Event, effects: list[Effect]) -> None:
         """The node is between two events: what it saved and what it holds must agree."""
         ledger, node = self._ledgers[device.index], device.node
@@ -136,6 +146,7 @@ class Invariants:
             if isinstance(effect, Save):
                 for text in ledger.saved(effect):
                     self.violate(device.index, text)
+                self._check_lists(device, effect, isinstance(event, SubmitRequested))
             elif isinstance(effect, Send) and isinstance(effect.message, JobSyncAck):
                 ledger.claims(node, effect.message)
             elif isinstance(effect, StartTask) and effect.execution in node.executor.executions:
@@ -163,7 +174,8 @@ class Invariants:
         if task.daemon:
             self.standing.began(device, start, task)
             return
-        slot = int(start.environment["SHOAL_PARTITION_INDEX"])
+        assert device.node is not None
+        slot = device.node.executor.executions[start.execution].slot
         self._tasks.setdefault((start.job, slot), []).append(task)
 
     def leaving(self, device: Device, effect: Effect) -> None:
@@ -267,7 +279,10 @@ class Invariants:
         key = execution_id(
             result.revision, result.slot, fence.term, fence.coordinator, fence.attempt
         )
-        return data in device.disk.rows["execution"].get(key, b"")
+        if data in device.disk.rows["execution"].get(key, b""):
+            return True
+        # Said instead of a start: from the journal of ops, or that nobody can know.
+        return result.unknown or result.revision in device.disk.rows["ops"]
 
     def _check_adverts(self, device: Device, records: tuple[bytes, ...]) -> None:
         for data in records:
@@ -275,6 +290,53 @@ class Invariants:
             if isinstance(advert, Advert) and advert.peer == device.peer:
                 for text in self._ledgers[device.index].advertised(advert):
                     self.violate(device.index, text)
+
+    # ---- lists of peers ----------------------------------------------------------------------
+
+    def _check_lists(self, device: Device, save: Save, accepts: bool) -> None:
+        """A coordinator writes the list when it accepts the job; later only while it is open."""
+        assert device.node is not None
+        for bucket, key, value in save.rows:
+            job, _, index = key.partition("/")
+            if bucket != "slot" or value is None or int(index) < PEER_SLOT_MIN:
+                continue
+            award = self._record(pair_of(value)[0])
+            if not isinstance(award, Assignment):
+                self.violate(device.index, f"keeps a peer of {job} without the award that lists it")
+                continue
+            known = self._lists.setdefault((award.job, device.index), {})
+            if award.executor not in known and award.fence.coordinator == device.peer:
+                self._check_listing(device, award, accepts)
+            known[award.executor] = None
+
+    def _check_listing(self, device: Device, award: Assignment, accepts: bool) -> None:
+        """This peer puts another on a list, now."""
+        assert device.node is not None
+        held, now = device.node.jobs[award.job], device.now()
+        until_s = held.job.not_after_s
+        if not accepts and until_s is None:
+            self.violate(device.index, f"the list of {award.job} grows after it was frozen")
+        if not accepts and until_s is not None and now.wall_trusted and now.wall > until_s:
+            self.violate(device.index, f"the list of {award.job} grows after NotAfter")
+        listed = self.world.by_peer[award.executor]
+        if explain_all(held.job.constraints, listed.described.labels):
+            self.violate(device.index, f"{listed.index} is on the list of {award.job}: no match")
+
+    def _check_once(self, device: Device, execution: Execution) -> None:
+        """DESIGN 6: one start per revision and peer, journaled, on an award that names it."""
+        revision, award = execution.revision, execution.assignment
+        if revision not in device.disk.rows["ops"]:
+            self.violate(device.index, f"starts {revision} of {execution.job} without a journal")
+        if (revision, device.index) in self._once:
+            self.violate(device.index, f"starts {revision} of {execution.job} a second time")
+        self._once[(revision, device.index)] = None
+        sealed = self._open(execution.assignment_data)
+        named = sealed is not None and sealed.record == award and award.executor == device.peer
+        if not named or sealed is None or sealed.author != award.fence.coordinator:
+            self.violate(device.index, f"starts {execution.job} without an award that names it")
+        lists = [known for (job, _), known in self._lists.items() if job == execution.job]
+        if not any(device.peer in known for known in lists):
+            self.violate(device.index, f"starts {execution.job}, and is on no list of it")
 
     # ---- what is started ---------------------------------------------------------------------
 
@@ -292,6 +354,8 @@ class Invariants:
             return
         self.executions += 1
         self._check_author(device, start, row)
+        if execution.listed:
+            self._check_once(device, execution)
         self._check_exclusive(device, (execution.job, execution.slot))
         self._check_capacity(device, start, execution.spec.task.resources)
 

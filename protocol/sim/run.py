@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
+from protocol.config import NodeConfig
 from protocol.records import Role
 from protocol.sim.device import Described, Device
 from protocol.sim.faults import Faults, Script
@@ -115,11 +116,19 @@ def build(
         others = [other for other in range(peers) if other != index]
         bootstrap = tuple(rng.sample(others, min(BOOTSTRAP, len(others))))
         keyring = root.member(index, roles)
-        device = Device(world, index, keyring, scenario.config, described, bootstrap)
+        config = _draw_config(scenario.config, Random(f"{name}/config/{index}"))
+        device = Device(world, index, keyring, config, described, bootstrap)
         world.add(device)
         heap.at(rng.uniform(0.0, scenario.boot_s), device.power_on)
     network.start()
     return world
+
+
+def _draw_config(config: NodeConfig, rng: Random) -> NodeConfig:
+    """Some devices soon forget what ended: then it is fences and journals that remember."""
+    if rng.random() < 0.7:
+        return config
+    return replace(config, coordination=replace(config.coordination, executions_kept=1))
 
 
 def _draw_roles(index: int, rng: Random) -> tuple[str, ...]:

@@ -60,6 +60,11 @@ class StandingWatch:
             if job not in rows or self._height(rows[job]) < height:
                 self.violate(index, f"standing job {job} goes back over a crash from {height}")
 
+    def forgot(self, device: Device) -> None:
+        """Its database is lost: what it held may be older now, until it hears from others."""
+        for key in [key for key in self._heights if key[0] == device.index]:
+            del self._heights[key]
+
     def handled(self, device: Device, node: Node, saves: list[Save]) -> None:
         """Between two events: what is merged in memory was saved."""
         mine = self._saved.setdefault(device.index, {})

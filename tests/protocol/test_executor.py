@@ -35,6 +35,7 @@ from protocol.messages import (
     ResultOffer,
     Withdraw,
 )
+from protocol.opsjournal import OpsJournal
 from protocol.records import Fence, Result, Role, Verdict
 from protocol.resources import Resources
 from protocol.wire import open_sealed
@@ -43,6 +44,7 @@ from tests.protocol.strategies import structs
 
 CONFIG = CoordinationConfig()
 A, B, C, ME, MALLORY = (PeerId(name) for name in ("a", "b", "c", "executor", "mallory"))
+MEMORY = b"memory"
 FIRST, SECOND = fence(1, "a", 1), fence(1, "a", 2)
 Disk = dict[Bucket, dict[str, bytes]]
 
@@ -62,7 +64,11 @@ class Device:
         capacity = Resources(4000, 1 << 33, 1 << 33)
         bidder = Bidder(AuctionConfig(), self.policy, ("process",), capacity, {"arch": "arm64"})
         self.executor = Executor(
-            self.book.keyring(ME), config, bidder, lambda peer: peer not in self.away
+            self.book.keyring(ME),
+            config,
+            bidder,
+            lambda peer: peer not in self.away,
+            OpsJournal(MEMORY),
         )
         assert self.executor.restore(self.disk) == []
         return self.executor
@@ -856,7 +862,9 @@ def test_a_row_that_cannot_be_read_is_named() -> None:
     it = running()
     it.disk["execution"]["broken"] = b"\x80"
     it.disk["fence"]["broken"] = b"\x80"
-    fresh = Executor(it.book.keyring(ME), CONFIG, it.executor.bidder, lambda peer: True)
+    fresh = Executor(
+        it.book.keyring(ME), CONFIG, it.executor.bidder, lambda peer: True, OpsJournal(MEMORY)
+    )
     assert fresh.restore(it.disk) == ["broken", "broken"]
     assert list(fresh.executions) == [it.key()]
 

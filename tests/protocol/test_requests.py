@@ -45,11 +45,11 @@ def test_who_lacks_the_role_is_told_what_to_do() -> None:
             JobSpec.from_plain(
                 {
                     "Name": "o",
-                    "Type": "ops",
+                    "Type": "service",
                     "Tasks": [{"Engine": {"Type": "process", "Params": {"Command": ["true"]}}}],
                 }
             ),
-            "batch jobs and daemons; ops is not there yet",
+            "batch and ops jobs and daemons; service is not there yet",
         ),
         (batch(task={"ResultPaths": [{"Name": "out", "Path": "/out"}]}), "leave ResultPaths out"),
     ],

@@ -6,7 +6,7 @@ import hashlib
 
 import msgspec
 
-from protocol.ids import execution_id, job_id, revision_of
+from protocol.ids import execution_id, job_id, peer_slot, revision_of
 from protocol.job import JobSpec
 from protocol.messages import (
     Accepted,
@@ -116,6 +116,7 @@ OPS = JobSpec.from_plain(
     {
         "Name": "uptime",
         "Type": "ops",
+        "NotAfter": "2026-11-27T19:00:00+01:00",
         "Tasks": [{"Engine": {"Type": "process", "Params": {"Command": "uptime"}}}],
     }
 )
@@ -189,6 +190,7 @@ ADVERT = Advert(
     gpus=0,
     version="0.1.0",
     name="küche",
+    memory=bytes(range(8)),
 )
 DEPARTURE = Departure(peer=PEER.peer, incarnation=3, until_ms=ISSUED_MS + 60_000)
 SUSPICION = Suspicion(peer=GUEST.peer, incarnation=0, why=Accusation.REFUSED)
@@ -221,6 +223,7 @@ ASSIGNMENT = Assignment(
     executor=GUEST.peer,
     lease_ms=15_000,
     failures=1,
+    memory=bytes(range(8)),
 )
 RESULT = Result(
     job=JOB,
@@ -236,6 +239,7 @@ RESULT = Result(
     duration_ms=2_499,
     stdout_tail=b"12 found\n",
     stderr_tail=b"\xffnot all output is text\n",
+    unknown=False,
 )
 
 SEALED_CERTIFICATE = PEER.certificate
@@ -299,6 +303,8 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
             (SlotState(0), SlotState(1, SEALED_ASSIGNMENT, SEALED_ACCEPTANCE)),
             (PEER.peer, ADMIT.peer),
             HASH,
+            2,
+            True,
         ),
         JobSyncAck(4, JOB, HASH, True),
         JobDigests(((JOB, HASH),)),
@@ -329,7 +335,8 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
         Refusal(9, "label arch: wanted one of amd64, arm64, found 'riscv64'", True),
         Award(9, (SEALED_ASSIGNMENT,), SEALED_SPEC, b"", (PEER.peer, ADMIT.peer)),
         Accepted(JOB, 1, FENCE),
-        Declined(JOB, 1, FENCE, "busy: 64 executions run here already"),
+        Declined(JOB, 1, FENCE, "busy: 64 executions run here already", False),
+        Declined(JOB, peer_slot(JOB, GUEST.peer), FENCE, "engine docker is not here"),
         Release(9),
         Withdraw(JOB, 1, FENCE, "superseded"),
         Vacancy(JOB),
