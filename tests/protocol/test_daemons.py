@@ -631,3 +631,22 @@ def test_what_the_engine_never_starts_is_given_up_and_started_again() -> None:
     late = net.handle("a", TaskStarted(ExecutionId(swallowed[0])))
     assert late == [StopTask(ExecutionId(swallowed[0]), "it started too late")]
     assert net.on() == ["a"]
+
+
+def test_what_was_stopped_stays_so_over_a_restart() -> None:
+    net = DaemonNet("a")
+    net.ran("a")
+    net.run(0.1)
+    net.controlled("a")
+    net.kill("a")
+    net.boot("a")
+    net.run(30.0)
+    assert (net.on(), net.daemons("a").deadline) == ([], NEVER)
+
+
+def test_the_same_news_of_a_task_again_changes_nothing() -> None:
+    net = DaemonNet("a")
+    net.ran("a")
+    net.run(0.1)
+    assert net.handle("a", TaskStarted(net.execution("a"))) == []
+    assert len(net.told("a", "daemon.started")) == 1

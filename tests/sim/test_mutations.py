@@ -306,7 +306,7 @@ def _any_author(patch: Patch) -> None:
 
     def lenient(self: Daemons, held: StandingJob, spec: JobSpec) -> str:
         reason = why_unfit(self, held, spec)
-        return "" if reason.startswith("policy: the author") else reason
+        return "" if "its author holds no role" in reason else reason
 
     patch.setattr(Daemons, "_why_unfit", lenient)
 
@@ -421,11 +421,11 @@ def _restarted_ops(patch: Patch) -> None:
 
 
 def _growing_list(patch: Patch) -> None:
-    """Whoever joins gets an ops job, whether it has NotAfter or not."""
+    """When somebody comes, whoever is there by then gets the job, NotAfter or not."""
 
     def grow(self: Direct, led: Led, peer: PeerId, now: Now) -> None:
         for advert in self.fleet.adverts():
-            slot = None if self._unfit(led.held, advert) else self._list(led.held, advert)
+            slot = self._list(led.held, advert)
             if slot is not None:
                 led.plans[slot.index] = Plan(Phase.WAITING, now.mono, now.mono)
                 self.catalogue.changed(led.held, [slot.index], now)
@@ -512,7 +512,7 @@ MUTATIONS = (
     Mutation("ops journal forgotten at takeover", _forgotten_journal, "second time", ORPHANS),
     Mutation("ops run again after a lost database", _rerun_after_loss, "second time", AMNESIA),
     Mutation("lost ops started again", _restarted_ops, "second time", CUTS),
-    Mutation("list grows without NotAfter", _growing_list, "grows after it was frozen"),
+    Mutation("list grows without NotAfter", _growing_list, "grows after it was frozen", CUTS),
     Mutation("standby keeps part of a list", _shrinking_list, "no longer on the list|differs"),
     Mutation("gone peers waited for", _never_given_up, "has not ended|woken", GRAVE),
 )
