@@ -31,12 +31,16 @@ from protocol.heldjob import HeldJob, Merged, Slot
 from protocol.ids import ExecutionId, JobId, PeerId, Revision, derive
 from protocol.job import JobSpec
 from protocol.led import Led, Phase, Plan
+from protocol.membership import Membership
 from protocol.messages import OVERTAKING, JobSync, SyncHeld
 from protocol.node import Node
 from protocol.opsjournal import Entry, OpsJournal, Row
 from protocol.placement import Placement
 from protocol.records import Acceptance, Assignment, Fence, Keyring, Result
+from protocol.relay import Relay
+from protocol.roster import PRESENT
 from protocol.sim.faults import Faults
+from protocol.sim.keyring import SimKeyring
 from protocol.sim.network import Conditions
 from protocol.sim.run import Options, run
 from protocol.sim.scenarios import MIXED, SCENARIOS
@@ -238,6 +242,46 @@ def _raising(patch: Patch) -> None:
 def _blind_adoption(patch: Patch) -> None:
     """A restarted agent takes none of its running tasks up again."""
     patch.setattr(Executor, "_adopt", lambda self, execution, task, now: [])
+
+
+def _unsigned_letters(patch: Patch) -> None:
+    """Nobody looks whether a letter is its sender's."""
+    open_letter = Relay.open
+
+    def trusting(self: Relay, *arguments: object) -> object:
+        keyring = self._keyring
+        patch.setattr(type(keyring), "verify", lambda *signed: True)
+        try:
+            return open_letter(self, *arguments)  # type: ignore[arg-type]
+        finally:
+            patch.setattr(type(keyring), "verify", verify)
+
+    verify = SimKeyring.verify
+    patch.setattr(Relay, "open", trusting)
+
+
+def _relays_taken_for_peers(patch: Patch) -> None:
+    """Whoever was reached through a neighbour that is lost is held for lost as well."""
+    disconnected = Membership.disconnected
+
+    def all_lost(self: Membership, peer: PeerId, refused: bool, now: Now) -> list[Effect]:
+        behind = [each for each in self.routes.wanted() if peer in self.routes.through(each)]
+        effects = disconnected(self, peer, refused, now)
+        for each in behind:
+            entry = self._roster.peers[each]
+            if entry.state in PRESENT and not entry.connected:
+                effects += self._judge.refused(entry, now)
+        return effects
+
+    patch.setattr(Membership, "disconnected", all_lost)
+
+
+def _no_relaying(patch: Patch) -> None:
+    """Neighbours are asked, and letters never handed on."""
+    patch.setattr(Relay, "hand_on", lambda self, letter, relayed, connected, now: [])
+
+
+RELAYED = Faults(nats=2, crashes=6, power_cuts=2)
 
 
 def _unsaved_standing(patch: Patch) -> None:
@@ -448,6 +492,9 @@ MUTATIONS = (
     Mutation("no takeover", _no_takeover, "has not ended"),
     Mutation("no anti-entropy", _no_anti_entropy, "differs|has not ended"),
     Mutation("garbage raises", _raising, "the node broke"),
+    Mutation("letters unsigned", _unsigned_letters, "has not written", Faults(nats=2, rogues=4)),
+    Mutation("relay taken for peers", _relays_taken_for_peers, "never was down", RELAYED),
+    Mutation("nothing handed on", _no_relaying, "never was down|has not ended", RELAYED),
     Mutation("standing job not saved", _unsaved_standing, "not as it was saved"),
     Mutation("acknowledged too early", _early_word, "says what is not on its disk: SyncHeld"),
     Mutation("any spec wins", _any_spec_wins, "standing job .* goes back"),
