@@ -21,6 +21,7 @@ SLOTS_MAX: Final = 10_000  # job.COUNT_MAX
 SPEC_BODY_BYTES_MAX: Final = 64 * 1024  # job.SPEC_BYTES_MAX
 TAIL_BYTES_MAX: Final = 16 * 1024  # of each output stream in a result: a screenful of long lines
 PEERS_MAX: Final = 64  # listed as holders of one job
+LETTER_BYTES_MAX: Final = 124 * 1024  # of a relayed frame: what goes with it must fit as well
 
 Count = Annotated[int, Meta(ge=0, le=INT_MAX)]
 Known = Annotated[int, Meta(ge=-1, le=INT_MAX)]  # -1: not known, or none
@@ -51,6 +52,7 @@ Hash = Annotated[bytes, Meta(max_length=64)]
 Signature = Annotated[bytes, Meta(max_length=128)]
 Nonce = Annotated[bytes, Meta(max_length=64)]
 Tail = Annotated[bytes, Meta(max_length=TAIL_BYTES_MAX)]
+LetterFrame = Annotated[bytes, Meta(max_length=LETTER_BYTES_MAX)]
 SpecBody = Annotated[bytes, Meta(max_length=SPEC_BODY_BYTES_MAX)]
 
 InputValue = Annotated[str, Meta(max_length=4096)]  # template.VALUE_BYTES_MAX

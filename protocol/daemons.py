@@ -38,6 +38,7 @@ from protocol.waves import wave_delay_s
 SOURCES_MAX = 16  # peers that are asked for a shipped archive
 UPDATED = "updated"
 GONE_BACK = "gone back"
+CUT_OFF = "cut off from all others for longer than StopAfter"
 
 
 @dataclass(slots=True)
@@ -56,6 +57,7 @@ class Daemons:
     daemons: dict[JobId, Daemon] = field(default_factory=dict)
     unfit: dict[JobId, str] = field(default_factory=dict)  # why a job that is to run is not here
     ready: bool = False
+    alone_since: float = NEVER  # monotonic; since when nobody is connected, NEVER while somebody is
     _expiries: dict[JobId, float] = field(default_factory=dict)  # monotonic
 
     @property
@@ -77,6 +79,7 @@ class Daemons:
 
     def boot(self, found: tuple[TaskFound, ...], now: Now) -> tuple[list[Effect], list[TaskFound]]:
         """Adopt what still runs, learn what ended; gives back what is none of a daemon's."""
+        self.alone_since = now.mono
         tasks = {task.execution: task for task in found}
         effects: list[Effect] = []
         for daemon in self.daemons.values():
@@ -114,6 +117,24 @@ class Daemons:
         """What the device is or offers changed: attach what matches now, detach what does not."""
         self.ready = True
         return self.review_all(now)
+
+    def met(self, now: Now) -> list[Effect]:
+        """Somebody is connected: what was stopped for want of that comes back."""
+        self.alone_since = NEVER
+        jobs = [job for job, daemon in self.daemons.items() if daemon.waiting == CUT_OFF]
+        for job in jobs:
+            self.daemons[job].waiting, self.daemons[job].next_at = "", now.mono
+        return [effect for job in jobs for effect in self.review(job, now)]
+
+    def parted(self, now: Now) -> None:
+        """A connection is gone, perhaps the last."""
+        if self.alone_since == NEVER and not self.connected():
+            self.alone_since = now.mono
+
+    def _cut_off_at(self, spec: JobSpec) -> float:
+        """When a job that says so runs here no longer; on this device's own monotonic clock."""
+        after_s = spec.disconnect.stop_after_s
+        return NEVER if after_s is None else self.alone_since + after_s
 
     def review_all(self, now: Now) -> list[Effect]:
         jobs = dict.fromkeys([*self.standing.jobs, *self.daemons])
@@ -182,6 +203,11 @@ class Daemons:
         """Start it, leave it alone, or have it change to `target` when its wave comes."""
         if target.revision == daemon.refused and daemon.before is not None:
             target = daemon.before
+        if self._cut_off_at(target.spec) <= now.mono:
+            if daemon.active:
+                return self._stop(daemon, CUT_OFF)
+            daemon.waiting, daemon.next_at = CUT_OFF, NEVER
+            return []
         if not daemon.active:
             changed = target.revision != daemon.now.revision  # which may well be the cure
             return self._start(daemon, target, now) if changed or daemon.next_at <= now.mono else []
@@ -373,6 +399,8 @@ class Daemons:
         for daemon in self.daemons.values():
             if daemon.active:
                 times += [daemon.healthy_at, daemon.switch_at]
+                if not daemon.stopping:
+                    times.append(self._cut_off_at(daemon.now.spec))
                 times.append(daemon.start_by if daemon.state is State.STARTING else NEVER)
             else:
                 times.append(daemon.next_at)
@@ -388,6 +416,8 @@ class Daemons:
                 effects += self._healthy(daemon)
             if (daemon.switch_at if daemon.active else daemon.next_at) <= now.mono:
                 due[job] = None
+            elif daemon.active and self._cut_off_at(daemon.now.spec) <= now.mono:
+                effects += self._stop(daemon, CUT_OFF)
         return effects + [effect for job in due for effect in self.review(job, now)]
 
     def _never_started(self, daemon: Daemon, now: Now) -> list[Effect]:

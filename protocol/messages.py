@@ -18,6 +18,7 @@ from protocol.bounds import (
     Key,
     Known,
     Labels,
+    LetterFrame,
     Millis,
     Name,
     Nonce,
@@ -26,6 +27,7 @@ from protocol.bounds import (
     Prefix,
     Reason,
     Score,
+    Signature,
     Signed,
     Slot,
     Slots,
@@ -100,6 +102,19 @@ class LogChunk(msgspec.Struct, array_like=True, tag=123, frozen=True):
     offset: Count
     data: bytes
     end: bool
+    error: Reason = ""
+
+
+class SpliceRequest(msgspec.Struct, array_like=True, tag=124, frozen=True):
+    """Open a stream of `protocol` to `target`, and join it to this one."""
+
+    target: PeerId
+    protocol: Word
+
+
+class SpliceAnswer(msgspec.Struct, array_like=True, tag=125, frozen=True):
+    """The streams are joined, and what follows is the target's; or `error`, and nothing follows."""
+
     error: Reason = ""
 
 
@@ -425,6 +440,46 @@ class ControlAnswer(msgspec.Struct, array_like=True, tag=53, frozen=True):
     error: Reason = ""  # a sentence, empty when it is on disk
 
 
+# ---- through a common neighbour ---------------------------------------------------------------
+
+
+class Letter(msgspec.Struct, array_like=True, frozen=True):
+    """A frame for a peer that its sender cannot dial, handed on once by `through`.
+
+    `number` rises with each letter of the sender in one life; the lives are incarnations. A letter
+    to an earlier life of the receiver, and one that came before, are not read.
+    """
+
+    sender: PeerId
+    receiver: PeerId
+    through: PeerId
+    sender_life: Count
+    receiver_life: Count  # as the sender knows it
+    number: Count
+    frame: LetterFrame  # a message, but no relayed one
+
+
+class Relayed(msgspec.Struct, array_like=True, tag=60, frozen=True):
+    """A letter, signed by its sender; whoever hands it on can read it, and not change it."""
+
+    letter: bytes
+    signature: Signature
+    certificate: bytes = b""  # the sender's, sealed; empty where the receiver has shown to know it
+
+
+class PathQuery(msgspec.Struct, array_like=True, tag=61, frozen=True):
+    """Which of these are you connected to? I cannot dial them."""
+
+    peers: Peers
+
+
+class PathReport(msgspec.Struct, array_like=True, tag=62, frozen=True):
+    """To these I am connected, and relay; to those I am not, or no longer."""
+
+    connected: Peers
+    absent: Peers
+
+
 Message = (
     Ping
     | Ack
@@ -459,6 +514,9 @@ Message = (
     | JobReport
     | ControlRequest
     | ControlAnswer
+    | Relayed
+    | PathQuery
+    | PathReport
 )
 
 # These claim nothing that has to survive a power cut: they may leave before a Save is durable.
@@ -479,4 +537,6 @@ OVERTAKING = (
     Renew,
     JobQuery,
     JobReport,
+    PathQuery,
+    PathReport,
 )

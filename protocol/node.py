@@ -50,6 +50,7 @@ from protocol.inquiry import Inquiries, View
 from protocol.led import Led
 from protocol.membership import Membership
 from protocol.messages import (
+    OVERTAKING,
     Accepted,
     Accused,
     Ack,
@@ -66,10 +67,13 @@ from protocol.messages import (
     JobSyncAck,
     JobWant,
     Message,
+    PathQuery,
+    PathReport,
     Ping,
     PingReport,
     PingRequest,
     Refusal,
+    Relayed,
     Release,
     Renew,
     RenewAck,
@@ -89,9 +93,10 @@ from protocol.opsjournal import OpsJournal
 from protocol.placement import Fleet, Placement
 from protocol.policy import minute_here
 from protocol.records import Advert, Certificate, Keyring, Role, Verdict
+from protocol.relay import Relay
 from protocol.requests import Requests
 from protocol.resources import Resources
-from protocol.roster import GONE, PRESENT, Change, State
+from protocol.roster import GONE, PRESENT, Change, Peer, State
 from protocol.slots import Cron
 from protocol.steward import Steward
 from protocol.story import Stories
@@ -141,6 +146,7 @@ class Node:
             engines=engines,
             memory=memory,
         )
+        self.relay = Relay(keyring)
         fleet = Fleet(
             self._adverts, self._connected, self._alive, self.name_of, self._may_coordinate
         )
@@ -207,7 +213,7 @@ class Node:
         while news:
             effects += self._loop_back(news, now)
             news = self._news(now)
-        return one_save(effects)
+        return one_save([self._routed(effect, now) for effect in effects])
 
     @property
     def deadline(self) -> float:
@@ -276,9 +282,11 @@ class Node:
             case Booted():
                 self._sweep_at = now.mono + SWEEP_S
                 adopted, others = self.steward.boot(event, now)
+                booted = self.membership.boot(now)
+                self.relay.life = self.membership.incarnation
                 return [
                     *self._remember(),
-                    *self.membership.boot(now),
+                    *booted,
                     *adopted,
                     *self.executor.boot(others, now),
                     *self.coordination.boot(now),
@@ -309,7 +317,7 @@ class Node:
             case PeerDisconnected():
                 return [
                     *self.membership.disconnected(event.peer, event.refused, now),
-                    *self.steward.disconnected(event.peer),
+                    *self.steward.disconnected(event.peer, now),
                 ]
             case LoopLagged():
                 self.membership.lagged(event.lag_s, now)
@@ -407,6 +415,10 @@ class Node:
         match message:
             case Ping() | Ack() | PingRequest() | PingReport() | Rumours() | Accused():
                 return self.membership.receive(sender, message, now)
+            case PathQuery() | PathReport():
+                return self.membership.receive(sender, message, now)
+            case Relayed():
+                return self._on_relayed(sender, message, now)
             case SyncHeld():
                 return (
                     self.steward.receive(sender, message, now)
@@ -509,6 +521,45 @@ class Node:
             case _:
                 assert_never(message)
 
+    # ---- through a common neighbour ----------------------------------------------------------
+
+    def _routed(self, effect: Effect, now: Now) -> Effect:
+        """As it is, or by letter where it is for a peer that only a neighbour is connected to."""
+        if not isinstance(effect, Send):
+            return effect
+        peer, routes = self.membership.peer(effect.peer), self.membership.routes
+        if peer is None or peer.connected or peer.state not in PRESENT:
+            return effect
+        routes.want(peer.id, now.mono)
+        through = routes.through(peer.id)
+        if not through:
+            return effect
+        lives = (self.membership.incarnation, peer.incarnation)
+        relayed = self.relay.seal(peer.id, through[0], lives, effect.message, now.mono)
+        overtakes = isinstance(effect.message, OVERTAKING)
+        return effect if relayed is None else Send(through[0], relayed, overtakes)
+
+    def _on_relayed(self, sender: PeerId, message: Relayed, now: Now) -> list[Effect]:
+        """Hand another's letter on, or take ours in as if it had come from its author."""
+        letter = self.relay.read(sender, message)
+        if letter.receiver != self.keyring.peer:
+            there = self._connected(letter.receiver)
+            return list(self.relay.hand_on(letter, message, there, now.mono))
+        author = letter.sender
+        known = self.membership.peer(author)
+        certificate = self.relay.open(letter, message, known.certificate if known else None, now)
+        if certificate is None:
+            past = letter.receiver_life < self.relay.life
+            return self.membership.introduction(author) if past else []
+        effects = self.membership.wrote(author, sender, certificate, now)
+        try:
+            inner = decode_message(letter.frame)
+            if isinstance(inner, Relayed | PathQuery | PathReport):
+                raise RemoteProtocolError("a letter of what only neighbours say")
+            return effects + ([] if inner is None else self._receive(author, inner, now))
+        except RemoteProtocolError as error:
+            return effects + self._misbehaved(author, str(error))
+
     # ---- what follows from what --------------------------------------------------------------
 
     def _loop_back(self, effects: list[Effect], now: Now) -> list[Effect]:
@@ -534,6 +585,10 @@ class Node:
         changes, self.membership.changes[:] = list(self.membership.changes), []
         for change in changes:
             effects += self._on_change(change, now)
+        reached, self.membership.reached[:] = list(self.membership.reached), []
+        for peer in reached:
+            effects += self.catalogue.on_peer_back(peer, now)
+            effects += self.executor.on_peer_back(peer, now)
         merged, self.catalogue.merged[:] = list(self.catalogue.merged), []
         for held, what in merged:
             effects += self.coordination.on_merged(held, what, now)
@@ -638,7 +693,12 @@ class Node:
         if advert is not None:
             advert = msgspec.structs.replace(advert, incarnation=self.membership.incarnation)
         me = own_view(advert, self.name_of(self.keyring.peer), self.keyring, self.certificate.roles)
-        return [me, *(peer_view(peer, now) for peer in self.membership.peers())]
+        return [me, *(peer_view(peer, now, self._via(peer)) for peer in self.membership.peers())]
+
+    def _via(self, peer: Peer) -> str:
+        """The name of the neighbour that relays to it; empty where none does."""
+        through = [] if peer.connected else self.membership.routes.through(peer.id)
+        return self.name_of(through[0]) if through else ""
 
 
 def _saved_incarnation(disk: Mapping[Bucket, Mapping[str, bytes]]) -> int:

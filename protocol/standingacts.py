@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from protocol.clock import NEVER, Now
-from protocol.effects import Effect, Reply
+from protocol.effects import Effect, Reply, Tell
 from protocol.events import ControlRequested, SubmitRequested
 from protocol.ids import JobId, PeerId
 from protocol.inquiry import Inquiries, View
@@ -87,10 +87,13 @@ class StandingActs:
         if held is not None and held.desired is not Desired.RUNNING:
             # Both rise: who forgot the spec of what was deleted must not wait for the old one.
             records.append(self._control(held, Desired.RUNNING, generation, now))
-        full = self.standing.why_no_room(len(records), sum(len(each.data) for each in records))
+        more = 1 if held is None else 0  # a later generation takes the place of the one before
+        full = self.standing.why_no_room(more, sum(len(each.data) for each in records))
         if full:
             return [Reply(request, error=full)]
         effects = self.standing.put(records, now)
+        if held is None:  # every later record is told of where it is merged
+            effects.append(Tell("job.accepted", f"{spec.name} accepted", job))
         value = {**_value(self.standing.jobs[job]), "unchanged": False}
         return effects + self._wait(Act(request, job, value, 0.0, 1), now)
 

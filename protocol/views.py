@@ -208,7 +208,8 @@ def facts_view(facts: Facts) -> View:
     return {key: value for key, value in fields.items() if value >= 0}
 
 
-def peer_view(peer: Peer, now: Now) -> View:
+def peer_view(peer: Peer, now: Now, via: str = "") -> View:
+    """`via`: the name of the neighbour that relays to it, where it is not connected itself."""
     certificate = peer.certificate
     return {
         "id": peer.id,
@@ -216,6 +217,7 @@ def peer_view(peer: Peer, now: Now) -> View:
         "state": peer.state.value,
         "self": False,
         "connected": peer.connected,
+        "via": via,
         "incarnation": peer.incarnation,
         "roles": list(certificate.roles) if certificate is not None else [],
         "since_s": int(max(0.0, now.mono - peer.since)),
@@ -231,6 +233,7 @@ def own_view(advert: Advert | None, name: str, keyring: Keyring, roles: tuple[st
         "state": "alive",
         "self": True,
         "connected": True,
+        "via": "",
         "incarnation": advert.incarnation if advert is not None else 0,
         "roles": list(roles),
         "since_s": 0,

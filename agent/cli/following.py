@@ -23,7 +23,7 @@ LINE_BYTES_MAX: Final = 64 * 1024  # a longer line is broken rather than kept
 END_S: Final = 2.0
 FAILURES_MAX: Final = 8  # told one by one
 # Of the events of a job on many devices those that are not of one of them.
-_OF_ALL: Final = ("job.taken-over", "job.handed-over", "job.listed", "feed.dropped")
+_OF_ALL: Final = ("job.taken-over", "job.handed-over", "job.listed", "job.updated", "feed.dropped")
 WAITING_MAX: Final = 256  # lines read ahead of what the terminal takes
 
 

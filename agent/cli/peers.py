@@ -136,7 +136,8 @@ def _row(peer: dict[str, Any], labels: str | None, names: list[str]) -> tuple[st
 def _state(peer: dict[str, Any]) -> str:
     state = "this device" if peer["self"] else str(peer["state"])
     if state == "alive" and not peer["connected"]:
-        state = "alive, not connected"
+        via = peer.get("via")
+        state = f"alive, via {clean(via)}" if via else "alive, not connected"
     if peer.get("draining"):
         state += ", draining"
     if peer.get("reason"):
@@ -152,7 +153,9 @@ def _since(peer: dict[str, Any]) -> str:
 def _path(peer: dict[str, Any]) -> str:
     if peer["self"]:
         return "-"
-    return "direct, connected" if peer["connected"] else "none just now"
+    if peer["connected"]:
+        return "direct, connected"
+    return f"via {clean(peer['via'])}" if peer.get("via") else "none just now"
 
 
 def _offer(peer: dict[str, Any]) -> str:

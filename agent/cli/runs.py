@@ -90,7 +90,6 @@ def build_spec(args: Namespace) -> dict[str, Any]:
 def job_run(args: Namespace) -> int:
     """Submit a job file; a wrong one is told of here, with its line, and nothing is submitted."""
     from agent.cli.jobfiles import load
-    from protocol.jobtype import JobType
 
     spec = load(args.file)
     if spec.parameters is not None:
@@ -115,7 +114,7 @@ def job_run(args: Namespace) -> int:
             spec.count,
             quiet=args.quiet,
             json=args.json,
-            by_peer=spec.type is JobType.OPS,
+            by_peer=not spec.type.counted,
         )
         return following.to_end()
 

@@ -389,7 +389,9 @@ class Device:
             self.disk.submit(effect)
             self._write()
             return
-        overtakes = isinstance(effect, Send) and isinstance(effect.message, OVERTAKING)
+        overtakes = isinstance(effect, Send) and (
+            effect.overtakes or isinstance(effect.message, OVERTAKING)
+        )
         if overtakes or (not self._queue and self.disk.durable >= self.disk.submitted):
             self._carry_out(effect)
         else:

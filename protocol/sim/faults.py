@@ -11,6 +11,7 @@ from protocol.sim.network import Conditions
 from protocol.sim.world import World
 
 FIRST_S: Final = 3.0  # the shoal has found itself by then
+DELAY_MAX_S: Final = 0.1  # one way; there and back through a relay within probe_timeout_s
 HEAL_S: Final = 45.0  # from here on nothing more goes wrong
 
 
@@ -38,6 +39,7 @@ class Faults:
     black_holes: float = 0.0  # share of the devices whose engines take tasks and never start them
     absences: int = 0  # devices that are off until everything heals
     forgetful: float = 0.0  # share of the devices that boot in 1970 and learn the time later
+    nats: int = 0  # networks that nobody outside can dial into
     part_s: tuple[float, float] = (1.0, 25.0)  # how long partitions last
     heal_s: float = HEAL_S  # from here on nothing more goes wrong
     moods: int = 0  # devices drain or change a label for a while; asked for, and never drawn
@@ -50,6 +52,14 @@ class Faults:
         cuts += self.absences
         cuts += self.partitions + self.deaf + self.flaps + self.amnesia
         return not (wild or cuts or self.slow or self.save_failures or self.black_holes)
+
+    @property
+    def steady(self) -> bool:
+        """Whether devices may go down, but those that do not are always well to be heard."""
+        c = self.conditions
+        wild = c.loss or c.reorder or c.duplicate or c.delay_s[1] > DELAY_MAX_S
+        cuts = self.partitions + self.deaf + self.flaps + self.freezes + self.slow
+        return not (wild or cuts or self.save_failures or self.drift)
 
     @property
     def text(self) -> str:
@@ -75,6 +85,7 @@ class Faults:
             "flapping links": self.flaps,
             "boundary crashes": self.boundaries,
             "black holes": self.black_holes,
+            "NATs": self.nats,
             "absences": self.absences,
             "forgetful clocks": self.forgetful,
             "moods": self.moods,
@@ -83,7 +94,17 @@ class Faults:
 
     @classmethod
     def draw(cls, rng: Random) -> Faults:
-        """One run in six is clean; the others have some families each, so that they mix."""
+        """One run in six is clean; the others have some families each, so that they mix.
+
+        What was added later is drawn last: seeds that found something go on finding it.
+        """
+        faults = cls._drawn(rng)
+        if rng.random() < 0.25:
+            faults.nats = rng.choice((1, 2, 2, 3))
+        return faults
+
+    @classmethod
+    def _drawn(cls, rng: Random) -> Faults:
         faults = cls()
         if rng.random() < 0.2:
             faults.skew_s, faults.drift = rng.choice((0.5, 5.0, 120.0)), 0.01

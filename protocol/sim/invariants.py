@@ -11,7 +11,7 @@ from typing import Final
 
 from protocol.constraints import explain_all
 from protocol.derived import open_spec
-from protocol.effects import Effect, Gossip, Save, Send, StartTask
+from protocol.effects import Effect, Gossip, Save, Send, StartTask, Tell
 from protocol.errors import RemoteProtocolError
 from protocol.events import DeadlinePassed, Event, FrameReceived, GossipReceived, SubmitRequested
 from protocol.execution import Execution
@@ -21,6 +21,8 @@ from protocol.messages import (
     Accepted,
     Award,
     JobSyncAck,
+    Letter,
+    Relayed,
     ResultAck,
     ResultOffer,
     Rumours,
@@ -45,10 +47,11 @@ from protocol.sim.schedulewatch import ScheduleWatch
 from protocol.sim.standingwatch import StandingWatch
 from protocol.sim.tasks import Task
 from protocol.sim.world import World
-from protocol.wire import Sealed, loads
+from protocol.wire import Sealed, decode_as, decode_message, loads
 
 VIOLATIONS_MAX: Final = 20  # of one run: the first few tell the story
 PROBES: Final = (1, 2, 3, 4)  # kinds of messages that can change nothing of a job
+RELAYED_HEAD: Final = b"\x18\x3c"  # kind 60
 
 Slot = tuple[JobId, int]
 
@@ -70,11 +73,15 @@ class Violation:
 
 @dataclass(slots=True)
 class Invariants:
-    """Watches every device of one run. `exclusive`: nobody is cut off or wrongly declared dead."""
+    """Watches every device of one run. `exclusive`: nobody is cut off or wrongly declared dead.
+
+    `steady`: who never was down was always well to be heard.
+    """
 
     world: World
     seed: int
     exclusive: bool
+    steady: bool = False
     violations: list[Violation] = field(default_factory=list)
     executions: int = 0
     acknowledged: dict[JobId, tuple[int, int]] = field(default_factory=dict)  # by, on how many
@@ -86,6 +93,7 @@ class Invariants:
     _accepted: dict[Slot, dict[Fence, Acceptance]] = field(default_factory=dict)
     _tasks: dict[Slot, list[Task]] = field(default_factory=dict)  # ever started, anywhere
     _ledgers: list[Ledger] = field(default_factory=list)
+    _letters: dict[tuple[PeerId, int], int] = field(default_factory=dict)  # written, by life
     _opened: dict[bytes, Sealed] = field(default_factory=dict)
     standing: StandingWatch = field(init=False)
     schedules: ScheduleWatch = field(init=False)
@@ -137,8 +145,9 @@ class Invariants:
         """The node is between two events: what it saved and what it holds must agree."""
         ledger, node = self._ledgers[device.index], device.node
         assert node is not None
+        self._check_reading(device, event)
         self.schedules.handled(device, effects, self.world.heap.now)
-        for effect in effects:
+        for effect in map(_unfolded, effects):
             if isinstance(effect, Save):
                 for text in ledger.saved(effect):
                     self.violate(device.index, text)
@@ -180,7 +189,10 @@ class Invariants:
             case StartTask():
                 self._check_start(device, effect)
             case Send():
-                self._check_send(device, effect)
+                self._wrote(device, effect)
+                self._check_send(device, _said(effect))
+            case Tell(kind="peer.dead"):
+                self._check_death(device, effect)
             case Gossip(message=Rumours() as rumours):
                 self._check_adverts(device, rumours.records)
             case _:
@@ -196,6 +208,37 @@ class Invariants:
             fences = ", ".join(str(fence) for fence in known)
             text = f"slot {choice.slot} of {choice.job} has two accepted executions: {fences}"
             self.violate(device.index, text)
+
+    # ---- letters and deaths ------------------------------------------------------------------
+
+    def _wrote(self, device: Device, send: Send) -> None:
+        """Remember the letters that leave their author."""
+        if isinstance(send.message, Relayed):
+            letter = decode_as(send.message.letter, Letter)
+            if letter.sender == device.peer:
+                key = (device.peer, letter.sender_life)
+                self._letters[key] = max(letter.number, self._letters.get(key, 0))
+
+    def _check_reading(self, device: Device, event: Event) -> None:
+        """What counts as read of a peer's letters was written by that peer."""
+        if not isinstance(event, FrameReceived) or event.frame[1:3] != RELAYED_HEAD:
+            return
+        try:
+            message = decode_message(event.frame)
+            assert isinstance(message, Relayed)
+            sender = decode_as(message.letter, Letter).sender
+        except RemoteProtocolError:
+            return
+        assert device.node is not None
+        relay = device.node.relay
+        if relay.highest(sender) > self._letters.get((sender, relay.life_of(sender)), 0):
+            self.violate(device.index, f"reads a letter that {sender} has not written")
+
+    def _check_death(self, device: Device, tell: Tell) -> None:
+        """Nobody is thought dead that never was down, whatever relay between them was."""
+        other = self.world.by_peer.get(tell.peer) if tell.peer is not None else None
+        if self.steady and other is not None and other.powered and other.lives == 1:
+            self.violate(device.index, f"holds node {other.index} for dead, which never was down")
 
     # ---- what is said ------------------------------------------------------------------------
 
@@ -383,3 +426,16 @@ def _matters(event: Event, effects: list[Effect]) -> bool:
     if isinstance(event, FrameReceived):
         return len(event.frame) < 2 or event.frame[1] not in PROBES
     return bool(effects) or not isinstance(event, GossipReceived | DeadlinePassed)
+
+
+def _unfolded(effect: Effect) -> Effect:
+    return _said(effect) if isinstance(effect, Send) else effect
+
+
+def _said(send: Send) -> Send:
+    """What a letter of this peer's says; handing on another's says nothing."""
+    if not isinstance(send.message, Relayed):
+        return send
+    letter = decode_as(send.message.letter, Letter)
+    message = decode_message(letter.frame)
+    return send if message is None or send.peer != letter.through else Send(send.peer, message)

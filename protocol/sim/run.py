@@ -15,6 +15,7 @@ from protocol.sim.heap import Heap
 from protocol.sim.invariants import Invariants, Violation
 from protocol.sim.keepers import Keepers
 from protocol.sim.keyring import EVERY_ROLE, Root
+from protocol.sim.nats import put_behind
 from protocol.sim.network import Network
 from protocol.sim.people import People
 from protocol.sim.quiet import unrest
@@ -68,7 +69,9 @@ def run(seed: int, options: Options, line: Callable[[str], None] | None = None) 
     name = f"{seed}/{peers}" if scenario.name == MIXED else f"{seed}/{peers}/{scenario.name}"
     world = build(name, peers, Random(f"{name}/shape"), Trace(line), scenario)
     faults = options.faults or scenario.faults(Random(f"{name}/faults"))
-    invariants = Invariants(world, seed, exclusive=faults.clean)
+    if faults.nats:
+        put_behind(world, faults.nats, Random(f"{name}/nats"))
+    invariants = Invariants(world, seed, exclusive=faults.clean, steady=faults.steady)
     world.watcher = invariants
     people = People(world, invariants, Random(f"{name}/people"), faults.heal_s)
     people.draw(options.jobs)

@@ -183,11 +183,13 @@ class StandingWatch:
         return [(pair[1], f"its standing jobs differ from node {pair[0]}'s")]
 
     def _lost(self, up: list[Device]) -> Unrest:
-        """What somebody was told of is known, unless it went dark with the only one who knew."""
+        """What somebody was told of is known, unless the only one who knew went dark, or lost its
+        database."""
         found: Unrest = []
         for job, acts in self._told.items():
             for index, durable_on, height in acts:
-                if durable_on < 2 and self.world.devices[index].buried:
+                only = self.world.devices[index]
+                if durable_on < 2 and (only.buried or only.amnesiac):
                     continue
                 for device in up:
                     assert device.node is not None

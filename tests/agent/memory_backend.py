@@ -38,6 +38,7 @@ class MemoryBackend:
         self.live: dict[str, str] = {}
         self.draining = False
         self.forgotten: list[str] = []
+        self.relayed: dict[str, str] = {}  # by name: through whom
         self.log_flood = 0
         self.archive_failure: Exception | None = None
 
@@ -65,7 +66,8 @@ class MemoryBackend:
                 "name": name,
                 "state": "dead" if name == "pi-shed" else "alive",
                 "self": name == "pi-kitchen",
-                "connected": name != "pi-shed",
+                "connected": name != "pi-shed" and name not in self.relayed,
+                "via": self.relayed.get(name, ""),
                 "incarnation": 4,
                 "addresses": ["/ip4/192.0.2.7/tcp/4001"],
                 "labels": {"room": name.removeprefix("pi-")},

@@ -9,6 +9,7 @@ import pytest
 
 from protocol.clock import NEVER
 from protocol.config import CoordinationConfig, NodeConfig, PolicyConfig, StandingConfig
+from protocol.daemons import CUT_OFF
 from protocol.effects import RemoveTask, Save, StartTask, StopTask
 from protocol.events import HealthChanged, TaskStarted
 from protocol.execution import State
@@ -433,6 +434,52 @@ def test_news_of_executions_that_are_none_of_its_own_is_left_to_others() -> None
     assert not any(isinstance(effect, StopTask | RemoveTask) for effect in effects)
 
 
+# ---- cut off
+
+LEASHED: dict[str, Plain] = {"Disconnect": {"StopAfter": 30}}
+
+
+def test_it_runs_on_while_cut_off_unless_it_says_how_long() -> None:
+    net = DaemonNet("a", "b")
+    net.ran("a", daemon(**LEASHED))
+    net.ran("a", daemon("free"))
+    net.run(1.0)
+    net.part("a", "b")
+    assert 29.0 < net.until(lambda: "b" not in net.on()) < 45.0
+    net.run(120.0)
+    assert net.on() == []
+    assert net.daemon("b").waiting == CUT_OFF
+    assert sum(start.spec.name == "free" for start in net.boxes["b"].running.values()) == 1
+    net.heal()
+    net.until(lambda: sorted(net.on()) == ["a", "b"])
+
+
+def test_alone_after_a_start_it_runs_for_as_long_as_it_says() -> None:
+    net = DaemonNet("a", "b")
+    net.ran("a", daemon(**LEASHED))
+    net.run(1.0)
+    net.kill("a", "b")
+    net.boxes["b"].running.clear()
+    net.boot("b")
+    net.run(20.0)
+    assert net.on().count("b") == 1
+    net.run(15.0)
+    assert "b" not in net.on()
+
+
+def test_what_is_started_anew_while_cut_off_waits_for_somebody() -> None:
+    net = DaemonNet("a", "b")
+    net.ran("a", daemon(**LEASHED))
+    net.run(1.0)
+    net.part("a", "b")
+    net.run(60.0)
+    attempt = net.daemon("b").attempt
+    net.relabel("b", zone="attic")
+    net.sample("b")
+    net.run(5.0)
+    assert net.daemon("b").attempt == attempt
+
+
 # ---- health
 
 CHECKED: dict[str, Plain] = {"Check": {"Tcp": "127.0.0.1:80"}}
@@ -631,3 +678,22 @@ def test_what_the_engine_never_starts_is_given_up_and_started_again() -> None:
     late = net.handle("a", TaskStarted(ExecutionId(swallowed[0])))
     assert late == [StopTask(ExecutionId(swallowed[0]), "it started too late")]
     assert net.on() == ["a"]
+
+
+def test_what_was_stopped_stays_so_over_a_restart() -> None:
+    net = DaemonNet("a")
+    net.ran("a")
+    net.run(0.1)
+    net.controlled("a")
+    net.kill("a")
+    net.boot("a")
+    net.run(30.0)
+    assert (net.on(), net.daemons("a").deadline) == ([], NEVER)
+
+
+def test_the_same_news_of_a_task_again_changes_nothing() -> None:
+    net = DaemonNet("a")
+    net.ran("a")
+    net.run(0.1)
+    assert net.handle("a", TaskStarted(net.execution("a"))) == []
+    assert len(net.told("a", "daemon.started")) == 1

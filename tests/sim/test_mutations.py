@@ -31,13 +31,17 @@ from protocol.heldjob import HeldJob, Merged, Slot
 from protocol.ids import ExecutionId, JobId, PeerId, Revision, derive
 from protocol.job import JobSpec
 from protocol.led import Led, Phase, Plan
+from protocol.membership import Membership
 from protocol.messages import OVERTAKING, JobSync, SyncHeld
 from protocol.node import Node
 from protocol.opsjournal import Entry, OpsJournal, Row
 from protocol.placement import Placement
 from protocol.records import Acceptance, Assignment, Fence, Keyring, Result
+from protocol.relay import Relay
+from protocol.roster import PRESENT
 from protocol.schedules import Schedules, Watch
 from protocol.sim.faults import Faults
+from protocol.sim.keyring import SimKeyring
 from protocol.sim.network import Conditions
 from protocol.sim.run import Options, run
 from protocol.sim.scenarios import MIXED, SCENARIOS
@@ -241,6 +245,46 @@ def _blind_adoption(patch: Patch) -> None:
     patch.setattr(Executor, "_adopt", lambda self, execution, task, now: [])
 
 
+def _unsigned_letters(patch: Patch) -> None:
+    """Nobody looks whether a letter is its sender's."""
+    open_letter = Relay.open
+
+    def trusting(self: Relay, *arguments: object) -> object:
+        keyring = self._keyring
+        patch.setattr(type(keyring), "verify", lambda *signed: True)
+        try:
+            return open_letter(self, *arguments)  # type: ignore[arg-type]
+        finally:
+            patch.setattr(type(keyring), "verify", verify)
+
+    verify = SimKeyring.verify
+    patch.setattr(Relay, "open", trusting)
+
+
+def _relays_taken_for_peers(patch: Patch) -> None:
+    """Whoever was reached through a neighbour that is lost is held for lost as well."""
+    disconnected = Membership.disconnected
+
+    def all_lost(self: Membership, peer: PeerId, refused: bool, now: Now) -> list[Effect]:
+        behind = [each for each in self.routes.wanted() if peer in self.routes.through(each)]
+        effects = disconnected(self, peer, refused, now)
+        for each in behind:
+            entry = self._roster.peers[each]
+            if entry.state in PRESENT and not entry.connected:
+                effects += self._judge.refused(entry, now)
+        return effects
+
+    patch.setattr(Membership, "disconnected", all_lost)
+
+
+def _no_relaying(patch: Patch) -> None:
+    """Neighbours are asked, and letters never handed on."""
+    patch.setattr(Relay, "hand_on", lambda self, letter, relayed, connected, now: [])
+
+
+RELAYED = Faults(nats=2, crashes=6, power_cuts=2)
+
+
 def _unsaved_standing(patch: Patch) -> None:
     """A standing job's record is kept in memory only."""
     patch.setattr(Standing, "_save", lambda self, changed: [])
@@ -263,7 +307,7 @@ def _any_author(patch: Patch) -> None:
 
     def lenient(self: Daemons, held: StandingJob, spec: JobSpec) -> str:
         reason = why_unfit(self, held, spec)
-        return "" if reason.startswith("policy: the author") else reason
+        return "" if "its author holds no role" in reason else reason
 
     patch.setattr(Daemons, "_why_unfit", lenient)
 
@@ -378,11 +422,11 @@ def _restarted_ops(patch: Patch) -> None:
 
 
 def _growing_list(patch: Patch) -> None:
-    """Whoever joins gets an ops job, whether it has NotAfter or not."""
+    """When somebody comes, whoever is there by then gets the job, NotAfter or not."""
 
     def grow(self: Direct, led: Led, peer: PeerId, now: Now) -> None:
         for advert in self.fleet.adverts():
-            slot = None if self._unfit(led.held, advert) else self._list(led.held, advert)
+            slot = self._list(led.held, advert)
             if slot is not None:
                 led.plans[slot.index] = Plan(Phase.WAITING, now.mono, now.mono)
                 self.catalogue.changed(led.held, [slot.index], now)
@@ -511,6 +555,9 @@ MUTATIONS = (
     Mutation("no takeover", _no_takeover, "has not ended"),
     Mutation("no anti-entropy", _no_anti_entropy, "differs|has not ended"),
     Mutation("garbage raises", _raising, "the node broke"),
+    Mutation("letters unsigned", _unsigned_letters, "has not written", Faults(nats=2, rogues=4)),
+    Mutation("relay taken for peers", _relays_taken_for_peers, "never was down", RELAYED),
+    Mutation("nothing handed on", _no_relaying, "never was down|has not ended", RELAYED),
     Mutation("standing job not saved", _unsaved_standing, "not as it was saved"),
     Mutation("acknowledged too early", _early_word, "says what is not on its disk: SyncHeld"),
     Mutation("any spec wins", _any_spec_wins, "standing job .* goes back"),
@@ -528,7 +575,7 @@ MUTATIONS = (
     Mutation("ops journal forgotten at takeover", _forgotten_journal, "second time", ORPHANS),
     Mutation("ops run again after a lost database", _rerun_after_loss, "second time", AMNESIA),
     Mutation("lost ops started again", _restarted_ops, "second time", CUTS),
-    Mutation("list grows without NotAfter", _growing_list, "grows after it was frozen"),
+    Mutation("list grows without NotAfter", _growing_list, "grows after it was frozen", CUTS),
     Mutation("standby keeps part of a list", _shrinking_list, "no longer on the list|differs"),
     Mutation("fired early", _early_slots, "before its time"),
     Mutation("fired by a wrong clock", _any_clock, "clock that is not trusted", scenario="clocks"),

@@ -31,12 +31,16 @@ from protocol.messages import (
     JobWant,
     JoinAnswer,
     JoinRequest,
+    Letter,
     LogChunk,
     LogRequest,
+    PathQuery,
+    PathReport,
     Ping,
     PingReport,
     PingRequest,
     Refusal,
+    Relayed,
     Release,
     Renew,
     RenewAck,
@@ -47,6 +51,8 @@ from protocol.messages import (
     ResultOffer,
     Rumours,
     SlotState,
+    SpliceAnswer,
+    SpliceRequest,
     SyncBuckets,
     SyncHeld,
     SyncItems,
@@ -73,7 +79,8 @@ from protocol.records import (
     Suspicion,
     Verdict,
 )
-from protocol.wire import dumps, encode_record, seal
+from protocol.relay import CONTEXT
+from protocol.wire import dumps, encode_message, encode_record, seal
 from tests.vectors.keys import ADMIT, EXPIRES_MS, GUEST, ISSUED_MS, PEER, SHOAL
 
 BATCH = JobSpec.from_plain(
@@ -320,6 +327,8 @@ ACCEPTANCE = Acceptance(
 )
 SEALED_ACCEPTANCE = seal(ACCEPTANCE, PEER)
 
+LETTER = Letter(PEER.peer, GUEST.peer, ADMIT.peer, 7, 12, 3041, encode_message(Ping(9)))
+SEALED_LETTER = encode_message(LETTER)
 TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
     "records": (
         CERTIFICATE,
@@ -421,6 +430,11 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
         ControlRequest(6, SEALED_CONTROL),
         ControlAnswer(6, "no peer that answers for the job could be reached"),
     ),
+    "relaying": (
+        Relayed(SEALED_LETTER, PEER.sign(CONTEXT + SEALED_LETTER), PEER.certificate),
+        PathQuery((ADMIT.peer, GUEST.peer)),
+        PathReport((GUEST.peer,), (ADMIT.peer,)),
+    ),
     "streams": (
         Hello(SEALED_CERTIFICATE, bytes(range(16)), "0.1.0"),
         Goodbye("not-a-member", "your certificate is of another shoal"),
@@ -442,5 +456,7 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
             True,
         ),
         LogChunk(4096, "12 gefunden ✓\n".encode(), False, ""),
+        SpliceRequest(GUEST.peer, "/shoal/log/1"),
+        SpliceAnswer("not connected to it"),
     ),
 }
