@@ -16,12 +16,14 @@ from protocol.clock import NEVER, Now
 from protocol.config import CoordinationConfig
 from protocol.effects import Effect, Send, Tell
 from protocol.heldjob import HeldJob, Merged, Slot
+from protocol.heldservice import HeldService
 from protocol.ids import JobId, PeerId, rendezvous
 from protocol.leases import Leases
 from protocol.led import Led, Phase, Plan
 from protocol.messages import ResultOffer
 from protocol.placement import Fleet, Placement
 from protocol.records import Desired, Keyring, Result, Verdict
+from protocol.rollout import Rollout
 from protocol.story import Stories
 from protocol.succession import Succession
 
@@ -36,6 +38,7 @@ class Coordination:
     placement: Placement
     fleet: Fleet
     stories: Stories
+    rollout: Rollout
     acceptances: Acceptances = field(init=False)
     leases: Leases = field(init=False)
     succession: Succession = field(init=False)
@@ -53,6 +56,7 @@ class Coordination:
             self.acceptances,
             self._led,
             self._step_down,
+            self.rollout.review,
         )
         self.succession = Succession(self.keyring.peer, self.config, self.fleet.alive)
 
@@ -84,8 +88,12 @@ class Coordination:
 
     def _lead(self, held: HeldJob, now: Now, place_at: float) -> list[Effect]:
         """Make plans for every slot from what the records say; `place_at` for those with none."""
-        plans = [self._plan(slot, now, place_at) for slot in held.slots]
+        plans = [self._plan(held, slot, now, place_at) for slot in held.slots]
         led = Led(held, plans)
+        if held.service:
+            self.led[held.id] = led
+            self.succession.forget(held)
+            return [*self._replenish(led, now), *self.rollout.review(led, now)]
         if held.done:  # taken in hand for a latecomer; what became of it has been told
             led.told = outcome_of(held, self.keyring)
         timeouts = held.job.task.timeouts
@@ -127,13 +135,15 @@ class Coordination:
         me = self.keyring.peer
         return (me, *rendezvous(job, self.fleet.coordinators(but=me))[: self.config.standbys])
 
-    def _plan(self, slot: Slot, now: Now, place_at: float) -> Plan:
-        if slot.acceptance is not None:
+    def _plan(self, held: HeldJob, slot: Slot, now: Now, place_at: float) -> Plan:
+        if slot.acceptance is not None or slot.index >= held.job.count:
             return Plan(Phase.DONE, NEVER, now.mono)
         if slot.assignment is None:
             return Plan(Phase.WAITING, place_at, now.mono)
         until = now.mono + self.config.lease_s
-        return Plan(Phase.RUNNING, until, now.mono, slot.assignment.failures)
+        plan = Plan(Phase.RUNNING, until, now.mono, slot.assignment.failures)
+        plan.begin(slot.assignment.fence, now.mono)
+        return plan
 
     def _replenish(self, led: Led, now: Now) -> list[Effect]:
         """Keep as many live standbys as there should be: next by rendezvous among live peers."""
@@ -158,7 +168,9 @@ class Coordination:
         led = self._led(held, now)
         if held is None:
             return [Send(sender, ack(result, "unknown", None))]
-        if result.revision != held.revision or not 0 <= result.slot < len(held.slots):
+        if not held.matches(result.revision) or not 0 <= result.slot < len(held.slots):
+            return [Send(sender, ack(result, "superseded", None))]
+        if held.service and held.done:  # it was stopped, and wants to know of nothing
             return [Send(sender, ack(result, "superseded", None))]
         if led is None:
             return self._on_result_for_another(held, sender, result, offer, now)
@@ -169,7 +181,8 @@ class Coordination:
         if effects is None or held.coordinator != self.keyring.peer:
             unknown = ack(result, "unknown", self.leases.coordinator_of(held))
             return [*(effects or []), Send(sender, unknown)]
-        return effects + self.acceptances.take(led, sender, result, offer.result, now)
+        effects += self.acceptances.take(led, sender, result, offer.result, now)
+        return effects + self.rollout.review(led, now)
 
     def _on_result_for_another(
         self, held: HeldJob, sender: PeerId, result: Result, offer: ResultOffer, now: Now
@@ -212,6 +225,7 @@ class Coordination:
             if held.done:
                 return effects
             return effects + self._lead(held, now, now.mono + self.config.lease_s)
+        self._extend(led, now)
         for index in merged.slots:
             slot, plan = led.held.slots[index], led.plans[index]
             if slot.acceptance is not None and plan.phase is not Phase.DONE:
@@ -221,6 +235,7 @@ class Coordination:
                 plan.lease(now.mono + self.config.lease_s)
         if held.desired is not Desired.RUNNING:
             effects += self.acceptances.stop_slots(led, now)
+        effects += self.rollout.review(led, now)
         return [*effects, *self.acceptances.finish(led, now), *self.placement.open(led, now)]
 
     def _step_down(self, led: Led, now: Now) -> list[Effect]:
@@ -272,6 +287,70 @@ class Coordination:
             return []
         return self.catalogue.changed(held, [], now)
 
+    # ---- services ----------------------------------------------------------------------------
+
+    def begin(self, held: HeldService, now: Now, place_at: float) -> list[Effect]:
+        """Take on a service that nobody coordinates; its slots are placed at `place_at`."""
+        effects = self.catalogue.add(held, now)
+        effects += self._lead(held, now, place_at)
+        return effects + self.placement.open(self.led[held.id], now)
+
+    def steer(self, held: HeldService, now: Now) -> list[Effect]:
+        """What a service is to run has changed: more slots, fewer, another revision."""
+        led = self.led.get(held.id)
+        effects = self.catalogue.changed(held, [], now)
+        if led is None:
+            return effects
+        self._extend(led, now)
+        for slot, plan in led.pairs():
+            over = slot.index >= held.job.count
+            if over and plan.phase is not Phase.DONE:
+                effects += self.placement.stop(led, slot.index, "the service has fewer slots now")
+                plan.phase, plan.due = Phase.DONE, NEVER
+            elif not over and plan.phase is Phase.DONE:
+                plan.phase, plan.due = Phase.WAITING, now.mono
+        return [*effects, *self.rollout.review(led, now), *self.placement.open(led, now)]
+
+    def rest(self, held: HeldService, reason: str, now: Now) -> list[Effect]:
+        """A service was stopped: nobody coordinates it until it is run again."""
+        led = self.led.pop(held.id, None)
+        effects: list[Effect] = []
+        if led is not None:
+            for slot in held.slots:
+                effects += self.placement.stop(led, slot.index, reason)
+            effects += self.placement.close(led)
+            effects += [each for confirmation in led.confirmations for each in confirmation.effects]
+        self.succession.forget(held)
+        held.ended_ms = max(1, now.wall_ms)
+        return [*self.catalogue.changed(held, [], now), *effects]
+
+    def resume(self, held: HeldService, term: int, now: Now) -> list[Effect]:
+        """It is run again. All that ran of it was to stop, so its slots wait for nobody."""
+        held.ended_ms, held.term = 0, max(held.term, term)
+        effects = self.catalogue.changed(held, [], now)
+        if held.coordinator != self.keyring.peer:
+            self.succession.watch(held, now)
+            return effects
+        effects += self._lead(held, now, now.mono)
+        led = self.led[held.id]
+        for slot, plan in led.pairs():
+            stale = slot.assignment is not None and slot.assignment.revision != held.revision
+            if stale and plan.phase is Phase.RUNNING:
+                plan.wait(now.mono)
+        return effects + self.placement.open(led, now)
+
+    def drop(self, held: HeldService) -> list[Effect]:
+        """A service was deleted: nothing is kept of it."""
+        led = self.led.pop(held.id, None)
+        effects = self.placement.close(led) if led is not None else []
+        self.succession.forget(held)
+        return [*self.catalogue.forget(held), *effects]
+
+    def _extend(self, led: Led, now: Now) -> None:
+        """A service has more slots than it had."""
+        for slot in led.held.slots[len(led.plans) :]:
+            led.plans.append(self._plan(led.held, slot, now, now.mono))
+
     # ---- takeover ----------------------------------------------------------------------------
 
     def _take_over(self, held: HeldJob, now: Now) -> list[Effect]:
@@ -305,6 +384,8 @@ class Coordination:
             if led.deadline <= now.mono:
                 effects += self.acceptances.confirmed(job, now)
                 effects += self._timeouts(led, now)
+                if led.review_at <= now.mono:
+                    effects += self.rollout.review(led, now)
                 effects += self.placement.on_deadline(led, now)
         self._retire()
         for held in self.succession.due(now):

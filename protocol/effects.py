@@ -14,7 +14,17 @@ from protocol.job import JobSpec
 from protocol.messages import Message
 
 Bucket = Literal[
-    "meta", "peer", "spec", "control", "job", "slot", "execution", "fence", "standing", "daemon"
+    "meta",
+    "peer",
+    "spec",
+    "control",
+    "job",
+    "slot",
+    "execution",
+    "fence",
+    "standing",
+    "daemon",
+    "service",
 ]
 BUCKETS: tuple[Bucket, ...] = (
     "meta",
@@ -27,6 +37,7 @@ BUCKETS: tuple[Bucket, ...] = (
     "fence",
     "standing",
     "daemon",
+    "service",
 )
 
 

@@ -48,11 +48,13 @@ def revision_of(spec_body: bytes) -> Revision:
 
 
 def execution_id(
-    revision: Revision, slot: int, term: int, coordinator: PeerId, attempt: int
+    revision: Revision, slot: int, term: int, coordinator: PeerId, attempt: int, run: int = 0
 ) -> ExecutionId:
-    """Name one attempt; the same award resent names the same execution."""
+    """Name one attempt; the same award resent names the same execution. `run` counts how often a
+    service's attempt was started again where it was."""
+    tries = str(attempt) if not run else f"{attempt}.{run}"
     return ExecutionId(
-        derive("shoal/execution/1", revision, str(slot), str(term), coordinator, str(attempt))
+        derive("shoal/execution/1", revision, str(slot), str(term), coordinator, tries)
     )
 
 

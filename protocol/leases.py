@@ -36,6 +36,7 @@ class Leases:
     acceptances: Acceptances
     led_of: Callable[[HeldJob | None, Now], Led | None]
     step_down: Callable[[Led, Now], list[Effect]]
+    reviewed: Callable[[Led, Now], list[Effect]]  # what follows for a service's update
 
     def on_renew(self, sender: PeerId, renew: Renew, now: Now) -> list[Effect]:
         """Answer each renewal; of more than a message's worth the rest may be asked again."""
@@ -61,10 +62,11 @@ class Leases:
         led = self.led_of(self.catalogue.jobs.get(item.job), now)
         if led is None:
             return "unknown", []
-        if item.revision != led.held.revision or not 0 <= item.slot < len(led.plans):
+        over = led.held.service and led.held.done  # it was stopped
+        if over or not led.held.matches(item.revision) or not 0 <= item.slot < len(led.plans):
             return "over", []
         slot, plan = led.held.slots[item.slot], led.plans[item.slot]
-        if slot.acceptance is not None:
+        if slot.acceptance is not None or (led.held.service and plan.phase is Phase.DONE):
             return "over", []
         known = self.acceptances.fence(slot)
         if item.fence < known:
@@ -78,14 +80,19 @@ class Leases:
         if plan.phase is not Phase.RUNNING:
             return "kept", self.placement.running(led, item.slot, now)
         plan.lease(now.mono + self.config.lease_s)
-        return "kept", []
+        plan.begin(item.fence, now.mono)
+        if item.restarts != plan.restarts:
+            plan.restarts, plan.began = item.restarts, now.mono
+        return "kept", self.reviewed(led, now)
 
     def _adopted(
         self, sender: PeerId, led: Led, slot: Slot, plan: Plan, item: Renewal, now: Now
     ) -> tuple[str, list[Effect]]:
         """An award that this peer never heard of: a predecessor's, or even a successor's."""
         held = led.held
-        if not item.assignment or item.fence.coordinator not in held.holders:
+        # All who held a service may be gone, and then any of them is as good as another.
+        known = held.service or item.fence.coordinator in held.holders
+        if not item.assignment or not known:
             return "unknown", []
         assignment = self._award(held, slot, item.fence, sender, item.assignment)
         effects = self._learn(led, assignment, item.assignment, now)
@@ -97,8 +104,8 @@ class Leases:
     ) -> Assignment:
         """The award in `data` of just this to just this peer. Raises RemoteProtocolError."""
         assignment = signed_assignment(data, self.keyring)
-        place = (assignment.job, assignment.revision, assignment.slot, assignment.fence)
-        if place != (held.id, held.revision, slot.index, fence):
+        place = (assignment.job, assignment.slot, assignment.fence)
+        if place != (held.id, slot.index, fence) or not held.matches(assignment.revision):
             raise RemoteProtocolError("an assignment of something else")
         if assignment.executor != executor:
             raise RemoteProtocolError("an assignment to somebody else")
@@ -112,6 +119,8 @@ class Leases:
         if not outranked and plan.phase not in (Phase.WAITING, Phase.RUNNING):
             return []  # a slot that is just being awarded anew
         slot.offer_assignment(assignment, data)
+        if outranked and held.service:  # it need not hold the job here to answer for it
+            held.add_holders((fence.coordinator,))
         effects = self.catalogue.changed(held, [slot.index], now, head=outranked)
         if outranked:  # it took the job over while we were cut off, and we still are
             return effects + self.step_down(led, now)
@@ -129,7 +138,8 @@ class Leases:
             if slot.assignment.executor != result.executor:
                 raise RemoteProtocolError("a result of an award to somebody else")
             return []
-        if not award or result.fence.coordinator not in led.held.holders:
+        known = led.held.service or result.fence.coordinator in led.held.holders
+        if not award or not known:
             return None
         assignment = self._award(led.held, slot, result.fence, result.executor, award)
         if result.fence < self.acceptances.fence(slot):

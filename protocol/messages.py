@@ -21,6 +21,7 @@ from protocol.bounds import (
     Millis,
     Name,
     Nonce,
+    Outcome,
     Peers,
     Percent,
     Prefix,
@@ -202,6 +203,14 @@ class SlotState(msgspec.Struct, array_like=True, frozen=True):
     acceptance: bytes = b""
 
 
+class UpdateState(msgspec.Struct, array_like=True, frozen=True):
+    """How a service's update to a revision went: 1 it has settled, 2 it failed."""
+
+    generation: Count
+    revision: Revision
+    outcome: Outcome
+
+
 class JobSync(msgspec.Struct, array_like=True, tag=20, frozen=True):
     """A job, or what changed of it; the receiver merges, saves, and acknowledges `seq`.
 
@@ -218,6 +227,7 @@ class JobSync(msgspec.Struct, array_like=True, tag=20, frozen=True):
     slots: tuple[SlotState, ...]
     holders: Peers  # whoever holds it, the first coordinator first
     fingerprint: Hash  # of all the sender holds of the job, not only of what is sent here
+    update: UpdateState | None = None  # of a service, the latest that is over
 
 
 class JobSyncAck(msgspec.Struct, array_like=True, tag=21, frozen=True):
@@ -321,6 +331,7 @@ class Declined(msgspec.Struct, array_like=True, tag=35, frozen=True):
     slot: Slot
     fence: Fence
     reason: Reason
+    known: Fence | None = None  # a later one that the sender has seen of the slot
 
 
 class Release(msgspec.Struct, array_like=True, tag=36, frozen=True):
@@ -354,6 +365,7 @@ class Renewal(msgspec.Struct, array_like=True, frozen=True):
     fence: Fence
     state: Word
     assignment: bytes = b""  # sealed, for a successor that may not know of it
+    restarts: Count = 0  # of a service, since the award
 
 
 class Renew(msgspec.Struct, array_like=True, tag=40, frozen=True):

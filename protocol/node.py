@@ -85,6 +85,8 @@ from protocol.placement import Fleet, Placement
 from protocol.records import Advert, Certificate, Keyring, Role, Verdict
 from protocol.requests import Requests
 from protocol.resources import Resources
+from protocol.restarts import Restarts
+from protocol.rollout import Rollout
 from protocol.roster import GONE, PRESENT, Change, State
 from protocol.steward import Steward
 from protocol.story import Stories
@@ -143,11 +145,12 @@ class Node:
             rng,
             self._give_up,
         )
+        rollout = Rollout(config.standing, self.catalogue, placement)
         self.coordination = Coordination(
-            keyring, coordination, self.catalogue, placement, fleet, stories
+            keyring, coordination, self.catalogue, placement, fleet, stories, rollout
         )
         bidder = Bidder(config.auction, config.policy, engines)
-        self.executor = Executor(keyring, coordination, bidder, self._reachable)
+        self.executor = self._executor(bidder)
         self.inquiries = Inquiries(
             keyring.peer, self._views, self._connected_peers, self.membership.alive
         )
@@ -161,18 +164,30 @@ class Node:
             self.name_of,
         )
         self.stories = stories
-        self.steward = self._steward(bidder)
+        self.steward = self._steward()
         self._sweep_at = 0.0
         self.unreadable = self.catalogue.restore(disk) + self.executor.restore(disk)
         self.unreadable += self.steward.restore(disk)
 
-    def _steward(self, bidder: Bidder) -> Steward:
+    def _executor(self, bidder: Bidder) -> Executor:
+        return Executor(
+            self.keyring,
+            self.config.coordination,
+            bidder,
+            self._reachable,
+            Restarts(self.config.standing, self.rng),
+            self._over,
+            self._first_rank,
+        )
+
+    def _steward(self) -> Steward:
         return Steward(
             self.keyring,
             self.certificate,
             self.config,
             self.rng,
-            bidder,
+            self.executor,
+            self.coordination,
             self.inquiries,
             self._adverts,
             self._connected_peers,
@@ -255,6 +270,7 @@ class Node:
                     *adopted,
                     *self.executor.boot(others, now),
                     *self.coordination.boot(now),
+                    *self.steward.services.boot(now),
                 ]
             case SelfDescribed():
                 return self._on_described(event, now)
@@ -407,7 +423,7 @@ class Node:
             case Withdraw() if not self._may_coordinate(sender):
                 raise RemoteProtocolError("it may not withdraw: its certificate lacks submit")
             case Withdraw():
-                return self.executor.on_withdraw(sender, message)
+                return self.executor.on_withdraw(sender, message, now)
             case RenewAck():
                 return self.executor.on_renew_ack(sender, message, now)
             case ResultAck():
@@ -483,12 +499,15 @@ class Node:
         merged, self.catalogue.merged[:] = list(self.catalogue.merged), []
         for held, what in merged:
             effects += self.coordination.on_merged(held, what, now)
+            if held.service:
+                effects += self.steward.services.review(held.id, now)
         acked, self.catalogue.acked[:] = list(self.catalogue.acked), []
         for job in dict.fromkeys(job for job, _ in acked):
             effects += self.coordination.acceptances.confirmed(job, now)
         return effects + self.steward.news(now)
 
     def _on_change(self, change: Change, now: Now) -> list[Effect]:
+        self.steward.services.peers_changed(now)
         if change.after in PRESENT and change.before not in PRESENT:
             return self.coordination.on_peer_alive(change.peer, now)
         if change.after in GONE and change.after is not State.RESTARTING:
@@ -504,6 +523,13 @@ class Node:
     ) -> list[Effect]:
         """Placement is built before what it gives up to."""
         return self.coordination.acceptances.give_up(led, index, verdict, reason, data, now)
+
+    def _over(self, job: JobId, generation: int) -> str:
+        """The executor is built before the services that it asks."""
+        return self.steward.services.over(job, generation)
+
+    def _first_rank(self, job: JobId) -> PeerId | None:
+        return self.steward.services.first_rank(job)
 
     # ---- reading -----------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from random import Random
 from protocol.auction import Auction
 from protocol.bidding import why_unfit
 from protocol.catalogue import Catalogue
-from protocol.clock import Now
+from protocol.clock import NEVER, Now
 from protocol.config import AuctionConfig, CoordinationConfig
 from protocol.effects import Effect, Send, Tell
 from protocol.heldjob import Slot
@@ -34,6 +34,7 @@ from protocol.wire import seal
 
 AWARDS_PER_MESSAGE = 32
 CANDIDATES_MAX = 1024
+TERM_MAX = 2**62  # as standingjob.NUMBER_MAX
 NEAR_PER_FAR = 5
 
 
@@ -107,9 +108,11 @@ class Placement:
         near: list[PeerId] = []
         far: list[PeerId] = []
         me, needs = self.keyring.peer, led.needs
+        taken = _taken(led)
         for advert in self.fleet.adverts():
             offers = Resources(advert.cpu_m, advert.memory_bytes, advert.disk_bytes, advert.gpus)
             reason = why_unfit(needs, advert.engines, advert.labels, offers)
+            reason = reason or taken.get(advert.peer, "")
             if reason and len(auction.answers) < self.config.asked_max:
                 auction.filtered(advert.peer, reason)
             elif not reason:
@@ -130,7 +133,7 @@ class Placement:
             led.held.revision,
             led.held.spec.namespace,
             led.held.author,
-            auction.wanted,
+            1 if led.held.job.spread else auction.wanted,
             led.needs,
             int(self.auction_config.window_s * 1000),
             led.held.job.priority,
@@ -336,6 +339,8 @@ class Placement:
 
     def _patience_ends(self, led: Led, index: int) -> float:
         """Until when a slot waits for a peer: QueueTimeout at first, a while after a loss."""
+        if led.held.service:
+            return NEVER
         if led.held.slots[index].assignment is None:
             return led.queue_due
         queue_s = led.held.job.task.timeouts.queue_s
@@ -370,6 +375,7 @@ class Placement:
         plan, slot = led.plans[index], led.held.slots[index]
         plan.lease(now.mono + self.config.lease_s)
         assert slot.assignment is not None
+        plan.begin(slot.assignment.fence, now.mono)
         executor = slot.assignment.executor
         self.stories.of(led.held.id).update(led.held.execution_of(slot), "running")
         self.stories.of(led.held.id).waiting = ""
@@ -384,7 +390,23 @@ class Placement:
         led, plan = self._awarded(sender, declined.job, declined.slot, declined.fence)
         if led is None or plan is None or plan.phase is not Phase.OFFERED:
             return []
-        return self._next_best(led, declined.slot, f"declined: {declined.reason}", now)
+        effects = self._outrank(led, plan, declined.known, now) if led.held.service else []
+        return effects + self._next_best(led, declined.slot, f"declined: {declined.reason}", now)
+
+    def _outrank(self, led: Led, plan: Plan, known: Fence | None, now: Now) -> list[Effect]:
+        """Everybody who held a service was gone for a while: its slots' fences go on from what
+        executors remember; unless who awarded that is there, and will be heard of within a lease.
+        """
+        held = led.held
+        # One forged so high that nobody could count on is not believed.
+        if known is None or not held.term <= known.term < TERM_MAX:
+            return []
+        plan.outranked = min(plan.outranked, now.mono)
+        other = known.coordinator != self.keyring.peer and self.fleet.alive(known.coordinator)
+        if other and now.mono - plan.outranked < self.config.lease_s:
+            return []
+        held.term = known.term + 1
+        return self.catalogue.changed(held, [], now)
 
     def _awarded(
         self, sender: PeerId, job: JobId, slot: int, fence: Fence
@@ -461,6 +483,8 @@ class Placement:
             plan.failures += 1
             plan.failed_on[executor] = plan.failed_on.get(executor, 0) + 1
         plan.reason = reason
+        if cause is not RetryOn.LOST:
+            plan.ended = slot.assignment.fence
         if not self.retries(led, index, cause):
             verdict = Verdict.FAILURE if cause is RetryOn.FAILURE else Verdict.FAULT
             return self.give_up(led, index, verdict, reason, result, now)
@@ -479,6 +503,14 @@ class Placement:
         )
         fields: dict[str, object] = {"slot": index, "reason": reason}
         return [Tell("job.placed-again", text, led.held.id, executor, fields)]
+
+    def replace(self, led: Led, index: int, now: Now) -> list[Effect]:
+        """Award a slot that runs to its very executor once more, of another revision."""
+        assignment = led.held.slots[index].assignment
+        assert assignment is not None
+        effects = self._assign(led, index, assignment.executor, now)
+        saved = self.catalogue.changed(led.held, [index], now, head=False)
+        return [*saved, *effects, *self._send_award(led, assignment.executor, 0, [index])]
 
     def retries(self, led: Led, index: int, cause: RetryOn) -> bool:
         """Whether the job allows another attempt after those that failed."""
@@ -509,6 +541,18 @@ class Placement:
         above = max(above, Fence(fence.term, fence.coordinator, fence.attempt + 1))
         withdraw = Withdraw(led.held.id, index, above, reason)
         return [Send(slot.assignment.executor, withdraw)]
+
+
+def _taken(led: Led) -> dict[PeerId, str]:
+    """Who runs a slot of a job whose slots are to be spread, and so is asked for no other."""
+    if not led.held.job.spread:
+        return {}
+    running = (Phase.OFFERED, Phase.RUNNING)
+    return {
+        slot.assignment.executor: f"slot {slot.index} of it runs there"
+        for slot, plan in led.pairs()
+        if slot.assignment is not None and plan.phase in running
+    }
 
 
 def _mixed(near: list[PeerId], far: list[PeerId]) -> list[PeerId]:

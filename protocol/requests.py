@@ -98,7 +98,7 @@ class Requests:
                 "the role; invite it anew with --role compute,submit"
             )
         if spec.type is not JobType.BATCH:
-            return f"this version runs batch jobs and daemons; {spec.type.value} is not there yet"
+            return f"this version runs batch, daemon, service; {spec.type.value} is not there yet"
         if spec.task.result_paths:
             return (
                 "this version brings output home, but no files: leave ResultPaths out and write "

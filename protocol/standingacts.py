@@ -13,7 +13,6 @@ from protocol.effects import Effect, Reply
 from protocol.events import ControlRequested, SubmitRequested
 from protocol.ids import JobId, PeerId
 from protocol.inquiry import Inquiries, View
-from protocol.job import JobType
 from protocol.records import Certificate, Control, Desired, Keyring, Role, Spec
 from protocol.standing import Standing
 from protocol.standingjob import KIND, NUMBER_MAX, StandingJob, standing_id
@@ -98,10 +97,9 @@ class StandingActs:
                 f"this peer may not submit in namespace {spec.namespace}: its certificate lacks "
                 "the role; invite it anew with --role compute,submit"
             )
-        if spec.type is not JobType.DAEMON:
-            return f"this version runs batch jobs and daemons; {spec.type.value} is not there yet"
         if spec.task.result_paths:
-            return "a daemon does not end, so it brings no files home: leave ResultPaths out"
+            noun = f"a {spec.type.value}"
+            return f"{noun} does not end, so it brings no files home: leave ResultPaths out"
         if event.repeatable:
             return f"a {spec.type.value} is known by its name, which makes it one: leave --key out"
         if spec.not_after_s is not None and now.wall_trusted and now.wall >= spec.not_after_s:

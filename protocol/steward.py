@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from random import Random
 
-from protocol.bidding import Bidder
 from protocol.clock import Now
 from protocol.config import NodeConfig
+from protocol.coordination import Coordination
 from protocol.daemons import Daemons
 from protocol.effects import Bucket, Effect
 from protocol.events import Booted, ControlRequested, SubmitRequested, TaskEnded, TaskStarted
+from protocol.executor import Executor
 from protocol.ids import ExecutionId, PeerId
 from protocol.inquiry import Inquiries
-from protocol.records import Advert, Certificate, Keyring
+from protocol.records import Advert, Certificate, Desired, Keyring
+from protocol.services import Services
 from protocol.standing import Standing, SyncMessage
 from protocol.standingacts import StandingActs
+from protocol.standingjob import standing_id
 from protocol.standingnews import tells_of
 from protocol.standingviews import View, listed, standing_view
 
@@ -29,7 +32,8 @@ class Steward:
         certificate: Certificate,
         config: NodeConfig,
         rng: Random,
-        bidder: Bidder,
+        executor: Executor,
+        coordination: Coordination,
         inquiries: Inquiries,
         adverts: Callable[[], list[Advert]],
         connected: Callable[[], list[PeerId]],
@@ -42,7 +46,15 @@ class Steward:
         self.standing = Standing(keyring, config.standing, rng, config.membership.sync_period_s)
         self.acts = StandingActs(keyring, certificate, self.standing, inquiries, absent, name_of)
         self.daemons = Daemons(
-            keyring, config.standing, rng, self.standing, bidder, adverts, connected
+            keyring, config.standing, rng, self.standing, executor.bidder, adverts, connected
+        )
+        self.services = Services(
+            keyring,
+            config.coordination,
+            self.standing,
+            coordination,
+            executor,
+            coordination.fleet,
         )
 
     def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
@@ -71,10 +83,15 @@ class Steward:
         return self.daemons.described(now)
 
     def sampled(self, now: Now) -> list[Effect]:
-        return self.daemons.sampled(now)
+        return [*self.daemons.sampled(now), *self.services.sampled(now)]
 
     def submit(self, event: SubmitRequested, now: Now) -> list[Effect]:
-        return self.acts.submit(event, now)
+        spec = event.spec
+        job = standing_id(self.standing.keyring, spec.namespace, spec.name)
+        before = self.standing.jobs.get(job)
+        fresh = before is None or before.desired is Desired.DELETED
+        effects = self.acts.submit(event, now)
+        return effects + self.services.accept(job, now) if fresh else effects
 
     def control(self, event: ControlRequested, now: Now) -> list[Effect]:
         return self.acts.control(event, now)
@@ -99,7 +116,7 @@ class Steward:
         for each in merged:
             effects += tells_of(each, self._me, self._name_of)
         for job in dict.fromkeys(each.job for each in merged if not each.lost):
-            effects += self.daemons.review(job, now)
+            effects += [*self.daemons.review(job, now), *self.services.review(job, now)]
         confirmed, self.standing.confirmed[:] = list(self.standing.confirmed), []
         for job, peer in confirmed:
             effects += self.acts.confirmed(job, peer, now)
@@ -109,12 +126,18 @@ class Steward:
 
     @property
     def deadline(self) -> float:
-        return min(self.standing.deadline, self.acts.deadline, self.daemons.deadline)
+        return min(
+            self.standing.deadline,
+            self.acts.deadline,
+            self.daemons.deadline,
+            self.services.deadline,
+        )
 
     def on_deadline(self, now: Now) -> list[Effect]:
         return [
             *self.standing.on_deadline(now),
             *self.daemons.on_deadline(now),
+            *self.services.on_deadline(now),
             *self.acts.on_deadline(now),
         ]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from protocol.bidding import Bidder
 from protocol.clock import NEVER, Now
-from protocol.config import AuctionConfig, CoordinationConfig, PolicyConfig
+from protocol.config import AuctionConfig, CoordinationConfig, PolicyConfig, StandingConfig
 from protocol.effects import Bucket, Effect, RemoveTask, Save, Send, StartTask, StopTask, Tell
 from protocol.errors import RemoteProtocolError
 from protocol.events import Booted, TaskEnded, TaskFound
@@ -35,8 +36,9 @@ from protocol.messages import (
     ResultOffer,
     Withdraw,
 )
-from protocol.records import Fence, Result, Role, Verdict
+from protocol.records import Fence, Keyring, Result, Role, Verdict
 from protocol.resources import Resources
+from protocol.restarts import Restarts
 from protocol.wire import open_sealed
 from tests.protocol.jobs import Book, at, fence, job_spec, task_spec
 from tests.protocol.strategies import structs
@@ -45,6 +47,18 @@ CONFIG = CoordinationConfig()
 A, B, C, ME, MALLORY = (PeerId(name) for name in ("a", "b", "c", "executor", "mallory"))
 FIRST, SECOND = fence(1, "a", 1), fence(1, "a", 2)
 Disk = dict[Bucket, dict[str, bytes]]
+
+
+def executor_of(
+    keyring: Keyring,
+    config: CoordinationConfig,
+    bidder: Bidder,
+    reachable: Callable[[PeerId], bool],
+) -> Executor:
+    restarts = Restarts(StandingConfig(), Random(1))
+    return Executor(
+        keyring, config, bidder, reachable, restarts, lambda job, generation: "", lambda job: None
+    )
 
 
 class Device:
@@ -61,7 +75,7 @@ class Device:
     def boots(self, config: CoordinationConfig = CONFIG) -> Executor:
         capacity = Resources(4000, 1 << 33, 1 << 33)
         bidder = Bidder(AuctionConfig(), self.policy, ("process",), capacity, {"arch": "arm64"})
-        self.executor = Executor(
+        self.executor = executor_of(
             self.book.keyring(ME), config, bidder, lambda peer: peer not in self.away
         )
         assert self.executor.restore(self.disk) == []
@@ -161,7 +175,7 @@ def answer(
 def withdraw(
     it: Device, of: Fence, by: PeerId = A, slot: int = 0, reason: str = ""
 ) -> list[Effect]:
-    return it.does(it.executor.on_withdraw(by, Withdraw(it.book.id, slot, of, reason)))
+    return it.does(it.executor.on_withdraw(by, Withdraw(it.book.id, slot, of, reason), at(0.0)))
 
 
 # ---- bidding ----------------------------------------------------------------------------------
@@ -806,7 +820,7 @@ def test_a_row_that_cannot_be_read_is_named() -> None:
     it = running()
     it.disk["execution"]["broken"] = b"\x80"
     it.disk["fence"]["broken"] = b"\x80"
-    fresh = Executor(it.book.keyring(ME), CONFIG, it.executor.bidder, lambda peer: True)
+    fresh = executor_of(it.book.keyring(ME), CONFIG, it.executor.bidder, lambda peer: True)
     assert fresh.restore(it.disk) == ["broken", "broken"]
     assert list(fresh.executions) == [it.key()]
 
@@ -909,7 +923,7 @@ def test_no_message_ends_the_agent_or_leaks_capacity(messages: list[object], ran
                 case Release():
                     it.executor.on_release(A, message, at(1.0))
                 case Withdraw():
-                    it.executor.on_withdraw(A, message)
+                    it.executor.on_withdraw(A, message, at(1.0))
                 case RenewAck():
                     it.executor.on_renew_ack(A, message, at(1.0))
                 case ResultAck():

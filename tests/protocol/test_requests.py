@@ -49,7 +49,7 @@ def test_who_lacks_the_role_is_told_what_to_do() -> None:
                     "Tasks": [{"Engine": {"Type": "process", "Params": {"Command": ["true"]}}}],
                 }
             ),
-            "batch jobs and daemons; ops is not there yet",
+            "batch, daemon, service; ops is not there yet",
         ),
         (batch(task={"ResultPaths": [{"Name": "out", "Path": "/out"}]}), "leave ResultPaths out"),
     ],

@@ -53,6 +53,7 @@ from protocol.messages import (
     SyncRecords,
     SyncRoot,
     SyncWant,
+    UpdateState,
     Vacancy,
     Withdraw,
 )
@@ -290,6 +291,7 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
             (SlotState(0), SlotState(1, SEALED_ASSIGNMENT, SEALED_ACCEPTANCE)),
             (PEER.peer, ADMIT.peer),
             HASH,
+            UpdateState(3, REVISION, 2),
         ),
         JobSyncAck(4, JOB, HASH, True),
         JobDigests(((JOB, HASH),)),
@@ -319,7 +321,7 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
         Refusal(9, "label arch: wanted one of amd64, arm64, found 'riscv64'", True),
         Award(9, (SEALED_ASSIGNMENT,), SEALED_SPEC, b"", (PEER.peer, ADMIT.peer)),
         Accepted(JOB, 1, FENCE),
-        Declined(JOB, 1, FENCE, "busy: 64 executions run here already"),
+        Declined(JOB, 1, FENCE, "superseded: a later award of this slot is known here", FENCE),
         Release(9),
         Withdraw(JOB, 1, FENCE, "superseded"),
         Vacancy(JOB),
@@ -327,7 +329,7 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
     "executions": (
         Renew(
             (
-                Renewal(JOB, REVISION, 1, FENCE, "running", SEALED_ASSIGNMENT),
+                Renewal(JOB, REVISION, 1, FENCE, "running", SEALED_ASSIGNMENT, 3),
                 Renewal(JOB, REVISION, 0, FENCE, "starting"),
             )
         ),
