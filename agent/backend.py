@@ -17,6 +17,7 @@ from agent.driver import Driver, RequestFailed
 from agent.grant import ROLES, InviteError
 from agent.invites import Invites
 from agent.logs import BOTH, JobLogs, Logs, StreamName
+from agent.peers import Peers
 from agent.storesql import StoreFailed
 from protocol.errors import JobSpecError
 from protocol.events import ControlRequested, QueryRequested, SubmitRequested
@@ -37,6 +38,7 @@ class AgentBackend:
     def __init__(
         self,
         driver: Driver,
+        peers: Peers,
         feed: Feed,
         archives: Archives,
         invites: Invites,
@@ -48,6 +50,7 @@ class AgentBackend:
         stop: Callable[[], None],
     ) -> None:
         self._driver = driver
+        self._peers = peers
         self._feed = feed
         self._archives = archives
         self._invites = invites
@@ -79,7 +82,22 @@ class AgentBackend:
         }
 
     def peers(self) -> list[View]:
-        return cast(list[View], self._driver.node.peer_views(self._clock.now()))
+        return self._peers.all()
+
+    def peer(self, wanted: str) -> View:
+        return self._peers.one(wanted)
+
+    async def drain(self, wanted: str, draining: bool) -> View:
+        return await self._peers.drain(wanted, draining)
+
+    async def forget(self, wanted: str) -> View:
+        return await self._peers.forget(wanted)
+
+    def labels(self) -> list[View]:
+        return self._peers.labels()
+
+    async def label(self, given: dict[str, str], taken: list[str]) -> list[View]:
+        return await self._peers.label(given, taken)
 
     def config_view(self) -> View:
         return self._settings

@@ -23,6 +23,7 @@ from agent.unixhttp import Connection, Lost, Silent
 TIMEOUT_S = 30.0  # for an answer; asking around among silent peers takes a few seconds
 QUIET_S = 60.0  # for the next line of a stream; the agent sends an empty one every 15 s
 FRESH = "fresh-"  # begins a key made for one call: only its own repetition can have it
+THIS_DEVICE = "@self"  # in place of a peer's name; no name begins so
 SILENT = "the agent does not answer; it may be stopped or overloaded"
 
 
@@ -148,6 +149,28 @@ class Client:
 
     def peers(self) -> list[dict[str, Any]]:
         return cast("list[dict[str, Any]]", self._ask("GET", "/v1/peers")["peers"])
+
+    def peer(self, wanted: str = THIS_DEVICE) -> dict[str, Any]:
+        """A peer by its name, its id, or either end of its id."""
+        return self._ask("GET", _peer(wanted))
+
+    def drain(self, draining: bool = True, wanted: str = THIS_DEVICE) -> dict[str, Any]:
+        """Take no new batch and service work, or take it again: {peer, name, draining, running}."""
+        return self._ask("POST", f"{_peer(wanted)}/drain", _encode({"draining": draining}))
+
+    def forget(self, wanted: str) -> dict[str, Any]:
+        """Remember a peer no longer that is gone: {peer, name}."""
+        return self._ask("POST", f"{_peer(wanted)}/forget", repeat=False)
+
+    def labels(self) -> list[dict[str, Any]]:
+        """Of the agent's own device, as {name, value, source}."""
+        return cast("list[dict[str, Any]]", self._ask("GET", "/v1/labels")["labels"])
+
+    def label(self, given: dict[str, str], taken: list[str] | None = None) -> list[dict[str, Any]]:
+        """Set and unset labels of the agent's device, all or none; what it has then."""
+        body = _encode({"set": given, "unset": taken or []})
+        answer = self._ask("POST", "/v1/labels", body, repeat=False)
+        return cast("list[dict[str, Any]]", answer["labels"])
 
     def config(self) -> dict[str, Any]:
         return self._ask("GET", "/v1/config")
@@ -328,6 +351,10 @@ def log_bytes(line: dict[str, Any]) -> bytes:
 
 def _job(wanted: str) -> str:
     return f"/v1/jobs/{quote(wanted, safe='', errors='replace')}"
+
+
+def _peer(wanted: str) -> str:
+    return f"/v1/peers/{quote(wanted, safe='', errors='replace')}"
 
 
 def _submission(spec: dict[str, Any], key: str) -> bytes:

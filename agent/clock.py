@@ -41,6 +41,11 @@ class Clock:
         return self._has_rtc or self._synchronised
 
 
+def utc_offset_s() -> int:
+    """Of local time, summer time included: how far it is ahead of UTC."""
+    return time.localtime().tm_gmtoff
+
+
 class _Timex(ctypes.Structure):
     """Only its size and its first field (modes: 0 only asks) matter; Linux needs 208 bytes."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent.settings import (
     FLAG,
-    PAIRS,
+    LABELS,
     PATH,
     WORD,
     WORDS,
@@ -22,10 +22,14 @@ from agent.settings import (
     Value,
     about,
     choice,
+    hours,
     number,
+    one_of,
     quantity,
+    read_word,
     share,
     share_of,
+    words_of,
 )
 
 __all__ = ["BY_KEY", "SECTIONS", "SETTINGS", "Config", "ConfigError", "Loaded"]
@@ -84,10 +88,26 @@ class Accept:
             "`submit` unless it was invited with `--role compute` alone.",
         ),
     )
+    types: tuple[str, ...] = field(
+        default=("*",),
+        metadata=about(
+            words_of(one_of("*", "batch", "ops", "daemon", "service"), least=1),
+            "Types of jobs that run here: batch, ops, daemon, service; * is all of them. A device "
+            "that somebody else depends on may take daemons and no batch work.",
+        ),
+    )
+    engines: tuple[str, ...] = field(
+        default=("*",),
+        metadata=about(
+            words_of(one_of("*", "process", "docker", "wasm"), least=1),
+            "Engines whose tasks run here, of those the device has: process, docker, wasm; * is "
+            "all of them. A process sees more of the device than a container does.",
+        ),
+    )
     namespaces: tuple[str, ...] = field(
         default=("*",),
         metadata=about(
-            WORDS,
+            words_of(read_word, least=1),
             "Namespaces whose jobs run here; * is all of them.",
         ),
     )
@@ -95,7 +115,24 @@ class Accept:
         default=(),
         metadata=about(
             WORDS,
-            "Peer ids whose jobs run here; empty is every member with the role.",
+            "Peers whose jobs run here, by id or by the name in their certificate; empty is every "
+            "member with the role. Two devices can have one name, and no two one id.",
+        ),
+    )
+    hours: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            words_of(hours),
+            'When new jobs are taken, in local time, e.g. "22:00-06:00"; empty is always. What '
+            "runs goes on to its end. While the device does not know the time it takes none.",
+        ),
+    )
+    mains_only: bool = field(
+        default=False,
+        metadata=about(
+            FLAG,
+            "No new job while on battery. A device that cannot tell its power counts as on mains: "
+            "most boards without a battery cannot.",
         ),
     )
     temperature_max_c: int = field(
@@ -124,8 +161,8 @@ class Accept:
         default=30 * 86_400,
         metadata=about(
             quantity("parse_duration_s"),
-            "Jobs that may run longer than this are refused (3600, 12h, 30d); standing jobs have "
-            "no end and are not.",
+            "Jobs that ask for a longer ExecutionTimeout are refused (3600, 12h, 30d); those "
+            "that ask for none are not, as standing jobs.",
         ),
     )
 
@@ -243,8 +280,9 @@ class Config:
     labels: dict[str, str] = field(
         default_factory=dict,
         metadata=about(
-            PAIRS,
-            "What jobs can ask for with --constraint: name=value pairs.",
+            LABELS,
+            "What jobs can ask for with --constraint: name=value pairs, beside those that the "
+            "agent finds by itself. `shoal label set` changes them while it runs.",
             "--label",
         ),
     )

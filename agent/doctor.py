@@ -32,6 +32,7 @@ class Doctor:
             self._disk(),
             self._database(),
             self._tasks(),
+            self._work(),
             self._network(),
             self._peers(),
             self._malformed(),
@@ -82,6 +83,18 @@ class Doctor:
             "and talk to its control socket",
             "run the agent as root (its tasks then run as nobody), or accept only jobs you trust",
         )
+
+    def _work(self) -> View:
+        """A device that was drained for a repair and forgotten looks well in everything else."""
+        bidder = self._agent.driver.node.executor.bidder
+        if bidder.draining:
+            return check(
+                "work", None, "it drains: no batch or service work is taken", "`shoal peer undrain`"
+            )
+        if reason := bidder.unwell():
+            fix = "wait, or change [accept] in its configuration"
+            return check("work", None, f"no new work is taken just now: {reason}", fix)
+        return check("work", True, "new work is taken, as its owner's [accept] says")
 
     def _network(self) -> View:
         addresses = self._agent.transport.addresses()

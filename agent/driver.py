@@ -20,6 +20,7 @@ from agent.storesql import StoreFailed
 from protocol.clock import NEVER
 from protocol.effects import (
     Bucket,
+    CheckTask,
     Dial,
     Effect,
     Gossip,
@@ -63,6 +64,7 @@ class Outside(Protocol):
     def dial(self, peer: PeerId, addresses: tuple[str, ...]) -> None: ...
     def hangup(self, peer: PeerId) -> None: ...
     def start(self, task: StartTask) -> None: ...
+    def check(self, task: CheckTask) -> None: ...
     def stop(self, task: StopTask) -> None: ...
     def remove(self, task: RemoveTask) -> None: ...
     def tell(self, tell: Tell) -> None: ...
@@ -202,6 +204,8 @@ class Driver:
                 outside.hangup(effect.peer)
             case StartTask():
                 outside.start(effect)
+            case CheckTask():
+                outside.check(effect)
             case StopTask():
                 outside.stop(effect)
             case RemoveTask():

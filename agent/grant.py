@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from agent.jointoken import utc
+from agent.labels import problem
 from protocol.clock import Now
 from protocol.errors import ShoalError
 from protocol.records import Certificate, Role
@@ -60,6 +61,8 @@ def check_bounds(expires_s: int, uses: int, labels: dict[str, str]) -> None:
         raise InviteError(f"an invite has 1 to {USES_MAX} uses, not {uses}")
     if len(labels) > LABELS_MAX:
         raise InviteError(f"an invite gives at most {LABELS_MAX} labels")
+    if refusal := problem(labels):
+        raise InviteError(refusal)
     for text in (*labels.keys(), *labels.values()):
         if len(text) > LABEL_LENGTH_MAX:
             raise InviteError(f"the label {text[:32]!r}... is over {LABEL_LENGTH_MAX} characters")

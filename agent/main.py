@@ -16,7 +16,9 @@ import trio
 from agent import identity
 from agent.archives import Archives, ByteStream, Dialler
 from agent.backend import AgentBackend
+from agent.checks import Checks
 from agent.clock import Clock
+from agent.conditions import Conditions
 from agent.config import Loaded
 from agent.control.backend import View
 from agent.control.feed import Feed
@@ -27,11 +29,13 @@ from agent.doctor import Doctor
 from agent.driver import Disk, Driver
 from agent.engines.process import ProcessEngine
 from agent.engines.task import TaskUser
+from agent.hardware import Hardware
 from agent.invites import Invites
 from agent.join import serve_join
 from agent.logs import Logs
 from agent.membership import Member, load_member
 from agent.outside import Outside, event_view
+from agent.peers import Peers
 from agent.settings import ConfigError
 from agent.store import Store
 from agent.storesql import StoreFailed
@@ -49,7 +53,7 @@ from agent.version import VERSION
 from protocol.config import MembershipConfig, NodeConfig
 from protocol.effects import Tell
 from protocol.errors import ShoalError
-from protocol.events import FactsSampled, ShutdownRequested
+from protocol.events import ShutdownRequested
 from protocol.ids import PeerId
 from protocol.node import Node
 from protocol.wire import dumps, loads
@@ -103,11 +107,9 @@ class Agent:
         self.config = loaded.config
         self.member = member
         self.store = store
-        disk = store.load()
-        wall = disk.get("meta", {}).get("wall")
-        saved = loads(wall) if wall is not None else 0
-        self.clock = Clock(saved / 1000 if isinstance(saved, int) else 0.0)
+        self.clock = Clock(_saved_wall_s(store))
         self.name = self.config.name or member.certificate.name
+        self.conditions = Conditions(self.config.data_dir)
         self.driver = Driver(self._build, store, self.clock)
         user = _task_user(self.config.task.user)
         data_dir = self.config.data_dir
@@ -133,14 +135,23 @@ class Agent:
             self.driver.post,
             self.config.task.log_bytes_max,
         )
+        self.checks = Checks(self.engine, self.driver.post)
         self.feed = Feed(lambda: self.clock.now().wall_ms)
         for event in store.log.last(REMEMBERED):
             self.feed.put(event_view(event))
         self.logs = Logs(self.engine, self._dial(LOG_PROTOCOL), member.keyring.peer)
         self.invites = Invites(store, member, self._own_addresses, self.clock.now())
         self.doctor = Doctor(self)
+        self.device = Device(
+            self.config,
+            member.membership.labels,
+            self.transport.addresses,
+            self.conditions,
+            Hardware(),
+        )
         self.backend = AgentBackend(
             self.driver,
+            self._peers(loaded.view()),
             self.feed,
             self.archives,
             self.invites,
@@ -154,16 +165,22 @@ class Agent:
         self._started_at = self.clock.now().mono
         self._stopping = trio.Event()
         self.cloned = ""
-        self.device = Device(self.config, member.membership.labels, self.transport.addresses)
         self.outside = Outside(
             self.transport,
             self.tasks,
+            self.checks,
             self.device,
             store,
             self.feed,
             self.clock,
             self._addresses_of,
         )
+
+    def _peers(self, settings: View) -> Peers:
+        def uptime_s() -> float:
+            return self.clock.now().mono - self._started_at
+
+        return Peers(self.driver, self.device, self.conditions, settings, self.redescribe, uptime_s)
 
     def _build(self, disk: Disk) -> Node:
         config = NodeConfig(
@@ -183,6 +200,7 @@ class Agent:
             self._serve_streams()
             await nursery.start(self.transport.run)
             await nursery.start(self.tasks.run)
+            await nursery.start(self.checks.run)
             await nursery.start(self.driver.run, self.outside)
             nursery.start_soon(self._take_events)
             nursery.start_soon(self._discover)
@@ -299,17 +317,20 @@ class Agent:
     async def _sample(self) -> None:
         while True:
             running = len(self.driver.node.executor.bidder.used)
-            self.driver.post(FactsSampled(self.device.facts(running)))
+            self.driver.post(self.device.sample(running))
             await trio.sleep(FACTS_S)
 
     async def _redescribe(self) -> None:
-        """Tell of new addresses when an interface comes or goes."""
+        """Tell of new addresses when an interface comes or goes, and of devices plugged in."""
         while True:
             await trio.sleep(ADDRESSES_S)
-            described = self.device.describe()
-            if described != self.outside.described:
-                self.outside.described = described
-                self.driver.post(described)
+            self.redescribe()
+
+    def redescribe(self) -> None:
+        described = self.device.describe()
+        if described != self.outside.described:
+            self.outside.described = described
+            self.driver.post(described)
 
     async def _keep_wall(self) -> None:
         while True:
@@ -317,6 +338,13 @@ class Agent:
             now = self.clock.now()
             if now.wall_trusted:
                 await self.store.save([("meta", "wall", dumps(now.wall_ms))])
+
+
+def _saved_wall_s(store: Store) -> float:
+    """The highest wall time of earlier lives."""
+    wall = store.load().get("meta", {}).get("wall")
+    saved = loads(wall) if wall is not None else 0
+    return saved / 1000 if isinstance(saved, int) else 0.0
 
 
 def _task_user(name: str) -> TaskUser | None:

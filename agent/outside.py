@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from agent.checks import Checks
 from agent.clock import Clock
 from agent.control.backend import View
 from agent.control.feed import Feed
@@ -15,8 +16,8 @@ from agent.device import Device
 from agent.eventlog import Event as LoggedEvent
 from agent.store import Store
 from agent.tasks import Tasks
-from protocol.effects import RemoveTask, StartTask, StopTask, Tell
-from protocol.events import Booted, Event, FactsSampled, PeerConnected, PeerDisconnected
+from protocol.effects import CheckTask, RemoveTask, StartTask, StopTask, Tell
+from protocol.events import Booted, Event, PeerConnected, PeerDisconnected
 from protocol.ids import PeerId
 from protocol.records import Certificate
 
@@ -35,6 +36,7 @@ class Outside:
         self,
         transport: Transport,
         tasks: Tasks,
+        checks: Checks,
         device: Device,
         store: Store,
         feed: Feed,
@@ -43,6 +45,7 @@ class Outside:
     ) -> None:
         self._transport = transport
         self._tasks = tasks
+        self._checks = checks
         self._device = device
         self._store = store
         self._feed = feed
@@ -63,7 +66,7 @@ class Outside:
         self.described = self._device.describe()
         found = await self._tasks.found()
         connected = [PeerConnected(*member) for member in self._members.items()]
-        facts = FactsSampled(self._device.facts(len(found)))
+        facts = self._device.sample(len(found))
         return [Booted(found), self.described, facts, *connected]
 
     def send(self, peer: PeerId, frame: bytes) -> None:
@@ -88,6 +91,9 @@ class Outside:
 
     def start(self, task: StartTask) -> None:
         self._tasks.start(task)
+
+    def check(self, task: CheckTask) -> None:
+        self._checks.watch(task)
 
     def stop(self, task: StopTask) -> None:
         self._tasks.stop(task)

@@ -76,6 +76,47 @@ def read_pairs(value: Value) -> dict[str, str]:
         raise ValueError(str(error)) from None
 
 
+def read_labels(value: Value) -> dict[str, str]:
+    """Pairs whose names a person may set: some are found by the agent itself."""
+    labels = read_pairs(value)
+    from agent.labels import problem
+
+    if refusal := problem(labels):
+        raise ValueError(refusal)
+    return labels
+
+
+def words_of(check: Callable[[str], object], *, least: int = 0) -> Kind:
+    """A list of texts, each of which `check` lets pass; it raises ValueError with what is."""
+
+    def read(value: Value) -> tuple[str, ...]:
+        words = read_words(value)
+        for word in words:
+            check(word)
+        if len(words) < least:
+            raise ValueError('allowed: at least one; "*" is all of them')
+        return words
+
+    return Kind("words", read)
+
+
+def one_of(*allowed: str) -> Callable[[str], object]:
+    def check(word: str) -> None:
+        if word not in allowed:
+            raise ValueError(f"allowed: {', '.join(allowed)}")
+
+    return check
+
+
+def hours(word: str) -> None:
+    from protocol.policy import read_hours
+
+    try:
+        read_hours(word)
+    except ValueError as error:
+        raise ValueError(f"{word!r} are no hours; {error}") from None
+
+
 def number(low: int, high: int) -> Kind:
     def read(value: Value) -> int:
         try:
@@ -124,7 +165,7 @@ PATH: Final = Kind("word", read_path)
 WORD: Final = Kind("word", read_word)
 FLAG: Final = Kind("flag", read_flag)
 WORDS: Final = Kind("words", read_words)
-PAIRS: Final = Kind("pairs", read_pairs)
+LABELS: Final = Kind("pairs", read_labels)
 
 
 def about(kind: Kind, why: str, flag: str = "") -> dict[str, Value]:

@@ -40,6 +40,7 @@ class Advertiser:
     data: bytes = b""  # the sealed advert, empty until we were described
     described: SelfDescribed | None = None
     issued: float = -inf  # when `data` was
+    spent_until: float = -inf  # when the bucket of changes is full again
     unused: bool = False  # `incarnation` is saved, and no advert has it yet
     stale: bool = False  # `described` is not yet what `data` says
     above: int = -1  # the highest incarnation that is accused and not yet refuted
@@ -49,16 +50,24 @@ class Advertiser:
     def deadline(self) -> float:
         """When the next advert may be issued that is due; inf where none is."""
         refute = self.issued + REFUTE_GAP_S if self.above >= 0 else inf
-        pause = self.config.advert_period_s if self.data else -inf  # the first waits for nothing
-        renew = self.issued + pause if self.stale else inf
-        return min(refute, renew)
+        return min(refute, self._renewal if self.stale else inf)
+
+    @property
+    def _renewal(self) -> float:
+        """A bucket of `advert_burst` changes that gains one a period; the first advert is free.
+
+        So a label set by hand is told at once, and one that flaps costs no more than one a period.
+        """
+        if not self.data:
+            return -inf
+        return self.spent_until - (self.config.advert_burst - 1) * self.config.advert_period_s
 
     def boot(self) -> list[Effect]:
         """Raise the incarnation over that of every earlier life."""
         return self._raise(self.incarnation)
 
     def describe(self, event: SelfDescribed) -> None:
-        """An advert is due if this is news: at once if it is the first, else after the period."""
+        """An advert is due if this is news: at once, unless there was much of it lately."""
         self.stale = not self.data or event != self.described or self.stale
         self.described = event
 
@@ -85,6 +94,8 @@ class Advertiser:
         if self.above >= self.incarnation or not self.unused:
             effects += self._raise(max(self.above, self.incarnation))
         self.above, self.accusers = -1, ()
+        if self.data:
+            self.spent_until = max(self.spent_until, now) + self.config.advert_period_s
         self.issued = now
         if self.described is not None:
             effects += self._seal(self.described)
@@ -138,4 +149,5 @@ class Advertiser:
             gpus=event.gpus,
             version=self.version[:64],
             name=self.name[: bounds.NAME_CHARS_MAX],
+            draining=event.draining,
         )

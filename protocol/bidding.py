@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from protocol.bounds import clipped
@@ -11,11 +11,20 @@ from protocol.config import AuctionConfig, PolicyConfig
 from protocol.constraints import Constraint, Operator, explain_all
 from protocol.errors import RemoteProtocolError
 from protocol.ids import PeerId
+from protocol.job import JobSpec
+from protocol.jobtype import JobType
 from protocol.messages import Announce, Bid, Facts, Refusal, Requirements
+from protocol.policy import Asked, misfit, unwell
 from protocol.queueing import Queue, Waiter
+from protocol.records import Certificate
 from protocol.resources import Resources
 
 HOLDS_MAX = 256  # a bound on what announcements alone can make us remember
+DRAINING = "draining: it takes no new work"
+
+
+def _nobody(peer: PeerId) -> Certificate | None:
+    return None
 
 
 @dataclass(slots=True)
@@ -40,6 +49,9 @@ class Bidder:
     facts: Facts = field(default_factory=Facts)
     holds: dict[tuple[PeerId, int], Hold] = field(default_factory=dict)
     used: dict[str, Resources] = field(default_factory=dict)
+    draining: bool = False  # no new slots of counted jobs; what runs goes on
+    minute: int = -1  # of the day here; -1 while the clock is not trusted
+    certificate_of: Callable[[PeerId], Certificate | None] = _nobody
     spent: dict[tuple[PeerId, int], Bid] = field(default_factory=dict)  # used up; to answer alike
     queue: Queue = field(default_factory=Queue)  # whom there was no room for
 
@@ -72,10 +84,12 @@ class Bidder:
         known = hold.bid if hold else self.spent.get((coordinator, announce.auction))
         if known is not None:
             return known
-        reason = self.unfit(announce.needs) or self.unwelcome(announce.namespace, announce.author)
-        reason = reason or self.unwell()
+        reason = self.unfit(announce.needs) or misfit(self.policy, self._asked(announce))
         if reason:
             return Refusal(announce.auction, clipped(reason))
+        reason = self.drains(JobType.BATCH) or self.unwell()  # only counted ones are announced
+        if reason:
+            return Refusal(announce.auction, clipped(reason), final=False)
         each, job = resources_of(announce.needs), announce.job
         ahead = self.queue.ahead(coordinator, job, announce.priority, now)
         slots = min(announce.slots, self._room(each, ahead))
@@ -138,9 +152,10 @@ class Bidder:
 
     def vacancies(self, now: float) -> list[Waiter]:
         """Who may be told that there is room for it now."""
-        if not self.queue.waiters or self.unwell():
+        if not self.queue.waiters:
             return []
-        return self.queue.call(self.free, self._places, now)
+        closed = self.draining or bool(self.unwell())  # turns that were given still end
+        return self.queue.call(self.free, 0 if closed else self._places, now)
 
     def expire(self, now: float) -> None:
         for key in [key for key, hold in self.holds.items() if hold.until <= now]:
@@ -155,25 +170,33 @@ class Bidder:
         """Why this device can never run it, empty where it can."""
         return why_unfit(needs, self.engines, self.labels, self.capacity)
 
-    def unwelcome(self, namespace: str, author: PeerId) -> str:
-        """Why the device's owner takes no such job, empty where there is nothing against it."""
-        policy = self.policy
-        if policy.authors and author not in policy.authors:
-            return "policy: this device takes jobs of listed authors only ([accept] authors)"
-        if "*" not in policy.namespaces and namespace not in policy.namespaces:
-            return f"policy: namespace {namespace} is not taken ([accept] namespaces)"
-        return ""
+    def unwelcome(self, job: JobSpec, author: PeerId, roles: tuple[str, ...], name: str) -> str:
+        """Why the device's owner takes no such job, empty where there is nothing against it.
+
+        `roles` and `name` are those of the author's certificate, which came with the job.
+        """
+        engine, limit_s = job.task.engine.type, job.task.timeouts.execution_s
+        asked = Asked(job.type, engine, job.namespace, author, name, roles, limit_s)
+        return misfit(self.policy, asked)
 
     def unwell(self) -> str:
         """Why the device's owner wants no more work now, empty where it is well."""
-        policy, facts = self.policy, self.facts
-        if facts.temperature_mc > policy.temperature_max_c * 1000:
-            degrees = facts.temperature_mc // 1000
-            return f"policy: {degrees} C is over temperature_max_c {policy.temperature_max_c}"
-        if facts.mains == 0 and 0 <= facts.battery_percent < policy.battery_min_percent:
-            least = policy.battery_min_percent
-            return f"policy: battery at {facts.battery_percent} % is under {least} %"
-        return ""
+        return unwell(self.policy, self.facts, self.minute)
+
+    def drains(self, type: JobType) -> str:
+        """Why no more jobs of this type begin here: it drains, and they can be placed elsewhere."""
+        return DRAINING if self.draining and type.counted else ""
+
+    def _asked(self, announce: Announce) -> Asked:
+        certificate = self.certificate_of(announce.author)
+        return Asked(
+            announce.job_type,
+            announce.needs.engine,
+            announce.namespace,
+            announce.author,
+            certificate.name if certificate is not None else "",
+            certificate.roles if certificate is not None else None,
+        )
 
     def why_no_room(self, each: Resources) -> str:
         """Why not one more of this size fits just now; empty where it does."""

@@ -23,7 +23,8 @@ class MembershipConfig:
     lone_factor: float = 3.0  # DESIGN 5: a lone survivor may accuse, with three times the timer
     health_max: int = 3  # DESIGN 5: own trouble slows one's accusations at most threefold
     sync_period_s: float = 60.0  # anti-entropy of adverts with one random peer; 100 B when in sync
-    advert_period_s: float = 60.0  # DESIGN 4: at most one advert a minute
+    advert_period_s: float = 60.0  # DESIGN 4: at most one advert a minute, taken over a while
+    advert_burst: int = 3  # changes that go out at once: a label set by hand is acted on in seconds
     dead_kept_s: float = 86_400.0  # a dead peer stays listed, and its addresses dialled, for a day
     peers_max: int = 4096  # a bound on what strangers with certificates can make us remember
 
@@ -75,6 +76,7 @@ class CoordinationConfig:
     second_wait_s: float = 0.3  # a second standby learns of a short job once, when it is over
     lease_s: float = 15.0  # permission to place elsewhere; well over the time to know a death
     renew_s: float = 5.0  # two chances within a lease; the third comes as it ends
+    start_max_s: float = 600.0  # 16 MiB of shipped files over 256 kbit/s; then the engine hangs
     rank_delay_s: float = 2.0  # DESIGN 5: rank r waits r x 2 s before it takes over
     resend_first_s: float = 1.0  # a result or sync not acknowledged goes out again, doubling
     resend_max_s: float = 30.0
@@ -112,8 +114,12 @@ class PolicyConfig:
     """What this device takes, set by its owner; it comes before any score."""
 
     roles: tuple[str, ...] = ("submit",)  # an author needs one of these
+    types: tuple[str, ...] = ("*",)
+    engines: tuple[str, ...] = ("*",)
     namespaces: tuple[str, ...] = ("*",)
-    authors: tuple[str, ...] = ()  # peer ids; empty is everybody
+    authors: tuple[str, ...] = ()  # peer ids, or names in certificates; empty is everybody
+    hours: tuple[str, ...] = ()  # "22:00-06:00", local time; empty is always
+    mains_only: bool = False
     executions_max: int = 64  # a bound on processes, whatever little each asks for
     temperature_max_c: int = 80  # a Raspberry Pi throttles at 80
     battery_min_percent: int = 20  # jobs shall not be what empties it

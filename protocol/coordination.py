@@ -272,10 +272,15 @@ class Coordination:
                 effects += self._hand_on(held, peer, now)
         for led in list(self.led.values()):
             effects += self._replenish(led, now)
+        return effects + self.on_peer_changed(now)
+
+    def on_peer_changed(self, now: Now) -> list[Effect]:
+        """Somebody has other labels or offers more: ask again soon for what nobody took."""
+        for led in list(self.led.values()):
             for plan in led.plans:
                 if plan.phase is Phase.WAITING and plan.dry_rounds:
                     plan.due = min(plan.due, now.mono + self.config.requeue_first_s)
-        return effects
+        return []
 
     def _hand_on(self, held: HeldJob, peer: PeerId, now: Now) -> list[Effect]:
         """One that ranks first for the job gets it too: two islands that both accepted it have

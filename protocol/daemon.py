@@ -64,6 +64,8 @@ class Daemon:
     switch_at: float = NEVER  # monotonic; when this peer's wave of an update comes
     switch_to: Revision | None = None
     waiting: str = ""  # why it does not start just now
+    passing: bool = True  # its checks, if it has any
+    sick: str = ""  # why it is restarted although it ran
     parked: bool = False  # it is not to run, or not known to be
 
     def execution(self, me: PeerId) -> ExecutionId:

@@ -7,7 +7,7 @@ its wave comes, stopped. None of it needs another peer, a network or the right t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from protocol.bidding import Bidder
@@ -16,6 +16,7 @@ from protocol.config import StandingConfig
 from protocol.daemon import Daemon, Running, environment
 from protocol.effects import (
     Bucket,
+    CheckTask,
     Effect,
     RemoveTask,
     Save,
@@ -24,7 +25,7 @@ from protocol.effects import (
     Tell,
 )
 from protocol.errors import RemoteProtocolError
-from protocol.events import TaskEnded, TaskFound
+from protocol.events import HealthChanged, TaskEnded, TaskFound
 from protocol.execution import State
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.job import JobSpec, JobType, OnFailure
@@ -106,7 +107,7 @@ class Daemons:
         tell = self._tell(daemon, "daemon.adopted", text)
         if daemon.stopping:
             return [tell, StopTask(key, daemon.stopping)]
-        return [tell]
+        return [tell, *self._check(daemon)]
 
     def described(self, now: Now) -> list[Effect]:
         """What the device is or offers changed: attach what matches now, detach what does not."""
@@ -169,11 +170,10 @@ class Daemons:
         """Why it does not belong here at all; what forbids it for now only makes it wait."""
         if spec.type is not JobType.DAEMON:
             return f"it is a {spec.type.value} now"
-        bidder, policy = self.bidder, self.bidder.policy
         assert held.author is not None
-        if policy.roles and not any(role in held.author_roles for role in policy.roles):
-            return f"policy: the author holds none of {', '.join(policy.roles)} ([accept] roles)"
-        return bidder.unfit(needs_of(spec)) or bidder.unwelcome(held.namespace, held.author)
+        roles, name = held.author_roles, held.author_name
+        reason = self.bidder.unwelcome(spec, held.author, roles, name)
+        return reason or self.bidder.unfit(needs_of(spec))
 
     def _steer(self, daemon: Daemon, target: Running, now: Now) -> list[Effect]:
         """Start it, leave it alone, or have it change to `target` when its wave comes."""
@@ -223,8 +223,18 @@ class Daemons:
         return [Save((daemon.row(),)), start]
 
     def _begun(self, daemon: Daemon, now: Now) -> None:
-        daemon.began_at = now.mono
-        daemon.healthy_at = now.mono + daemon.now.spec.update.healthy_after_s
+        daemon.began_at, daemon.sick = now.mono, ""
+        daemon.passing = daemon.now.spec.check is None
+        self._await_health(daemon, now)
+
+    def _await_health(self, daemon: Daemon, now: Now) -> None:
+        """It counts as a good one once it has been well for so long."""
+        after_s = daemon.now.spec.update.healthy_after_s
+        daemon.healthy_at = now.mono + after_s if daemon.passing else NEVER
+
+    def _check(self, daemon: Daemon) -> list[Effect]:
+        check = daemon.now.spec.check
+        return [] if check is None else [CheckTask(daemon.execution(self.me), check)]
 
     def _stop(self, daemon: Daemon | None, reason: str) -> list[Effect]:
         if daemon is None:
@@ -265,7 +275,23 @@ class Daemons:
         daemon.state = State.RUNNING
         kind = "daemon.restarted" if daemon.restarts else "daemon.started"
         again = f" again ({daemon.restarts} restarts)" if daemon.restarts else ""
-        return [self._tell(daemon, kind, f"{daemon.now.spec.name} runs here{again}")]
+        tell = self._tell(daemon, kind, f"{daemon.now.spec.name} runs here{again}")
+        return [tell, *self._check(daemon)]
+
+    def on_health(self, event: HealthChanged, now: Now) -> list[Effect]:
+        """Its checks pass, or fail: what runs and is not well is started again."""
+        daemon = self.find(event.execution)
+        if daemon is None or daemon.stopping or daemon.sick:
+            return []
+        name = daemon.now.spec.name
+        if event.healthy:
+            daemon.passing = True
+            self._await_health(daemon, now)
+            return [self._tell(daemon, "daemon.healthy", f"{name} is well")]
+        daemon.passing, daemon.healthy_at = False, NEVER
+        daemon.sick = f"unhealthy: {event.reason}"
+        tell = self._tell(daemon, "daemon.unhealthy", f"{name} is {daemon.sick}")
+        return [tell, StopTask(event.execution, daemon.sick)]
 
     def on_ended(self, event: TaskEnded, now: Now) -> list[Effect]:
         daemon = self.find(event.execution)
@@ -276,10 +302,13 @@ class Daemons:
             daemon.next_at, daemon.failures = now.mono, 0
             return effects + self.review(daemon.job, now)
         state = State.COMPLETED if event.exit_code == 0 else State.FAILED
+        if daemon.sick:
+            state, event = State.FAILED, replace(event, reason=daemon.sick)
+        proved = daemon.healthy_at <= now.mono
         ran_s = now.mono - daemon.began_at
         trial = daemon.before is not None and daemon.before.revision != daemon.now.revision
         effects = self._ended(daemon, state, event, now)
-        if trial and ran_s < daemon.now.spec.update.healthy_after_s:
+        if trial and not proved:
             effects += self._update_failed(daemon, now)
         elif ran_s >= self.config.settled_s:
             daemon.failures = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from protocol.check import CheckSpec
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.job import JobSpec
 from protocol.messages import Message
@@ -94,6 +95,14 @@ class StartTask:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckTask:
+    """See again and again, until it ends, whether this running task is well (HealthChanged)."""
+
+    execution: ExecutionId
+    check: CheckSpec
+
+
+@dataclass(frozen=True, slots=True)
 class StopTask:
     execution: ExecutionId
     reason: str
@@ -126,7 +135,19 @@ class Tell:
     fields: dict[str, object] = field(default_factory=dict)
 
 
-Effect = Save | Send | Gossip | Dial | Hangup | StartTask | StopTask | RemoveTask | Reply | Tell
+Effect = (
+    Save
+    | Send
+    | Gossip
+    | Dial
+    | Hangup
+    | StartTask
+    | CheckTask
+    | StopTask
+    | RemoveTask
+    | Reply
+    | Tell
+)
 
 
 def one_save(effects: list[Effect]) -> list[Effect]:

@@ -38,11 +38,13 @@ class SelfDescribed:
     memory_bytes: int
     disk_bytes: int
     gpus: int = 0
+    draining: bool = False  # its owner wants no new batch or service work here
 
 
 @dataclass(frozen=True, slots=True)
 class FactsSampled:
     facts: Facts
+    utc_offset_s: int = 0  # of local time, which the owner's hours are meant in
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +102,25 @@ class QueryRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgetRequested:
+    """Remember a peer no longer that is gone for good."""
+
+    request: int
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
 class TaskStarted:
     execution: ExecutionId
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChanged:
+    """What the checks of a running task found, each time that it is something else than before."""
+
+    execution: ExecutionId
+    healthy: bool
+    reason: str = ""  # what the last check that failed found
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +165,9 @@ Event = (
     | SubmitRequested
     | ControlRequested
     | QueryRequested
+    | ForgetRequested
     | TaskStarted
+    | HealthChanged
     | TaskEnded
     | DeadlinePassed
     | LoopLagged

@@ -80,6 +80,7 @@ class Execution:
     next_at: float = 0.0  # monotonic; renew, or offer the result again
     tries: int = 0
     heard_at: float = 0.0  # monotonic; when a holder last answered for the lease
+    start_by: float = NEVER  # monotonic; by then the engine has started it, or it is given up
     hints: int = 0  # of another coordinator that were followed at once
     failures: int = 0  # of a service: how often in a row it ended soon after it started
     start_at: float = NEVER  # monotonic; when a pending one is due

@@ -180,6 +180,7 @@ class Executor:
         if execution.id in self.executions:
             return [Send(sender, accepted)]
         reason = self._objection(execution, spec) or self._unfit(execution.spec)
+        reason = reason or self.bidder.drains(execution.spec.type) or self.bidder.unwell()
         if not reason and not self._reserve(sender, auction, execution):
             reason = "busy: the capacity was given to somebody else"
         if reason:
@@ -198,7 +199,7 @@ class Executor:
         taken = [Save((*rows, *superseded)), Send(sender, accepted), *older]
         if execution.state is State.PENDING:
             return taken + self._make_due(execution, now)
-        return [*taken, self._start(execution)]
+        return [*taken, self._start(execution, now)]
 
     def _reserve(self, sender: PeerId, auction: int, execution: Execution) -> bool:
         """Its capacity. A service starts once an older execution of its slot has made room: two of
@@ -216,9 +217,10 @@ class Executor:
         execution.state = State.PENDING
         return True
 
-    def _start(self, execution: Execution) -> StartTask:
+    def _start(self, execution: Execution, now: Now) -> StartTask:
         timeout = 0 if execution.service else execution.spec.task.timeouts.execution_s
         sources = (execution.fence.coordinator, execution.author, *execution.holders)
+        execution.start_by = now.mono + self.config.start_max_s
         return StartTask(
             execution.id,
             execution.job,
@@ -238,11 +240,9 @@ class Executor:
         objection = self._objection_to_service(execution) if execution.service else ""
         if objection:
             return objection
-        policy = self.bidder.policy
-        roles = spec.certificate.roles if spec.certificate is not None else ()
-        if policy.roles and not any(role in roles for role in policy.roles):
-            return f"policy: the author holds none of {', '.join(policy.roles)} ([accept] roles)"
-        return self.bidder.unwelcome(execution.namespace, spec.author)
+        certificate = spec.certificate
+        roles, name = (certificate.roles, certificate.name) if certificate is not None else ((), "")
+        return self.bidder.unwelcome(execution.spec, spec.author, roles, name)
 
     def _objection_to_service(self, execution: Execution) -> str:
         over = self.over(execution.job, execution.generation)
@@ -310,6 +310,8 @@ class Executor:
 
     def on_started(self, key: ExecutionId, now: Now) -> list[Effect]:
         execution = self.executions.get(key)
+        if execution is not None and execution.ended:  # it was given up, and started after all
+            return [StopTask(key, "it started too late")]
         if execution is None or execution.state is not State.STARTING:
             return []
         execution.move(State.RUNNING)
@@ -374,7 +376,7 @@ class Executor:
             execution.move(State.STARTING)
             execution.start_at, execution.began_at = NEVER, now.mono
             self.bidder.adopt(execution.id, execution.spec.task.resources)
-            effects += [Save((execution.row(),)), self._start(execution)]
+            effects += [Save((execution.row(),)), self._start(execution, now)]
         return effects
 
     def _end(self, execution: Execution, state: State, event: TaskEnded, now: Now) -> list[Effect]:
@@ -518,6 +520,8 @@ class Executor:
             times.append(execution.next_at)
             if not execution.ended:
                 times += [execution.start_at, self._cut_off_at(execution)]
+            if execution.state is State.STARTING:
+                times.append(execution.start_by)
         return min(times)
 
     def _cut_off_at(self, execution: Execution) -> float:
@@ -534,11 +538,25 @@ class Executor:
             if execution.owes and execution.next_at <= now.mono:
                 effects += self._offer(execution, now)
         for execution in self.executions.open:
-            if self._cut_off_at(execution) <= now.mono:
+            if execution.state is State.STARTING and execution.start_by <= now.mono:
+                effects += self._never_started(execution, now)
+            elif self._cut_off_at(execution) <= now.mono:
                 row, stopped = self._halt(execution, CUT_OFF, now)
                 effects += [Save((row,)), *stopped]
         effects += self._start_due(now)
         return [*effects, *self._renew(now), *self._call(now)]
+
+    def _never_started(self, execution: Execution, now: Now) -> list[Effect]:
+        """The engine took it and nothing came of it: a device that swallows jobs is no use."""
+        reason = f"the device did not start it within {self.config.start_max_s:.0f} s"
+        execution.start_by = NEVER
+        stop = StopTask(execution.id, reason)
+        if execution.stopping:
+            return [*self._end_stopped(execution, now), stop]
+        return [
+            *self._end(execution, State.FAILED, TaskEnded(execution.id, None, reason), now),
+            stop,
+        ]
 
     def _renew(self, now: Now) -> list[Effect]:
         if all(execution.next_at > now.mono for execution in self.executions.open):

@@ -15,6 +15,7 @@ from typing import Final, cast
 
 import msgspec
 
+from protocol.check import CheckSpec
 from protocol.constraints import Constraint, read_constraints
 from protocol.engine import ENGINES, EngineSpec, ProcessParams
 from protocol.errors import JobSpecError, RemoteProtocolError
@@ -80,6 +81,7 @@ FIELDS: Final = (
     "Disconnect",
     "NotAfter",
     "Update",
+    "Check",
     "Tasks",
 )
 _LATER: Final = "is reserved for a later version; leave it out"
@@ -108,6 +110,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     disconnect: Disconnect = Disconnect()
     not_after_s: int | None = None  # Unix time; when a job that does not end by itself expires
     update: UpdateSpec = UpdateSpec()
+    check: CheckSpec | None = None
     tasks: tuple[TaskSpec, ...]  # exactly one for now
 
     @classmethod
@@ -134,6 +137,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
             ),
             not_after_s=fields.read("NotAfter", lambda at: _read_not_after_s(at, kind), None),
             update=fields.read("Update", lambda at: UpdateSpec.read(at, kind), UpdateSpec()),
+            check=fields.read("Check", lambda at: CheckSpec.read(at, kind), None),
             tasks=(task,),
         )
         spec.check_size()
@@ -160,6 +164,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
             "Disconnect": self.disconnect.to_plain(),
             "NotAfter": "" if self.not_after_s is None else format_moment(self.not_after_s),
             "Update": self.update.to_plain(),
+            "Check": {} if self.check is None else self.check.to_plain(),
         }
         return tree | {key: part for key, part in parts.items() if part}
 

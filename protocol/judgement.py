@@ -400,6 +400,16 @@ class Judge:
             effects += self.forget(peer)
         return effects
 
+    def why_not_forget(self, peer: Peer | None) -> str:
+        """Only who is gone can be forgotten; a sentence where it cannot, empty where it can."""
+        if peer is None:
+            return "no such peer is known here"
+        if peer.connected or peer.state in PRESENT:
+            return f"{peer.name} is {peer.state.value}: only a peer that is gone can be forgotten"
+        if peer.state is State.RESTARTING:
+            return f"{peer.name} restarts and means to be back; wait until it is held for dead"
+        return ""
+
     def forget(self, peer: Peer) -> list[Effect]:
         self._roster.forget(peer)
         return [Save((("peer", peer.id, None),)), *self._links.drop(peer.id)]

@@ -197,6 +197,18 @@ class Membership:
         rumours = Rumours((self._own.departure(until_ms),))
         return [Gossip(rumours), *(Send(peer, rumours) for peer in self._roster.linked)]
 
+    def forget(self, peer: PeerId, now: Now) -> tuple[str, list[Effect]]:
+        """Remember `peer` no longer; a sentence where that is refused, and what follows.
+
+        If it was alive after all it is met again, as anybody new.
+        """
+        self._wake(now)
+        entry = self._roster.peers.get(peer)
+        refusal = self._judge.why_not_forget(entry)
+        if refusal or entry is None:
+            return refusal, []
+        return "", self._done(self._judge.forget(entry), now)
+
     def _recall(self, key: str, data: bytes, now: Now) -> list[Effect]:
         """List a peer that our disk remembers; what cannot be read is deleted."""
         try:

@@ -274,6 +274,7 @@ class Announce(msgspec.Struct, array_like=True, tag=30, frozen=True):
     needs: Requirements
     closes_ms: Millis  # from receipt
     priority: Count = 0  # of the job; the higher goes first where a device has room for one
+    job_type: Word = ""  # jobtype.JobType; empty where an older coordinator does not say
 
 
 class Facts(msgspec.Struct, array_like=True, frozen=True):

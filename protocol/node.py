@@ -19,7 +19,7 @@ from protocol.catalogue import Catalogue
 from protocol.clock import Now
 from protocol.config import NodeConfig
 from protocol.coordination import Coordination
-from protocol.effects import Bucket, Effect, Send, Tell, one_save
+from protocol.effects import Bucket, Effect, Reply, Send, Tell, one_save
 from protocol.errors import RemoteProtocolError
 from protocol.events import (
     Booted,
@@ -27,8 +27,10 @@ from protocol.events import (
     DeadlinePassed,
     Event,
     FactsSampled,
+    ForgetRequested,
     FrameReceived,
     GossipReceived,
+    HealthChanged,
     LoopLagged,
     PeerConnected,
     PeerDisconnected,
@@ -82,6 +84,7 @@ from protocol.messages import (
     Withdraw,
 )
 from protocol.placement import Fleet, Placement
+from protocol.policy import minute_here
 from protocol.records import Advert, Certificate, Keyring, Role, Verdict
 from protocol.requests import Requests
 from protocol.resources import Resources
@@ -149,7 +152,7 @@ class Node:
         self.coordination = Coordination(
             keyring, coordination, self.catalogue, placement, fleet, stories, rollout
         )
-        bidder = Bidder(config.auction, config.policy, engines)
+        bidder = Bidder(config.auction, config.policy, engines, certificate_of=self._certificate_of)
         self.executor = self._executor(bidder)
         self.inquiries = Inquiries(
             keyring.peer, self._views, self._connected_peers, self.membership.alive
@@ -234,14 +237,19 @@ class Node:
                 return self._on_gossip(event, now)
             case DeadlinePassed():
                 return self._on_deadline(now)
-            case TaskStarted() | TaskEnded() if self.steward.owns(event.execution):
+            case TaskStarted() | HealthChanged() | TaskEnded() if self.steward.owns(
+                event.execution
+            ):
                 return self.steward.on_task(event, now)
+            case HealthChanged():
+                return []  # of a task that has ended meanwhile
             case TaskStarted():
                 return self.executor.on_started(event.execution, now)
             case TaskEnded():
                 return self.executor.on_ended(event, now)
             case FactsSampled():
                 self.executor.bidder.facts = event.facts
+                self.executor.bidder.minute = minute_here(now, event.utc_offset_s)
                 return self.steward.sampled(now)
             case SubmitRequested() if event.spec.type.standing:
                 return self.steward.submit(event, now)
@@ -253,6 +261,8 @@ class Node:
                 return self.requests.control(event, now)
             case QueryRequested():
                 return self.requests.query(event, now)
+            case ForgetRequested():
+                return self._on_forget(event, now)
             case Booted() | SelfDescribed() | ShutdownRequested():
                 return self._on_self(event, now)
             case PeerConnected() | PeerDisconnected() | LoopLagged():
@@ -305,6 +315,8 @@ class Node:
         bidder = self.executor.bidder
         bidder.capacity = Resources(event.cpu_m, event.memory_bytes, event.disk_bytes, event.gpus)
         bidder.labels = event.labels
+        bidder.draining = event.draining
+        before = self.advert
         self.advert = Advert(
             peer=self.keyring.peer,
             incarnation=0,
@@ -317,8 +329,27 @@ class Node:
             gpus=event.gpus,
             version=self.config.version,
             name=self.config.name or self.certificate.name,
+            draining=event.draining,
         )
-        return [*self.membership.describe(event, now), *self.steward.described(now)]
+        effects = [*self.membership.describe(event, now), *self.steward.described(now)]
+        if before is None or before == self.advert:
+            return effects
+        return effects + self.coordination.on_peer_changed(now) + self._tell_drain(before)
+
+    def _tell_drain(self, before: Advert) -> list[Effect]:
+        draining = self.executor.bidder.draining
+        if draining == before.draining:
+            return []
+        text = "draining: what runs here ends by itself" if draining else "takes new work again"
+        return [Tell("self.draining" if draining else "self.undrained", text)]
+
+    def _on_forget(self, event: ForgetRequested, now: Now) -> list[Effect]:
+        name = self.name_of(event.peer)
+        refusal, effects = self.membership.forget(event.peer, now)
+        if refusal:
+            return [Reply(event.request, error=refusal)]
+        tell = Tell("peer.forgotten", f"{name} is remembered no longer", peer=event.peer)
+        return [*effects, tell, Reply(event.request, {"peer": event.peer, "name": name})]
 
     def _on_deadline(self, now: Now) -> list[Effect]:
         effects = self.membership.on_deadline(now)
@@ -510,6 +541,8 @@ class Node:
         self.steward.services.peers_changed(now)
         if change.after in PRESENT and change.before not in PRESENT:
             return self.coordination.on_peer_alive(change.peer, now)
+        if change.after is change.before:
+            return self.coordination.on_peer_changed(now)
         if change.after in GONE and change.after is not State.RESTARTING:
             return [
                 *self.coordination.on_peer_gone(change.peer, now),
@@ -561,11 +594,14 @@ class Node:
 
     def _may_coordinate(self, peer_id: PeerId) -> bool:
         """A member with `role compute` alone runs what others decide, and decides nothing."""
-        if peer_id == self.keyring.peer:
-            return self.certificate.holds(Role.SUBMIT)
-        peer = self.membership.peer(peer_id)
-        certificate = peer.certificate if peer is not None else None
+        certificate = self._certificate_of(peer_id)
         return certificate is not None and certificate.holds(Role.SUBMIT)
+
+    def _certificate_of(self, peer_id: PeerId) -> Certificate | None:
+        if peer_id == self.keyring.peer:
+            return self.certificate
+        peer = self.membership.peer(peer_id)
+        return peer.certificate if peer is not None else None
 
     def _reachable(self, peer_id: PeerId) -> bool:
         peer = self.membership.peer(peer_id)
@@ -597,9 +633,10 @@ class Node:
 
     def peer_views(self, now: Now) -> list[View]:
         """This peer first, then the others by id."""
-        me = own_view(
-            self.advert, self.name_of(self.keyring.peer), self.keyring, self.certificate.roles
-        )
+        advert = self.advert
+        if advert is not None:
+            advert = msgspec.structs.replace(advert, incarnation=self.membership.incarnation)
+        me = own_view(advert, self.name_of(self.keyring.peer), self.keyring, self.certificate.roles)
         return [me, *(peer_view(peer, now) for peer in self.membership.peers())]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from protocol.auction import Auction
-from protocol.bidding import why_unfit
+from protocol.bidding import DRAINING, why_unfit
 from protocol.catalogue import Catalogue
 from protocol.clock import NEVER, Now
 from protocol.config import AuctionConfig, CoordinationConfig
@@ -112,7 +112,7 @@ class Placement:
         for advert in self.fleet.adverts():
             offers = Resources(advert.cpu_m, advert.memory_bytes, advert.disk_bytes, advert.gpus)
             reason = why_unfit(needs, advert.engines, advert.labels, offers)
-            reason = reason or taken.get(advert.peer, "")
+            reason = reason or (DRAINING if advert.draining else "") or taken.get(advert.peer, "")
             if reason and len(auction.answers) < self.config.asked_max:
                 auction.filtered(advert.peer, reason)
             elif not reason:
@@ -137,6 +137,7 @@ class Placement:
             led.needs,
             int(self.auction_config.window_s * 1000),
             led.held.job.priority,
+            led.held.job.type,
         )
         if not asked:
             return self.settle(led, now)

@@ -102,6 +102,7 @@ class Advert(msgspec.Struct, array_like=True, tag=2, frozen=True, kw_only=True):
     gpus: Count
     version: Version
     name: Name
+    draining: bool = False  # takes no new batch or service slots
 
 
 class Departure(msgspec.Struct, array_like=True, tag=3, frozen=True, kw_only=True):

@@ -69,7 +69,10 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`peer` went from one state to another; who was never known before was UNHEARD."""
+    """`peer` went from one state to another; who was never known before was UNHEARD.
+
+    From a state to the same one: its conditions changed, labels or what it offers.
+    """
 
     peer: PeerId
     before: State
@@ -144,6 +147,9 @@ class Roster:
         """Keep `advert`, sealed as `data`, in place of what was known of `peer`."""
         if peer.data:
             del self._held[digest_of(peer.data)]
+        known = peer.advert if peer.state in PRESENT else None
+        if known is not None and _conditions(known) != _conditions(advert):
+            self.changes.append(Change(peer.id, peer.state, peer.state))
         peer.advert, peer.data, peer.incarnation = advert, data, advert.incarnation
         self._held[digest_of(data)] = peer.id
         if peer.state in PRESENT:
@@ -240,6 +246,12 @@ class Roster:
         if key == self._me:
             return (self._own,)
         return (self.peers[PeerId(key)].data,)
+
+
+def _conditions(advert: Advert) -> tuple[object, ...]:
+    """What placement goes by; addresses and names may change without anybody having to act."""
+    offered = (advert.cpu_m, advert.memory_bytes, advert.disk_bytes, advert.gpus)
+    return (*offered, advert.engines, advert.labels, advert.draining)
 
 
 def _version(data: bytes) -> bytes:

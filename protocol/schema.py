@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from protocol import constraints, engine, inputs, job, resources, retry, task, update
+from protocol import check, constraints, engine, inputs, job, resources, retry, task, update
 from protocol.moment import MOMENT_ALLOWED
 from protocol.paths import PATH_BYTES_MAX
 from protocol.quantities import COUNT_ALLOWED, CPU_ALLOWED, DURATION_ALLOWED, SIZE_ALLOWED
@@ -74,11 +74,33 @@ def _job_properties(engines: Sequence[str]) -> Schema:
             "description": f"When a standing job expires. {MOMENT_ALLOWED.capitalize()}.",
         },
         "Update": _update(),
+        "Check": _check(),
         "Tasks": {
             **_array(_task(engines), 1, "What runs in each slot: exactly one task for now."),
             "minItems": 1,
         },
     }
+
+
+def _check() -> Schema:
+    kinds: list[Plain] = [{"required": [kind]} for kind in check.KINDS]
+    return _object(
+        {
+            "Exec": _array(
+                _word(check.WORD_BYTES_MAX, "A word."),
+                check.WORDS_MAX,
+                "A command; exit code 0 is well.",
+            ),
+            "Http": _text(check.URL_BYTES_MAX, "A web page; a status below 400 is well."),
+            "Tcp": _text(256, "host:port; well if somebody accepts a connection."),
+            "Every": _duration("Default: 10s."),
+            "Timeout": _duration("Of one check, not over Every. Default: 5s."),
+            "Failures": _integer(
+                1, check.FAILURES_MAX, "In a row; then it is started again. Default: 3."
+            ),
+        },
+        "How it is found out whether a standing job's task is well, beside that it runs.",
+    ) | {"oneOf": kinds}
 
 
 def _retry() -> Schema:

@@ -80,6 +80,7 @@ class StandingJob:
     spec_data: bytes = b""
     author: PeerId | None = None  # of the spec
     author_roles: tuple[str, ...] = ()
+    author_name: str = ""  # by its certificate
     since_ms: int = 0  # wall; when this peer first held the spec. No part of the merge
     revision: Revision | None = None
     job: JobSpec | None = None  # None also where this version cannot read it
@@ -148,6 +149,7 @@ class StandingJob:
             return False
         self.spec, self.spec_data, self.author = spec, sealed.data, sealed.author
         self.author_roles = sealed.certificate.roles if sealed.certificate is not None else ()
+        self.author_name = sealed.certificate.name if sealed.certificate is not None else ""
         self.revision = revision_of(sealed.body)
         self.job, self.unreadable = _read(spec)
         return True
@@ -161,7 +163,8 @@ class StandingJob:
         self.control_author = sealed.author
         if self.spec is not None and self._buries(self.spec):
             self.spec, self.spec_data, self.author, self.revision = None, b"", None, None
-            self.author_roles, self.job, self.unreadable = (), None, ""
+            self.author_roles, self.author_name = (), ""
+            self.job, self.unreadable = None, ""
         return True
 
     @property

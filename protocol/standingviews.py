@@ -115,6 +115,8 @@ def _reason(daemon: Daemon, now: Now) -> str:
         if daemon.switch_to is not None and daemon.switch_to != daemon.now.revision:
             return f"changes to the next revision in {_seconds_to(daemon.switch_at, now)} s"
         gone_back = daemon.refused is not None and daemon.refused != daemon.now.revision
+        if not daemon.passing:
+            return daemon.sick or "its checks have not passed yet"
         return "gone back: a later revision ended early here" if gone_back else ""
     if daemon.waiting:
         return daemon.waiting

@@ -10,7 +10,14 @@ from protocol.config import NodeConfig
 from protocol.coordination import Coordination
 from protocol.daemons import Daemons
 from protocol.effects import Bucket, Effect
-from protocol.events import Booted, ControlRequested, SubmitRequested, TaskEnded, TaskStarted
+from protocol.events import (
+    Booted,
+    ControlRequested,
+    HealthChanged,
+    SubmitRequested,
+    TaskEnded,
+    TaskStarted,
+)
 from protocol.executor import Executor
 from protocol.ids import ExecutionId, PeerId
 from protocol.inquiry import Inquiries
@@ -73,10 +80,12 @@ class Steward:
         """Whether it is a daemon's present execution."""
         return self.daemons.find(execution) is not None
 
-    def on_task(self, event: TaskStarted | TaskEnded, now: Now) -> list[Effect]:
+    def on_task(self, event: TaskStarted | HealthChanged | TaskEnded, now: Now) -> list[Effect]:
         """What became of it."""
         if isinstance(event, TaskStarted):
             return self.daemons.on_started(event.execution, now)
+        if isinstance(event, HealthChanged):
+            return self.daemons.on_health(event, now)
         return self.daemons.on_ended(event, now)
 
     def described(self, now: Now) -> list[Effect]:

@@ -239,7 +239,7 @@ def own_view(advert: Advert | None, name: str, keyring: Keyring, roles: tuple[st
 
 def _advert_view(advert: Advert | None) -> View:
     if advert is None:
-        return {"addresses": [], "labels": {}, "engines": [], "version": ""}
+        return {"addresses": [], "labels": {}, "engines": [], "version": "", "draining": False}
     return {
         "addresses": list(advert.addresses),
         "labels": {**advert.labels},
@@ -249,4 +249,5 @@ def _advert_view(advert: Advert | None) -> View:
         "disk_bytes": advert.disk_bytes,
         "gpus": advert.gpus,
         "version": advert.version,
+        "draining": advert.draining,
     }

@@ -2,39 +2,50 @@
 
 import argparse
 import hashlib
+import itertools
 import multiprocessing
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from protocol.sim.faults import Faults
 from protocol.sim.run import Options, Outcome, run
 from protocol.sim.scale import Census, measure
+from protocol.sim.scenarios import SCENARIOS, scenario_of
 
 PROGRESS_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What each seed is run with."""
+
+    peers: int
+    jobs: int
+    scenario: str  # empty: each seed has its own
+
+    def options(self, seed: int) -> Options:
+        return Options(self.peers, self.jobs, self.scenario or scenario_of(seed))
+
+    def __call__(self, seed: int) -> Outcome:
+        return run(seed, self.options(seed))
 
 
 def main() -> int:
     arguments = parse()
     if arguments.scale:
         return scale(arguments)
-    options = Options(
-        peers=arguments.peers,
-        jobs=arguments.jobs,
-        faults=Faults() if arguments.clean else None,
-    )
+    plan = Plan(arguments.peers, arguments.jobs, arguments.scenario or "")
     if arguments.seed is not None:
-        return report([replay(arguments.seed, options, arguments.trace)], options, 0.0)
+        return report([replay(arguments.seed, plan, arguments.trace)], plan, 0.0)
     began = time.monotonic()
-    seeds = range(arguments.first, arguments.first + arguments.seeds)
-    outcomes = list(sweep(seeds, options, arguments))
-    return report(outcomes, options, time.monotonic() - began)
+    outcomes = list(sweep(plan, arguments))
+    return report(outcomes, plan, time.monotonic() - began)
 
 
 def parse() -> argparse.Namespace:
@@ -45,7 +56,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=8, metavar="K", help="submitted in each run")
     parser.add_argument("--seed", type=int, metavar="S", help="run this one seed only")
     parser.add_argument("--trace", action="store_true", help="with --seed: print every event")
-    parser.add_argument("--clean", action="store_true", help="no faults at all")
+    parser.add_argument(
+        "--scenario",
+        choices=SCENARIOS,
+        metavar="NAME",
+        help="this one only: " + "; ".join(f"{s.name}, {s.text}" for s in SCENARIOS.values()),
+    )
+    parser.add_argument(
+        "--soak", type=duration_s, metavar="1h", help="go on for so long, seed after seed"
+    )
     parser.add_argument(
         "--processes", type=int, metavar="P", default=os.cpu_count() or 1, help="at one time"
     )
@@ -58,29 +77,47 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def replay(seed: int, options: Options, trace: bool) -> Outcome:
-    return run(seed, options, print if trace else None)
+def duration_s(text: str) -> float:
+    """Seconds of `90`, `90s`, `15m` or `1h`."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in "smh" else (text, "s")
+    if not number.isdecimal() or not int(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration: write 90s, 15m or 1h")
+    return float(number) * {"s": 1, "m": 60, "h": 3600}[unit]
 
 
-def sweep(seeds: range, options: Options, arguments: argparse.Namespace) -> Iterator[Outcome]:
+def replay(seed: int, plan: Plan, trace: bool) -> Outcome:
+    return run(seed, plan.options(seed), print if trace else None)
+
+
+def sweep(plan: Plan, arguments: argparse.Namespace) -> Iterator[Outcome]:
     """Outcomes in the order of their seeds, whoever computed them."""
     context = multiprocessing.get_context("fork")
-    told = time.monotonic()
-    with context.Pool(min(arguments.processes, len(seeds))) as pool:
-        for count, outcome in enumerate(pool.imap(partial(run, options=options), seeds), 1):
-            for violation in outcome.violations:
-                print(violation, flush=True)
-            if outcome.violations:
-                again = f"--seed {outcome.seed} --peers {options.peers} --jobs {options.jobs}"
-                clean = " --clean" if arguments.clean else ""
-                print(f"  replay: scripts/sim {again}{clean} --trace", flush=True)
-            if time.monotonic() - told > PROGRESS_S:
-                told = time.monotonic()
-                print(f"{count} of {len(seeds)} seeds", file=sys.stderr, flush=True)
-            yield outcome
+    began = told = time.monotonic()
+    first, soak = arguments.first, arguments.soak
+    seeds = iter(itertools.count(first) if soak else range(first, first + arguments.seeds))
+    batch = arguments.processes * 4
+    with context.Pool(arguments.processes) as pool:
+        while some := list(itertools.islice(seeds, batch)):
+            for outcome in pool.imap(plan, some):
+                tell_violations(outcome, plan)
+                yield outcome
+            now = time.monotonic()
+            if now - told > PROGRESS_S:
+                told = now
+                print(f"{some[-1] + 1 - first} seeds in {now - began:.0f} s", file=sys.stderr)
+            if soak and now - began >= soak:
+                return
 
 
-def report(outcomes: list[Outcome], options: Options, took_s: float) -> int:
+def tell_violations(outcome: Outcome, plan: Plan) -> None:
+    for violation in outcome.violations:
+        print(violation, flush=True)
+    if outcome.violations:
+        again = f"--seed {outcome.seed} --peers {plan.peers} --jobs {plan.jobs}"
+        print(f"  replay: scripts/sim {again} --scenario {outcome.scenario} --trace", flush=True)
+
+
+def report(outcomes: list[Outcome], plan: Plan, took_s: float) -> int:
     """The summary; 1 where a promise was broken."""
     digest = hashlib.blake2b(digest_size=16)
     families: Counter[str] = Counter()
@@ -91,21 +128,45 @@ def report(outcomes: list[Outcome], options: Options, took_s: float) -> int:
     if len(outcomes) == 1:
         for violation in outcomes[0].violations:
             print(violation)
-    totals = {
-        "simulated hours": f"{sum(o.seconds for o in outcomes) / 3600:.1f}",
-        "steps": sum(o.steps for o in outcomes),
-        "frames": sum(o.frames for o in outcomes),
-        "commits": sum(o.commits for o in outcomes),
-        "jobs": sum(o.jobs for o in outcomes),
-        "executions": sum(o.executions for o in outcomes),
-    }
     took = f" in {took_s:.0f} s" if took_s else ""
-    print(f"{len(outcomes)} seeds of {options.peers} peers{took}")
-    print(", ".join(f"{name} {value}" for name, value in totals.items()))
+    print(f"{len(outcomes)} seeds of {plan.peers} peers{took}")
+    print_scenarios(outcomes)
     print("runs with " + ", ".join(f"{name} {n}" for name, n in sorted(families.items())))
     print(f"violations {violations}")
     print(f"digest {digest.hexdigest()}")
     return 1 if violations else 0
+
+
+def print_scenarios(outcomes: list[Outcome]) -> None:
+    table = [
+        ["scenario", "seeds", "hours", "steps", "frames", "commits", "jobs", "runs", "violations"]
+    ]
+    for name in SCENARIOS:
+        mine = [outcome for outcome in outcomes if outcome.scenario == name]
+        if mine:
+            table.append([name, *sums(mine)])
+    if len(table) > 2:
+        table.append(["all", *sums(outcomes)])
+    print_table(table)
+
+
+def sums(outcomes: list[Outcome]) -> list[str]:
+    return [
+        str(len(outcomes)),
+        f"{sum(outcome.seconds for outcome in outcomes) / 3600:.1f}",
+        *(
+            str(sum(getattr(outcome, name) for outcome in outcomes))
+            for name in ("steps", "frames", "commits", "jobs", "executions")
+        ),
+        str(sum(len(outcome.violations) for outcome in outcomes)),
+    ]
+
+
+def print_table(table: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for first, *rest in table:
+        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        print("  ".join([first.ljust(widths[0]), *cells]))
 
 
 def scale(arguments: argparse.Namespace) -> int:
@@ -139,9 +200,7 @@ def print_scale(censuses: list[Census]) -> None:
                 f"{census.job_bytes / census.peers:.1f}",
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+    print_table(table)
 
 
 if __name__ == "__main__":

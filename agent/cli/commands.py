@@ -100,6 +100,43 @@ def _up(parser: ArgumentParser) -> None:
             group.add_argument(setting.flag, dest=dest, metavar="VALUE", help=why)
 
 
+def _peers(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--labels", metavar="NAMES", nargs="?", const="",
+        help="with all labels, or a column for each of these, comma between",
+    )  # fmt: skip
+    parser.add_argument(
+        "--where", metavar="EXPR", action="append", default=[],
+        help="only those with these labels: arch=arm64, gpu, !camera, 'ram>4'",
+    )  # fmt: skip
+
+
+def _peer(parser: ArgumentParser) -> None:
+    parser.add_argument("peer", metavar="PEER", help="its name, its id, or the end of its id")
+
+
+def _peer_or_self(parser: ArgumentParser) -> None:
+    parser.add_argument("peer", metavar="PEER", nargs="?", default="", help="(this device)")
+
+
+def _drain(parser: ArgumentParser) -> None:
+    _peer_or_self(parser)
+    parser.add_argument("--off", action="store_true", help="take new work again")
+
+
+def _peer_label(parser: ArgumentParser) -> None:
+    parser.add_argument("pairs", metavar="K=V", nargs="*", help="to set; none shows them all")
+    parser.add_argument("--unset", metavar="K", action="append", default=[], help="to take away")
+
+
+def _label_set(parser: ArgumentParser) -> None:
+    parser.add_argument("pairs", metavar="K=V", nargs="+", help="names and values")
+
+
+def _label_unset(parser: ArgumentParser) -> None:
+    parser.add_argument("names", metavar="K", nargs="+", help="names")
+
+
 def _run(parser: ArgumentParser) -> None:
     parser.usage = "shoal run [options] [-f FILE ...] [-C DIR] -- COMMAND [ARGUMENT ...]"
     parser.add_argument("--count", metavar="N", type=int, default=1, help="slots to run it in (1)")
@@ -196,6 +233,8 @@ def _completion(parser: ArgumentParser) -> None:
 
 
 GROUPS: Final = {
+    "peer": "The devices of the shoal, one by one",
+    "label": "What this device is, for the constraints of jobs",
     "job": "Jobs in files, and what became of them",
     "config": "The configuration of this device's agent",
 }
@@ -205,12 +244,21 @@ COMMANDS: Final = (
     Command("invite", "make a token for another device", "lifecycle:invite", _invite),
     Command("join", "join a shoal with a token", "lifecycle:join", _join),
     Command("up", "run the agent", "lifecycle:up", _up),
-    Command("peers", "the devices of the shoal", "peers:peers", _none),
+    Command("peers", "short for `peer list`", "peers:peers", _peers),
     Command("run", "run a command somewhere in the shoal", "runs:run", _run),
     Command("jobs", "short for `job list`", "jobs:list_jobs", _list),
     Command("logs", "short for `job logs`", "logs:logs", _logs),
     Command("why", "short for `job why`", "why:why", _job),
     Command("stop", "short for `job stop`", "ending:stop", _stop),
+    Command("peer list", "the devices of the shoal", "peers:peers", _peers),
+    Command("peer describe", "all about one device", "peers:describe", _peer_or_self),
+    Command("peer drain", "take no new work here; what runs ends", "peers:drain", _drain),
+    Command("peer undrain", "take new work here again", "peers:undrain", _peer_or_self),
+    Command("peer forget", "remember a device no longer that is gone", "peers:forget", _peer),
+    Command("peer label", "short for the `label` ones", "labels:label", _peer_label),
+    Command("label set", "set labels of this device", "labels:set_labels", _label_set),
+    Command("label unset", "take labels of this device away", "labels:unset", _label_unset),
+    Command("label list", "its labels, and where each comes from", "labels:list_labels", _none),
     Command("job run", "run a job file", "runs:job_run", _job_run),
     Command("job list", "jobs, the newest first", "jobs:list_jobs", _list),
     Command("job describe", "all about one job", "jobs:describe", _job),

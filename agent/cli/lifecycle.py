@@ -99,10 +99,10 @@ def up(args: Namespace) -> int:
 
 
 def _labels(texts: list[str]) -> dict[str, str]:
-    from agent.settings import read_pairs
+    from agent.settings import read_labels
 
     try:
-        return read_pairs(texts)
+        return read_labels(texts)
     except ValueError as error:
         raise CliError(f"--label: {error}", USAGE) from None
 

@@ -112,8 +112,6 @@ _FACTS: Final[dict[str, Callable[[Any], str]]] = {
 
 def what_would_fit(peer: dict[str, Any]) -> str:
     """What to change so that this peer would take it; empty where nobody can say."""
-    if peer["answer"] not in ("refused", "filtered", "declined"):
-        return ""
     hints = []
     for part in str(peer.get("reason") or "").split("; "):
         for pattern, hint in _HINTS:
@@ -123,7 +121,7 @@ def what_would_fit(peer: dict[str, Any]) -> str:
     return "; ".join(dict.fromkeys(hints))
 
 
-# Reasons are the protocol's sentences: resources.shortfall, constraints.explain, bidding's policy.
+# Reasons are the protocol's sentences: resources.shortfall, constraints.explain, policy's lines.
 _HINTS: Final = tuple(
     (re.compile(pattern), hint)
     for pattern, hint in (
@@ -138,11 +136,17 @@ _HINTS: Final = tuple(
         ),
         (r"label (\S+): wanted", r"fits without the constraint on \1, or with another label there"),
         (r"engine \S+ is not here", "fits with an engine that it has"),
-        (r"policy: .* C is over", "fits once it has cooled, see accept.temperature_max_c there"),
-        (r"policy: battery", "fits once it is charged, see accept.battery_min_percent there"),
-        (r"policy: namespace", "its owner decides in accept.namespaces there"),
-        (r"policy: .*authors", "its owner decides in accept.authors there"),
-        (r"policy: .*role", "its owner decides in accept.roles there"),
-        (r"policy: .*timeout", "fits with a shorter --timeout, see accept.job_timeout_max_s there"),
+        (r"draining", "fits once its owner runs `shoal peer undrain` there"),
+        (r"\[accept\] temperature_max_c", r"fits once it has cooled, see accept.temperature_max_c"),
+        (r"\[accept\] mains_only", "fits once it is on mains power again"),
+        (r"\[accept\] battery_min_percent = (\d+)", r"fits once it is charged to \1 %"),
+        (r"does not know the time", "fits once it has the time from a network, within its hours"),
+        (r"\[accept\] hours = \[(.*)\]", r"fits within its hours: \1"),
+        (r"\[accept\] types = \[(.*)\]", r"fits as a job of type \1"),
+        (r"\[accept\] engines = \[(.*)\]", r"fits with engine \1"),
+        (r"\[accept\] namespaces = \[(.*)\]", r"fits in namespace \1"),
+        (r"\[accept\] authors", "fits from a device its owner trusts, see accept.authors there"),
+        (r"\[accept\] roles = \[(.*)\]", r"fits from a device with role \1"),
+        (r"\[accept\] job_timeout_max_s = (\d+)", r"fits with --timeout \1 or less"),
     )
 )

@@ -8,7 +8,7 @@ deleted; stopping on the way), parts of a standing job (what each peer does for 
 reason, created_ms, coordinator, coordinator_name, term, revision, generation, count, desired,
 author, author_name, slots, executions, why, and spec where details were asked for. A *peer view*
 has id, name, state, self, connected, incarnation, addresses, labels, engines, cpu_m, memory_bytes,
-disk_bytes, version, roles, since_s, reason.
+disk_bytes, version, roles, since_s, reason, draining.
 """
 
 from __future__ import annotations
@@ -50,6 +50,28 @@ class Backend(Protocol):
         """The agent in a few words: peer, name, shoal, version, peers, running, uptime_s, …"""
 
     def peers(self) -> list[View]: ...
+
+    def peer(self, wanted: str) -> View:
+        """One peer by name, id or either end of an id, or THIS_DEVICE; of this one also `policy`
+        and `label_sources`. Raises RequestError: 404, or 409 with the candidates."""
+
+    async def drain(self, wanted: str, draining: bool) -> View:
+        """Take no new batch and service work on this device, durably, or take it again.
+
+        Raises RequestError for any other device.
+        """
+
+    async def forget(self, wanted: str) -> View:
+        """Remember a peer no longer; refused while it is there."""
+
+    def labels(self) -> list[View]:
+        """Of this device: {name, value, source}."""
+
+    async def label(self, given: dict[str, str], taken: list[str]) -> list[View]:
+        """Set and unset labels, all or none and durably; answers as `labels`.
+
+        Raises RequestError 400 with the sentence, 507 where there is no room.
+        """
 
     def config_view(self) -> View:
         """The running agent's settings, each as {value, source}."""

@@ -37,6 +37,15 @@ class Invitation(msgspec.Struct, forbid_unknown_fields=True):
             raise ValueError(f"uses: allowed: 1 to {USES_MAX}")
 
 
+class Labelling(msgspec.Struct, forbid_unknown_fields=True, rename={"given": "set"}):
+    given: dict[str, str] = {}
+    unset: list[str] = []
+
+
+class Draining(msgspec.Struct, forbid_unknown_fields=True):
+    draining: bool
+
+
 def read_submission(body: object) -> tuple[View, str]:
     wanted = checked(body, Submission)
     if not 1 <= len(wanted.key) <= KEY_MAX or not wanted.key.isprintable():

@@ -16,7 +16,9 @@ from starlette.routing import Route
 
 from agent.control.backend import Backend, RequestError
 from agent.control.bodies import (
+    Draining,
     Invitation,
+    Labelling,
     checked,
     flag,
     integer,
@@ -44,6 +46,11 @@ def build_app(backend: Backend, limits: Limits) -> Starlette:
     table: list[tuple[str, str, Handler]] = [
         ("GET", "/v1/status", api.status),
         ("GET", "/v1/peers", api.peers),
+        ("GET", "/v1/peers/{peer}", api.peer),
+        ("POST", "/v1/peers/{peer}/drain", api.drain),
+        ("POST", "/v1/peers/{peer}/forget", api.forget),
+        ("GET", "/v1/labels", api.labels),
+        ("POST", "/v1/labels", api.label),
         ("GET", "/v1/config", api.config),
         ("GET", "/v1/doctor", api.doctor),
         ("GET", "/v1/jobs", api.jobs),
@@ -74,6 +81,29 @@ class Routes:
 
     async def peers(self, request: Request) -> Response:
         return JsonAnswer({"peers": self._backend.peers()})
+
+    async def peer(self, request: Request) -> Response:
+        return JsonAnswer(self._backend.peer(request.path_params["peer"]))
+
+    async def drain(self, request: Request) -> Response:
+        wanted = checked(await self._json(request), Draining)
+        answer = await self._backend.drain(request.path_params["peer"], wanted.draining)
+        _told(request, "draining %s", "on" if wanted.draining else "off")
+        return JsonAnswer(answer)
+
+    async def forget(self, request: Request) -> Response:
+        answer = await self._backend.forget(request.path_params["peer"])
+        _told(request, "forgetting %s", request.path_params["peer"])
+        return JsonAnswer(answer)
+
+    async def labels(self, request: Request) -> Response:
+        return JsonAnswer({"labels": self._backend.labels()})
+
+    async def label(self, request: Request) -> Response:
+        wanted = checked(await self._json(request), Labelling)
+        labels = await self._backend.label(wanted.given, wanted.unset)
+        _told(request, "change of %d labels", len(wanted.given) + len(wanted.unset))
+        return JsonAnswer({"labels": labels})
 
     async def config(self, request: Request) -> Response:
         return JsonAnswer(self._backend.config_view())

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import trio
 
+from agent.engines.beside import Place, run_beside
 from agent.engines.execution_dir import ExecutionDir, closed_parent
 from agent.engines.removal import remove_tree
 from agent.engines.supervisor import encode_spec
@@ -111,6 +112,15 @@ class ProcessEngine:
         if watch.pidfd is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(watch.pidfd, signal.SIGTERM)
+
+    async def run_beside(self, execution_id: str, argv: Sequence[str]) -> tuple[int, str]:
+        """Run a command where the task runs; its exit code, and the last line it wrote.
+
+        Raises OSError.
+        """
+        directory = self._directory(execution_id)
+        spec = await self._in_thread((directory.path / "spec").read_bytes)
+        return await run_beside(Place.of(spec, directory.work, self.user), argv)
 
     async def adopt(self) -> list[FoundExecution]:
         """Everything on disk, sorted by id: running, ended, or lost (for good: see look)."""

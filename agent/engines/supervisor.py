@@ -76,10 +76,14 @@ def encode_spec(launch: TaskLaunch, user: TaskUser | None, env: Mapping[str, str
 
 def spec_field(spec: bytes, key: str) -> str | None:
     """The first value of that key."""
+    return next(iter(spec_fields(spec, key)), None)
+
+
+def spec_fields(spec: bytes, key: str) -> list[str]:
+    """Every value of that key, in order."""
     prefix = os.fsencode(key) + b"="
     found = (part for part in spec.split(b"\0") if part.startswith(prefix))
-    value = next(found, None)
-    return None if value is None else os.fsdecode(value.removeprefix(prefix))
+    return [os.fsdecode(value.removeprefix(prefix)) for value in found]
 
 
 def start_time(pid: int) -> int | None:

@@ -16,6 +16,7 @@ from typing import Final, assert_never
 from protocol.clock import Now
 from protocol.config import NodeConfig
 from protocol.effects import (
+    CheckTask,
     Dial,
     Effect,
     Gossip,
@@ -35,6 +36,7 @@ from protocol.events import (
     FactsSampled,
     FrameReceived,
     GossipReceived,
+    HealthChanged,
     LoopLagged,
     PeerConnected,
     PeerDisconnected,
@@ -69,6 +71,7 @@ class Described:
     memory_bytes: int = 2 * 1024**3
     disk_bytes: int = 16 * 1024**3
     labels: dict[str, str] = field(default_factory=dict)
+    draining: bool = False
 
     @property
     def capacity(self) -> Resources:
@@ -82,6 +85,7 @@ class Clocks:
     wall_offset_s: float = 0.0
     wall_trusted: bool = True
     rate: float = 1.0
+    forgetful: bool = False  # no battery behind it: each boot begins in 1970, until NTP is heard
     started: float = 0.0  # simulated time at which its monotonic clock showed zero
 
     def read(self, time: float) -> Now:
@@ -111,6 +115,7 @@ class Device:
     frozen: bool = False
     buried: bool = False  # never to be powered again
     lives: int = 0
+    boundary: tuple[int, Callable[[], None]] | None = None  # after so many of them: this crash
     host: Host = field(init=False)
     dialler: Dialler = field(init=False)
     _queue: deque[tuple[Effect, int]] = field(default_factory=deque)  # with the save it waits for
@@ -191,7 +196,17 @@ class Device:
         if not self.powered and not self.buried:
             self.powered = True
             self.clocks.started = self.world.heap.now - self.world.rng.uniform(1.0, 20.0)
+            if self.clocks.forgetful:
+                self._forget_time()
             self.start_agent()
+
+    def _forget_time(self) -> None:
+        right = self.clocks.wall_offset_s
+        self.clocks.wall_offset_s, self.clocks.wall_trusted = -EPOCH_S, False
+        self.world.heap.after(self.world.rng.uniform(5.0, 60.0), self._learn_time, right)
+
+    def _learn_time(self, offset_s: float) -> None:
+        self.clocks.wall_offset_s, self.clocks.wall_trusted = offset_s, True
 
     def start_agent(self) -> None:
         """A new life of the agent, from what its disk holds."""
@@ -211,14 +226,23 @@ class Device:
         if self.world.watcher is not None:
             self.world.watcher.booted(self)
         self.handle(Booted(self.host.found()))
+        self.describe()
         mine = self.described
-        self.handle(
-            SelfDescribed(
-                (self.address,), dict(mine.labels), mine.cpu_m, mine.memory_bytes, mine.disk_bytes
-            )
-        )
         facts = Facts(mine.cpu_m, mine.memory_bytes, mine.disk_bytes, load_permille=100)
         self.handle(FactsSampled(facts))
+
+    def describe(self) -> None:
+        """Tell the node what the device is now; a device that is off tells it when it boots."""
+        mine = self.described
+        event = SelfDescribed(
+            (self.address,),
+            dict(mine.labels),
+            mine.cpu_m,
+            mine.memory_bytes,
+            mine.disk_bytes,
+            draining=mine.draining,
+        )
+        self.handle(event)
 
     def crash(self) -> None:
         """The agent dies and its tasks live on; the host's kernel says so to those connected."""
@@ -319,11 +343,24 @@ class Device:
             return
         if self.world.watcher is not None:
             self.world.watcher.handled(self, event, effects)
+        life = self.lives
         for effect in effects:
+            if self.lives != life:  # it crashed half way
+                return
             self._take(effect)
         self._arm()
 
-    def _tell_of(self, event: TaskStarted | TaskEnded) -> None:
+    def _at_boundary(self) -> bool:
+        """Whether it dies here, between what it has done and what it was about to do."""
+        if self.boundary is None:
+            return False
+        left, crash = self.boundary
+        self.boundary = (left - 1, crash) if left else None
+        if not left:
+            crash()
+        return not left
+
+    def _tell_of(self, event: TaskStarted | HealthChanged | TaskEnded) -> None:
         """An agent that is down learns of it when it boots."""
         if self.node is not None:
             self._live(self.handle, event)
@@ -336,6 +373,8 @@ class Device:
         self.world.heap.after(RESTART_S, self.start_agent)
 
     def _take(self, effect: Effect) -> None:
+        if self._at_boundary():
+            return
         if isinstance(effect, Save):
             self.disk.submit(effect)
             self._write()
@@ -359,8 +398,13 @@ class Device:
         for save in self.disk.commit():
             if self.world.watcher is not None:
                 self.world.watcher.committed(self, save)
+        life = self.lives
         while self._queue and self._queue[0][1] <= self.disk.durable:
+            if self._at_boundary():
+                return
             self._carry_out(self._queue.popleft()[0])
+            if self.lives != life:
+                return
         self._write()
 
     def _save_failed(self) -> None:
@@ -391,6 +435,8 @@ class Device:
                 task = self.host.start(effect)
                 if task is not None and self.world.watcher is not None:
                     self.world.watcher.began(self, effect, task)
+            case CheckTask():
+                self.host.check(effect.execution)
             case StopTask():
                 self.host.stop(effect.execution)
             case RemoveTask():

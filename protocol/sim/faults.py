@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 
-from protocol.sim.device import Device
+from protocol.sim.device import Described, Device
 from protocol.sim.network import Conditions
 from protocol.sim.world import World
 
@@ -32,13 +32,23 @@ class Faults:
     save_failures: float = 0.0
     start_failures: float = 0.0
     rogues: int = 0  # members without `submit` that order work all the same
+    flaps: int = 0  # links that come and go, and single directions of them
+    boundaries: int = 0  # crashes just before or just after something is saved, sent or started
+    black_holes: float = 0.0  # share of the devices whose engines take tasks and never start them
+    absences: int = 0  # devices that are off until everything heals
+    forgetful: float = 0.0  # share of the devices that boot in 1970 and learn the time later
+    part_s: tuple[float, float] = (1.0, 25.0)  # how long partitions last
+    heal_s: float = HEAL_S  # from here on nothing more goes wrong
+    moods: int = 0  # devices drain or change a label for a while; asked for, and never drawn
 
     @property
     def clean(self) -> bool:
         """Whether nobody is ever cut off, lost, or wrongly thought so."""
         wild = self.conditions.loss or self.conditions.reorder or self.conditions.duplicate
-        cuts = self.crashes + self.power_cuts + self.burials + self.freezes
-        return not (wild or cuts or self.partitions or self.deaf or self.slow or self.save_failures)
+        cuts = self.crashes + self.power_cuts + self.burials + self.freezes + self.boundaries
+        cuts += self.absences
+        cuts += self.partitions + self.deaf + self.flaps
+        return not (wild or cuts or self.slow or self.save_failures or self.black_holes)
 
     @property
     def text(self) -> str:
@@ -60,6 +70,12 @@ class Faults:
             "failed saves": self.save_failures,
             "failed starts": self.start_failures,
             "rogues": self.rogues,
+            "flapping links": self.flaps,
+            "boundary crashes": self.boundaries,
+            "black holes": self.black_holes,
+            "absences": self.absences,
+            "forgetful clocks": self.forgetful,
+            "moods": self.moods,
         }
         return ", ".join(name for name, amount in named.items() if amount) or "clean"
 
@@ -153,6 +169,7 @@ class Script:
     faults: Faults
     rng: Random
     _cuts: list[tuple[int, int]] = field(default_factory=list)
+    _calm_moods: dict[int, Described] = field(default_factory=dict)  # as each was before any
 
     def schedule(self) -> None:
         world, faults = self.world, self.faults
@@ -174,14 +191,26 @@ class Script:
         for _ in range(faults.freezes):
             self._at(self._freeze, self.rng.uniform(0.5, 20.0))
         for _ in range(faults.partitions):
-            self._at(self._part, self._halves(), self.rng.uniform(1.0, 25.0))
+            self._at(self._part, self._halves(), self.rng.uniform(*faults.part_s))
         for _ in range(faults.deaf):
             self._at(self._deafen, self.rng.uniform(1.0, 20.0))
-        world.heap.at(HEAL_S, self._heal)
+        for _ in range(faults.flaps):
+            self._at(self._flap, self._one_way(), self.rng.uniform(5.0, 30.0))
+        for _ in range(faults.boundaries):
+            self._at(self._arm, self.rng.randrange(12), self._pause())
+        for _ in range(faults.absences):
+            world.heap.at(self.rng.uniform(FIRST_S, 0.3 * faults.heal_s), self._send_away)
+        for device in world.devices:
+            device.clocks.forgetful = faults.forgetful > 0 and self.rng.random() < faults.forgetful
+            if faults.black_holes and self.rng.random() < faults.black_holes:
+                device.host.swallows = True
+        for _ in range(faults.moods):
+            self._at(self._change_mood, self.rng.uniform(0.1, 15.0))
+        world.heap.at(faults.heal_s, self._heal)
 
     def _at(self, call: object, *arguments: object) -> None:
         assert callable(call)
-        self.world.heap.at(self.rng.uniform(FIRST_S, HEAL_S - 2.0), call, *arguments)
+        self.world.heap.at(self.rng.uniform(FIRST_S, self.faults.heal_s - 2.0), call, *arguments)
 
     def _victim(self) -> Device:
         return self.rng.choice(self.world.devices)
@@ -205,6 +234,26 @@ class Script:
         device.power_off()
         self.world.heap.after(1.0 + pause_s, device.power_on)
 
+    def _arm(self, boundary: int, pause_s: float) -> None:
+        """Somebody busy will crash at its next boundary but so many, wherever that is."""
+        device = self._busy_victim()
+
+        def crash() -> None:
+            device.crash()
+            self.world.heap.after(pause_s, device.start_agent)
+
+        device.boundary = (boundary, crash)
+
+    def _flap(self, pairs: list[tuple[int, int]], left_s: float) -> None:
+        """Down for a moment, up for a moment, over and over."""
+        down, up = self.rng.uniform(0.2, 3.0), self.rng.uniform(0.2, 3.0)
+        self._part(pairs, down)
+        if left_s > down + up:
+            self.world.heap.after(down + up, self._flap, pairs, left_s - down - up)
+
+    def _send_away(self) -> None:
+        self._busy_victim().power_off()
+
     def _bury(self) -> None:
         device = self._busy_victim()
         device.buried = True
@@ -214,6 +263,24 @@ class Script:
         device = self._busy_victim()
         device.freeze()
         self.world.heap.after(pause_s, device.thaw)
+
+    def _change_mood(self, pause_s: float) -> None:
+        """It drains, or belongs elsewhere; then it is as it was, so that every job can end."""
+        device = self._busy_victim()
+        mine = device.described
+        self._calm_moods.setdefault(device.index, replace(mine, labels=dict(mine.labels)))
+        if self.rng.random() < 0.5:
+            device.described.draining = True
+        else:
+            device.described.labels["zone"] = self.rng.choice(("attic", "cellar", "garden", "lost"))
+        self._tell(f"device {device.index} is {device.described}")
+        device.describe()
+        self.world.heap.after(pause_s, self._calm, device)
+
+    def _calm(self, device: Device) -> None:
+        before = self._calm_moods[device.index]
+        device.described = replace(before, labels=dict(before.labels))
+        device.describe()
 
     def _halves(self) -> list[tuple[int, int]]:
         """Two random groups that cannot hear each other."""
@@ -256,6 +323,8 @@ class Script:
         self._mend(list(self._cuts))
         for device in self.world.devices:
             device.slowness = 0.0
+            device.boundary = None
+            device.host.swallows = False
             device.thaw()
             device.power_on()
             device.start_agent()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from protocol.effects import StartTask
-from protocol.events import TaskEnded, TaskFound, TaskStarted
+from protocol.events import HealthChanged, TaskEnded, TaskFound, TaskStarted
 from protocol.ids import ExecutionId
 from protocol.sim.tasks import KILLED, TERMINATED, Task
 from protocol.sim.world import World
@@ -20,8 +20,9 @@ class Host:
     """Tasks outlive the agent, not the power. `tell` brings news to the agent if there is one."""
 
     world: World
-    tell: Callable[[TaskStarted | TaskEnded], None]
+    tell: Callable[[TaskStarted | HealthChanged | TaskEnded], None]
     tasks: dict[ExecutionId, Task] = field(default_factory=dict)
+    swallows: bool = False  # its engine takes every task, and nothing is heard of one again
 
     @property
     def running(self) -> list[Task]:
@@ -38,6 +39,8 @@ class Host:
         heap = self.world.heap
         rng = Random(f"{self.world.seed}/task/{start.execution}")
         task = Task.begin(start.execution, start.job, start.spec, start.timeout_s, heap.now, rng)
+        if self.swallows:
+            return None
         self.tasks[task.execution] = task
         if rng.random() < self.world.start_failures:
             heap.after(0.01, self._finish, task, None, "start-failed")
@@ -46,6 +49,18 @@ class Host:
         heap.after(rng.uniform(0.001, 0.02), self._started, task)
         heap.at(task.ends + 0.03, self._finish, task, task.code, reason)
         return task
+
+    def check(self, execution: ExecutionId) -> None:
+        """It is found well soon; one task in five is found unwell later on."""
+        rng = Random(f"{self.world.seed}/health/{execution}")
+        self.world.heap.after(rng.uniform(0.1, 2.0), self._found, execution, True)
+        if rng.random() < 0.2:
+            self.world.heap.after(rng.uniform(0.5, 10.0), self._found, execution, False)
+
+    def _found(self, execution: ExecutionId, healthy: bool) -> None:
+        task = self.tasks.get(execution)
+        if task is not None and task.running:
+            self.tell(HealthChanged(execution, healthy, "" if healthy else "no answer"))
 
     def stop(self, execution: ExecutionId) -> None:
         """Ask for its end; it takes a moment."""

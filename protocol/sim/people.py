@@ -17,7 +17,7 @@ from protocol.sim.invariants import Invariants
 from protocol.sim.tasks import Behaviour
 from protocol.sim.world import World
 
-LAST_CALL_S: Final = 40.0  # nobody submits anything later than this
+LAST_CALL_S: Final = 5.0  # before everything heals; nobody submits anything later than this
 PATIENCE_S: Final = 6.0  # a call that is not answered by then is repeated
 TRIES_MAX: Final = 30
 
@@ -50,6 +50,7 @@ class People:
     world: World
     invariants: Invariants
     rng: Random
+    heal_s: float = HEAL_S
     calls: list[Call] = field(default_factory=list)
     stops: dict[int, JobId] = field(default_factory=dict)  # requests under way
     _requests: dict[int, Call] = field(default_factory=dict)
@@ -62,7 +63,7 @@ class People:
                 number,
                 draw_spec(number, self.rng),
                 f"key-{number}",
-                self.rng.uniform(1.0, LAST_CALL_S),
+                self.rng.uniform(1.0, self.heal_s - LAST_CALL_S),
                 self.rng.randrange(len(self.world.devices)),
             )
             if self.rng.random() < 0.15:
@@ -145,7 +146,7 @@ class People:
         """A device that may not submit says so; any other refusal is tried elsewhere."""
         assert device.keyring.issued is not None
         may = "submit" in device.keyring.issued.roles
-        if may and call.tries < TRIES_MAX and self.world.heap.now < HEAL_S + 30:
+        if may and call.tries < TRIES_MAX and self.world.heap.now < self.heal_s + 30:
             self.world.heap.after(1.0, self._call, call)
         else:
             call.error = error

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from protocol.config import NodeConfig
 from protocol.records import Role
 from protocol.sim.device import Described, Device
-from protocol.sim.faults import HEAL_S, Faults, Script
+from protocol.sim.faults import Faults, Script
 from protocol.sim.heap import Heap
 from protocol.sim.invariants import Invariants, Violation
 from protocol.sim.keyring import EVERY_ROLE, Root
@@ -18,6 +17,7 @@ from protocol.sim.network import Network
 from protocol.sim.people import People
 from protocol.sim.quiet import unrest
 from protocol.sim.rogue import schedule_rogue
+from protocol.sim.scenarios import MIXED, SCENARIOS, Scenario
 from protocol.sim.trace import Trace
 from protocol.sim.world import World
 
@@ -35,7 +35,8 @@ class Options:
 
     peers: int = 12
     jobs: int = 8
-    faults: Faults | None = None  # drawn from the seed where there are none given
+    scenario: str = MIXED
+    faults: Faults | None = None  # instead of the scenario's
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Outcome:
     """What came of one run."""
 
     seed: int
+    scenario: str
     digest: str
     violations: tuple[Violation, ...]
     faults: str
@@ -56,23 +58,26 @@ class Outcome:
 
 def run(seed: int, options: Options, line: Callable[[str], None] | None = None) -> Outcome:
     """Run one seed to its end. `line` is given the trace as it happens."""
-    name = f"{seed}/{options.peers}"
-    world = build(name, options.peers, Random(f"{name}/shape"), Trace(line))
-    faults = options.faults or Faults.draw(Random(f"{name}/faults"))
+    scenario = SCENARIOS[options.scenario]
+    peers = scenario.peers or options.peers
+    name = f"{seed}/{peers}" if scenario.name == MIXED else f"{seed}/{peers}/{scenario.name}"
+    world = build(name, peers, Random(f"{name}/shape"), Trace(line), scenario)
+    faults = options.faults or scenario.faults(Random(f"{name}/faults"))
     invariants = Invariants(world, seed, exclusive=faults.clean)
     world.watcher = invariants
-    people = People(world, invariants, Random(f"{name}/people"))
+    people = People(world, invariants, Random(f"{name}/people"), faults.heal_s)
     people.draw(options.jobs)
     script = Script(world, faults, Random(f"{name}/script"))
     script.schedule()
     rng = Random(f"{name}/rogue")
     for _ in range(faults.rogues):
         schedule_rogue(world, rng)
-    world.heap.run(HEAL_S)
-    _settle(world, people, invariants)
+    world.heap.run(faults.heal_s)
+    _settle(world, people, invariants, faults.heal_s + QUIET_S)
     traffic = world.network.traffic
     return Outcome(
         seed=seed,
+        scenario=scenario.name,
         digest=world.trace.digest,
         violations=tuple(invariants.violations),
         faults=faults.text,
@@ -85,7 +90,9 @@ def run(seed: int, options: Options, line: Callable[[str], None] | None = None) 
     )
 
 
-def build(name: str, peers: int, rng: Random, trace: Trace) -> World:
+def build(
+    name: str, peers: int, rng: Random, trace: Trace, scenario: Scenario = SCENARIOS[MIXED]
+) -> World:
     """A shoal of devices that are not alike; they boot within the first seconds."""
     heap = Heap()
     network = Network(heap, Random(f"{name}/network"), [])
@@ -101,9 +108,9 @@ def build(name: str, peers: int, rng: Random, trace: Trace) -> World:
         others = [other for other in range(peers) if other != index]
         bootstrap = tuple(rng.sample(others, min(BOOTSTRAP, len(others))))
         keyring = root.member(index, roles)
-        device = Device(world, index, keyring, NodeConfig(), described, bootstrap)
+        device = Device(world, index, keyring, scenario.config, described, bootstrap)
         world.add(device)
-        heap.at(rng.uniform(0.0, 2.0), device.power_on)
+        heap.at(rng.uniform(0.0, scenario.boot_s), device.power_on)
     network.start()
     return world
 
@@ -115,9 +122,8 @@ def _draw_roles(index: int, rng: Random) -> tuple[str, ...]:
     return OPERATING if rng.random() < 0.2 else EVERY_ROLE
 
 
-def _settle(world: World, people: People, invariants: Invariants) -> None:
+def _settle(world: World, people: People, invariants: Invariants, end: float) -> None:
     """Run on until all is quiet and stays so; what is not quiet in the end is a violation."""
-    end = HEAL_S + QUIET_S
     while world.heap.now < end and not invariants.violations:
         if not people.busy and not unrest(world, invariants):
             world.heap.run(world.heap.now + STAY_S)

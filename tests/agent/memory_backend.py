@@ -11,10 +11,12 @@ from typing import Any
 
 import trio
 
+from agent.client import THIS_DEVICE
 from agent.control.backend import FINAL_STATES, RequestError
 from agent.control.feed import Feed, Follower
 
 PEERS = ("pi-kitchen", "pi-attic", "pi-shed")
+POLICY = {"types": ["batch", "ops"], "hours": [], "mains_only": True, "temperature_max_c": 80}
 
 
 def peer_id(name: str) -> str:
@@ -33,6 +35,9 @@ class MemoryBackend:
         self.ended = trio.Event()
         self.changed = trio.Event()
         self.silent: list[str] = []
+        self.live: dict[str, str] = {}
+        self.draining = False
+        self.forgotten: list[str] = []
         self.log_flood = 0
         self.archive_failure: Exception | None = None
 
@@ -72,9 +77,45 @@ class MemoryBackend:
                 "roles": ["compute", "submit"],
                 "since_s": 75.0,
                 "reason": "refused twice" if name == "pi-shed" else "",
+                "draining": name == "pi-kitchen" and self.draining,
             }
             for name in PEERS
+            if name not in self.forgotten
         ]
+
+    def peer(self, wanted: str) -> dict[str, Any]:
+        names = ("pi-kitchen",) if wanted == THIS_DEVICE else (wanted,)
+        for view in self.peers():
+            if view["name"] in names and view["self"]:
+                return {**view, "policy": POLICY, "label_sources": self.labels()}
+            if view["name"] in names:
+                return view
+        raise RequestError(404, f"no peer {wanted!r} is known here")
+
+    async def drain(self, wanted: str, draining: bool) -> dict[str, Any]:
+        view = self.peer(wanted)
+        if not view["self"]:
+            raise RequestError(400, f"a device is drained on itself: --host ssh://{view['name']}")
+        self.draining = draining
+        return {"peer": view["id"], "name": view["name"], "draining": draining, "running": 2}
+
+    async def forget(self, wanted: str) -> dict[str, Any]:
+        view = self.peer(wanted)
+        if view["state"] != "dead":
+            raise RequestError(403, f"{view['name']} is alive")
+        self.forgotten.append(view["name"])
+        return {"peer": view["id"], "name": view["name"]}
+
+    def labels(self) -> list[dict[str, Any]]:
+        found = [{"name": "room", "value": "kitchen", "source": "invite"}]
+        live = self.live.items()
+        return [*found, *({"name": k, "value": v, "source": "set"} for k, v in live)]
+
+    async def label(self, given: dict[str, str], taken: list[str]) -> list[dict[str, Any]]:
+        if "arch" in given:
+            raise RequestError(400, "the label arch is the agent's own")
+        self.live = {k: v for k, v in (self.live | given).items() if k not in taken}
+        return self.labels()
 
     def config_view(self) -> dict[str, Any]:
         return {"name": {"value": "pi-kitchen", "source": "file"}}

@@ -34,6 +34,13 @@ def client(agent: MemoryAgent) -> Iterator[Client]:
 def test_every_question_has_its_method(agent: MemoryAgent, client: Client) -> None:
     assert client.status()["name"] == "pi-kitchen"
     assert [peer["name"] for peer in client.peers()] == ["pi-kitchen", "pi-attic", "pi-shed"]
+    assert client.peer()["self"] and client.peer("pi-attic")["name"] == "pi-attic"
+    assert client.drain()["draining"] and agent.backend.draining
+    assert client.drain(False)["draining"] is agent.backend.draining is False
+    assert client.forget("pi-shed")["name"] == "pi-shed"
+    assert client.label({"camera": "a b"})[-1] == client.labels()[-1]
+    assert client.labels()[-1] == {"name": "camera", "value": "a b", "source": "set"}
+    assert [label["name"] for label in client.label({}, ["camera"])] == ["room"]
     assert client.config()["name"]["value"] == "pi-kitchen"
     assert client.doctor()[0]["check"] == "clock"
     accepted = client.submit(spec("echo", "hi"), key="k")

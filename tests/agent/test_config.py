@@ -86,6 +86,14 @@ def test_a_client_asks_its_own_agent_or_the_systems(tmp_path: Path) -> None:
         ("[accept]\ntemperature_max_c = true", "allowed: 0 to 150"),
         ("[accept]\njob_timeout_max_s = 'soon'", "is not a duration"),
         ("labels = {a = 1.5}", "labels"),
+        ("labels = {arch = 'vax'}", "the label arch is the agent's own"),
+        ("[accept]\ntypes = ['cron']", "allowed: *, batch, ops, daemon, service"),
+        ("[accept]\ntypes = []", 'allowed: at least one; "*" is all of them'),
+        ("[accept]\nnamespaces = []", 'allowed: at least one; "*" is all of them'),
+        ("[accept]\nengines = ['java']", "allowed: *, process, docker, wasm"),
+        ("[accept]\nhours = ['night']", "'night' are no hours; allowed: from and to as"),
+        ("[accept]\nhours = ['06:00-06:00']", "for the whole day leave it out"),
+        ("[accept]\nmains_only = 'perhaps'", "allowed: true, false"),
         ("name = ", "not TOML"),
         ("data_dir = '/elsewhere'", "the file lies in another one"),
     ],
@@ -155,3 +163,13 @@ def test_offers_are_parts_of_the_device_or_amounts_of_it() -> None:
 def test_the_default_policy_is_the_protocols() -> None:
     assert Accept().policy() == PolicyConfig()
     assert Accept(authors=("x",)).policy().authors == ("x",)
+
+
+def test_what_the_owner_takes_is_read_from_file_variable_and_flag(tmp_path: Path) -> None:
+    toml = '[accept]\ntypes = ["batch", "ops"]\nhours = ["22:00-06:00", "12:00-13:00"]\n'
+    env = {"SHOAL_ACCEPT_MAINS_ONLY": "yes"}
+    found = loaded(tmp_path, toml, env, accept__engines=["process", "docker"])
+    accept = found.config.accept
+    assert (accept.types, accept.hours) == (("batch", "ops"), ("22:00-06:00", "12:00-13:00"))
+    assert accept.mains_only and accept.policy().mains_only
+    assert found.view()["accept.hours"]["value"] == ["22:00-06:00", "12:00-13:00"]

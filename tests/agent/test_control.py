@@ -505,6 +505,36 @@ async def test_a_failing_backend_is_a_500_and_a_log_line(tmp_path: Path, caplog:
         assert (await served.ask("GET", "/v1/status"))[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("target", "body", "said"),
+    [
+        ("/v1/peers/@self/drain", {}, "draining"),
+        ("/v1/peers/@self/drain", {"draining": "yes"}, "bool"),
+        ("/v1/peers/@self/drain", {"draining": True, "now": 1}, "now"),
+        ("/v1/labels", {"set": {"a": 1}}, "$.set"),
+        ("/v1/labels", {"unset": "a"}, "$.unset"),
+        ("/v1/labels", {"given": {}}, "given"),
+    ],
+)
+async def test_changes_of_a_device_are_checked_and_none_is_made(
+    tmp_path: Path, target: str, body: dict[str, Any], said: str
+) -> None:
+    async with serving(tmp_path) as served:
+        status, answer = await served.ask("POST", target, json.dumps(body).encode())
+        assert status == 400 and said in answer["error"], answer
+        assert not served.backend.draining and not served.backend.live
+
+
+async def test_who_changes_a_device_is_logged(tmp_path: Path, caplog: Any) -> None:
+    caplog.set_level("INFO")
+    async with serving(tmp_path) as served:
+        await served.ask("POST", "/v1/labels", b'{"set": {"a": "b"}, "unset": ["c"]}')
+        await served.ask("POST", "/v1/peers/@self/drain", b'{"draining": true}')
+        await served.ask("POST", "/v1/peers/pi-shed/forget")
+    for text in ("change of 2 labels", "draining on", "forgetting pi-shed"):
+        assert f"{text} asked for by uid {os.getuid()}" in caplog.text
+
+
 async def test_invitations_are_checked(tmp_path: Path) -> None:
     async with serving(tmp_path) as served:
         body = json.dumps({"expires_s": 60, "uses": 2, "labels": {"a": "b"}}).encode()

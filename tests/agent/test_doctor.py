@@ -14,6 +14,7 @@ from agent import doctor
 from agent.engines.task import TaskUser
 from agent.main import Agent
 from protocol.ids import PeerId
+from protocol.messages import Facts
 from tests.agent.whole import open_directory, running_agent
 
 OTHER = PeerId("12D3KooWJ8NCNvvnhYKZWTD5RYhDkNbfJcEnCnVF3GXRAKXuSTHD")
@@ -49,6 +50,19 @@ async def test_an_agent_that_is_not_root_says_what_a_task_may_do(data_dir: Path)
         assert "as root" in entry["fix"]
         agent.engine.user = TaskUser(1234, 1234)
         assert "user 1234" in checks(agent)["tasks"]["text"]
+
+
+async def test_a_device_that_takes_no_work_says_why(data_dir: Path) -> None:
+    async with running_agent(data_dir) as agent:
+        bidder = agent.driver.node.executor.bidder
+        bidder.facts = Facts(mains=0, battery_percent=50)
+        assert checks(agent)["work"]["ok"] is True
+        bidder.facts = Facts(mains=0, battery_percent=5)
+        entry = checks(agent)["work"]
+        assert entry["ok"] is None and "battery at 5 %" in entry["text"]
+        bidder.draining = True
+        entry = checks(agent)["work"]
+        assert entry["ok"] is None and entry["fix"] == "`shoal peer undrain`"
 
 
 async def test_a_clone_is_told_with_the_way_out(data_dir: Path) -> None:

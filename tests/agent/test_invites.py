@@ -146,6 +146,8 @@ async def test_an_expired_inviter_invites_nobody_if_the_time_is_known(house: Hou
         {"uses": 10_000},
         {"labels": {str(n): "" for n in range(99)}},
         {"labels": {"a": "x" * 999}},
+        {"labels": {"two words": "x"}},
+        {"labels": {"arch": "vax"}},
     ],
 )
 async def test_out_of_bounds_is_refused(house: House, options: dict[str, object]) -> None:

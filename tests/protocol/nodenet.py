@@ -20,6 +20,7 @@ from protocol.config import NodeConfig
 from protocol.coordination import Coordination
 from protocol.effects import (
     Bucket,
+    CheckTask,
     Dial,
     Effect,
     Gossip,
@@ -134,6 +135,7 @@ class Box:
     trusted: bool = True
     running: dict[ExecutionId, StartTask] = field(default_factory=dict)
     started: list[StartTask] = field(default_factory=list)
+    checked: list[ExecutionId] = field(default_factory=list)
     stopping: dict[ExecutionId, str] = field(default_factory=dict)
     ended: dict[ExecutionId, TaskEnded] = field(default_factory=dict)
     tells: list[Tell] = field(default_factory=list)
@@ -390,6 +392,8 @@ class NodeNet:
                 box.started.append(effect)
                 box.running[effect.execution] = effect
                 self.after(0.0, lambda: self._started(name, effect.execution))
+            case CheckTask():
+                box.checked.append(effect.execution)
             case StopTask():
                 box.stopping[effect.execution] = effect.reason
                 self.after(0.01, lambda: self._stopped(name, effect.execution))

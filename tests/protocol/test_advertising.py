@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -61,7 +62,7 @@ def test_the_first_advert_has_the_incarnation_of_this_life() -> None:
     assert own.deadline == inf
 
 
-def test_a_change_waits_for_the_period_and_raises_the_incarnation() -> None:
+def test_a_change_is_told_at_once_and_raises_the_incarnation() -> None:
     own = advertiser()
     own.boot()
     own.describe(FIRST)
@@ -69,9 +70,44 @@ def test_a_change_waits_for_the_period_and_raises_the_incarnation() -> None:
     own.describe(FIRST)
     assert own.deadline == inf, "no news"
     own.describe(SECOND)
-    assert own.deadline == 10.0 + CONFIG.advert_period_s
-    assert own.issue(own.deadline) == [saved(6)]
+    assert own.deadline <= 10.0
+    assert own.issue(10.5) == [saved(6)]
     assert told(own).addresses == SECOND.addresses and told(own).incarnation == 6
+    assert own.deadline == inf
+    own.describe(replace(SECOND, draining=True))
+    own.issue(11.0)
+    assert told(own).draining
+
+
+def test_what_flaps_is_told_three_times_and_then_once_a_period() -> None:
+    own = advertiser()
+    own.boot()
+    own.describe(FIRST)
+    own.issue(0.0)
+    issued: list[float] = []
+    now = 0.0
+    while now < 10 * CONFIG.advert_period_s:
+        own.describe(SECOND if own.described == FIRST else FIRST)
+        if own.deadline <= now:
+            own.issue(now)
+            issued.append(now)
+        now += 1.0
+    assert CONFIG.advert_burst == 3
+    assert issued == [0.0, 1.0, 2.0] + [CONFIG.advert_period_s * n for n in range(1, 10)]
+
+
+def test_who_was_quiet_for_a_while_may_change_three_times_again() -> None:
+    own = advertiser()
+    own.boot()
+    own.describe(FIRST)
+    own.issue(0.0)
+    quiet = 3 * CONFIG.advert_period_s + 2.0
+    for now in (0.0, 1.0, 2.0, quiet, quiet + 1.0, quiet + 2.0):
+        own.describe(SECOND if own.described == FIRST else FIRST)
+        assert own.deadline <= now
+        own.issue(now)
+    own.describe(SECOND if own.described == FIRST else FIRST)
+    assert own.deadline == quiet + CONFIG.advert_period_s
 
 
 def test_a_refutation_goes_above_what_is_said() -> None:

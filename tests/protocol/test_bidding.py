@@ -9,13 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from protocol.bidding import HOLDS_MAX, Bidder, resources_of, why_unfit
+from protocol.bidding import DRAINING, HOLDS_MAX, Bidder, resources_of, why_unfit
 from protocol.bounds import REASON_CHARS_MAX
 from protocol.clock import NEVER
 from protocol.config import AuctionConfig, PolicyConfig
 from protocol.errors import RemoteProtocolError
-from protocol.ids import JobId, PeerId, Revision
+from protocol.ids import JobId, PeerId, Revision, ShoalId
+from protocol.job import JobSpec
+from protocol.jobtype import JobType
 from protocol.messages import Announce, Bid, Facts, Refusal, Requirements
+from protocol.queueing import TURN_S
+from protocol.records import Certificate
 from protocol.resources import Resources
 
 CONFIG = AuctionConfig()
@@ -55,6 +59,7 @@ def announce(
         needs,
         500,
         priority,
+        "batch",
     )
 
 
@@ -197,6 +202,19 @@ def test_a_device_that_is_not_well_calls_nobody() -> None:
     device = bidder(temperature_mc=90_000)
     device.queue.join(A, JobId("x"), Resources(1), 0, 0.0)
     assert waiting(device) == []
+
+
+def test_a_turn_that_was_given_before_the_device_drained_ends_all_the_same() -> None:
+    device = bidder()
+    device.queue.join(A, JobId("x"), Resources(1), 0, 0.0)
+    assert waiting(device, 0.0) == ["x"]
+    device.draining = True
+    assert device.deadline == TURN_S
+    assert waiting(device, TURN_S) == [] and device.deadline == NEVER
+    device.queue.join(A, JobId("y"), Resources(1), 0, TURN_S)
+    assert waiting(device, TURN_S) == []
+    device.draining = False
+    assert waiting(device, TURN_S) == ["y"]
 
 
 def test_room_that_went_to_somebody_else_is_promised_to_nobody() -> None:
@@ -354,12 +372,15 @@ def test_no_constraint_ends_the_agent(
 @pytest.mark.parametrize(
     ("policy", "reason"),
     [
-        (PolicyConfig(authors=("friend",)), "listed authors"),
+        (PolicyConfig(authors=("friend",)), "jobs of author are not taken"),
         (PolicyConfig(namespaces=("lab",)), "namespace default is not taken"),
+        (PolicyConfig(types=("service",)), "batch jobs are not taken"),
+        (PolicyConfig(engines=("docker",)), "engine process is not taken"),
     ],
 )
 def test_the_owner_says_whose_jobs_it_takes(policy: PolicyConfig, reason: str) -> None:
-    assert reason in refuses(bidder(policy), announce()).reason
+    refusal = refuses(bidder(policy), announce())
+    assert reason in refusal.reason and refusal.final
 
 
 def test_the_owner_may_name_who_is_welcome() -> None:
@@ -367,15 +388,69 @@ def test_the_owner_may_name_who_is_welcome() -> None:
     bids(bidder(policy), announce())
 
 
+def test_a_name_is_the_one_in_the_authors_certificate() -> None:
+    policy = PolicyConfig(authors=("attic",), roles=("operate",))
+    device = bidder(policy)
+    assert "jobs of author are not taken" in refuses(device, announce()).reason
+    for roles, fits in ((("operate",), True), (("submit",), False)):
+        certificate = Certificate(
+            shoal=ShoalId("s"), peer=PeerId("author"), name="attic", roles=roles,
+            namespaces=("*",), issued_ms=0, expires_ms=1,
+        )  # fmt: skip
+        device.certificate_of = {PeerId("author"): certificate}.get
+        answer = device.on_announce(A, announce(int(fits)), 0.0)
+        assert isinstance(answer, Bid if fits else Refusal)
+
+
+def test_a_job_itself_is_looked_at_as_its_announcement_was() -> None:
+    job = JobSpec.from_plain(
+        {
+            "Name": "j",
+            "Type": "ops",
+            "Tasks": [{"Engine": {"Type": "process", "Params": {"Command": "x"}}}],
+        }
+    )
+    device = bidder(PolicyConfig(authors=("attic",), types=("ops",)))
+    author = PeerId("author")
+    assert device.unwelcome(job, author, ("submit",), "attic") == ""
+    assert "jobs of shed are not taken" in device.unwelcome(job, author, ("submit",), "shed")
+    assert "holds no role" in device.unwelcome(job, author, (), "attic")
+
+
+def test_a_draining_device_bids_for_nothing_until_it_is_well_again() -> None:
+    device = bidder()
+    device.draining = True
+    refusal = refuses(device, announce())
+    assert (refusal.reason, refusal.final) == (DRAINING, False)
+    assert device.drains(JobType.SERVICE) == DRAINING
+    assert device.drains(JobType.OPS) == device.drains(JobType.DAEMON) == ""
+    device.draining = False
+    bids(device, announce())
+
+
+def test_outside_its_hours_a_device_refuses_for_now() -> None:
+    device = bidder(PolicyConfig(hours=("22:00-06:00",)))
+    assert "does not know the time" in refuses(device, announce()).reason
+    device.minute = 12 * 60
+    refusal = refuses(device, announce())
+    assert "it is 12:00 here" in refusal.reason and not refusal.final
+    device.minute = 23 * 60
+    bids(device, announce())
+
+
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
-        ({"temperature_mc": 80_001}, "policy: 80 C is over temperature_max_c 80"),
-        ({"mains": 0, "battery_percent": 19}, "policy: battery at 19 % is under 20 %"),
+        ({"temperature_mc": 80_001}, "policy: 80 C is too hot ([accept] temperature_max_c = 80)"),
+        (
+            {"mains": 0, "battery_percent": 19},
+            "policy: battery at 19 % ([accept] battery_min_percent = 20)",
+        ),
     ],
 )
 def test_a_device_spares_itself(facts: dict[str, int], reason: str) -> None:
-    assert refuses(bidder(**facts), announce()).reason == reason
+    refusal = refuses(bidder(**facts), announce())
+    assert (refusal.reason, refusal.final) == (reason, False)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import pytest
 
 from protocol.clock import NEVER
 from protocol.config import NodeConfig, PolicyConfig, StandingConfig
 from protocol.effects import RemoveTask, Save, StartTask, StopTask
+from protocol.events import HealthChanged
 from protocol.execution import State
 from protocol.ids import ExecutionId, PeerId
 from protocol.job import JobSpec
@@ -97,8 +99,30 @@ def test_the_owners_policy_keeps_it_away() -> None:
     net.ran("a")
     net.run(0.5)
     assert net.on() == ["a"]
-    assert "listed authors" in net.daemons("b").unfit[net.id]
+    assert "jobs of a are not taken here" in net.daemons("b").unfit[net.id]
     assert "[accept] roles" in net.daemons("c").unfit[net.id]
+
+
+def test_an_author_may_be_listed_by_name_and_be_gone() -> None:
+    choosy = NodeConfig(policy=PolicyConfig(authors=("a",), types=("daemon",)))
+    net = DaemonNet("a", "b", configs={"b": choosy})
+    net.ran("a")
+    net.run(0.5)
+    assert net.on() == ["a", "b"]
+    net.kill("a", "b")
+    net.boxes["b"].running.clear()
+    net.boxes["b"].disk.pop("peer")
+    net.run(1.0)
+    net.boot("b")
+    assert net.on().count("b") == 1, "the name came with the job"
+
+
+def test_a_draining_device_keeps_its_daemons_and_starts_new_ones() -> None:
+    net = DaemonNet("a", "b")
+    net.handle("b", replace(net.boxes["b"].described, draining=True))
+    net.ran("a")
+    net.run(0.5)
+    assert net.on() == ["a", "b"], "there is nowhere else for them"
 
 
 def test_what_forbids_it_only_for_now_makes_it_wait() -> None:
@@ -107,7 +131,7 @@ def test_what_forbids_it_only_for_now_makes_it_wait() -> None:
     net.ran("a")
     net.run(30.0)
     assert net.on() == []
-    assert "over temperature_max_c" in net.daemon("a").waiting
+    assert "[accept] temperature_max_c" in net.daemon("a").waiting
     net.sample("a", temperature_mc=50_000)
     assert net.until(lambda: net.on() == ["a"]) < 13.0
     net.sample("a", temperature_mc=90_000)
@@ -407,6 +431,72 @@ def test_news_of_executions_that_are_none_of_its_own_is_left_to_others() -> None
     effects, others = net.daemons("a").boot((), net.clock("a"))
     assert others == []
     assert not any(isinstance(effect, StopTask | RemoveTask) for effect in effects)
+
+
+# ---- health
+
+CHECKED: dict[str, Plain] = {"Check": {"Tcp": "127.0.0.1:80"}}
+
+
+def reason(net: DaemonNet) -> str:
+    (view,) = net["a"].steward.views("", 1, True, net.clock("a"))
+    parts = cast("list[dict[str, Plain]]", view["parts"])
+    return str(parts[0]["reason"])
+
+
+def test_what_runs_is_checked_and_not_well_before_it_passed() -> None:
+    net = DaemonNet("a")
+    net.ran("a", daemon(**CHECKED))
+    net.run(0.5)
+    execution = net.execution("a")
+    assert net.boxes["a"].checked == [execution]
+    assert net.daemon("a").healthy_at == NEVER
+    assert reason(net) == "its checks have not passed yet"
+    net.handle("a", HealthChanged(execution, True))
+    assert net.daemon("a").healthy_at == net.now + 10
+    assert reason(net) == ""
+
+
+def test_what_is_unwell_is_started_again_with_a_pause() -> None:
+    net = DaemonNet("a")
+    net.ran("a", daemon(**CHECKED))
+    net.run(0.5)
+    first = net.execution("a")
+    net.handle("a", HealthChanged(first, True))
+    effects = net.handle("a", HealthChanged(first, False, "no answer within 5 s"))
+    assert StopTask(first, "unhealthy: no answer within 5 s") in effects
+    assert net.handle("a", HealthChanged(first, False, "again")) == []
+    net.run(0.1)
+    assert net.on() == []
+    assert "unhealthy: no answer within 5 s" in reason(net)
+    assert net.until(lambda: net.on() == ["a"]) > 0.5
+    assert net.execution("a") != first
+    assert net.handle("a", HealthChanged(first, False, "late")) == []
+    assert [tell.text for tell in net.told("a", "daemon.unhealthy")] == [
+        "collect is unhealthy: no answer within 5 s"
+    ]
+
+
+def test_what_is_adopted_is_checked_again() -> None:
+    net = DaemonNet("a")
+    net.ran("a", daemon(**CHECKED))
+    net.run(0.5)
+    net.kill("a")
+    net.boot("a")
+    assert net.boxes["a"].checked == [net.execution("a")] * 2
+
+
+def test_a_revision_whose_checks_never_pass_is_gone_back_from() -> None:
+    net = DaemonNet("a")
+    net.ran("a", daemon(**FAST))
+    net.run(3.0)
+    net.ran("a", daemon(**FAST, **CHECKED))
+    net.run(20.0)  # it runs all the while: that alone is not enough
+    assert net.daemon("a").now.spec.check is not None
+    net.handle("a", HealthChanged(net.execution("a"), False, "refused"))
+    net.run(1.0)
+    assert net.daemon("a").now.spec.check is None
+    assert "back to the one before" in net.told("a", "daemon.rolled-back")[0].text
 
 
 # ---- updates

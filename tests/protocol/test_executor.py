@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.bidding import Bidder
+from protocol.bidding import DRAINING, Bidder
 from protocol.clock import NEVER, Now
 from protocol.config import AuctionConfig, CoordinationConfig, PolicyConfig, StandingConfig
 from protocol.effects import Bucket, Effect, RemoveTask, Save, Send, StartTask, StopTask, Tell
@@ -134,6 +134,10 @@ class Device:
 
 def device(book: Book | None = None, policy: PolicyConfig | None = None) -> Device:
     return Device(book or Book(job_spec(Count=3)), policy)
+
+
+def _offers(send: Send) -> bool:
+    return isinstance(send.message, ResultOffer)
 
 
 def running(book: Book | None = None, now: float = 0.0) -> Device:
@@ -276,9 +280,17 @@ def declines(it: Device, of: Fence = FIRST) -> str:
 @pytest.mark.parametrize(
     ("book", "policy", "reason"),
     [
-        (Book(), PolicyConfig(roles=("operate",)), "holds none of operate"),
-        (Book(), PolicyConfig(authors=("friend",)), "listed authors"),
+        (Book(), PolicyConfig(roles=("operate",)), "its author holds no role"),
+        (Book(), PolicyConfig(authors=("friend",)), "jobs of author are not taken"),
         (Book(), PolicyConfig(namespaces=("lab",)), "namespace default is not taken"),
+        (Book(), PolicyConfig(types=("service",)), "batch jobs are not taken"),
+        (Book(), PolicyConfig(engines=("docker",)), "engine process is not taken"),
+        (Book(), PolicyConfig(hours=("22:00-06:00",)), "does not know the time"),
+        (
+            Book(task_spec(Timeouts={"ExecutionTimeout": "2h"})),
+            PolicyConfig(job_timeout_max_s=3600),
+            "a timeout of 2h is over 1h",
+        ),
         (
             Book(job_spec(Constraints=[{"Key": "arch", "Operator": "=", "Values": ["x"]}])),
             PolicyConfig(),
@@ -302,6 +314,17 @@ def test_an_engine_that_is_not_here_runs_nothing() -> None:
 def test_the_owner_may_welcome_any_role() -> None:
     it = device(policy=PolicyConfig(roles=()))
     assert len(it.award()) == 2
+
+
+def test_a_draining_device_declines_what_it_bid_for_and_keeps_what_runs() -> None:
+    it = running()
+    it.executor.bidder.draining = True
+    (send,) = it.award(FIRST, 1)
+    assert isinstance(send, Send) and isinstance(send.message, Declined)
+    assert send.message.reason == DRAINING
+    assert it.award() == [Send(A, Accepted(it.book.id, 0, FIRST))], "it runs already"
+    it.executor.bidder.draining = False
+    assert isinstance(it.award(FIRST, 1)[1], StartTask)
 
 
 def test_a_forged_award_starts_nothing() -> None:
@@ -445,6 +468,33 @@ def test_a_start_counts_once_and_only_for_what_starts() -> None:
     assert isinstance(tell, Tell)
     assert it.executor.on_started(it.key(), at(9.0)) == []
     assert it.executor.executions[it.key()].started_ms == at(4.0).wall_ms
+
+
+def test_what_the_engine_swallows_is_given_up_and_stopped_should_it_start_after_all() -> None:
+    it = device(Book())
+    it.award()
+    late = CONFIG.start_max_s
+    assert StopTask(it.key(), "") not in it.pass_(late - 1)
+    effects = it.pass_(late)
+    _, result = offered([e for e in effects if isinstance(e, Send) and _offers(e)])
+    assert (result.verdict, result.reason) == (
+        Verdict.FAULT,
+        f"the device did not start it within {late:.0f} s",
+    )
+    assert any(isinstance(effect, StopTask) for effect in effects)
+    assert (it.state(), it.used) == (State.FAILED, Resources())
+    assert it.executor.on_started(it.key(), at(late + 1)) == [
+        StopTask(it.key(), "it started too late")
+    ]
+
+
+def test_what_was_withdrawn_and_never_started_is_no_longer_waited_for() -> None:
+    it = device(Book())
+    it.award()
+    it.does(it.executor.on_withdraw(A, Withdraw(it.book.id, 0, SECOND, "not wanted"), at(0.0)))
+    effects = it.pass_(CONFIG.start_max_s)
+    assert [type(effect) for effect in effects if not isinstance(effect, Send)] == [StopTask]
+    assert (it.state(), it.used) == (State.STOPPED, Resources())
 
 
 def test_what_could_not_start_is_a_fault_not_a_failure() -> None:

@@ -31,7 +31,7 @@ def awarded() -> NodeNet:
     net = NodeNet("a", "b", "c")
     net.drop = lambda sender, to, message: isinstance(message, Award)
     net.submit("a", SPEC)
-    net.run(0.2)
+    net.run(0.4)  # past the later standby, within half of what an award is given
     net.send("b", "a", Accepted(net.job(), 0, FIRST))
     return net
 

@@ -66,16 +66,54 @@ def test_the_incarnation_is_saved_before_the_first_advert() -> None:
     assert isinstance(record, Advert) and record.incarnation == 7
 
 
-def test_an_advert_is_pushed_to_the_connected_at_most_once_a_period(me: OnePeer) -> None:
+def test_a_change_of_ourselves_is_pushed_to_the_connected_at_once(me: OnePeer) -> None:
     me.connect("a", "b")
     changed = SelfDescribed(DESCRIBED.addresses, {"zone": "cellar"}, 4000, 1, 1)
     assert me.membership.describe(DESCRIBED, me.clock) == []
-    assert me.membership.describe(changed, me.clock) == []
-    effects = me.until(me.now + LAN.advert_period_s, ("a", "b"))
+    effects = me.membership.describe(changed, me.clock)
     (advert,) = [data for data in gossiped(effects) if b"cellar" in data]
     assert Send(PeerId("a"), Rumours((advert,))) in effects
     assert Send(PeerId("b"), Rumours((advert,))) in effects
     assert loads(rows(effects)[0][2] or b"") == 2
+
+
+def test_a_fourth_change_waits_until_the_period_is_over(me: OnePeer) -> None:
+    me.connect("a", "b")
+    for number in range(3):
+        changed = SelfDescribed((), {"turn": str(number)}, 1, 1, 1)
+        assert gossiped(me.membership.describe(changed, me.clock))
+    assert me.membership.describe(SelfDescribed((), {"turn": "last"}, 1, 1, 1), me.clock) == []
+    early = me.until(me.now + LAN.advert_period_s - 1.0, ("a", "b"))
+    assert not [data for data in gossiped(early) if b"last" in data]
+    effects = me.until(me.now + 1.0, ("a", "b"))
+    assert [data for data in gossiped(effects) if b"last" in data]
+
+
+def test_other_labels_of_a_peer_are_news_and_other_addresses_are_none(me: OnePeer) -> None:
+    me.connect("a")
+    me.drain()
+    me.hears("a", me.advert("a", 2))
+    assert me.drain() == []
+    me.hears("a", me.advert("a", 3, cpu_m=2000))
+    assert me.drain() == [("a", State.ALIVE, State.ALIVE)]
+
+
+def test_a_peer_that_is_gone_can_be_forgotten_and_is_met_anew(me: OnePeer) -> None:
+    me.connect("a", "b")
+    for name, said in (("a", "a is alive"), ("nobody", "no such peer")):
+        refusal, effects = me.membership.forget(PeerId(name), me.clock)
+        assert refusal.startswith(said) and effects == []
+    me.hears("a", me.departure("a", until_s=me.now + 60.0))
+    me.membership.disconnected(PeerId("a"), False, me.clock)
+    assert me.membership.forget(PeerId("a"), me.clock)[0].startswith("a restarts")
+    me.membership.disconnected(PeerId("b"), True, me.clock)
+    assert me.state("b") is State.DEAD
+    refusal, effects = me.membership.forget(PeerId("b"), me.clock)
+    assert refusal == "" and rows(effects) == [("peer", "b", None)]
+    assert [e for e in effects if isinstance(e, Dial)] == [Dial(PeerId("b"), ())]
+    assert me.membership.peer(PeerId("b")) is None
+    me.connect("b")
+    assert me.state("b") is State.ALIVE
 
 
 def test_whom_the_disk_remembers_is_dialled_and_not_taken_for_alive(me: OnePeer) -> None:

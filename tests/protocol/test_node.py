@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from math import inf
 from random import Random
@@ -11,10 +12,12 @@ import pytest
 from msgspec import Struct, inspect
 
 from protocol.bounds import INT_MAX
-from protocol.config import CoordinationConfig, MembershipConfig, NodeConfig
+from protocol.config import CoordinationConfig, MembershipConfig, NodeConfig, PolicyConfig
 from protocol.effects import RemoveTask, Save, Send, Tell
 from protocol.events import (
     Booted,
+    FactsSampled,
+    ForgetRequested,
     FrameReceived,
     GossipReceived,
     LoopLagged,
@@ -25,7 +28,7 @@ from protocol.events import (
     TaskStarted,
 )
 from protocol.ids import ExecutionId, JobId, PeerId
-from protocol.messages import Announce, JobQuery, Message, Ping, Rumours, SyncRoot
+from protocol.messages import Announce, Facts, JobQuery, Message, Ping, Rumours, SyncRoot
 from protocol.node import SWEEP_S, Node
 from protocol.records import Fence, Role, Verdict
 from protocol.resources import Resources
@@ -98,6 +101,91 @@ def test_what_a_device_offers_may_change() -> None:
     net.handle("a", SelfDescribed((), {"zone": "attic"}, 100, 1 << 20, 0))
     assert net["a"].executor.bidder.capacity == Resources(100, 1 << 20, 0, 0)
     assert net["a"].executor.bidder.labels == {"zone": "attic"}
+
+
+def test_a_change_of_labels_is_acted_on_within_seconds() -> None:
+    """A job that nobody fits waits longer and longer, but not when somebody changes."""
+    net = NodeNet("a", "b")
+    net.submit("a", batch(on=["kitchen"], task=queue(3600)))
+    net.run(120.0)
+    assert net.executors() == []
+    described = net.boxes["b"].described
+    net.handle("b", dataclasses.replace(described, labels={"name": "kitchen"}))
+    assert net.until(lambda: net.executors() == ["b"]) < 2.0
+    net.submit("a", batch(on=["attic"], task=queue(3600)), "other")
+    net.run(120.0)
+    own = dataclasses.replace(net.boxes["a"].described, labels={"name": "attic"})
+    net.handle("a", own)
+    assert net.until(lambda: net.executors(job=net.job("other")) == ["a"]) < 2.0
+
+
+def test_a_draining_device_is_not_asked_and_what_runs_there_ends_there() -> None:
+    net = NodeNet("a", "b")
+    net.submit("a", batch(on=["b"]))
+    net.run(0.5)
+    drained = dataclasses.replace(net.boxes["b"].described, draining=True)
+    net.handle("b", drained)
+    assert [tell.text for tell in net.told("b", "self.draining")] == [
+        "draining: what runs here ends by itself"
+    ]
+    net.run(0.5)
+    net.submit("a", batch(on=["b"], task=queue(3600)), "late")
+    net.run(5.0)
+    assert net.executors(job=net.job("late")) == []
+    (tell,) = [tell for tell in net.told("a", "job.waiting") if tell.job == net.job("late")]
+    assert tell.text.startswith("waiting: b: draining: it takes no new work; a: label name")
+    net.end("b")
+    net.run(0.5)
+    assert net.told("a", "job.completed")
+    net.handle("b", dataclasses.replace(drained, draining=False))
+    assert net.told("b", "self.undrained")
+    assert net.until(lambda: net.executors(job=net.job("late")) == ["b"]) < 2.0
+
+
+def test_a_device_that_drains_sends_its_own_jobs_elsewhere() -> None:
+    net = NodeNet("a", "b")
+    net.handle("a", dataclasses.replace(net.boxes["a"].described, draining=True))
+    net.submit("a", batch())
+    net.run(0.5)
+    assert net.executor() == "b"
+
+
+def test_an_owner_may_name_authors_by_their_certificates() -> None:
+    choosy = NodeConfig(policy=PolicyConfig(authors=("a",)))
+    net = NodeNet("a", "b", "c", configs={"b": choosy})
+    net.submit("a", batch(on=["b"]))
+    net.submit("c", batch(on=["b"], task=queue(60)), "other")
+    net.run(0.5)
+    assert net.executor() == "b"
+    assert net.executors(job=net.job("other")) == []
+    assert "jobs of c are not taken here" in net.told("c", "job.waiting")[0].text
+
+
+def test_the_time_of_day_is_that_of_the_device() -> None:
+    hour = int(NodeNet("x").clock("x").wall) // 3600 % 24
+    hours = f"{hour:02}:00-{hour:02}:59"
+    config = NodeConfig(policy=PolicyConfig(hours=(hours,)))
+    net = NodeNet("a", configs={"a": config})
+    bidder = net["a"].executor.bidder
+    assert bidder.unwell() == ""
+    net.handle("a", FactsSampled(Facts(), utc_offset_s=-12 * 3600))
+    assert "([accept] hours" in bidder.unwell()
+    net.boxes["a"].trusted = False
+    net.handle("a", FactsSampled(Facts()))
+    assert "does not know the time" in bidder.unwell()
+
+
+def test_a_peer_is_forgotten_on_request_once_it_is_gone() -> None:
+    net = NodeNet("a", "b")
+    net.handle("a", ForgetRequested(1, PeerId("b")))
+    assert net.reply("a", 1).error == "b is alive: only a peer that is gone can be forgotten"
+    net.kill("b")
+    net.run(1.0)
+    net.handle("a", ForgetRequested(2, PeerId("b")))
+    assert net.reply("a", 2).value == {"peer": "b", "name": "b"}
+    assert [tell.text for tell in net.told("a", "peer.forgotten")] == ["b is remembered no longer"]
+    assert "b" not in net.boxes["a"].disk["peer"]
+    assert net["a"].membership.peers() == []
 
 
 def test_a_shutdown_is_told_to_the_others() -> None:

@@ -219,6 +219,8 @@ def test_a_peer_as_it_is_known() -> None:
     net = NodeNet("a", "b")
     me, other = net["a"].peer_views(net.clock("a"))
     assert (me["id"], me["self"], me["state"], me["connected"]) == ("a", True, "alive", True)
+    assert me["incarnation"] == net["a"].membership.incarnation > 0
+    assert me["draining"] is other["draining"] is False
     assert (other["id"], other["self"], other["state"], other["name"]) == ("b", False, "alive", "b")
     assert other["roles"] == ["compute", "submit"]
     assert (other["labels"], other["cpu_m"], other["engines"]) == ({"name": "b"}, 4000, ["process"])
@@ -231,7 +233,7 @@ def test_a_peer_as_it_is_known() -> None:
 def test_a_peer_of_which_next_to_nothing_is_known() -> None:
     view = peer_view(Peer(PeerId("somebody"), State.UNHEARD, 200.0), at(100.0))
     assert (view["name"], view["roles"], view["since_s"]) == ("somebody", [], 0)
-    assert (view["addresses"], view["version"]) == ([], "")
+    assert (view["addresses"], view["version"], view["draining"]) == ([], "", False)
     keyring = Book().keyring("a")
     own = own_view(None, "me", keyring, ("submit",))
     assert (own["id"], own["name"], own["incarnation"], own["engines"]) == ("a", "me", 0, [])

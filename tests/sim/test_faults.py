@@ -52,6 +52,7 @@ def test_whatever_goes_wrong_is_whole_again_in_the_end() -> None:
         untrusted=True,
         save_failures=0.01,
         start_failures=0.1,
+        moods=6,
     )
     lines: list[str] = []
     world = build("lab", 8, Random(1), Trace(lines.append))
@@ -59,7 +60,9 @@ def test_whatever_goes_wrong_is_whole_again_in_the_end() -> None:
     world.heap.run(HEAL_S + 5.0)
     buried = [device for device in world.devices if device.buried]
     assert len(buried) == 1
+    world.heap.run(HEAL_S + 20.0)
     for device in world.devices:
+        assert not device.described.draining and device.described.labels["zone"] != "lost"
         assert device.responsive == (not device.buried)
         assert device.slowness == 0.0
         for other in world.devices:

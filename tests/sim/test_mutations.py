@@ -25,10 +25,10 @@ from protocol.messages import JobSync
 from protocol.node import Node
 from protocol.placement import Placement
 from protocol.records import Acceptance, Assignment, Fence, Keyring
-from protocol.sim import run as run_module
 from protocol.sim.faults import Faults
 from protocol.sim.network import Conditions
 from protocol.sim.run import Options, run
+from protocol.sim.scenarios import MIXED, SCENARIOS
 from protocol.succession import Succession
 from protocol.wire import Sealed
 
@@ -44,6 +44,7 @@ class Mutation:
     plant: Callable[[Patch], None]
     found: str  # a pattern of the violation
     faults: Faults | None = None  # drawn from each seed where none are given
+    scenario: str = MIXED
 
 
 def _stale_fence(patch: Patch) -> None:
@@ -109,10 +110,8 @@ def _forgotten_lease(patch: Patch) -> None:
 
 def _short_lease(patch: Patch) -> None:
     """A lease ends before it can be renewed."""
-    short = CoordinationConfig(lease_s=1.0)
-    patch.setattr(
-        run_module, "NodeConfig", lambda: replace(NodeConfig(), coordination=short), raising=True
-    )
+    short = NodeConfig(coordination=CoordinationConfig(lease_s=1.0))
+    patch.setitem(SCENARIOS, MIXED, replace(SCENARIOS[MIXED], config=short))
 
 
 def _last_result_wins(patch: Patch) -> None:
@@ -185,7 +184,7 @@ def _kept_holds(patch: Patch) -> None:
 def _overbooking(patch: Patch) -> None:
     """A bidder offers what it has promised to others."""
 
-    def room(self: Bidder, each: object) -> int:
+    def room(self: Bidder, each: object, ahead: object = ()) -> int:
         return 4
 
     patch.setattr(Bidder, "_room", room)
@@ -228,6 +227,11 @@ def _blind_adoption(patch: Patch) -> None:
     patch.setattr(Executor, "_adopt", lambda self, execution, task, now: [])
 
 
+def _hung_starts(patch: Patch) -> None:
+    """What the engine swallows is waited for, for ever."""
+    patch.setattr(Executor, "_never_started", lambda self, execution, now: [])
+
+
 LATE = Faults(conditions=Conditions(reorder=0.4, duplicate=0.2), crashes=4)  # awards come late
 
 MUTATIONS = (
@@ -250,6 +254,7 @@ MUTATIONS = (
     Mutation("no takeover", _no_takeover, "has not ended"),
     Mutation("no anti-entropy", _no_anti_entropy, "differs|has not ended"),
     Mutation("garbage raises", _raising, "the node broke"),
+    Mutation("hung starts", _hung_starts, "for ever|has not ended", scenario="black-holes"),
     Mutation("tasks not adopted", _blind_adoption, "is (starting|running)|still|has not ended"),
 )
 
@@ -259,7 +264,9 @@ def test_a_planted_bug_is_found(mutation: Mutation, monkeypatch: Patch) -> None:
     mutation.plant(monkeypatch)
     texts = []
     for seed in range(SEEDS):
-        for violation in run(seed, Options(faults=mutation.faults)).violations:
+        for violation in run(
+            seed, Options(faults=mutation.faults, scenario=mutation.scenario)
+        ).violations:
             if re.search(mutation.found, violation.text):
                 return
             texts.append(str(violation))

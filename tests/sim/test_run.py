@@ -1,6 +1,7 @@
 """Whole runs: no promise is broken, and the same seed is the same run."""
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -76,6 +77,15 @@ def test_everything_at_once(seed: int) -> None:
     assert [str(violation) for violation in outcome.violations] == []
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_devices_that_drain_and_change_their_labels_break_no_promise(seed: int) -> None:
+    """Where nobody is lost, each slot still starts once: what runs there ends there."""
+    outcome = run(seed, Options(faults=Faults(moods=12)))
+    assert [str(violation) for violation in outcome.violations] == []
+    outcome = run(seed, Options(faults=Faults(moods=12, crashes=4, power_cuts=2, partitions=1)))
+    assert [str(violation) for violation in outcome.violations] == []
+
+
 def test_a_run_is_a_function_of_its_seed() -> None:
     lines: list[str] = []
     first, again = run(7, Options(peers=5)), run(7, Options(peers=5), lines.append)
@@ -109,11 +119,28 @@ def _digest(hashseed: str) -> str:
 def test_a_violation_is_printed_with_its_seed_and_fails_the_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    report = runpy.run_path(str(ROOT / "scripts" / "simulate.py"))["report"]
-    outcome = run(3, Options(peers=3, jobs=1))
-    assert report([outcome], Options(peers=3), 1.0) == 0
+    script = runpy.run_path(str(ROOT / "scripts" / "simulate.py"))
+    report, plan = script["report"], script["Plan"](3, 1, "mixed")
+    outcome = plan(3)
+    assert report([outcome], plan, 1.0) == 0
     broken = replace(outcome, violations=(Violation(3, 3, 1.5, 2, "it broke"),))
-    assert report([broken], Options(peers=3), 1.0) == 1
+    assert report([broken], plan, 1.0) == 1
+    other = replace(outcome, scenario="noise")
+    assert report([broken, other], plan, 1.0) == 1
     printed = capsys.readouterr().out
     assert "seed 3 peers 3 t=1.5000 node 2: it broke" in printed
     assert "violations 1" in printed
+    assert re.search(r"^mixed +1 .* 1$", printed, re.MULTILINE)
+    assert re.search(r"^all +2 .* 1$", printed, re.MULTILINE)
+
+
+def test_a_soak_goes_on_for_its_time_and_says_how_to_replay() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "simulate.py"), "--soak", "1s"]
+    command += ["--peers", "3", "--jobs", "1", "--scenario", "clean"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "violations 0" in done.stdout
+    wrong = subprocess.run(
+        [*command[:2], "--soak", "soon"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert wrong.returncode == 2
+    assert "'soon' is no duration: write 90s, 15m or 1h" in wrong.stderr

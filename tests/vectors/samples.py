@@ -316,6 +316,7 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
             ),
             500,
             50,
+            "batch",
         ),
         Bid(9, 731, 1, 5000, Facts(3100, 2 << 30, 9 << 30, 220, 1, 1, 48_250, 87, 0)),
         Refusal(9, "label arch: wanted one of amd64, arm64, found 'riscv64'", True),

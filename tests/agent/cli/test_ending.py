@@ -1,5 +1,7 @@
 """Commands that end jobs, `shoal job stop|delete`, and how a standing job is shown."""
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -30,10 +32,18 @@ def part(name: str, state: str = "running", **more: Any) -> dict[str, Any]:
     }
 
 
+def until(holds: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.005)
+
+
 def daemon(agent: MemoryAgent, shoal: Shoal, *parts: dict[str, Any]) -> str:
     """A job that is shown as a daemon with these parts."""
     job = shoal("run", "-d", "--name", "collect", "--", "wait").out.strip()
     view = agent.backend.views[job]
+    until(lambda: view["state"] == "running")  # nothing of it changes by itself any more
     here = [each for each in parts if each["state"] != "absent"]
     view |= {
         "type": "daemon",

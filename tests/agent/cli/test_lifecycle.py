@@ -41,6 +41,8 @@ def test_init_for_people_names_the_backup_and_what_is_next(shoal: Shoal, tmp_pat
     [
         (("init", "no spaces"), 1, "the shoal's name"),
         (("init", "home", "--label", "novalue"), 2, "--label: allowed: name=value"),
+        (("init", "home", "--label", "arch=vax"), 2, "--label: the label arch is the agent's own"),
+        (("invite", "--label", "device.x=y"), 2, "--label: the label device.x is the agent's own"),
         (("init", "home", "--passphrase-file", "absent"), 2, "--passphrase-file absent"),
         (("invite", "--expires", "soon"), 2, "--expires: 'soon' is not a duration"),
     ],

@@ -10,7 +10,12 @@ import pytest
 from agent.cli import units
 from agent.cli.why import what_would_fit
 from agent.jobfile import load_tree
+from protocol.bidding import DRAINING
+from protocol.config import PolicyConfig
 from protocol.constraints import Constraint, Operator
+from protocol.ids import PeerId
+from protocol.messages import Facts
+from protocol.policy import Asked, misfit, unwell
 from protocol.resources import Resources
 from tests.agent.cli.conftest import Shoal
 from tests.agent.cli.terminal import Terminal
@@ -23,7 +28,7 @@ def test_peers_are_a_table_for_people_and_a_list_for_programs(
     lines = shoal("peers").out.splitlines()
     assert lines[0].split()[:5] == ["NAME", "PEER", "STATE", "SINCE", "CPU"]
     assert lines[1].startswith("pi-kitchen  …")  # this device first, names before ids
-    assert "this device" in lines[1] and "2.0 GiB" in lines[1] and "room=kitchen" in lines[1]
+    assert "this device" in lines[1] and "2.0 GiB" in lines[1]
     assert "dead (refused twice)" in lines[3] and "1 m 15 s" in lines[3]
     assert len({line.index("1 m 15 s") for line in lines[1:]}) == 1  # aligned
     assert len(shoal("peers", "--json").json["peers"]) == 3
@@ -116,10 +121,41 @@ def test_what_would_fit_reads_the_protocols_own_sentences() -> None:
         )
         if reason is not None:
             assert "constraint" in hint(reason), reason
-    assert "cooled" in hint("policy: 85 C is over temperature_max_c 80")
-    assert "accept.namespaces" in hint("policy: namespace lab is not taken ([accept] namespaces)")
+    assert hint(DRAINING) == "fits once its owner runs `shoal peer undrain` there"
     assert hint("something new") == "" and hint(None) == ""
     assert what_would_fit({"answer": "bid", "reason": ""}) == ""
+    assert "undrain" in what_would_fit({"answer": "bid", "reason": f"declined: {DRAINING}"})
+
+
+ASKED = Asked("batch", "process", "default", PeerId("p"), "attic", ("submit",), 90)
+
+
+@pytest.mark.parametrize(
+    ("policy", "facts", "hint"),
+    [
+        (PolicyConfig(types=("ops", "service")), {}, 'fits as a job of type "ops", "service"'),
+        (PolicyConfig(engines=("docker",)), {}, 'fits with engine "docker"'),
+        (PolicyConfig(namespaces=("lab",)), {}, 'fits in namespace "lab"'),
+        (PolicyConfig(authors=("x",)), {}, "fits from a device its owner trusts"),
+        (PolicyConfig(roles=("operate",)), {}, 'fits from a device with role "operate"'),
+        (PolicyConfig(job_timeout_max_s=60), {}, "fits with --timeout 60 or less"),
+        (PolicyConfig(), {"temperature_mc": 90_000}, "fits once it has cooled"),
+        (PolicyConfig(mains_only=True), {"mains": 0}, "fits once it is on mains power again"),
+        (PolicyConfig(), {"mains": 0, "battery_percent": 5}, "fits once it is charged to 20 %"),
+        (PolicyConfig(hours=("22:00-06:00",)), {}, 'fits within its hours: "22:00-06:00"'),
+    ],
+)
+def test_every_line_of_the_owners_policy_says_what_would_fit(
+    policy: PolicyConfig, facts: dict[str, int], hint: str
+) -> None:
+    reason = misfit(policy, ASKED) or unwell(policy, Facts(**facts), 12 * 60)
+    assert what_would_fit({"answer": "refused", "reason": reason}).startswith(hint)
+
+
+def test_a_device_that_does_not_know_the_time_fits_once_it_does() -> None:
+    reason = unwell(PolicyConfig(hours=("22:00-06:00",)), Facts(), -1)
+    hint = what_would_fit({"answer": "refused", "reason": reason})
+    assert hint == "fits once it has the time from a network, within its hours"
 
 
 def test_logs_by_slot_stream_and_tail(agent: MemoryAgent, shoal: Shoal) -> None:

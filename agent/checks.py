@@ -1,0 +1,124 @@
+"""Checks: whether what runs is well, found out by asking it, again and again until it ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from agent.engines.process import ProcessEngine
+from protocol.check import CheckSpec, split_address
+from protocol.effects import CheckTask
+from protocol.events import HealthChanged
+from protocol.ids import ExecutionId
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+FIRST_S: Final = 1.0  # the first check comes soon, so that what is well is known to be so early
+REASON_CHARS_MAX: Final = 200
+REQUESTS_MAX: Final = 4  # threads that wait for web pages at one time
+_log = logging.getLogger("shoal.checks")
+
+
+class Checks:
+    """One task for each execution that has a check. Nothing that a check does raises here."""
+
+    def __init__(self, engine: ProcessEngine, post: Callable[[HealthChanged], None]) -> None:
+        self._engine = engine
+        self._post = post
+        self._nursery: trio.Nursery | None = None
+        self._watched: set[ExecutionId] = set()
+        self._limiter = trio.CapacityLimiter(REQUESTS_MAX)
+        self._rng = Random()
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    def watch(self, effect: CheckTask) -> None:
+        """Ordered twice, it is watched once."""
+        assert self._nursery is not None
+        if effect.execution not in self._watched:
+            self._watched.add(effect.execution)
+            self._nursery.start_soon(self._watch, effect.execution, effect.check)
+
+    async def _watch(self, execution: ExecutionId, check: CheckSpec) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._ask, execution, check)
+            try:
+                await self._engine.wait(execution)
+            except (KeyError, ValueError, OSError) as error:  # it is gone: others tell of that
+                _log.debug("checking %s: %s", execution, error)
+            nursery.cancel_scope.cancel()
+        self._watched.discard(execution)
+
+    async def _ask(self, execution: ExecutionId, check: CheckSpec) -> None:
+        failures, well = 0, None
+        await trio.sleep(min(FIRST_S, check.every_s))
+        while True:
+            reason = await self._fails(execution, check)
+            failures = failures + 1 if reason else 0
+            if not reason and well is not True:
+                well = True
+                self._post(HealthChanged(execution, True))
+            elif failures >= check.failures and well is not False:
+                well = False
+                self._post(HealthChanged(execution, False, reason[:REASON_CHARS_MAX]))
+            await trio.sleep(check.every_s * self._rng.uniform(0.9, 1.1))
+
+    async def _fails(self, execution: ExecutionId, check: CheckSpec) -> str:
+        """Why the check does not pass; empty where it does."""
+        try:
+            with trio.fail_after(check.timeout_s):
+                if check.command:
+                    return await self._run(execution, check.command)
+                if check.address:
+                    return await _connect(check.address)
+                return await self._fetch(check.url, check.timeout_s)
+        except trio.TooSlowError:
+            return f"no answer within {check.timeout_s} s"
+        except Exception as error:  # a device without memory, a name that does not resolve, ...
+            return str(error) or type(error).__name__
+
+    async def _run(self, execution: ExecutionId, command: tuple[str, ...]) -> str:
+        code, said = await self._engine.run_beside(execution, command)
+        if code == 0:
+            return ""
+        return f"{command[0]} ended with exit code {code}{f': {said}' if said else ''}"
+
+    async def _fetch(self, url: str, timeout_s: float) -> str:
+        # It ends by itself, at its own timeout: a thread cannot be cancelled.
+        return await trio.to_thread.run_sync(_fetch, url, timeout_s, limiter=self._limiter)
+
+
+async def _connect(address: str) -> str:
+    host, port = split_address(address)
+    try:
+        stream = await trio.open_tcp_stream(host, port)
+    except OSError as error:
+        return f"{address}: {error.strerror or error}"
+    await stream.aclose()
+    return ""
+
+
+def _fetch(url: str, timeout_s: float) -> str:
+    import urllib.error  # a megabyte that few devices need
+    import urllib.request
+
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=timeout_s) as answer:
+            answer.read(1)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return f"{url} answers {error.code} {error.reason}"
+    except urllib.error.URLError as error:
+        return f"{url}: {error.reason}"
+    return ""

@@ -1,0 +1,72 @@
+"""Commands beside a running task: as its user, in its directory, with its environment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from agent.engines.supervisor import spec_fields
+from agent.engines.task import TaskUser
+
+OUTPUT_BYTES_MAX = 4096  # its last words are all that is told
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where and as whom."""
+
+    directory: Path
+    environment: dict[str, str]
+    user: TaskUser | None
+
+    @classmethod
+    def of(cls, spec: bytes, work: Path, user: TaskUser | None) -> Place:
+        """That of the task which `spec` started."""
+        pairs = (value.partition("=") for value in spec_fields(spec, "env"))
+        environment = {key: value for key, _, value in pairs}
+        within = next(iter(spec_fields(spec, "cwd")), "")
+        return cls(work / within, environment, user)
+
+
+async def run_beside(place: Place, argv: Sequence[str]) -> tuple[int, str]:
+    """Run to the end: exit code (128 + n for signal n) and the last line it wrote.
+
+    Cancelled, it ends with all that it started. Raises OSError.
+    """
+    user: dict[str, object] = {}
+    if place.user is not None:
+        who = place.user
+        user = {"user": who.uid, "group": who.gid, "extra_groups": list(who.groups)}
+    open_process: Any = trio.lowlevel.open_process  # the stubs that libp2p brings lack `user`
+    process = await open_process(
+        list(argv),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=place.directory,
+        env=place.environment,
+        start_new_session=True,
+        **user,
+    )
+    assert process.stdout is not None
+    said = b""
+    try:
+        async with process.stdout:
+            while data := await process.stdout.receive_some(OUTPUT_BYTES_MAX):
+                said = (said + data)[-OUTPUT_BYTES_MAX:]
+        code = await process.wait()
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)  # what it left behind in its session
+        with trio.CancelScope(shield=True):
+            code = await process.wait()
+    lines = said.decode("utf-8", "replace").strip().splitlines()
+    return (128 - code if code < 0 else code), (lines[-1] if lines else "")

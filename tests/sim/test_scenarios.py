@@ -1,0 +1,43 @@
+"""Scenarios: each keeps every promise, and a plain sweep goes through all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+import pytest
+
+from protocol.sim.run import Options, run
+from protocol.sim.scenarios import MIXED, SCENARIOS, scenario_of
+
+LARGE = [scenario.name for scenario in SCENARIOS.values() if scenario.peers > 50]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in (MIXED, *LARGE)])
+def test_every_promise_is_kept(name: str, seed: int) -> None:
+    outcome = run(seed, Options(peers=9, jobs=6, scenario=name))
+    assert [str(violation) for violation in outcome.violations] == []
+    assert outcome.jobs > 0
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_every_promise_is_kept_in_a_crowd(name: str) -> None:
+    outcome = run(1, Options(jobs=2, scenario=name))
+    assert [str(violation) for violation in outcome.violations] == []
+
+
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in (MIXED, "clean")])
+def test_each_is_about_something(name: str) -> None:
+    scenario = SCENARIOS[name]
+    drawn = scenario.faults(Random(1))
+    assert not drawn.clean or scenario.peers
+    assert scenario.text
+
+
+def test_a_sweep_is_half_mixed_and_goes_through_all_others() -> None:
+    drawn = Counter(scenario_of(seed) for seed in range(1000))
+    assert set(drawn) == set(SCENARIOS)
+    assert 500 <= drawn[MIXED] <= 560
+    assert all(drawn[name] < 10 for name in LARGE)
+    assert all(drawn[name] >= 45 for name in SCENARIOS if name not in LARGE)
