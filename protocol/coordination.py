@@ -93,7 +93,8 @@ class Coordination:
         if held.service:
             self.led[held.id] = led
             self.succession.forget(held)
-            return [*self._replenish(led, now), *self.rollout.review(led, now)]
+            effects = [*self._replenish(led, now), *self.rollout.review(led, now)]
+            return effects + self.placement.move_off(led, now)
         if held.done:  # taken in hand for a latecomer; what became of it has been told
             led.told = outcome_of(held, self.keyring)
         timeouts = held.job.task.timeouts
@@ -276,11 +277,14 @@ class Coordination:
 
     def on_peer_changed(self, now: Now) -> list[Effect]:
         """Somebody has other labels or offers more: ask again soon for what nobody took."""
+        effects: list[Effect] = []
         for led in list(self.led.values()):
             for plan in led.plans:
                 if plan.phase is Phase.WAITING and plan.dry_rounds:
                     plan.due = min(plan.due, now.mono + self.config.requeue_first_s)
-        return []
+            if led.held.service:
+                effects += self.placement.move_off(led, now)
+        return effects
 
     def _hand_on(self, held: HeldJob, peer: PeerId, now: Now) -> list[Effect]:
         """One that ranks first for the job gets it too: two islands that both accepted it have

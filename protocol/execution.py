@@ -25,6 +25,8 @@ from protocol.wire import Sealed, dumps, loads, open_sealed
 # Far more slots than one device runs in the days that a late award could need; 100 bytes each.
 FENCES_MAX: Final = 20_000
 
+CHECKING: Final = "checking"  # said of a running service whose checks have not passed yet
+
 Row = tuple[Bucket, str, bytes | None]
 
 
@@ -85,6 +87,8 @@ class Execution:
     failures: int = 0  # of a service: how often in a row it ended soon after it started
     start_at: float = NEVER  # monotonic; when a pending one is due
     began_at: float = 0.0  # monotonic; when it was started, or found running
+    passing: bool = False  # its checks have passed; a service without checks needs none
+    sick: str = ""  # why it is not well, and so started again
 
     @property
     def job(self) -> JobId:
@@ -120,6 +124,12 @@ class Execution:
     def live(self) -> bool:
         """It runs, or its result is still to be delivered."""
         return self.state not in ENDED or self.owes
+
+    @property
+    def proves(self) -> str:
+        """Its state for whoever waits until it is well."""
+        unproved = self.spec.check is not None and not self.passing
+        return CHECKING if unproved and self.state is State.RUNNING else self.state.value
 
     def answers_to(self, peer: PeerId) -> bool:
         """Whether `peer` is one whom it renews with or brings its result to."""
@@ -192,6 +202,8 @@ class Execution:
             delivered=False,
             started_ms=0,
             ended_ms=0,
+            passing=False,
+            sick="",
         )
 
     def environment(self, peer: PeerId) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from protocol.authority import verified_assignment, verified_spec
 from protocol.bidding import Bidder
@@ -13,6 +13,7 @@ from protocol.config import CoordinationConfig
 from protocol.constraints import explain_all
 from protocol.effects import (
     Bucket,
+    CheckTask,
     Effect,
     RemoveTask,
     Save,
@@ -22,7 +23,7 @@ from protocol.effects import (
     Tell,
 )
 from protocol.errors import RemoteProtocolError
-from protocol.events import Booted, TaskEnded, TaskFound
+from protocol.events import Booted, HealthChanged, TaskEnded, TaskFound
 from protocol.execution import (
     Execution,
     Fences,
@@ -137,7 +138,7 @@ class Executor:
         tell = self._tell(execution, "execution.adopted", f"{self._label(execution)} still runs")
         if execution.stopping:
             return [tell, StopTask(execution.id, execution.stopping)]
-        return [tell]
+        return [tell, *self._check(execution)]
 
     # ---- bidding -----------------------------------------------------------------------------
 
@@ -318,7 +319,27 @@ class Executor:
         execution.started_ms, execution.began_at = now.wall_ms, now.mono
         # The start itself was journaled with the award: this save may be lost without harm, so
         # there is none.
-        return [self._tell(execution, "execution.running", f"{self._label(execution)} runs here")]
+        tell = self._tell(execution, "execution.running", f"{self._label(execution)} runs here")
+        return [tell, *self._check(execution)]
+
+    def _check(self, execution: Execution) -> list[Effect]:
+        check = execution.spec.check
+        return [] if check is None else [CheckTask(execution.id, check)]
+
+    def on_health(self, event: HealthChanged, now: Now) -> list[Effect]:
+        """Its checks pass, or fail: what runs and is not well is started again."""
+        execution = self.executions.get(event.execution)
+        if execution is None or execution.ended or execution.stopping or execution.sick:
+            return []
+        execution.next_at = now.mono  # whoever waits for it to be well hears of it
+        if event.healthy:
+            execution.passing = True
+            text = f"{self._label(execution)} is well"
+            return [self._tell(execution, "execution.healthy", text)]
+        execution.sick = f"unhealthy: {event.reason}"
+        text = f"{self._label(execution)} is {execution.sick}"
+        tell = self._tell(execution, "execution.unhealthy", text)
+        return [tell, StopTask(execution.id, execution.sick)]
 
     def on_ended(self, event: TaskEnded, now: Now) -> list[Effect]:
         execution = self.executions.get(event.execution)
@@ -337,6 +358,8 @@ class Executor:
 
     def _run_again(self, execution: Execution, event: TaskEnded, now: Now) -> list[Effect]:
         """A service's task ended: start it again after a pause, or hand the slot back."""
+        if execution.sick:
+            event = replace(event, reason=execution.sick)
         pending = self.restarts.next_run(execution, now)
         if pending is None:
             return self._end(execution, State.FAILED, event, now)
@@ -574,7 +597,7 @@ class Executor:
                 execution.revision,
                 execution.slot,
                 execution.fence,
-                execution.state.value,
+                execution.proves,
                 b"" if known else execution.assignment_data,
                 execution.run,
             )

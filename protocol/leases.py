@@ -12,6 +12,7 @@ from protocol.clock import Now
 from protocol.config import CoordinationConfig
 from protocol.effects import Effect, Send
 from protocol.errors import RemoteProtocolError
+from protocol.execution import CHECKING
 from protocol.heldjob import HeldJob, Slot
 from protocol.ids import PeerId
 from protocol.led import Led, Phase, Plan
@@ -70,18 +71,19 @@ class Leases:
             return "over", []
         known = self.acceptances.fence(slot)
         if item.fence < known:
-            return "over", []
+            return ("kept" if plan.leaving == sender else "over"), []
         if item.fence > known:
             return self._adopted(sender, led, slot, plan, item, now)
         if slot.assignment is None or slot.assignment.executor != sender:
             return "over", []
-        if plan.phase is Phase.BIDDING:  # its lease had ended and somebody else is being sought
+        # Its lease had ended, or its peer drains, and somebody else is being sought.
+        if plan.phase is Phase.BIDDING or plan.leaving == sender:
             return "kept", []
         if plan.phase is not Phase.RUNNING:
             return "kept", self.placement.running(led, item.slot, now)
         plan.lease(now.mono + self.config.lease_s)
         plan.begin(item.fence, now.mono)
-        if item.restarts != plan.restarts:
+        if item.restarts != plan.restarts or item.state == CHECKING:
             plan.restarts, plan.began = item.restarts, now.mono
         return "kept", self.reviewed(led, now)
 

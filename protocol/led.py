@@ -43,6 +43,7 @@ class Plan:
     restarts: int = 0
     ended: Fence | None = None  # the award whose task ended too often, and was handed back
     well: Fence | None = None  # the award that ran for long enough once
+    leaving: PeerId | None = None  # who drains, and runs it until somebody else does
     outranked: float = NEVER  # monotonic; since when executors know of a later award than ours
 
     def wait(self, now: float, pause: float = 0.0) -> None:

@@ -242,7 +242,7 @@ class Node:
             ):
                 return self.steward.on_task(event, now)
             case HealthChanged():
-                return []  # of a task that has ended meanwhile
+                return self.executor.on_health(event, now)
             case TaskStarted():
                 return self.executor.on_started(event.execution, now)
             case TaskEnded():
@@ -340,7 +340,7 @@ class Node:
         draining = self.executor.bidder.draining
         if draining == before.draining:
             return []
-        text = "draining: what runs here ends by itself" if draining else "takes new work again"
+        text = "draining: services move away, the rest ends" if draining else "takes new work again"
         return [Tell("self.draining" if draining else "self.undrained", text)]
 
     def _on_forget(self, event: ForgetRequested, now: Now) -> list[Effect]:

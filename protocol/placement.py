@@ -278,7 +278,7 @@ class Placement:
                 {"slot": index, "name": name, "execution": led.held.execution_of(slot)},
             )
         ]
-        if before is not None and before.executor != peer:
+        if before is not None and before.executor not in (peer, plan.leaving):
             effects.append(self._withdraw(slot, before.executor, "superseded by a later award"))
         return effects
 
@@ -378,14 +378,38 @@ class Placement:
         assert slot.assignment is not None
         plan.begin(slot.assignment.fence, now.mono)
         executor = slot.assignment.executor
+        moved = self._moved(slot, plan)
         self.stories.of(led.held.id).update(led.held.execution_of(slot), "running")
         self.stories.of(led.held.id).waiting = ""
         fields: dict[str, object] = {"slot": index, "execution": led.held.execution_of(slot)}
         text = f"running on {self.fleet.name(executor)}"
         tell = Tell("execution.started", text, led.held.id, executor, fields)
         if led.auction is not None and led.auction.awarding:
-            return [tell, *self._close_if_settled(led, led.auction)]
-        return [tell]
+            return [tell, *moved, *self._close_if_settled(led, led.auction)]
+        return [tell, *moved]
+
+    def _moved(self, slot: Slot, plan: Plan) -> list[Effect]:
+        """Who drained may stop it: it runs elsewhere."""
+        leaving, plan.leaving = plan.leaving, None
+        assert slot.assignment is not None
+        if leaving in (None, slot.assignment.executor):
+            return []
+        return [self._withdraw(slot, leaving, "superseded: moved off this peer, which drains")]
+
+    def move_off(self, led: Led, now: Now) -> list[Effect]:
+        """Seek other peers for a service's slots on those that drain; they run there until then."""
+        draining = {advert.peer: None for advert in self.fleet.adverts() if advert.draining}
+        for slot, plan in led.pairs():
+            executor = slot.assignment.executor if slot.assignment is not None else None
+            if executor in draining and plan.phase is Phase.RUNNING:
+                plan.leaving = executor
+                plan.wait(now.mono)
+                plan.reason = f"{self.fleet.name(executor)} drains"
+            elif plan.leaving is not None and plan.leaving not in draining:
+                if plan.phase is Phase.WAITING and executor == plan.leaving:
+                    plan.lease(now.mono + self.config.lease_s)
+                plan.leaving = None
+        return self.open(led, now)
 
     def on_declined(self, sender: PeerId, declined: Declined, now: Now) -> list[Effect]:
         led, plan = self._awarded(sender, declined.job, declined.slot, declined.fence)
@@ -526,6 +550,8 @@ class Placement:
         why = f"{self.fleet.name(peer)} is gone"
         for slot, plan in led.pairs():
             theirs = slot.assignment is not None and slot.assignment.executor == peer
+            if plan.leaving == peer:
+                plan.leaving, plan.due = None, min(plan.due, now.mono)
             if not theirs or plan.phase not in (Phase.OFFERED, Phase.RUNNING):
                 continue
             if led.held.job.disconnect.replace:

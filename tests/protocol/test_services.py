@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from protocol.events import HealthChanged
 from protocol.ids import PeerId, rendezvous
 from protocol.records import Desired, Role
 from protocol.tree import Plain
@@ -235,3 +238,96 @@ def test_an_agent_that_starts_again_takes_up_what_runs_and_starts_what_was_lost(
     net.run(60.0)
     assert net.where() == ["a", "b"]
     assert [len(net.boxes[name].started) for name in "ab"] == [1, 2]
+
+
+# ---- draining and checks -----------------------------------------------------------------------
+
+
+def drain(net: ServiceNet, name: str, draining: bool = True) -> None:
+    box = net.boxes[name]
+    box.described = replace(box.described, draining=draining)
+    net.handle(name, box.described)
+
+
+@pytest.mark.parametrize("of", ["coordinator", "other"])
+def test_a_slot_is_moved_off_a_peer_that_drains_once_it_runs_elsewhere(of: str) -> None:
+    net = ServiceNet("a", "b", "c", "d")
+    net.ran("a", service(2))
+    net.until(lambda: running(net, 2))
+    net.run(70.0)
+    hosts = net.where()
+    leaver = hosts[0] if of == "other" or "a" not in hosts else "a"
+    drain(net, leaver)
+    low = 2
+    while leaver in net.where():
+        net.run(0.01)
+        low = min(low, len(net.on()))
+    net.run(60.0)
+    assert low == 2 and len(net.on()) == 2 and leaver not in net.where()
+
+
+def test_where_nobody_else_fits_it_stays_where_it_drains() -> None:
+    net = ServiceNet("a", "b")
+    net.ran("a", service(2))
+    net.until(lambda: running(net, 2))
+    net.run(70.0)
+    drain(net, "b")
+    net.run(300.0)
+    assert net.where() == ["a", "b"]
+    drain(net, "b", False)
+    net.run(300.0)
+    assert net.where() == ["a", "b"]
+    net.kill("b")
+    net.boxes["b"].running.clear()
+    net.run(10.0)
+    net.boot("b")
+    assert net.until(lambda: running(net, 2)) < 60.0
+
+
+def test_one_that_drains_and_dies_is_placed_again() -> None:
+    net = ServiceNet("a", "b", "c")
+    net.ran("a", service(3))
+    net.until(lambda: running(net, 3))
+    net.run(70.0)
+    drain(net, "b")
+    net.run(10.0)
+    net.kill("b")
+    net.boxes["b"].running.clear()
+    net.run(10.0)
+    drain(net, "b", False)
+    net.boot("b")
+    net.until(lambda: net.where() == ["a", "b", "c"])
+
+
+CHECK: Plain = {"Tcp": "127.0.0.1:80"}
+
+
+def test_one_that_is_not_well_is_started_again() -> None:
+    net = ServiceNet("a")
+    net.ran("a", service(1, Check=CHECK))
+    net.until(lambda: running(net, 1))
+    (first,) = net.boxes["a"].running
+    net.run(1.0)
+    assert net.boxes["a"].checked == [first]
+    net.handle("a", HealthChanged(first, True))
+    net.run(100.0)
+    net.handle("a", HealthChanged(first, False, "refused"))
+    net.until(lambda: running(net, 1) and first not in net.boxes["a"].running)
+    assert [tell.text for tell in net.told("a", "execution.unhealthy")] == [
+        "web is unhealthy: refused"
+    ]
+    assert net.handle("a", HealthChanged(first, False, "refused")) == []
+
+
+def test_an_update_goes_on_once_its_checks_pass() -> None:
+    net = ServiceNet("a", "b")
+    net.ran("a", service(2, command="one"))
+    net.until(lambda: net.service("a").settled)
+    net.ran("a", service(2, command="two", Check=CHECK))
+    net.until(lambda: "two" in net.commands())
+    net.run(300.0)
+    assert net.commands() == ["one", "two"]
+    for name in "ab":
+        for execution in net.boxes[name].checked:
+            net.handle(name, HealthChanged(execution, True))
+    net.until(lambda: net.commands() == ["two", "two"])
