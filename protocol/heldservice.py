@@ -88,7 +88,7 @@ class HeldService(HeldJob):
 
     def adopt(self, latest: Version) -> bool:
         """Follow the records; whether what slots are to run has changed by that."""
-        before = self.revision
+        before = (self.revision, self.spec_data)
         if self.latest is None or latest.revision != self.latest.revision:
             uniform = all(a.revision == self.revision for a in self._assigned())
             if uniform and self.revision != latest.revision:
@@ -100,7 +100,7 @@ class HeldService(HeldJob):
         self.spec, self.spec_data, self.author = goal.spec, goal.data, goal.author
         self.revision, self.job = goal.revision, goal.job
         self.fit(self.job.count)
-        return before != self.revision
+        return before != (self.revision, self.spec_data)
 
     def _assigned(self) -> list[Assignment]:
         slots = self.slots[: self.job.count]

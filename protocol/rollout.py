@@ -79,8 +79,9 @@ class Rollout:
             for slot, plan in led.pairs()[: held.job.count]
             if plan.phase is Phase.RUNNING and not _runs(held, slot)
         ]
-        fresh = [plan for slot, plan in _slots_of(led, held) if not _healthy(held, slot, plan, now)]
-        due = [_healthy_at(held, plan) for plan in fresh if plan.phase is Phase.RUNNING]
+        ours = _slots_of(led, held)
+        fresh = [(slot, plan) for slot, plan in ours if not _healthy(held, slot, plan, now)]
+        due = [_healthy_at(held, plan) for slot, plan in fresh if _begun(slot, plan)]
         if old or not (held.settled or held.failed):
             led.review_at = min(due, default=NEVER)
         if not old or held.paused:
@@ -106,6 +107,12 @@ def _slots_of(led: Led, held: HeldService) -> list[tuple[Slot, Plan]]:
     return [(slot, plan) for slot, plan in led.pairs()[: held.job.count] if _runs(held, slot)]
 
 
+def _begun(slot: Slot, plan: Plan) -> bool:
+    """Whether this peer has heard of the award's execution from whoever runs it."""
+    award = slot.assignment
+    return award is not None and plan.begun == award.fence and plan.phase is Phase.RUNNING
+
+
 def _healthy_at(held: HeldService, plan: Plan) -> float:
     return plan.began + held.job.update.healthy_after_s
 
@@ -116,7 +123,7 @@ def _healthy(held: HeldService, slot: Slot, plan: Plan, now: Now) -> bool:
     award = slot.assignment
     if award is None or plan.phase is not Phase.RUNNING or not _runs(held, slot):
         return False
-    if plan.begun == award.fence and now.mono >= _healthy_at(held, plan):
+    if _begun(slot, plan) and now.mono >= _healthy_at(held, plan):
         plan.well = award.fence
     return plan.well == award.fence
 

@@ -124,22 +124,25 @@ class Standing:
         return [*self._save(changed), *self._spread(changed, None, now)]
 
     def _merge(self, records: list[Sealed], now: Now) -> dict[JobId, None]:
-        """Take each record that wins; the jobs that changed."""
+        """Take each record that wins; the jobs that changed. Controls come first: what was deleted
+        and run again comes as two records, and the tombstone would not take the new spec."""
         changed: dict[JobId, None] = {}
-        for sealed in records:
+        for sealed in sorted(records, key=lambda each: isinstance(each.record, Spec)):
             record = sealed.record
             assert isinstance(record, Spec | Control), record
             held = self.jobs.get(record.job) or StandingJob.of(record)
             spec = isinstance(record, Spec)
             before = held.spec if spec else held.control
             author = held.author if spec else held.control_author
+            seen = held.seen
             self._unhold(held)
             taken = held.offer(sealed)
             if held.records:
                 self._hold(held)
-            if taken:
+            if taken or held.seen != seen:
                 changed[held.id] = None
-                held.since_ms = max(0, now.wall_ms) if spec else held.since_ms
+            if taken and spec:
+                held.since_ms = max(0, now.wall_ms)
             self.news.append(News(record.job, sealed, before, author, lost=not taken))
         return changed
 

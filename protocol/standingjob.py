@@ -27,6 +27,7 @@ KIND: Final = "standing"  # of a spec record; part of the job's id
 NUMBER_MAX: Final = 2**62  # of a generation or control: forged beyond, so that honest ones can rise
 
 Row = tuple[Bucket, str, bytes | None]
+Kept = tuple[bytes, bytes, int, int]  # spec, control, since_ms, seen
 SpecRank = tuple[int, bytes]
 
 
@@ -82,6 +83,8 @@ class StandingJob:
     author_roles: tuple[str, ...] = ()
     author_name: str = ""  # by its certificate
     since_ms: int = 0  # wall; when this peer first held the spec. No part of the merge
+    seen: int = 0  # the highest generation in any record ever offered here. No part either: a
+    # tombstone that another island's stop has overruled took a spec with it
     revision: Revision | None = None
     job: JobSpec | None = None  # None also where this version cannot read it
     unreadable: str = ""  # why not
@@ -100,9 +103,8 @@ class StandingJob:
 
     @property
     def generation(self) -> int:
-        """The highest that any of its records names."""
-        spec = self.spec.generation if self.spec is not None else 0
-        return max(spec, self.control.generation if self.control is not None else 0)
+        """The highest that is known; the next one is above it."""
+        return self.seen
 
     @property
     def number(self) -> int:
@@ -137,9 +139,10 @@ class StandingJob:
     def offer(self, sealed: Sealed) -> bool:
         """Take a verified record of this job if it wins; whether it was taken."""
         record = sealed.record
+        assert isinstance(record, Spec | Control), record
+        self.seen = max(self.seen, record.generation)
         if isinstance(record, Control):
             return self._offer_control(record, sealed)
-        assert isinstance(record, Spec), record
         return self._offer_spec(record, sealed)
 
     def _offer_spec(self, spec: Spec, sealed: Sealed) -> bool:
@@ -182,12 +185,16 @@ class StandingJob:
     # ---- on disk -----------------------------------------------------------------------------
 
     def row(self) -> Row:
-        return ("standing", self.id, dumps([self.spec_data, self.control_data, self.since_ms]))
+        return ("standing", self.id, dumps([*self.kept]))
+
+    @property
+    def kept(self) -> Kept:
+        return (self.spec_data, self.control_data, self.since_ms, self.seen)
 
     @classmethod
     def restore(cls, key: str, value: bytes, keyring: Keyring) -> StandingJob:
         """Rebuild from its row. Raises RemoteProtocolError or ValueError for a foreign row."""
-        row = msgspec.convert(loads(value, 2 * RECORD_BYTES_MAX + 32), tuple[bytes, bytes, int])
+        row = msgspec.convert(loads(value, 2 * RECORD_BYTES_MAX + 32), Kept)
         held: StandingJob | None = None
         for data in row[:2]:
             sealed = verified_standing(data, keyring) if data else None
@@ -199,7 +206,7 @@ class StandingJob:
             held.offer(sealed)
         if held is None:
             raise RemoteProtocolError("not a standing job's row")
-        held.since_ms = row[2]
+        held.since_ms, held.seen = row[2], max(held.seen, row[3])
         return held
 
 

@@ -261,6 +261,74 @@ def _watched_lab() -> Iterator[Lab]:
         yield lab
 
 
+# ---- daemons ------------------------------------------------------------
+
+
+def attach(n: int = 20) -> list[Figure]:
+    """From the moment at which the others know a new device to its first daemon running."""
+    spec = {**process_job("/bin/sleep", "600", name="attached"), "Type": "daemon"}
+    del spec["Count"]
+    with Lab(3) as lab, lab[0].client() as client:
+        client.submit(spec)
+        times = [_attached(lab, client, f"late{number:02}") for number in range(n)]
+    return [
+        bounded("daemon-attached-p50", quantile(times, 0.5), "s", n, 2.0),
+        bounded("daemon-attached-p99", quantile(times, 0.99), "s", n, 2.0),
+    ]
+
+
+def _attached(lab: Lab, client: Any, name: str) -> float:
+    late = lab.add(name)
+    lab.start(late)
+    with late.client() as its:
+
+        def started() -> int:
+            kinds = ("daemon.started", "daemon.restarted")
+            return next((e["at_ms"] for e in its.events() if e["kind"] in kinds), 0)
+
+        began = lab.until(started, "the daemon runs there", 60)
+    known = next(
+        event["at_ms"]
+        for event in client.events()
+        if event["peer"] == late.peer and event["kind"] == "peer.joined"
+    )
+    lab.power_off(late)
+    lab.devices.remove(late)
+    return max(0.0, (began - known) / 1000)
+
+
+# ---- takeover ------------------------------------------------------------
+
+
+def takeover(n: int = 5) -> list[Figure]:
+    """From kill -9 of a coordinator in the middle of a job to the job led by another peer."""
+    times: list[float] = []
+    for _ in range(n):
+        with Lab(4) as lab:
+            times.append(_led_by_another(lab))
+    return [
+        Figure("led-by-another-p50", quantile(times, 0.5), "s", n),
+        Figure("led-by-another-max", max(times), "s", n),
+    ]
+
+
+def _led_by_another(lab: Lab) -> float:
+    coordinator, watcher = lab[1], lab[0]
+    spec = process_job("/bin/sleep", "600", name="led")
+    with coordinator.client() as client:
+        job = client.submit(spec)["job"]
+        lab.until(lambda: client.job(job)["slots"][0]["state"] == "running", "the job runs", 30)
+    with watcher.client() as client:
+        began = time.monotonic()
+        lab.kill(coordinator)
+        lab.until(
+            lambda: client.job(job)["coordinator"] != coordinator.peer, "another leads it", 60
+        )
+        took = time.monotonic() - began
+        client.stop(job)
+    return took
+
+
 # ---- idle ------------------------------------------------------------
 
 
@@ -311,6 +379,8 @@ BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "latency-20": lambda: latency(20, 3.0),
     "throughput": throughput,
     "replace": replace,
+    "attach": attach,
+    "takeover": takeover,
     "idle": idle,
 }
 

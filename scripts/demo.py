@@ -19,6 +19,7 @@ from typing import Any
 
 SHOAL = Path(sys.executable).with_name("shoal")
 NAMES = ("kitchen", "attic", "garage")
+LATE = "shed"
 WAIT_S = 90.0
 COUNT = """\
 #!/bin/sh
@@ -26,6 +27,16 @@ COUNT = """\
 find "$1" -name '*.py' | LC_ALL=C sort |
   awk -v n="$SHOAL_PARTITION_COUNT" -v i="$SHOAL_PARTITION_INDEX" 'NR % n == i' |
   tr '\\n' '\\0' | xargs -0 cat | wc -l
+"""
+DAEMON = """\
+# On every device, now and later.
+Name: collect
+Type: daemon
+Tasks:
+  - Engine:
+      Type: process
+      Params:
+        Command: 'echo collecting; exec sleep 1000'
 """
 LONG = 'for i in $(seq 1 12); do echo "step $i of 12"; sleep 0.5; done'
 
@@ -109,6 +120,12 @@ class Demo:
                 os.kill(pid, signal.SIGKILL)
         agent.wait()
 
+    def stop_agent(self, name: str) -> None:
+        """As its service would be stopped: its tasks run on."""
+        agent = self.agents.pop(name)
+        agent.terminate()
+        agent.wait(30)
+
     def task_processes(self, name: str) -> list[int]:
         """Supervisors of the device's executions, found by their arguments, and all below them."""
         root = self.data_dir(name) + "/executions"
@@ -122,11 +139,12 @@ class Demo:
     def stop_all(self) -> None:
         for agent in self.agents.values():
             agent.terminate()
-        for name, agent in self.agents.items():
+        for agent in self.agents.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 agent.wait(15)
             agent.kill()
             agent.wait()
+        for name in (*NAMES, LATE):
             for pid in self.task_processes(name):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -191,7 +209,7 @@ def count_lines(demo: Demo) -> None:
     demo.shoal("kitchen", "job", "why", "lines")
 
 
-def lose_a_device(demo: Demo) -> None:
+def lose_a_device(demo: Demo) -> str:
     say("A device loses power in the middle of a job")
     demo.shoal("kitchen", "run", "--name", "long", "--detach", "--", "sh", "-c", LONG)
 
@@ -215,6 +233,37 @@ def lose_a_device(demo: Demo) -> None:
         raise DemoFailed(f"the job is {view['state']} on {executor}")
     print(f"\n{lost} was lost, {executor} finished the job")
     demo.shoal(survivor, "peers")
+    return lost
+
+
+def attach_a_device(demo: Demo, lost: str) -> None:
+    say("A daemon: on every device, and on each that joins later")
+    demo.up(lost)
+    file = demo.directory / "collect.yaml"
+    file.write_text(DAEMON)
+    print(f"\nattic$ cat collect.yaml\n{DAEMON}", end="")
+    job = demo.shoal("attic", "job", "run", str(file)).splitlines()[-1]
+    demo.until(lambda: collecting(demo, job, "attic") == set(NAMES), "it runs on all three")
+    demo.shoal("kitchen", "job", "describe", "collect")
+    token = demo.ask("kitchen", "invite")["token"]
+    print("\nattic$ systemctl stop shoal    # whoever ran it is gone", flush=True)
+    demo.stop_agent("attic")
+    demo.shoal(LATE, "join", token, "--name", LATE)
+    demo.up(LATE)
+    demo.until(lambda: LATE in collecting(demo, job, LATE), "it runs on the new device")
+    demo.shoal(LATE, "job", "logs", "collect")
+    demo.shoal(LATE, "job", "list", "--type", "daemon")
+    demo.up("attic")
+    everybody = {*NAMES, LATE}
+    demo.until(lambda: collecting(demo, job, "attic") == everybody, "all are there again")
+    demo.shoal("attic", "job", "delete", "collect")
+    demo.until(lambda: not any(map(demo.task_processes, everybody)), "it is gone everywhere")
+
+
+def collecting(demo: Demo, job: str, at: str) -> set[str]:
+    """The devices on which it runs, as far as they answer."""
+    view = demo.try_ask(at, "job", "describe", job) or {"parts": []}
+    return {part["peer_name"] for part in view["parts"] if part["state"] == "running"}
 
 
 def main() -> int:
@@ -224,7 +273,8 @@ def main() -> int:
     try:
         found_shoal(demo)
         count_lines(demo)
-        lose_a_device(demo)
+        lost = lose_a_device(demo)
+        attach_a_device(demo, lost)
     except DemoFailed as failure:
         print(f"\nThe demo failed: {failure}", file=sys.stderr)
         return 1

@@ -13,6 +13,7 @@ from protocol.effects import Effect, Gossip, Save, Send, StartTask
 from protocol.errors import RemoteProtocolError
 from protocol.events import DeadlinePassed, Event, FrameReceived, GossipReceived
 from protocol.ids import JobId, execution_id, job_id
+from protocol.job import JobType
 from protocol.messages import (
     Accepted,
     Award,
@@ -20,12 +21,15 @@ from protocol.messages import (
     ResultAck,
     ResultOffer,
     Rumours,
+    SyncHeld,
     SyncRecords,
 )
+from protocol.node import Node
 from protocol.records import (
     Acceptance,
     Advert,
     Assignment,
+    Desired,
     Fence,
     Record,
     Result,
@@ -33,8 +37,11 @@ from protocol.records import (
     Spec,
     Unknown,
 )
+from protocol.resources import Resources
 from protocol.sim.device import Device
 from protocol.sim.ledger import EXECUTION_BYTES_MAX, Ledger, pair_of
+from protocol.sim.servicewatch import ServiceWatch
+from protocol.sim.standingwatch import StandingWatch
 from protocol.sim.tasks import Task
 from protocol.sim.world import World
 from protocol.wire import Sealed, loads, open_sealed
@@ -76,9 +83,13 @@ class Invariants:
     _tasks: dict[Slot, list[Task]] = field(default_factory=dict)  # ever started, anywhere
     _ledgers: list[Ledger] = field(default_factory=list)
     _opened: dict[bytes, Sealed] = field(default_factory=dict)
+    standing: StandingWatch = field(init=False)
+    services: ServiceWatch = field(init=False)
 
     def __post_init__(self) -> None:
         self._ledgers = [Ledger(self._record) for _ in self.world.devices]
+        self.standing = StandingWatch(self.world, self.violate, self._open)
+        self.services = ServiceWatch(self.world, self.violate, self.exclusive)
 
     def violate(self, device: int, text: str) -> None:
         if len(self.violations) < VIOLATIONS_MAX:
@@ -111,6 +122,7 @@ class Invariants:
 
     def booted(self, device: Device) -> None:
         self._ledgers[device.index].booted(device.disk)
+        self.standing.booted(device)
 
     def handled(self, device: Device, event: Event, effects: list[Effect]) -> None:
         """The node is between two events: what it saved and what it holds must agree."""
@@ -118,7 +130,7 @@ class Invariants:
         assert node is not None
         for effect in effects:
             if isinstance(effect, Save):
-                for text in ledger.saved(effect):
+                for text in ledger.saved(effect, lambda job: _deleted(node, job)):
                     self.violate(device.index, text)
             elif isinstance(effect, Send) and isinstance(effect.message, JobSyncAck):
                 ledger.claims(node, effect.message)
@@ -127,6 +139,8 @@ class Invariants:
                 self._check_fence(device, (execution.job, execution.slot), execution.fence)
         if not _matters(event, effects):
             return
+        saves = [effect for effect in effects if isinstance(effect, Save)]
+        self.standing.handled(device, node, saves)
         for text in ledger.compare(node):
             self.violate(device.index, text)
         for choice in ledger.choices:
@@ -138,9 +152,16 @@ class Invariants:
 
     def committed(self, device: Device, save: Save) -> None:
         self._ledgers[device.index].committed(save)
+        self.standing.committed(device, save)
 
     def began(self, device: Device, start: StartTask, task: Task) -> None:
         """The host has started a task."""
+        if task.daemon:
+            self.standing.began(device, start, task)
+            return
+        if task.service:
+            self.services.began(device, start, task)
+            return
         slot = int(start.environment["SHOAL_PARTITION_INDEX"])
         self._tasks.setdefault((start.job, slot), []).append(task)
 
@@ -188,6 +209,8 @@ class Invariants:
                 slot = device.disk.rows["slot"].get(f"{message.job}/{message.slot}")
                 decided = slot is not None and any(pair_of(slot))
                 saved = message.status != "accepted" or decided
+            case SyncHeld():
+                saved = self.standing.says(device, message)
             case Rumours() | SyncRecords():
                 self._check_adverts(device, message.records)
             case _:
@@ -209,7 +232,9 @@ class Invariants:
         key = execution_id(
             result.revision, result.slot, fence.term, fence.coordinator, fence.attempt
         )
-        return data in device.disk.rows["execution"].get(key, b"")
+        rows = device.disk.rows["execution"]
+        # A service's execution has the name of its run.
+        return data in rows.get(key, b"") or any(data in row for row in rows.values())
 
     def _check_adverts(self, device: Device, records: tuple[bytes, ...]) -> None:
         for data in records:
@@ -222,6 +247,11 @@ class Invariants:
 
     def _check_start(self, device: Device, start: StartTask) -> None:
         assert device.node is not None
+        if start.spec.type is JobType.DAEMON:
+            self.executions += 1
+            self.standing.check_start(device, start)
+            self._check_capacity(device, start, start.spec.task.resources)
+            return
         execution = device.node.executor.executions.get(start.execution)
         row = device.disk.rows["execution"].get(start.execution)
         if execution is None or row is None:
@@ -229,8 +259,11 @@ class Invariants:
             return
         self.executions += 1
         self._check_author(device, start, row)
-        self._check_exclusive(device, (execution.job, execution.slot))
-        needs = execution.spec.task.resources
+        if not execution.service:
+            self._check_exclusive(device, (execution.job, execution.slot))
+        self._check_capacity(device, start, execution.spec.task.resources)
+
+    def _check_capacity(self, device: Device, start: StartTask, needs: Resources) -> None:
         for task in device.host.running:
             needs += task.resources
         if start.execution not in device.host.tasks and not needs.fits(device.described.capacity):
@@ -285,6 +318,12 @@ class Invariants:
                 return None
             self._opened[data] = sealed
         return sealed
+
+
+def _deleted(node: Node, job: str) -> bool:
+    """Whether it is a service whose name was deleted: nothing is kept of its slots."""
+    held = node.steward.standing.jobs.get(JobId(job))
+    return held is not None and held.desired is Desired.DELETED
 
 
 def _matters(event: Event, effects: list[Effect]) -> bool:

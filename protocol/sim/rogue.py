@@ -5,12 +5,15 @@ from __future__ import annotations
 from random import Random
 
 from protocol.ids import job_id, revision_of
-from protocol.messages import Award, JobSync, SlotState
-from protocol.records import Assignment, Fence, Role, Spec
+from protocol.messages import Award, JobSync, SlotState, SyncRecords
+from protocol.records import Assignment, Control, Desired, Fence, Role, Spec
 from protocol.sim.device import Device
 from protocol.sim.faults import FIRST_S, HEAL_S
+from protocol.sim.keepers import draw_daemon
 from protocol.sim.people import draw_spec
 from protocol.sim.world import World
+from protocol.standing import DOMAIN
+from protocol.standingjob import KIND
 from protocol.wire import encode_message, encode_record, seal
 
 
@@ -56,5 +59,37 @@ def _order(world: World, rogue: Device, victim: Device, rng: Random) -> None:
         Award(1, (award,), sealed, b"", holders),
         JobSync(1, job, sealed, b"", 1, keyring.peer, 0, slots, holders, b"x" * 12),
         JobSync(2, job, sealed, b"", 1, victim.peer, 0, (), holders, b"x" * 12),
+        SyncRecords(DOMAIN, (_daemon(rogue, rng),)),
+        SyncRecords(DOMAIN, (_stop(rogue, rng),)),
     ):
         world.network.send(rogue.index, victim.index, encode_message(message))
+
+
+def _daemon(rogue: Device, rng: Random) -> bytes:
+    """The next generation of everybody's first daemon, by somebody who may author none."""
+    keyring, name = rogue.keyring, "daemon-0"
+    spec = Spec(
+        job=job_id(keyring.shoal, "default", KIND, name),
+        shoal=keyring.shoal,
+        namespace="default",
+        kind=KIND,
+        key=name,
+        generation=rng.randint(1, 20),
+        body=draw_daemon(name, 99, rng).encode(),
+    )
+    return seal(spec, keyring)
+
+
+def _stop(rogue: Device, rng: Random) -> bytes:
+    keyring, name = rogue.keyring, "daemon-0"
+    control = Control(
+        job=job_id(keyring.shoal, "default", KIND, name),
+        shoal=keyring.shoal,
+        number=rng.randint(1, 20),
+        desired=Desired.DELETED,
+        generation=20,
+        namespace="default",
+        created_ms=0,
+        key=name,
+    )
+    return seal(control, keyring)

@@ -12,6 +12,7 @@ from protocol.sim.device import Described, Device
 from protocol.sim.faults import Faults, Script
 from protocol.sim.heap import Heap
 from protocol.sim.invariants import Invariants, Violation
+from protocol.sim.keepers import Keepers
 from protocol.sim.keyring import EVERY_ROLE, Root
 from protocol.sim.network import Network
 from protocol.sim.people import People
@@ -35,6 +36,8 @@ class Options:
 
     peers: int = 12
     jobs: int = 8
+    daemons: int = 3
+    services: int = 2
     scenario: str = MIXED
     faults: Faults | None = None  # instead of the scenario's
 
@@ -67,13 +70,15 @@ def run(seed: int, options: Options, line: Callable[[str], None] | None = None) 
     world.watcher = invariants
     people = People(world, invariants, Random(f"{name}/people"), faults.heal_s)
     people.draw(options.jobs)
+    keepers = Keepers(world, invariants.standing, Random(f"{name}/keepers"))
+    keepers.draw(options.daemons, options.services)
     script = Script(world, faults, Random(f"{name}/script"))
     script.schedule()
     rng = Random(f"{name}/rogue")
     for _ in range(faults.rogues):
         schedule_rogue(world, rng)
     world.heap.run(faults.heal_s)
-    _settle(world, people, invariants, faults.heal_s + QUIET_S)
+    _settle(world, people, keepers, invariants, faults.heal_s + QUIET_S)
     traffic = world.network.traffic
     return Outcome(
         seed=seed,
@@ -122,10 +127,12 @@ def _draw_roles(index: int, rng: Random) -> tuple[str, ...]:
     return OPERATING if rng.random() < 0.2 else EVERY_ROLE
 
 
-def _settle(world: World, people: People, invariants: Invariants, end: float) -> None:
+def _settle(
+    world: World, people: People, keepers: Keepers, invariants: Invariants, end: float
+) -> None:
     """Run on until all is quiet and stays so; what is not quiet in the end is a violation."""
     while world.heap.now < end and not invariants.violations:
-        if not people.busy and not unrest(world, invariants):
+        if not (people.busy or keepers.busy) and not unrest(world, invariants):
             world.heap.run(world.heap.now + STAY_S)
             if not unrest(world, invariants):
                 return
@@ -134,5 +141,5 @@ def _settle(world: World, people: People, invariants: Invariants, end: float) ->
         return
     for device, text in unrest(world, invariants):
         invariants.violate(device, text)
-    if people.busy:
+    if people.busy or keepers.busy:
         invariants.violate(-1, "somebody who called was never answered")

@@ -8,7 +8,7 @@ from typing import Final
 
 from protocol.events import TaskEnded, TaskFound
 from protocol.ids import ExecutionId, JobId
-from protocol.job import JobSpec
+from protocol.job import JobSpec, JobType
 from protocol.resources import Resources
 
 PROGRAM: Final = "simulate"  # first word of a simulated task's command
@@ -44,6 +44,8 @@ class Task:
     began: float  # simulated time
     ends: float
     code: int | None
+    daemon: bool = False
+    service: bool = False
     running: bool = True
     ended: TaskEnded | None = None
 
@@ -64,7 +66,9 @@ class Task:
         code: int | None = rng.choice((1, 2, 139)) if failed else 0
         if timeout_s is not None and lasts > timeout_s:
             lasts, code = timeout_s, KILLED
-        return cls(execution, job, spec.task.resources, now, now + lasts, code)
+        daemon, service = spec.type is JobType.DAEMON, spec.type is JobType.SERVICE
+        ends = now + lasts
+        return cls(execution, job, spec.task.resources, now, ends, code, daemon, service)
 
     def end(self, code: int | None, reason: str, now: float) -> TaskEnded:
         """It ends now; later ends change nothing."""

@@ -8,27 +8,40 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+import protocol.daemons as daemons_module
 import protocol.node as node_module
+import protocol.placement as placement_module
+import protocol.sim.device as device_module
+import protocol.standingjob as standingjob_module
 from protocol.bidding import Bidder
 from protocol.catalogue import Catalogue
 from protocol.clock import NEVER, Now
 from protocol.config import CoordinationConfig, NodeConfig
-from protocol.effects import Effect, Save
+from protocol.coordination import Coordination
+from protocol.daemon import Daemon
+from protocol.daemons import Daemons
+from protocol.effects import Effect, Save, StartTask
 from protocol.errors import RemoteProtocolError
-from protocol.events import Event
-from protocol.execution import Fences
+from protocol.events import Event, TaskFound
+from protocol.execution import Execution, Fences
 from protocol.executor import Executor
 from protocol.heldjob import HeldJob, Merged, Slot
 from protocol.ids import JobId, PeerId
-from protocol.led import Plan
-from protocol.messages import JobSync
+from protocol.job import JobSpec
+from protocol.led import Led, Plan
+from protocol.messages import OVERTAKING, JobSync, SyncHeld
 from protocol.node import Node
 from protocol.placement import Placement
 from protocol.records import Acceptance, Assignment, Fence, Keyring
+from protocol.restarts import Restarts
+from protocol.rollout import Rollout
+from protocol.services import Services
 from protocol.sim.faults import Faults
 from protocol.sim.network import Conditions
 from protocol.sim.run import Options, run
 from protocol.sim.scenarios import MIXED, SCENARIOS
+from protocol.standing import Standing
+from protocol.standingjob import StandingJob
 from protocol.succession import Succession
 from protocol.wire import Sealed
 
@@ -232,6 +245,155 @@ def _hung_starts(patch: Patch) -> None:
     patch.setattr(Executor, "_never_started", lambda self, execution, now: [])
 
 
+def _unsaved_standing(patch: Patch) -> None:
+    """A standing job's record is kept in memory only."""
+    patch.setattr(Standing, "_save", lambda self, changed: [])
+
+
+def _early_word(patch: Patch) -> None:
+    """What was just merged is acknowledged before it is durable."""
+    patch.setattr(device_module, "OVERTAKING", (*OVERTAKING, SyncHeld))
+
+
+def _any_spec_wins(patch: Patch) -> None:
+    """Whatever generation comes last is kept."""
+    patch.setattr(standingjob_module, "spec_rank", lambda spec, data: (data,))
+
+
+def _any_author(patch: Patch) -> None:
+    """Nobody looks at the roles of a daemon's author."""
+    patch.setattr(standingjob_module, "checked_spec", lambda sealed, keyring: sealed)
+    why_unfit = Daemons._why_unfit
+
+    def lenient(self: Daemons, held: StandingJob, spec: JobSpec) -> str:
+        reason = why_unfit(self, held, spec)
+        return "" if reason.startswith("policy: the author") else reason
+
+    patch.setattr(Daemons, "_why_unfit", lenient)
+
+
+def _no_comparing(patch: Patch) -> None:
+    """Peers that meet again do not compare their standing jobs, now or later."""
+    patch.setattr(Standing, "_sync_soon", lambda self, peer: None)
+
+
+def _unjournaled_daemon(patch: Patch) -> None:
+    """A daemon is started without a journal of it."""
+    start = Daemons._start
+
+    def unsaved(self: Daemons, *arguments: object) -> list[Effect]:
+        effects = start(self, *arguments)  # type: ignore[arg-type]
+        return [effect for effect in effects if not isinstance(effect, Save)]
+
+    patch.setattr(Daemons, "_start", unsaved)
+
+
+def _second_daemon(patch: Patch) -> None:
+    """A restarted agent starts its daemons beside those that still run."""
+    adopt = Daemons._adopt
+
+    def forgetful(self: Daemons, daemon: Daemon, task: object, now: Now) -> list[Effect]:
+        return adopt(self, daemon, None, now)
+
+    patch.setattr(Daemons, "_adopt", forgetful)
+
+
+def _unstoppable(patch: Patch) -> None:
+    """What was stopped or deleted runs on."""
+    patch.setattr(Daemons, "_over", lambda self, daemon, held: [])
+
+
+def _once_described(patch: Patch) -> None:
+    """A device looks once what belongs on it, and not when it is moved."""
+    described = Daemons.described
+
+    def once(self: Daemons, now: Now) -> list[Effect]:
+        return [] if self.ready else described(self, now)
+
+    patch.setattr(Daemons, "described", once)
+
+
+def _ended_for_good(patch: Patch) -> None:
+    """A daemon that ended is not started again."""
+    patch.setattr(Daemons, "_pause", lambda self, daemon: NEVER)
+
+
+def _never_updated(patch: Patch) -> None:
+    """The wave of an update never comes."""
+    patch.setattr(daemons_module, "wave_delay_s", lambda *arguments: NEVER)
+
+
+def _second_service(patch: Patch) -> None:
+    """A restarted agent starts its services beside those that still run."""
+    adopt = Executor._adopt
+
+    def forgetful(
+        self: Executor, execution: Execution, task: TaskFound | None, now: Now
+    ) -> list[Effect]:
+        return adopt(self, execution, None if execution.service else task, now)
+
+    patch.setattr(Executor, "_adopt", forgetful)
+
+
+def _unstoppable_service(patch: Patch) -> None:
+    """Whoever runs or coordinates a service does not heed that it was stopped."""
+    patch.setattr(Services, "over", lambda self, job, generation: "")
+    patch.setattr(Coordination, "rest", lambda self, held, reason, now: [])
+    patch.setattr(Coordination, "drop", lambda self, held: [])
+
+
+def _service_ended_for_good(patch: Patch) -> None:
+    """A service's task that ended is not started again."""
+    next_run = Restarts.next_run
+
+    def never(self: Restarts, ended: Execution, now: Now) -> Execution | None:
+        pending = next_run(self, ended, now)
+        if pending is not None:
+            pending.start_at = NEVER
+        return pending
+
+    patch.setattr(Restarts, "next_run", never)
+
+
+def _service_left_dead(patch: Patch) -> None:
+    """What a service lost with a peer is not placed again."""
+    failed = Placement.failed
+
+    def resigned(self: Placement, led: Led, index: int, *arguments: object) -> list[Effect]:
+        if led.held.service:
+            led.plans[index].due = NEVER
+            return []
+        return failed(self, led, index, *arguments)  # type: ignore[arg-type]
+
+    patch.setattr(Placement, "failed", resigned)
+
+
+def _service_never_updated(patch: Patch) -> None:
+    """No slot is ever replaced by a later revision's."""
+    patch.setattr(Rollout, "_go_on", lambda self, led, held, now: [])
+
+
+def _service_crowded(patch: Patch) -> None:
+    """Slots that are to be spread are given to one peer, which takes them."""
+    patch.setattr(placement_module, "_taken", lambda led: {})
+    patch.setattr(Executor, "_objection_to_service", lambda self, execution: "")
+
+
+def _service_kept_beside(patch: Patch) -> None:
+    """What a later award of the slot supersedes is not told to stop."""
+    patch.setattr(Executor, "_supersede", lambda self, by, now: ([], []))
+
+
+def _service_timed_out(patch: Patch) -> None:
+    """A service's task is given the timeout of its file."""
+    start = Executor._start
+
+    def timed(self: Executor, execution: Execution, now: Now) -> StartTask:
+        return replace(start(self, execution, now), timeout_s=60.0)
+
+    patch.setattr(Executor, "_start", timed)
+
+
 LATE = Faults(conditions=Conditions(reorder=0.4, duplicate=0.2), crashes=4)  # awards come late
 
 MUTATIONS = (
@@ -255,6 +417,25 @@ MUTATIONS = (
     Mutation("no anti-entropy", _no_anti_entropy, "differs|has not ended"),
     Mutation("garbage raises", _raising, "the node broke"),
     Mutation("hung starts", _hung_starts, "for ever|has not ended", scenario="black-holes"),
+    Mutation("standing job not saved", _unsaved_standing, "not as it was saved"),
+    Mutation("acknowledged too early", _early_word, "says what is not on its disk: SyncHeld"),
+    Mutation("any spec wins", _any_spec_wins, "standing job .* goes back"),
+    Mutation("any author runs daemons", _any_author, "a daemon of .* who may not submit"),
+    Mutation("standing jobs not compared", _no_comparing, "standing jobs differ"),
+    Mutation("daemon not journaled", _unjournaled_daemon, "daemon .* without a journal"),
+    Mutation("daemon started twice", _second_daemon, "runs 2 times on one device"),
+    Mutation("daemon not stopped", _unstoppable, "daemon .* runs, and should not"),
+    Mutation("labels looked at once", _once_described, "daemon .* (should not|does not run)"),
+    Mutation("daemon not restarted", _ended_for_good, "daemon .* runs 0 times"),
+    Mutation("daemon not updated", _never_updated, "in another revision than it should"),
+    Mutation("service started twice", _second_service, "runs twice"),
+    Mutation("service not stopped", _unstoppable_service, "service .* runs, and should not"),
+    Mutation("service not restarted", _service_ended_for_good, "of service .* runs 0 times"),
+    Mutation("service not placed again", _service_left_dead, "of service .* runs nowhere"),
+    Mutation("service not updated", _service_never_updated, "another revision than it should"),
+    Mutation("service not spread", _service_crowded, "slots of service .* are not spread"),
+    Mutation("service kept beside", _service_kept_beside, "starts .*, and knows"),
+    Mutation("service timed out", _service_timed_out, "has a timeout"),
     Mutation("tasks not adopted", _blind_adoption, "is (starting|running)|still|has not ended"),
 )
 
