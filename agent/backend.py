@@ -154,6 +154,14 @@ class AgentBackend:
             raise RequestError(409, f"{wanted!r} could be any of {shown}: give more of the id")
         return found[0]
 
+    async def versions(self, job: str) -> list[View]:
+        view = await self.job(job)
+        if "parts" not in view:
+            raise RequestError(
+                409, f"a {view['type']} job has one version all its life; `shoal job describe`"
+            )
+        return cast(list[View], self._driver.node.steward.versions(JobId(str(view["id"]))))
+
     def _held(self, wanted: str) -> HeldJob | None:
         return self._driver.node.jobs.get(JobId(wanted))
 

@@ -211,6 +211,11 @@ class Client:
         """A job by its id, the beginning of its id, or its name."""
         return self._ask("GET", _job(wanted))
 
+    def versions(self, job: str) -> list[dict[str, Any]]:
+        """The specs of a standing job that the agent remembers, the present one first."""
+        answer = self._ask("GET", f"{_job(job)}/versions")
+        return cast("list[dict[str, Any]]", answer["versions"])
+
     def stop(self, job: str) -> dict[str, Any]:
         return self._ask("POST", f"{_job(job)}/stop")
 

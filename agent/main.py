@@ -142,13 +142,8 @@ class Agent:
         self.logs = Logs(self.engine, self._dial(LOG_PROTOCOL), member.keyring.peer)
         self.invites = Invites(store, member, self._own_addresses, self.clock.now())
         self.doctor = Doctor(self)
-        self.device = Device(
-            self.config,
-            member.membership.labels,
-            self.transport.addresses,
-            self.conditions,
-            Hardware(),
-        )
+        labels, addresses = member.membership.labels, self.transport.addresses
+        self.device = Device(self.config, labels, addresses, self.conditions, Hardware())
         self.backend = AgentBackend(
             self.driver,
             self._peers(loaded.view()),
@@ -165,12 +160,15 @@ class Agent:
         self._started_at = self.clock.now().mono
         self._stopping = trio.Event()
         self.cloned = ""
-        self.outside = Outside(
+        self.outside = self._outside()
+
+    def _outside(self) -> Outside:
+        return Outside(
             self.transport,
             self.tasks,
             self.checks,
             self.device,
-            store,
+            self.store,
             self.feed,
             self.clock,
             self._addresses_of,

@@ -211,6 +211,7 @@ class Daemons:
         daemon.now, daemon.attempt, daemon.state = target, attempt, State.STARTING
         daemon.stopping, daemon.started_ms, daemon.next_at = "", now.wall_ms, NEVER
         daemon.switch_to, daemon.switch_at = None, NEVER
+        daemon.start_by = now.mono + self.config.start_max_s
         self._begun(daemon, now)
         start = StartTask(
             key,
@@ -268,11 +269,18 @@ class Daemons:
                 return daemon
         return None
 
+    def over(self, execution: ExecutionId) -> bool:
+        """Whether it is one of a daemon's that has ended, or was given up."""
+        past = (ended for daemon in self.daemons.values() for ended in daemon.past)
+        return any(ended[0] == execution for ended in past)
+
     def on_started(self, execution: ExecutionId, now: Now) -> list[Effect]:
         daemon = self.find(execution)
-        if daemon is None or daemon.state is not State.STARTING:
+        if daemon is None:  # it was given up
+            return [StopTask(execution, "it started too late")]
+        if daemon.state is not State.STARTING:
             return []
-        daemon.state = State.RUNNING
+        daemon.state, daemon.start_by = State.RUNNING, NEVER
         kind = "daemon.restarted" if daemon.restarts else "daemon.started"
         again = f" again ({daemon.restarts} restarts)" if daemon.restarts else ""
         tell = self._tell(daemon, kind, f"{daemon.now.spec.name} runs here{again}")
@@ -340,7 +348,7 @@ class Daemons:
         kept = (*daemon.past, past)[-self.config.kept :]
         gone = [ended[0] for ended in daemon.past if ended not in kept]
         daemon.past, daemon.state, daemon.healthy_at = kept, state, NEVER
-        daemon.next_at = NEVER
+        daemon.next_at = daemon.start_by = NEVER
         self.bidder.free_up(event.execution)
         how = f" with exit code {code}" if code >= 0 and not daemon.stopping else ""
         because = f": {reason}" if reason else ""
@@ -361,7 +369,7 @@ class Daemons:
         times = list(self._expiries.values())
         for daemon in self.daemons.values():
             if daemon.active:
-                times += [daemon.healthy_at, daemon.switch_at]
+                times += [daemon.healthy_at, daemon.switch_at, daemon.start_by]
             else:
                 times.append(daemon.next_at)
         return min(times, default=NEVER)
@@ -369,12 +377,21 @@ class Daemons:
     def on_deadline(self, now: Now) -> list[Effect]:
         effects: list[Effect] = []
         due: dict[JobId, None] = {job: None for job, at in self._expiries.items() if at <= now.mono}
+        for daemon in list(self.daemons.values()):
+            if daemon.active and daemon.start_by <= now.mono:
+                effects += self._never_started(daemon, now)
         for job, daemon in self.daemons.items():
             if daemon.active and daemon.healthy_at <= now.mono:
                 effects += self._healthy(daemon)
             if (daemon.switch_at if daemon.active else daemon.next_at) <= now.mono:
                 due[job] = None
         return effects + [effect for job in due for effect in self.review(job, now)]
+
+    def _never_started(self, daemon: Daemon, now: Now) -> list[Effect]:
+        """The engine took it and nothing came of it: it is tried again, as after a failure."""
+        key = daemon.execution(self.me)
+        reason = f"the device did not start it within {self.config.start_max_s:.0f} s"
+        return [StopTask(key, reason), *self.on_ended(TaskEnded(key, None, reason), now)]
 
     def _healthy(self, daemon: Daemon) -> list[Effect]:
         """This revision is what a later one may go back to."""

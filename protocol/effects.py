@@ -26,6 +26,7 @@ Bucket = Literal[
     "standing",
     "daemon",
     "service",
+    "version",
 ]
 BUCKETS: tuple[Bucket, ...] = (
     "meta",
@@ -39,6 +40,7 @@ BUCKETS: tuple[Bucket, ...] = (
     "standing",
     "daemon",
     "service",
+    "version",
 )
 
 

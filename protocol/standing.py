@@ -28,8 +28,9 @@ from protocol.messages import (
     SyncRoot,
     SyncWant,
 )
-from protocol.records import Control, Keyring, Spec
+from protocol.records import Control, Desired, Keyring, Spec
 from protocol.standingjob import StandingJob, verified_standing
+from protocol.versions import Row, Versions
 from protocol.wire import Sealed
 
 DOMAIN: Final = 1  # in anti-entropy
@@ -64,6 +65,7 @@ class Standing:
     confirmed: list[tuple[JobId, PeerId]] = field(default_factory=list)  # drained by the steward
     couriers: dict[PeerId, Courier] = field(default_factory=dict)  # one for each connection
     reconciler: Reconciler = field(init=False)
+    versions: Versions = field(init=False)
     _bytes: int = 0
     _records: int = 0
     _known: dict[bytes, JobId] = field(default_factory=dict)  # the records held, byte for byte
@@ -72,9 +74,11 @@ class Standing:
     _sync_next: float = 0.0  # not before
     _sync_at: float = NEVER  # with a neighbour at random
     _full_told: bool = False
+    _rows: list[Row] = field(default_factory=list)  # of versions, for the save of the same merge
 
     def __post_init__(self) -> None:
         self.reconciler = Reconciler(DOMAIN, self._load)
+        self.versions = Versions(self.keyring)
 
     # ---- what the disk held ------------------------------------------------------------------
 
@@ -89,7 +93,7 @@ class Standing:
                 unreadable.append(key)
                 continue
             self._hold(held)
-        return unreadable
+        return unreadable + self.versions.restore(disk.get("version", {}))
 
     def _hold(self, held: StandingJob) -> None:
         """Count it in, as it is now."""
@@ -135,19 +139,23 @@ class Standing:
             before = held.spec if spec else held.control
             author = held.author if spec else held.control_author
             seen = held.seen
+            data, since_ms = held.spec_data, held.since_ms
             self._unhold(held)
             taken = held.offer(sealed)
-            if held.records:
-                self._hold(held)
+            self._hold(held)  # the first record of a job is always taken
             if taken or held.seen != seen:
                 changed[held.id] = None
             if taken and spec:
                 held.since_ms = max(0, now.wall_ms)
+                self._rows += self.versions.keep(held.id, data, since_ms) if data else []
+            elif taken and held.desired is Desired.DELETED:
+                self._rows += self.versions.forget(held.id)
             self.news.append(News(record.job, sealed, before, author, lost=not taken))
         return changed
 
     def _save(self, changed: dict[JobId, None]) -> list[Effect]:
-        rows = tuple(self.jobs[job].row() for job in changed)
+        rows = (*(self.jobs[job].row() for job in changed), *self._rows)
+        self._rows = []
         return [Save(rows)] if rows else []
 
     def _spread(self, changed: dict[JobId, None], sender: PeerId | None, now: Now) -> list[Effect]:

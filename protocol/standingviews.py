@@ -14,6 +14,7 @@ from protocol.ids import PeerId
 from protocol.records import Desired
 from protocol.standingjob import StandingJob
 from protocol.tree import Plain
+from protocol.versions import Version
 
 View = dict[str, Plain]
 Name = Callable[[PeerId], str]
@@ -251,6 +252,18 @@ def effect_of(view: View | None, number: int) -> tuple[list[str], list[str], lis
         where = stopping if part["state"] in ACTIVE else quiet
         (where if heard else unheard).append(str(part["peer_name"]))
     return quiet, stopping, unheard
+
+
+def version_view(version: Version, name: Name) -> View:
+    """One spec of a job's past or present."""
+    return {
+        "generation": version.generation,
+        "revision": version.revision,
+        "author": version.author,
+        "author_name": name(version.author),
+        "since_ms": version.since_ms,
+        "spec": None if version.spec is None else version.spec.to_plain(),
+    }
 
 
 def _views(value: Plain) -> list[View]:

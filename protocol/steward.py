@@ -19,7 +19,7 @@ from protocol.events import (
     TaskStarted,
 )
 from protocol.executor import Executor
-from protocol.ids import ExecutionId, PeerId
+from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.inquiry import Inquiries
 from protocol.records import Advert, Certificate, Desired, Keyring
 from protocol.services import Services
@@ -27,7 +27,8 @@ from protocol.standing import Standing, SyncMessage
 from protocol.standingacts import StandingActs
 from protocol.standingjob import standing_id
 from protocol.standingnews import tells_of
-from protocol.standingviews import View, listed, standing_view
+from protocol.standingviews import View, listed, standing_view, version_view
+from protocol.versions import Version
 
 
 class Steward:
@@ -53,7 +54,13 @@ class Steward:
         self.standing = Standing(keyring, config.standing, rng, config.membership.sync_period_s)
         self.acts = StandingActs(keyring, certificate, self.standing, inquiries, absent, name_of)
         self.daemons = Daemons(
-            keyring, config.standing, rng, self.standing, executor.bidder, adverts, connected
+            keyring,
+            config.standing,
+            rng,
+            self.standing,
+            executor.bidder,
+            adverts,
+            connected,
         )
         self.services = Services(
             keyring,
@@ -77,8 +84,8 @@ class Steward:
         return effects, Booted(tuple(others))
 
     def owns(self, execution: ExecutionId) -> bool:
-        """Whether it is a daemon's present execution."""
-        return self.daemons.find(execution) is not None
+        """Whether it is a daemon's execution, the present one or one that is over."""
+        return self.daemons.find(execution) is not None or self.daemons.over(execution)
 
     def on_task(self, event: TaskStarted | HealthChanged | TaskEnded, now: Now) -> list[Effect]:
         """What became of it."""
@@ -151,6 +158,16 @@ class Steward:
         ]
 
     # ---- reading -----------------------------------------------------------------------------
+
+    def versions(self, job: JobId) -> list[View]:
+        """The specs of a standing job that this peer remembers, the present one first."""
+        held = self.standing.jobs.get(job)
+        if held is None:
+            return []
+        found = list(self.standing.versions.of(job))
+        if held.spec_data:
+            found.append(Version.of(held.spec_data, held.since_ms, self.standing.keyring))
+        return [version_view(each, self._name_of) for each in reversed(found)]
 
     def views(self, prefix: str, limit: int, detail: bool, now: Now) -> list[View]:
         """This peer's part of the standing jobs whose id starts so, the newest first."""

@@ -31,6 +31,7 @@ NOOP = "/bin/true"
 WARM_UP = 10
 IDLE_S = 60.0
 SETTLE_S = 30.0
+YOUNG_S = 12.0  # an agent that just started gives a coordinator 10 s to be heard of
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +306,7 @@ def takeover(n: int = 5) -> list[Figure]:
     times: list[float] = []
     for _ in range(n):
         with Lab(4) as lab:
+            time.sleep(YOUNG_S)
             times.append(_led_by_another(lab))
     return [
         Figure("led-by-another-p50", quantile(times, 0.5), "s", n),

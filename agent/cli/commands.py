@@ -170,6 +170,30 @@ def _run(parser: ArgumentParser) -> None:
 
 def _job_run(parser: ArgumentParser) -> None:
     _file(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what it would change and where it would run"
+    )
+    _following(parser)
+
+
+def _versions(parser: ArgumentParser) -> None:
+    _job(parser)
+    parser.add_argument("--diff", action="store_true", help="what each changed")
+
+
+def _rollback(parser: ArgumentParser) -> None:
+    _job(parser)
+    parser.add_argument(
+        "--to", metavar="GENERATION", type=int, help="to this one (the one before the present)"
+    )
+
+
+def _rerun(parser: ArgumentParser) -> None:
+    _job(parser)
+    _following(parser)
+
+
+def _following(parser: ArgumentParser) -> None:
     parser.add_argument("--wait", action="store_true", help="until it ends; its exit code is ours")
     parser.add_argument("--follow", action="store_true", help="wait, and show its output")
     parser.add_argument("--key", metavar="KEY", help="running it again with this key is one job")
@@ -264,6 +288,10 @@ COMMANDS: Final = (
     Command("job describe", "all about one job", "jobs:describe", _job),
     Command("job executions", "each attempt of each slot", "jobs:executions", _job),
     Command("job logs", "what its tasks wrote", "logs:logs", _logs),
+    Command("job versions", "what a daemon or service was before", "versions:versions", _versions),
+    Command("job rollback", "run an earlier version again", "versions:rollback", _rollback),
+    Command("job rerun", "run a job again that has ended", "runs:rerun", _rerun),
+    Command("job history", "what became of a job, in order", "events:history", _job),
     Command("job wait", "until it ends; its exit code is ours", "runs:wait", _wait),
     Command("job stop", "end jobs", "ending:stop", _stop),
     Command("job delete", "end daemons and services for good", "ending:delete", _stop),

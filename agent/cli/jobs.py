@@ -154,8 +154,9 @@ def _where(view: dict[str, Any]) -> list[str]:
     here = [slot for slot in view.get("slots") or [] if slot["executor"]]
     if "parts" in view:
         here = [slot for slot in here if slot["state"] in ("starting", "running", "stopping")]
-    names = dict.fromkeys(_executor(slot) for slot in here)
-    found = list(names)
+    found = list(dict.fromkeys(_executor(slot) for slot in here))
+    if "parts" in view:
+        found.sort()  # a standing job's slots are in no order of their own
     return found if len(found) <= 3 else [*found[:3], f"{len(found) - 3} more"]
 
 

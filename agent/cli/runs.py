@@ -9,7 +9,7 @@ from typing import Any
 
 from agent.cli import units
 from agent.cli.connecting import connect
-from agent.cli.exitcodes import OK, USAGE, CliError, of_job
+from agent.cli.exitcodes import FAILED, OK, USAGE, CliError, of_job
 from agent.cli.following import Following, summary
 from agent.cli.tables import note, show_json, show_json_line
 from agent.client import AgentError, Client
@@ -90,6 +90,10 @@ def job_run(args: Namespace) -> int:
     spec = load(args.file)
     tree = dict(spec.to_plain())
     with connect(args) as client:
+        if args.dry_run:
+            from agent.cli.dryrun import dry_run
+
+            return dry_run(client, spec, args)
         if not (args.wait or args.follow):
             return _detached(client, tree, args)
         if spec.type.standing and args.wait:
@@ -97,6 +101,26 @@ def job_run(args: Namespace) -> int:
         lines = client.run(tree, args.key or "", logs=args.follow)
         following = Following(client, lines, spec.count, quiet=args.quiet, json=args.json)
         return following.to_end()
+
+
+def rerun(args: Namespace) -> int:
+    """Submit a job that was run before once more, as a job of its own."""
+    with connect(args) as client:
+        view = client.job(args.job)
+        if "parts" in view:
+            raise CliError(
+                f"{view['name']} is a {view['type']}, which runs all the time; after `shoal job "
+                "stop` it runs again once its file does: shoal job run FILE",
+                USAGE,
+            )
+        spec = view.get("spec")
+        if not spec:
+            raise CliError(f"nobody who answered holds the spec of {args.job}; try again", FAILED)
+        if not (args.wait or args.follow):
+            return _detached(client, spec, args)
+        lines = client.run(spec, args.key or "", logs=args.follow)
+        count = int(spec.get("Count", 1))
+        return Following(client, lines, count, quiet=args.quiet, json=args.json).to_end()
 
 
 def wait(args: Namespace) -> int:

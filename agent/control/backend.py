@@ -96,6 +96,13 @@ class Backend(Protocol):
         Raises RequestError: 404, or 409 with a text that lists the candidates.
         """
 
+    async def versions(self, job: str) -> list[View]:
+        """Of a standing job, as far as this device remembers them, the present one first:
+        {generation, revision, author, author_name, since_ms, spec}.
+
+        Raises RequestError: as `job`, and 409 for a job that ends by itself.
+        """
+
     async def stop(self, job: str) -> View:
         """Ask for the job's end, durably; repeating it changes nothing."""
 

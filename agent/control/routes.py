@@ -56,6 +56,7 @@ def build_app(backend: Backend, limits: Limits) -> Starlette:
         ("GET", "/v1/jobs", api.jobs),
         ("POST", "/v1/jobs", api.submit),
         ("GET", "/v1/jobs/{job}", api.job),
+        ("GET", "/v1/jobs/{job}/versions", api.versions),
         ("POST", "/v1/jobs/{job}/stop", api.stop),
         ("POST", "/v1/jobs/{job}/delete", api.delete),
         ("GET", "/v1/jobs/{job}/logs", api.logs),
@@ -133,6 +134,10 @@ class Routes:
 
     async def job(self, request: Request) -> Response:
         return JsonAnswer(await self._backend.job(request.path_params["job"]))
+
+    async def versions(self, request: Request) -> Response:
+        found = await self._backend.versions(request.path_params["job"])
+        return JsonAnswer({"versions": found})
 
     async def submit(self, request: Request) -> Response:
         spec, key = read_submission(await self._json(request))

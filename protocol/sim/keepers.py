@@ -45,6 +45,7 @@ class Keepers:
     world: World
     watch: StandingWatch
     rng: Random
+    heal_s: float = HEAL_S  # what they wish is spread over this time
     wishes: list[Wish] = field(default_factory=list)
     _requests: dict[int, Wish] = field(default_factory=dict)
     _count: int = FIRST_REQUEST
@@ -79,7 +80,8 @@ class Keepers:
         device = self.rng.randrange(len(self.world.devices))
         wish = Wish(event, name, device, len(self.wishes))
         self.wishes.append(wish)
-        self.world.heap.at(min(at, HEAL_S - 1.0), self._ask, wish)
+        at *= self.heal_s / HEAL_S
+        self.world.heap.at(min(at, self.heal_s - 1.0), self._ask, wish)
 
     def _ask(self, wish: Wish) -> None:
         """Here or, where nobody is at home, at another device."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
-from protocol.config import CoordinationConfig, NodeConfig
+from protocol.config import CoordinationConfig, NodeConfig, StandingConfig
 from protocol.sim.faults import Faults
 from protocol.sim.network import Conditions
 
@@ -80,7 +80,10 @@ _ALL: Final = (
         "black-holes",
         "a fifth of the devices win and never start",
         _swallowing,
-        config=NodeConfig(coordination=CoordinationConfig(start_max_s=15.0)),
+        config=NodeConfig(
+            coordination=CoordinationConfig(start_max_s=15.0),
+            standing=StandingConfig(start_max_s=15.0),
+        ),
     ),
     # However long: what is deleted stays so for ever, and no promise here depends on a clock.
     Scenario("away", "devices that are off while jobs end, are stopped and deleted", _away),

@@ -73,6 +73,7 @@ class MemoryBackend:
                 "cpu_m": 4000,
                 "memory_bytes": 2 * 1024**3,
                 "disk_bytes": 8 * 1024**3,
+                "gpus": 0,
                 "version": "0.1.0",
                 "roles": ["compute", "submit"],
                 "since_s": 75.0,
@@ -170,6 +171,11 @@ class MemoryBackend:
         if view["state"] not in FINAL_STATES:
             self.finish(view["id"], None, "stopped")
         return {"job": view["id"], "state": "stopped"}
+
+    async def versions(self, job: str) -> list[dict[str, Any]]:
+        view = await self.job(job)
+        found: list[dict[str, Any]] = view.get("versions", [])
+        return found
 
     async def delete(self, job: str) -> dict[str, Any]:
         view = await self.job(job)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.integration.gated import Gated
-from tests.lab import Device, Done, Lab
+from tests.lab import Device, Done, Lab, process_job, supervisors_of
 
 SOON_S = 15.0  # on a busy machine; a change is told at once and acted on a second later
 
@@ -76,6 +76,22 @@ def test_a_job_waits_for_a_label_and_runs_where_somebody_sets_it(lab: Lab) -> No
     assert peer_at(lab, lab[2], "d01")["labels"]["camera"] == "front"
     rows = ok(lab.shoal(lab[0], "peers", "--where", "camera=front", "--labels", "place")).out
     assert [line.split()[0] for line in rows.splitlines()] == ["NAME", "d01"] and "attic" in rows
+
+
+def test_a_daemon_comes_and_goes_with_a_label(lab: Lab) -> None:
+    gated = Gated(lab, "watched")
+    watched: list[Any] = [{"Key": "watch", "Operator": "exists"}]
+    job = process_job(*gated.command(), name="watcher", Type="daemon", Constraints=watched)
+    del job["Count"]
+    with lab[0].client() as client:
+        client.submit(job)
+    ok(lab.shoal(lab[1], "label", "set", "watch=door"))
+    lab.until(gated.executions, "it has begun where the label is", SOON_S)
+    assert len(supervisors_of(lab[1])) == 1 and supervisors_of(lab[0]) == []
+    ok(lab.shoal(lab[1], "label", "unset", "watch"))
+    lab.until(lambda: supervisors_of(lab[1]) == [], "it has ended there", SOON_S)
+    assert len(gated.executions()) == 1
+    ok(lab.shoal(lab[0], "job", "delete", "watcher", "--yes"))
 
 
 def test_a_label_set_live_outlives_the_agent_until_it_is_unset(lab: Lab) -> None:

@@ -159,6 +159,7 @@ class NodeNet:
         self.shoal = FakeShoal()
         self.now = 100.0
         self.drop: Drop = lambda sender, to, message: False
+        self.swallow = False  # engines take tasks, and nothing is heard of them again
         self.cut: dict[frozenset[str], None] = {}
         self.boxes: dict[str, Box] = {}
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -390,6 +391,8 @@ class NodeNet:
                         self.after(DELAY_S, lambda o=other, f=frame: self._gossip(o, f))
             case StartTask():
                 box.started.append(effect)
+                if self.swallow:
+                    return
                 box.running[effect.execution] = effect
                 self.after(0.0, lambda: self._started(name, effect.execution))
             case CheckTask():

@@ -10,7 +10,7 @@ import pytest
 from protocol.clock import NEVER
 from protocol.config import NodeConfig, PolicyConfig, StandingConfig
 from protocol.effects import RemoveTask, Save, StartTask, StopTask
-from protocol.events import HealthChanged
+from protocol.events import HealthChanged, TaskStarted
 from protocol.execution import State
 from protocol.ids import ExecutionId, PeerId
 from protocol.job import JobSpec
@@ -23,6 +23,7 @@ from tests.protocol.daemonnet import DaemonNet
 from tests.protocol.nodenet import WALL, batch
 from tests.protocol.standingbook import PROCESS, StandingBook, daemon
 
+START_MAX_S = StandingConfig().start_max_s
 FAST: dict[str, Plain] = {"Update": {"HealthyAfter": 2}}
 LABELLED: Plain = [{"Key": "zone", "Operator": "=", "Values": ["attic"]}]
 
@@ -499,6 +500,20 @@ def test_a_revision_whose_checks_never_pass_is_gone_back_from() -> None:
     assert "back to the one before" in net.told("a", "daemon.rolled-back")[0].text
 
 
+def test_what_the_engine_swallows_is_started_again() -> None:
+    net = DaemonNet("a")
+    box = net.boxes["a"]
+    net.swallow = True
+    net.ran("a")
+    first = net.daemon("a").execution(PeerId("a"))
+    net.run(START_MAX_S - 5.0)
+    assert net.daemon("a").state is State.STARTING
+    net.swallow = False
+    assert net.until(lambda: net.on() == ["a"]) < 10.0
+    assert box.stopping[first] == f"the device did not start it within {START_MAX_S:.0f} s"
+    assert net.daemon("a").state is State.RUNNING
+
+
 # ---- updates
 
 
@@ -610,3 +625,43 @@ def test_the_same_revision_by_another_author_restarts_nothing() -> None:
         given(net, data)
     assert net.execution("a") == before
     assert net.daemon("a").now.data == net["a"].steward.standing.jobs[net.id].spec_data
+
+
+def test_what_the_engine_never_starts_is_given_up_and_started_again() -> None:
+    config = NodeConfig(standing=replace(StandingConfig(), start_max_s=20.0))
+    net = DaemonNet("a", configs={"a": config})
+    swallowed: list[str] = []
+
+    def started(name: str, execution: ExecutionId) -> None:
+        if not swallowed:
+            swallowed.append(execution)
+            del net.boxes[name].running[execution]  # and nothing is heard of it
+        else:
+            DaemonNet._started(net, name, execution)
+
+    net._started = started  # type: ignore[method-assign]
+    net.ran("a")
+    net.until(lambda: net.daemon("a").state is State.RUNNING, 30.0)
+    assert "did not start it within 20 s" in net.daemon("a").past[0][2]
+    late = net.handle("a", TaskStarted(ExecutionId(swallowed[0])))
+    assert late == [StopTask(ExecutionId(swallowed[0]), "it started too late")]
+    assert net.on() == ["a"]
+
+
+def test_what_was_stopped_stays_so_over_a_restart() -> None:
+    net = DaemonNet("a")
+    net.ran("a")
+    net.run(0.1)
+    net.controlled("a")
+    net.kill("a")
+    net.boot("a")
+    net.run(30.0)
+    assert (net.on(), net.daemons("a").deadline) == ([], NEVER)
+
+
+def test_the_same_news_of_a_task_again_changes_nothing() -> None:
+    net = DaemonNet("a")
+    net.ran("a")
+    net.run(0.1)
+    assert net.handle("a", TaskStarted(net.execution("a"))) == []
+    assert len(net.told("a", "daemon.started")) == 1

@@ -119,10 +119,10 @@ def test_a_row_reads_back(datas: list[bytes]) -> None:
     "value",
     [
         b"garbage",
-        dumps([b"", b""]),
-        dumps([b"x", b""]),
-        dumps([SPECS[0]]),
-        dumps([StandingBook("other").spec(), b""]),
+        dumps([b"", b"", 0, 0]),
+        dumps([b"x", b"", 0, 0]),
+        dumps([SPECS[0], b""]),
+        dumps([StandingBook("other").spec(), b"", 0, 0]),
     ],
 )
 def test_a_row_of_something_else_is_refused(value: bytes) -> None:

@@ -384,3 +384,43 @@ def until(stream: Any, text: str) -> None:
         if text in line:
             return
     raise AssertionError(f"never said {text!r}")
+
+
+def test_a_job_is_run_again_as_a_job_of_its_own(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = shoal("run", "-d", "--name", "again", "--", "echo", "hi").out.strip()
+    ended = shoal("job", "rerun", job)
+    assert ended.code == 0
+    assert ended.out.strip() != job
+    assert submitted(agent)["Name"] == "again"
+    followed = shoal("job", "rerun", job, "--follow", "-q")
+    assert (followed.code, followed.out) == (0, "hi\n")
+
+
+def test_what_stands_or_is_not_known_whole_is_not_run_again(
+    agent: MemoryAgent, shoal: Shoal
+) -> None:
+    job = shoal("run", "-d", "--name", "collect", "--", "echo", "hi").out.strip()
+    agent.backend.views[job] |= {"spec": None}
+    assert "holds the spec" in shoal("job", "rerun", job).err
+    agent.backend.views[job] |= {"type": "daemon", "parts": []}
+    ended = shoal("job", "rerun", job)
+    assert ended.code == 2 and "is a daemon, which runs all the time" in ended.err
+
+
+def test_a_jobs_history_is_in_order(agent: MemoryAgent, shoal: Shoal) -> None:
+    assert shoal("run", "--", "echo", "hi").code == 0
+    (found,) = shoal("jobs", "--json").json["jobs"]
+    agent.backend.views[found["id"]]["executions"] = [
+        {
+            "id": "e" * 32, "slot": 0, "peer": "12D3KooWx", "peer_name": "pi-attic",
+            "state": "completed", "attempt": 1, "term": 1, "exit_code": 0, "reason": "",
+            "started_ms": found["created_ms"] + 1, "ended_ms": found["created_ms"] + 2,
+        }
+    ]  # fmt: skip
+    told = shoal("job", "history", found["id"], "--json").json["history"]
+    assert told[0]["text"].endswith("submitted by pi-kitchen")
+    texts = [moment["text"] for moment in told]
+    assert texts.index("3 bids") < texts.index("job completed")
+    assert any(text.startswith("slot 0, attempt 1, on pi-attic: started") for text in texts)
+    assert [moment["at_ms"] for moment in told] == sorted(moment["at_ms"] for moment in told)
+    assert "3 bids" in shoal("job", "history", found["id"]).out
