@@ -278,11 +278,13 @@ class Standing:
         for sealed in fresh:
             record = sealed.record
             assert isinstance(record, Spec | Control)
-            free = isinstance(record, Control) and record.job in self.jobs
-            if not free and self.why_no_room(records + 1, size + len(sealed.data)):
+            known = record.job in self.jobs
+            more = 0 if known else 1  # a later generation takes the place of the one before
+            free = known and isinstance(record, Control)
+            if not free and self.why_no_room(records + more, size + len(sealed.data)):
                 refused[record.job] = None
                 continue
-            records, size = records + 1, size + len(sealed.data)
+            records, size = records + more, size + len(sealed.data)
             taken.append(sealed)
         return taken, refused
 

@@ -83,7 +83,8 @@ class StandingActs:
         if held is not None and held.desired is not Desired.RUNNING:
             # Both rise: who forgot the spec of what was deleted must not wait for the old one.
             records.append(self._control(held, Desired.RUNNING, generation, now))
-        full = self.standing.why_no_room(len(records), sum(len(each.data) for each in records))
+        more = 1 if held is None else 0  # a later generation takes the place of the one before
+        full = self.standing.why_no_room(more, sum(len(each.data) for each in records))
         if full:
             return [Reply(request, error=full)]
         effects = self.standing.put(records, now)

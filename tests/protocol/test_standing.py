@@ -225,9 +225,9 @@ def test_what_one_was_asked_for_no_other_is_asked_for_a_while() -> None:
 # ---- bounds
 
 
-def full(records_max: int) -> dict[str, NodeConfig]:
-    config = NodeConfig(standing=replace(StandingConfig(), records_max=records_max))
-    return {"a": config}
+def full(records_max: int, bytes_max: int = 1 << 26) -> dict[str, NodeConfig]:
+    limits = replace(StandingConfig(), records_max=records_max, bytes_max=bytes_max)
+    return {"a": NodeConfig(standing=limits)}
 
 
 def test_what_is_over_the_bound_is_refused_with_a_reason_and_not_offered_again() -> None:
@@ -247,12 +247,24 @@ def test_what_is_over_the_bound_is_refused_with_a_reason_and_not_offered_again()
 
 
 def test_a_full_peer_still_hears_that_it_may_stop_something() -> None:
-    net = NodeNet("a", "b", configs=full(1))
+    book = StandingBook()
+    net = NodeNet("a", "b", configs=full(9, len(book.spec("b")) + 9))
     book = book_of(net)
     give(net, "a", book.spec("b"))
     give(net, "a", book.control(by="b"), book.spec("b", 2))
     held = standing(net, "a").jobs[book.id]
     assert (held.desired, held.generation) == (Desired.STOPPED, 1)
+
+
+def test_an_edit_of_what_is_held_takes_no_more_room() -> None:
+    net = NodeNet("a", "b", configs=full(1))
+    book = book_of(net)
+    give(net, "a", book.spec("a"))
+    give(net, "a", book.spec("a", 2))
+    request = net.submit("a", daemon(Priority=1))
+    net.until(lambda: net.answered("a", request))
+    assert net.reply("a", request).error == ""
+    assert standing(net, "a").jobs[book.id].generation == 3
 
 
 def test_a_full_peer_takes_no_act_of_its_own() -> None:
