@@ -617,7 +617,11 @@ class Node:
         """Views of the jobs held here whose id starts with `prefix`, newest first; standing jobs
         come before: they are few, and of all peers."""
         standing = self.steward.views(prefix, limit, detail, now)
-        held = [held for job, held in self.jobs.items() if job.startswith(prefix)]
+        held = [
+            held
+            for job, held in self.jobs.items()
+            if job.startswith(prefix) and not held.service  # it is among the standing ones
+        ]
         held.sort(key=lambda job: (-job.accepted_ms, job.id))
         return [*standing, *(self.view(job, detail) for job in held[: limit - len(standing)])]
 

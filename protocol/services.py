@@ -20,6 +20,7 @@ from protocol.ids import JobId, PeerId, rendezvous
 from protocol.job import JobType
 from protocol.placement import Fleet
 from protocol.records import Desired, Keyring
+from protocol.serviceviews import Known
 from protocol.standing import Standing
 from protocol.standingjob import StandingJob
 
@@ -61,6 +62,13 @@ class Services:
         mine = [me] if self.fleet.may_coordinate(me) else []
         ranked = rendezvous(job, [*mine, *self.fleet.coordinators(but=me)])
         return ranked[0] if ranked else None
+
+    def known(self, job: JobId) -> Known:
+        """What there is to show of it."""
+        held = self.coordination.catalogue.jobs.get(job)
+        service = held if isinstance(held, HeldService) else None
+        led, story = self.coordination.led.get(job), self.coordination.stories.get(job)
+        return Known(service, led, story, self.executor)
 
     # ---- what the records want ---------------------------------------------------------------
 

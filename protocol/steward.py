@@ -21,11 +21,13 @@ from protocol.events import (
 from protocol.executor import Executor
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.inquiry import Inquiries
+from protocol.job import JobType
 from protocol.records import Advert, Certificate, Desired, Keyring
 from protocol.services import Services
+from protocol.serviceviews import service_view
 from protocol.standing import Standing, SyncMessage
 from protocol.standingacts import StandingActs
-from protocol.standingjob import standing_id
+from protocol.standingjob import StandingJob, standing_id
 from protocol.standingnews import tells_of
 from protocol.standingviews import View, listed, standing_view, version_view
 from protocol.versions import Version
@@ -173,6 +175,11 @@ class Steward:
         """This peer's part of the standing jobs whose id starts so, the newest first."""
         found = [held for held in self.standing.jobs.values() if listed(held, self.daemons, prefix)]
         found.sort(key=lambda held: (-held.since_ms, held.id))
-        return [
-            standing_view(held, self.daemons, self._name_of, detail, now) for held in found[:limit]
-        ]
+        return [self._view(held, detail, now) for held in found[:limit]]
+
+    def _view(self, held: StandingJob, detail: bool, now: Now) -> View:
+        name = self._name_of
+        if held.job is not None and held.job.type is JobType.SERVICE:
+            known = self.services.known(held.id)
+            return service_view(held, known, name, self.standing.keyring, detail, now)
+        return standing_view(held, self.daemons, name, detail, now)
