@@ -139,6 +139,8 @@ class Catalogue:
             merged.head, merged.slots = True, list(range(len(held.slots)))
         else:
             merged = held.merge(sync, self.keyring)
+        if held.service and sender == held.coordinator and sync.holders != held.holders:
+            held.holders, merged.head = sync.holders, True  # which may have forgotten some
         return self._after_merge(held, merged, sender, sync, now)
 
     def _after_merge(

@@ -151,6 +151,7 @@ class Coordination:
         held, me = led.held, self.keyring.peer
         if held.done:
             return []
+        self._make_room(held)
         missing = self.config.standbys - len(self.acceptances.standbys(held))
         if missing <= 0:
             return []
@@ -291,6 +292,7 @@ class Coordination:
         those ranks in common once they meet, and there the two become one."""
         if peer in held.holders or not self.fleet.may_coordinate(peer):
             return []
+        self._make_room(held)
         ranked = rendezvous(held.id, [*self.acceptances.standbys(held), peer])
         if peer not in ranked[: self.config.standbys] or not held.add_holders((peer,)):
             return []
@@ -354,6 +356,12 @@ class Coordination:
         effects = self.placement.close(led) if led is not None else []
         self.succession.forget(held)
         return [*self.catalogue.forget(held), *effects]
+
+    def _make_room(self, held: HeldJob) -> None:
+        """For holders to come, of a service that has had many."""
+        if isinstance(held, HeldService):
+            me = self.keyring.peer
+            held.make_room(lambda peer: peer != me and not self.fleet.alive(peer))
 
     def _extend(self, led: Led, now: Now) -> None:
         """A service has more slots than it had."""

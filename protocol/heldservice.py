@@ -7,6 +7,7 @@ share is who coordinates, who runs which slot at which fence, and how the latest
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -14,7 +15,7 @@ import msgspec
 
 from protocol.authority import verified_spec
 from protocol.errors import RemoteProtocolError
-from protocol.heldjob import HeldJob, Merged, Row, Slot
+from protocol.heldjob import HOLDERS_MAX, HeldJob, Merged, Row, Slot
 from protocol.ids import PeerId, Revision, revision_of
 from protocol.job import JobSpec, JobType, OnFailure
 from protocol.messages import JobSync, SlotState, UpdateState
@@ -135,6 +136,11 @@ class HeldService(HeldJob):
         assert self.latest is not None
         self.update = UpdateState(self.latest.spec.generation, self.latest.revision, outcome)
         self.adopt(self.latest)
+
+    def make_room(self, gone: Callable[[PeerId], bool]) -> None:
+        """Forget holders that are gone once there are too many: a service outlives its holders."""
+        if len(self.holders) >= HOLDERS_MAX:
+            self.holders = tuple(peer for peer in self.holders if not gone(peer))
 
     def fit(self, count: int) -> None:
         """Have so many slots at least; those beyond the present Count remember their fences."""

@@ -10,7 +10,7 @@ from protocol.authority import signed_assignment
 from protocol.catalogue import Catalogue
 from protocol.clock import Now
 from protocol.config import CoordinationConfig
-from protocol.effects import Effect, Send
+from protocol.effects import Effect, Send, Tell
 from protocol.errors import RemoteProtocolError
 from protocol.execution import CHECKING
 from protocol.heldjob import HeldJob, Slot
@@ -70,8 +70,10 @@ class Leases:
         if slot.acceptance is not None or (led.held.service and plan.phase is Phase.DONE):
             return "over", []
         known = self.acceptances.fence(slot)
+        if item.fence < known and plan.leaving == sender:
+            return "kept", []
         if item.fence < known:
-            return ("kept" if plan.leaving == sender else "over"), []
+            return "over", self._surplus(sender, led, plan, item)
         if item.fence > known:
             return self._adopted(sender, led, slot, plan, item, now)
         if slot.assignment is None or slot.assignment.executor != sender:
@@ -86,6 +88,15 @@ class Leases:
         if item.restarts != plan.restarts or item.state == CHECKING:
             plan.restarts, plan.began = item.restarts, now.mono
         return "kept", self.reviewed(led, now)
+
+    def _surplus(self, sender: PeerId, led: Led, plan: Plan, item: Renewal) -> list[Effect]:
+        """What ran beside the slot's present execution is told of, once."""
+        if not led.held.service or plan.surplus == item.fence:
+            return []
+        plan.surplus = item.fence
+        name = self.fleet.name(sender)
+        text = f"slot {item.slot} ran on {name} as well, and is stopped there"
+        return [Tell("service.ran-twice", text, led.held.id, sender, {"slot": item.slot})]
 
     def _adopted(
         self, sender: PeerId, led: Led, slot: Slot, plan: Plan, item: Renewal, now: Now

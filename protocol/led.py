@@ -44,6 +44,7 @@ class Plan:
     ended: Fence | None = None  # the award whose task ended too often, and was handed back
     well: Fence | None = None  # the award that ran for long enough once
     leaving: PeerId | None = None  # who drains, and runs it until somebody else does
+    surplus: Fence | None = None  # an older award that ran on for a while, and was told of
     outranked: float = NEVER  # monotonic; since when executors know of a later award than ours
 
     def wait(self, now: float, pause: float = 0.0) -> None:

@@ -246,3 +246,13 @@ def test_a_batch_job_is_made_as_ever() -> None:
     book = Book(shoal=BOOK.shoal)
     made = created(book.spec_data, book.keyring("a"), A, 1, WALL_MS, (A,))
     assert not made.service and not isinstance(made, HeldService)
+
+
+def test_holders_that_are_gone_make_room_for_others_once_there_are_many() -> None:
+    it = held()
+    it.add_holders(tuple(PeerId(f"p{number}") for number in range(20)))
+    full = it.holders
+    it.make_room(lambda peer: peer not in (A, B))
+    assert len(full) == 16 and it.holders == (A, B)
+    it.make_room(lambda peer: True)
+    assert it.holders == (A, B)

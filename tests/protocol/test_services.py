@@ -170,6 +170,21 @@ def test_a_partition_runs_it_on_both_sides_and_healing_leaves_count() -> None:
     assert sorted(each[0] for each in net.on()) == ["0", "1"]
     assert len(net.coordinators()) == 1
     assert [t for name in "abcd" for t in net.told(name, "execution.stopped-here")]
+    twice = [tell.text for name in "abcd" for tell in net.told(name, "service.ran-twice")]
+    assert twice and all("as well, and is stopped there" in text for text in twice)
+
+
+def test_a_service_that_has_outlived_many_peers_finds_new_standbys() -> None:
+    names = [f"n{index:02}" for index in range(20)]
+    net = ServiceNet(*names)
+    net.ran("n00", service())
+    net.until(lambda: running(net, 1))
+    for name in names[1:18]:
+        net.kill(name)
+        net.run(5.0)
+    held = net.service("n00")
+    assert {"n18", "n19"} <= {*held.holders}
+    assert net.service("n19").holders == net.service("n18").holders == held.holders
 
 
 # ---- stopping ----------------------------------------------------------------------------------
