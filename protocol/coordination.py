@@ -227,7 +227,7 @@ class Coordination:
             if held.done:
                 return effects
             return effects + self._lead(held, now, now.mono + self.config.lease_s)
-        self._extend(led, now)
+        effects += self.rollout.fit(led, now)
         for index in merged.slots:
             slot, plan = led.held.slots[index], led.plans[index]
             if slot.acceptance is not None and plan.phase is not Phase.DONE:
@@ -312,14 +312,6 @@ class Coordination:
         effects = self.catalogue.changed(held, [], now)
         if led is None:
             return effects
-        self._extend(led, now)
-        for slot, plan in led.pairs():
-            over = slot.index >= held.job.count
-            if over and plan.phase is not Phase.DONE:
-                effects += self.placement.stop(led, slot.index, "the service has fewer slots now")
-                plan.phase, plan.due = Phase.DONE, NEVER
-            elif not over and plan.phase is Phase.DONE:
-                plan.phase, plan.due = Phase.WAITING, now.mono
         return [*effects, *self.rollout.review(led, now), *self.placement.open(led, now)]
 
     def rest(self, held: HeldService, reason: str, now: Now) -> list[Effect]:
@@ -362,11 +354,6 @@ class Coordination:
         if isinstance(held, HeldService):
             me = self.keyring.peer
             held.make_room(lambda peer: peer != me and not self.fleet.alive(peer))
-
-    def _extend(self, led: Led, now: Now) -> None:
-        """A service has more slots than it had."""
-        for slot in led.held.slots[len(led.plans) :]:
-            led.plans.append(self._plan(led.held, slot, now, now.mono))
 
     # ---- takeover ----------------------------------------------------------------------------
 

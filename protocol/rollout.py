@@ -32,10 +32,30 @@ class Rollout:
         led.review_at = NEVER
         if not isinstance(held, HeldService) or held.latest is None or held.done:
             return []
+        effects = self.fit(led, now)
         self._forgive(led, now)
         over = held.failed or held.settled
-        effects = [] if over else self._judge(led, held, now)
+        if not over:
+            effects += self._judge(led, held, now)
+            effects += self.fit(led, now)  # going back may be to more slots, or fewer
         return effects + self._go_on(led, held, now)
+
+    def fit(self, led: Led, now: Now) -> list[Effect]:
+        """Have a plan for each slot that is to run, and stop those that are not any more."""
+        held = led.held
+        effects: list[Effect] = []
+        if not held.service:
+            return effects
+        while len(led.plans) < len(held.slots):
+            led.plans.append(Plan(Phase.DONE, NEVER, now.mono))
+        for slot, plan in led.pairs():
+            over = slot.index >= held.job.count
+            if over and plan.phase is not Phase.DONE:
+                effects += self.placement.stop(led, slot.index, "the service has fewer slots now")
+                plan.phase, plan.due = Phase.DONE, NEVER
+            elif not over and plan.phase is Phase.DONE:
+                plan.phase, plan.due, plan.since = Phase.WAITING, now.mono, now.mono
+        return effects
 
     def _forgive(self, led: Led, now: Now) -> None:
         """What a slot failed of long ago says nothing about where to place it next."""

@@ -199,6 +199,8 @@ class Invariants:
             case JobSyncAck():
                 rows = device.disk.rows
                 held = message.job in rows["spec"] and message.job in rows["job"]
+                # One that was deleted meanwhile is rightly gone again.
+                held = held or (device.node is not None and _deleted(device.node, message.job))
                 saved = message.want_spec or (held and ledger.proven(message))
             case Award():
                 saved = all(self._has_assignment(device, data) for data in message.assignments)

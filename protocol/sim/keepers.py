@@ -46,8 +46,10 @@ class Keepers:
     watch: StandingWatch
     rng: Random
     heal_s: float = HEAL_S  # what they wish is spread over this time
+    contested: dict[JobId, None] = field(default_factory=dict)  # services run at several devices
     wishes: list[Wish] = field(default_factory=list)
     _requests: dict[int, Wish] = field(default_factory=dict)
+    _askers: dict[str, dict[int, None]] = field(default_factory=dict)
     _count: int = FIRST_REQUEST
 
     def draw(self, daemons: int, services: int = 0) -> None:
@@ -116,8 +118,17 @@ class Keepers:
         # "again" is the file as it was first run: it brings back what was stopped or deleted.
         edit = 0 if wish.event == "again" else wish.number
         draw = draw_service if wish.name.startswith(SERVICE) else draw_daemon
+        if wish.event in ("update", "again"):
+            self._note_contest(wish)
         spec = draw(wish.name, edit, Random(f"{self.world.seed}/{wish.name}/{edit}"))
         return SubmitRequested(request, spec, f"{wish.name}/{wish.number}")
+
+    def _note_contest(self, wish: Wish) -> None:
+        """Whoever runs a new name coordinates it, and two may do so at once."""
+        askers = self._askers.setdefault(wish.name, {})
+        askers[wish.device] = None
+        if len(askers) > 1:
+            self.contested[self.job(wish.name)] = None
 
     def job(self, name: str) -> JobId:
         return job_id(self.world.devices[0].keyring.shoal, "default", "standing", name)

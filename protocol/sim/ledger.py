@@ -155,7 +155,8 @@ class Ledger:
         held = node.jobs.get(ack.job)
         if ack.want_spec or held is None or held.fingerprint() != ack.fingerprint:
             return
-        rows: dict[Row, bytes] = {("spec", ack.job): held.spec_data}
+        # A service's spec comes from the standing records: no ack speaks of it.
+        rows: dict[Row, bytes] = {} if held.service else {("spec", ack.job): held.spec_data}
         for slot in held.slots:
             if held.service and not slot.assignment_data:
                 continue  # of more slots than before nothing is kept until they are awarded

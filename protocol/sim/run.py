@@ -70,7 +70,13 @@ def run(seed: int, options: Options, line: Callable[[str], None] | None = None) 
     world.watcher = invariants
     people = People(world, invariants, Random(f"{name}/people"), faults.heal_s)
     people.draw(options.jobs)
-    keepers = Keepers(world, invariants.standing, Random(f"{name}/keepers"), faults.heal_s)
+    keepers = Keepers(
+        world,
+        invariants.standing,
+        Random(f"{name}/keepers"),
+        faults.heal_s,
+        invariants.services.contested,
+    )
     keepers.draw(options.daemons, options.services)
     script = Script(world, faults, Random(f"{name}/script"))
     script.schedule()

@@ -38,6 +38,7 @@ class ServiceWatch:
     world: World
     violate: Violate
     exclusive: bool
+    contested: dict[JobId, None] = field(default_factory=dict)  # run at more than one peer
     _fences: dict[str, tuple[JobId, int, Fence]] = field(default_factory=dict)  # by execution
 
     # ---- every step --------------------------------------------------------------------------
@@ -53,7 +54,7 @@ class ServiceWatch:
         self._fences[start.execution] = award
         if start.timeout_s is not None:
             self.violate(device.index, f"{award} has a timeout, which a service has not")
-        if self.exclusive:
+        if self.exclusive and execution.job not in self.contested:
             slot = (execution.job, execution.slot)
             self.world.heap.after(HANDOVER_S, self._check_handover, device.index, *slot)
 
@@ -67,7 +68,7 @@ class ServiceWatch:
 
     def _check_handover(self, index: int, job: JobId, slot: int) -> None:
         """Nobody is cut off: what took its place was told to stop, and has."""
-        count = len(self._running(job, slot))
+        count = len(self._running(job, slot)) if job not in self.contested else 0
         settled = [task for task in self._running(job, slot) if self._age(task) > HANDOVER_S / 2]
         if count > 1 and len(settled) > 1:
             self.violate(index, f"slot {slot} of service {job} runs {count} times, nobody cut off")

@@ -156,3 +156,16 @@ def test_what_can_no_longer_run_where_it_did_finds_another_place() -> None:
     net.ran("a", service(1, command="two", Constraints=where))
     net.until(lambda: net.on() == [f"0{other}"])
     assert net.commands() == ["two"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1)])
+def test_going_back_is_to_as_many_slots_as_there_were(before: int, after: int) -> None:
+    net = started(count=before)
+    net.ran("a", service(after, command="two"))
+    net.until(lambda: "two" in net.commands())
+    while "two" in net.commands():
+        fail(net)
+        net.run(0.5)
+    net.until(lambda: net.commands() == ["one"] * before)
+    net.run(60.0)
+    assert net.commands() == ["one"] * before
