@@ -25,6 +25,7 @@ from protocol.wire import encode_record, open_sealed, seal
 
 KEY_CHARS_MAX = 256  # bounds.Key
 ID_CHARS = 32
+NOT_HEARD = "its records have not come to this peer yet; try again"
 
 
 @dataclass(slots=True)
@@ -117,6 +118,8 @@ class Requests:
             )
             return [Reply(event.request, error=error)]
         held = self.catalogue.jobs.get(event.job)
+        if held is not None and held.service:  # its records will say who may, and what it is
+            return [Reply(event.request, error=NOT_HEARD)]
         if held is not None and held.coordinator == self.keyring.peer:
             if held.done:
                 return [Reply(event.request, {"job": held.id, "note": "it has ended already"})]
@@ -175,6 +178,8 @@ class Requests:
         if not isinstance(record, Control):
             raise RemoteProtocolError("a control record is needed")
         held = self.catalogue.jobs.get(record.job)
+        if held is not None and held.service:
+            return [Send(sender, ControlAnswer(message.seq, NOT_HEARD))]
         if held is None or held.coordinator != self.keyring.peer:
             error = "the job is coordinated by another peer now; try again"
             return [Send(sender, ControlAnswer(message.seq, error))]

@@ -104,10 +104,14 @@ class Services:
             return effects
         if not isinstance(held, HeldService):
             return effects
-        if record.desired is Desired.DELETED:
-            return effects + self.coordination.drop(held)
         if latest is None:
-            reason = self.over(job, held.spec.generation) or "it has expired (NotAfter)"
+            reason = self.over(job, held.spec.generation)
+            if record.desired is Desired.RUNNING:
+                reason = reason or "it has expired (NotAfter)"
+            if not reason:  # of a later generation than is known here yet
+                return effects
+            if record.desired is Desired.DELETED:
+                return effects + self.coordination.drop(held)
             return effects if held.done else effects + self.coordination.rest(held, reason, now)
         changed = held.adopt(latest)
         if held.done:
