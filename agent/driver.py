@@ -161,7 +161,8 @@ class Driver:
             self._issued += 1
             self._save_added.set()
         elif (self._durable == self._issued and not self._waiting) or (
-            isinstance(effect, Send) and isinstance(effect.message, OVERTAKING)
+            isinstance(effect, Send)
+            and (effect.overtakes or isinstance(effect.message, OVERTAKING))
         ):
             self._do(effect)
         else:

@@ -238,7 +238,8 @@ class Agent:
     def _dial(self, protocol_id: str) -> Dialler:
         async def dial(peer: PeerId) -> ByteStream:
             self.transport.learn(peer, self._addresses_of(peer))
-            return await self.transport.open_stream(peer, protocol_id)
+            through = self.driver.node.membership.routes.through(peer)
+            return await self.transport.open_stream(peer, protocol_id, through)
 
         return dial
 

@@ -94,9 +94,21 @@ class Acceptances:
         """Decide about a result, sealed in `data`, of an attempt that was awarded."""
         if led.held.service:  # handed back: it is to run for ever
             return self._failure(led, result, data, sender, now)
+        if led.held.listed:
+            return self._answered(led, result, data, sender, now)
         if result.verdict == Verdict.SUCCESS:
             return self._success(led, result, data, sender, now)
         return self._failure(led, result, data, sender, now)
+
+    def _answered(
+        self, led: Led, result: Result, data: bytes, sender: PeerId, now: Now
+    ) -> list[Effect]:
+        """A peer that was on the list has answered: there is no other attempt to wait for."""
+        slot, verdict = led.held.slots[result.slot], Verdict(result.verdict)
+        acceptance = self._acceptance(led.held, slot, verdict, result.fence, data, "")
+        effects = self._settle(led, slot, acceptance, now)
+        answer = self.confirm(led, [Send(sender, ack(result, "accepted", None))], now)
+        return [*effects, *answer, *self.finish(led, now)]
 
     def _failure(
         self, led: Led, result: Result, data: bytes, sender: PeerId, now: Now
@@ -135,12 +147,20 @@ class Acceptances:
         return [*effects, *stop, *answer, *over]
 
     def give_up(
-        self, led: Led, index: int, verdict: Verdict, reason: str, data: bytes, now: Now
+        self,
+        led: Led,
+        index: int,
+        verdict: Verdict,
+        reason: str,
+        data: bytes,
+        now: Now,
+        *,
+        lost: bool = False,
     ) -> list[Effect]:
         """The slot is not tried again: this is how it ended."""
         slot = led.held.slots[index]
         fence = self.fence(slot)
-        acceptance = self._acceptance(led.held, slot, verdict, fence, data, reason[:500])
+        acceptance = self._acceptance(led.held, slot, verdict, fence, data, reason[:500], lost)
         return [*self._settle(led, slot, acceptance, now), *self.finish(led, now)]
 
     def fence(self, slot: Slot) -> Fence:
@@ -157,6 +177,7 @@ class Acceptances:
         fence: Fence,
         result: bytes,
         reason: str,
+        lost: bool = False,
     ) -> Acceptance:
         return Acceptance(
             job=held.id,
@@ -166,6 +187,7 @@ class Acceptances:
             verdict=verdict,
             result=result,
             reason=clipped(reason),
+            lost=lost,
         )
 
     def _settle(self, led: Led, slot: Slot, acceptance: Acceptance, now: Now) -> list[Effect]:
@@ -175,14 +197,13 @@ class Acceptances:
         held = led.held
         effects = self.catalogue.changed(held, [slot.index], now, head=held.end(now.wall_ms))
         exit_code, executor = result_of(acceptance, self.keyring)
-        states = {Verdict.SUCCESS: "completed", Verdict.STOPPED: "stopped"}
-        state = states.get(Verdict(acceptance.verdict), "failed")
+        state = state_of(acceptance, self.keyring)
         # The attempt that counts, which need not be the latest one.
         execution = held.execution_of(slot)
         if acceptance.result:
             execution = held.execution_at(slot, acceptance.fence)
         self.stories.of(held.id).update(execution, state, now.wall_ms, exit_code, acceptance.reason)
-        place = f"slot {slot.index} " if len(led.plans) > 1 else ""
+        place = f"slot {slot.index} " if len(led.plans) > 1 and not held.listed else ""
         where = f" on {self.fleet.name(executor)}" if executor else ""
         code = f" with exit code {exit_code}" if exit_code is not None else ""
         why = self._why_ended(acceptance)
@@ -217,11 +238,20 @@ class Acceptances:
         self.stories.of(held.id).waiting = ""
         return effects + self.confirm(led, [told_end(held, outcome)], now)
 
+    def close(self, led: Led, now: Now) -> list[Effect]:
+        """Add no more slots; a job whose slots have all ended has ended then."""
+        held = led.held
+        if held.closed:
+            return []
+        held.closed = True
+        held.end(now.wall_ms)
+        return self.catalogue.changed(held, [], now)
+
     def stop_slots(self, led: Led, now: Now) -> list[Effect]:
         """The job is to stop: every slot that has no result ends here."""
         if led.held.done:
             return []
-        effects: list[Effect] = []
+        effects = self.close(led, now)
         for slot, plan in led.pairs():
             if plan.phase is Phase.DONE:
                 continue
@@ -270,8 +300,12 @@ def ack(result: Result, status: str, coordinator: PeerId | None) -> ResultAck:
 
 
 def _improves(result: Result, accepted: Acceptance) -> bool:
-    """A success after all, for a slot that was given up: success comes before failure."""
-    return result.verdict == Verdict.SUCCESS and accepted.verdict != Verdict.SUCCESS
+    """A success after all, for a slot that was given up: success comes before failure. And of a
+    peer that was given up for lost what it says itself counts, where the merge has it so too."""
+    if result.verdict == Verdict.SUCCESS:
+        return accepted.verdict != Verdict.SUCCESS
+    said = result.verdict < accepted.verdict and result.fence <= accepted.fence
+    return accepted.lost and said
 
 
 def result_of(acceptance: Acceptance, keyring: Keyring) -> tuple[int | None, PeerId | None]:
@@ -280,6 +314,16 @@ def result_of(acceptance: Acceptance, keyring: Keyring) -> tuple[int | None, Pee
         return None, None
     result = verified_result(acceptance.result, keyring)
     return (result.exit_code if result.exit_code >= 0 else None), result.executor
+
+
+def state_of(acceptance: Acceptance, keyring: Keyring) -> str:
+    """How a slot ended, in a word: completed, failed, stopped, lost or unknown."""
+    if acceptance.lost:
+        return "lost"
+    if acceptance.result and verified_result(acceptance.result, keyring).unknown:
+        return "unknown"
+    states = {Verdict.SUCCESS: "completed", Verdict.STOPPED: "stopped"}
+    return states.get(Verdict(acceptance.verdict), "failed")
 
 
 def outcome_of(held: HeldJob, keyring: Keyring) -> tuple[str, int]:

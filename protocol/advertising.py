@@ -37,6 +37,7 @@ class Advertiser:
     name: str
     version: str
     engines: tuple[str, ...]
+    memory: bytes = b""
     data: bytes = b""  # the sealed advert, empty until we were described
     described: SelfDescribed | None = None
     issued: float = -inf  # when `data` was
@@ -150,4 +151,5 @@ class Advertiser:
             version=self.version[:64],
             name=self.name[: bounds.NAME_CHARS_MAX],
             draining=event.draining,
+            memory=self.memory,
         )

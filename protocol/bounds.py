@@ -21,12 +21,13 @@ SLOTS_MAX: Final = 10_000  # job.COUNT_MAX
 SPEC_BODY_BYTES_MAX: Final = 64 * 1024  # job.SPEC_BYTES_MAX
 TAIL_BYTES_MAX: Final = 16 * 1024  # of each output stream in a result: a screenful of long lines
 PEERS_MAX: Final = 64  # listed as holders of one job
+LETTER_BYTES_MAX: Final = 124 * 1024  # of a relayed frame: what goes with it must fit as well
 
 Count = Annotated[int, Meta(ge=0, le=INT_MAX)]
 Known = Annotated[int, Meta(ge=-1, le=INT_MAX)]  # -1: not known, or none
 Signed = Annotated[int, Meta(ge=-INT_MAX, le=INT_MAX)]
 Millis = Annotated[int, Meta(ge=0, le=INT_MAX)]  # Unix time or a duration, milliseconds
-Slot = Annotated[int, Meta(ge=0, lt=SLOTS_MAX)]
+Slot = Annotated[int, Meta(ge=0, lt=2**48)]  # a number below Count, or a peer's (ids.peer_slot)
 Slots = Annotated[int, Meta(ge=0, le=SLOTS_MAX)]
 Score = Annotated[int, Meta(ge=0, le=1000)]
 Percent = Annotated[int, Meta(ge=-1, le=100)]  # -1: not known
@@ -52,6 +53,7 @@ Hash = Annotated[bytes, Meta(max_length=64)]
 Signature = Annotated[bytes, Meta(max_length=128)]
 Nonce = Annotated[bytes, Meta(max_length=64)]
 Tail = Annotated[bytes, Meta(max_length=TAIL_BYTES_MAX)]
+LetterFrame = Annotated[bytes, Meta(max_length=LETTER_BYTES_MAX)]
 SpecBody = Annotated[bytes, Meta(max_length=SPEC_BODY_BYTES_MAX)]
 
 Labels = Annotated[dict[Key, Value], Meta(max_length=64)]

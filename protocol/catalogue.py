@@ -81,7 +81,7 @@ class Catalogue:
     def add(self, held: HeldJob, now: Now) -> list[Effect]:
         """Hold a new job: save it, and send it to the other holders."""
         self._hold(held)
-        return self.changed(held, list(range(len(held.slots))), now)
+        return self.changed(held, held.slots.indices, now)
 
     def changed(
         self, held: HeldJob, slots: list[int], now: Now, head: bool = True, wait_s: float = 0.0
@@ -134,9 +134,10 @@ class Catalogue:
                 sync.spec, self.keyring, coordinator, term, sync.accepted_ms, sync.holders
             )
             merged = held.merge(sync, self.keyring)
-            held.end(now.wall_ms, fetched=True)
+            if len(held.slots) >= sync.held:  # of a list the first part may have come, all answered
+                held.end(now.wall_ms, fetched=True)
             self._hold(held)
-            merged.head, merged.slots = True, list(range(len(held.slots)))
+            merged.head, merged.slots = True, held.slots.indices
         else:
             merged = held.merge(sync, self.keyring)
         if held.service and sender == held.coordinator and sync.holders != held.holders:
@@ -147,7 +148,7 @@ class Catalogue:
         self, held: HeldJob, merged: Merged, sender: PeerId, sync: JobSync, now: Now
     ) -> list[Effect]:
         effects: list[Effect] = []
-        merged.ended = held.end(now.wall_ms)
+        merged.ended = len(held.slots) >= sync.held and held.end(now.wall_ms)
         merged.head |= merged.ended
         if merged:
             self._versions[held.id] += 1
@@ -162,7 +163,7 @@ class Catalogue:
             # It lacks something, which it learns before our acknowledgement; or it has just more
             # parts to send, and then it is compared again a little later.
             replica = self._replica(held, sender)
-            replica.differs(len(held.slots), False, now.mono, self.config)
+            replica.differs(held.slots.indices, False, now.mono, self.config)
             if len(sync.slots) == len(held.slots) and replica.unequal == 1:
                 replica.next_at = now.mono
             self._pending[(held.id, sender)] = replica
@@ -192,14 +193,14 @@ class Catalogue:
             return []
         if ack.want_spec:
             if replica.seq and ack.seq == replica.seq and not replica.with_spec:
-                replica.again(len(held.slots), True, now.mono)
+                replica.again(held.slots.indices, True, now.mono)
             return self._push(held, now)
         if not replica.ack(ack.seq, now.mono):
             return []
         if ack.fingerprint == held.fingerprint():
             replica.unequal = 0
         elif not replica.unsent:
-            replica.differs(len(held.slots), True, now.mono, self.config)
+            replica.differs(held.slots.indices, True, now.mono, self.config)
         self._set(held, sender, replica)
         self.acked.append((held.id, sender))
         return self._push(held, now)
@@ -218,7 +219,7 @@ class Catalogue:
                 self._set(held, sender, Replica.equal(self._versions[job]))
                 self.acked.append((job, sender))
             else:
-                self._replica(held, sender).again(len(held.slots), False, now.mono)
+                self._replica(held, sender).again(held.slots.indices, False, now.mono)
                 self._pending[(job, sender)] = self._replica(held, sender)
                 effects += self._push(held, now)
         return [*effects, Send(sender, JobWant(tuple(want)))] if want else effects
@@ -229,7 +230,7 @@ class Catalogue:
             held = self.jobs.get(job)
             if held is not None and sender in held.holders:
                 replica = self._replica(held, sender)
-                replica.again(len(held.slots), True, now.mono)
+                replica.again(held.slots.indices, True, now.mono)
                 self._pending[(job, sender)] = replica
                 effects += self._push(held, now)
         return effects
@@ -302,7 +303,7 @@ class Catalogue:
     def _replica(self, held: HeldJob, peer: PeerId) -> Replica:
         replicas = self._replicas.setdefault(held.id, {})
         if peer not in replicas:
-            replicas[peer] = Replica.empty(len(held.slots))
+            replicas[peer] = Replica.empty(held.slots.indices)
         return replicas[peer]
 
     def _set(self, held: HeldJob, peer: PeerId, replica: Replica) -> None:

@@ -14,13 +14,14 @@ from protocol.bounds import INT_MAX
 from protocol.catalogue import Catalogue
 from protocol.clock import NEVER, Now
 from protocol.config import CoordinationConfig
+from protocol.direct import Direct
 from protocol.effects import Effect, Send, Tell
 from protocol.heldjob import HeldJob, Merged, Slot
 from protocol.heldservice import HeldService
 from protocol.ids import JobId, PeerId, rendezvous
 from protocol.leases import Leases
 from protocol.led import Led, Phase, Plan
-from protocol.messages import ResultOffer
+from protocol.messages import Declined, ResultOffer
 from protocol.placement import Fleet, Placement
 from protocol.records import Desired, Keyring, Result, Verdict
 from protocol.rollout import Rollout
@@ -40,12 +41,22 @@ class Coordination:
     stories: Stories
     rollout: Rollout
     acceptances: Acceptances = field(init=False)
+    direct: Direct = field(init=False)
     leases: Leases = field(init=False)
     succession: Succession = field(init=False)
 
     def __post_init__(self) -> None:
         self.acceptances = Acceptances(
             self.keyring, self.config, self.catalogue, self.placement, self.fleet, self.stories
+        )
+        self.direct = Direct(
+            self.keyring,
+            self.config,
+            self.catalogue,
+            self.placement,
+            self.fleet,
+            self.stories,
+            self.acceptances,
         )
         self.leases = Leases(
             self.keyring,
@@ -57,12 +68,17 @@ class Coordination:
             self._led,
             self._step_down,
             self.rollout.review,
+            self.direct.learn,
         )
         self.succession = Succession(self.keyring.peer, self.config, self.fleet.alive)
 
     @property
     def led(self) -> dict[JobId, Led]:
         return self.placement.led
+
+    def _planner(self, led: Led) -> Placement | Direct:
+        """Who plans the job's slots: by bidding, or by its list."""
+        return self.direct if led.held.listed else self.placement
 
     # ---- beginning to lead -------------------------------------------------------------------
 
@@ -83,13 +99,15 @@ class Coordination:
         effects += self._lead(held, now, now.mono)
         effects.append(Tell("job.accepted", f"{held.job.name} accepted", held.id))
         led = self.led[held.id]
+        if held.listed:
+            self.direct.hold_back(led)
         effects += self.acceptances.submitted(led, request, now)
-        return effects + self.placement.open(led, now)
+        return effects + self._planner(led).open(led, now)
 
     def _lead(self, held: HeldJob, now: Now, place_at: float) -> list[Effect]:
         """Make plans for every slot from what the records say; `place_at` for those with none."""
-        plans = [self._plan(held, slot, now, place_at) for slot in held.slots]
-        led = Led(held, plans)
+        plans = {slot.index: self._plan(held, slot, now, place_at) for slot in held.slots}
+        led = Led(held, plans, look_at=now.mono)
         if held.service:
             self.led[held.id] = led
             self.succession.forget(held)
@@ -137,8 +155,12 @@ class Coordination:
         return (me, *rendezvous(job, self.fleet.coordinators(but=me))[: self.config.standbys])
 
     def _plan(self, held: HeldJob, slot: Slot, now: Now, place_at: float) -> Plan:
-        if slot.acceptance is not None or slot.index >= held.job.count:
+        beyond = held.service and slot.index >= held.job.count
+        if slot.acceptance is not None or beyond:
             return Plan(Phase.DONE, NEVER, now.mono)
+        if held.listed:
+            at = min(place_at, now.mono + self.config.boot_grace_s)
+            return self.direct.plan_again(at, now)
         if slot.assignment is None:
             return Plan(Phase.WAITING, place_at, now.mono)
         until = now.mono + self.config.lease_s
@@ -170,15 +192,25 @@ class Coordination:
         led = self._led(held, now)
         if held is None:
             return [Send(sender, ack(result, "unknown", None))]
-        if not held.matches(result.revision) or not 0 <= result.slot < len(held.slots):
+        if not held.matches(result.revision):
             return [Send(sender, ack(result, "superseded", None))]
-        if held.service and held.done:  # it was stopped, and wants to know of nothing
+        learnt: list[Effect] = []
+        if held.listed:
+            held.require_own(result.executor, result.slot)
+            learnt = self.direct.learn(led, offer.assignment, now) if led is not None else []
+            if result.slot not in held.slots:
+                unknown = ack(result, "unknown", self.leases.coordinator_of(held))
+                return [Send(sender, unknown)]
+        stopped = held.service and held.done  # it wants to know of nothing
+        if result.slot not in held.slots or stopped:
             return [Send(sender, ack(result, "superseded", None))]
         if led is None:
             return self._on_result_for_another(held, sender, result, offer, now)
         answer = self.acceptances.answer(led, sender, result, offer.result, now)
         if answer is not None:
             return answer
+        if held.listed:  # its peer's one execution, whoever awarded it
+            return learnt + self.acceptances.take(led, sender, result, offer.result, now)
         effects = self.leases.heed(led, result, offer.assignment, now)
         if effects is None or held.coordinator != self.keyring.peer:
             unknown = ack(result, "unknown", self.leases.coordinator_of(held))
@@ -229,16 +261,34 @@ class Coordination:
             return effects + self._lead(held, now, now.mono + self.config.lease_s)
         effects += self.rollout.fit(led, now)
         for index in merged.slots:
-            slot, plan = led.held.slots[index], led.plans[index]
+            slot = led.held.slots[index]
+            if index not in led.plans:  # another island's coordinator listed a peer more
+                led.plans[index] = self._plan(held, slot, now, now.mono)
+            plan = led.plans[index]
             if slot.acceptance is not None and plan.phase is not Phase.DONE:
-                effects += self.placement.stop(led, index, "superseded: a result is known")
+                if not slot.acceptance.lost:
+                    effects += self.placement.stop(led, index, "superseded: a result is known")
                 plan.phase, plan.due = Phase.DONE, NEVER
-            elif slot.acceptance is None and plan.phase is Phase.WAITING:
+            elif slot.acceptance is None and plan.phase is Phase.WAITING and not held.listed:
                 plan.lease(now.mono + self.config.lease_s)
         if held.desired is not Desired.RUNNING:
             effects += self.acceptances.stop_slots(led, now)
         effects += self.rollout.review(led, now)
-        return [*effects, *self.acceptances.finish(led, now), *self.placement.open(led, now)]
+        return [*effects, *self.acceptances.finish(led, now), *self._planner(led).open(led, now)]
+
+    def on_acked(self, job: JobId, now: Now) -> list[Effect]:
+        """Another holder has more of a job on disk: what waited for that happens."""
+        effects = self.acceptances.confirmed(job, now)
+        led = self.led.get(job)
+        return (
+            effects + self.direct.open(led, now) if led is not None and led.held_back else effects
+        )
+
+    def on_declined(self, sender: PeerId, declined: Declined, now: Now) -> list[Effect]:
+        led = self.led.get(declined.job)
+        if led is not None and led.held.listed:
+            return self.direct.on_declined(sender, declined, led, now)
+        return self.placement.on_declined(sender, declined, now)
 
     def _step_down(self, led: Led, now: Now) -> list[Effect]:
         """Somebody with a higher term answers for the job now."""
@@ -258,7 +308,7 @@ class Coordination:
         """A peer died or left: its slots are placed again, its jobs find another coordinator."""
         effects: list[Effect] = []
         for led in list(self.led.values()):
-            effects += self.placement.on_peer_gone(led, peer, now)
+            effects += self._planner(led).on_peer_gone(led, peer, now)
             if peer in led.held.holders:
                 effects += self._replenish(led, now)
         for held in self.catalogue.jobs.values():
@@ -274,13 +324,15 @@ class Coordination:
                 effects += self._hand_on(held, peer, now)
         for led in list(self.led.values()):
             effects += self._replenish(led, now)
+            if led.held.listed:
+                self.direct.on_peer_alive(led, peer, now)
         return effects + self.on_peer_changed(now)
 
     def on_peer_changed(self, now: Now) -> list[Effect]:
         """Somebody has other labels or offers more: ask again soon for what nobody took."""
         effects: list[Effect] = []
         for led in list(self.led.values()):
-            for plan in led.plans:
+            for plan in () if led.held.listed else led.plans.values():
                 if plan.phase is Phase.WAITING and plan.dry_rounds:
                     plan.due = min(plan.due, now.mono + self.config.requeue_first_s)
             if led.held.service:
@@ -369,7 +421,7 @@ class Coordination:
         text = f"{name} is gone; this peer coordinates it now (term {held.term})"
         effects.append(Tell("job.taken-over", text, held.id, fields={"term": held.term}))
         led = self.led[held.id]
-        for slot in held.slots:
+        for slot in () if held.listed else held.slots:
             executor = slot.assignment.executor if slot.assignment is not None else None
             if executor not in (None, self.keyring.peer) and not self.fleet.alive(executor):
                 effects += self.placement.on_peer_gone(led, executor, now)
@@ -390,7 +442,7 @@ class Coordination:
                 effects += self._timeouts(led, now)
                 if led.review_at <= now.mono:
                     effects += self.rollout.review(led, now)
-                effects += self.placement.on_deadline(led, now)
+                effects += self._planner(led).on_deadline(led, now)
         self._retire()
         for held in self.succession.due(now):
             effects += self._take_over(held, now)
@@ -399,6 +451,7 @@ class Coordination:
     def _timeouts(self, led: Led, now: Now) -> list[Effect]:
         effects: list[Effect] = []
         if led.total_due <= now.mono and not led.held.done:
+            effects += self.acceptances.close(led, now)
             timeout = led.held.job.task.timeouts.total_s
             for slot, plan in led.pairs():
                 if plan.phase is Phase.DONE:
@@ -408,6 +461,7 @@ class Coordination:
                 effects += self.acceptances.give_up(
                     led, slot.index, Verdict.FAILURE, reason, b"", now
                 )
+            effects += self.acceptances.finish(led, now)
         if led.queue_due <= now.mono:
             for index in led.queueing:
                 plan = led.plans[index]

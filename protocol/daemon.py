@@ -60,7 +60,7 @@ class Daemon:
     failures: int = 0  # in a row, for the pause before the next start
     next_at: float = NEVER  # monotonic; when it is started (again)
     began_at: float = NEVER  # monotonic; when the present execution started
-    start_by: float = NEVER  # monotonic; by then the engine has started it, or it is given up
+    start_by: float = NEVER  # monotonic; an engine that has not started it by then will not
     healthy_at: float = NEVER  # monotonic; when the present revision counts as a good one
     switch_at: float = NEVER  # monotonic; when this peer's wave of an update comes
     switch_to: Revision | None = None

@@ -38,6 +38,7 @@ from protocol.waves import wave_delay_s
 SOURCES_MAX = 16  # peers that are asked for a shipped archive
 UPDATED = "updated"
 GONE_BACK = "gone back"
+CUT_OFF = "cut off from all others for longer than StopAfter"
 
 
 @dataclass(slots=True)
@@ -50,11 +51,13 @@ class Daemons:
     rng: Random
     standing: Standing
     bidder: Bidder
+    start_max_s: float
     adverts: Callable[[], list[Advert]]  # of whoever is alive
     connected: Callable[[], list[PeerId]]
     daemons: dict[JobId, Daemon] = field(default_factory=dict)
     unfit: dict[JobId, str] = field(default_factory=dict)  # why a job that is to run is not here
     ready: bool = False
+    alone_since: float = NEVER  # monotonic; since when nobody is connected, NEVER while somebody is
     _expiries: dict[JobId, float] = field(default_factory=dict)  # monotonic
 
     @property
@@ -76,6 +79,7 @@ class Daemons:
 
     def boot(self, found: tuple[TaskFound, ...], now: Now) -> tuple[list[Effect], list[TaskFound]]:
         """Adopt what still runs, learn what ended; gives back what is none of a daemon's."""
+        self.alone_since = now.mono
         tasks = {task.execution: task for task in found}
         effects: list[Effect] = []
         for daemon in self.daemons.values():
@@ -113,6 +117,24 @@ class Daemons:
         """What the device is or offers changed: attach what matches now, detach what does not."""
         self.ready = True
         return self.review_all(now)
+
+    def met(self, now: Now) -> list[Effect]:
+        """Somebody is connected: what was stopped for want of that comes back."""
+        self.alone_since = NEVER
+        jobs = [job for job, daemon in self.daemons.items() if daemon.waiting == CUT_OFF]
+        for job in jobs:
+            self.daemons[job].waiting, self.daemons[job].next_at = "", now.mono
+        return [effect for job in jobs for effect in self.review(job, now)]
+
+    def parted(self, now: Now) -> None:
+        """A connection is gone, perhaps the last."""
+        if self.alone_since == NEVER and not self.connected():
+            self.alone_since = now.mono
+
+    def _cut_off_at(self, spec: JobSpec) -> float:
+        """When a job that says so runs here no longer; on this device's own monotonic clock."""
+        after_s = spec.disconnect.stop_after_s
+        return NEVER if after_s is None else self.alone_since + after_s
 
     def review_all(self, now: Now) -> list[Effect]:
         jobs = dict.fromkeys([*self.standing.jobs, *self.daemons])
@@ -179,6 +201,11 @@ class Daemons:
         """Start it, leave it alone, or have it change to `target` when its wave comes."""
         if target.revision == daemon.refused and daemon.before is not None:
             target = daemon.before
+        if self._cut_off_at(target.spec) <= now.mono:
+            if daemon.active:
+                return self._stop(daemon, CUT_OFF)
+            daemon.waiting, daemon.next_at = CUT_OFF, NEVER
+            return []
         if not daemon.active:
             changed = target.revision != daemon.now.revision  # which may well be the cure
             return self._start(daemon, target, now) if changed or daemon.next_at <= now.mono else []
@@ -211,8 +238,8 @@ class Daemons:
         daemon.now, daemon.attempt, daemon.state = target, attempt, State.STARTING
         daemon.stopping, daemon.started_ms, daemon.next_at = "", now.wall_ms, NEVER
         daemon.switch_to, daemon.switch_at = None, NEVER
-        daemon.start_by = now.mono + self.config.start_max_s
         self._begun(daemon, now)
+        daemon.start_by = now.mono + self.start_max_s
         start = StartTask(
             key,
             daemon.job,
@@ -369,7 +396,10 @@ class Daemons:
         times = list(self._expiries.values())
         for daemon in self.daemons.values():
             if daemon.active:
-                times += [daemon.healthy_at, daemon.switch_at, daemon.start_by]
+                times += [daemon.healthy_at, daemon.switch_at]
+                if not daemon.stopping:
+                    times.append(self._cut_off_at(daemon.now.spec))
+                times.append(daemon.start_by if daemon.state is State.STARTING else NEVER)
             else:
                 times.append(daemon.next_at)
         return min(times, default=NEVER)
@@ -377,20 +407,21 @@ class Daemons:
     def on_deadline(self, now: Now) -> list[Effect]:
         effects: list[Effect] = []
         due: dict[JobId, None] = {job: None for job, at in self._expiries.items() if at <= now.mono}
-        for daemon in list(self.daemons.values()):
-            if daemon.active and daemon.start_by <= now.mono:
+        for job, daemon in list(self.daemons.items()):
+            if daemon.state is State.STARTING and daemon.start_by <= now.mono:
                 effects += self._never_started(daemon, now)
-        for job, daemon in self.daemons.items():
             if daemon.active and daemon.healthy_at <= now.mono:
                 effects += self._healthy(daemon)
             if (daemon.switch_at if daemon.active else daemon.next_at) <= now.mono:
                 due[job] = None
+            elif daemon.active and self._cut_off_at(daemon.now.spec) <= now.mono:
+                effects += self._stop(daemon, CUT_OFF)
         return effects + [effect for job in due for effect in self.review(job, now)]
 
     def _never_started(self, daemon: Daemon, now: Now) -> list[Effect]:
-        """The engine took it and nothing came of it: it is tried again, as after a failure."""
+        """The engine took it and nothing came of it."""
         key = daemon.execution(self.me)
-        reason = f"the device did not start it within {self.config.start_max_s:.0f} s"
+        reason = f"the device did not start it within {self.start_max_s:.0f} s"
         return [StopTask(key, reason), *self.on_ended(TaskEnded(key, None, reason), now)]
 
     def _healthy(self, daemon: Daemon) -> list[Effect]:

@@ -1,7 +1,7 @@
 """Effects: what the node wants done, in the imperative.
 
 They leave in the order given, each after every earlier Save is durable; only a Send whose message
-is one of `messages.OVERTAKING` may go before.
+is one of `messages.OVERTAKING`, or that says so itself, may go before.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ Bucket = Literal[
     "daemon",
     "service",
     "version",
+    "ops",
 ]
 BUCKETS: tuple[Bucket, ...] = (
     "meta",
@@ -41,6 +42,7 @@ BUCKETS: tuple[Bucket, ...] = (
     "daemon",
     "service",
     "version",
+    "ops",
 )
 
 
@@ -58,10 +60,14 @@ class Save:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Bring this to a peer, dialling it if need be. May be lost; whatever matters is resent."""
+    """Bring this to a peer, dialling it if need be. May be lost; whatever matters is resent.
+
+    `overtakes`: it claims nothing that has to survive a power cut, by what is inside it.
+    """
 
     peer: PeerId
     message: Message
+    overtakes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import msgspec
 from protocol.clock import NEVER
 from protocol.effects import Bucket
 from protocol.errors import RemoteProtocolError
-from protocol.ids import ExecutionId, JobId, PeerId, Revision, execution_id
+from protocol.ids import ExecutionId, JobId, PeerId, Revision, execution_id, peer_slot
 from protocol.job import JobSpec, JobType
 from protocol.records import Assignment, Fence, Keyring, Result, Spec, Verdict
 from protocol.wire import Sealed, dumps, loads, open_sealed
@@ -39,9 +39,17 @@ class State(StrEnum):
     STOPPED = "stopped"  # because its job was
     SUPERSEDED = "superseded"  # a later award of the slot took its place
     LOST = "lost"  # the device lost track of it: a power cut, a killed supervisor
+    UNKNOWN = "unknown"  # the same of an ops job, which is not tried again
 
 
-ENDED: Final = (State.COMPLETED, State.FAILED, State.STOPPED, State.SUPERSEDED, State.LOST)
+ENDED: Final = (
+    State.COMPLETED,
+    State.FAILED,
+    State.STOPPED,
+    State.SUPERSEDED,
+    State.LOST,
+    State.UNKNOWN,
+)
 MOVES: Final[dict[State, tuple[State, ...]]] = {
     State.PENDING: (State.STARTING, *ENDED),
     State.STARTING: (State.RUNNING, *ENDED),
@@ -51,6 +59,7 @@ MOVES: Final[dict[State, tuple[State, ...]]] = {
     State.STOPPED: (),
     State.SUPERSEDED: (),
     State.LOST: (),
+    State.UNKNOWN: (),
 }
 
 
@@ -105,6 +114,11 @@ class Execution:
     @property
     def fence(self) -> Fence:
         return self.assignment.fence
+
+    @property
+    def listed(self) -> bool:
+        """Of an ops job: this device's one execution of the revision."""
+        return self.spec.type is JobType.OPS
 
     @property
     def ended(self) -> bool:
@@ -171,7 +185,9 @@ class Execution:
             job = JobSpec.decode(spec.body)
         except ValueError as error:
             raise RemoteProtocolError(f"unreadable job spec: {error}") from None
-        if not 0 <= assignment.slot < job.count:
+        own = peer_slot(assignment.job, assignment.executor)
+        listed = job.type is JobType.OPS
+        if assignment.slot != own if listed else not 0 <= assignment.slot < job.count:
             raise RemoteProtocolError(f"slot {assignment.slot} of {job.count}")
         if job.namespace != spec.namespace:
             raise RemoteProtocolError("a spec in another namespace than its record's")
@@ -208,7 +224,7 @@ class Execution:
 
     def environment(self, peer: PeerId) -> dict[str, str]:
         """What every task sees (DESIGN 9), with the twins that Bacalhau's job files expect."""
-        index, count = str(self.slot), str(self.spec.count)
+        index, count = "0" if self.listed else str(self.slot), str(self.spec.count)
         return {
             "SHOAL_JOB_ID": self.job,
             "SHOAL_EXECUTION_ID": self.id,

@@ -35,7 +35,6 @@ from protocol.execution import (
 from protocol.executions import Executions
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.inputs import ArchiveSource
-from protocol.job import JobSpec
 from protocol.messages import (
     Accepted,
     Announce,
@@ -52,6 +51,7 @@ from protocol.messages import (
     Vacancy,
     Withdraw,
 )
+from protocol.opsjournal import OpsJournal
 from protocol.records import Keyring, Result, Verdict
 from protocol.resources import Resources
 from protocol.restarts import Restarts
@@ -73,6 +73,7 @@ class Executor:
     config: CoordinationConfig
     bidder: Bidder
     reachable: Callable[[PeerId], bool]
+    journal: OpsJournal
     restarts: Restarts
     over: Callable[[JobId, int], str]  # why a service of this generation is not to run (any more)
     first_rank: Callable[[JobId], PeerId | None]  # who would coordinate a service without holders
@@ -87,6 +88,7 @@ class Executor:
         """Rebuild from disk; returns the ids of rows that could not be read."""
         unreadable: list[str] = []
         self.fences = Fences.restore(disk.get("fence", {}), unreadable)
+        self.journal.restore(disk.get("ops", {}), unreadable)
         rows = disk.get("execution", {})
         for key in sorted(rows):
             try:
@@ -125,11 +127,11 @@ class Executor:
             reason = "the device lost it: a power cut, or its supervisor was killed"
             if execution.stopping:
                 return self.on_ended(TaskEnded(execution.id, None, reason), now)
-            if execution.service:
-                return self._run_again(execution, TaskEnded(execution.id, None, reason), now)
-            return self._end(execution, State.LOST, TaskEnded(execution.id, None, reason), now)
+            return self._lost(execution, TaskEnded(execution.id, None, reason), now)
         if not task.running:
             ended = TaskEnded(execution.id, task.exit_code, task.reason, task.duration_ms)
+            if execution.listed and task.exit_code is None and not execution.stopping:
+                return self._lost(execution, ended, now)
             return self.on_ended(ended, now)
         execution.started_ms = execution.started_ms or _before(now, task.duration_ms)
         self.bidder.adopt(execution.id, execution.spec.task.resources)
@@ -179,19 +181,27 @@ class Executor:
         assignment = execution.assignment
         accepted = Accepted(assignment.job, assignment.slot, assignment.fence)
         if execution.id in self.executions:
-            return [Send(sender, accepted)]
-        reason = self._objection(execution, spec) or self._unfit(execution.spec)
+            return self._again(sender, accepted, self.executions[execution.id])
+        if execution.listed:
+            answer = self.journal.answer(assignment, self.keyring.peer)
+            if answer is not None:
+                return [Send(sender, ResultOffer(seal(answer, self.keyring)))]
+        reason = self._objection(execution, spec) or self._unfit(execution)
         reason = reason or self.bidder.drains(execution.spec.type) or self.bidder.unwell()
+        final = True
         if not reason and not self._reserve(sender, auction, execution):
-            reason = "busy: the capacity was given to somebody else"
+            reason, final = "busy: the capacity was given to somebody else", False
         if reason:
+            fence = assignment.fence
             known = self.fences.known.get((assignment.job, assignment.slot))
-            later = known if known is not None and known >= assignment.fence else None
+            later = known if known is not None and known >= fence else None
             declined = Declined(
-                assignment.job, assignment.slot, assignment.fence, clipped(reason), later
+                assignment.job, assignment.slot, fence, clipped(reason), final, later
             )
             return [Send(sender, declined)]
         rows: list[Row] = [execution.row()]
+        if execution.listed:
+            rows += self.journal.start(execution.revision)
         rows += self.fences.raise_to(assignment.job, assignment.slot, assignment.fence)
         superseded, older = self._supersede(execution, now)
         self.executions[execution.id] = execution
@@ -231,6 +241,17 @@ class Executor:
             tuple(dict.fromkeys(sources)),
         )
 
+    def _again(self, sender: PeerId, accepted: Accepted, known: Execution) -> list[Effect]:
+        """An award that is known. Of an ops job it asks what became of it: who took the job over
+        has not heard of that."""
+        if not known.listed or not known.ended:
+            return [Send(sender, accepted)]
+        if known.result_data:
+            offer = ResultOffer(known.result_data, known.assignment_data)
+            return [Send(sender, accepted), Send(sender, offer)]
+        reason = f"it was stopped here: {known.stopping}"
+        return [Send(sender, Declined(accepted.job, accepted.slot, accepted.fence, reason))]
+
     def _objection(self, execution: Execution, spec: Sealed) -> str:
         """Why it is declined before capacity is looked at; empty where there is nothing."""
         assignment = execution.assignment
@@ -256,21 +277,24 @@ class Executor:
             return f"slot {others[0].slot} of it runs here, and its slots are to be spread"
         return over
 
-    def _unfit(self, spec: JobSpec) -> str:
+    def _unfit(self, execution: Execution) -> str:
         """Why this device may not run it, whatever it was announced as; empty where it may."""
-        if not spec.type.counted:
-            return f"{spec.type.noun} has no slots to award"
+        spec = execution.spec
         engine = spec.task.engine.type
         if engine not in self.bidder.engines:
             return f"engine {engine} is not here"
-        return explain_all(spec.constraints, self.bidder.labels) or ""
+        reason = explain_all(spec.constraints, self.bidder.labels) or ""
+        if execution.listed and not reason:  # nobody asked it for a bid
+            return spec.task.resources.shortfall(self.bidder.capacity) or ""
+        return reason
 
     def _supersede(self, by: Execution, now: Now) -> tuple[list[Row], list[Effect]]:
         """Stop older executions of the slot that is awarded anew."""
         rows: list[Row] = []
         effects: list[Effect] = []
         for execution in self._same_slot(by):
-            if execution.fence < by.fence and not execution.stopping:
+            older = execution.fence < by.fence and not by.listed  # which has one here at most
+            if older and not execution.stopping:
                 row, stopped = self._halt(execution, "superseded by a later award", now)
                 rows.append(row)
                 effects += stopped
@@ -352,9 +376,21 @@ class Executor:
             return self._end_stopped(execution, now)
         if execution.service and not execution.stopping:
             return self._run_again(execution, event, now)
+        unseen = event.exit_code is None and execution.state is State.RUNNING
+        if execution.listed and unseen and not execution.stopping:
+            return self._lost(execution, event, now)
         verdict = verdict_of(event.exit_code)
         states = {Verdict.SUCCESS: State.COMPLETED, Verdict.FAILURE: State.FAILED}
         return self._end(execution, states.get(verdict, State.FAILED), event, now)
+
+    def _lost(self, execution: Execution, event: TaskEnded, now: Now) -> list[Effect]:
+        """Nobody saw its end. An ops job is not tried again, so that it says so."""
+        if execution.service:
+            return self._run_again(execution, event, now)
+        if not execution.listed:
+            return self._end(execution, State.LOST, event, now)
+        event = TaskEnded(event.execution, None, f"unknown how it ended: {event.reason}")
+        return self._end(execution, State.UNKNOWN, event, now)
 
     def _run_again(self, execution: Execution, event: TaskEnded, now: Now) -> list[Effect]:
         """A service's task ended: start it again after a pause, or hand the slot back."""
@@ -425,12 +461,14 @@ class Executor:
             duration_ms=event.duration_ms,
             stdout_tail=event.stdout_tail[-TAIL_BYTES:],
             stderr_tail=event.stderr_tail[-TAIL_BYTES:],
+            unknown=state is State.UNKNOWN,
         )
         execution.result_data = seal(result, self.keyring)
         execution.tries = 0  # of renewals; it is the coordinator that is asked first
         text = f"{self._label(execution)} {state.value} here{_how(event)}"
+        journal = self.journal.end(result) if execution.listed else []
         effects: list[Effect] = [
-            Save((execution.row(),)),
+            Save((execution.row(), *journal)),
             self._tell(execution, "execution.ended-here", text),
         ]
         return [*effects, *self._offer(execution, now), *self._call(now)]
@@ -442,8 +480,9 @@ class Executor:
         execution.delivered, execution.ended_ms = True, now.wall_ms
         self.bidder.free_up(execution.id)
         text = f"{self._label(execution)} stopped here: {execution.stopping}"
+        journal = self.journal.stop(execution.revision) if execution.listed else []
         effects: list[Effect] = [
-            Save((execution.row(),)),
+            Save((execution.row(), *journal)),
             self._tell(execution, "execution.stopped-here", text),
         ]
         for pending in self._same_slot(execution):

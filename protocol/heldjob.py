@@ -7,6 +7,8 @@ records, in whatever order and however often, hold the same (DESIGN 4 and 5).
 from __future__ import annotations
 
 import hashlib
+from bisect import insort
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,8 +17,15 @@ import msgspec
 from protocol.authority import signed_assignment, verified_acceptance, verified_spec
 from protocol.effects import Bucket
 from protocol.errors import RemoteProtocolError
-from protocol.ids import JobId, PeerId, Revision, execution_id, revision_of
-from protocol.job import JobSpec
+from protocol.ids import (
+    JobId,
+    PeerId,
+    Revision,
+    execution_id,
+    peer_slot,
+    revision_of,
+)
+from protocol.job import JobSpec, JobType
 from protocol.messages import JobSync, SlotState
 from protocol.records import (
     Acceptance,
@@ -96,6 +105,41 @@ class Slot:
         return SlotState(self.index, self.assignment_data, self.acceptance_data)
 
 
+@dataclass(slots=True)
+class Slots:
+    """The places of a job by index, in order: numbered, or one per peer that is on its list."""
+
+    _by_index: dict[int, Slot] = field(default_factory=dict)
+    _order: list[int] = field(default_factory=list)
+
+    @classmethod
+    def numbered(cls, count: int) -> Slots:
+        return cls({index: Slot(index) for index in range(count)}, list(range(count)))
+
+    def __getitem__(self, index: int) -> Slot:
+        return self._by_index[index]
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._by_index
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter([self._by_index[index] for index in self._order])
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @property
+    def indices(self) -> list[int]:
+        return self._order.copy()
+
+    def add(self, index: int) -> Slot:
+        """The slot with this index, new where there was none."""
+        if index not in self._by_index:
+            self._by_index[index] = Slot(index)
+            insort(self._order, index)
+        return self._by_index[index]
+
+
 def _precedence(acceptance: Acceptance) -> tuple[bool, Fence, int]:
     return (acceptance.verdict != Verdict.SUCCESS, acceptance.fence, acceptance.verdict)
 
@@ -129,7 +173,8 @@ class HeldJob:
     term: int
     coordinator: PeerId
     holders: tuple[PeerId, ...]
-    slots: list[Slot]
+    slots: Slots
+    closed: bool = True  # no more slots are added
     control: Control | None = None
     control_data: bytes = b""
     ended_ms: int = 0  # wall, when this holder first saw every slot accepted; zero until then
@@ -164,8 +209,14 @@ class HeldJob:
             term=term,
             coordinator=coordinator,
             holders=tuple(dict.fromkeys(holders))[:HOLDERS_MAX],
-            slots=[Slot(index) for index in range(job.count)],
+            slots=Slots.numbered(job.count if job.type.counted else 0),
+            closed=job.not_after_s is None,
         )
+
+    @property
+    def listed(self) -> bool:
+        """Whether its slots are peers: a list that was frozen when the job was accepted."""
+        return self.job.type is JobType.OPS
 
     @property
     def desired(self) -> Desired:
@@ -182,8 +233,8 @@ class HeldJob:
 
     @property
     def done(self) -> bool:
-        """Every slot has a result that counts."""
-        return all(slot.acceptance is not None for slot in self.slots)
+        """Every slot has a result that counts, and no more are added."""
+        return self.closed and all(slot.acceptance is not None for slot in self.slots)
 
     def fingerprint(self) -> bytes:
         """Equal at two holders exactly when their merged states are; `holders` takes no part."""
@@ -193,6 +244,8 @@ class HeldJob:
         )
         head = [self.revision, self.author, control, self.term, self.coordinator, self.accepted_ms]
         h.update(dumps(head))
+        if self.listed:
+            h.update(dumps([self.closed, *self.slots.indices]))
         for slot in self.slots:
             h.update(slot.digest())
         return h.digest()
@@ -213,6 +266,8 @@ class HeldJob:
             self.accepted_ms = sync.accepted_ms
             merged.head = True
         merged.head |= self.add_holders(sync.holders)
+        if sync.closed and not self.closed:
+            self.closed = merged.head = True
         for state, assignment, acceptance in slots:
             self._merge_slot(state, assignment, acceptance, merged)
         return merged
@@ -224,7 +279,9 @@ class HeldJob:
         acceptance: Acceptance | None,
         merged: Merged,
     ) -> None:
-        slot = self.slots[state.slot]
+        if state.slot not in self.slots:
+            self.ended_ms = 0  # another island listed a peer more: it has not ended yet
+        slot = self.slots.add(state.slot)
         before = slot.acceptance
         changed = assignment is not None and slot.offer_assignment(assignment, state.assignment)
         if assignment is not None:
@@ -240,9 +297,7 @@ class HeldJob:
         self, state: SlotState, keyring: Keyring
     ) -> tuple[SlotState, Assignment | None, Acceptance | None]:
         """Verify what is new in one slot; known bytes are not verified again."""
-        if not 0 <= state.slot < len(self.slots):
-            raise RemoteProtocolError(f"slot {state.slot} of {len(self.slots)}")
-        known = self.slots[state.slot]
+        known = self._known(state)
         assignment: Assignment | None = None
         acceptance: Acceptance | None = None
         if state.assignment and state.assignment != known.assignment_data:
@@ -252,6 +307,14 @@ class HeldJob:
             acceptance = verified_acceptance(state.acceptance, keyring)
             self._require_place(acceptance, state.slot)
         return state, assignment, acceptance
+
+    def _known(self, state: SlotState) -> Slot:
+        """The slot as it is here; a peer that is not listed here is so by its award."""
+        if state.slot in self.slots:
+            return self.slots[state.slot]
+        if not self.listed or not state.assignment or len(self.slots) >= SLOTS_MAX:
+            raise RemoteProtocolError(f"slot {state.slot} of {len(self.slots)}")
+        return Slot(state.slot)
 
     def _checked_spec(self, data: bytes, keyring: Keyring) -> Sealed | None:
         """The same spec by another author: both accepted one call, the lower id stays."""
@@ -295,6 +358,13 @@ class HeldJob:
     def _require_place(self, record: Assignment | Acceptance, slot: int) -> None:
         if (record.job, record.revision, record.slot) != (self.id, self.revision, slot):
             raise RemoteProtocolError("a record of another job, revision or slot")
+        if self.listed and isinstance(record, Assignment):
+            self.require_own(record.executor, slot)
+
+    def require_own(self, peer: PeerId, slot: int) -> None:
+        """Raises RemoteProtocolError where the slot is another peer's."""
+        if slot != peer_slot(self.id, peer):
+            raise RemoteProtocolError("a slot that is another peer's")
 
     def follow(self, term: int, coordinator: PeerId) -> bool:
         """Take these for whose word counts if their rank is higher; whether it was.
@@ -333,7 +403,7 @@ class HeldJob:
         choices = [slot.acceptance for slot in self.slots if slot.acceptance is not None]
         ends = [_ended_ms(choice) for choice in choices]
         dated = fetched or all(choice.result for choice in choices)
-        self.ended_ms = (min(now_ms, max(self.accepted_ms, *ends)) if dated else now_ms) or 1
+        self.ended_ms = (min(now_ms, max((self.accepted_ms, *ends))) if dated else now_ms) or 1
         return True
 
     def weigh(self, index: int) -> int:
@@ -354,11 +424,15 @@ class HeldJob:
             tuple(self.slots[index].state for index in slots),
             self.holders,
             self.fingerprint(),
+            len(self.slots),
+            self.closed,
         )
 
     def head_rows(self) -> list[Row]:
         """What is saved of the job beside its slots."""
         head = [self.term, self.coordinator, self.accepted_ms, list(self.holders), self.ended_ms]
+        if self.listed:
+            head.append(self.closed)
         rows: list[Row] = [
             ("spec", self.id, self.spec_data),
             ("job", self.id, dumps(head)),
@@ -380,8 +454,12 @@ class HeldJob:
         cls, spec_data: bytes, head: bytes, control: bytes, slots: list[SlotState], keyring: Keyring
     ) -> HeldJob:
         """Rebuild from saved rows. Raises RemoteProtocolError for what we never wrote."""
+        fields = loads(head)
+        if not isinstance(fields, list):
+            raise RemoteProtocolError("not the head of a job")
+        closed = msgspec.convert(fields[5:], list[bool]) == [True]
         term, coordinator, accepted_ms, holders, ended_ms = msgspec.convert(
-            loads(head), tuple[int, str, int, list[str], int]
+            fields[:5], tuple[int, str, int, list[str], int]
         )
         sealed = open_sealed(spec_data, keyring)
         held = cls.create(
@@ -391,7 +469,6 @@ class HeldJob:
             accepted_ms,
             tuple(PeerId(peer) for peer in holders),
         )
-        held.ended_ms = ended_ms
         held.merge(
             JobSync(
                 0,
@@ -404,9 +481,12 @@ class HeldJob:
                 tuple(slots),
                 held.holders,
                 b"",
+                len(slots),
+                closed,
             ),
             keyring,
         )
+        held.ended_ms = ended_ms
         return held
 
     def execution_of(self, slot: Slot) -> str:

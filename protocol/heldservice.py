@@ -15,7 +15,7 @@ import msgspec
 
 from protocol.authority import verified_spec
 from protocol.errors import RemoteProtocolError
-from protocol.heldjob import HOLDERS_MAX, HeldJob, Merged, Row, Slot
+from protocol.heldjob import HOLDERS_MAX, SLOTS_MAX, HeldJob, Merged, Row
 from protocol.ids import PeerId, Revision, revision_of
 from protocol.job import JobSpec, JobType, OnFailure
 from protocol.messages import JobSync, SlotState, UpdateState
@@ -104,7 +104,7 @@ class HeldService(HeldJob):
         return before != (self.revision, self.spec_data)
 
     def _assigned(self) -> list[Assignment]:
-        slots = self.slots[: self.job.count]
+        slots = [slot for slot in self.slots if slot.index < self.job.count]
         return [slot.assignment for slot in slots if slot.assignment is not None]
 
     def _outcome(self) -> int:
@@ -144,7 +144,8 @@ class HeldService(HeldJob):
 
     def fit(self, count: int) -> None:
         """Have so many slots at least; those beyond the present Count remember their fences."""
-        self.slots += [Slot(index) for index in range(len(self.slots), count)]
+        for index in range(len(self.slots), count):
+            self.slots.add(index)
 
     # ---- the merge ---------------------------------------------------------------------------
 
@@ -169,7 +170,9 @@ class HeldService(HeldJob):
     def _checked(
         self, state: SlotState, keyring: Keyring
     ) -> tuple[SlotState, Assignment | None, Acceptance | None]:
-        self.fit(state.slot + 1)  # bounded by the wire
+        if state.slot >= SLOTS_MAX:
+            raise RemoteProtocolError(f"slot {state.slot} of a service")
+        self.fit(state.slot + 1)
         if state.acceptance:
             raise RemoteProtocolError("a service's slot is never accepted")
         return HeldJob._checked(self, state, keyring)

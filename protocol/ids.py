@@ -25,16 +25,21 @@ Revision = NewType("Revision", _Derived)  # hash of one spec record's bytes
 ExecutionId = NewType("ExecutionId", _Derived)
 
 ID_BYTES = 20  # 160 bits is 32 base32 characters exactly
+PEER_SLOT_MIN = 1 << 47  # from here on a slot is a peer's; below are those that Count numbers
 
 
 def derive(domain: str, *parts: str | bytes) -> str:
     """Hash `parts` under `domain` into an id, lengths too, so that they cannot run together."""
+    return b32encode(_digest(domain, *parts)[:ID_BYTES]).decode().lower()
+
+
+def _digest(domain: str, *parts: str | bytes) -> bytes:
     h = hashlib.sha256(domain.encode())
     for part in parts:
         raw = part.encode() if isinstance(part, str) else part
         h.update(len(raw).to_bytes(8, "big"))
         h.update(raw)
-    return b32encode(h.digest()[:ID_BYTES]).decode().lower()
+    return h.digest()
 
 
 def job_id(shoal: ShoalId, namespace: str, kind: str, key: str) -> JobId:
@@ -51,11 +56,25 @@ def execution_id(
     revision: Revision, slot: int, term: int, coordinator: PeerId, attempt: int, run: int = 0
 ) -> ExecutionId:
     """Name one attempt; the same award resent names the same execution. `run` counts how often a
-    service's attempt was started again where it was."""
+    service's attempt was started again where it was.
+
+    In a peer's own slot there is one attempt, whoever awards it: the fence takes no part.
+    """
+    if slot >= PEER_SLOT_MIN:
+        term, coordinator, attempt = 0, PeerId(""), 0
     tries = str(attempt) if not run else f"{attempt}.{run}"
     return ExecutionId(
         derive("shoal/execution/1", revision, str(slot), str(term), coordinator, tries)
     )
+
+
+def peer_slot(job: JobId, peer: PeerId) -> int:
+    """The slot of a peer in a job whose slots are peers.
+
+    By hash, so that two islands that list peers for one job mean the same slot by the same peer,
+    and different ones by different peers: of 10,000 peers two collide in one job of three million.
+    """
+    return PEER_SLOT_MIN | int.from_bytes(_digest("shoal/peer-slot/1", job, peer)[:6], "big") >> 1
 
 
 def rendezvous(key: str, peers: Iterable[PeerId]) -> list[PeerId]:

@@ -441,7 +441,8 @@ class Judge:
         text = f"{peer.name} is dead: {why}"
         if accusers:
             text += ", say " + ", ".join(self.name_of(accuser) for accuser in accusers)
-        fields: dict[str, object] = {"why": why, "accusers": accusers}
+        level = self._health.level  # above 1: it may be us who are slow
+        fields: dict[str, object] = {"why": why, "accusers": accusers, "health": level}
         return [Tell("peer.dead", text, peer=peer.id, fields=fields), Hangup(peer.id)]
 
 

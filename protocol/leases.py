@@ -38,6 +38,7 @@ class Leases:
     led_of: Callable[[HeldJob | None, Now], Led | None]
     step_down: Callable[[Led, Now], list[Effect]]
     reviewed: Callable[[Led, Now], list[Effect]]  # what follows for a service's update
+    learn_listed: Callable[[Led, bytes, Now], list[Effect]]
 
     def on_renew(self, sender: PeerId, renew: Renew, now: Now) -> list[Effect]:
         """Answer each renewal; of more than a message's worth the rest may be asked again."""
@@ -64,7 +65,11 @@ class Leases:
         if led is None:
             return "unknown", []
         over = led.held.service and led.held.done  # it was stopped
-        if over or not led.held.matches(item.revision) or not 0 <= item.slot < len(led.plans):
+        if over or not led.held.matches(item.revision):
+            return "over", []
+        if led.held.listed:
+            return self._renewed_listed(sender, led, item, now)
+        if item.slot not in led.plans:
             return "over", []
         slot, plan = led.held.slots[item.slot], led.plans[item.slot]
         if slot.acceptance is not None or (led.held.service and plan.phase is Phase.DONE):
@@ -97,6 +102,22 @@ class Leases:
         name = self.fleet.name(sender)
         text = f"slot {item.slot} ran on {name} as well, and is stopped there"
         return [Tell("service.ran-twice", text, led.held.id, sender, {"slot": item.slot})]
+
+    def _renewed_listed(
+        self, sender: PeerId, led: Led, item: Renewal, now: Now
+    ) -> tuple[str, list[Effect]]:
+        """A peer that is on the list runs its one execution, whoever awarded it."""
+        effects = self.learn_listed(led, item.assignment, now)
+        led.held.require_own(sender, item.slot)
+        if item.slot not in led.plans:
+            return "unknown", effects
+        plan, acceptance = led.plans[item.slot], led.held.slots[item.slot].acceptance
+        if acceptance is not None:  # one given up for lost is let run on: it may succeed after all
+            return ("kept" if acceptance.lost else "over"), effects
+        if plan.phase is not Phase.RUNNING:
+            return "kept", [*effects, *self.placement.running(led, item.slot, now)]
+        plan.lease(now.mono + self.config.lease_s)
+        return "kept", effects
 
     def _adopted(
         self, sender: PeerId, led: Led, slot: Slot, plan: Plan, item: Renewal, now: Now

@@ -74,10 +74,10 @@ class Confirmation:
 
 @dataclass(slots=True)
 class Led:
-    """One job and its plans, index by index with the slots."""
+    """One job and its plans, slot by slot."""
 
     held: HeldJob
-    plans: list[Plan]
+    plans: dict[int, Plan]
     total_due: float = NEVER
     queue_due: float = NEVER
     auction: Auction | None = None
@@ -85,18 +85,20 @@ class Led:
     busy: dict[PeerId, None] = field(default_factory=dict)  # may tell that they have room now
     told: tuple[str, int] | None = None  # the outcome that people were told: state, exit code
     review_at: float = NEVER  # of a service whose slots go from one revision to another
+    held_back: bool = False  # ops: its list is not known to be at a standby yet, so nobody starts
+    look_at: float = NEVER  # ops: when it is looked whom to add to the list, and whether to close
 
     @property
     def needs(self) -> Requirements:
         return requirements_of(self.held)
 
     def pairs(self) -> list[tuple[Slot, Plan]]:
-        return list(zip(self.held.slots, self.plans, strict=True))
+        return [(slot, self.plans[slot.index]) for slot in self.held.slots]
 
     def waiting(self, now: float) -> list[int]:
         return [
             index
-            for index, plan in enumerate(self.plans)
+            for index, plan in self.plans.items()
             if plan.phase is Phase.WAITING and plan.due <= now
         ]
 
@@ -119,13 +121,17 @@ class Led:
         times = [confirmation.due for confirmation in self.confirmations]
         if self.auction is not None and not self.auction.awarding:
             times.append(self.auction.closes_at)
-        for plan in self.plans:
+        for plan in self.plans.values():
             timed = plan.phase in (Phase.OFFERED, Phase.RUNNING)
             # Slots that wait are taken up when the round under way is over.
-            if timed or (plan.phase is Phase.WAITING and self.auction is None):
+            if timed or (
+                plan.phase is Phase.WAITING and self.auction is None and not self.held_back
+            ):
                 times.append(plan.due)
         if not self.held.done:
             times += [self.total_due, self.review_at]
+        if not self.held.closed:
+            times.append(self.look_at)
         if any(self.plans[index].dry_rounds for index in self.queueing):
             times.append(self.queue_due)
         return min(times, default=NEVER)

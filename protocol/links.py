@@ -36,6 +36,9 @@ class Links:
     def __contains__(self, peer: PeerId) -> bool:
         return peer in self._kept
 
+    def kept(self) -> list[PeerId]:
+        return list(self._kept)
+
     def learn(self, peer: Peer, roster: Roster, now: float, back: bool = False) -> list[Dial]:
         """`peer` or its addresses are new, or it is `back`: dial at once where there is room."""
         addresses = peer.addresses

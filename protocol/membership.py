@@ -17,7 +17,7 @@ from protocol.advertising import Advertiser
 from protocol.antientropy import Reconciler, check
 from protocol.clock import Now
 from protocol.config import MembershipConfig
-from protocol.effects import Effect, Gossip, Save, Send
+from protocol.effects import Effect, Gossip, Hangup, Save, Send
 from protocol.errors import RemoteProtocolError
 from protocol.events import SelfDescribed
 from protocol.ids import PeerId
@@ -26,6 +26,8 @@ from protocol.links import Links
 from protocol.messages import (
     Accused,
     Ack,
+    PathQuery,
+    PathReport,
     Ping,
     PingReport,
     PingRequest,
@@ -39,6 +41,7 @@ from protocol.messages import (
 from protocol.probing import Probe, Prober
 from protocol.records import Advert, Certificate, Keyring
 from protocol.roster import DOMAIN, PRESENT, Change, Peer, Roster, State
+from protocol.routes import Routes
 from protocol.rumours import RumourMill
 from protocol.suspicion import Health
 from protocol.wire import open_sealed
@@ -55,9 +58,12 @@ Message = (
     | SyncItems
     | SyncWant
     | SyncRecords
+    | PathQuery
+    | PathReport
 )
 
 SYNC_PAUSE_S: Final = 0.25  # between two exchanges: the first may settle what the second would
+HALF_OPEN_S: Final = 5.0  # a letter that comes later than this crossed with no new connection
 LATE_S: Final = 0.05  # a deadline handled later than this: our loop is busy, not the others
 
 
@@ -78,6 +84,7 @@ class Membership:
         name: str,
         version: str,
         engines: tuple[str, ...],
+        memory: bytes = b"",
         opener: Opener = open_sealed,
     ) -> None:
         """`known`: sealed adverts by peer id, from disk. `opener` may remember what it verified:
@@ -88,12 +95,14 @@ class Membership:
         self._known = dict(known)
         self._keyring = keyring
         self._opener = opener
-        self._own = Advertiser(config, keyring, incarnation, name, version, engines)
+        self._own = Advertiser(config, keyring, incarnation, name, version, engines, memory)
         self._roster = Roster(self._me, config)
         self._health = Health(config.health_max, config.probe_period_s)
         self._prober = Prober(config, rng, self._health)
         self._mill = RumourMill(rng)
         self._links = Links(rng)
+        self.routes = Routes()
+        self.reached: list[PeerId] = []  # to whom a path was found; the node drains it
         self._judge = Judge(
             config,
             keyring,
@@ -161,6 +170,7 @@ class Membership:
             self._own.deadline,
             self._mill.deadline,
             self._links.deadline,
+            self.routes.deadline,
             self._roster.deadline,
             self._sync_at,
             self._sync_next if self._to_sync else inf,
@@ -241,6 +251,8 @@ class Membership:
         if entry is None:
             return effects
         self._roster.link(entry, True)
+        entry.linked_at = now.mono
+        self.routes.met(peer, now.mono)
         entry.certificate = certificate
         entry.heard = self._heard = now.mono
         effects += self._judge.met(entry, now)
@@ -257,11 +269,35 @@ class Membership:
         if entry is None:
             return []
         self._roster.link(entry, False)
+        self.routes.lost(peer, now.mono)
         self._to_sync.pop(peer, None)
         if refused and self._running and entry.state in PRESENT:
             return self._done(self._judge.refused(entry, now), now)
         self._prober.soon(peer, now.mono)
+        if self._running and entry.state in PRESENT and peer in self._links:
+            self.routes.want(peer, now.mono)
         return []
+
+    def wrote(
+        self, peer: PeerId, through: PeerId, certificate: Certificate, now: Now
+    ) -> list[Effect]:
+        """A letter of `peer` came by way of `through`: it is there, and reached that way."""
+        if not self._running:
+            return []
+        effects, entry = self._judge.admit(peer, now)
+        if entry is None:
+            return effects
+        entry.certificate = certificate
+        entry.heard = now.mono
+        if entry.connected and now.mono - entry.linked_at > HALF_OPEN_S:
+            effects.append(Hangup(peer))  # it has no connection to us
+        elif not entry.connected and self.routes.learn(peer, through, now.mono):
+            self.reached.append(peer)
+        return [*effects, *self._judge.met(entry, now)]
+
+    def introduction(self, peer: PeerId) -> list[Effect]:
+        """Our advert, for one who writes to an earlier life of ours."""
+        return [Send(peer, Rumours((self._own.data,)))] if self._own.data else []
 
     # ---- messages ----------------------------------------------------------------------------
 
@@ -295,14 +331,23 @@ class Membership:
             case PingRequest():
                 return self._on_ping_request(sender, message, now)
             case PingReport():
-                self._prober.report(sender, message, now.mono)
-                return []
+                broken = self._prober.report(sender, message, now.mono)
+                return [Hangup(message.target)] if broken and self._linked(message.target) else []
             case Rumours():
                 return self._judge.hear(message.records, sender, True, now)
             case Accused():
                 return self._judge.accused(message.incarnation, sender, now)
+            case PathQuery():
+                return list(self.routes.answer(sender, message, self._linked, now.mono))
+            case PathReport():
+                self.reached += self.routes.report(sender, message, now.mono)
+                return []
             case _:
                 return self._on_sync(sender, message, now)
+
+    def _linked(self, peer: PeerId) -> bool:
+        entry = self._roster.peers.get(peer)
+        return entry is not None and entry.connected
 
     def _on_ping_request(self, sender: PeerId, message: PingRequest, now: Now) -> list[Effect]:
         if message.target == self._me:
@@ -344,7 +389,9 @@ class Membership:
         if not self._running:
             return []
         effects: list[Effect] = []
-        sends, failed = self._prober.step(now.mono, self._choose)
+        sends, failed = self._prober.step(
+            now.mono, lambda target: self._choose(target, now.mono), self._far
+        )
         effects += sends
         for probe in failed:
             effects += self._unanswered(probe, now)
@@ -357,6 +404,7 @@ class Membership:
             effects.append(Gossip(rumours))
         effects += self._judge.overdue(now)
         effects += self._sync_due(now)
+        effects += self.routes.ask(self._roster.linked, self._links.__contains__, now.mono)
         return self._done(effects, now)
 
     def lagged(self, lag_s: float, now: Now) -> None:
@@ -380,8 +428,16 @@ class Membership:
         self._judge.spare(late_s, now.mono)
 
     def _unanswered(self, probe: Probe, now: Now) -> list[Effect]:
-        """Accuse, unless nobody at all was heard since: then it is first our own trouble."""
+        """Accuse, unless nobody at all was heard since: then it is first our own trouble.
+
+        Nor while a way to it is being looked for, or where no relay has said that it is silent:
+        only who has a path can tell, and a relay that says nothing is what is lost, or slow.
+        """
         peer = self._roster.peers[probe.target]
+        if not peer.connected and self.routes.searching(probe.target):
+            return []
+        if self._far(probe.target) and not probe.denied:
+            return []
         alone = self._heard < probe.began and len(self._prober.targets) > 1
         if alone and not self._health.worst:
             if self._health.changed < probe.began:
@@ -389,24 +445,47 @@ class Membership:
             return []
         return self._judge.accuse(peer, now)
 
-    def _choose(self, target: PeerId) -> Sequence[PeerId]:
-        """Others to ask about `target`: connected ones if there are enough."""
+    def _far(self, target: PeerId) -> bool:
+        """Whether it is reached through a neighbour."""
+        return not self._linked(target) and bool(self.routes.through(target))
+
+    def _choose(self, target: PeerId, now: float) -> Sequence[PeerId]:
+        """Others to ask about `target`: who said to be connected to it, then connected ones."""
         k = self._config.indirect
         peers = self._roster.peers
-        ready = [p for p in self._roster.linked if p != target and peers[p].state is State.ALIVE]
+        near: list[PeerId] = []
+        if not self._linked(target):  # a relay may be what is lost: the next one is tried as well
+            self.routes.fails(target, now)
+            near = self.routes.through(target)[:k]
+        others = [p for p in self.alive() if p != target and peers[p].state is State.ALIVE]
+        others = [p for p in others if p not in near]
+        ready = [p for p in others if peers[p].connected]
+        k -= len(near)
         if len(ready) < k:
-            ready = [p for p in self.alive() if p != target and peers[p].state is State.ALIVE]
-        return self._rng.sample(ready, min(k, len(ready)))
+            ready = others
+        return [*near, *self._rng.sample(ready, min(k, len(ready)))]
 
     def _done(self, effects: list[Effect], now: Now) -> list[Effect]:
         """Follow the ring: whom we probe, whom we keep a connection to."""
         if self._aimed != self._roster.turns:
             self._aimed = self._roster.turns
             self._prober.aim(self._roster.targets(), now.mono)
+            self._want_paths(now)
         if now.mono >= self._links.deadline:
             near = [*self._roster.targets(), *self._roster.monitors(self._me)]
             effects += self._links.review(self._roster, near, now.mono)
         return effects
+
+    def _want_paths(self, now: Now) -> None:
+        """To whom a connection is to be kept and does not stand; none to who is gone."""
+        for peer in self._links.kept():
+            entry = self._roster.peers.get(peer)
+            if entry is not None and entry.state in PRESENT and not entry.connected:
+                self.routes.want(peer, now.mono)
+        for peer in self.routes.wanted():
+            entry = self._roster.peers.get(peer)
+            if entry is None or entry.state not in PRESENT:
+                self.routes.drop(peer)
 
     # ---- anti-entropy ------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from protocol.bounds import (
     Key,
     Known,
     Labels,
+    LetterFrame,
     Millis,
     Name,
     Nonce,
@@ -27,6 +28,7 @@ from protocol.bounds import (
     Prefix,
     Reason,
     Score,
+    Signature,
     Signed,
     Slot,
     Slots,
@@ -101,6 +103,19 @@ class LogChunk(msgspec.Struct, array_like=True, tag=123, frozen=True):
     offset: Count
     data: bytes
     end: bool
+    error: Reason = ""
+
+
+class SpliceRequest(msgspec.Struct, array_like=True, tag=124, frozen=True):
+    """Open a stream of `protocol` to `target`, and join it to this one."""
+
+    target: PeerId
+    protocol: Word
+
+
+class SpliceAnswer(msgspec.Struct, array_like=True, tag=125, frozen=True):
+    """The streams are joined, and what follows is the target's; or `error`, and nothing follows."""
+
     error: Reason = ""
 
 
@@ -227,6 +242,8 @@ class JobSync(msgspec.Struct, array_like=True, tag=20, frozen=True):
     slots: tuple[SlotState, ...]
     holders: Peers  # whoever holds it, the first coordinator first
     fingerprint: Hash  # of all the sender holds of the job, not only of what is sent here
+    held: Slots = 0  # how many slots the sender holds; of an ops job the receiver cannot know
+    closed: bool = False  # no more slots are added: what an ops job with NotAfter comes to
     update: UpdateState | None = None  # of a service, the latest that is over
 
 
@@ -332,6 +349,7 @@ class Declined(msgspec.Struct, array_like=True, tag=35, frozen=True):
     slot: Slot
     fence: Fence
     reason: Reason
+    final: bool = True  # False: busy now, a peer that is on a list may be asked again
     known: Fence | None = None  # a later one that the sender has seen of the slot
 
 
@@ -434,6 +452,46 @@ class ControlAnswer(msgspec.Struct, array_like=True, tag=53, frozen=True):
     error: Reason = ""  # a sentence, empty when it is on disk
 
 
+# ---- through a common neighbour ---------------------------------------------------------------
+
+
+class Letter(msgspec.Struct, array_like=True, frozen=True):
+    """A frame for a peer that its sender cannot dial, handed on once by `through`.
+
+    `number` rises with each letter of the sender in one life; the lives are incarnations. A letter
+    to an earlier life of the receiver, and one that came before, are not read.
+    """
+
+    sender: PeerId
+    receiver: PeerId
+    through: PeerId
+    sender_life: Count
+    receiver_life: Count  # as the sender knows it
+    number: Count
+    frame: LetterFrame  # a message, but no relayed one
+
+
+class Relayed(msgspec.Struct, array_like=True, tag=60, frozen=True):
+    """A letter, signed by its sender; whoever hands it on can read it, and not change it."""
+
+    letter: bytes
+    signature: Signature
+    certificate: bytes = b""  # the sender's, sealed; empty where the receiver has shown to know it
+
+
+class PathQuery(msgspec.Struct, array_like=True, tag=61, frozen=True):
+    """Which of these are you connected to? I cannot dial them."""
+
+    peers: Peers
+
+
+class PathReport(msgspec.Struct, array_like=True, tag=62, frozen=True):
+    """To these I am connected, and relay; to those I am not, or no longer."""
+
+    connected: Peers
+    absent: Peers
+
+
 Message = (
     Ping
     | Ack
@@ -468,6 +526,9 @@ Message = (
     | JobReport
     | ControlRequest
     | ControlAnswer
+    | Relayed
+    | PathQuery
+    | PathReport
 )
 
 # These claim nothing that has to survive a power cut: they may leave before a Save is durable.
@@ -488,4 +549,6 @@ OVERTAKING = (
     Renew,
     JobQuery,
     JobReport,
+    PathQuery,
+    PathReport,
 )

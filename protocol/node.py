@@ -19,7 +19,7 @@ from protocol.catalogue import Catalogue
 from protocol.clock import Now
 from protocol.config import NodeConfig
 from protocol.coordination import Coordination
-from protocol.effects import Bucket, Effect, Reply, Send, Tell, one_save
+from protocol.effects import Bucket, Effect, Reply, Save, Send, Tell, one_save
 from protocol.errors import RemoteProtocolError
 from protocol.events import (
     Booted,
@@ -48,6 +48,7 @@ from protocol.inquiry import Inquiries, View
 from protocol.led import Led
 from protocol.membership import Membership
 from protocol.messages import (
+    OVERTAKING,
     Accepted,
     Accused,
     Ack,
@@ -64,10 +65,13 @@ from protocol.messages import (
     JobSyncAck,
     JobWant,
     Message,
+    PathQuery,
+    PathReport,
     Ping,
     PingReport,
     PingRequest,
     Refusal,
+    Relayed,
     Release,
     Renew,
     RenewAck,
@@ -83,14 +87,16 @@ from protocol.messages import (
     Vacancy,
     Withdraw,
 )
+from protocol.opsjournal import OpsJournal
 from protocol.placement import Fleet, Placement
 from protocol.policy import minute_here
 from protocol.records import Advert, Certificate, Keyring, Role, Verdict
+from protocol.relay import Relay
 from protocol.requests import Requests
 from protocol.resources import Resources
 from protocol.restarts import Restarts
 from protocol.rollout import Rollout
-from protocol.roster import GONE, PRESENT, Change, State
+from protocol.roster import GONE, PRESENT, Change, Peer, State
 from protocol.steward import Steward
 from protocol.story import Stories
 from protocol.views import job_view, own_view, peer_view
@@ -123,6 +129,9 @@ class Node:
         self.certificate = certificate
         coordination = config.coordination
         engines = config.engines if certificate.holds(Role.COMPUTE) else ()
+        # Drawn with the database: see opsjournal.
+        self._drawn = "memory" not in disk.get("meta", {})
+        memory = rng.randbytes(8) if self._drawn else disk["meta"]["memory"]
         self.membership = Membership(
             config.membership,
             keyring,
@@ -132,7 +141,9 @@ class Node:
             name=config.name or certificate.name,
             version=config.version,
             engines=engines,
+            memory=memory,
         )
+        self.relay = Relay(keyring)
         fleet = Fleet(
             self._adverts, self._connected, self._alive, self.name_of, self._may_coordinate
         )
@@ -153,7 +164,7 @@ class Node:
             keyring, coordination, self.catalogue, placement, fleet, stories, rollout
         )
         bidder = Bidder(config.auction, config.policy, engines, certificate_of=self._certificate_of)
-        self.executor = self._executor(bidder)
+        self.executor = self._executor(bidder, OpsJournal(memory))
         self.inquiries = Inquiries(
             keyring.peer, self._views, self._connected_peers, self.membership.alive
         )
@@ -172,12 +183,13 @@ class Node:
         self.unreadable = self.catalogue.restore(disk) + self.executor.restore(disk)
         self.unreadable += self.steward.restore(disk)
 
-    def _executor(self, bidder: Bidder) -> Executor:
+    def _executor(self, bidder: Bidder, journal: OpsJournal) -> Executor:
         return Executor(
             self.keyring,
             self.config.coordination,
             bidder,
             self._reachable,
+            journal,
             Restarts(self.config.standing, self.rng),
             self._over,
             self._first_rank,
@@ -208,7 +220,7 @@ class Node:
         while news:
             effects += self._loop_back(news, now)
             news = self._news(now)
-        return one_save(effects)
+        return one_save([self._routed(effect, now) for effect in effects])
 
     @property
     def deadline(self) -> float:
@@ -275,8 +287,11 @@ class Node:
             case Booted():
                 self._sweep_at = now.mono + SWEEP_S
                 adopted, others = self.steward.boot(event, now)
+                booted = self.membership.boot(now)
+                self.relay.life = self.membership.incarnation
                 return [
-                    *self.membership.boot(now),
+                    *self._remember(),
+                    *booted,
                     *adopted,
                     *self.executor.boot(others, now),
                     *self.coordination.boot(now),
@@ -288,6 +303,10 @@ class Node:
                 return self.membership.depart(now, event.back_in_s)
             case _:
                 assert_never(event)
+
+    def _remember(self) -> list[Effect]:
+        """A new database: its memory is on disk before anybody hears of it."""
+        return [Save((("meta", "memory", self.executor.journal.memory),))] if self._drawn else []
 
     def _on_link(
         self, event: PeerConnected | PeerDisconnected | LoopLagged, now: Now
@@ -303,7 +322,7 @@ class Node:
             case PeerDisconnected():
                 return [
                     *self.membership.disconnected(event.peer, event.refused, now),
-                    *self.steward.disconnected(event.peer),
+                    *self.steward.disconnected(event.peer, now),
                 ]
             case LoopLagged():
                 self.membership.lagged(event.lag_s, now)
@@ -330,6 +349,7 @@ class Node:
             version=self.config.version,
             name=self.config.name or self.certificate.name,
             draining=event.draining,
+            memory=self.executor.journal.memory,
         )
         effects = [*self.membership.describe(event, now), *self.steward.described(now)]
         if before is None or before == self.advert:
@@ -400,6 +420,10 @@ class Node:
         match message:
             case Ping() | Ack() | PingRequest() | PingReport() | Rumours() | Accused():
                 return self.membership.receive(sender, message, now)
+            case PathQuery() | PathReport():
+                return self.membership.receive(sender, message, now)
+            case Relayed():
+                return self._on_relayed(sender, message, now)
             case SyncHeld():
                 return (
                     self.steward.receive(sender, message, now)
@@ -477,7 +501,7 @@ class Node:
             case Accepted():
                 return placement.on_accepted(sender, message, now)
             case Declined():
-                return placement.on_declined(sender, message, now)
+                return self.coordination.on_declined(sender, message, now)
             case Renew():
                 return self.coordination.leases.on_renew(sender, message, now)
             case ResultOffer():
@@ -501,6 +525,45 @@ class Node:
                 return self.catalogue.on_want(sender, message, now)
             case _:
                 assert_never(message)
+
+    # ---- through a common neighbour ----------------------------------------------------------
+
+    def _routed(self, effect: Effect, now: Now) -> Effect:
+        """As it is, or by letter where it is for a peer that only a neighbour is connected to."""
+        if not isinstance(effect, Send):
+            return effect
+        peer, routes = self.membership.peer(effect.peer), self.membership.routes
+        if peer is None or peer.connected or peer.state not in PRESENT:
+            return effect
+        routes.want(peer.id, now.mono)
+        through = routes.through(peer.id)
+        if not through:
+            return effect
+        lives = (self.membership.incarnation, peer.incarnation)
+        relayed = self.relay.seal(peer.id, through[0], lives, effect.message, now.mono)
+        overtakes = isinstance(effect.message, OVERTAKING)
+        return effect if relayed is None else Send(through[0], relayed, overtakes)
+
+    def _on_relayed(self, sender: PeerId, message: Relayed, now: Now) -> list[Effect]:
+        """Hand another's letter on, or take ours in as if it had come from its author."""
+        letter = self.relay.read(sender, message)
+        if letter.receiver != self.keyring.peer:
+            there = self._connected(letter.receiver)
+            return list(self.relay.hand_on(letter, message, there, now.mono))
+        author = letter.sender
+        known = self.membership.peer(author)
+        certificate = self.relay.open(letter, message, known.certificate if known else None, now)
+        if certificate is None:
+            past = letter.receiver_life < self.relay.life
+            return self.membership.introduction(author) if past else []
+        effects = self.membership.wrote(author, sender, certificate, now)
+        try:
+            inner = decode_message(letter.frame)
+            if isinstance(inner, Relayed | PathQuery | PathReport):
+                raise RemoteProtocolError("a letter of what only neighbours say")
+            return effects + ([] if inner is None else self._receive(author, inner, now))
+        except RemoteProtocolError as error:
+            return effects + self._misbehaved(author, str(error))
 
     # ---- what follows from what --------------------------------------------------------------
 
@@ -527,6 +590,10 @@ class Node:
         changes, self.membership.changes[:] = list(self.membership.changes), []
         for change in changes:
             effects += self._on_change(change, now)
+        reached, self.membership.reached[:] = list(self.membership.reached), []
+        for peer in reached:
+            effects += self.catalogue.on_peer_back(peer, now)
+            effects += self.executor.on_peer_back(peer, now)
         merged, self.catalogue.merged[:] = list(self.catalogue.merged), []
         for held, what in merged:
             effects += self.coordination.on_merged(held, what, now)
@@ -534,7 +601,7 @@ class Node:
                 effects += self.steward.services.review(held.id, now)
         acked, self.catalogue.acked[:] = list(self.catalogue.acked), []
         for job in dict.fromkeys(job for job, _ in acked):
-            effects += self.coordination.acceptances.confirmed(job, now)
+            effects += self.coordination.on_acked(job, now)
         return effects + self.steward.news(now)
 
     def _on_change(self, change: Change, now: Now) -> list[Effect]:
@@ -641,7 +708,12 @@ class Node:
         if advert is not None:
             advert = msgspec.structs.replace(advert, incarnation=self.membership.incarnation)
         me = own_view(advert, self.name_of(self.keyring.peer), self.keyring, self.certificate.roles)
-        return [me, *(peer_view(peer, now) for peer in self.membership.peers())]
+        return [me, *(peer_view(peer, now, self._via(peer)) for peer in self.membership.peers())]
+
+    def _via(self, peer: Peer) -> str:
+        """The name of the neighbour that relays to it; empty where none does."""
+        through = [] if peer.connected else self.membership.routes.through(peer.id)
+        return self.name_of(through[0]) if through else ""
 
 
 def _saved_incarnation(disk: Mapping[Bucket, Mapping[str, bytes]]) -> int:

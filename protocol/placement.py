@@ -164,7 +164,7 @@ class Placement:
         if led is None or sender not in led.busy:
             return []
         del led.busy[sender]
-        for plan in led.plans:
+        for plan in led.plans.values():
             if plan.phase is Phase.WAITING and plan.dry_rounds:
                 plan.due = now.mono
         return self.open(led, now)
@@ -215,7 +215,7 @@ class Placement:
         awards: dict[PeerId, list[int]] = {}
         effects: list[Effect] = []
         left: list[int] = []
-        for index, plan in enumerate(led.plans):
+        for index, plan in led.plans.items():
             if plan.phase is not Phase.BIDDING:
                 continue
             peer = auction.best(self._penalty(plan), now.mono, self.rng)
@@ -231,7 +231,7 @@ class Placement:
             saved = self.catalogue.changed(led.held, slots, now, head=False, wait_s=wait_s)
             effects = saved + effects
         for peer, slots in awards.items():
-            effects += self._send_award(led, peer, auction.id, slots)
+            effects += self.send_award(led, peer, auction.id, slots)
         return effects + self._leave(led, auction, left, now)
 
     def _penalty(self, plan: Plan) -> Callable[[PeerId], int]:
@@ -287,7 +287,7 @@ class Placement:
         assignment = slot.assignment
         return Send(executor, Withdraw(assignment.job, slot.index, assignment.fence, reason))
 
-    def _send_award(self, led: Led, peer: PeerId, auction: int, slots: list[int]) -> list[Effect]:
+    def send_award(self, led: Led, peer: PeerId, auction: int, slots: list[int]) -> list[Effect]:
         held = led.held
         return [
             Send(
@@ -311,7 +311,7 @@ class Placement:
         if not left:
             return []
         reasons = auction.reasons(self.config.asked_max)
-        summary = self._summary(reasons)
+        summary = self.summary(reasons)
         effects: list[Effect] = []
         for index in left:
             plan = led.plans[index]
@@ -347,7 +347,7 @@ class Placement:
         queue_s = led.held.job.task.timeouts.queue_s
         return led.plans[index].since + max(queue_s, self.config.patience_s)
 
-    def _summary(self, reasons: list[tuple[PeerId, str]]) -> str:
+    def summary(self, reasons: list[tuple[PeerId, str]]) -> str:
         """The commonest reasons first, each with how many peers gave it or whose it is."""
         if not reasons:
             return "no other peer is known"
@@ -438,7 +438,7 @@ class Placement:
     ) -> tuple[Led, Plan] | tuple[None, None]:
         """The plan that an executor's answer is about, if it answers our latest award to it."""
         led = self.led.get(job)
-        if led is None or not 0 <= slot < len(led.plans) or not led.current(slot, fence):
+        if led is None or slot not in led.plans or not led.current(slot, fence):
             return None, None
         assignment = led.held.slots[slot].assignment
         if assignment is None or assignment.executor != sender:
@@ -484,7 +484,7 @@ class Placement:
         if not plan.repeated:
             plan.repeated, plan.due = True, now.mono + self.auction_config.accept_s / 2
             auction = led.auction.id if led.auction is not None else 0
-            return self._send_award(led, executor, auction, [slot.index])
+            return self.send_award(led, executor, auction, [slot.index])
         reason = f"{self.fleet.name(executor)} did not answer the award"
         return self._next_best(led, slot.index, reason, now)
 
@@ -535,7 +535,7 @@ class Placement:
         assert assignment is not None
         effects = self._assign(led, index, assignment.executor, now)
         saved = self.catalogue.changed(led.held, [index], now, head=False)
-        return [*saved, *effects, *self._send_award(led, assignment.executor, 0, [index])]
+        return [*saved, *effects, *self.send_award(led, assignment.executor, 0, [index])]
 
     def retries(self, led: Led, index: int, cause: RetryOn) -> bool:
         """Whether the job allows another attempt after those that failed."""

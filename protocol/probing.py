@@ -7,7 +7,7 @@ schedule. Any message that a target sends after the probe began answers it, not 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from math import inf
 from random import Random
@@ -20,6 +20,8 @@ from protocol.messages import Ping, PingReport, PingRequest
 from protocol.suspicion import Health
 
 RELAYS_MAX: Final = 256  # indirect probes carried out for others at one time
+DETOURS_MAX: Final = 3  # rounds in a row that only others could answer: our connection is broken
+FAR_TIMEOUTS: Final = 2  # through a relay an answer makes four hops, and the relay's word two more
 GRACE_TIMEOUTS: Final = 4  # how far own lag may stretch one step of a probe; then it counts
 
 
@@ -40,6 +42,8 @@ class Probe:
     stepped: float = -inf  # into this stage
     seq: int = 0
     asked: tuple[PeerId, ...] = ()
+    denied: bool = False  # one that was asked has said that it does not answer
+    detours: int = 0  # rounds in a row in which others reached it and we heard nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Relay:
     seq: int  # the requester's
     target: PeerId
     deadline: float
+    limit: float  # how far own lag may push that
 
 
 class Prober:
@@ -90,6 +95,8 @@ class Prober:
     def heard(self, sender: PeerId, now: float) -> list[Send]:
         """`sender` is there: that answers our probe of it, and those we carry out for others."""
         probe = self._probes.get(sender)
+        if probe is not None:
+            probe.detours = 0
         if probe is not None and probe.stage is not Stage.IDLE:
             self._answered(probe, now)
         if not self._relays:
@@ -98,28 +105,41 @@ class Prober:
         self._relays = [relay for relay in self._relays if relay.target != sender]
         return [Send(r.requester, PingReport(r.seq, r.target, True)) for r in done]
 
-    def report(self, sender: PeerId, message: PingReport, now: float) -> None:
-        """Another reached the target, or says at least that the other itself is well."""
+    def report(self, sender: PeerId, message: PingReport, now: float) -> bool:
+        """Another reached the target, or says at least that the other itself is well.
+
+        Whether that was so for some rounds: then what we have to the target is a dead socket.
+        """
         probe = self._probes.get(message.target)
         if probe is None or probe.stage is not Stage.INDIRECT or probe.seq != message.seq:
-            return
-        if message.reached and sender in probe.asked:
-            self._answered(probe, now)
+            return False
+        if not message.reached or sender not in probe.asked:
+            probe.denied = probe.denied or sender in probe.asked
+            return False
+        self._answered(probe, now)
+        probe.detours = (probe.detours + 1) % DETOURS_MAX
+        return probe.detours == 0
 
     def relay(self, sender: PeerId, message: PingRequest, now: float) -> list[Send]:
         """Carry out a probe for `sender`, within bounds."""
         if len(self._relays) >= RELAYS_MAX or message.target == sender:
             return []
-        deadline = now + self._config.probe_timeout_s
-        self._relays.append(Relay(sender, message.seq, message.target, deadline))
+        deadline = now + self._config.probe_timeout_s * self._health.level
+        limit = now + GRACE_TIMEOUTS * self._config.probe_timeout_s
+        self._relays.append(
+            Relay(sender, message.seq, message.target, deadline, max(deadline, limit))
+        )
         return [Send(message.target, Ping(self._next_seq()))]
 
     def step(
-        self, now: float, choose: Callable[[PeerId], Sequence[PeerId]]
+        self,
+        now: float,
+        choose: Callable[[PeerId], Sequence[PeerId]],
+        far: Callable[[PeerId], bool] = lambda peer: False,
     ) -> tuple[list[Send], list[Probe]]:
         """Do what is due: what to send, and the probes that ended unanswered.
 
-        `choose` names the others to ask about a target.
+        `choose` names the others to ask about a target, `far` says that it is behind a relay.
         """
         sends: list[Send] = []
         failed: list[Probe] = []
@@ -129,15 +149,16 @@ class Prober:
         for probe in self._probes.values():
             if probe.due > now:
                 continue
+            factor = FAR_TIMEOUTS if far(probe.target) else 1
             match probe.stage:
                 case Stage.IDLE:
                     probe.began = now
                     probe.seq = self._next_seq()
-                    self._enter(probe, Stage.DIRECT, now)
+                    self._enter(probe, Stage.DIRECT, now, factor)
                     sends.append(Send(probe.target, Ping(probe.seq)))
                 case Stage.DIRECT:
                     probe.asked = tuple(choose(probe.target))
-                    self._enter(probe, Stage.INDIRECT, now)
+                    self._enter(probe, Stage.INDIRECT, now, factor)
                     sends.append(Send(probe.target, Ping(probe.seq)))
                     request = PingRequest(probe.seq, probe.target)
                     sends += [Send(peer, request) for peer in probe.asked]
@@ -151,6 +172,10 @@ class Prober:
 
         Bounded per step: a machine that is always late would never accuse anybody.
         """
+        self._relays = [
+            replace(relay, deadline=min(relay.deadline + late_s, relay.limit))
+            for relay in self._relays
+        ]
         if late_s >= self._config.probe_period_s:
             for probe in self._probes.values():
                 probe.stage = Stage.IDLE
@@ -161,10 +186,11 @@ class Prober:
                 bound = probe.stepped + GRACE_TIMEOUTS * self._config.probe_timeout_s
                 probe.due = max(probe.due, min(now + late_s, bound))
 
-    def _enter(self, probe: Probe, stage: Stage, now: float) -> None:
+    def _enter(self, probe: Probe, stage: Stage, now: float, factor: int) -> None:
         probe.stage = stage
         probe.stepped = now
-        probe.due = now + self._config.probe_timeout_s * self._health.level
+        probe.denied = False
+        probe.due = now + self._config.probe_timeout_s * self._health.level * factor
 
     def _answered(self, probe: Probe, now: float) -> None:
         self._health.answered(now)

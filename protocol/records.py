@@ -22,6 +22,7 @@ from protocol.bounds import (
     Millis,
     Name,
     Names,
+    Nonce,
     Reason,
     Slot,
     SpecBody,
@@ -103,6 +104,8 @@ class Advert(msgspec.Struct, array_like=True, tag=2, frozen=True, kw_only=True):
     version: Version
     name: Name
     draining: bool = False  # takes no new batch or service slots
+    # Of its database, drawn with it: another one shows that what it once ran is forgotten.
+    memory: Nonce = b""
 
 
 class Departure(msgspec.Struct, array_like=True, tag=3, frozen=True, kw_only=True):
@@ -165,6 +168,7 @@ class Assignment(msgspec.Struct, array_like=True, tag=7, frozen=True, kw_only=Tr
     executor: PeerId
     lease_ms: Millis
     failures: Count = 0  # of the slot so far, so that retry limits survive a takeover
+    memory: Nonce = b""  # ops: the executor's, as its advert had it when it was listed
 
 
 class Result(msgspec.Struct, array_like=True, tag=8, frozen=True, kw_only=True):
@@ -183,6 +187,7 @@ class Result(msgspec.Struct, array_like=True, tag=8, frozen=True, kw_only=True):
     duration_ms: Millis  # on the executor's monotonic clock
     stdout_tail: Tail = b""  # the end of the output, so that it is known even when the peer is gone
     stderr_tail: Tail = b""
+    unknown: bool = False  # it may have run, to an end that nobody saw; it is not started again
 
 
 class Acceptance(msgspec.Struct, array_like=True, tag=9, frozen=True, kw_only=True):
@@ -195,6 +200,7 @@ class Acceptance(msgspec.Struct, array_like=True, tag=9, frozen=True, kw_only=Tr
     verdict: VerdictCode
     result: bytes  # the sealed Result, or empty where the slot ended without one
     reason: Reason = ""  # why it ended so, where there is no result to tell
+    lost: bool = False  # its peer was given up without a word of how it ended
 
 
 class Unknown(msgspec.Struct, frozen=True):

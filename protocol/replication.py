@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from protocol.clock import NEVER
@@ -31,9 +31,9 @@ class Replica:
     unequal: int = 0  # comparisons in a row that found the copies different
 
     @classmethod
-    def empty(cls, slots: int) -> Replica:
+    def empty(cls, slots: Iterable[int]) -> Replica:
         """Of a holder that is not known to have anything."""
-        return cls(dict.fromkeys(range(slots)))
+        return cls(dict.fromkeys(slots))
 
     @classmethod
     def equal(cls, version: int) -> Replica:
@@ -103,13 +103,15 @@ class Replica:
         self.seq, self.tries, self.sent, self.acked, self.next_at = 0, 0, {}, -1, at
         self.unequal = 0
 
-    def again(self, slots: int, with_spec: bool, at: float) -> None:
+    def again(self, slots: Iterable[int], with_spec: bool, at: float) -> None:
         """The holder has something else after all: send it everything, at `at`."""
-        self.dirty = dict.fromkeys(range(slots))
+        self.dirty = dict.fromkeys(slots)
         self.head, self.with_spec = True, self.with_spec or with_spec
         self.seq, self.sent, self.next_at = 0, {}, at
 
-    def differs(self, slots: int, with_spec: bool, now: float, config: CoordinationConfig) -> None:
+    def differs(
+        self, slots: Iterable[int], with_spec: bool, now: float, config: CoordinationConfig
+    ) -> None:
         """The copies are not equal: send everything, later each time that it did not help."""
         wait = min(config.resend_first_s * 2**self.unequal, config.resend_max_s)
         self.unequal = min(self.unequal + 1, 16)

@@ -18,8 +18,9 @@ from protocol.events import ControlRequested, QueryRequested, SubmitRequested
 from protocol.heldjob import HeldJob
 from protocol.ids import JobId, PeerId, job_id, revision_of
 from protocol.inquiry import Inquiries, View
-from protocol.job import JobType
+from protocol.job import JobSpec
 from protocol.messages import ControlAnswer, ControlRequest
+from protocol.moment import format_moment
 from protocol.records import Certificate, Control, Desired, Keyring, Role, Spec
 from protocol.wire import encode_record, open_sealed, seal
 
@@ -80,7 +81,17 @@ class Requests:
         sealed = open_sealed(seal(record, self.keyring), self.keyring)
         holders = self.coordination.standbys_of(job)
         held = HeldJob.create(sealed, self.keyring.peer, 1, now.wall_ms, holders)
+        if held.listed:
+            refusal = self._too_late(spec, now) or self.coordination.direct.freeze(held, now)
+            if refusal:
+                return [Reply(request, error=refusal)]
         return self.coordination.accept(held, request, now)
+
+    def _too_late(self, spec: JobSpec, now: Now) -> str:
+        end_s = spec.not_after_s
+        if end_s is None or not now.wall_trusted or now.wall < end_s:
+            return ""
+        return f"NotAfter {format_moment(end_s)} is over; name a later moment"
 
     def _accepted_before(self, event: SubmitRequested, record: Spec, view: View) -> Reply:
         """Another peer has accepted this call; of another job under its key nothing is made."""
@@ -98,8 +109,6 @@ class Requests:
                 f"this peer may not submit in namespace {spec.namespace}: its certificate lacks "
                 "the role; invite it anew with --role compute,submit"
             )
-        if spec.type is not JobType.BATCH:
-            return f"this version runs batch, daemon, service; {spec.type.value} is not there yet"
         if spec.task.result_paths:
             return (
                 "this version brings output home, but no files: leave ResultPaths out and write "

@@ -90,9 +90,6 @@ class Disconnect(msgspec.Struct, frozen=True, kw_only=True):
         replace = fields.get("Replace")
         if replace is not None and not kind.counted:
             replace.fail(f"every peer runs its own part of {kind.noun}; leave Replace out")
-        stop_after = fields.get("StopAfter")
-        if stop_after is not None and kind is JobType.DAEMON:
-            stop_after.fail("a daemon keeps running while it is cut off; leave StopAfter out")
         return cls(
             stop_after_s=fields.read("StopAfter", _read_stop_after_s, None),
             replace=replace.flag() if replace else True,

@@ -46,8 +46,8 @@ class Rollout:
         effects: list[Effect] = []
         if not held.service:
             return effects
-        while len(led.plans) < len(held.slots):
-            led.plans.append(Plan(Phase.DONE, NEVER, now.mono))
+        for slot in held.slots:
+            led.plans.setdefault(slot.index, Plan(Phase.DONE, NEVER, now.mono))
         for slot, plan in led.pairs():
             over = slot.index >= held.job.count
             if over and plan.phase is not Phase.DONE:
@@ -59,7 +59,7 @@ class Rollout:
 
     def _forgive(self, led: Led, now: Now) -> None:
         """What a slot failed of long ago says nothing about where to place it next."""
-        for plan in led.plans:
+        for plan in led.plans.values():
             settled = now.mono - plan.began >= self.config.settled_s
             if plan.failures and plan.phase is Phase.RUNNING and settled and not plan.restarts:
                 plan.failures, plan.failed_on = 0, {}

@@ -48,6 +48,7 @@ class Peer:
     connected: bool = False
     data: bytes = b""  # the sealed advert
     heard: float = -inf  # when it last sent anything to us itself
+    linked_at: float = -inf  # when the connection came up that stands
     told: float = -inf  # when we last told it that it is accused
     until: float = inf  # when a RESTARTING peer counts as dead
     evidence: tuple[bytes, ...] = ()  # sealed records that say why it is gone

@@ -71,7 +71,8 @@ def _job_properties(engines: Sequence[str]) -> Schema:
         "NotAfter": {
             "type": ["string", "null"],
             "pattern": _MOMENT,
-            "description": f"When a standing job expires. {MOMENT_ALLOWED.capitalize()}.",
+            "description": "When a standing job expires; until when an ops job reaches peers that "
+            f"match later. {MOMENT_ALLOWED.capitalize()}.",
         },
         "Update": _update(),
         "Check": _check(),

@@ -15,6 +15,7 @@ from protocol.config import CoordinationConfig
 from protocol.coordination import Coordination
 from protocol.effects import Effect, Tell
 from protocol.executor import Executor
+from protocol.heldjob import Slots
 from protocol.heldservice import HeldService, Version
 from protocol.ids import JobId, PeerId, rendezvous
 from protocol.job import JobType
@@ -178,7 +179,7 @@ class Services:
             term=_first_term(record),
             coordinator=self.keyring.peer,
             holders=self.coordination.standbys_of(record.id),
-            slots=[],
+            slots=Slots.numbered(0),
         )
         held.adopt(latest)
         return self.coordination.begin(held, now, place_at)

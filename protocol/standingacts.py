@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from protocol.clock import NEVER, Now
-from protocol.effects import Effect, Reply
+from protocol.effects import Effect, Reply, Tell
 from protocol.events import ControlRequested, SubmitRequested
 from protocol.ids import JobId, PeerId
 from protocol.inquiry import Inquiries, View
@@ -88,6 +88,8 @@ class StandingActs:
         if full:
             return [Reply(request, error=full)]
         effects = self.standing.put(records, now)
+        if held is None:  # every later record is told of where it is merged
+            effects.append(Tell("job.accepted", f"{spec.name} accepted", job))
         value = {**_value(self.standing.jobs[job]), "unchanged": False}
         return effects + self._wait(Act(request, job, value, 0.0, 1), now)
 

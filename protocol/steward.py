@@ -61,6 +61,7 @@ class Steward:
             rng,
             self.standing,
             executor.bidder,
+            config.coordination.start_max_s,
             adverts,
             connected,
         )
@@ -115,10 +116,11 @@ class Steward:
         return self.acts.control(event, now)
 
     def connected(self, peer: PeerId, now: Now) -> list[Effect]:
-        return self.standing.on_connected(peer, now)
+        return [*self.standing.on_connected(peer, now), *self.daemons.met(now)]
 
-    def disconnected(self, peer: PeerId) -> list[Effect]:
+    def disconnected(self, peer: PeerId, now: Now) -> list[Effect]:
         self.standing.on_disconnected(peer)
+        self.daemons.parted(now)
         return []
 
     def receive(self, sender: PeerId, message: SyncMessage, now: Now) -> list[Effect]:

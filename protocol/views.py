@@ -7,7 +7,7 @@ from typing import cast
 
 import msgspec
 
-from protocol.acceptance import outcome_of
+from protocol.acceptance import outcome_of, state_of
 from protocol.auction import Answer, Auction
 from protocol.authority import verified_result
 from protocol.clock import Now
@@ -15,6 +15,7 @@ from protocol.heldjob import HeldJob, Slot
 from protocol.ids import PeerId
 from protocol.led import Led, Phase, Plan
 from protocol.messages import Facts
+from protocol.moment import format_moment
 from protocol.records import Advert, Desired, Keyring, Result, Verdict
 from protocol.roster import Peer
 from protocol.story import ASKED_MAX, Attempt, Story
@@ -45,7 +46,7 @@ def job_view(
         "revision": held.revision,
         "generation": held.spec.generation,
         "control": held.control.number if held.control is not None else 0,
-        "count": held.job.count,
+        "count": len(held.slots),
         "desired": held.desired.name.lower(),
         "author": held.author,
         "author_name": name(held.author),
@@ -83,12 +84,11 @@ def _state(
         return state, reasons[0] if reasons and state != "completed" else ""
     if held.desired is not Desired.RUNNING:
         return "stopping", ""
+    if not held.closed:
+        return "running", f"open until {format_moment(held.job.not_after_s or 0)}"
     if any(slot["state"] in ("running", "completed", "failed") for slot in slots):
         return "running", ""
     return "pending", story.waiting if story is not None else ""
-
-
-_ENDED = {Verdict.SUCCESS: "completed", Verdict.STOPPED: "stopped"}
 
 
 def _slot_view(held: HeldJob, slot: Slot, plan: Plan | None, name: Name, keyring: Keyring) -> View:
@@ -98,7 +98,7 @@ def _slot_view(held: HeldJob, slot: Slot, plan: Plan | None, name: Name, keyring
     result = _result(slot, keyring)
     reason = plan.reason if plan is not None else ""
     if acceptance is not None:
-        state = _ENDED.get(Verdict(acceptance.verdict), "failed")
+        state = state_of(acceptance, keyring)
         reason = acceptance.reason or (result.reason if result is not None else "")
         fence = acceptance.fence
         executor = result.executor if result is not None else executor
@@ -184,7 +184,7 @@ def _round_view(number: int, auction: Auction, name: Name) -> View:
     }
 
 
-_RANKS = {"bid": 0, "refused": 1, "silent": 2, "filtered": 3}
+_RANKS = {"listed": 0, "bid": 0, "refused": 1, "silent": 2, "filtered": 3}
 
 
 def _answer_view(peer: PeerId, answer: Answer, name: Name) -> View:
@@ -206,7 +206,8 @@ def facts_view(facts: Facts) -> View:
     return {key: value for key, value in fields.items() if value >= 0}
 
 
-def peer_view(peer: Peer, now: Now) -> View:
+def peer_view(peer: Peer, now: Now, via: str = "") -> View:
+    """`via`: the name of the neighbour that relays to it, where it is not connected itself."""
     certificate = peer.certificate
     return {
         "id": peer.id,
@@ -214,6 +215,7 @@ def peer_view(peer: Peer, now: Now) -> View:
         "state": peer.state.value,
         "self": False,
         "connected": peer.connected,
+        "via": via,
         "incarnation": peer.incarnation,
         "roles": list(certificate.roles) if certificate is not None else [],
         "since_s": int(max(0.0, now.mono - peer.since)),
@@ -229,6 +231,7 @@ def own_view(advert: Advert | None, name: str, keyring: Keyring, roles: tuple[st
         "state": "alive",
         "self": True,
         "connected": True,
+        "via": "",
         "incarnation": advert.incarnation if advert is not None else 0,
         "roles": list(roles),
         "since_s": 0,

@@ -256,6 +256,21 @@ def _verified(data: bytes, keyring: Keyring, links: int) -> Sealed:
     return Sealed(decode_record(body), author, certificate, body, data, above)
 
 
+def certificate_of(
+    data: bytes, peer: PeerId, keyring: Keyring, known: Certificate | None
+) -> Certificate:
+    """The certificate of `peer` that is sealed in `data`; where that is empty, the one `known`.
+
+    Raises RemoteProtocolError.
+    """
+    if not data and known is None:
+        raise RemoteProtocolError(f"no certificate of {peer} is known")
+    if data:
+        return _certificate_in(open_sealed(data, keyring), peer, keyring)
+    assert known is not None
+    return known
+
+
 def _certificate_in(sealed: Sealed, author: PeerId, keyring: Keyring) -> Certificate:
     """The certificate that `sealed` is for `author`."""
     certificate = sealed.record

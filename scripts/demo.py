@@ -219,6 +219,15 @@ def count_lines(demo: Demo) -> None:
     demo.shoal("kitchen", "job", "why", "lines")
 
 
+def run_everywhere(demo: Demo) -> None:
+    say("A command on every device")
+    told = demo.shoal("garage", "exec", "--all", "--", "uname", "-m")
+    lines = {line for line in told.splitlines() if not line.startswith("shoal:")}
+    machine = os.uname().machine
+    if lines != {f"{name}: {machine}" for name in NAMES}:
+        raise DemoFailed(f"not every device said that it is {machine}: {sorted(lines)}")
+
+
 def lose_a_device(demo: Demo) -> str:
     say("A device loses power in the middle of a job")
     demo.shoal("kitchen", "run", "--name", "long", "--detach", "--", "sh", "-c", LONG)
@@ -313,6 +322,7 @@ def main() -> int:
     try:
         found_shoal(demo)
         count_lines(demo)
+        run_everywhere(demo)
         lost = lose_a_device(demo)
         attach_a_device(demo, lost)
         outlive_a_device(demo)

@@ -197,7 +197,7 @@ def scale(arguments: argparse.Namespace) -> int:
 
 def print_scale(censuses: list[Census]) -> None:
     head = ["peers", "idle msg/peer/min", "B/peer/min", "ratio", "msg/job", "B/job", "ratio"]
-    table = [[*head, "B/job/peer"]]
+    table = [[*head, "B/job/peer", "daemon on", "after s", "B/peer"]]
     first = censuses[0]
     for census in censuses:
         table.append(
@@ -210,6 +210,9 @@ def print_scale(censuses: list[Census]) -> None:
                 f"{census.job_bytes:.0f}",
                 f"{census.job_bytes / first.job_bytes:.2f}",
                 f"{census.job_bytes / census.peers:.1f}",
+                f"{census.attached}",
+                f"{census.attach_s:.1f}",
+                f"{census.attach_bytes:.0f}",
             ]
         )
     print_table(table)

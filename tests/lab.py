@@ -56,6 +56,8 @@ class Device:
     process: subprocess.Popen[bytes] | None = None
     flags: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    listen: tuple[str, ...] = LISTEN
+    within: tuple[str, ...] = ()  # what its agent's command is run by: a network of its own
 
     @property
     def socket(self) -> Path:
@@ -171,7 +173,7 @@ class Lab:
     def _spawn(self, device: Device, flags: list[str]) -> None:
         with (device.data_dir / "agent.log").open("ab") as log:
             device.process = subprocess.Popen(
-                [*command_at(device), "up", *LISTEN, *flags],
+                [*device.within, *command_at(device), "up", *device.listen, *flags],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

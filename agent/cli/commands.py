@@ -168,6 +168,29 @@ def _run(parser: ArgumentParser) -> None:
     parser.add_argument("command", nargs=REMAINDER, metavar="-- COMMAND", help="what to run")
 
 
+def _exec(parser: ArgumentParser) -> None:
+    parser.usage = "shoal exec (--where EXPR | --all) [options] -- COMMAND [ARGUMENT ...]"
+    parser.add_argument(
+        "--where", metavar="EXPR", action="append", default=[],
+        help="on those with these labels: role=sensor, gpu, !camera, 'zone in (a,b)'",
+    )  # fmt: skip
+    parser.add_argument("--all", action="store_true", help="on every device that is there")
+    parser.add_argument(
+        "-y", "--yes", action="store_true", help="do not ask, on however many devices it runs"
+    )
+    parser.add_argument("--timeout", metavar="TIME", help="how long each may run: 90, 15m")
+    parser.add_argument(
+        "--env", "-e", metavar="K=V", action="append", default=[],
+        help="a variable of the task; K alone takes it from here",
+    )  # fmt: skip
+    parser.add_argument("--key", metavar="KEY", help="running it again with this key is one job")
+    parser.add_argument(
+        "-f", "--file", metavar="FILE", action="append", default=[], help="ship a file with it"
+    )
+    parser.add_argument("-C", "--directory", metavar="DIR", help="ship what is in a directory")
+    parser.add_argument("command", nargs=REMAINDER, metavar="-- COMMAND", help="what to run")
+
+
 def _job_run(parser: ArgumentParser) -> None:
     _file(parser)
     parser.add_argument(
@@ -270,6 +293,7 @@ COMMANDS: Final = (
     Command("up", "run the agent", "lifecycle:up", _up),
     Command("peers", "short for `peer list`", "peers:peers", _peers),
     Command("run", "run a command somewhere in the shoal", "runs:run", _run),
+    Command("exec", "run a command once on each device that matches", "execs:run", _exec),
     Command("jobs", "short for `job list`", "jobs:list_jobs", _list),
     Command("logs", "short for `job logs`", "logs:logs", _logs),
     Command("why", "short for `job why`", "why:why", _job),

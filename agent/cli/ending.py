@@ -68,7 +68,11 @@ def _agreed(client: Client, jobs: list[str], verb: str) -> bool:
                 devices[slot["executor"]] = None
     if len(devices) <= ASK_FROM:
         return True
-    what = f"{verb} {', '.join(jobs)} on {len(devices)} devices"
+    return confirmed(f"{verb} {', '.join(jobs)} on {len(devices)} devices")
+
+
+def confirmed(what: str) -> bool:
+    """Ask whoever typed it. Raises CliError where nobody is there to answer."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise CliError(f"this would {what}, and nobody is here to ask: add --yes", USAGE)
     print(f"{what}? [y/N] ", end="", file=sys.stderr, flush=True)

@@ -28,7 +28,13 @@ class CliError(Exception):
 
 
 def of_job(view: dict[str, Any]) -> int:
-    """The exit code for a job that has ended: the worst of its slots."""
+    """The exit code for a job that has ended: the worst of its slots.
+
+    Of an ops job every peer was meant: one that gave no exit code has failed, whatever others did.
+    """
+    bare = [slot.get("exit_code") is None for slot in view["slots"]]
+    if view.get("type") == "ops" and any(bare):
+        return NO_RESULT
     codes = [slot.get("exit_code") for slot in view["slots"]]
     worst = max((code for code in codes if code), default=0)
     if worst:

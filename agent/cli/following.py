@@ -21,6 +21,9 @@ from agent.printable import clean
 
 LINE_BYTES_MAX: Final = 64 * 1024  # a longer line is broken rather than kept
 END_S: Final = 2.0
+FAILURES_MAX: Final = 8  # told one by one
+# Of the events of a job on many devices those that are not of one of them.
+_OF_ALL: Final = ("job.taken-over", "job.handed-over", "job.listed", "job.updated", "feed.dropped")
 WAITING_MAX: Final = 256  # lines read ahead of what the terminal takes
 
 
@@ -35,13 +38,15 @@ class Following:
         *,
         quiet: bool,
         json: bool,
+        by_peer: bool = False,
     ) -> None:
         self.job = ""
         self.name = ""
         self._client = client
         self._lines = _Reader(lines)
         self._json = json
-        self._output = Output(slots)
+        self._output = Output(slots, by_peer)
+        self._by_peer = by_peer
         self._progress = Progress(sys.stderr, quiet or json)
 
     def to_end(self, timeout_s: float | None = None) -> int:
@@ -76,7 +81,8 @@ class Following:
             if accepted.get("warning"):
                 self._progress.warn(accepted["warning"])
         elif event := line.get("event"):
-            self._progress.event(event)
+            if not self._by_peer or event["kind"] in _OF_ALL:
+                self._progress.event(event)
         elif (log := line.get("log")) and not self._json:
             self._progress.clear()
             self._output.write(log)
@@ -119,11 +125,13 @@ class Following:
 
 
 class Output:
-    """Output of tasks: as it is where there is one slot, else in whole lines with the slot."""
+    """Output of tasks: as it is where there is one slot, else in whole lines with the slot, or
+    with the peer's name."""
 
-    def __init__(self, slots: int) -> None:
-        self._prefixed = slots > 1
-        self._begun: dict[tuple[int, str], bytes] = {}
+    def __init__(self, slots: int, by_peer: bool = False) -> None:
+        self._prefixed = slots > 1 or by_peer
+        self._by_peer = by_peer
+        self._begun: dict[tuple[bytes, str], bytes] = {}
 
     def write(self, log: dict[str, Any]) -> None:
         stream = "stderr" if log["stream"] == "stderr" else "stdout"
@@ -131,25 +139,32 @@ class Output:
         if not self._prefixed:
             _write(stream, data)
             return
-        key = (int(log["slot"]), stream)
+        key = (self._prefix(log), stream)
         *lines, rest = (self._begun.get(key, b"") + data).split(b"\n")
         if len(rest) > LINE_BYTES_MAX:
             lines, rest = [*lines, rest], b""
         self._begun[key] = rest
         if lines:
-            _write(stream, b"".join(b"[%d] %s\n" % (key[0], line) for line in lines))
+            _write(stream, b"".join(b"%s %s\n" % (key[0], line) for line in lines))
 
     def flush(self) -> None:
         """Write what was begun and never ended."""
-        for (slot, stream), rest in self._begun.items():
+        for (prefix, stream), rest in self._begun.items():
             if rest:
-                _write(stream, b"[%d] %s\n" % (slot, rest))
+                _write(stream, b"%s %s\n" % (prefix, rest))
         self._begun.clear()
+
+    def _prefix(self, log: dict[str, Any]) -> bytes:
+        if not self._by_peer:
+            return b"[%d]" % int(log["slot"])
+        return f"{clean(units.named(log['peer_name'], log['peer']))}:".encode()
 
 
 def summary(view: dict[str, Any]) -> str:
     """How a job ended, in a sentence."""
     slots = view["slots"]
+    if view["type"] == "ops":
+        return clean(_of_each(view))
     where = dict.fromkeys(
         units.named(slot.get("executor_name", ""), slot.get("executor", "") or "nobody")
         for slot in slots
@@ -170,6 +185,27 @@ def summary(view: dict[str, Any]) -> str:
             return clean(f"failed{reason or ' without an exit code'}; `shoal why {view['id'][:8]}`")
         case _:
             return clean(f"failed{on} with exit code {code}{reason}")
+
+
+def _of_each(view: dict[str, Any]) -> str:
+    """How an ops job ended: on how many devices, and on which not."""
+    slots = view["slots"]
+    failed = [slot for slot in slots if slot["state"] != "completed"]
+    if not failed:
+        return f"done on {units.plural(len(slots), 'device')}"
+    texts = [_failure(slot) for slot in failed[:FAILURES_MAX]]
+    more = len(failed) - len(texts)
+    told = "; ".join(texts) + (f"; and {more} more" if more else "")
+    short = units.short_job(view["id"])
+    return f"{len(failed)} of {len(slots)} not done: {told}; `shoal job describe {short}`"
+
+
+def _failure(slot: dict[str, Any]) -> str:
+    name = units.named(slot["executor_name"], slot["executor"])
+    reason = f": {slot['reason']}" if slot.get("reason") else ""
+    if slot["exit_code"] is not None:
+        return f"{name} {slot['state']} with exit code {slot['exit_code']}"
+    return f"{name} {slot['state']}{reason}"
 
 
 class _Reader:

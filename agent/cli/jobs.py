@@ -82,7 +82,7 @@ def _show_slots(view: dict[str, Any]) -> None:
         ("SLOT", "STATE", "ON", "ATTEMPT", "RESTARTS" if service else "EXIT", "REASON"),
         [
             (
-                str(slot["slot"]),
+                _place(view, slot),
                 str(slot["state"]),
                 _executor(slot),
                 str(slot["attempt"]),
@@ -92,6 +92,11 @@ def _show_slots(view: dict[str, Any]) -> None:
             for slot in view["slots"]
         ],
     )
+
+
+def _place(view: dict[str, Any], entry: dict[str, Any]) -> str:
+    """The slot's number; those of an ops job are peers', and say nothing to people."""
+    return "-" if view["type"] == "ops" else str(entry["slot"])
 
 
 def _show_parts(parts: list[dict[str, Any]]) -> None:
@@ -123,7 +128,7 @@ def executions(args: Namespace) -> int:
         [
             (
                 units.short_job(entry["id"]),
-                str(entry["slot"]),
+                _place(view, entry),
                 f"{entry['term']}.{entry['attempt']}",
                 units.named(entry.get("peer_name", ""), entry["peer"]),
                 str(entry["state"]),

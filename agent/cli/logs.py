@@ -14,7 +14,8 @@ def logs(args: Namespace) -> int:
     with connect(args) as client:
         view = client.job(args.job)
         slots = 1 if args.slot is not None else int(view["count"])
-        output = Output(slots)
+        everywhere = view["type"] in ("ops", "daemon")
+        output = Output(slots, by_peer=everywhere and args.slot is None)
         lines = client.logs(view["id"], args.slot, args.stream, args.tail, args.follow)
         for line in lines:
             if args.json:

@@ -47,7 +47,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     args = build(ours).parse_args(ours)
     if task is not None:
         if not hasattr(args, "command") or args.command:
-            build(ours).error("what follows -- is the command line of `shoal run`")
+            build(ours).error("what follows -- is the command line of `shoal run` or `shoal exec`")
         args.command = task
     return args
 

@@ -18,7 +18,7 @@ def peers(args: Namespace) -> int:
     with connect(args) as client:
         found = client.peers()
     if args.where:
-        found = _matching(found, args.where)
+        found = matching(found, args.where)
     if args.json:
         show_json({"peers": found})
         return OK
@@ -94,7 +94,7 @@ def _drain(args: Namespace, draining: bool) -> int:
     return OK
 
 
-def _matching(found: list[dict[str, Any]], texts: Sequence[str]) -> list[dict[str, Any]]:
+def matching(found: list[dict[str, Any]], texts: Sequence[str]) -> list[dict[str, Any]]:
     """Those whose labels satisfy all of the expressions, which are those of --constraint."""
     from protocol.constraints import matches_all, parse_constraints
     from protocol.errors import JobSpecError
@@ -136,7 +136,8 @@ def _row(peer: dict[str, Any], labels: str | None, names: list[str]) -> tuple[st
 def _state(peer: dict[str, Any]) -> str:
     state = "this device" if peer["self"] else str(peer["state"])
     if state == "alive" and not peer["connected"]:
-        state = "alive, not connected"
+        via = peer.get("via")
+        state = f"alive, via {clean(via)}" if via else "alive, not connected"
     if peer.get("draining"):
         state += ", draining"
     if peer.get("reason"):
@@ -152,7 +153,9 @@ def _since(peer: dict[str, Any]) -> str:
 def _path(peer: dict[str, Any]) -> str:
     if peer["self"]:
         return "-"
-    return "direct, connected" if peer["connected"] else "none just now"
+    if peer["connected"]:
+        return "direct, connected"
+    return f"via {clean(peer['via'])}" if peer.get("via") else "none just now"
 
 
 def _offer(peer: dict[str, Any]) -> str:

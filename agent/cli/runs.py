@@ -53,7 +53,7 @@ def run(args: Namespace) -> int:
             following = Following(client, lines, args.count, quiet=args.quiet, json=args.json)
             return following.to_end()
         except AgentError as error:
-            raise _by_flag(error) from None
+            raise by_flag(error) from None
 
 
 def build_spec(args: Namespace) -> dict[str, Any]:
@@ -67,10 +67,14 @@ def build_spec(args: Namespace) -> dict[str, Any]:
     parts = {
         "Resources": {name: value for name, value in resources.items() if value},
         "Timeouts": {name: value for name, value in timeouts.items() if value},
-        "Env": dict(_variable(text) for text in args.env),
+        "Env": dict(variable(text) for text in args.env),
     }
     task |= {name: part for name, part in parts.items() if part}
-    spec: dict[str, Any] = {"Type": "batch", "Tasks": [task], "Name": args.name or _name(args)}
+    spec: dict[str, Any] = {
+        "Type": "batch",
+        "Tasks": [task],
+        "Name": args.name or label(args.command),
+    }
     if args.count != 1:
         spec["Count"] = args.count
     if args.namespace:
@@ -99,7 +103,14 @@ def job_run(args: Namespace) -> int:
         if spec.type.standing and args.wait:
             raise CliError(f"a {spec.type} does not end; leave --wait out, or --follow it", USAGE)
         lines = client.run(tree, args.key or "", logs=args.follow)
-        following = Following(client, lines, spec.count, quiet=args.quiet, json=args.json)
+        following = Following(
+            client,
+            lines,
+            spec.count,
+            quiet=args.quiet,
+            json=args.json,
+            by_peer=not spec.type.counted,
+        )
         return following.to_end()
 
 
@@ -164,7 +175,7 @@ def _detached(client: Client, spec: dict[str, Any], args: Namespace) -> int:
     return OK
 
 
-def _by_flag(error: AgentError) -> AgentError:
+def by_flag(error: AgentError) -> AgentError:
     """The agent names the field of the spec; whoever typed a command knows the flag."""
     for path, flag in _FLAGS.items():
         if error.path == path or error.path.startswith((f"{path}.", f"{path}[")):
@@ -172,7 +183,7 @@ def _by_flag(error: AgentError) -> AgentError:
     return error
 
 
-def _variable(text: str) -> tuple[str, str]:
+def variable(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if equals:
         return name, value
@@ -188,9 +199,9 @@ def _constraints(texts: list[str]) -> list[Any]:
     return [constraint.to_plain() for constraint in sorted(set(found))]
 
 
-def _name(args: Namespace) -> str:
+def label(command: list[str]) -> str:
     """A label out of the command, where none was given: of `python3 -u detect.py`, detect.py."""
-    words = [os.path.basename(word) for word in args.command]
+    words = [os.path.basename(word) for word in command]
     word = words[0]
     if word in _INTERPRETERS:
         word = next((w for w in words[1:] if "." in w and _SCRIPT.fullmatch(w)), word)

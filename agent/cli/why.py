@@ -48,12 +48,15 @@ def _show_parts(rounds: list[dict[str, Any]]) -> None:
 
 def _show_round(entry: dict[str, Any]) -> None:
     asked = entry["asked"]
+    listed = sum(peer["answer"] == "listed" for peer in asked)
     bids = sum(peer["answer"] == "bid" for peer in asked)
-    print(
-        f"\nround {entry['round']} at {units.clock(entry['at_ms'])}, "
-        f"for {units.plural(int(entry['slots']), 'slot')}: "
-        f"{units.plural(len(asked), 'peer')}, {units.plural(bids, 'bid')}"
-    )
+    if listed:
+        print(
+            f"\nlist frozen at {units.clock(entry['at_ms'])}: "
+            f"{listed} of {units.plural(len(asked), 'peer')}"
+        )
+    else:
+        print(_head(entry, bids))
     width = max((len(_name(peer)) for peer in asked), default=0)
     for peer in sorted(asked, key=_rank):
         print(f"  {_name(peer).ljust(width)}  {clean(_answer(peer))}")
@@ -61,6 +64,14 @@ def _show_round(entry: dict[str, Any]) -> None:
             print(f"  {''.ljust(width)}  -> {clean(hint)}")
     if entry.get("note"):
         print(f"  {clean(entry['note'])}")
+
+
+def _head(entry: dict[str, Any], bids: int) -> str:
+    return (
+        f"\nround {entry['round']} at {units.clock(entry['at_ms'])}, "
+        f"for {units.plural(int(entry['slots']), 'slot')}: "
+        f"{units.plural(len(entry['asked']), 'peer')}, {units.plural(bids, 'bid')}"
+    )
 
 
 def _rank(peer: dict[str, Any]) -> tuple[bool, int, str]:
@@ -80,6 +91,8 @@ def _answer(peer: dict[str, Any]) -> str:
             facts = _facts(peer.get("facts") or {})
             reason = f"; {peer['reason']}" if peer.get("reason") else ""
             return f"bid {peer['score']}{won}" + (f": {facts}" if facts else "") + reason
+        case "listed":
+            return "is on the list"
         case "silent":
             return "did not answer"
         case "filtered":

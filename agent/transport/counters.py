@@ -18,6 +18,7 @@ class Counters:
     bytes_out: int = 0
     frames_in: int = 0
     frames_out: int = 0
+    relayed_bytes: int = 0  # of streams that were joined for others
     events: Counter[str] = field(default_factory=Counter)
 
     def count(self, reason: str) -> None:
@@ -30,5 +31,6 @@ class Counters:
             "bytes_out": self.bytes_out,
             "frames_in": self.frames_in,
             "frames_out": self.frames_out,
+            "relayed_bytes": self.relayed_bytes,
         }
         return totals | {reason: self.events[reason] for reason in sorted(self.events)}

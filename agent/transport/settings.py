@@ -9,6 +9,7 @@ MESSAGE_PROTOCOL: Final = "/shoal/msg/1"
 JOIN_PROTOCOL: Final = "/shoal/join/1"
 ARCHIVE_PROTOCOL: Final = "/shoal/archive/1"
 LOG_PROTOCOL: Final = "/shoal/log/1"
+SPLICE_PROTOCOL: Final = "/shoal/splice/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,10 @@ class TransportSettings:
     backoff_first_s: float = 0.5
     backoff_max_s: float = 60.0
     refused_again_s: float = 0.5  # DESIGN 5: refused twice half a second apart is death
+
+    splices_max: int = 32  # streams joined for others at one time
+    splice_bytes_s: float = 512 * 1024.0  # of each, both ways: a log read along, an archive in 30 s
+    splice_idle_s: float = 120.0  # a log that is followed may say nothing for so long
 
     gossip_bytes_max: int = 4096  # of one rumour; everything larger goes over streams
     gossip_rate: float = 20.0  # a second and peer: one costs ~10 ms of CPU (measured)

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import TYPE_CHECKING, Final, Protocol
@@ -25,7 +25,13 @@ from agent.transport.link import Link
 from agent.transport.links import FINAL, Links, close_all
 from agent.transport.network import Network
 from agent.transport.service import StreamHandler
-from agent.transport.settings import JOIN_PROTOCOL, MESSAGE_PROTOCOL, TransportSettings
+from agent.transport.settings import (
+    JOIN_PROTOCOL,
+    MESSAGE_PROTOCOL,
+    SPLICE_PROTOCOL,
+    TransportSettings,
+)
+from agent.transport.splices import Splices
 from agent.transport.streams import Stream
 from agent.transport.tasks import Tasks
 from protocol.clock import Now
@@ -104,6 +110,8 @@ class Transport:
             lambda peer: self._table.get(peer) is not None,
             self._network.is_own,
         )
+        self._splices = Splices(self._table, self._network, settings, self.counters)
+        self.serve(SPLICE_PROTOCOL, self._splices.serve, members_only=True)
         self._pending: dict[PeerId, deque[bytes]] = {}  # frames for peers that are being dialled
         self._clone_reporters: set[PeerId] = set()
         self._clone_known = trio.Event()
@@ -181,16 +189,29 @@ class Transport:
         """Let others open streams of `protocol_id`; for strangers few, and 30 s each."""
         self._network.serve(protocol_id, handler, members_only)
 
-    async def open_stream(self, peer: PeerId, protocol_id: str) -> Stream:
-        """Open a stream to a member, dialling it if need be. Raises NotReachable, StreamFailed."""
+    async def open_stream(
+        self, peer: PeerId, protocol_id: str, through: Sequence[PeerId] = ()
+    ) -> Stream:
+        """Open a stream to a member; `through` are neighbours that said to be connected to it.
+
+        Without a connection or any such neighbour it is dialled; where that fails, whoever is
+        connected is asked to join the streams. Raises NotReachable, StreamFailed.
+        """
         link = self._table.get(peer)
+        if link is None and through:
+            stream = await self._splices.ask(peer, protocol_id, through)
+            if stream is not None:
+                return stream
         if link is None:
             with trio.move_on_after(self._settings.dial_s + self._settings.hello_s):
                 await self._dialer.dial(peer)
             link = self._table.get(peer)
-            if link is None:
-                raise NotReachable(f"no connection to {peer}")
-        return await self._network.open(link.connection, protocol_id)
+        if link is not None:
+            return await self._network.open(link.connection, protocol_id)
+        stream = await self._splices.ask(peer, protocol_id, self._table.peers())
+        if stream is None:
+            raise NotReachable(f"no connection to {peer}, nor has anybody who is connected here")
+        return stream
 
     @asynccontextmanager
     async def dial_for_join(self, address: str) -> AsyncIterator[Stream]:

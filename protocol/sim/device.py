@@ -114,6 +114,7 @@ class Device:
     powered: bool = False
     frozen: bool = False
     buried: bool = False  # never to be powered again
+    amnesiac: bool = False  # it has lost its database, once or more
     lives: int = 0
     boundary: tuple[int, Callable[[], None]] | None = None  # after so many of them: this crash
     host: Host = field(init=False)
@@ -261,6 +262,15 @@ class Device:
         self.powered = False
         self.host.power_gone()
 
+    def forget(self) -> None:
+        """Its database is gone; it must be off."""
+        assert self.node is None
+        self.world.note(self.index, "amnesia", "the database is lost")
+        self.amnesiac = True
+        self.disk = Disk(commits=self.disk.commits)
+        if self.world.watcher is not None:
+            self.world.watcher.forgot(self)
+
     def _end_life(self) -> None:
         self.node = None
         for save in self.disk.crash(self.world.rng):
@@ -379,7 +389,9 @@ class Device:
             self.disk.submit(effect)
             self._write()
             return
-        overtakes = isinstance(effect, Send) and isinstance(effect.message, OVERTAKING)
+        overtakes = isinstance(effect, Send) and (
+            effect.overtakes or isinstance(effect.message, OVERTAKING)
+        )
         if overtakes or (not self._queue and self.disk.durable >= self.disk.submitted):
             self._carry_out(effect)
         else:

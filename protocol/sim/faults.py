@@ -11,6 +11,7 @@ from protocol.sim.network import Conditions
 from protocol.sim.world import World
 
 FIRST_S: Final = 3.0  # the shoal has found itself by then
+DELAY_MAX_S: Final = 0.1  # one way; there and back through a relay within probe_timeout_s
 HEAL_S: Final = 45.0  # from here on nothing more goes wrong
 
 
@@ -31,12 +32,14 @@ class Faults:
     untrusted: bool = False  # some devices have no clock that they trust
     save_failures: float = 0.0
     start_failures: float = 0.0
+    amnesia: bool = False  # one device loses its database, and its power for a moment
     rogues: int = 0  # members without `submit` that order work all the same
     flaps: int = 0  # links that come and go, and single directions of them
     boundaries: int = 0  # crashes just before or just after something is saved, sent or started
     black_holes: float = 0.0  # share of the devices whose engines take tasks and never start them
     absences: int = 0  # devices that are off until everything heals
     forgetful: float = 0.0  # share of the devices that boot in 1970 and learn the time later
+    nats: int = 0  # networks that nobody outside can dial into
     part_s: tuple[float, float] = (1.0, 25.0)  # how long partitions last
     heal_s: float = HEAL_S  # from here on nothing more goes wrong
     moods: int = 0  # devices drain or change a label for a while; asked for, and never drawn
@@ -47,8 +50,16 @@ class Faults:
         wild = self.conditions.loss or self.conditions.reorder or self.conditions.duplicate
         cuts = self.crashes + self.power_cuts + self.burials + self.freezes + self.boundaries
         cuts += self.absences
-        cuts += self.partitions + self.deaf + self.flaps
+        cuts += self.partitions + self.deaf + self.flaps + self.amnesia
         return not (wild or cuts or self.slow or self.save_failures or self.black_holes)
+
+    @property
+    def steady(self) -> bool:
+        """Whether devices may go down, but those that do not are always well to be heard."""
+        c = self.conditions
+        wild = c.loss or c.reorder or c.duplicate or c.delay_s[1] > DELAY_MAX_S
+        cuts = self.partitions + self.deaf + self.flaps + self.freezes + self.slow
+        return not (wild or cuts or self.save_failures or self.drift)
 
     @property
     def text(self) -> str:
@@ -69,10 +80,12 @@ class Faults:
             "clock skew": self.skew_s,
             "failed saves": self.save_failures,
             "failed starts": self.start_failures,
+            "a lost database": self.amnesia,
             "rogues": self.rogues,
             "flapping links": self.flaps,
             "boundary crashes": self.boundaries,
             "black holes": self.black_holes,
+            "NATs": self.nats,
             "absences": self.absences,
             "forgetful clocks": self.forgetful,
             "moods": self.moods,
@@ -81,7 +94,17 @@ class Faults:
 
     @classmethod
     def draw(cls, rng: Random) -> Faults:
-        """One run in six is clean; the others have some families each, so that they mix."""
+        """One run in six is clean; the others have some families each, so that they mix.
+
+        What was added later is drawn last: seeds that found something go on finding it.
+        """
+        faults = cls._drawn(rng)
+        if rng.random() < 0.25:
+            faults.nats = rng.choice((1, 2, 2, 3))
+        return faults
+
+    @classmethod
+    def _drawn(cls, rng: Random) -> Faults:
         faults = cls()
         if rng.random() < 0.2:
             faults.skew_s, faults.drift = rng.choice((0.5, 5.0, 120.0)), 0.01
@@ -96,6 +119,8 @@ class Faults:
             return faults
         for family in rng.sample(_FAMILIES, rng.randint(1, 4)):
             family(faults, rng)
+        # Only one copy of anything is promised to be lost at a time.
+        faults.amnesia = not faults.burials and rng.random() < 0.2
         return faults
 
 
@@ -188,6 +213,8 @@ class Script:
             self._at(self._cut_power, self._pause())
         for _ in range(faults.burials):
             self._at(self._bury)
+        if faults.amnesia:
+            self._at(self._lose_database, self._pause())
         for _ in range(faults.freezes):
             self._at(self._freeze, self.rng.uniform(0.5, 20.0))
         for _ in range(faults.partitions):
@@ -232,6 +259,12 @@ class Script:
     def _cut_power(self, pause_s: float) -> None:
         device = self._busy_victim()
         device.power_off()
+        self.world.heap.after(1.0 + pause_s, device.power_on)
+
+    def _lose_database(self, pause_s: float) -> None:
+        device = self._busy_victim()
+        device.power_off()
+        device.forget()
         self.world.heap.after(1.0 + pause_s, device.power_on)
 
     def _arm(self, boundary: int, pause_s: float) -> None:

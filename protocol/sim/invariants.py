@@ -9,15 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from protocol.effects import Effect, Gossip, Save, Send, StartTask
+from protocol.constraints import explain_all
+from protocol.effects import Effect, Gossip, Save, Send, StartTask, Tell
 from protocol.errors import RemoteProtocolError
-from protocol.events import DeadlinePassed, Event, FrameReceived, GossipReceived
-from protocol.ids import JobId, execution_id, job_id
+from protocol.events import DeadlinePassed, Event, FrameReceived, GossipReceived, SubmitRequested
+from protocol.execution import Execution
+from protocol.ids import PEER_SLOT_MIN, JobId, PeerId, execution_id, job_id
 from protocol.job import JobType
 from protocol.messages import (
     Accepted,
     Award,
     JobSyncAck,
+    Letter,
+    Relayed,
     ResultAck,
     ResultOffer,
     Rumours,
@@ -44,10 +48,11 @@ from protocol.sim.servicewatch import ServiceWatch
 from protocol.sim.standingwatch import StandingWatch
 from protocol.sim.tasks import Task
 from protocol.sim.world import World
-from protocol.wire import Sealed, loads, open_sealed
+from protocol.wire import Sealed, decode_as, decode_message, loads, open_sealed
 
 VIOLATIONS_MAX: Final = 20  # of one run: the first few tell the story
 PROBES: Final = (1, 2, 3, 4)  # kinds of messages that can change nothing of a job
+RELAYED_HEAD: Final = b"\x18\x3c"  # kind 60
 
 Slot = tuple[JobId, int]
 
@@ -69,19 +74,27 @@ class Violation:
 
 @dataclass(slots=True)
 class Invariants:
-    """Watches every device of one run. `exclusive`: nobody is cut off or wrongly declared dead."""
+    """Watches every device of one run. `exclusive`: nobody is cut off or wrongly declared dead.
+
+    `steady`: who never was down was always well to be heard.
+    """
 
     world: World
     seed: int
     exclusive: bool
+    steady: bool = False
     violations: list[Violation] = field(default_factory=list)
     executions: int = 0
     acknowledged: dict[JobId, tuple[int, int]] = field(default_factory=dict)  # by, on how many
     stopped: dict[JobId, None] = field(default_factory=dict)  # and somebody was told so
     contested: dict[JobId, None] = field(default_factory=dict)  # submitted at more than one peer
+    promised: dict[JobId, dict[PeerId, None]] = field(default_factory=dict)  # lists told of
+    _lists: dict[tuple[JobId, int], dict[PeerId, None]] = field(default_factory=dict)  # per device
+    _once: dict[tuple[str, int], None] = field(default_factory=dict)  # revision and device
     _accepted: dict[Slot, dict[Fence, Acceptance]] = field(default_factory=dict)
     _tasks: dict[Slot, list[Task]] = field(default_factory=dict)  # ever started, anywhere
     _ledgers: list[Ledger] = field(default_factory=list)
+    _letters: dict[tuple[PeerId, int], int] = field(default_factory=dict)  # written, by life
     _opened: dict[bytes, Sealed] = field(default_factory=dict)
     standing: StandingWatch = field(init=False)
     services: ServiceWatch = field(init=False)
@@ -114,6 +127,7 @@ class Invariants:
             text = f"says {durable_on} peers have job {job} on disk, {sum(holding)} do"
             self.violate(device.index, text)
         self.acknowledged.setdefault(job, (device.index, durable_on))
+        self.promised.setdefault(job, {}).update(self._lists.get((job, device.index), {}))
 
     # ---- what devices do ---------------------------------------------------------------------
 
@@ -124,14 +138,20 @@ class Invariants:
         self._ledgers[device.index].booted(device.disk)
         self.standing.booted(device)
 
+    def forgot(self, device: Device) -> None:
+        self._ledgers[device.index].forgot()
+        self.standing.forgot(device)
+
     def handled(self, device: Device, event: Event, effects: list[Effect]) -> None:
         """The node is between two events: what it saved and what it holds must agree."""
         ledger, node = self._ledgers[device.index], device.node
         assert node is not None
-        for effect in effects:
+        self._check_reading(device, event)
+        for effect in map(_unfolded, effects):
             if isinstance(effect, Save):
                 for text in ledger.saved(effect, lambda job: _deleted(node, job)):
                     self.violate(device.index, text)
+                self._check_lists(device, effect, isinstance(event, SubmitRequested))
             elif isinstance(effect, Send) and isinstance(effect.message, JobSyncAck):
                 ledger.claims(node, effect.message)
             elif isinstance(effect, StartTask) and effect.execution in node.executor.executions:
@@ -162,7 +182,8 @@ class Invariants:
         if task.service:
             self.services.began(device, start, task)
             return
-        slot = int(start.environment["SHOAL_PARTITION_INDEX"])
+        assert device.node is not None
+        slot = device.node.executor.executions[start.execution].slot
         self._tasks.setdefault((start.job, slot), []).append(task)
 
     def leaving(self, device: Device, effect: Effect) -> None:
@@ -171,7 +192,10 @@ class Invariants:
             case StartTask():
                 self._check_start(device, effect)
             case Send():
-                self._check_send(device, effect)
+                self._wrote(device, effect)
+                self._check_send(device, _said(effect))
+            case Tell(kind="peer.dead"):
+                self._check_death(device, effect)
             case Gossip(message=Rumours() as rumours):
                 self._check_adverts(device, rumours.records)
             case _:
@@ -187,6 +211,37 @@ class Invariants:
             fences = ", ".join(str(fence) for fence in known)
             text = f"slot {choice.slot} of {choice.job} has two accepted executions: {fences}"
             self.violate(device.index, text)
+
+    # ---- letters and deaths ------------------------------------------------------------------
+
+    def _wrote(self, device: Device, send: Send) -> None:
+        """Remember the letters that leave their author."""
+        if isinstance(send.message, Relayed):
+            letter = decode_as(send.message.letter, Letter)
+            if letter.sender == device.peer:
+                key = (device.peer, letter.sender_life)
+                self._letters[key] = max(letter.number, self._letters.get(key, 0))
+
+    def _check_reading(self, device: Device, event: Event) -> None:
+        """What counts as read of a peer's letters was written by that peer."""
+        if not isinstance(event, FrameReceived) or event.frame[1:3] != RELAYED_HEAD:
+            return
+        try:
+            message = decode_message(event.frame)
+            assert isinstance(message, Relayed)
+            sender = decode_as(message.letter, Letter).sender
+        except RemoteProtocolError:
+            return
+        assert device.node is not None
+        relay = device.node.relay
+        if relay.highest(sender) > self._letters.get((sender, relay.life_of(sender)), 0):
+            self.violate(device.index, f"reads a letter that {sender} has not written")
+
+    def _check_death(self, device: Device, tell: Tell) -> None:
+        """Nobody is thought dead that never was down, whatever relay between them was."""
+        other = self.world.by_peer.get(tell.peer) if tell.peer is not None else None
+        if self.steady and other is not None and other.powered and other.lives == 1:
+            self.violate(device.index, f"holds node {other.index} for dead, which never was down")
 
     # ---- what is said ------------------------------------------------------------------------
 
@@ -236,7 +291,10 @@ class Invariants:
         )
         rows = device.disk.rows["execution"]
         # A service's execution has the name of its run.
-        return data in rows.get(key, b"") or any(data in row for row in rows.values())
+        if data in rows.get(key, b"") or any(data in row for row in rows.values()):
+            return True
+        # Said instead of a start: from the journal of ops, or that nobody can know.
+        return result.unknown or result.revision in device.disk.rows["ops"]
 
     def _check_adverts(self, device: Device, records: tuple[bytes, ...]) -> None:
         for data in records:
@@ -244,6 +302,53 @@ class Invariants:
             if isinstance(advert, Advert) and advert.peer == device.peer:
                 for text in self._ledgers[device.index].advertised(advert):
                     self.violate(device.index, text)
+
+    # ---- lists of peers ----------------------------------------------------------------------
+
+    def _check_lists(self, device: Device, save: Save, accepts: bool) -> None:
+        """A coordinator writes the list when it accepts the job; later only while it is open."""
+        assert device.node is not None
+        for bucket, key, value in save.rows:
+            job, _, index = key.partition("/")
+            if bucket != "slot" or value is None or int(index) < PEER_SLOT_MIN:
+                continue
+            award = self._record(pair_of(value)[0])
+            if not isinstance(award, Assignment):
+                self.violate(device.index, f"keeps a peer of {job} without the award that lists it")
+                continue
+            known = self._lists.setdefault((award.job, device.index), {})
+            if award.executor not in known and award.fence.coordinator == device.peer:
+                self._check_listing(device, award, accepts)
+            known[award.executor] = None
+
+    def _check_listing(self, device: Device, award: Assignment, accepts: bool) -> None:
+        """This peer puts another on a list, now."""
+        assert device.node is not None
+        held, now = device.node.jobs[award.job], device.now()
+        until_s = held.job.not_after_s
+        if not accepts and until_s is None:
+            self.violate(device.index, f"the list of {award.job} grows after it was frozen")
+        if not accepts and until_s is not None and now.wall_trusted and now.wall > until_s:
+            self.violate(device.index, f"the list of {award.job} grows after NotAfter")
+        listed = self.world.by_peer[award.executor]
+        if explain_all(held.job.constraints, listed.described.labels):
+            self.violate(device.index, f"{listed.index} is on the list of {award.job}: no match")
+
+    def _check_once(self, device: Device, execution: Execution) -> None:
+        """DESIGN 6: one start per revision and peer, journaled, on an award that names it."""
+        revision, award = execution.revision, execution.assignment
+        if revision not in device.disk.rows["ops"]:
+            self.violate(device.index, f"starts {revision} of {execution.job} without a journal")
+        if (revision, device.index) in self._once:
+            self.violate(device.index, f"starts {revision} of {execution.job} a second time")
+        self._once[(revision, device.index)] = None
+        sealed = self._open(execution.assignment_data)
+        named = sealed is not None and sealed.record == award and award.executor == device.peer
+        if not named or sealed is None or sealed.author != award.fence.coordinator:
+            self.violate(device.index, f"starts {execution.job} without an award that names it")
+        lists = [known for (job, _), known in self._lists.items() if job == execution.job]
+        if not any(device.peer in known for known in lists):
+            self.violate(device.index, f"starts {execution.job}, and is on no list of it")
 
     # ---- what is started ---------------------------------------------------------------------
 
@@ -261,6 +366,8 @@ class Invariants:
             return
         self.executions += 1
         self._check_author(device, start, row)
+        if execution.listed:
+            self._check_once(device, execution)
         if not execution.service:
             self._check_exclusive(device, (execution.job, execution.slot))
         self._check_capacity(device, start, execution.spec.task.resources)
@@ -333,3 +440,16 @@ def _matters(event: Event, effects: list[Effect]) -> bool:
     if isinstance(event, FrameReceived):
         return len(event.frame) < 2 or event.frame[1] not in PROBES
     return bool(effects) or not isinstance(event, GossipReceived | DeadlinePassed)
+
+
+def _unfolded(effect: Effect) -> Effect:
+    return _said(effect) if isinstance(effect, Send) else effect
+
+
+def _said(send: Send) -> Send:
+    """What a letter of this peer's says; handing on another's says nothing."""
+    if not isinstance(send.message, Relayed):
+        return send
+    letter = decode_as(send.message.letter, Letter)
+    message = decode_message(letter.frame)
+    return send if message is None or send.peer != letter.through else Send(send.peer, message)

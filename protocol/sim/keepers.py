@@ -7,7 +7,7 @@ from random import Random
 from typing import Final
 
 from protocol.effects import Reply
-from protocol.events import ControlRequested, Event, SelfDescribed, SubmitRequested
+from protocol.events import ControlRequested, Event, SubmitRequested
 from protocol.ids import JobId, job_id
 from protocol.job import JobSpec, Plain
 from protocol.records import Desired
@@ -56,7 +56,7 @@ class Keepers:
         """Put the wishes on the heap; some are made at two devices at one moment."""
         names = [f"daemon-{number}" for number in range(daemons)]
         for name in [*names, *(f"{SERVICE}{number}" for number in range(services))]:
-            at = self.rng.uniform(0.5, 15.0)
+            at = self.rng.uniform(0.5, self.heal_s / 3)
             self._place("update", name, at)
             for _ in range(self.rng.randint(0, 4)):
                 at += self.rng.choice((0.0, 0.3, 4.0, 15.0))
@@ -138,11 +138,7 @@ class Keepers:
         mine = device.described
         mine.labels["zone"] = self.rng.choice(ZONES)
         self.world.note(device.index, "relabel", f"is in zone {mine.labels['zone']} now")
-        event = SelfDescribed(
-            (device.address,), dict(mine.labels), mine.cpu_m, mine.memory_bytes, mine.disk_bytes
-        )
-        if device.node is not None:
-            device.handle(event)
+        device.describe()
 
     def _on_reply(self, device: Device, reply: Reply) -> None:
         wish = self._requests.get(reply.request)

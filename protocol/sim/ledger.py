@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from protocol.effects import Bucket, Save
-from protocol.ids import JobId
+from protocol.ids import PEER_SLOT_MIN, JobId
 from protocol.messages import JobSyncAck
 from protocol.node import Node
 from protocol.records import Acceptance, Advert, Assignment, Fence, Record, Spec, Unknown, Verdict
@@ -35,6 +35,7 @@ class Ledger:
     choices: list[Acceptance] = field(default_factory=list)  # new ones, drained by the invariants
     _durable: dict[Row, set[bytes]] = field(default_factory=dict)  # every value ever committed
     _awards: set[tuple[str, int, Fence]] = field(default_factory=set)  # ever journaled here
+    _own: set[tuple[str, int]] = field(default_factory=set)  # slots of this peer, journaled here
     _claims: dict[int, dict[Row, bytes]] = field(default_factory=dict)  # by an ack's identity
     _incarnation: int = 0  # the highest it ever told anybody
     _earlier: int = 0  # the highest of its earlier lives
@@ -48,6 +49,10 @@ class Ledger:
         self._claims.clear()
         self._earlier = self._incarnation
 
+    def forgot(self) -> None:
+        """The database is lost, and with it what this peer has told others."""
+        self._incarnation = self._earlier = 0
+
     def committed(self, save: Save) -> None:
         for bucket, key, value in save.rows:
             if value is None:
@@ -57,9 +62,13 @@ class Ledger:
                 award = self.open(_first(value))
                 assert isinstance(award, Assignment)
                 self._awards.add((award.job, award.slot, award.fence))
+                self._own.add((award.job, award.slot))
 
     def has_award(self, job: JobId, slot: int, fence: Fence) -> bool:
-        """Whether an execution of this award was ever journaled here."""
+        """Whether an execution of this award was ever journaled here; of a peer's own slot there
+        is one, whoever awards it."""
+        if slot >= PEER_SLOT_MIN:
+            return (job, slot) in self._own
         return (job, slot, fence) in self._awards
 
     # ---- what may not go back ----------------------------------------------------------------
@@ -67,7 +76,7 @@ class Ledger:
     def saved(self, save: Save, deleted: Callable[[str], bool] | None = None) -> Iterator[str]:
         """The node asks to save these rows; of a service that was deleted none is kept."""
         for bucket, key, value in save.rows:
-            if bucket not in ("slot", "fence", "job", "spec"):
+            if bucket not in ("slot", "fence", "job", "spec", "ops"):
                 continue
             job = key.partition("/")[0]
             if value is None and bucket != "fence" and deleted is not None and deleted(job):

@@ -107,6 +107,7 @@ class Network:
     ports: list[Port]
     conditions: Conditions = field(default_factory=Conditions)
     traffic: list[Traffic] = field(default_factory=list)
+    behind: dict[int, int] = field(default_factory=dict)  # devices behind a NAT, and which
     _peers: list[dict[int, Connection]] = field(default_factory=list)  # by device: open on its side
     _dialling: dict[tuple[int, int], deque[bytes]] = field(default_factory=dict)
     _cuts: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -140,6 +141,10 @@ class Network:
     def reachable(self, one: int, other: int) -> bool:
         return self.passes(one, other) and self.passes(other, one)
 
+    def lets_in(self, index: int, other: int) -> bool:
+        """Whether a dial gets through: behind a NAT only from there. Connections go both ways."""
+        return other not in self.behind or self.behind.get(index) == self.behind[other]
+
     # ---- connections --------------------------------------------------------------------------
 
     def stands(self, index: int, other: int) -> bool:
@@ -166,7 +171,7 @@ class Network:
         if not here.responsive:  # frozen in the middle of it
             self.heap.after(DIAL_TIMEOUT_S, self._dialled, index, other)
             return
-        answers = self.reachable(index, other) and there.host_up
+        answers = self.reachable(index, other) and self.lets_in(index, other) and there.host_up
         if not answers or (there.listening and not there.responsive):
             self.heap.after(DIAL_TIMEOUT_S, self._dial_over, index, other)
             return
@@ -256,7 +261,7 @@ class Network:
         if self._peers[index].get(other) is not connection:
             return
         there = self.ports[other]
-        answered = self.reachable(index, other) and there.host_up
+        answered = self.reachable(index, other) and self.lets_in(index, other) and there.host_up
         self._drop(index, other, refused=answered and not there.listening)
 
     # ---- frames -------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ from protocol.effects import Reply
 from protocol.events import ControlRequested, SubmitRequested
 from protocol.ids import JobId
 from protocol.job import JobSpec, Plain
+from protocol.moment import format_moment
 from protocol.records import Desired
-from protocol.sim.device import Device
+from protocol.sim.device import EPOCH_S, Device
 from protocol.sim.faults import HEAL_S
 from protocol.sim.invariants import Invariants
 from protocol.sim.tasks import Behaviour
@@ -20,6 +21,7 @@ from protocol.sim.world import World
 LAST_CALL_S: Final = 5.0  # before everything heals; nobody submits anything later than this
 PATIENCE_S: Final = 6.0  # a call that is not answered by then is repeated
 TRIES_MAX: Final = 30
+OPS: Final = 0.3  # of the calls want an ops job
 
 
 @dataclass(slots=True)
@@ -59,9 +61,12 @@ class People:
     def draw(self, jobs: int) -> None:
         """Draw the calls and put them on the heap; some are made twice, at one peer or at two."""
         for number in range(jobs):
+            spec = draw_spec(number, self.rng)
+            if self.rng.random() < OPS:
+                spec = draw_ops(number, self.rng)
             call = Call(
                 number,
-                draw_spec(number, self.rng),
+                spec,
                 f"key-{number}",
                 self.rng.uniform(1.0, self.heal_s - LAST_CALL_S),
                 self.rng.randrange(len(self.world.devices)),
@@ -188,4 +193,32 @@ def draw_spec(number: int, rng: Random) -> JobSpec:
         tree["Constraints"] = [{"Key": "zone", "Operator": "=", "Values": ["attic"]}]
     if rng.random() < 0.1:
         tree["Disconnect"] = {"StopAfter": rng.choice((12, 20))}
+    return JobSpec.from_plain(tree)
+
+
+def draw_ops(number: int, rng: Random) -> JobSpec:
+    """An ops job: for whom, how long it takes there, and until when it is open if it is."""
+    shortest = rng.choice((50, 1000, 8000))
+    behaviour = Behaviour(shortest, shortest * rng.choice((1, 3)), rng.choice((0, 0, 300)))
+    is_open = rng.random() < 0.3
+    tree: dict[str, Plain] = {
+        "Name": f"ops-{number}",
+        "Type": "ops",
+        "Tasks": [
+            {
+                "Engine": {"Type": "process", "Params": {"Command": list(behaviour.command)}},
+                "Resources": {"CPU": f"{rng.choice((10, 100, 1000))}m"},
+                "Timeouts": {
+                    "QueueTimeout": rng.choice((0, 20)),
+                    # Where the clock is not to be trusted NotAfter never comes.
+                    "TotalTimeout": 100 if is_open else 0,
+                },
+            }
+        ],
+    }
+    if rng.random() < 0.5:
+        zones = rng.choice((["attic"], ["attic", "cellar"]))
+        tree["Constraints"] = [{"Key": "zone", "Operator": "in", "Values": [*zones]}]
+    if is_open:
+        tree["NotAfter"] = format_moment(int(EPOCH_S + rng.uniform(30.0, 90.0)))
     return JobSpec.from_plain(tree)

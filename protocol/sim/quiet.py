@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from protocol.execution import State
-from protocol.ids import JobId
+from protocol.ids import JobId, peer_slot
 from protocol.records import Desired, Verdict
 from protocol.sim.device import Device
 from protocol.sim.invariants import Invariants
@@ -20,11 +20,13 @@ def unrest(world: World, invariants: Invariants) -> Unrest:
     for device in world.devices:
         found += _restless(world, device)
     for job, (device_index, durable_on) in invariants.acknowledged.items():
-        lost_with_it = world.devices[device_index].buried and durable_on < 2
+        device = world.devices[device_index]
+        lost_with_it = (device.buried or device.amnesiac) and durable_on < 2
         if not lost_with_it:
             found += _unfinished(world, job, device_index)
+            found += _unlisted(world, invariants, job)
     # A coordinator that was cut off may have been the only one to know of a stop or a success.
-    if not any(device.buried for device in world.devices):
+    if not any(device.buried or device.amnesiac for device in world.devices):
         for job in invariants.stopped:
             found += _not_stopped(world, job)
         for device in world.devices:
@@ -56,9 +58,12 @@ def _restless(world: World, device: Device) -> Unrest:
 
 
 def _gone_with_its_holders(world: World, job: JobId) -> bool:
-    """Only a device that went dark for good held it: nobody is left to take its results."""
-    held = any(d.node is not None and job in d.node.jobs for d in world.devices)
-    return not held and any(job in d.disk.rows["job"] for d in world.devices if d.buried)
+    """Only a device that went dark for good held it, or one that lost its database: nobody is
+    left to take its results."""
+    if any(d.node is not None and job in d.node.jobs for d in world.devices):
+        return False
+    dark = any(job in d.disk.rows["job"] for d in world.devices if d.buried)
+    return dark or any(d.amnesiac for d in world.devices)
 
 
 def _unfinished(world: World, job: JobId, acknowledged_by: int) -> Unrest:
@@ -78,6 +83,17 @@ def _unfinished(world: World, job: JobId, acknowledged_by: int) -> Unrest:
                 continue
             if not choice.reason and not choice.result:
                 found.append((device.index, f"slot {slot.index} of {job} ended without a reason"))
+    return found
+
+
+def _unlisted(world: World, invariants: Invariants, job: JobId) -> Unrest:
+    """Whoever was on the list when a person was told that the job is accepted still is."""
+    found: Unrest = []
+    for device in world.devices:
+        held = device.node.jobs.get(job) if device.node is not None else None
+        for peer in invariants.promised[job] if held is not None else ():
+            if held is not None and peer_slot(job, peer) not in held.slots:
+                found.append((device.index, f"{peer} is no longer on the list of job {job}"))
     return found
 
 
@@ -102,7 +118,8 @@ def _wasted(world: World, device: Device) -> Unrest:
             continue
         for other in world.devices:
             held = other.node.jobs.get(execution.job) if other.node is not None else None
-            choice = held.slots[execution.slot].acceptance if held is not None else None
+            known = held is not None and execution.slot in held.slots
+            choice = held.slots[execution.slot].acceptance if held is not None and known else None
             if choice is not None and choice.verdict != Verdict.SUCCESS:
                 found.append((other.index, f"the success of {execution.id} does not count"))
     return found

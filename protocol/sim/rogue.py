@@ -1,12 +1,16 @@
-"""A rogue: a member without `submit` that orders work all the same, past its own node."""
+"""A rogue: a member without `submit` that orders work all the same, past its own node.
+
+It also brings letters that another is said to have written.
+"""
 
 from __future__ import annotations
 
 from random import Random
 
 from protocol.ids import job_id, revision_of
-from protocol.messages import Award, JobSync, SlotState, SyncRecords
+from protocol.messages import Accused, Award, JobSync, Letter, Relayed, SlotState, SyncRecords
 from protocol.records import Assignment, Control, Desired, Fence, Role, Spec
+from protocol.relay import CONTEXT
 from protocol.sim.device import Device
 from protocol.sim.faults import FIRST_S, HEAL_S
 from protocol.sim.keepers import draw_daemon
@@ -63,6 +67,22 @@ def _order(world: World, rogue: Device, victim: Device, rng: Random) -> None:
         SyncRecords(DOMAIN, (_stop(rogue, rng),)),
     ):
         world.network.send(rogue.index, victim.index, encode_message(message))
+    _forge(world, rogue, victim)
+
+
+def _forge(world: World, rogue: Device, victim: Device) -> None:
+    """Bring a letter of a third one, which the rogue has signed in its place."""
+    third = world.devices[(victim.index + 1) % len(world.devices)]
+    if third is rogue or rogue.node is None:
+        return
+    number = 1 << 40  # above all that were ever written
+    frame = encode_message(Accused(0))
+    letter = Letter(third.peer, victim.peer, rogue.peer, 1 << 20, 1 << 20, number, frame)
+    body = encode_message(letter)
+    signature = rogue.keyring.sign(CONTEXT + body)
+    for certificate in (b"", third.keyring.certificate):
+        forged = encode_message(Relayed(body, signature, certificate))
+        world.network.send(rogue.index, victim.index, forged)
 
 
 def _daemon(rogue: Device, rng: Random) -> bytes:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
+from protocol.config import NodeConfig
 from protocol.records import Role
 from protocol.sim.device import Described, Device
 from protocol.sim.faults import Faults, Script
@@ -14,6 +15,7 @@ from protocol.sim.heap import Heap
 from protocol.sim.invariants import Invariants, Violation
 from protocol.sim.keepers import Keepers
 from protocol.sim.keyring import EVERY_ROLE, Root
+from protocol.sim.nats import put_behind
 from protocol.sim.network import Network
 from protocol.sim.people import People
 from protocol.sim.quiet import unrest
@@ -66,7 +68,9 @@ def run(seed: int, options: Options, line: Callable[[str], None] | None = None) 
     name = f"{seed}/{peers}" if scenario.name == MIXED else f"{seed}/{peers}/{scenario.name}"
     world = build(name, peers, Random(f"{name}/shape"), Trace(line), scenario)
     faults = options.faults or scenario.faults(Random(f"{name}/faults"))
-    invariants = Invariants(world, seed, exclusive=faults.clean)
+    if faults.nats:
+        put_behind(world, faults.nats, Random(f"{name}/nats"))
+    invariants = Invariants(world, seed, exclusive=faults.clean, steady=faults.steady)
     world.watcher = invariants
     people = People(world, invariants, Random(f"{name}/people"), faults.heal_s)
     people.draw(options.jobs)
@@ -119,11 +123,19 @@ def build(
         others = [other for other in range(peers) if other != index]
         bootstrap = tuple(rng.sample(others, min(BOOTSTRAP, len(others))))
         keyring = root.member(index, roles)
-        device = Device(world, index, keyring, scenario.config, described, bootstrap)
+        config = _draw_config(scenario.config, Random(f"{name}/config/{index}"))
+        device = Device(world, index, keyring, config, described, bootstrap)
         world.add(device)
         heap.at(rng.uniform(0.0, scenario.boot_s), device.power_on)
     network.start()
     return world
+
+
+def _draw_config(config: NodeConfig, rng: Random) -> NodeConfig:
+    """Some devices soon forget what ended: then it is fences and journals that remember."""
+    if rng.random() < 0.7:
+        return config
+    return replace(config, coordination=replace(config.coordination, executions_kept=1))
 
 
 def _draw_roles(index: int, rng: Random) -> tuple[str, ...]:

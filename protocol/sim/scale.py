@@ -28,6 +28,9 @@ JOB_EVERY_S: Final = 1.0
 JOB_TAIL_S: Final = 5.0  # the last one's end, and what follows it
 RUMOURS_PER_FRAME: Final = 64
 TASK: Final = Behaviour(200, 200, 0)
+FOREVER: Final = Behaviour(10**9, 10**9, 0)
+ATTACH_S: Final = 60.0  # by then the slowest must have it
+ATTACH_LOOK_S: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,9 @@ class Census:
     job_frames: float  # per job, all peers together
     job_bytes: float  # the same, handshakes of connections made for it included
     ended: int  # of JOBS jobs, with success
+    attached: int  # peers that run the daemon that one of them was asked to run
+    attach_s: float  # from the request to the start on the last of them
+    attach_bytes: float  # sent per peer for that, beside what an idle peer sends
 
 
 def measure(peers: int) -> Census:
@@ -54,6 +60,7 @@ def measure(peers: int) -> Census:
     _submit(world, Random(f"scale/{peers}/people"))
     world.heap.run(world.heap.now + JOBS * JOB_EVERY_S + JOB_TAIL_S)
     end = _totals(world)
+    attached, attach_s, attach_bytes = _attach(world, size / IDLE_S)
     return Census(
         peers=peers,
         idle_frames=frames / minutes,
@@ -61,6 +68,9 @@ def measure(peers: int) -> Census:
         job_frames=(end[2] - after[2]) / JOBS,
         job_bytes=(end[3] - after[3]) / JOBS,
         ended=len({job for device in world.devices for job in _ended(device)}),
+        attached=attached,
+        attach_s=attach_s,
+        attach_bytes=attach_bytes / peers,
     )
 
 
@@ -104,6 +114,8 @@ class _Adverts:
 
     def booted(self, device: Device) -> None: ...
 
+    def forgot(self, device: Device) -> None: ...
+
     def committed(self, device: Device, save: Save) -> None: ...
 
     def leaving(self, device: Device, effect: Effect) -> None: ...
@@ -131,6 +143,21 @@ def _submit(world: World, rng: Random) -> None:
         device = rng.choice(world.devices)
         event = SubmitRequested(number, spec, f"key-{number}")
         world.heap.after(number * JOB_EVERY_S, device.handle, event)
+
+
+def _attach(world: World, idle_bytes_s: float) -> tuple[int, float, float]:
+    """Run a daemon from one peer: on how many it starts, how soon, and the bytes that takes."""
+    engine: Plain = {"Type": "process", "Params": {"Command": list(FOREVER.command)}}
+    spec = JobSpec.from_plain({"Name": "daemon", "Type": "daemon", "Tasks": [{"Engine": engine}]})
+    began, before = world.heap.now, _totals(world)[1]
+    world.devices[0].handle(SubmitRequested(JOBS, spec, "daemon"))
+    while world.heap.now < began + ATTACH_S:
+        world.heap.run(world.heap.now + ATTACH_LOOK_S)
+        if all(any(task.daemon for task in device.host.running) for device in world.devices):
+            break
+    took = world.heap.now - began
+    attached = sum(any(task.daemon for task in device.host.running) for device in world.devices)
+    return attached, took, max(0.0, _totals(world)[1] - before - idle_bytes_s * took)
 
 
 def _ended(device: Device) -> Iterator[str]:

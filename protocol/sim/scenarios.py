@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
-from protocol.config import CoordinationConfig, NodeConfig, StandingConfig
+from protocol.config import CoordinationConfig, NodeConfig
 from protocol.sim.faults import Faults
 from protocol.sim.network import Conditions
 
@@ -55,6 +55,11 @@ def _slow(rng: Random) -> Faults:
     return Faults(Conditions(delay_s=(0.05, 0.4)), slow=rng.randint(2, 4))
 
 
+def _natted(rng: Random) -> Faults:
+    """Relays are what goes down here; whoever they were between has nothing wrong with it."""
+    return Faults(nats=rng.randint(2, 3), crashes=rng.randint(0, 6), power_cuts=rng.randint(0, 3))
+
+
 def _swallowing(rng: Random) -> Faults:
     return Faults(black_holes=0.2, heal_s=90.0)
 
@@ -80,13 +85,11 @@ _ALL: Final = (
         "black-holes",
         "a fifth of the devices win and never start",
         _swallowing,
-        config=NodeConfig(
-            coordination=CoordinationConfig(start_max_s=15.0),
-            standing=StandingConfig(start_max_s=15.0),
-        ),
+        config=NodeConfig(coordination=CoordinationConfig(start_max_s=15.0)),
     ),
     # However long: what is deleted stays so for ever, and no promise here depends on a clock.
     Scenario("away", "devices that are off while jobs end, are stopped and deleted", _away),
+    Scenario("nats", "two in three behind NATs, relays that go down", _natted),
     Scenario("crowd", "a hundred devices join within ten seconds", _none, 100, 20, 10.0),
 )
 SCENARIOS: Final = {scenario.name: scenario for scenario in _ALL}

@@ -60,6 +60,11 @@ class StandingWatch:
             if job not in rows or self._height(rows[job]) < height:
                 self.violate(index, f"standing job {job} goes back over a crash from {height}")
 
+    def forgot(self, device: Device) -> None:
+        """Its database is lost: what it held may be older now, until it hears from others."""
+        for key in [key for key in self._heights if key[0] == device.index]:
+            del self._heights[key]
+
     def handled(self, device: Device, node: Node, saves: list[Save]) -> None:
         """Between two events: what is merged in memory was saved."""
         mine = self._saved.setdefault(device.index, {})
@@ -178,11 +183,13 @@ class StandingWatch:
         return [(pair[1], f"its standing jobs differ from node {pair[0]}'s")]
 
     def _lost(self, up: list[Device]) -> Unrest:
-        """What somebody was told of is known, unless it went dark with the only one who knew."""
+        """What somebody was told of is known, unless the only one who knew went dark, or lost its
+        database."""
         found: Unrest = []
         for job, acts in self._told.items():
             for index, durable_on, height in acts:
-                if durable_on < 2 and self.world.devices[index].buried:
+                only = self.world.devices[index]
+                if durable_on < 2 and (only.buried or only.amnesiac):
                     continue
                 for device in up:
                     assert device.node is not None

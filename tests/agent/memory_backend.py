@@ -38,6 +38,7 @@ class MemoryBackend:
         self.live: dict[str, str] = {}
         self.draining = False
         self.forgotten: list[str] = []
+        self.relayed: dict[str, str] = {}  # by name: through whom
         self.log_flood = 0
         self.archive_failure: Exception | None = None
 
@@ -65,7 +66,8 @@ class MemoryBackend:
                 "name": name,
                 "state": "dead" if name == "pi-shed" else "alive",
                 "self": name == "pi-kitchen",
-                "connected": name != "pi-shed",
+                "connected": name != "pi-shed" and name not in self.relayed,
+                "via": self.relayed.get(name, ""),
                 "incarnation": 4,
                 "addresses": ["/ip4/192.0.2.7/tcp/4001"],
                 "labels": {"room": name.removeprefix("pi-")},
@@ -224,12 +226,19 @@ class MemoryBackend:
     def shutdown(self) -> None:
         self.ended.set()
 
-    def write(self, job: str, data: bytes | str, slot: int = 0, stream: str = "stdout") -> None:
+    def write(
+        self,
+        job: str,
+        data: bytes | str,
+        slot: int = 0,
+        stream: str = "stdout",
+        peer: str = "pi-attic",
+    ) -> None:
         self.output[job].append(
             {
                 "slot": slot,
-                "peer": peer_id("pi-attic"),
-                "peer_name": "pi-attic",
+                "peer": peer_id(peer),
+                "peer_name": peer,
                 "stream": stream,
                 "data": data,
                 "execution": "e" * 32,
@@ -291,13 +300,16 @@ class MemoryBackend:
         self._tell(job, "job.asking", "asking 3 peers", peers=3)
         await trio.lowlevel.checkpoint()
         self._tell(job, "job.bids", "3 bids", bids=3, asked=3)
-        for slot in range(view["count"]):
+        ops = view["type"] == "ops"
+        places = [peer["name"] for peer in self.peers() if peer["state"] == "alive"]
+        for slot in range(len(places) if ops else view["count"]):
+            name = places[slot] if ops else "pi-attic"
             view["slots"].append(
                 {
                     "slot": slot,
                     "state": "running",
-                    "executor": attic,
-                    "executor_name": "pi-attic",
+                    "executor": peer_id(name),
+                    "executor_name": name,
                     "attempt": 1,
                     "term": 1,
                     "exit_code": None,
@@ -327,6 +339,15 @@ class MemoryBackend:
         view["why"] = _why(self.now_ms)
         await trio.lowlevel.checkpoint()
         match command:
+            case ["everywhere", *codes]:
+                for slot, code in zip(view["slots"], codes, strict=True):
+                    self.write(job, f"{code} here\n", slot["slot"], peer=slot["executor_name"])
+                self.finish(job, 0, "failed")
+                for slot, code in zip(view["slots"], codes, strict=True):
+                    ended = int(code) if code.isdigit() else None
+                    state = {"0": "completed"}.get(code, "failed" if code.isdigit() else code)
+                    slot.update(state=state, exit_code=ended, reason="" if ended == 0 else "why")
+                view["state"] = "failed" if any(code != "0" for code in codes) else "completed"
             case ["echo", *words]:
                 for slot in range(view["count"]):
                     self.write(job, " ".join(words).encode() + b"\n", slot)

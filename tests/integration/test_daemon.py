@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,15 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.lab import Device, Done, Lab, children_of, supervisors_of
+from tests.lab import (
+    Device,
+    Done,
+    Lab,
+    children_of,
+    command_at,
+    environment_of,
+    supervisors_of,
+)
 
 SOON_S = 40.0  # on a loaded machine; the budget for attaching is 2 s, see scripts/bench
 SCRIPT = "echo up on $SHOAL_PEER_ID; exec sleep 1000"
@@ -76,6 +85,22 @@ def test_it_runs_everywhere_and_is_seen_from_everywhere(lab: Lab, tmp_path: Path
     output = lab.shoal(lab[2], "logs", "seen").out
     for device in lab.devices[:3]:
         assert f"up on {device.peer}" in output
+
+
+def test_following_it_shows_every_device_and_ends_well_when_it_is_stopped(
+    lab: Lab, tmp_path: Path
+) -> None:
+    words = [*command_at(lab[0]), "job", "run", job_file(tmp_path, "followed"), "--follow"]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment_of(lab[0]), text=True
+    ) as follower:
+        assert follower.stdout is not None and follower.stderr is not None
+        lines = [follower.stdout.readline() for _ in range(3)]
+        assert sorted(line[:11] for line in lines) == ["d00: up on ", "d01: up on ", "d02: up on "]
+        assert lab.shoal(lab[1], "job", "stop", "followed").code == 0
+        assert follower.wait(SOON_S) == 0
+        told = follower.stderr.read()
+    assert "stopped" in told, told
 
 
 def test_a_task_that_is_killed_is_started_again(lab: Lab, tmp_path: Path) -> None:

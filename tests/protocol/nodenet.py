@@ -51,7 +51,7 @@ from protocol.events import (
     TaskStarted,
 )
 from protocol.heldjob import HeldJob, Slot
-from protocol.ids import ExecutionId, JobId, PeerId, job_id
+from protocol.ids import ExecutionId, JobId, PeerId, job_id, peer_slot
 from protocol.job import JobSpec
 from protocol.led import Led
 from protocol.messages import Facts, Message
@@ -84,6 +84,19 @@ def batch(
     if on:
         tree["Constraints"] = [{"Key": "name", "Operator": "in", "Values": [*on]}]
     return JobSpec.from_plain(tree)
+
+
+def ops(
+    name: str = "job",
+    *,
+    on: Iterable[str] = (),
+    task: dict[str, Plain] | None = None,
+    **fields: Plain,
+) -> JobSpec:
+    """An ops job, for the peers `on` if any; otherwise as `batch`."""
+    tree = dict(batch(name, on=on, task=task).to_plain())
+    del tree["Count"], tree["Retry"]
+    return JobSpec.from_plain({**tree, "Type": "ops", **fields})
 
 
 def retry(attempts: int = 3, *causes: str, backoff: str = "1s") -> dict[str, Plain]:
@@ -159,7 +172,6 @@ class NodeNet:
         self.shoal = FakeShoal()
         self.now = 100.0
         self.drop: Drop = lambda sender, to, message: False
-        self.swallow = False  # engines take tasks, and nothing is heard of them again
         self.cut: dict[frozenset[str], None] = {}
         self.boxes: dict[str, Box] = {}
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -329,6 +341,22 @@ class NodeNet:
     def told(self, name: str, kind: str) -> list[Tell]:
         return [tell for tell in self.boxes[name].tells if tell.kind == kind]
 
+    def place(self, name: str, peer: str, key: str = "key") -> Slot:
+        """The slot of a peer that is on an ops job's list, as `name` holds it."""
+        return self.held(name, key).slots[peer_slot(self.job(key), PeerId(peer))]
+
+    def states(self, name: str, key: str = "key") -> dict[str, str]:
+        """How each peer of an ops job's list has answered, as `name` sees it."""
+        slots = self[name].view(self.held(name, key))["slots"]
+        assert isinstance(slots, list)
+        found = [slot for slot in slots if isinstance(slot, dict)]
+        return {str(slot["executor"]): str(slot["state"]) for slot in found}
+
+    def forget(self, name: str) -> None:
+        """The device's database is lost; it must be down."""
+        assert self.boxes[name].node is None
+        self.boxes[name].disk.clear()
+
     def sent(self, name: str, kind: type[Message]) -> list[tuple[PeerId, Message]]:
         return [each for each in self.boxes[name].sent if isinstance(each[1], kind)]
 
@@ -391,8 +419,6 @@ class NodeNet:
                         self.after(DELAY_S, lambda o=other, f=frame: self._gossip(o, f))
             case StartTask():
                 box.started.append(effect)
-                if self.swallow:
-                    return
                 box.running[effect.execution] = effect
                 self.after(0.0, lambda: self._started(name, effect.execution))
             case CheckTask():

@@ -8,7 +8,8 @@ from typing import cast
 import pytest
 
 from protocol.clock import NEVER
-from protocol.config import NodeConfig, PolicyConfig, StandingConfig
+from protocol.config import CoordinationConfig, NodeConfig, PolicyConfig, StandingConfig
+from protocol.daemons import CUT_OFF
 from protocol.effects import RemoveTask, Save, StartTask, StopTask
 from protocol.events import HealthChanged, TaskStarted
 from protocol.execution import State
@@ -23,7 +24,6 @@ from tests.protocol.daemonnet import DaemonNet
 from tests.protocol.nodenet import WALL, batch
 from tests.protocol.standingbook import PROCESS, StandingBook, daemon
 
-START_MAX_S = StandingConfig().start_max_s
 FAST: dict[str, Plain] = {"Update": {"HealthyAfter": 2}}
 LABELLED: Plain = [{"Key": "zone", "Operator": "=", "Values": ["attic"]}]
 
@@ -434,6 +434,52 @@ def test_news_of_executions_that_are_none_of_its_own_is_left_to_others() -> None
     assert not any(isinstance(effect, StopTask | RemoveTask) for effect in effects)
 
 
+# ---- cut off
+
+LEASHED: dict[str, Plain] = {"Disconnect": {"StopAfter": 30}}
+
+
+def test_it_runs_on_while_cut_off_unless_it_says_how_long() -> None:
+    net = DaemonNet("a", "b")
+    net.ran("a", daemon(**LEASHED))
+    net.ran("a", daemon("free"))
+    net.run(1.0)
+    net.part("a", "b")
+    assert 29.0 < net.until(lambda: "b" not in net.on()) < 45.0
+    net.run(120.0)
+    assert net.on() == []
+    assert net.daemon("b").waiting == CUT_OFF
+    assert sum(start.spec.name == "free" for start in net.boxes["b"].running.values()) == 1
+    net.heal()
+    net.until(lambda: sorted(net.on()) == ["a", "b"])
+
+
+def test_alone_after_a_start_it_runs_for_as_long_as_it_says() -> None:
+    net = DaemonNet("a", "b")
+    net.ran("a", daemon(**LEASHED))
+    net.run(1.0)
+    net.kill("a", "b")
+    net.boxes["b"].running.clear()
+    net.boot("b")
+    net.run(20.0)
+    assert net.on().count("b") == 1
+    net.run(15.0)
+    assert "b" not in net.on()
+
+
+def test_what_is_started_anew_while_cut_off_waits_for_somebody() -> None:
+    net = DaemonNet("a", "b")
+    net.ran("a", daemon(**LEASHED))
+    net.run(1.0)
+    net.part("a", "b")
+    net.run(60.0)
+    attempt = net.daemon("b").attempt
+    net.relabel("b", zone="attic")
+    net.sample("b")
+    net.run(5.0)
+    assert net.daemon("b").attempt == attempt
+
+
 # ---- health
 
 CHECKED: dict[str, Plain] = {"Check": {"Tcp": "127.0.0.1:80"}}
@@ -498,20 +544,6 @@ def test_a_revision_whose_checks_never_pass_is_gone_back_from() -> None:
     net.run(1.0)
     assert net.daemon("a").now.spec.check is None
     assert "back to the one before" in net.told("a", "daemon.rolled-back")[0].text
-
-
-def test_what_the_engine_swallows_is_started_again() -> None:
-    net = DaemonNet("a")
-    box = net.boxes["a"]
-    net.swallow = True
-    net.ran("a")
-    first = net.daemon("a").execution(PeerId("a"))
-    net.run(START_MAX_S - 5.0)
-    assert net.daemon("a").state is State.STARTING
-    net.swallow = False
-    assert net.until(lambda: net.on() == ["a"]) < 10.0
-    assert box.stopping[first] == f"the device did not start it within {START_MAX_S:.0f} s"
-    assert net.daemon("a").state is State.RUNNING
 
 
 # ---- updates
@@ -628,7 +660,7 @@ def test_the_same_revision_by_another_author_restarts_nothing() -> None:
 
 
 def test_what_the_engine_never_starts_is_given_up_and_started_again() -> None:
-    config = NodeConfig(standing=replace(StandingConfig(), start_max_s=20.0))
+    config = NodeConfig(coordination=replace(CoordinationConfig(), start_max_s=20.0))
     net = DaemonNet("a", configs={"a": config})
     swallowed: list[str] = []
 

@@ -36,6 +36,7 @@ from protocol.messages import (
     ResultOffer,
     Withdraw,
 )
+from protocol.opsjournal import OpsJournal
 from protocol.records import Fence, Keyring, Result, Role, Verdict
 from protocol.resources import Resources
 from protocol.restarts import Restarts
@@ -45,6 +46,7 @@ from tests.protocol.strategies import structs
 
 CONFIG = CoordinationConfig()
 A, B, C, ME, MALLORY = (PeerId(name) for name in ("a", "b", "c", "executor", "mallory"))
+MEMORY = b"memory"
 FIRST, SECOND = fence(1, "a", 1), fence(1, "a", 2)
 Disk = dict[Bucket, dict[str, bytes]]
 
@@ -57,7 +59,14 @@ def executor_of(
 ) -> Executor:
     restarts = Restarts(StandingConfig(), Random(1))
     return Executor(
-        keyring, config, bidder, reachable, restarts, lambda job, generation: "", lambda job: None
+        keyring,
+        config,
+        bidder,
+        reachable,
+        OpsJournal(MEMORY),
+        restarts,
+        lambda job, generation: "",
+        lambda job: None,
     )
 
 
@@ -76,7 +85,10 @@ class Device:
         capacity = Resources(4000, 1 << 33, 1 << 33)
         bidder = Bidder(AuctionConfig(), self.policy, ("process",), capacity, {"arch": "arm64"})
         self.executor = executor_of(
-            self.book.keyring(ME), config, bidder, lambda peer: peer not in self.away
+            self.book.keyring(ME),
+            config,
+            bidder,
+            lambda peer: peer not in self.away,
         )
         assert self.executor.restore(self.disk) == []
         return self.executor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from itertools import permutations
 
@@ -10,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protocol import heldjob
 from protocol.bounds import INT_MAX
 from protocol.errors import RemoteProtocolError
 from protocol.heldjob import HOLDERS_MAX, HeldJob, saved_slot
-from protocol.ids import JobId, PeerId, Revision
+from protocol.ids import JobId, PeerId, Revision, peer_slot
 from protocol.messages import JobSync, SlotState
 from protocol.records import Desired, Role, Verdict
 from protocol.wire import dumps, open_sealed
@@ -497,8 +499,102 @@ def test_a_fingerprint_follows_every_change() -> None:
 def test_a_row_that_we_never_wrote_is_refused() -> None:
     held = BOOK.held("a")
     head = {bucket: value or b"" for bucket, _, value in held.head_rows()}
-    for spec, job in ((b"", head["job"]), (head["spec"], b"\x80"), (head["spec"], dumps([1]))):
+    for spec, job in (
+        (b"", head["job"]),
+        (head["spec"], b"\x80"),
+        (head["spec"], dumps([1])),
+        (head["spec"], dumps({})),
+    ):
         with pytest.raises((RemoteProtocolError, ValueError)):
             HeldJob.restore(spec, job, b"", [], ME)
     with pytest.raises((RemoteProtocolError, ValueError)):
         saved_slot(b"\x80", 0)
+
+
+# ---- a list of peers --------------------------------------------------------------------------
+
+LISTED = Book(job_spec(Type="ops"), author="m", shoal=BOOK.shoal)
+OPEN = Book(job_spec(Type="ops", NotAfter="2030-01-01T00:00:00Z"), author="m", shoal=BOOK.shoal)
+
+
+def listed(book: Book, peer: str, by: str = "a", choice: Verdict | None = None) -> SlotState:
+    """A peer on the list, as its award by a coordinator has it, and how it ended if it has."""
+    slot, of = peer_slot(book.id, PeerId(peer)), fence(1, by, 1)
+    bare = book.acceptance(of, choice, slot) if choice is not None else None
+    acceptance = book.sign(bare, by) if bare is not None else b""
+    return SlotState(slot, book.awarded(of, slot, peer), acceptance)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.sampled_from([(p, c) for p in "wxyz" for c in "ab"]), max_size=8), st.randoms())
+def test_lists_of_islands_become_one_in_any_order(
+    peers: list[tuple[str, str]], rng: random.Random
+) -> None:
+    syncs = [LISTED.sync(listed(LISTED, peer, by)) for peer, by in peers]
+    one, other = LISTED.held("a"), LISTED.held("a")
+    for sync in syncs:
+        one.merge(sync, ME)
+    rng.shuffle(syncs)
+    for sync in [*syncs, *syncs]:
+        other.merge(sync, ME)
+    assert one.fingerprint() == other.fingerprint() and one.slots == other.slots
+    assert one.slots.indices == sorted({peer_slot(LISTED.id, PeerId(p)) for p, _ in peers})
+    again = HeldJob.restore(
+        one.spec_data,
+        next(value or b"" for bucket, _, value in one.head_rows() if bucket == "job"),
+        b"",
+        [slot.state for slot in one.slots],
+        ME,
+    )
+    assert again.fingerprint() == one.fingerprint()
+
+
+def test_nobody_is_listed_in_anothers_place_or_without_an_award() -> None:
+    held = LISTED.held("a")
+    good = listed(LISTED, "x")
+    theirs = SlotState(good.slot, LISTED.awarded(FIRST, good.slot, "y"))
+    assert refuses(held, LISTED.sync(theirs)) == "a slot that is another peer's"
+    bare = SlotState(good.slot, b"", listed(LISTED, "x", choice=Verdict.STOPPED).acceptance)
+    assert "of 0" in refuses(held, LISTED.sync(bare))
+    numbered = LISTED.sync(SlotState(0, LISTED.awarded(FIRST)))
+    assert refuses(held, numbered) == "a slot that is another peer's"
+    with pytest.raises(RemoteProtocolError):
+        held.require_own(PeerId("y"), good.slot)
+
+
+def test_a_list_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heldjob, "SLOTS_MAX", 1)
+    held = LISTED.held("a")
+    held.merge(LISTED.sync(listed(LISTED, "x")), ME)
+    assert "of 1" in refuses(held, LISTED.sync(listed(LISTED, "y")))
+
+
+def test_a_job_that_had_ended_has_not_when_another_island_listed_more() -> None:
+    held = LISTED.held("a")
+    held.merge(LISTED.sync(listed(LISTED, "x", choice=Verdict.STOPPED)), ME)
+    assert held.done and held.end(WALL_MS + 1) and held.ended_ms
+    held.merge(LISTED.sync(listed(LISTED, "y")), ME)
+    assert not held.done and not held.ended_ms
+
+
+def test_an_open_job_has_not_ended_until_somebody_closes_it() -> None:
+    held = OPEN.held("a")
+    held.merge(OPEN.sync(listed(OPEN, "x", choice=Verdict.STOPPED)), ME)
+    before = held.fingerprint()
+    assert not held.closed and not held.done
+    head = {bucket: value or b"" for bucket, _, value in held.head_rows()}
+    assert not HeldJob.restore(held.spec_data, head["job"], b"", [], ME).closed
+    sync = msgspec.structs.replace(OPEN.sync(), closed=True)
+    assert held.merge(sync, ME).head and held.done
+    assert not held.merge(sync, ME)
+    assert held.fingerprint() != before
+    head = {bucket: value or b"" for bucket, _, value in held.head_rows()}
+    assert HeldJob.restore(held.spec_data, head["job"], b"", [], ME).closed
+    assert held.sync(1, [], False).closed
+
+
+def test_a_list_that_nobody_is_on_ends_when_it_is_closed() -> None:
+    held = OPEN.held("a")
+    held.closed = True
+    assert held.end(WALL_MS + 5)
+    assert held.ended_ms == WALL_MS

@@ -13,7 +13,7 @@ from tests.protocol.nodenet import batch
 
 def led(*plans: Plan, **times: float) -> Led:
     book = Book(task_spec(len(plans)))
-    return Led(book.held("a", "b"), list(plans), **times)
+    return Led(book.held("a", "b"), dict(enumerate(plans)), **times)
 
 
 def waiting(due: float, dry_rounds: int = 0) -> Plan:

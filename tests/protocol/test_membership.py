@@ -9,13 +9,16 @@ import pytest
 
 from protocol.antientropy import BUCKETS
 from protocol.config import MembershipConfig
-from protocol.effects import Dial, Gossip, Save, Send
+from protocol.effects import Dial, Effect, Gossip, Save, Send
 from protocol.errors import RemoteProtocolError
 from protocol.events import SelfDescribed
 from protocol.ids import PeerId
+from protocol.membership import HALF_OPEN_S
 from protocol.messages import (
     Accused,
     Ack,
+    PathQuery,
+    PathReport,
     Ping,
     PingReport,
     PingRequest,
@@ -35,6 +38,7 @@ from tests.protocol.onepeer import (
     OnePeer,
     dialled,
     gossiped,
+    hung_up,
     rows,
     sent,
     told,
@@ -617,3 +621,132 @@ def test_a_seed_replays_exactly() -> None:
         return [net.seen, net.tells, [m.sent for m in net.members.values()]]
 
     assert trace() == trace()
+
+
+# ---- through a common neighbour ------------------------------------------------------------------
+
+T = PeerId("t")
+
+
+def queries(effects: list[Effect]) -> dict[str, tuple[str, ...]]:
+    """Who is asked for whom."""
+    return {
+        effect.peer: effect.message.peers
+        for effect in effects
+        if isinstance(effect, Send) and isinstance(effect.message, PathQuery)
+    }
+
+
+def asked_for_t(me: OnePeer) -> list[str]:
+    """Whom the indirect probes of `t` go to, in three rounds."""
+    effects = me.until(me.now + 3 * LAN.probe_period_s, answering=("r", "x", "y", "z"))
+    return [
+        effect.peer
+        for effect in effects
+        if isinstance(effect, Send) and isinstance(effect.message, PingRequest)
+    ]
+
+
+def test_a_path_is_asked_for_to_whom_a_connection_is_to_be_kept(me: OnePeer) -> None:
+    me.connect("r", "s")
+    me.hears("r", me.advert("t"))
+    effects = me.until(me.now + 1.0, answering=("r", "s"))
+    assert queries(effects) == {"r": ("t",), "s": ("t",)}
+    me.receive("s", PathReport((T,), ()))
+    assert me.membership.routes.through(T) == ["s"]
+    assert me.membership.reached == ["t"]
+
+
+def test_nobody_asks_where_all_are_connected(me: OnePeer) -> None:
+    me.connect("r", "s", "t")
+    assert queries(me.until(me.now + 10.0, answering=("r", "s", "t"))) == {}
+
+
+def test_a_neighbour_is_told_whom_we_are_connected_to(me: OnePeer) -> None:
+    me.connect("r", "s")
+    me.hears("r", me.advert("t"))
+    query = PathQuery((PeerId("s"), T, PeerId("u")))
+    report = PathReport((PeerId("s"),), (T, PeerId("u")))
+    assert Send(PeerId("r"), report) in me.receive("r", query)
+
+
+def test_a_connection_that_is_lost_is_looked_for_elsewhere(me: OnePeer) -> None:
+    me.connect("r", "t")
+    me.membership.disconnected(T, False, me.clock)
+    assert me.membership.routes.wanted() == ["t"]
+    me.connect("t", tell=False)
+    assert me.membership.routes.wanted() == []
+
+
+def test_no_path_is_looked_for_to_who_is_gone(me: OnePeer) -> None:
+    me.connect("r", "s")
+    me.hears("r", me.advert("t"))
+    me.hears("r", me.departure("t"))
+    assert me.membership.routes.wanted() == []
+
+
+def test_who_said_to_be_connected_is_asked_first(me: OnePeer) -> None:
+    me.connect("r", "x", "y", "z")
+    me.hears("r", me.advert("t"))
+    me.membership.routes.learn(T, PeerId("z"), me.now)
+    me.membership.routes.learn(T, PeerId("y"), me.now)
+    asked = asked_for_t(me)
+    rounds = len(asked) // LAN.indirect
+    assert rounds >= 2 and asked.count("z") == asked.count("y") == rounds
+
+
+def test_nobody_is_accused_while_a_path_is_looked_for(me: OnePeer) -> None:
+    me.connect("r", "t")
+    effects: list[Effect] = []
+    while not any(isinstance(message, PingRequest) for message in sent(effects)):
+        effects += me.until(me.now + 0.1, answering=("r",))
+    me.membership.disconnected(T, False, me.clock)
+    me.until(me.now + 0.9, answering=("r",))
+    assert me.state("t") is ALIVE and me.membership.routes.searching(T)
+    me.until(me.now + 10.0, answering=("r",))
+    assert me.state("t") is not ALIVE, "nobody around us has a path: as far as we can know"
+
+
+def test_a_letter_shows_a_peer_and_the_way_to_it(me: OnePeer) -> None:
+    me.connect("r")
+    me.membership.wrote(T, PeerId("r"), me.certificate("t"), me.clock)
+    assert me.state("t") is ALIVE
+    peer = me.peer("t")
+    assert peer.certificate is not None and peer.heard == me.now
+    assert me.membership.routes.through(T) == ["r"] and me.membership.reached == ["t"]
+    me.membership.wrote(T, PeerId("r"), me.certificate("t"), me.clock)
+    assert me.membership.reached == ["t"], "once"
+
+
+def test_a_letter_on_a_standing_connection_means_that_it_is_half_open(me: OnePeer) -> None:
+    me.connect("r", "t")
+    wrote = (T, PeerId("r"), me.certificate("t"))
+    assert hung_up(me.membership.wrote(*wrote, me.clock)) == [], "it crossed with the connection"
+    me.now += HALF_OPEN_S + 1.0
+    assert hung_up(me.membership.wrote(*wrote, me.clock)) == ["t"]
+
+
+def test_a_connection_that_only_others_can_answer_for_is_closed(me: OnePeer) -> None:
+    me.connect("r", "t")
+    effects: list[Effect] = []
+    for _ in range(200):
+        effects += me.until(me.now + 0.1, answering=("r",))
+        for effect in list(effects):
+            if isinstance(effect, Send) and isinstance(effect.message, PingRequest):
+                report = PingReport(effect.message.seq, T, True)
+                effects += me.receive("r", report)
+        if hung_up(effects):
+            break
+    assert hung_up(effects) == ["t"]
+    assert me.state("t") is ALIVE, "others reach it"
+
+
+def test_who_departs_or_has_a_full_table_takes_no_letters_in() -> None:
+    me = OnePeer(config=replace(LAN, peers_max=1))
+    wrote = (T, PeerId("r"))
+    assert me.membership.wrote(*wrote, me.certificate("t"), me.clock) == [], "not started"
+    assert me.membership.introduction(T) == []
+    me.start()
+    me.connect("r")
+    assert me.membership.wrote(*wrote, me.certificate("t"), me.clock) == []
+    assert [type(effect).__name__ for effect in me.membership.introduction(T)] == ["Send"]

@@ -8,10 +8,11 @@ from math import inf
 from random import Random
 from typing import get_args
 
+import msgspec
 import pytest
 from msgspec import Struct, inspect
 
-from protocol.bounds import INT_MAX
+from protocol.bounds import INT_MAX, LETTER_BYTES_MAX
 from protocol.config import CoordinationConfig, MembershipConfig, NodeConfig, PolicyConfig
 from protocol.effects import RemoveTask, Save, Send, Tell
 from protocol.events import (
@@ -28,12 +29,26 @@ from protocol.events import (
     TaskStarted,
 )
 from protocol.ids import ExecutionId, JobId, PeerId
-from protocol.messages import Announce, Facts, JobQuery, Message, Ping, Rumours, SyncRoot
+from protocol.messages import (
+    Ack,
+    Announce,
+    Facts,
+    JobQuery,
+    Letter,
+    Message,
+    PathQuery,
+    PathReport,
+    Ping,
+    Relayed,
+    Rumours,
+    SyncRoot,
+)
 from protocol.node import SWEEP_S, Node
 from protocol.records import Fence, Role, Verdict
+from protocol.relay import CONTEXT, Relay
 from protocol.resources import Resources
 from protocol.roster import State
-from protocol.wire import dumps, encode_message, seal
+from protocol.wire import decode_as, decode_message, dumps, encode_message, seal
 from tests.protocol.jobs import Book, at, fence
 from tests.protocol.nodenet import NodeNet, batch, queue, retry
 
@@ -482,3 +497,135 @@ def test_what_is_answered_is_on_disk_before() -> None:
     assert job in net.boxes["a"].disk["spec"]
     assert isinstance(net.handle("a", FrameReceived(PeerId("b"), encode_message(Ping(1))))[0], Send)
     assert not any(isinstance(each, Save | RemoveTask) for _, each in effects)
+
+
+# ---- through a common neighbour
+
+
+class Natted(NodeNet):
+    """No two of those whose names begin with n are connected; each dial between them fails."""
+
+    def reachable(self, one: str, other: str) -> bool:
+        return super().reachable(one, other) and not (one[0] == other[0] == "n")
+
+
+def natted(*names: str) -> Natted:
+    net = Natted(*names)
+    net.run(5.0)
+    return net
+
+
+def test_what_is_for_a_peer_that_cannot_be_dialled_goes_by_letter() -> None:
+    net = natted("n1", "n2", "r")
+    assert net["n1"].membership.routes.through(PeerId("n2")) == ["r"]
+    net.submit("n1", batch(on=["n2"]))
+    net.until(lambda: net.executors() == ["n2"], 5.0)
+    net.end("n2")
+    net.until(lambda: net.held("n1").done, 5.0)
+    kinds = {type(message) for to, message in net.boxes["n1"].sent if to == "r"}
+    assert Relayed in kinds
+    assert not net.told("n1", "peer.dead") and not net.told("n2", "peer.suspect")
+
+
+def test_a_relay_that_dies_is_no_death_of_who_was_behind_it() -> None:
+    net = natted("n1", "n2", "r1", "r2")
+    used = net["n1"].membership.routes.through(PeerId("n2"))[0]
+    net.kill(used)
+    net.run(30.0)
+    for name in ("n1", "n2"):
+        assert [tell.peer for tell in net.told(name, "peer.dead")] == [used]
+    assert net["n1"].membership.routes.through(PeerId("n2")) == ["r1" if used == "r2" else "r2"]
+
+
+def test_who_dies_behind_relays_is_found_dead() -> None:
+    net = natted("n1", "n2", "n3", "r")
+    net.kill("n2")
+    net.run(40.0)
+    assert net["n1"].membership.peer(PeerId("n2")).state is State.DEAD  # type: ignore[union-attr]
+
+
+def test_a_neighbour_that_relays_is_named_in_the_view() -> None:
+    net = natted("n1", "n2", "r")
+    views = {view["id"]: view for view in net["n1"].peer_views(net.clock("n1"))}
+    assert views["n2"]["via"] == "r" and not views["n2"]["connected"]
+    assert views["r"]["via"] == "" and views["n1"]["via"] == ""
+
+
+def letter_to(net: NodeNet, message: Message, receiver: str = "n2") -> Relayed:
+    """What n1 would write now, by way of r."""
+    node = net["n1"]
+    there = net[receiver].membership.incarnation
+    lives = (node.membership.incarnation, there)
+    relayed = node.relay.seal(PeerId(receiver), PeerId("r"), lives, message, net.now)
+    assert relayed is not None
+    return relayed
+
+
+def test_a_letter_is_read_as_if_it_had_come_from_its_author() -> None:
+    net = natted("n1", "n2", "r")
+    effects = net.send("r", "n2", letter_to(net, Ping(77)))
+    (answer,) = [each for each in effects if isinstance(each, Send)]
+    assert answer.peer == "r" and isinstance(answer.message, Relayed)
+    letter = decode_as(answer.message.letter, Letter)
+    assert decode_message(letter.frame) == Ack(77) and letter.receiver == "n1"
+
+
+def test_a_letter_about_neighbours_or_in_a_letter_is_malformed() -> None:
+    net = natted("n1", "n2", "r")
+    for inner in (PathQuery(()), PathReport((), ()), Relayed(b"", b"")):
+        net.send("r", "n2", letter_to(net, inner))
+    assert net["n2"].malformed == {PeerId("n1"): 3}, "its author signed it"
+
+
+def test_a_letter_of_an_unknown_kind_is_dropped_in_silence() -> None:
+    net = natted("n1", "n2", "r")
+    relayed = letter_to(net, Ping(1))
+    letter = msgspec.structs.replace(
+        decode_as(relayed.letter, Letter), frame=dumps([9_999, "new"]), number=10_000
+    )
+    body = encode_message(letter)
+    signature = net.boxes["n1"].keyring.sign(CONTEXT + body)
+    net.send("r", "n2", Relayed(body, signature))
+    assert not net["n2"].malformed and net["n2"].relay.highest(PeerId("n1")) == 10_000
+
+
+def test_a_forged_letter_is_held_against_who_brought_it() -> None:
+    net = natted("n1", "n2", "r")
+    forged = msgspec.structs.replace(letter_to(net, Ping(1)), signature=b"x")
+    net.send("r", "n2", forged)
+    assert net["n2"].malformed == {PeerId("r"): 1}
+
+
+def test_who_writes_to_an_earlier_life_is_told_of_the_present_one() -> None:
+    net = natted("n1", "n2", "r")
+    stranger = Relay(net.boxes["n1"].keyring)  # it knows nothing of the one it writes to
+    life = net["n1"].membership.incarnation
+    outdated = stranger.seal(PeerId("n2"), PeerId("r"), (life, 0), Ping(1), net.now)
+    assert outdated is not None
+    effects = net.send("r", "n2", outdated)
+    (answer,) = [each for each in effects if isinstance(each, Send)]
+    assert isinstance(answer.message, Relayed)
+    message = decode_message(decode_as(answer.message.letter, Letter).frame)
+    assert isinstance(message, Rumours)
+    assert net.send("r", "n2", letter_to(net, Ping(2))), "that one is read"
+
+
+def test_a_letter_of_one_never_heard_of_is_read_by_its_certificate() -> None:
+    net = natted("n1", "n2", "r")
+    keyring = net.shoal.keyring("late")
+    relayed = Relay(keyring).seal(
+        PeerId("n2"), PeerId("r"), (1, net["n2"].membership.incarnation), Ping(5), net.now
+    )
+    assert relayed is not None
+    net.send("r", "n2", relayed)
+    known = net["n2"].membership.peer(PeerId("late"))
+    assert known is not None and known.state is State.ALIVE
+
+
+def test_what_does_not_fit_into_a_letter_is_tried_directly() -> None:
+    net = natted("n1", "n2", "r")
+    node = net["n1"]
+    for size, to in ((100, "r"), (LETTER_BYTES_MAX, "n2")):
+        send = Send(PeerId("n2"), Rumours((bytes(size),)))
+        routed = node._routed(send, net.clock("n1"))
+        assert isinstance(routed, Send) and routed.peer == to

@@ -381,9 +381,9 @@ def test_a_vacancy_counts_once_and_only_from_who_refused_as_busy() -> None:
 def test_the_summary_tells_the_commonest_reasons_first() -> None:
     net = NodeNet("a", "b")
     placement = net.coordination("a").placement
-    assert placement._summary([]) == "no other peer is known"
+    assert placement.summary([]) == "no other peer is known"
     reasons = [(PeerId(f"p{i}"), f"r{i}") for i in range(6)] + [(PeerId("q"), "r5")]
-    assert placement._summary(reasons) == (
+    assert placement.summary(reasons) == (
         "2 peers: r5; p0: r0; p1: r1; p2: r2; and 2 other reasons"
     )
 
@@ -522,12 +522,12 @@ def test_an_open_round_of_a_peer_that_dies_goes_on(phase: Phase) -> None:
     drop(net, Accepted if phase is Phase.OFFERED else Bid, sender="b")
     net.submit("a", batch(count=2, on=["b", "c"], task={**half, **queue(60)}))
     net.run(0.05)
-    assert phase in [plan.phase for plan in net.led("a").plans]
+    assert phase in [plan.phase for plan in net.led("a").plans.values()]
     net.kill("c")
     net.run(0.02)
     keep(net)
     net.run(10.0)
-    phases = sorted(plan.phase for plan in net.led("a").plans)
+    phases = sorted(plan.phase for plan in net.led("a").plans.values())
     assert phases == [Phase.RUNNING, Phase.WAITING]
 
 

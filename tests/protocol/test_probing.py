@@ -12,7 +12,13 @@ from protocol.config import MembershipConfig
 from protocol.effects import Send
 from protocol.ids import PeerId
 from protocol.messages import Ping, PingReport, PingRequest
-from protocol.probing import GRACE_TIMEOUTS, RELAYS_MAX, Prober
+from protocol.probing import (
+    DETOURS_MAX,
+    FAR_TIMEOUTS,
+    GRACE_TIMEOUTS,
+    RELAYS_MAX,
+    Prober,
+)
 from protocol.suspicion import Health
 
 CONFIG = MembershipConfig()
@@ -145,3 +151,61 @@ def test_a_frozen_process_begins_all_rounds_anew(prober: Prober) -> None:
     assert prober.deadline >= start + 30.0
     sends, failed = prober.step(start + 30.0 + TIMEOUT, ask_others)
     assert failed == [] and [send.message for send in sends] == [Ping(2), Ping(3)]
+
+
+# ---- behind a relay ---------------------------------------------------------------------------
+
+
+def far(target: PeerId) -> bool:
+    return True
+
+
+def test_a_target_behind_a_relay_has_more_time_to_answer(prober: Prober) -> None:
+    prober.aim([A], 100.0)
+    start = prober.deadline
+    prober.step(start, ask_others, far)
+    assert prober.deadline == pytest.approx(start + FAR_TIMEOUTS * TIMEOUT)
+    prober.step(prober.deadline, ask_others, far)
+    assert prober.deadline == pytest.approx(start + 2 * FAR_TIMEOUTS * TIMEOUT)
+
+
+@pytest.mark.parametrize(
+    ("sender", "seq", "denied"), [(B, 1, True), (B, 2, False), (PeerId("stranger"), 1, False)]
+)
+def test_whether_one_that_was_asked_denied_it_is_remembered_for_the_round(
+    prober: Prober, sender: PeerId, seq: int, denied: bool
+) -> None:
+    start = begin(prober)
+    prober.step(start + TIMEOUT, ask_others)
+    prober.report(sender, PingReport(seq, A, False), start + TIMEOUT)
+    (probe,) = prober.step(start + 2 * TIMEOUT, ask_others)[1]
+    assert probe.denied is denied
+    prober.step(prober.deadline, ask_others)
+    assert not probe.denied, "another round"
+
+
+def test_own_lag_stretches_what_is_asked_for_others_within_bounds(prober: Prober) -> None:
+    prober.relay(B, PingRequest(7, A), 100.0)
+    assert prober.deadline == 100.0 + TIMEOUT
+    prober.spare(0.5, 100.0)
+    assert prober.deadline == 100.5 + TIMEOUT
+    for _ in range(20):
+        prober.spare(0.5, 100.0)
+    assert prober.deadline == 100.0 + GRACE_TIMEOUTS * TIMEOUT
+    sends, _ = prober.step(prober.deadline, ask_others)
+    assert sends == [Send(B, PingReport(7, A, False))]
+
+
+def test_rounds_that_only_others_answered_add_up_until_it_is_heard(prober: Prober) -> None:
+    start, broken = begin(prober), []
+    for number in range(2 * DETOURS_MAX - 1):
+        prober.step(start + TIMEOUT, ask_others)
+        broken.append(prober.report(B, PingReport(number + 1, A, True), start + TIMEOUT))
+        start = prober.deadline
+        prober.step(start, ask_others)
+        if number == DETOURS_MAX:
+            prober.heard(A, start)
+            start = prober.deadline
+            prober.step(start, ask_others)
+            break
+    assert broken == [*[False] * (DETOURS_MAX - 1), True, False]

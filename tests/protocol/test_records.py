@@ -67,7 +67,7 @@ def test_the_numbers_order_what_the_merges_prefer() -> None:
         [6, "2" * 32, "shoal", -1, 0, 1, "default", 0],
         [6, "../etc", "shoal", 1, 0, 1, "default", 0],
         [4, "a", 1, 2],  # no such accusation
-        [7, "2" * 32, "2" * 32, 10_000, [1, "a", 1], "a", 15_000],  # no such slot
+        [7, "2" * 32, "2" * 32, 2**48, [1, "a", 1], "a", 15_000],  # no such slot
         [7, "2" * 32, "2" * 32, 0, [1, "a"], "a", 15_000],
         [7, "2" * 32, "2" * 32, 0, [1, "a", 2**63], "a", 15_000],
         [1, "shoal", "a", "n" * 64, [], [], 0, 1],

@@ -25,7 +25,7 @@ def take(
 
 
 def test_a_new_holder_lacks_everything() -> None:
-    replica = Replica.empty(3)
+    replica = Replica.empty(range(3))
     assert (replica.unsent, replica.pending, replica.with_spec) == (True, True, True)
     assert take(replica) == [0, 1, 2]
     assert (replica.unsent, replica.pending) == (False, True)
@@ -44,7 +44,7 @@ def test_an_equal_holder_lacks_nothing() -> None:
 
 
 def test_only_the_ack_of_what_is_under_way_counts() -> None:
-    replica = Replica.empty(1)
+    replica = Replica.empty(range(1))
     assert not replica.ack(0, 0.0)  # nothing is, and zero is nothing
     take(replica, seq=7)
     assert not replica.ack(6, 0.0)
@@ -54,7 +54,7 @@ def test_only_the_ack_of_what_is_under_way_counts() -> None:
 
 
 def test_it_is_repeated_with_growing_pauses() -> None:
-    replica = Replica.empty(1)
+    replica = Replica.empty(range(1))
     now, pauses = 0.0, []
     for seq in range(1, 8):
         assert take(replica, seq, now=now) == [0]
@@ -69,7 +69,7 @@ def test_it_is_repeated_with_growing_pauses() -> None:
 
 
 def test_what_changes_meanwhile_goes_with_the_next_message() -> None:
-    replica = Replica.empty(2)
+    replica = Replica.empty(range(2))
     take(replica, seq=1, version=1)
     replica.touch([1], head=True, at=0.2)
     assert replica.next_at == 1.0  # the message under way keeps its time
@@ -94,7 +94,7 @@ def test_news_may_wait_for_company_but_not_beyond_its_time() -> None:
 
 
 def test_what_does_not_fit_goes_in_parts_and_counts_with_the_last() -> None:
-    replica = Replica.empty(SLOTS_PER_SYNC + 2)
+    replica = Replica.empty(range(SLOTS_PER_SYNC + 2))
     assert take(replica, 1, version=3) == list(range(SLOTS_PER_SYNC))
     replica.ack(1, 0.0)
     assert (replica.acked, replica.next_at) == (-1, 0.0)
@@ -109,14 +109,14 @@ def test_what_does_not_fit_goes_in_parts_and_counts_with_the_last() -> None:
 def test_a_message_is_bounded_in_bytes_and_brings_one_slot_at_least(
     weight: int, beside: int, slots: int
 ) -> None:
-    replica = Replica.empty(9)
+    replica = Replica.empty(range(9))
     part = replica.take(1, 1, 0.0, CONFIG, lambda slot: weight, beside)
     assert len(part) == slots
 
 
 @given(st.lists(st.integers(16, 40_000), max_size=30), st.integers(0, 67_000))
 def test_parts_fit_and_are_all_of_it(weights: list[int], beside: int) -> None:
-    replica = Replica.empty(len(weights))
+    replica = Replica.empty(range(len(weights)))
     sent: list[int] = []
     for seq in range(1, len(weights) + 2):
         if not replica.unsent:
@@ -131,7 +131,7 @@ def test_parts_fit_and_are_all_of_it(weights: list[int], beside: int) -> None:
 
 
 def test_after_a_reconnect_what_was_under_way_is_sent_again() -> None:
-    replica = Replica.empty(2)
+    replica = Replica.empty(range(2))
     take(replica, 1)
     replica.ack(1, 0.0)
     replica.touch([1], head=False, at=0.0)
@@ -153,7 +153,7 @@ def test_copies_that_differ_are_sent_whole_later_each_time() -> None:
     replica = Replica.equal(1)
     pauses = []
     for seq in range(1, 9):
-        replica.differs(2, with_spec=False, now=100.0, config=CONFIG)
+        replica.differs(range(2), with_spec=False, now=100.0, config=CONFIG)
         pauses.append(replica.next_at - 100.0)
         assert take(replica, seq, now=100.0) == [0, 1]
         replica.ack(seq, 100.0)
@@ -165,7 +165,7 @@ class Both(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.replica = Replica.empty(4)
+        self.replica = Replica.empty(range(4))
         self.mine = [0] * 4
         self.version = 0
         self.theirs: dict[int, int] = {}

@@ -41,16 +41,6 @@ def test_who_lacks_the_role_is_told_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        (
-            JobSpec.from_plain(
-                {
-                    "Name": "o",
-                    "Type": "ops",
-                    "Tasks": [{"Engine": {"Type": "process", "Params": {"Command": ["true"]}}}],
-                }
-            ),
-            "batch, daemon, service; ops is not there yet",
-        ),
         (batch(task={"ResultPaths": [{"Name": "out", "Path": "/out"}]}), "leave ResultPaths out"),
     ],
 )

@@ -88,11 +88,6 @@ def test_disconnect_reads_back(fields: dict[str, Plain], read: Disconnect) -> No
         (JobType.BATCH, {"StopAfter": 0}, "StopAfter: 0 is out of range; allowed: 1s to 366d"),
         (JobType.BATCH, {"Replace": "no"}, "Replace: 'no' is not a boolean; allowed: true, false"),
         (JobType.DAEMON, {"Replace": False}, "Replace: every peer runs its own part of a daemon"),
-        (
-            JobType.DAEMON,
-            {"StopAfter": 60},
-            "StopAfter: a daemon keeps running while it is cut off",
-        ),
         (JobType.OPS, {"Replace": True}, "Replace: every peer runs its own part of an ops job"),
     ],
 )

@@ -49,6 +49,8 @@ def test_the_first_run_makes_the_first_generation() -> None:
     assert reply.error == ""
     job = held(net, "a")
     assert (job.generation, job.author, job.control, job.job) == (1, "a", None, daemon())
+    assert [tell.text for tell in net.told("a", "job.accepted")] == ["collect accepted"]
+    assert net.told("b", "job.accepted") == []
     assert reply.value == {
         "job": book(net).id,
         "name": "collect",

@@ -82,7 +82,7 @@ def test_a_slot_is_as_its_coordinator_plans_or_as_the_records_say() -> None:
         (Phase.RUNNING, "running"),
         (Phase.WAITING, "pending"),
     ):
-        led = Led(held, [Plan(phase, 1.0, 0.0, failures=2, reason="why")])
+        led = Led(held, {0: Plan(phase, 1.0, 0.0, failures=2, reason="why")})
         slot = only(shown(book, held, led))
         assert (slot["state"], slot["failures"], slot["reason"]) == (state, 2, "why")
         assert (slot["executor"], slot["executor_name"]) == ("executor", "<executor>")

@@ -29,7 +29,9 @@ def test_some_runs_are_clean_and_every_family_comes_up() -> None:
         "clock skew",
         "failed saves",
         "failed starts",
+        "a lost database",
         "rogues",
+        "NATs",
     }
 
 

@@ -4,18 +4,21 @@ from random import Random
 
 import msgspec
 
+from protocol.constraints import Constraint, Operator
 from protocol.effects import Save, Send, StartTask
-from protocol.events import SubmitRequested
+from protocol.events import DeadlinePassed, SubmitRequested
 from protocol.ids import ExecutionId
 from protocol.messages import Accepted, JobSyncAck, ResultAck
 from protocol.records import Fence
 from protocol.resources import Resources
 from protocol.sim.device import Device
 from protocol.sim.invariants import VIOLATIONS_MAX, Invariants, Violation
+from protocol.sim.people import draw_ops
 from protocol.sim.run import build
 from protocol.sim.tasks import Behaviour
 from protocol.sim.trace import Trace
 from protocol.sim.world import World
+from protocol.wire import dumps
 from tests.sim.test_tasks import spec_of
 
 
@@ -133,3 +136,83 @@ def test_a_node_that_breaks_is_a_violation() -> None:
     world, invariants = _shoal()
     invariants.broke(world.devices[1], "KeyError")
     assert "the node broke: KeyError" in _texts(invariants)
+
+
+def _listed(world: World) -> Device:
+    """Device 0, after the shoal has run an ops job."""
+    spec = draw_ops(1, Random(5))
+    assert spec.not_after_s is None
+    world.devices[0].handle(SubmitRequested(3, spec, "ops"))
+    world.heap.run(world.heap.now + 40.0)
+    return world.devices[0]
+
+
+def _starts(device: Device) -> StartTask:
+    """Its one start of an ops job, as it was."""
+    assert device.node is not None
+    (execution,) = [e for e in device.node.executor.executions.values() if e.listed]
+    return StartTask(execution.id, execution.job, execution.spec, {}, None, ())
+
+
+def test_an_ops_job_starts_once_on_a_peer_and_not_without_a_journal() -> None:
+    world, invariants = _shoal()
+    device = _listed(world)
+    assert invariants.violations == [] and invariants.executions == 4
+    start = _starts(device)
+    invariants.leaving(device, start)
+    assert "a second time" in _texts(invariants)
+    device.disk.rows["ops"].clear()
+    invariants.leaving(device, start)
+    assert "without a journal" in _texts(invariants)
+
+
+def test_an_ops_job_starts_where_an_award_names_the_peer_and_it_is_listed() -> None:
+    world, invariants = _shoal()
+    device = _listed(world)
+    start = _starts(device)
+    assert device.node is not None
+    execution = device.node.executor.executions[start.execution]
+    execution.assignment_data = b"forged"
+    invariants.leaving(device, start)
+    assert "without an award that names it" in _texts(invariants)
+    invariants._lists.clear()
+    invariants.leaving(device, start)
+    assert "is on no list" in _texts(invariants)
+
+
+def test_a_list_that_grows_is_noticed() -> None:
+    world, invariants = _shoal()
+    device = _listed(world)
+    assert device.node is not None
+    (held,) = [held for held in device.node.jobs.values() if held.listed]
+    save = Save(tuple(held.slot_rows(held.slots.indices)))
+    invariants.handled(device, DeadlinePassed(), [save])
+    assert invariants.violations == []
+    invariants._lists.clear()
+    invariants.handled(device, DeadlinePassed(), [save])
+    assert "grows after it was frozen" in _texts(invariants)
+    held.job = msgspec.structs.replace(held.job, not_after_s=1)
+    world.devices[1].described.labels["zone"] = "elsewhere"
+    held.job = msgspec.structs.replace(
+        held.job,
+        constraints=(Constraint("zone", Operator.EXISTS), Constraint("x", Operator.EXISTS)),
+    )
+    invariants._lists.clear()
+    invariants.handled(device, DeadlinePassed(), [save])
+    assert "grows after NotAfter" in _texts(invariants)
+    assert "no match" in _texts(invariants)
+    bare = Save((("slot", f"{held.id}/{held.slots.indices[0]}", dumps([b"", b""])),))
+    invariants._check_lists(device, bare, accepts=True)
+    assert "without the award that lists it" in _texts(invariants)
+
+
+def test_a_lost_database_begins_its_incarnations_anew() -> None:
+    world, invariants = _shoal()
+    device = world.devices[1]
+    device.power_off()
+    device.forget()
+    assert device.amnesiac and device.disk.rows["peer"] == {}
+    device.power_on()
+    world.heap.run(world.heap.now + 20.0)
+    assert invariants.violations == []
+    assert device.node is not None and device.node.membership.size == 3

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
+from msgspec.structs import replace as replace_struct
 
 import protocol.daemons as daemons_module
+import protocol.execution as execution_module
 import protocol.node as node_module
 import protocol.placement as placement_module
 import protocol.sim.device as device_module
@@ -20,30 +22,36 @@ from protocol.config import CoordinationConfig, NodeConfig
 from protocol.coordination import Coordination
 from protocol.daemon import Daemon
 from protocol.daemons import Daemons
-from protocol.effects import Effect, Save, StartTask
+from protocol.direct import Direct
+from protocol.effects import Effect, RemoveTask, Save, StartTask
 from protocol.errors import RemoteProtocolError
-from protocol.events import Event, TaskFound
+from protocol.events import Event, TaskEnded, TaskFound
 from protocol.execution import Execution, Fences
 from protocol.executor import Executor
 from protocol.heldjob import HeldJob, Merged, Slot
-from protocol.ids import JobId, PeerId
+from protocol.ids import ExecutionId, JobId, PeerId, Revision, derive
 from protocol.job import JobSpec
-from protocol.led import Led, Plan
+from protocol.led import Led, Phase, Plan
+from protocol.membership import Membership
 from protocol.messages import OVERTAKING, JobSync, SyncHeld
 from protocol.node import Node
+from protocol.opsjournal import Entry, OpsJournal, Row
 from protocol.placement import Placement
-from protocol.records import Acceptance, Assignment, Fence, Keyring
+from protocol.records import Acceptance, Assignment, Fence, Keyring, Result
+from protocol.relay import Relay
 from protocol.restarts import Restarts
 from protocol.rollout import Rollout
+from protocol.roster import PRESENT
 from protocol.services import Services
 from protocol.sim.faults import Faults
+from protocol.sim.keyring import SimKeyring
 from protocol.sim.network import Conditions
 from protocol.sim.run import Options, run
 from protocol.sim.scenarios import MIXED, SCENARIOS
 from protocol.standing import Standing
 from protocol.standingjob import StandingJob
 from protocol.succession import Succession
-from protocol.wire import Sealed
+from protocol.wire import Sealed, seal
 
 Patch = pytest.MonkeyPatch
 SEEDS = 40  # no bug may hide for longer
@@ -170,8 +178,8 @@ def _anybody_submits(patch: Patch) -> None:
     patch.setattr(Sealed, "author_holds", lambda self, role, namespace=None: True)
     objection = Executor._objection
 
-    def lenient(self: Executor, assignment: Assignment, spec: Sealed) -> str:
-        reason = objection(self, assignment, spec)
+    def lenient(self: Executor, execution: Execution, spec: Sealed) -> str:
+        reason = objection(self, execution, spec)
         return "" if reason.startswith("policy") else reason
 
     patch.setattr(Executor, "_objection", lenient)
@@ -240,9 +248,44 @@ def _blind_adoption(patch: Patch) -> None:
     patch.setattr(Executor, "_adopt", lambda self, execution, task, now: [])
 
 
-def _hung_starts(patch: Patch) -> None:
-    """What the engine swallows is waited for, for ever."""
-    patch.setattr(Executor, "_never_started", lambda self, execution, now: [])
+def _unsigned_letters(patch: Patch) -> None:
+    """Nobody looks whether a letter is its sender's."""
+    open_letter = Relay.open
+
+    def trusting(self: Relay, *arguments: object) -> object:
+        keyring = self._keyring
+        patch.setattr(type(keyring), "verify", lambda *signed: True)
+        try:
+            return open_letter(self, *arguments)  # type: ignore[arg-type]
+        finally:
+            patch.setattr(type(keyring), "verify", verify)
+
+    verify = SimKeyring.verify
+    patch.setattr(Relay, "open", trusting)
+
+
+def _relays_taken_for_peers(patch: Patch) -> None:
+    """Whoever was reached through a neighbour that is lost is held for lost as well."""
+    disconnected = Membership.disconnected
+
+    def all_lost(self: Membership, peer: PeerId, refused: bool, now: Now) -> list[Effect]:
+        behind = [each for each in self.routes.wanted() if peer in self.routes.through(each)]
+        effects = disconnected(self, peer, refused, now)
+        for each in behind:
+            entry = self._roster.peers[each]
+            if entry.state in PRESENT and not entry.connected:
+                effects += self._judge.refused(entry, now)
+        return effects
+
+    patch.setattr(Membership, "disconnected", all_lost)
+
+
+def _no_relaying(patch: Patch) -> None:
+    """Neighbours are asked, and letters never handed on."""
+    patch.setattr(Relay, "hand_on", lambda self, letter, relayed, connected, now: [])
+
+
+RELAYED = Faults(nats=2, crashes=6, power_cuts=2)
 
 
 def _unsaved_standing(patch: Patch) -> None:
@@ -394,6 +437,114 @@ def _service_timed_out(patch: Patch) -> None:
     patch.setattr(Executor, "_start", timed)
 
 
+def _unjournaled_ops(patch: Patch) -> None:
+    """An ops job is started before its start is in the journal."""
+    patch.setattr(OpsJournal, "start", lambda self, revision: [])
+
+
+def _forgotten_journal(patch: Patch) -> None:
+    """Who takes over awards anew, and an executor goes by the fence instead of its journal."""
+    patch.setattr(OpsJournal, "answer", lambda self, assignment, executor: None)
+    patch.setattr(OpsJournal, "start", _start_again)
+    patch.setattr(execution_module, "execution_id", _fenced_id)
+    take_over = Coordination._take_over
+
+    def anew(self: Coordination, held: HeldJob, now: Now) -> list[Effect]:
+        effects = take_over(self, held, now)
+        for slot in held.slots if held.listed else ():
+            award = slot.assignment
+            if award is not None and slot.acceptance is None:
+                award = replace_struct(award, fence=Fence(held.term, self.keyring.peer, 2))
+                slot.offer_assignment(award, seal(award, self.keyring))
+        return effects + self.catalogue.changed(held, held.slots.indices, now)
+
+    patch.setattr(Coordination, "_take_over", anew)
+
+
+def _start_again(self: OpsJournal, revision: Revision) -> list[Row]:
+    return self._put(revision, Entry())
+
+
+def _fenced_id(
+    revision: Revision, slot: int, term: int, coordinator: PeerId, attempt: int, run: int = 0
+) -> ExecutionId:
+    numbers = (str(slot), str(term), coordinator, str(attempt))
+    return ExecutionId(derive("shoal/execution/1", revision, *numbers))
+
+
+def _rerun_after_loss(patch: Patch) -> None:
+    """A device that lost its database runs what was awarded before."""
+    answer = OpsJournal.answer
+
+    def trusting(self: OpsJournal, assignment: Assignment, executor: PeerId) -> Result | None:
+        return answer(self, replace_struct(assignment, memory=self.memory), executor)
+
+    patch.setattr(OpsJournal, "answer", trusting)
+
+
+def _restarted_ops(patch: Patch) -> None:
+    """An ops job that was lost track of is started again, as a batch job would be."""
+    lost = Executor._lost
+
+    def again(self: Executor, execution: Execution, event: TaskEnded, now: Now) -> list[Effect]:
+        if not execution.listed:
+            return lost(self, execution, event, now)
+        start = StartTask(execution.id, execution.job, execution.spec, {}, None, ())
+        return [RemoveTask(execution.id), start]
+
+    patch.setattr(Executor, "_lost", again)
+
+
+def _growing_list(patch: Patch) -> None:
+    """When somebody comes, whoever is there by then gets the job, NotAfter or not."""
+
+    def grow(self: Direct, led: Led, peer: PeerId, now: Now) -> None:
+        for advert in self.fleet.adverts():
+            slot = self._list(led.held, advert)
+            if slot is not None:
+                led.plans[slot.index] = Plan(Phase.WAITING, now.mono, now.mono)
+                self.catalogue.changed(led.held, [slot.index], now)
+                saves.append(slot.index)
+
+    saves: list[int] = []
+    patch.setattr(Direct, "on_peer_alive", grow)
+    changed = Catalogue.changed
+
+    def all_of_it(self: Catalogue, held: HeldJob, slots: list[int], *rest: object) -> list[Effect]:
+        return changed(self, held, held.slots.indices if held.listed else slots, *rest)  # type: ignore[arg-type]
+
+    patch.setattr(Catalogue, "changed", all_of_it)
+
+
+def _shrinking_list(patch: Patch) -> None:
+    """A standby keeps only the first peer of a list."""
+    merge = HeldJob.merge
+
+    def short(self: HeldJob, sync: JobSync, keyring: Keyring) -> Merged:
+        slots = sync.slots[:1] if self.listed and not len(self.slots) else sync.slots
+        if self.listed and len(self.slots):
+            slots = tuple(state for state in sync.slots if state.slot in self.slots)
+        return merge(self, replace_struct(sync, slots=slots), keyring)
+
+    patch.setattr(HeldJob, "merge", short)
+
+
+def _never_given_up(patch: Patch) -> None:
+    """A peer of the list that is gone is waited for for ever."""
+    patch.setattr(Direct, "_lose", lambda self, led, slot, reason, now: [])
+
+
+ORPHANS = Faults(crashes=6, burials=1)  # coordinators die, and somebody takes over
+AMNESIA = Faults(amnesia=True, crashes=3)
+CUTS = Faults(power_cuts=6)
+GRAVE = Faults(burials=1)
+
+
+def _hung_starts(patch: Patch) -> None:
+    """What the engine swallows is waited for, for ever."""
+    patch.setattr(Executor, "_never_started", lambda self, execution, now: [])
+
+
 LATE = Faults(conditions=Conditions(reorder=0.4, duplicate=0.2), crashes=4)  # awards come late
 
 MUTATIONS = (
@@ -416,7 +567,9 @@ MUTATIONS = (
     Mutation("no takeover", _no_takeover, "has not ended"),
     Mutation("no anti-entropy", _no_anti_entropy, "differs|has not ended"),
     Mutation("garbage raises", _raising, "the node broke"),
-    Mutation("hung starts", _hung_starts, "for ever|has not ended", scenario="black-holes"),
+    Mutation("letters unsigned", _unsigned_letters, "has not written", Faults(nats=2, rogues=4)),
+    Mutation("relay taken for peers", _relays_taken_for_peers, "never was down", RELAYED),
+    Mutation("nothing handed on", _no_relaying, "never was down|has not ended", RELAYED),
     Mutation("standing job not saved", _unsaved_standing, "not as it was saved"),
     Mutation("acknowledged too early", _early_word, "says what is not on its disk: SyncHeld"),
     Mutation("any spec wins", _any_spec_wins, "standing job .* goes back"),
@@ -436,7 +589,15 @@ MUTATIONS = (
     Mutation("service not spread", _service_crowded, "slots of service .* are not spread"),
     Mutation("service kept beside", _service_kept_beside, "starts .*, and knows"),
     Mutation("service timed out", _service_timed_out, "has a timeout"),
+    Mutation("hung starts", _hung_starts, "for ever|has not ended", scenario="black-holes"),
     Mutation("tasks not adopted", _blind_adoption, "is (starting|running)|still|has not ended"),
+    Mutation("ops start not journaled", _unjournaled_ops, "without a journal"),
+    Mutation("ops journal forgotten at takeover", _forgotten_journal, "second time", ORPHANS),
+    Mutation("ops run again after a lost database", _rerun_after_loss, "second time", AMNESIA),
+    Mutation("lost ops started again", _restarted_ops, "second time", CUTS),
+    Mutation("list grows without NotAfter", _growing_list, "grows after it was frozen", CUTS),
+    Mutation("standby keeps part of a list", _shrinking_list, "no longer on the list|differs"),
+    Mutation("gone peers waited for", _never_given_up, "has not ended|woken", GRAVE),
 )
 
 

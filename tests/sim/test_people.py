@@ -5,7 +5,7 @@ from random import Random
 from protocol.job import JobType
 from protocol.sim.faults import HEAL_S
 from protocol.sim.invariants import Invariants
-from protocol.sim.people import People, draw_spec
+from protocol.sim.people import People, draw_ops, draw_spec
 from protocol.sim.run import build
 from protocol.sim.trace import Trace
 from protocol.sim.world import World
@@ -50,3 +50,12 @@ def test_specs_are_batch_jobs_of_all_sorts() -> None:
     assert {spec.count for spec in specs} == {1, 2, 3, 4}
     assert {bool(spec.task.timeouts.execution_s) for spec in specs} == {True, False}
     assert {spec.disconnect.stop_after_s for spec in specs} == {None, 12, 20}
+
+
+def test_some_want_ops_jobs_some_of_them_open() -> None:
+    specs = [draw_ops(number, Random(number)) for number in range(100)]
+    assert {spec.type for spec in specs} == {JobType.OPS}
+    assert {bool(spec.not_after_s) for spec in specs} == {True, False}
+    assert all(spec.task.timeouts.total_s for spec in specs if spec.not_after_s)
+    _, people = _people(60)
+    assert {call.spec.type for call in people.calls} == {JobType.BATCH, JobType.OPS}

@@ -6,7 +6,8 @@ import msgspec
 from msgspec import inspect
 
 from protocol.ids import PeerId
-from protocol.wire import dumps
+from protocol.messages import Ping
+from protocol.wire import dumps, encode_message
 from tests.vectors import samples
 
 INT_MAX = 2**63 - 1
@@ -36,6 +37,9 @@ INSIDE: dict[str, tuple[bytes, bool]] = {
     "ResultOffer.result": (samples.SEALED_RESULT, False),
     "ResultOffer.assignment": (samples.SEALED_ASSIGNMENT, True),
     "ControlRequest.control": (samples.SEALED_CONTROL, False),
+    "Relayed.letter": (samples.SEALED_LETTER, False),
+    "Relayed.certificate": (samples.SEALED_CERTIFICATE, True),
+    "Letter.frame": (encode_message(Ping(9)), False),
     "JobReport.views": (dumps({"id": "", "naïve": [True, None, -1]}), False),
     "Spec.body": (samples.OPS.encode(), False),
     "Acceptance.result": (samples.SEALED_RESULT, True),

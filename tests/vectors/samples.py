@@ -6,7 +6,7 @@ import hashlib
 
 import msgspec
 
-from protocol.ids import execution_id, job_id, revision_of
+from protocol.ids import execution_id, job_id, peer_slot, revision_of
 from protocol.job import JobSpec
 from protocol.messages import (
     Accepted,
@@ -31,12 +31,16 @@ from protocol.messages import (
     JobWant,
     JoinAnswer,
     JoinRequest,
+    Letter,
     LogChunk,
     LogRequest,
+    PathQuery,
+    PathReport,
     Ping,
     PingReport,
     PingRequest,
     Refusal,
+    Relayed,
     Release,
     Renew,
     RenewAck,
@@ -47,6 +51,8 @@ from protocol.messages import (
     ResultOffer,
     Rumours,
     SlotState,
+    SpliceAnswer,
+    SpliceRequest,
     SyncBuckets,
     SyncHeld,
     SyncItems,
@@ -73,7 +79,8 @@ from protocol.records import (
     Suspicion,
     Verdict,
 )
-from protocol.wire import dumps, encode_record, seal
+from protocol.relay import CONTEXT
+from protocol.wire import dumps, encode_message, encode_record, seal
 from tests.vectors.keys import ADMIT, EXPIRES_MS, GUEST, ISSUED_MS, PEER, SHOAL
 
 BATCH = JobSpec.from_plain(
@@ -110,6 +117,7 @@ OPS = JobSpec.from_plain(
     {
         "Name": "uptime",
         "Type": "ops",
+        "NotAfter": "2026-11-27T19:00:00+01:00",
         "Tasks": [{"Engine": {"Type": "process", "Params": {"Command": "uptime"}}}],
     }
 )
@@ -183,6 +191,7 @@ ADVERT = Advert(
     gpus=0,
     version="0.1.0",
     name="küche",
+    memory=bytes(range(8)),
 )
 DEPARTURE = Departure(peer=PEER.peer, incarnation=3, until_ms=ISSUED_MS + 60_000)
 SUSPICION = Suspicion(peer=GUEST.peer, incarnation=0, why=Accusation.REFUSED)
@@ -215,6 +224,7 @@ ASSIGNMENT = Assignment(
     executor=GUEST.peer,
     lease_ms=15_000,
     failures=1,
+    memory=bytes(range(8)),
 )
 RESULT = Result(
     job=JOB,
@@ -230,6 +240,7 @@ RESULT = Result(
     duration_ms=2_499,
     stdout_tail=b"12 found\n",
     stderr_tail=b"\xffnot all output is text\n",
+    unknown=False,
 )
 
 SEALED_CERTIFICATE = PEER.certificate
@@ -251,6 +262,8 @@ ACCEPTANCE = Acceptance(
 )
 SEALED_ACCEPTANCE = seal(ACCEPTANCE, PEER)
 
+LETTER = Letter(PEER.peer, GUEST.peer, ADMIT.peer, 7, 12, 3041, encode_message(Ping(9)))
+SEALED_LETTER = encode_message(LETTER)
 TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
     "records": (
         CERTIFICATE,
@@ -291,6 +304,8 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
             (SlotState(0), SlotState(1, SEALED_ASSIGNMENT, SEALED_ACCEPTANCE)),
             (PEER.peer, ADMIT.peer),
             HASH,
+            2,
+            True,
             UpdateState(3, REVISION, 2),
         ),
         JobSyncAck(4, JOB, HASH, True),
@@ -322,7 +337,8 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
         Refusal(9, "label arch: wanted one of amd64, arm64, found 'riscv64'", True),
         Award(9, (SEALED_ASSIGNMENT,), SEALED_SPEC, b"", (PEER.peer, ADMIT.peer)),
         Accepted(JOB, 1, FENCE),
-        Declined(JOB, 1, FENCE, "superseded: a later award of this slot is known here", FENCE),
+        Declined(JOB, 1, FENCE, "superseded: a later award is known here", True, FENCE),
+        Declined(JOB, peer_slot(JOB, GUEST.peer), FENCE, "engine docker is not here"),
         Release(9),
         Withdraw(JOB, 1, FENCE, "superseded"),
         Vacancy(JOB),
@@ -349,6 +365,11 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
         ControlRequest(6, SEALED_CONTROL),
         ControlAnswer(6, "no peer that answers for the job could be reached"),
     ),
+    "relaying": (
+        Relayed(SEALED_LETTER, PEER.sign(CONTEXT + SEALED_LETTER), PEER.certificate),
+        PathQuery((ADMIT.peer, GUEST.peer)),
+        PathReport((GUEST.peer,), (ADMIT.peer,)),
+    ),
     "streams": (
         Hello(SEALED_CERTIFICATE, bytes(range(16)), "0.1.0"),
         Goodbye("not-a-member", "your certificate is of another shoal"),
@@ -370,5 +391,7 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
             True,
         ),
         LogChunk(4096, "12 gefunden ✓\n".encode(), False, ""),
+        SpliceRequest(GUEST.peer, "/shoal/log/1"),
+        SpliceAnswer("not connected to it"),
     ),
 }

@@ -91,3 +91,12 @@ def test_a_device_is_forgotten_unless_it_lives(agent: MemoryAgent, shoal: Shoal)
     agent.backend.forgotten.clear()
     assert shoal("peer", "forget", "pi-shed", "--json").json["name"] == "pi-shed"
     assert shoal("peer", "forget").code == 2
+
+
+def test_a_peer_that_is_reached_through_another_says_through_which(
+    agent: MemoryAgent, shoal: Shoal
+) -> None:
+    assert "via" not in shoal("peers").out
+    agent.backend.relayed = {"pi-attic": "pi-kitchen"}
+    assert "alive, via pi-kitchen" in shoal("peers").out
+    assert "Path         via pi-kitchen" in shoal("peer", "describe", "pi-attic").out
