@@ -155,7 +155,8 @@ class AgentBackend:
     async def job(self, wanted: str) -> View:
         """By whole id, by what an id starts with, or by name."""
         known = self._held(wanted)
-        if known is not None and known.coordinator == self._driver.node.keyring.peer:
+        mine = known is not None and known.coordinator == self._driver.node.keyring.peer
+        if known is not None and mine and not known.service:  # whose slots others know more of
             return cast(View, self._driver.node.view(known))
         prefix = wanted if _id_like(wanted) else ""
         answer = await self.jobs(prefix, 1000, True)

@@ -92,6 +92,8 @@ class Acceptances:
 
     def take(self, led: Led, sender: PeerId, result: Result, data: bytes, now: Now) -> list[Effect]:
         """Decide about a result, sealed in `data`, of an attempt that was awarded."""
+        if led.held.service:  # handed back: it is to run for ever
+            return self._failure(led, result, data, sender, now)
         if led.held.listed:
             return self._answered(led, result, data, sender, now)
         if result.verdict == Verdict.SUCCESS:

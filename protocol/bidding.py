@@ -108,6 +108,17 @@ class Bidder:
         self.holds[(coordinator, announce.auction)] = Hold(each, slots, until, bid)
         return bid
 
+    def inherit(self, older: str, execution: str, each: Resources) -> bool:
+        """Take over what an older execution of the same slot holds, which is to stop for this one;
+        False where that and what is free do not do."""
+        before = self.used.pop(older, None)
+        if before is not None and self._room(each) >= 1:
+            self.used[execution] = each
+            return True
+        if before is not None:
+            self.used[older] = before
+        return False
+
     def take(self, coordinator: PeerId, auction: int, execution: str, each: Resources) -> bool:
         """Turn a held slot, or free capacity, into an execution's; False where there is none."""
         if execution in self.used:

@@ -35,6 +35,7 @@ VerdictCode = Annotated[int, Meta(ge=0, le=3)]  # records.Verdict
 DesiredCode = Annotated[int, Meta(ge=0, le=2)]  # records.Desired
 AccusationCode = Annotated[int, Meta(ge=0, le=1)]  # records.Accusation
 Flag = Annotated[int, Meta(ge=-1, le=1)]  # -1: not known
+Outcome = Annotated[int, Meta(ge=0, le=2)]  # heldservice: none, settled, failed
 Domain = Annotated[int, Meta(ge=0, le=255)]
 ExitCode = Annotated[int, Meta(ge=-1, le=2**32 - 1)]  # 32 bits: what Windows and WebAssembly have
 

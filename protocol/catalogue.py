@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from protocol.authority import verified_spec
 from protocol.clock import NEVER, Now
 from protocol.config import CoordinationConfig
 from protocol.effects import Bucket, Effect, Save, Send
 from protocol.errors import RemoteProtocolError
 from protocol.heldjob import HeldJob, Merged, saved_slot
+from protocol.heldservice import HeldService, created
 from protocol.ids import JobId, PeerId
 from protocol.messages import JobDigests, JobSync, JobSyncAck, JobWant, SlotState
 from protocol.records import Keyring
@@ -50,13 +50,16 @@ class Catalogue:
                 unreadable.append(key)
         for key in sorted(disk.get("job", {})):
             try:
-                held = HeldJob.restore(
+                service = disk.get("service", {}).get(key)
+                held = (HeldJob if service is None else HeldService).restore(
                     disk["spec"][key],
                     disk["job"][key],
                     disk.get("control", {}).get(key, b""),
                     slots.get(key, []),
                     self.keyring,
                 )
+                if isinstance(held, HeldService) and service is not None:
+                    held.recall(service, self.keyring)
             except (RemoteProtocolError, KeyError, ValueError):
                 unreadable.append(key)
                 continue
@@ -126,9 +129,9 @@ class Catalogue:
                 raise RemoteProtocolError("a job that is not meant for this peer")
             if self.full:
                 return []  # not acknowledged: its coordinator picks another standby when we fail it
-            sealed = verified_spec(sync.spec, self.keyring)
-            held = HeldJob.create(
-                sealed, sync.coordinator, sync.term, sync.accepted_ms, sync.holders
+            coordinator, term = sync.coordinator, sync.term
+            held = created(
+                sync.spec, self.keyring, coordinator, term, sync.accepted_ms, sync.holders
             )
             merged = held.merge(sync, self.keyring)
             if len(held.slots) >= sync.held:  # of a list the first part may have come, all answered
@@ -137,6 +140,8 @@ class Catalogue:
             merged.head, merged.slots = True, held.slots.indices
         else:
             merged = held.merge(sync, self.keyring)
+        if held.service and sender == held.coordinator and sync.holders != held.holders:
+            held.holders, merged.head = sync.holders, True  # which may have forgotten some
         return self._after_merge(held, merged, sender, sync, now)
 
     def _after_merge(

@@ -104,6 +104,8 @@ class StandingConfig:
     want_s: float = 2.0  # what was asked of one peer is not asked of another for so long
     restart_max_s: float = 300.0  # Kubernetes' cap for a container that ends again and again
     settled_s: float = 60.0  # a daemon that ran for so long begins its pauses anew
+    quick_ends_max: int = 3  # a service that ended so often before that is placed elsewhere
+    start_max_s: float = 600.0  # as for batch: shipped files over a slow link take most of it
     wait_s: float = 10.0  # what does not fit for now is tried again: facts are sampled as often
     kept: int = 3  # ended executions of one daemon that keep their output
 

@@ -17,12 +17,14 @@ from protocol.config import CoordinationConfig
 from protocol.direct import Direct
 from protocol.effects import Effect, Send, Tell
 from protocol.heldjob import HeldJob, Merged, Slot
+from protocol.heldservice import HeldService
 from protocol.ids import JobId, PeerId, rendezvous
 from protocol.leases import Leases
 from protocol.led import Led, Phase, Plan
 from protocol.messages import Declined, ResultOffer
 from protocol.placement import Fleet, Placement
 from protocol.records import Desired, Keyring, Result, Verdict
+from protocol.rollout import Rollout
 from protocol.story import Stories
 from protocol.succession import Succession
 
@@ -37,6 +39,7 @@ class Coordination:
     placement: Placement
     fleet: Fleet
     stories: Stories
+    rollout: Rollout
     acceptances: Acceptances = field(init=False)
     direct: Direct = field(init=False)
     leases: Leases = field(init=False)
@@ -64,6 +67,7 @@ class Coordination:
             self.acceptances,
             self._led,
             self._step_down,
+            self.rollout.review,
             self.direct.learn,
         )
         self.succession = Succession(self.keyring.peer, self.config, self.fleet.alive)
@@ -106,6 +110,11 @@ class Coordination:
         """Make plans for every slot from what the records say; `place_at` for those with none."""
         plans = {slot.index: self._plan(held, slot, now, place_at) for slot in held.slots}
         led = Led(held, plans, look_at=now.mono)
+        if held.service:
+            self.led[held.id] = led
+            self.succession.forget(held)
+            effects = [*self._replenish(led, now), *self.rollout.review(led, now)]
+            return effects + self.placement.move_off(led, now)
         if held.done:  # taken in hand for a latecomer; what became of it has been told
             led.told = outcome_of(held, self.keyring)
         timeouts = held.job.task.timeouts
@@ -148,7 +157,8 @@ class Coordination:
         return (me, *rendezvous(job, self.fleet.coordinators(but=me))[: self.config.standbys])
 
     def _plan(self, held: HeldJob, slot: Slot, now: Now, place_at: float) -> Plan:
-        if slot.acceptance is not None:
+        beyond = held.service and slot.index >= held.job.count
+        if slot.acceptance is not None or beyond:
             return Plan(Phase.DONE, NEVER, now.mono)
         if held.listed:
             at = min(place_at, now.mono + self.config.boot_grace_s)
@@ -156,13 +166,16 @@ class Coordination:
         if slot.assignment is None:
             return Plan(Phase.WAITING, place_at, now.mono)
         until = now.mono + self.config.lease_s
-        return Plan(Phase.RUNNING, until, now.mono, slot.assignment.failures)
+        plan = Plan(Phase.RUNNING, until, now.mono, slot.assignment.failures)
+        plan.begin(slot.assignment.fence, now.mono)
+        return plan
 
     def _replenish(self, led: Led, now: Now) -> list[Effect]:
         """Keep as many live standbys as there should be: next by rendezvous among live peers."""
         held, me = led.held, self.keyring.peer
         if held.done or not self.fleet.may_coordinate(me):  # whose word nobody else takes
             return []
+        self._make_room(held)
         missing = self.config.standbys - len(self.acceptances.standbys(held))
         if missing <= 0:
             return []
@@ -181,7 +194,7 @@ class Coordination:
         led = self._led(held, now)
         if held is None:
             return [Send(sender, ack(result, "unknown", None))]
-        if result.revision != held.revision:
+        if not held.matches(result.revision):
             return [Send(sender, ack(result, "superseded", None))]
         learnt: list[Effect] = []
         if held.listed:
@@ -190,7 +203,8 @@ class Coordination:
             if result.slot not in held.slots:
                 unknown = ack(result, "unknown", self.leases.coordinator_of(held))
                 return [Send(sender, unknown)]
-        if result.slot not in held.slots:
+        stopped = held.service and held.done  # it wants to know of nothing
+        if result.slot not in held.slots or stopped:
             return [Send(sender, ack(result, "superseded", None))]
         if led is None:
             return self._on_result_for_another(held, sender, result, offer, now)
@@ -203,7 +217,8 @@ class Coordination:
         if effects is None or held.coordinator != self.keyring.peer:
             unknown = ack(result, "unknown", self.leases.coordinator_of(held))
             return [*(effects or []), Send(sender, unknown)]
-        return effects + self.acceptances.take(led, sender, result, offer.result, now)
+        effects += self.acceptances.take(led, sender, result, offer.result, now)
+        return effects + self.rollout.review(led, now)
 
     def _on_result_for_another(
         self, held: HeldJob, sender: PeerId, result: Result, offer: ResultOffer, now: Now
@@ -246,6 +261,7 @@ class Coordination:
             if held.done:
                 return effects
             return effects + self._lead(held, now, now.mono + self.config.lease_s)
+        effects += self.rollout.fit(led, now)
         for index in merged.slots:
             slot = led.held.slots[index]
             if index not in led.plans:  # another island's coordinator listed a peer more
@@ -259,6 +275,7 @@ class Coordination:
                 plan.lease(now.mono + self.config.lease_s)
         if held.desired is not Desired.RUNNING:
             effects += self.acceptances.stop_slots(led, now)
+        effects += self.rollout.review(led, now)
         return [*effects, *self.acceptances.finish(led, now), *self._planner(led).open(led, now)]
 
     def on_acked(self, job: JobId, now: Now) -> list[Effect]:
@@ -315,11 +332,14 @@ class Coordination:
 
     def on_peer_changed(self, now: Now) -> list[Effect]:
         """Somebody has other labels or offers more: ask again soon for what nobody took."""
+        effects: list[Effect] = []
         for led in list(self.led.values()):
             for plan in () if led.held.listed else led.plans.values():
                 if plan.phase is Phase.WAITING and plan.dry_rounds:
                     plan.due = min(plan.due, now.mono + self.config.requeue_first_s)
-        return []
+            if led.held.service:
+                effects += self.placement.move_off(led, now)
+        return effects
 
     def _hand_on(self, held: HeldJob, peer: PeerId, now: Now) -> list[Effect]:
         """One that ranks first for the job gets it too: two islands that both accepted it have
@@ -327,10 +347,68 @@ class Coordination:
         both = (peer, self.keyring.peer)
         if peer in held.holders or not all(self.fleet.may_coordinate(each) for each in both):
             return []
+        self._make_room(held)
         ranked = rendezvous(held.id, [*self.acceptances.standbys(held), peer])
         if peer not in ranked[: self.config.standbys] or not held.add_holders((peer,)):
             return []
         return self.catalogue.changed(held, [], now)
+
+    # ---- services ----------------------------------------------------------------------------
+
+    def begin(self, held: HeldService, now: Now, place_at: float) -> list[Effect]:
+        """Take on a service that nobody coordinates; its slots are placed at `place_at`."""
+        effects = self.catalogue.add(held, now)
+        effects += self._lead(held, now, place_at)
+        return effects + self.placement.open(self.led[held.id], now)
+
+    def steer(self, held: HeldService, now: Now) -> list[Effect]:
+        """What a service is to run has changed: more slots, fewer, another revision."""
+        led = self.led.get(held.id)
+        effects = self.catalogue.changed(held, [], now)
+        if led is None:
+            return effects
+        return [*effects, *self.rollout.review(led, now), *self.placement.open(led, now)]
+
+    def rest(self, held: HeldService, reason: str, now: Now) -> list[Effect]:
+        """A service was stopped: nobody coordinates it until it is run again."""
+        led = self.led.pop(held.id, None)
+        effects: list[Effect] = []
+        if led is not None:
+            for slot in held.slots:
+                effects += self.placement.stop(led, slot.index, reason)
+            effects += self.placement.close(led)
+            effects += [each for confirmation in led.confirmations for each in confirmation.effects]
+        self.succession.forget(held)
+        held.ended_ms = max(1, now.wall_ms)
+        return [*self.catalogue.changed(held, [], now), *effects]
+
+    def resume(self, held: HeldService, term: int, now: Now) -> list[Effect]:
+        """It is run again. All that ran of it was to stop, so its slots wait for nobody."""
+        held.ended_ms, held.term = 0, max(held.term, term)
+        effects = self.catalogue.changed(held, [], now)
+        if held.coordinator != self.keyring.peer:
+            self.succession.watch(held, now)
+            return effects
+        effects += self._lead(held, now, now.mono)
+        led = self.led[held.id]
+        for slot, plan in led.pairs():
+            stale = slot.assignment is not None and slot.assignment.revision != held.revision
+            if stale and plan.phase is Phase.RUNNING:
+                plan.wait(now.mono)
+        return effects + self.placement.open(led, now)
+
+    def drop(self, held: HeldService) -> list[Effect]:
+        """A service was deleted: nothing is kept of it."""
+        led = self.led.pop(held.id, None)
+        effects = self.placement.close(led) if led is not None else []
+        self.succession.forget(held)
+        return [*self.catalogue.forget(held), *effects]
+
+    def _make_room(self, held: HeldJob) -> None:
+        """For holders to come, of a service that has had many."""
+        if isinstance(held, HeldService):
+            me = self.keyring.peer
+            held.make_room(lambda peer: peer != me and not self.fleet.alive(peer))
 
     # ---- takeover ----------------------------------------------------------------------------
 
@@ -365,6 +443,8 @@ class Coordination:
             if led.deadline <= now.mono:
                 effects += self.acceptances.confirmed(job, now)
                 effects += self._timeouts(led, now)
+                if led.review_at <= now.mono:
+                    effects += self.rollout.review(led, now)
                 effects += self._planner(led).on_deadline(led, now)
         self._retire()
         for held in self.succession.due(now):

@@ -26,6 +26,7 @@ Bucket = Literal[
     "standing",
     "daemon",
     "schedule",
+    "service",
     "version",
     "ops",
 ]
@@ -41,6 +42,7 @@ BUCKETS: tuple[Bucket, ...] = (
     "standing",
     "daemon",
     "schedule",
+    "service",
     "version",
     "ops",
 )

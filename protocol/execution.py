@@ -8,7 +8,7 @@ that has been succeeded starts nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -26,10 +26,13 @@ from protocol.wire import Sealed, dumps, loads, open_sealed
 # Far more slots than one device runs in the days that a late award could need; 100 bytes each.
 FENCES_MAX: Final = 20_000
 
+CHECKING: Final = "checking"  # said of a running service whose checks have not passed yet
+
 Row = tuple[Bucket, str, bytes | None]
 
 
 class State(StrEnum):
+    PENDING = "pending"  # of a service: to be started again, or once an older one has stopped
     STARTING = "starting"  # journaled; inputs are fetched, the engine is told
     RUNNING = "running"
     COMPLETED = "completed"
@@ -49,6 +52,7 @@ ENDED: Final = (
     State.UNKNOWN,
 )
 MOVES: Final[dict[State, tuple[State, ...]]] = {
+    State.PENDING: (State.STARTING, *ENDED),
     State.STARTING: (State.RUNNING, *ENDED),
     State.RUNNING: ENDED,
     State.COMPLETED: (),
@@ -62,7 +66,10 @@ MOVES: Final[dict[State, tuple[State, ...]]] = {
 
 @dataclass(slots=True)
 class Execution:
-    """One attempt here. `stopping` says why it was told to stop, empty while it was not."""
+    """One attempt here. `stopping` says why it was told to stop, empty while it was not.
+
+    An attempt of a service is started again and again: each `run` is an execution of its own.
+    """
 
     id: ExecutionId
     assignment: Assignment
@@ -73,6 +80,8 @@ class Execution:
     spec: JobSpec
     coordinator: PeerId
     holders: tuple[PeerId, ...]
+    generation: int
+    run: int = 0
     state: State = State.STARTING
     stopping: str = ""
     result_data: bytes = b""
@@ -85,6 +94,11 @@ class Execution:
     heard_at: float = 0.0  # monotonic; when a holder last answered for the lease
     start_by: float = NEVER  # monotonic; by then the engine has started it, or it is given up
     hints: int = 0  # of another coordinator that were followed at once
+    failures: int = 0  # of a service: how often in a row it ended soon after it started
+    start_at: float = NEVER  # monotonic; when a pending one is due
+    began_at: float = 0.0  # monotonic; when it was started, or found running
+    passing: bool = False  # its checks have passed; a service without checks needs none
+    sick: str = ""  # why it is not well, and so started again
 
     @property
     def job(self) -> JobId:
@@ -112,6 +126,11 @@ class Execution:
         return self.state in ENDED
 
     @property
+    def service(self) -> bool:
+        """It does not end of itself: it is started again, or handed back to its coordinator."""
+        return self.spec.type is JobType.SERVICE
+
+    @property
     def owes(self) -> bool:
         """A result is still to be delivered."""
         return bool(self.result_data) and not self.delivered
@@ -120,6 +139,12 @@ class Execution:
     def live(self) -> bool:
         """It runs, or its result is still to be delivered."""
         return self.state not in ENDED or self.owes
+
+    @property
+    def proves(self) -> str:
+        """Its state for whoever waits until it is well."""
+        unproved = self.spec.check is not None and not self.passing
+        return CHECKING if unproved and self.state is State.RUNNING else self.state.value
 
     def answers_to(self, peer: PeerId) -> bool:
         """Whether `peer` is one whom it renews with or brings its result to."""
@@ -141,6 +166,7 @@ class Execution:
             self.delivered,
             self.started_ms,
             self.ended_ms,
+            self.run,
         ]
         return ("execution", self.id, dumps(value))
 
@@ -151,6 +177,7 @@ class Execution:
         data: bytes,
         sealed: Sealed,
         holders: tuple[PeerId, ...],
+        run: int = 0,
     ) -> Execution:
         """Build from an assignment and a spec that were verified. Raises RemoteProtocolError."""
         spec = sealed.record
@@ -166,7 +193,7 @@ class Execution:
         if job.namespace != spec.namespace:
             raise RemoteProtocolError("a spec in another namespace than its record's")
         return cls(
-            id=id_of(assignment),
+            id=id_of(assignment, run),
             assignment=assignment,
             assignment_data=data,
             spec_data=sealed.data,
@@ -175,6 +202,25 @@ class Execution:
             spec=job,
             coordinator=assignment.fence.coordinator,
             holders=holders,
+            generation=spec.generation,
+            run=run,
+        )
+
+    def again(self) -> Execution:
+        """The next run of the same award, to be started when its time has come."""
+        run = self.run + 1
+        return replace(
+            self,
+            id=id_of(self.assignment, run),
+            run=run,
+            state=State.PENDING,
+            stopping="",
+            result_data=b"",
+            delivered=False,
+            started_ms=0,
+            ended_ms=0,
+            passing=False,
+            sick="",
         )
 
     def environment(self, peer: PeerId) -> dict[str, str]:
@@ -193,27 +239,28 @@ class Execution:
         }
 
 
-def id_of(record: Assignment | Result) -> ExecutionId:
-    fence = record.fence
-    return execution_id(record.revision, record.slot, fence.term, fence.coordinator, fence.attempt)
+def id_of(record: Assignment | Result, run: int = 0) -> ExecutionId:
+    fence, slot = record.fence, record.slot
+    return execution_id(record.revision, slot, fence.term, fence.coordinator, fence.attempt, run)
 
 
 def restore_execution(value: bytes, keyring: Keyring) -> Execution:
     """Rebuild one from its row. Raises RemoteProtocolError or ValueError for a foreign row."""
     fields = msgspec.convert(
         loads(value, bytes_max=512 * 1024),
-        tuple[bytes, bytes, str, str, str, list[str], bytes, bool, int, int],
+        tuple[bytes, bytes, str, str, str, list[str], bytes, bool, int, int, int],
     )
-    data, spec_data, state, stopping, coordinator, holders, result, delivered, *times = fields
+    data, spec_data, state, stopping, coordinator, holders, result, delivered, *numbers = fields
     assignment = open_sealed(data, keyring).record
     sealed = open_spec(spec_data, keyring)
     if not isinstance(assignment, Assignment) or not isinstance(sealed.record, Spec):
         raise RemoteProtocolError("not an execution's row")
-    execution = Execution.begin(assignment, data, sealed, tuple(PeerId(peer) for peer in holders))
+    known = tuple(PeerId(peer) for peer in holders)
+    execution = Execution.begin(assignment, data, sealed, known, numbers[2])
     execution.state, execution.stopping = State(state), stopping
     execution.coordinator, execution.result_data = PeerId(coordinator), result
     execution.delivered = delivered
-    execution.started_ms, execution.ended_ms = times
+    execution.started_ms, execution.ended_ms = numbers[:2]
     return execution
 
 

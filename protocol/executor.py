@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from protocol.authority import verified_assignment, verified_spec
 from protocol.bidding import Bidder
@@ -13,6 +13,7 @@ from protocol.config import CoordinationConfig
 from protocol.constraints import explain_all
 from protocol.effects import (
     Bucket,
+    CheckTask,
     Effect,
     RemoveTask,
     Save,
@@ -22,7 +23,7 @@ from protocol.effects import (
     Tell,
 )
 from protocol.errors import RemoteProtocolError
-from protocol.events import Booted, TaskEnded, TaskFound
+from protocol.events import Booted, HealthChanged, TaskEnded, TaskFound
 from protocol.execution import (
     Execution,
     Fences,
@@ -32,7 +33,7 @@ from protocol.execution import (
     verdict_of,
 )
 from protocol.executions import Executions
-from protocol.ids import ExecutionId, PeerId
+from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.inputs import ArchiveSource
 from protocol.messages import (
     Accepted,
@@ -53,12 +54,14 @@ from protocol.messages import (
 from protocol.opsjournal import OpsJournal
 from protocol.records import Keyring, Result, Verdict
 from protocol.resources import Resources
+from protocol.restarts import Restarts
 from protocol.wire import Sealed, seal
 
 TAIL_BYTES = 2048  # of each stream, kept in the result itself
 RENEWALS_PER_MESSAGE = 32
 BATCH_S = 0.5  # renewals due this soon go along: fewer, larger messages
 HINTS_MAX = 4  # of another coordinator that one result follows at once; then it keeps its pauses
+HOLDERS_MAX = 16  # that one execution knows
 CUT_OFF = "cut off from its coordinator for longer than StopAfter"
 
 
@@ -71,6 +74,9 @@ class Executor:
     bidder: Bidder
     reachable: Callable[[PeerId], bool]
     journal: OpsJournal
+    restarts: Restarts
+    over: Callable[[JobId, int], str]  # why a service of this generation is not to run (any more)
+    first_rank: Callable[[JobId], PeerId | None]  # who would coordinate a service without holders
     executions: Executions = field(default_factory=Executions)
     fences: Fences = field(default_factory=Fences)
 
@@ -99,6 +105,8 @@ class Executor:
         effects: list[Effect] = []
         for execution in self.executions.open:
             effects += self._adopt(execution, found.pop(execution.id, None), now)
+        for execution in self._pending():
+            effects += self._make_due(execution, now)
         for execution in self.executions.live:
             if execution.owes:
                 execution.next_at = now.mono
@@ -110,7 +118,11 @@ class Executor:
         return effects
 
     def _adopt(self, execution: Execution, task: TaskFound | None, now: Now) -> list[Effect]:
-        execution.next_at = execution.heard_at = now.mono
+        execution.next_at = execution.heard_at = execution.began_at = now.mono
+        if task is None and execution.state is State.PENDING:
+            return []
+        if execution.state is State.PENDING:
+            execution.move(State.STARTING)
         if task is None:
             reason = "the device lost it: a power cut, or its supervisor was killed"
             if execution.stopping:
@@ -128,7 +140,7 @@ class Executor:
         tell = self._tell(execution, "execution.adopted", f"{self._label(execution)} still runs")
         if execution.stopping:
             return [tell, StopTask(execution.id, execution.stopping)]
-        return [tell]
+        return [tell, *self._check(execution)]
 
     # ---- bidding -----------------------------------------------------------------------------
 
@@ -171,37 +183,63 @@ class Executor:
         if execution.id in self.executions:
             return self._again(sender, accepted, self.executions[execution.id])
         if execution.listed:
-            known = self.journal.answer(assignment, self.keyring.peer)
-            if known is not None:
-                return [Send(sender, ResultOffer(seal(known, self.keyring)))]
+            answer = self.journal.answer(assignment, self.keyring.peer)
+            if answer is not None:
+                return [Send(sender, ResultOffer(seal(answer, self.keyring)))]
         reason = self._objection(execution, spec) or self._unfit(execution)
         reason = reason or self.bidder.drains(execution.spec.type) or self.bidder.unwell()
-        need, final = execution.spec.task.resources, True
-        if not reason and not self.bidder.take(sender, auction, execution.id, need):
+        final = True
+        if not reason and not self._reserve(sender, auction, execution):
             reason, final = "busy: the capacity was given to somebody else", False
         if reason:
             fence = assignment.fence
-            declined = Declined(assignment.job, assignment.slot, fence, clipped(reason), final)
+            known = self.fences.known.get((assignment.job, assignment.slot))
+            later = known if known is not None and known >= fence else None
+            declined = Declined(
+                assignment.job, assignment.slot, fence, clipped(reason), final, later
+            )
             return [Send(sender, declined)]
         rows: list[Row] = [execution.row()]
         if execution.listed:
             rows += self.journal.start(execution.revision)
         rows += self.fences.raise_to(assignment.job, assignment.slot, assignment.fence)
-        superseded, older = self._supersede(execution)
+        superseded, older = self._supersede(execution, now)
         self.executions[execution.id] = execution
         execution.next_at = now.mono + self.config.renew_s
-        execution.heard_at = now.mono
+        execution.heard_at = execution.began_at = now.mono
+        taken = [Save((*rows, *superseded)), Send(sender, accepted), *older]
+        if execution.state is State.PENDING:
+            return taken + self._make_due(execution, now)
+        return [*taken, self._start(execution, now)]
+
+    def _reserve(self, sender: PeerId, auction: int, execution: Execution) -> bool:
+        """Its capacity. A service starts once an older execution of its slot has made room: two of
+        it beside each other would fight for the same port or file."""
+        need = execution.spec.task.resources
+        older = [e for e in self._same_slot(execution) if e.fence < execution.fence]
+        if not execution.service or not older:
+            return self.bidder.take(sender, auction, execution.id, need)
+        for each in older:
+            if self.bidder.inherit(each.id, execution.id, need):
+                break
+        else:
+            if not self.bidder.take(sender, auction, execution.id, need):
+                return False
+        execution.state = State.PENDING
+        return True
+
+    def _start(self, execution: Execution, now: Now) -> StartTask:
+        timeout = 0 if execution.service else execution.spec.task.timeouts.execution_s
+        sources = (execution.fence.coordinator, execution.author, *execution.holders)
         execution.start_by = now.mono + self.config.start_max_s
-        timeout = execution.spec.task.timeouts.execution_s
-        start = StartTask(
+        return StartTask(
             execution.id,
-            assignment.job,
+            execution.job,
             execution.spec,
             execution.environment(self.keyring.peer),
             float(timeout) if timeout else None,
-            tuple(dict.fromkeys((assignment.fence.coordinator, spec.author, *execution.holders))),
+            tuple(dict.fromkeys(sources)),
         )
-        return [Save((*rows, *superseded)), Send(sender, accepted), *older, start]
 
     def _again(self, sender: PeerId, accepted: Accepted, known: Execution) -> list[Effect]:
         """An award that is known. Of an ops job it asks what became of it: who took the job over
@@ -218,12 +256,26 @@ class Executor:
         """Why it is declined before capacity is looked at; empty where there is nothing."""
         assignment = execution.assignment
         running = self.executions.open_of(assignment.job, assignment.slot)
-        newer = any(execution.fence > assignment.fence for execution in running)
+        newer = any(each.fence > assignment.fence for each in running)
         if newer or self.fences.stale(assignment.job, assignment.slot, assignment.fence):
             return "superseded: a later award of this slot is known here"
+        objection = self._objection_to_service(execution) if execution.service else ""
+        if objection:
+            return objection
         certificate = spec.certificate
         roles, name = (certificate.roles, certificate.name) if certificate is not None else ((), "")
         return self.bidder.unwelcome(execution.spec, spec.author, roles, name)
+
+    def _objection_to_service(self, execution: Execution) -> str:
+        over = self.over(execution.job, execution.generation)
+        others = [
+            e
+            for e in self.executions.open
+            if e.job == execution.job and e.slot != execution.slot and not e.stopping
+        ]
+        if not over and execution.spec.spread and others:
+            return f"slot {others[0].slot} of it runs here, and its slots are to be spread"
+        return over
 
     def _unfit(self, execution: Execution) -> str:
         """Why this device may not run it, whatever it was announced as; empty where it may."""
@@ -236,19 +288,32 @@ class Executor:
             return spec.task.resources.shortfall(self.bidder.capacity) or ""
         return reason
 
-    def _supersede(self, by: Execution) -> tuple[list[Row], list[Effect]]:
+    def _supersede(self, by: Execution, now: Now) -> tuple[list[Row], list[Effect]]:
         """Stop older executions of the slot that is awarded anew."""
         rows: list[Row] = []
         effects: list[Effect] = []
-        for execution in self.executions.open_of(by.job, by.slot):
+        for execution in self._same_slot(by):
             older = execution.fence < by.fence and not by.listed  # which has one here at most
             if older and not execution.stopping:
-                execution.stopping = "superseded by a later award"
-                rows.append(execution.row())
-                effects.append(StopTask(execution.id, execution.stopping))
+                row, stopped = self._halt(execution, "superseded by a later award", now)
+                rows.append(row)
+                effects += stopped
         return rows, effects
 
-    def on_withdraw(self, sender: PeerId, withdraw: Withdraw) -> list[Effect]:
+    def _halt(self, execution: Execution, reason: str, now: Now) -> tuple[Row, list[Effect]]:
+        """Note that it is to stop, which the row has to say before its task is told."""
+        execution.stopping = reason
+        if execution.state is not State.PENDING:
+            return execution.row(), [StopTask(execution.id, reason)]
+        # Nothing runs of it, so it ends here and now.
+        if reason == CUT_OFF:
+            event = TaskEnded(execution.id, None, reason)
+            effects = self._end(execution, State.STOPPED, event, now)
+        else:
+            effects = self._end_stopped(execution, now)
+        return execution.row(), effects
+
+    def on_withdraw(self, sender: PeerId, withdraw: Withdraw, now: Now) -> list[Effect]:
         """Stop what is below the fence; and take nothing below it any more.
 
         Raises RemoteProtocolError where the sender speaks for somebody else.
@@ -261,9 +326,9 @@ class Executor:
         effects: list[Effect] = []
         for execution in mine:
             if execution.fence < withdraw.fence and not execution.stopping:
-                execution.stopping = withdraw.reason or "withdrawn"
-                rows.append(execution.row())
-                effects.append(StopTask(execution.id, execution.stopping))
+                row, stopped = self._halt(execution, withdraw.reason or "withdrawn", now)
+                rows.append(row)
+                effects += stopped
         return [Save(tuple(rows)), *effects] if rows else effects
 
     # ---- the task's life ---------------------------------------------------------------------
@@ -275,10 +340,30 @@ class Executor:
         if execution is None or execution.state is not State.STARTING:
             return []
         execution.move(State.RUNNING)
-        execution.started_ms = now.wall_ms
+        execution.started_ms, execution.began_at = now.wall_ms, now.mono
         # The start itself was journaled with the award: this save may be lost without harm, so
         # there is none.
-        return [self._tell(execution, "execution.running", f"{self._label(execution)} runs here")]
+        tell = self._tell(execution, "execution.running", f"{self._label(execution)} runs here")
+        return [tell, *self._check(execution)]
+
+    def _check(self, execution: Execution) -> list[Effect]:
+        check = execution.spec.check
+        return [] if check is None else [CheckTask(execution.id, check)]
+
+    def on_health(self, event: HealthChanged, now: Now) -> list[Effect]:
+        """Its checks pass, or fail: what runs and is not well is started again."""
+        execution = self.executions.get(event.execution)
+        if execution is None or execution.ended or execution.stopping or execution.sick:
+            return []
+        execution.next_at = now.mono  # whoever waits for it to be well hears of it
+        if event.healthy:
+            execution.passing = True
+            text = f"{self._label(execution)} is well"
+            return [self._tell(execution, "execution.healthy", text)]
+        execution.sick = f"unhealthy: {event.reason}"
+        text = f"{self._label(execution)} is {execution.sick}"
+        tell = self._tell(execution, "execution.unhealthy", text)
+        return [tell, StopTask(execution.id, execution.sick)]
 
     def on_ended(self, event: TaskEnded, now: Now) -> list[Effect]:
         execution = self.executions.get(event.execution)
@@ -289,6 +374,8 @@ class Executor:
             return self._end(execution, State.STOPPED, event, now)
         if execution.stopping and execution.stopping != CUT_OFF:
             return self._end_stopped(execution, now)
+        if execution.service and not execution.stopping:
+            return self._run_again(execution, event, now)
         unseen = event.exit_code is None and execution.state is State.RUNNING
         if execution.listed and unseen and not execution.stopping:
             return self._lost(execution, event, now)
@@ -298,10 +385,58 @@ class Executor:
 
     def _lost(self, execution: Execution, event: TaskEnded, now: Now) -> list[Effect]:
         """Nobody saw its end. An ops job is not tried again, so that it says so."""
+        if execution.service:
+            return self._run_again(execution, event, now)
         if not execution.listed:
             return self._end(execution, State.LOST, event, now)
         event = TaskEnded(event.execution, None, f"unknown how it ended: {event.reason}")
         return self._end(execution, State.UNKNOWN, event, now)
+
+    def _run_again(self, execution: Execution, event: TaskEnded, now: Now) -> list[Effect]:
+        """A service's task ended: start it again after a pause, or hand the slot back."""
+        if execution.sick:
+            event = replace(event, reason=execution.sick)
+        pending = self.restarts.next_run(execution, now)
+        if pending is None:
+            return self._end(execution, State.FAILED, event, now)
+        states = {Verdict.SUCCESS: State.COMPLETED, Verdict.FAILURE: State.FAILED}
+        execution.move(states.get(verdict_of(event.exit_code), State.LOST))
+        execution.delivered, execution.ended_ms = True, now.wall_ms
+        self.bidder.free_up(execution.id)
+        self.bidder.adopt(pending.id, pending.spec.task.resources)
+        self.executions[pending.id] = pending
+        text = f"{self._label(execution)} ended here{_how(event)}; it is started again"
+        gone = self._earlier_runs(execution)[: -self.restarts.config.kept]
+        for each in gone:
+            del self.executions[each.id]
+        removed: list[Row] = [("execution", each.id, None) for each in gone]
+        return [
+            Save((execution.row(), pending.row(), *removed)),
+            self._tell(execution, "execution.ended-here", text),
+            *(RemoveTask(each.id) for each in gone),
+        ]
+
+    def _earlier_runs(self, of: Execution) -> list[Execution]:
+        """Of the same award, those that ended, the latest last."""
+        runs = [e for e in self.executions.values() if e.ended and e.assignment == of.assignment]
+        return sorted(runs, key=lambda execution: execution.run)
+
+    def _make_due(self, execution: Execution, now: Now) -> list[Effect]:
+        """A pending one is due at once, unless an older one of its slot has still to stop."""
+        older = [e for e in self._same_slot(execution) if e.id != execution.id]
+        execution.start_at = NEVER if older else now.mono
+        return [] if older else self._start_due(now)
+
+    def _start_due(self, now: Now) -> list[Effect]:
+        effects: list[Effect] = []
+        for execution in self._pending():
+            if execution.start_at > now.mono:
+                continue
+            execution.move(State.STARTING)
+            execution.start_at, execution.began_at = NEVER, now.mono
+            self.bidder.adopt(execution.id, execution.spec.task.resources)
+            effects += [Save((execution.row(),)), self._start(execution, now)]
+        return effects
 
     def _end(self, execution: Execution, state: State, event: TaskEnded, now: Now) -> list[Effect]:
         """Journal the result, then offer it to whoever answers for the job."""
@@ -309,13 +444,16 @@ class Executor:
         self.bidder.free_up(execution.id)
         execution.started_ms = execution.started_ms or _before(now, event.duration_ms)
         execution.ended_ms = now.wall_ms
+        verdict = verdict_of(event.exit_code)
+        if execution.service and verdict is Verdict.SUCCESS:
+            verdict = Verdict.FAILURE  # a service that ends has failed, however well it ended
         result = Result(
             job=execution.job,
             revision=execution.revision,
             slot=execution.slot,
             fence=execution.fence,
             executor=self.keyring.peer,
-            verdict=verdict_of(event.exit_code),
+            verdict=verdict,
             exit_code=-1 if event.exit_code is None else event.exit_code,
             reason=event.reason[:500],
             started_ms=execution.started_ms,
@@ -327,9 +465,7 @@ class Executor:
         )
         execution.result_data = seal(result, self.keyring)
         execution.tries = 0  # of renewals; it is the coordinator that is asked first
-        code = "" if event.exit_code is None else f" with exit code {event.exit_code}"
-        reason = f": {event.reason}" if event.reason else ""
-        text = f"{self._label(execution)} {state.value} here{code}{reason}"
+        text = f"{self._label(execution)} {state.value} here{_how(event)}"
         journal = self.journal.end(result) if execution.listed else []
         effects: list[Effect] = [
             Save((execution.row(), *journal)),
@@ -344,9 +480,30 @@ class Executor:
         execution.delivered, execution.ended_ms = True, now.wall_ms
         self.bidder.free_up(execution.id)
         text = f"{self._label(execution)} stopped here: {execution.stopping}"
-        tell = self._tell(execution, "execution.stopped-here", text)
         journal = self.journal.stop(execution.revision) if execution.listed else []
-        return [Save((execution.row(), *journal)), tell, *self._call(now)]
+        effects: list[Effect] = [
+            Save((execution.row(), *journal)),
+            self._tell(execution, "execution.stopped-here", text),
+        ]
+        for pending in self._same_slot(execution):
+            if pending.state is State.PENDING and pending.start_at == NEVER:
+                effects += self._make_due(pending, now)
+        return effects + self._call(now)
+
+    def review(self, job: JobId, now: Now) -> list[Effect]:
+        """The records of a service changed: what is over stops, and owes nobody anything."""
+        rows: list[Row] = []
+        effects: list[Effect] = []
+        for execution in [e for e in self.executions.values() if e.job == job and e.service]:
+            reason = self.over(job, execution.generation)
+            if reason and not execution.ended and not execution.stopping:
+                row, stopped = self._halt(execution, reason, now)
+                rows.append(row)
+                effects += stopped
+            elif reason and execution.owes:
+                execution.delivered, execution.next_at = True, NEVER
+                rows.append(execution.row())
+        return [Save(tuple(rows)), *effects] if rows else effects
 
     # ---- leases and results ------------------------------------------------------------------
 
@@ -362,7 +519,10 @@ class Executor:
 
     def _target(self, execution: Execution) -> PeerId:
         """Who is asked: the coordinator while it can be reached, else the holders in turn."""
-        known = (execution.coordinator, *execution.holders)
+        known = [execution.coordinator, *execution.holders]
+        first = self.first_rank(execution.job) if execution.service else None
+        if first is not None:  # who takes it up when everybody who held it is gone
+            known.append(first)
         candidates = [peer for peer in dict.fromkeys(known) if self.reachable(peer)]
         if not candidates:
             return execution.coordinator
@@ -402,9 +562,9 @@ class Executor:
                 if not execution.answers_to(sender):
                     continue
                 if answer.verdict == "over":
-                    execution.stopping = "superseded: the slot was decided without it"
-                    effects.append(Save((execution.row(),)))
-                    effects.append(StopTask(execution.id, execution.stopping))
+                    why = "superseded: the slot was decided without it"
+                    row, stopped = self._halt(execution, why, now)
+                    effects += [Save((row,)), *stopped]
                     continue
                 if answer.coordinator not in (None, execution.coordinator):
                     execution.coordinator, execution.tries = answer.coordinator, 0
@@ -421,7 +581,7 @@ class Executor:
         for execution in self.executions.live:
             times.append(execution.next_at)
             if not execution.ended:
-                times.append(self._cut_off_at(execution))
+                times += [execution.start_at, self._cut_off_at(execution)]
             if execution.state is State.STARTING:
                 times.append(execution.start_by)
         return min(times)
@@ -443,9 +603,9 @@ class Executor:
             if execution.state is State.STARTING and execution.start_by <= now.mono:
                 effects += self._never_started(execution, now)
             elif self._cut_off_at(execution) <= now.mono:
-                execution.stopping = CUT_OFF
-                effects.append(Save((execution.row(),)))
-                effects.append(StopTask(execution.id, execution.stopping))
+                row, stopped = self._halt(execution, CUT_OFF, now)
+                effects += [Save((row,)), *stopped]
+        effects += self._start_due(now)
         return [*effects, *self._renew(now), *self._call(now)]
 
     def _never_started(self, execution: Execution, now: Now) -> list[Effect]:
@@ -468,14 +628,17 @@ class Executor:
             if execution.next_at > now.mono + BATCH_S:
                 continue
             target = self._target(execution)
+            if not execution.answers_to(target):
+                execution.holders = (*execution.holders[: HOLDERS_MAX - 1], target)
             known = target == execution.fence.coordinator
             renewal = Renewal(
                 execution.job,
                 execution.revision,
                 execution.slot,
                 execution.fence,
-                execution.state.value,
+                execution.proves,
                 b"" if known else execution.assignment_data,
+                execution.run,
             )
             by_target.setdefault(target, []).append(renewal)
             execution.tries = min(execution.tries + 1, 16)
@@ -525,6 +688,12 @@ class Executor:
 
     # ---- reading -----------------------------------------------------------------------------
 
+    def _pending(self) -> list[Execution]:
+        return [each for each in self.executions.open if each.state is State.PENDING]
+
+    def _same_slot(self, of: Execution) -> list[Execution]:
+        return self.executions.open_of(of.job, of.slot)
+
     def archives(self) -> list[str]:
         """Digests of shipped archives that executions still need."""
         return sorted(
@@ -543,6 +712,12 @@ class Executor:
     def _tell(self, execution: Execution, kind: str, text: str) -> Tell:
         fields: dict[str, object] = {"slot": execution.slot, "execution": execution.id}
         return Tell(kind, text, execution.job, self.keyring.peer, fields)
+
+
+def _how(event: TaskEnded) -> str:
+    """How it ended, to be put behind that it did."""
+    code = "" if event.exit_code is None else f" with exit code {event.exit_code}"
+    return f"{code}: {event.reason}" if event.reason else code
 
 
 def _before(now: Now, duration_ms: int) -> int:

@@ -227,6 +227,15 @@ class HeldJob:
         return Desired.RUNNING if self.control is None else Desired(self.control.desired)
 
     @property
+    def service(self) -> bool:
+        """Whether it is a service's slots, see `heldservice`."""
+        return False
+
+    def matches(self, revision: Revision) -> bool:
+        """Whether what is said of an execution of this revision is about this job."""
+        return revision == self.revision
+
+    @property
     def done(self) -> bool:
         """Every slot has a result that counts, and no more are added."""
         return self.closed and all(slot.acceptance is not None for slot in self.slots)
@@ -501,9 +510,13 @@ class HeldJob:
 
     def execution_of(self, slot: Slot) -> str:
         """The id of the slot's latest execution, empty where there was none yet."""
-        if slot.assignment is None:
+        award = slot.assignment
+        if award is None:
             return ""
-        return self.execution_at(slot, slot.assignment.fence)
+        fence = award.fence
+        return execution_id(
+            award.revision, slot.index, fence.term, fence.coordinator, fence.attempt
+        )
 
     def execution_at(self, slot: Slot, fence: Fence) -> str:
         """The id of one of the slot's executions."""

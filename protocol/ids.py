@@ -53,16 +53,18 @@ def revision_of(spec_body: bytes) -> Revision:
 
 
 def execution_id(
-    revision: Revision, slot: int, term: int, coordinator: PeerId, attempt: int
+    revision: Revision, slot: int, term: int, coordinator: PeerId, attempt: int, run: int = 0
 ) -> ExecutionId:
-    """Name one attempt; the same award resent names the same execution.
+    """Name one attempt; the same award resent names the same execution. `run` counts how often a
+    service's attempt was started again where it was.
 
     In a peer's own slot there is one attempt, whoever awards it: the fence takes no part.
     """
     if slot >= PEER_SLOT_MIN:
         term, coordinator, attempt = 0, PeerId(""), 0
+    tries = str(attempt) if not run else f"{attempt}.{run}"
     return ExecutionId(
-        derive("shoal/execution/1", revision, str(slot), str(term), coordinator, str(attempt))
+        derive("shoal/execution/1", revision, str(slot), str(term), coordinator, tries)
     )
 
 

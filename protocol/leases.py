@@ -10,8 +10,9 @@ from protocol.authority import signed_assignment
 from protocol.catalogue import Catalogue
 from protocol.clock import Now
 from protocol.config import CoordinationConfig
-from protocol.effects import Effect, Send
+from protocol.effects import Effect, Send, Tell
 from protocol.errors import RemoteProtocolError
+from protocol.execution import CHECKING
 from protocol.heldjob import HeldJob, Slot
 from protocol.ids import PeerId
 from protocol.led import Led, Phase, Plan
@@ -36,6 +37,7 @@ class Leases:
     acceptances: Acceptances
     led_of: Callable[[HeldJob | None, Now], Led | None]
     step_down: Callable[[Led, Now], list[Effect]]
+    reviewed: Callable[[Led, Now], list[Effect]]  # what follows for a service's update
     learn_listed: Callable[[Led, bytes, Now], list[Effect]]
 
     def on_renew(self, sender: PeerId, renew: Renew, now: Now) -> list[Effect]:
@@ -62,28 +64,44 @@ class Leases:
         led = self.led_of(self.catalogue.jobs.get(item.job), now)
         if led is None:
             return "unknown", []
-        if item.revision != led.held.revision:
+        over = led.held.service and led.held.done  # it was stopped
+        if over or not led.held.matches(item.revision):
             return "over", []
         if led.held.listed:
             return self._renewed_listed(sender, led, item, now)
         if item.slot not in led.plans:
             return "over", []
         slot, plan = led.held.slots[item.slot], led.plans[item.slot]
-        if slot.acceptance is not None:
+        if slot.acceptance is not None or (led.held.service and plan.phase is Phase.DONE):
             return "over", []
         known = self.acceptances.fence(slot)
+        if item.fence < known and plan.leaving == sender:
+            return "kept", []
         if item.fence < known:
-            return "over", []
+            return "over", self._surplus(sender, led, plan, item)
         if item.fence > known:
             return self._adopted(sender, led, slot, plan, item, now)
         if slot.assignment is None or slot.assignment.executor != sender:
             return "over", []
-        if plan.phase is Phase.BIDDING:  # its lease had ended and somebody else is being sought
+        # Its lease had ended, or its peer drains, and somebody else is being sought.
+        if plan.phase is Phase.BIDDING or plan.leaving == sender:
             return "kept", []
         if plan.phase is not Phase.RUNNING:
             return "kept", self.placement.running(led, item.slot, now)
         plan.lease(now.mono + self.config.lease_s)
-        return "kept", []
+        plan.begin(item.fence, now.mono)
+        if item.restarts != plan.restarts or item.state == CHECKING:
+            plan.restarts, plan.began = item.restarts, now.mono
+        return "kept", self.reviewed(led, now)
+
+    def _surplus(self, sender: PeerId, led: Led, plan: Plan, item: Renewal) -> list[Effect]:
+        """What ran beside the slot's present execution is told of, once."""
+        if not led.held.service or plan.surplus == item.fence:
+            return []
+        plan.surplus = item.fence
+        name = self.fleet.name(sender)
+        text = f"slot {item.slot} ran on {name} as well, and is stopped there"
+        return [Tell("service.ran-twice", text, led.held.id, sender, {"slot": item.slot})]
 
     def _renewed_listed(
         self, sender: PeerId, led: Led, item: Renewal, now: Now
@@ -106,7 +124,9 @@ class Leases:
     ) -> tuple[str, list[Effect]]:
         """An award that this peer never heard of: a predecessor's, or even a successor's."""
         held = led.held
-        if not item.assignment or item.fence.coordinator not in held.holders:
+        # All who held a service may be gone, and then any of them is as good as another.
+        known = held.service or item.fence.coordinator in held.holders
+        if not item.assignment or not known:
             return "unknown", []
         assignment = self._award(held, slot, item.fence, sender, item.assignment)
         effects = self._learn(led, assignment, item.assignment, now)
@@ -118,8 +138,8 @@ class Leases:
     ) -> Assignment:
         """The award in `data` of just this to just this peer. Raises RemoteProtocolError."""
         assignment = signed_assignment(data, self.keyring)
-        place = (assignment.job, assignment.revision, assignment.slot, assignment.fence)
-        if place != (held.id, held.revision, slot.index, fence):
+        place = (assignment.job, assignment.slot, assignment.fence)
+        if place != (held.id, slot.index, fence) or not held.matches(assignment.revision):
             raise RemoteProtocolError("an assignment of something else")
         if assignment.executor != executor:
             raise RemoteProtocolError("an assignment to somebody else")
@@ -133,6 +153,8 @@ class Leases:
         if not outranked and plan.phase not in (Phase.WAITING, Phase.RUNNING):
             return []  # a slot that is just being awarded anew
         slot.offer_assignment(assignment, data)
+        if outranked and held.service:  # it need not hold the job here to answer for it
+            held.add_holders((fence.coordinator,))
         effects = self.catalogue.changed(held, [slot.index], now, head=outranked)
         if outranked:  # it took the job over while we were cut off, and we still are
             return effects + self.step_down(led, now)
@@ -150,7 +172,8 @@ class Leases:
             if slot.assignment.executor != result.executor:
                 raise RemoteProtocolError("a result of an award to somebody else")
             return []
-        if not award or result.fence.coordinator not in led.held.holders:
+        known = led.held.service or result.fence.coordinator in led.held.holders
+        if not award or not known:
             return None
         assignment = self._award(led.held, slot, result.fence, result.executor, award)
         if result.fence < self.acceptances.fence(slot):

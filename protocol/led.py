@@ -37,6 +37,15 @@ class Plan:
     repeated: bool = False  # the award was sent a second time
     dry_rounds: int = 0  # auctions in a row that found nobody
     reason: str = ""
+    # Of a service:
+    begun: Fence | None = None  # the award that `began` and `restarts` are about
+    began: float = 0.0  # monotonic; when that was accepted, as far as this peer knows
+    restarts: int = 0
+    ended: Fence | None = None  # the award whose task ended too often, and was handed back
+    well: Fence | None = None  # the award that ran for long enough once
+    leaving: PeerId | None = None  # who drains, and runs it until somebody else does
+    surplus: Fence | None = None  # an older award that ran on for a while, and was told of
+    outranked: float = NEVER  # monotonic; since when executors know of a later award than ours
 
     def wait(self, now: float, pause: float = 0.0) -> None:
         if self.phase is Phase.RUNNING:  # an award that came to nothing does not begin it anew
@@ -45,6 +54,12 @@ class Plan:
 
     def lease(self, until: float) -> None:
         self.phase, self.due, self.dry_rounds = Phase.RUNNING, until, 0
+
+    def begin(self, fence: Fence, now: float) -> None:
+        """An execution of this award runs; told so again, nothing changes."""
+        self.outranked = NEVER
+        if self.begun != fence:
+            self.begun, self.began, self.restarts = fence, now, 0
 
 
 @dataclass(slots=True)
@@ -69,6 +84,7 @@ class Led:
     confirmations: list[Confirmation] = field(default_factory=list)
     busy: dict[PeerId, None] = field(default_factory=dict)  # may tell that they have room now
     told: tuple[str, int] | None = None  # the outcome that people were told: state, exit code
+    review_at: float = NEVER  # of a service whose slots go from one revision to another
     held_back: bool = False  # ops: its list is not known to be at a standby yet, so nobody starts
     look_at: float = NEVER  # ops: when it is looked whom to add to the list, and whether to close
 
@@ -113,7 +129,7 @@ class Led:
             ):
                 times.append(plan.due)
         if not self.held.done:
-            times.append(self.total_due)
+            times += [self.total_due, self.review_at]
         if not self.held.closed:
             times.append(self.look_at)
         if any(self.plans[index].dry_rounds for index in self.queueing):

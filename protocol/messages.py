@@ -22,6 +22,7 @@ from protocol.bounds import (
     Millis,
     Name,
     Nonce,
+    Outcome,
     Peers,
     Percent,
     Prefix,
@@ -217,6 +218,14 @@ class SlotState(msgspec.Struct, array_like=True, frozen=True):
     acceptance: bytes = b""
 
 
+class UpdateState(msgspec.Struct, array_like=True, frozen=True):
+    """How a service's update to a revision went: 1 it has settled, 2 it failed."""
+
+    generation: Count
+    revision: Revision
+    outcome: Outcome
+
+
 class JobSync(msgspec.Struct, array_like=True, tag=20, frozen=True):
     """A job, or what changed of it; the receiver merges, saves, and acknowledges `seq`.
 
@@ -235,6 +244,7 @@ class JobSync(msgspec.Struct, array_like=True, tag=20, frozen=True):
     fingerprint: Hash  # of all the sender holds of the job, not only of what is sent here
     held: Slots = 0  # how many slots the sender holds; of an ops job the receiver cannot know
     closed: bool = False  # no more slots are added: what an ops job with NotAfter comes to
+    update: UpdateState | None = None  # of a service, the latest that is over
 
 
 class JobSyncAck(msgspec.Struct, array_like=True, tag=21, frozen=True):
@@ -340,6 +350,7 @@ class Declined(msgspec.Struct, array_like=True, tag=35, frozen=True):
     fence: Fence
     reason: Reason
     final: bool = True  # False: busy now, a peer that is on a list may be asked again
+    known: Fence | None = None  # a later one that the sender has seen of the slot
 
 
 class Release(msgspec.Struct, array_like=True, tag=36, frozen=True):
@@ -373,6 +384,7 @@ class Renewal(msgspec.Struct, array_like=True, frozen=True):
     fence: Fence
     state: Word
     assignment: bytes = b""  # sealed, for a successor that may not know of it
+    restarts: Count = 0  # of a service, since the award
 
 
 class Renew(msgspec.Struct, array_like=True, tag=40, frozen=True):

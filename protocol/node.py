@@ -96,6 +96,8 @@ from protocol.records import Advert, Certificate, Keyring, Role, Verdict
 from protocol.relay import Relay
 from protocol.requests import Requests
 from protocol.resources import Resources
+from protocol.restarts import Restarts
+from protocol.rollout import Rollout
 from protocol.roster import GONE, PRESENT, Change, Peer, State
 from protocol.slots import Cron
 from protocol.steward import Steward
@@ -162,43 +164,58 @@ class Node:
             rng,
             self._give_up,
         )
+        rollout = Rollout(config.standing, self.catalogue, placement)
         self.coordination = Coordination(
-            keyring, coordination, self.catalogue, placement, fleet, stories
+            keyring, coordination, self.catalogue, placement, fleet, stories, rollout
         )
         bidder = Bidder(config.auction, config.policy, engines, certificate_of=self._certificate_of)
-        journal = OpsJournal(memory)
-        self.executor = Executor(keyring, coordination, bidder, self._reachable, journal)
+        self.executor = self._executor(bidder, OpsJournal(memory))
         self.inquiries = Inquiries(
             keyring.peer, self._views, self._connected_peers, self.membership.alive
         )
-        self.requests = Requests(
-            keyring,
-            certificate,
-            coordination,
+        self.requests = self._requests()
+        self.stories = stories
+        self.steward = self._steward()
+        self._sweep_at = 0.0
+        self.unreadable = self.catalogue.restore(disk) + self.executor.restore(disk)
+        self.unreadable += self.steward.restore(disk)
+
+    def _requests(self) -> Requests:
+        return Requests(
+            self.keyring,
+            self.certificate,
+            self.config.coordination,
             self.catalogue,
             self.coordination,
             self.inquiries,
             self.name_of,
         )
-        self.stories = stories
-        self.steward = self._steward(bidder)
-        self._sweep_at = 0.0
-        self.unreadable = self.catalogue.restore(disk) + self.executor.restore(disk)
-        self.unreadable += self.steward.restore(disk)
 
-    def _steward(self, bidder: Bidder) -> Steward:
+    def _executor(self, bidder: Bidder, journal: OpsJournal) -> Executor:
+        return Executor(
+            self.keyring,
+            self.config.coordination,
+            bidder,
+            self._reachable,
+            journal,
+            Restarts(self.config.standing, self.rng),
+            self._over,
+            self._first_rank,
+        )
+
+    def _steward(self) -> Steward:
         return Steward(
             self.keyring,
             self.certificate,
             self.config,
             self.rng,
-            bidder,
+            self.executor,
+            self.coordination,
             self.inquiries,
             self._adverts,
             self._connected_peers,
             self._absent_peers,
             self.name_of,
-            self.coordination,
             self.requests,
             self.cron,
         )
@@ -247,7 +264,7 @@ class Node:
             ):
                 return self.steward.on_task(event, now)
             case HealthChanged():
-                return []  # of a task that has ended meanwhile
+                return self.executor.on_health(event, now)
             case TaskStarted():
                 return self.executor.on_started(event.execution, now)
             case TaskEnded():
@@ -291,6 +308,7 @@ class Node:
                     *self.executor.boot(others, now),
                     *self.coordination.boot(now),
                     *self.steward.schedules.boot(now),
+                    *self.steward.services.boot(now),
                 ]
             case SelfDescribed():
                 return self._on_described(event, now)
@@ -355,7 +373,7 @@ class Node:
         draining = self.executor.bidder.draining
         if draining == before.draining:
             return []
-        text = "draining: what runs here ends by itself" if draining else "takes new work again"
+        text = "draining: services move away, the rest ends" if draining else "takes new work again"
         return [Tell("self.draining" if draining else "self.undrained", text)]
 
     def _on_forget(self, event: ForgetRequested, now: Now) -> list[Effect]:
@@ -473,7 +491,7 @@ class Node:
             case Withdraw() if sender != self.keyring.peer and not self._may_coordinate(sender):
                 raise RemoteProtocolError("it may not withdraw: its certificate lacks submit")
             case Withdraw():
-                return self.executor.on_withdraw(sender, message)
+                return self.executor.on_withdraw(sender, message, now)
             case RenewAck():
                 return self.executor.on_renew_ack(sender, message, now)
             case ResultAck():
@@ -592,6 +610,8 @@ class Node:
         merged, self.catalogue.merged[:] = list(self.catalogue.merged), []
         for held, what in merged:
             effects += self.coordination.on_merged(held, what, now)
+            if held.service:
+                effects += self.steward.services.review(held.id, now)
         acked, self.catalogue.acked[:] = list(self.catalogue.acked), []
         for job in dict.fromkeys(job for job, _ in acked):
             effects += self.coordination.on_acked(job, now)
@@ -599,6 +619,7 @@ class Node:
 
     def _on_change(self, change: Change, now: Now) -> list[Effect]:
         effects = self.steward.schedules.on_change(change.peer, change.after in PRESENT, now)
+        self.steward.services.peers_changed(now)
         return effects + self._on_presence(change, now)
 
     def _on_presence(self, change: Change, now: Now) -> list[Effect]:
@@ -619,6 +640,13 @@ class Node:
     ) -> list[Effect]:
         """Placement is built before what it gives up to."""
         return self.coordination.acceptances.give_up(led, index, verdict, reason, data, now)
+
+    def _over(self, job: JobId, generation: int) -> str:
+        """The executor is built before the services that it asks."""
+        return self.steward.services.over(job, generation)
+
+    def _first_rank(self, job: JobId) -> PeerId | None:
+        return self.steward.services.first_rank(job)
 
     # ---- reading -----------------------------------------------------------------------------
 
@@ -673,7 +701,11 @@ class Node:
         """Views of the jobs held here whose id starts with `prefix`, newest first; standing jobs
         come before: they are few, and of all peers."""
         standing = self.steward.views(prefix, limit, detail, now)
-        held = [held for job, held in self.jobs.items() if job.startswith(prefix)]
+        held = [
+            held
+            for job, held in self.jobs.items()
+            if job.startswith(prefix) and not held.service  # it is among the standing ones
+        ]
         held.sort(key=lambda job: (-job.accepted_ms, job.id))
         return [*standing, *(self.view(job, detail) for job in held[: limit - len(standing)])]
 

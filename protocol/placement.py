@@ -9,7 +9,7 @@ from random import Random
 from protocol.auction import Auction
 from protocol.bidding import DRAINING, why_unfit
 from protocol.catalogue import Catalogue
-from protocol.clock import Now
+from protocol.clock import NEVER, Now
 from protocol.config import AuctionConfig, CoordinationConfig
 from protocol.derived import PEER_LABEL
 from protocol.effects import Effect, Send, Tell
@@ -35,6 +35,7 @@ from protocol.wire import seal
 
 AWARDS_PER_MESSAGE = 32
 CANDIDATES_MAX = 1024
+TERM_MAX = 2**62  # as standingjob.NUMBER_MAX
 NEAR_PER_FAR = 5
 
 
@@ -108,11 +109,12 @@ class Placement:
         near: list[PeerId] = []
         far: list[PeerId] = []
         me, needs = self.keyring.peer, led.needs
+        taken = _taken(led)
         for advert in self.fleet.adverts():
             offers = Resources(advert.cpu_m, advert.memory_bytes, advert.disk_bytes, advert.gpus)
             labels = {**advert.labels, PEER_LABEL: advert.peer}
             reason = why_unfit(needs, advert.engines, labels, offers)
-            reason = reason or (DRAINING if advert.draining else "")
+            reason = reason or (DRAINING if advert.draining else "") or taken.get(advert.peer, "")
             if reason and len(auction.answers) < self.config.asked_max:
                 auction.filtered(advert.peer, reason)
             elif not reason:
@@ -133,7 +135,7 @@ class Placement:
             led.held.revision,
             led.held.spec.namespace,
             led.held.author,
-            auction.wanted,
+            1 if led.held.job.spread else auction.wanted,
             led.needs,
             int(self.auction_config.window_s * 1000),
             led.held.job.priority,
@@ -278,7 +280,7 @@ class Placement:
                 {"slot": index, "name": name, "execution": led.held.execution_of(slot)},
             )
         ]
-        if before is not None and before.executor != peer:
+        if before is not None and before.executor not in (peer, plan.leaving):
             effects.append(self._withdraw(slot, before.executor, "superseded by a later award"))
         return effects
 
@@ -340,6 +342,8 @@ class Placement:
 
     def _patience_ends(self, led: Led, index: int) -> float:
         """Until when a slot waits for a peer: QueueTimeout at first, a while after a loss."""
+        if led.held.service:
+            return NEVER
         if led.held.slots[index].assignment is None:
             return led.queue_due
         queue_s = led.held.job.task.timeouts.queue_s
@@ -374,21 +378,62 @@ class Placement:
         plan, slot = led.plans[index], led.held.slots[index]
         plan.lease(now.mono + self.config.lease_s)
         assert slot.assignment is not None
+        plan.begin(slot.assignment.fence, now.mono)
         executor = slot.assignment.executor
+        moved = self._moved(slot, plan)
         self.stories.of(led.held.id).update(led.held.execution_of(slot), "running")
         self.stories.of(led.held.id).waiting = ""
         fields: dict[str, object] = {"slot": index, "execution": led.held.execution_of(slot)}
         text = f"running on {self.fleet.name(executor)}"
         tell = Tell("execution.started", text, led.held.id, executor, fields)
         if led.auction is not None and led.auction.awarding:
-            return [tell, *self._close_if_settled(led, led.auction)]
-        return [tell]
+            return [tell, *moved, *self._close_if_settled(led, led.auction)]
+        return [tell, *moved]
+
+    def _moved(self, slot: Slot, plan: Plan) -> list[Effect]:
+        """Who drained may stop it: it runs elsewhere."""
+        leaving, plan.leaving = plan.leaving, None
+        assert slot.assignment is not None
+        if leaving in (None, slot.assignment.executor):
+            return []
+        return [self._withdraw(slot, leaving, "superseded: moved off this peer, which drains")]
+
+    def move_off(self, led: Led, now: Now) -> list[Effect]:
+        """Seek other peers for a service's slots on those that drain; they run there until then."""
+        draining = {advert.peer: None for advert in self.fleet.adverts() if advert.draining}
+        for slot, plan in led.pairs():
+            executor = slot.assignment.executor if slot.assignment is not None else None
+            if executor in draining and plan.phase is Phase.RUNNING:
+                plan.leaving = executor
+                plan.wait(now.mono)
+                plan.reason = f"{self.fleet.name(executor)} drains"
+            elif plan.leaving is not None and plan.leaving not in draining:
+                if plan.phase is Phase.WAITING and executor == plan.leaving:
+                    plan.lease(now.mono + self.config.lease_s)
+                plan.leaving = None
+        return self.open(led, now)
 
     def on_declined(self, sender: PeerId, declined: Declined, now: Now) -> list[Effect]:
         led, plan = self._awarded(sender, declined.job, declined.slot, declined.fence)
         if led is None or plan is None or plan.phase is not Phase.OFFERED:
             return []
-        return self._next_best(led, declined.slot, f"declined: {declined.reason}", now)
+        effects = self._outrank(led, plan, declined.known, now) if led.held.service else []
+        return effects + self._next_best(led, declined.slot, f"declined: {declined.reason}", now)
+
+    def _outrank(self, led: Led, plan: Plan, known: Fence | None, now: Now) -> list[Effect]:
+        """Everybody who held a service was gone for a while: its slots' fences go on from what
+        executors remember; unless who awarded that is there, and will be heard of within a lease.
+        """
+        held = led.held
+        # One forged so high that nobody could count on is not believed.
+        if known is None or not held.term <= known.term < TERM_MAX:
+            return []
+        plan.outranked = min(plan.outranked, now.mono)
+        other = known.coordinator != self.keyring.peer and self.fleet.alive(known.coordinator)
+        if other and now.mono - plan.outranked < self.config.lease_s:
+            return []
+        held.term = known.term + 1
+        return self.catalogue.changed(held, [], now)
 
     def _awarded(
         self, sender: PeerId, job: JobId, slot: int, fence: Fence
@@ -465,6 +510,8 @@ class Placement:
             plan.failures += 1
             plan.failed_on[executor] = plan.failed_on.get(executor, 0) + 1
         plan.reason = reason
+        if cause is not RetryOn.LOST:
+            plan.ended = slot.assignment.fence
         if not self.retries(led, index, cause):
             verdict = Verdict.FAILURE if cause is RetryOn.FAILURE else Verdict.FAULT
             return self.give_up(led, index, verdict, reason, result, now)
@@ -484,6 +531,14 @@ class Placement:
         fields: dict[str, object] = {"slot": index, "reason": reason}
         return [Tell("job.placed-again", text, led.held.id, executor, fields)]
 
+    def replace(self, led: Led, index: int, now: Now) -> list[Effect]:
+        """Award a slot that runs to its very executor once more, of another revision."""
+        assignment = led.held.slots[index].assignment
+        assert assignment is not None
+        effects = self._assign(led, index, assignment.executor, now)
+        saved = self.catalogue.changed(led.held, [index], now, head=False)
+        return [*saved, *effects, *self.send_award(led, assignment.executor, 0, [index])]
+
     def retries(self, led: Led, index: int, cause: RetryOn) -> bool:
         """Whether the job allows another attempt after those that failed."""
         retry, failures = led.held.job.retry, led.plans[index].failures
@@ -497,6 +552,8 @@ class Placement:
         why = f"{self.fleet.name(peer)} is gone"
         for slot, plan in led.pairs():
             theirs = slot.assignment is not None and slot.assignment.executor == peer
+            if plan.leaving == peer:
+                plan.leaving, plan.due = None, min(plan.due, now.mono)
             if not theirs or plan.phase not in (Phase.OFFERED, Phase.RUNNING):
                 continue
             if led.held.job.disconnect.replace:
@@ -513,6 +570,18 @@ class Placement:
         above = max(above, Fence(fence.term, fence.coordinator, fence.attempt + 1))
         withdraw = Withdraw(led.held.id, index, above, reason)
         return [Send(slot.assignment.executor, withdraw)]
+
+
+def _taken(led: Led) -> dict[PeerId, str]:
+    """Who runs a slot of a job whose slots are to be spread, and so is asked for no other."""
+    if not led.held.job.spread:
+        return {}
+    running = (Phase.OFFERED, Phase.RUNNING)
+    return {
+        slot.assignment.executor: f"slot {slot.index} of it runs there"
+        for slot, plan in led.pairs()
+        if slot.assignment is not None and plan.phase in running
+    }
 
 
 def _mixed(near: list[PeerId], far: list[PeerId]) -> list[PeerId]:

@@ -19,7 +19,7 @@ from protocol.events import ControlRequested, QueryRequested, RunRequested, Subm
 from protocol.heldjob import HeldJob, stoppers_of
 from protocol.ids import JobId, PeerId, job_id, revision_of
 from protocol.inquiry import Inquiries, View
-from protocol.job import JobSpec, JobType
+from protocol.job import JobSpec
 from protocol.messages import ControlAnswer, ControlRequest
 from protocol.moment import format_moment
 from protocol.records import Certificate, Control, Desired, Keyring, Role, Spec
@@ -28,6 +28,7 @@ from protocol.wire import Sealed, encode_record, open_sealed, seal
 
 KEY_CHARS_MAX = 256  # bounds.Key
 ID_CHARS = 32
+NOT_HEARD = "its records have not come to this peer yet; try again"
 
 
 @dataclass(slots=True)
@@ -156,9 +157,6 @@ class Requests:
         refusal = self._why_not_author(spec.namespace)
         if refusal:
             return refusal
-        if spec.type not in (JobType.BATCH, JobType.OPS):
-            kind = spec.type.value
-            return f"this version runs batch and ops jobs and daemons; {kind} is not there yet"
         if spec.task.result_paths:
             return (
                 "this version brings output home, but no files: leave ResultPaths out and write "
@@ -175,6 +173,8 @@ class Requests:
             )
             return [Reply(event.request, error=error)]
         held = self.catalogue.jobs.get(event.job)
+        if held is not None and held.service:  # its records will say who may, and what it is
+            return [Reply(event.request, error=NOT_HEARD)]
         if held is not None and held.coordinator == self.keyring.peer:
             if held.done:
                 return [Reply(event.request, {"job": held.id, "note": "it has ended already"})]
@@ -244,6 +244,8 @@ class Requests:
         if not isinstance(record, Control):
             raise RemoteProtocolError("a control record is needed")
         held = self.catalogue.jobs.get(record.job)
+        if held is not None and held.service:
+            return [Send(sender, ControlAnswer(message.seq, NOT_HEARD))]
         if held is None or held.coordinator != self.keyring.peer:
             error = "the job is coordinated by another peer now; try again"
             return [Send(sender, ControlAnswer(message.seq, error))]

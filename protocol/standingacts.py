@@ -13,7 +13,7 @@ from protocol.effects import Effect, Reply, Tell
 from protocol.events import ControlRequested, SubmitRequested
 from protocol.ids import JobId, PeerId
 from protocol.inquiry import Inquiries, View
-from protocol.job import JobSpec, JobType
+from protocol.job import JobSpec
 from protocol.records import Certificate, Control, Desired, Keyring, Role, Spec
 from protocol.slots import Cron, why_wrong
 from protocol.standing import Standing
@@ -104,12 +104,10 @@ class StandingActs:
                 f"this peer may not submit in namespace {spec.namespace}: its certificate lacks "
                 "the role; invite it anew with --role compute,submit"
             )
-        if spec.type not in (JobType.DAEMON, JobType.BATCH):
-            kind = spec.type.value
-            return f"this version runs batch and ops jobs and daemons; {kind} is not there yet"
         if spec.task.result_paths:
-            why = "" if spec.type is JobType.BATCH else "it does not end, and "
-            return f"{why}this version brings no files home: leave ResultPaths out"
+            noun = f"a {spec.type.value}"
+            ends = "does not end, so it" if spec.type.standing else "in this version"
+            return f"{noun} {ends} brings no files home: leave ResultPaths out"
         wrong = why_wrong(self.cron, spec.schedule) if spec.schedule is not None else ""
         if wrong:
             return wrong

@@ -14,6 +14,7 @@ from protocol.ids import PeerId
 from protocol.records import Desired
 from protocol.schedules import Schedules
 from protocol.scheduleviews import joined_schedules, schedule_view
+from protocol.slotviews import ACTIVE, executions_of_both, slots_settled, views_in
 from protocol.standingjob import StandingJob
 from protocol.tree import Plain
 from protocol.versions import Version
@@ -21,7 +22,6 @@ from protocol.versions import Version
 View = dict[str, Plain]
 Name = Callable[[PeerId], str]
 
-ACTIVE: Final = ("starting", "running", "stopping")
 BELONGS: Final = (*ACTIVE, "waiting", "restarting")  # states of a part that is to run
 
 
@@ -29,9 +29,21 @@ def standing_view(
     held: StandingJob, daemons: Daemons, schedules: Schedules, name: Name, detail: bool, now: Now
 ) -> View:
     """One standing job as this peer sees it: the records, and its own part alone."""
-    me = daemons.me
+    view = record_view(held, daemons.me, name, now)
+    view["parts"] = [_part(held, daemons, name, now)]
+    if held.job is not None and held.job.schedule is not None:
+        view["schedule"] = schedule_view(held, held.job.schedule, schedules, name, now)
+    if detail:
+        view["spec"] = held.job.to_plain() if held.job is not None else {}
+        view["executions"] = []
+        view["why"] = []
+    return settled(view)
+
+
+def record_view(held: StandingJob, me: PeerId, name: Name, now: Now) -> View:
+    """What its records say of a standing job."""
     author = held.author or held.control_author or me
-    view: View = {
+    return {
         "id": held.id,
         "name": held.name,
         "namespace": held.namespace,
@@ -52,25 +64,17 @@ def standing_view(
         "author_name": name(author),
         "holders": [],
         "slots": [],
-        "parts": [_part(held, daemons, name, now)],
+        "parts": [],
     }
-    if held.job is not None and held.job.schedule is not None:
-        view["schedule"] = schedule_view(held, held.job.schedule, schedules, name, now)
-    if detail:
-        view["spec"] = held.job.to_plain() if held.job is not None else {}
-        view["executions"] = []
-        view["why"] = []
-    return settled(view)
 
 
-def _part(held: StandingJob, daemons: Daemons, name: Name, now: Now) -> View:
-    """What this peer has to say of the job: what runs, or why nothing does."""
-    daemon, reason = daemons.daemons.get(held.id), daemons.unfit.get(held.id, "")
-    part: View = {
-        "peer": daemons.me,
-        "peer_name": name(daemons.me),
+def absent_part(held: StandingJob, me: PeerId, name: Name) -> View:
+    """The part of a peer that has heard of the job, and runs nothing of it."""
+    return {
+        "peer": me,
+        "peer_name": name(me),
         "state": "absent",
-        "reason": reason,
+        "reason": "",
         "revision": "",
         "generation": held.generation,
         "control": held.number,
@@ -82,6 +86,12 @@ def _part(held: StandingJob, daemons: Daemons, name: Name, now: Now) -> View:
         "ended_ms": 0,
         "past": [],
     }
+
+
+def _part(held: StandingJob, daemons: Daemons, name: Name, now: Now) -> View:
+    """What this peer has to say of the job: what runs, or why nothing does."""
+    daemon, reason = daemons.daemons.get(held.id), daemons.unfit.get(held.id, "")
+    part: View = {**absent_part(held, daemons.me, name), "reason": reason}
     if daemon is None:
         return part
     past = daemon.past[-1] if daemon.past and not daemon.active else None
@@ -146,9 +156,11 @@ def joined(one: View, other: View) -> View:
     """Two peers' views of one job: the head that knows more, and the parts of both."""
     head, rest = (one, other) if _rank(one) >= _rank(other) else (other, one)
     parts: dict[str, View] = {}
-    for part in (*_views(rest["parts"]), *_views(head["parts"])):
+    for part in (*views_in(rest["parts"]), *views_in(head["parts"])):
         parts[str(part["peer"])] = part
     joint: View = {**head, "parts": [parts[peer] for peer in sorted(parts)]}
+    if one["type"] == other["type"] == "service":
+        joint["executions"] = executions_of_both(one, other)
     if "schedule" not in head or "schedule" not in rest:
         return joint
     both = (cast(View, head["schedule"]), cast(View, rest["schedule"]))
@@ -157,17 +169,27 @@ def joined(one: View, other: View) -> View:
 
 def own_part(view: View, sender: PeerId) -> View:
     """As far as the sender may speak: of itself."""
-    parts: list[Plain] = [part for part in _views(view["parts"]) if part["peer"] == sender]
-    return {**view, "parts": parts}
+    parts: list[Plain] = [part for part in views_in(view["parts"]) if part["peer"] == sender]
+    view = {**view, "parts": parts}
+    if view["type"] == "service":
+        told = views_in(view.get("executions", []))
+        view["executions"] = [each for each in told if each["peer"] == sender]
+    return view
 
 
-def _rank(view: View) -> tuple[int, int, str]:
-    return (cast(int, view["control"]), cast(int, view["generation"]), str(view["revision"]))
+def _rank(view: View) -> tuple[int, int, str, int, bool, int]:
+    """Of a service's holders the one counts that knows of the latest takeover, says why what waits
+    does, and whom it asked."""
+    records = (cast(int, view["control"]), cast(int, view["generation"]), str(view["revision"]))
+    rounds = views_in(view.get("why", []))
+    return (*records, cast(int, view["term"]), bool(view["reason"]), len(rounds))
 
 
 def settled(view: View) -> View:
     """With the state that follows from its parts, a slot for each that is to run, and why not."""
-    parts = _views(view["parts"])
+    if view["type"] == "service":
+        return slots_settled(view)
+    parts = views_in(view["parts"])
     here = [part for part in parts if part["state"] != "absent"]
     view = {**view, "slots": [_slot(index, part) for index, part in enumerate(here)]}
     view["count"] = max(1, len([part for part in parts if part["state"] in BELONGS]))
@@ -228,7 +250,7 @@ def _executions(index: int, part: View) -> list[View]:
         "attempt": part["attempt"],
         "term": 0,
     }
-    past = _views(part["past"])
+    past = views_in(part["past"])
     count = cast(int, part["attempt"]) - len(past) + (part["state"] not in ACTIVE)
     found: list[View] = [
         {**same, **each, "state": "ended", "attempt": count + at} for at, each in enumerate(past)
@@ -262,7 +284,7 @@ def effect_of(view: View | None, number: int) -> tuple[list[str], list[str], lis
     quiet: list[str] = []
     stopping: list[str] = []
     unheard: list[str] = []
-    for part in _views(view["parts"]) if view is not None else []:
+    for part in views_in(view["parts"]) if view is not None else []:
         heard = cast(int, part["control"]) >= number
         where = stopping if part["state"] in ACTIVE else quiet
         (where if heard else unheard).append(str(part["peer_name"]))
@@ -279,10 +301,6 @@ def version_view(version: Version, name: Name) -> View:
         "since_ms": version.since_ms,
         "spec": None if version.spec is None else version.spec.to_plain(),
     }
-
-
-def _views(value: Plain) -> list[View]:
-    return cast("list[View]", value)
 
 
 def listed(held: StandingJob, daemons: Daemons, prefix: str) -> bool:

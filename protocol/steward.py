@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from random import Random
 
-from protocol.bidding import Bidder
 from protocol.clock import Now
 from protocol.config import NodeConfig
 from protocol.coordination import Coordination
@@ -20,14 +19,19 @@ from protocol.events import (
     TaskEnded,
     TaskStarted,
 )
+from protocol.executor import Executor
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.inquiry import Inquiries
-from protocol.records import Advert, Certificate, Keyring
+from protocol.job import JobType
+from protocol.records import Advert, Certificate, Desired, Keyring
 from protocol.requests import Requests
 from protocol.schedules import Schedules
+from protocol.services import Services
+from protocol.serviceviews import service_view
 from protocol.slots import Cron
 from protocol.standing import Standing, SyncMessage
 from protocol.standingacts import StandingActs
+from protocol.standingjob import StandingJob, standing_id
 from protocol.standingnews import tells_of
 from protocol.standingviews import View, listed, standing_view, version_view
 from protocol.versions import Version
@@ -42,13 +46,13 @@ class Steward:
         certificate: Certificate,
         config: NodeConfig,
         rng: Random,
-        bidder: Bidder,
+        executor: Executor,
+        coordination: Coordination,
         inquiries: Inquiries,
         adverts: Callable[[], list[Advert]],
         connected: Callable[[], list[PeerId]],
         absent: Callable[[], list[PeerId]],
         name_of: Callable[[PeerId], str],
-        coordination: Coordination,
         requests: Requests,
         cron: Cron,
     ) -> None:
@@ -65,17 +69,25 @@ class Steward:
             config.standing,
             rng,
             self.standing,
-            bidder,
+            executor.bidder,
             config.coordination.start_max_s,
             adverts,
             connected,
+        )
+        self.services = Services(
+            keyring,
+            config.coordination,
+            self.standing,
+            coordination,
+            executor,
+            coordination.fleet,
         )
         self.schedules = Schedules(
             keyring,
             config.coordination,
             self.standing,
             coordination,
-            bidder,
+            executor.bidder,
             inquiries.ask,
             cron,
             requests.end_run,
@@ -110,10 +122,19 @@ class Steward:
         return [*self.daemons.described(now), *self.schedules.review_all(now)]
 
     def sampled(self, now: Now) -> list[Effect]:
-        return [*self.daemons.sampled(now), *self.schedules.review_all(now)]
+        return [
+            *self.daemons.sampled(now),
+            *self.services.sampled(now),
+            *self.schedules.review_all(now),
+        ]
 
     def submit(self, event: SubmitRequested, now: Now) -> list[Effect]:
-        return self.acts.submit(event, now)
+        spec = event.spec
+        job = standing_id(self.standing.keyring, spec.namespace, spec.name)
+        before = self.standing.jobs.get(job)
+        fresh = before is None or before.desired is Desired.DELETED
+        effects = self.acts.submit(event, now)
+        return effects + self.services.accept(job, now) if fresh else effects
 
     def run_template(self, event: RunRequested, now: Now) -> list[Effect]:
         """Everybody holds all templates."""
@@ -146,7 +167,11 @@ class Steward:
         for each in merged:
             effects += tells_of(each, self._me, self._name_of)
         for job in dict.fromkeys(each.job for each in merged if not each.lost):
-            effects += [*self.daemons.review(job, now), *self.schedules.review(job, now)]
+            effects += [
+                *self.daemons.review(job, now),
+                *self.services.review(job, now),
+                *self.schedules.review(job, now),
+            ]
         confirmed, self.standing.confirmed[:] = list(self.standing.confirmed), []
         for job, peer in confirmed:
             effects += self.acts.confirmed(job, peer, now)
@@ -161,6 +186,7 @@ class Steward:
             self.acts.deadline,
             self.daemons.deadline,
             self.schedules.deadline,
+            self.services.deadline,
         )
 
     def on_deadline(self, now: Now) -> list[Effect]:
@@ -168,6 +194,7 @@ class Steward:
             *self.standing.on_deadline(now),
             *self.daemons.on_deadline(now),
             *self.schedules.on_deadline(now),
+            *self.services.on_deadline(now),
             *self.acts.on_deadline(now),
         ]
 
@@ -187,7 +214,11 @@ class Steward:
         """This peer's part of the standing jobs whose id starts so, the newest first."""
         found = [held for held in self.standing.jobs.values() if listed(held, self.daemons, prefix)]
         found.sort(key=lambda held: (-held.since_ms, held.id))
-        return [
-            standing_view(held, self.daemons, self.schedules, self._name_of, detail, now)
-            for held in found[:limit]
-        ]
+        return [self._view(held, detail, now) for held in found[:limit]]
+
+    def _view(self, held: StandingJob, detail: bool, now: Now) -> View:
+        name = self._name_of
+        if held.job is not None and held.job.type is JobType.SERVICE:
+            known = self.services.known(held.id)
+            return service_view(held, known, name, self.standing.keyring, detail, now)
+        return standing_view(held, self.daemons, self.schedules, name, detail, now)

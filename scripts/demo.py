@@ -38,6 +38,16 @@ Tasks:
       Params:
         Command: 'echo collecting; exec sleep 1000'
 """
+SERVICE = """\
+# One copy, on whichever device has room; another one's when that is gone.
+Name: page
+Type: service
+Tasks:
+  - Engine:
+      Type: process
+      Params:
+        Command: 'echo serving on "$SHOAL_PEER_ID"; exec sleep 1000'
+"""
 LONG = 'for i in $(seq 1 12); do echo "step $i of 12"; sleep 0.5; done'
 
 
@@ -269,6 +279,36 @@ def attach_a_device(demo: Demo, lost: str) -> None:
     demo.until(lambda: not any(map(demo.task_processes, everybody)), "it is gone everywhere")
 
 
+def outlive_a_device(demo: Demo) -> None:
+    say("A service: kept running on some device, whichever dies")
+    file = demo.directory / "page.yaml"
+    file.write_text(SERVICE)
+    print(f"\nattic$ cat page.yaml\n{SERVICE}", end="")
+    job = demo.shoal("attic", "job", "run", str(file)).splitlines()[-1]
+    lost = demo.until(lambda: serving(demo, job, "attic"), "it runs")
+    demo.shoal("attic", "job", "describe", "page")
+    pids = [demo.agents[lost].pid, *demo.task_processes(lost)]
+    print(f"\nit runs on {lost}\n{lost}$ kill -9 {' '.join(map(str, pids))}", flush=True)
+    demo.power_off(lost)
+    survivor = next(name for name in NAMES if name != lost)
+    now = demo.until(
+        lambda: {serving(demo, job, survivor)} - {"", lost}, "it runs on another device"
+    )
+    demo.shoal(survivor, "job", "describe", "page")
+    print(f"\n{lost} was lost, {now.pop()} runs it")
+    demo.up(lost)
+    demo.shoal("attic", "job", "delete", "page")
+    everybody = {*NAMES, LATE}
+    demo.until(lambda: not any(map(demo.task_processes, everybody)), "it is gone everywhere")
+
+
+def serving(demo: Demo, job: str, at: str) -> str:
+    """The device on which the service runs, empty while none does."""
+    view = demo.try_ask(at, "job", "describe", job) or {"slots": []}
+    hosts = [slot["executor_name"] for slot in view["slots"] if slot["state"] == "running"]
+    return hosts[0] if hosts else ""
+
+
 def collecting(demo: Demo, job: str, at: str) -> set[str]:
     """The devices on which it runs, as far as they answer."""
     view = demo.try_ask(at, "job", "describe", job) or {"parts": []}
@@ -285,6 +325,7 @@ def main() -> int:
         run_everywhere(demo)
         lost = lose_a_device(demo)
         attach_a_device(demo, lost)
+        outlive_a_device(demo)
     except DemoFailed as failure:
         print(f"\nThe demo failed: {failure}", file=sys.stderr)
         return 1

@@ -28,10 +28,12 @@ class Plan:
     peers: int
     jobs: int
     daemons: int
+    services: int
     scenario: str  # empty: each seed has its own
 
     def options(self, seed: int) -> Options:
-        return Options(self.peers, self.jobs, self.daemons, self.scenario or scenario_of(seed))
+        scenario = self.scenario or scenario_of(seed)
+        return Options(self.peers, self.jobs, self.daemons, self.services, scenario)
 
     def __call__(self, seed: int) -> Outcome:
         return run(seed, self.options(seed))
@@ -41,7 +43,13 @@ def main() -> int:
     arguments = parse()
     if arguments.scale:
         return scale(arguments)
-    plan = Plan(arguments.peers, arguments.jobs, arguments.daemons, arguments.scenario or "")
+    plan = Plan(
+        arguments.peers,
+        arguments.jobs,
+        arguments.daemons,
+        arguments.services,
+        arguments.scenario or "",
+    )
     if arguments.seed is not None:
         return report([replay(arguments.seed, plan, arguments.trace)], plan, 0.0)
     began = time.monotonic()
@@ -56,6 +64,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers", type=int, default=12, metavar="M", help="in each shoal, from 2")
     parser.add_argument("--jobs", type=int, default=8, metavar="K", help="submitted in each run")
     parser.add_argument("--daemons", type=int, default=3, metavar="D", help="run in each of them")
+    parser.add_argument("--services", type=int, default=2, metavar="V", help="and so many more")
     parser.add_argument("--seed", type=int, metavar="S", help="run this one seed only")
     parser.add_argument("--trace", action="store_true", help="with --seed: print every event")
     parser.add_argument(
@@ -116,7 +125,7 @@ def tell_violations(outcome: Outcome, plan: Plan) -> None:
         print(violation, flush=True)
     if outcome.violations:
         again = f"--seed {outcome.seed} --peers {plan.peers} --jobs {plan.jobs}"
-        again += f" --daemons {plan.daemons}"
+        again += f" --daemons {plan.daemons} --services {plan.services}"
         print(f"  replay: scripts/sim {again} --scenario {outcome.scenario} --trace", flush=True)
 
 

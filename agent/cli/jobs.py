@@ -52,8 +52,8 @@ def describe(args: Namespace) -> int:
         return OK
     author = units.named(view.get("author_name", ""), view["author"])
     coordinator = units.named(view.get("coordinator_name", ""), view["coordinator"])
-    standing = "parts" in view  # nobody coordinates those
-    led = [] if standing else [("Coordinator", f"{coordinator}, term {view['term']}")]
+    daemon = "parts" in view and view["type"] != "service"  # nobody coordinates those
+    led = [("Coordinator", f"{coordinator}, term {view['term']}")]
     show_pairs(
         [
             ("Name", view["name"]),
@@ -63,35 +63,40 @@ def describe(args: Namespace) -> int:
             ("State", state(view)),
             ("Wanted", str(view["desired"])),
             ("Submitted", f"{units.age(view['created_ms'])} ago by {author}"),
-            *led,
+            *([] if daemon or not view["term"] else led),
             ("Revision", f"{units.short_job(view['revision'])}, generation {view['generation']}"),
         ]
     )
     if "schedule" in view:
         print()
         _show_schedule(view["schedule"])
-    elif standing and view["type"] != "template":
+    elif daemon and view["type"] != "template":
         print()
         _show_parts(view["parts"])
     elif view["slots"]:
         print()
-        show_table(
-            ("SLOT", "STATE", "ON", "ATTEMPT", "EXIT", "REASON"),
-            [
-                (
-                    _place(view, slot),
-                    str(slot["state"]),
-                    _executor(slot),
-                    str(slot["attempt"]),
-                    _code(slot),
-                    str(slot.get("reason") or "-"),
-                )
-                for slot in view["slots"]
-            ],
-        )
+        _show_slots(view)
     if view.get("spec"):
         print("\n" + json.dumps(view["spec"], indent=2))  # ASCII: nothing in it moves a cursor
     return OK
+
+
+def _show_slots(view: dict[str, Any]) -> None:
+    service = "parts" in view
+    show_table(
+        ("SLOT", "STATE", "ON", "ATTEMPT", "RESTARTS" if service else "EXIT", "REASON"),
+        [
+            (
+                _place(view, slot),
+                str(slot["state"]),
+                _executor(slot),
+                str(slot["attempt"]),
+                str(slot["failures"]) if service else _code(slot),
+                str(slot.get("reason") or "-"),
+            )
+            for slot in view["slots"]
+        ],
+    )
 
 
 def _place(view: dict[str, Any], entry: dict[str, Any]) -> str:
@@ -177,7 +182,8 @@ def state(view: dict[str, Any]) -> str:
         text += f" ({', '.join(map(str, codes))})"
     if view["state"] == "scheduled" and view["schedule"]["next_ms"]:
         text += f", next {units.moment(view['schedule']['next_ms'])}"
-    if view["state"] in ("pending", "failed", "scheduled") and view.get("reason"):
+    short = view["type"] == "service" and view["state"] == "running"
+    if (view["state"] in ("pending", "failed", "scheduled") or short) and view.get("reason"):
         text += f": {view['reason']}"
     return text
 

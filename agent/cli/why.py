@@ -21,7 +21,7 @@ def why(args: Namespace) -> int:
         show_json({"job": view["id"], "name": view["name"], "why": view["why"]})
         return OK
     print(clean(f"{view['name']} {units.short_job(view['id'])}: {view['state']}"))
-    if "parts" in view:
+    if "parts" in view and view["type"] != "service":
         _show_parts(view["why"])
         return OK
     if not view["why"]:

@@ -29,10 +29,12 @@ from protocol.messages import (
     SyncHeld,
     SyncRecords,
 )
+from protocol.node import Node
 from protocol.records import (
     Acceptance,
     Advert,
     Assignment,
+    Desired,
     Fence,
     Record,
     Result,
@@ -44,6 +46,7 @@ from protocol.resources import Resources
 from protocol.sim.device import Device
 from protocol.sim.ledger import EXECUTION_BYTES_MAX, Ledger, pair_of
 from protocol.sim.schedulewatch import ScheduleWatch
+from protocol.sim.servicewatch import ServiceWatch
 from protocol.sim.standingwatch import StandingWatch
 from protocol.sim.tasks import Task
 from protocol.sim.world import World
@@ -97,11 +100,13 @@ class Invariants:
     _opened: dict[bytes, Sealed] = field(default_factory=dict)
     standing: StandingWatch = field(init=False)
     schedules: ScheduleWatch = field(init=False)
+    services: ServiceWatch = field(init=False)
 
     def __post_init__(self) -> None:
         self._ledgers = [Ledger(self._record) for _ in self.world.devices]
         self.standing = StandingWatch(self.world, self.violate, self._open)
         self.schedules = ScheduleWatch(self.violate)
+        self.services = ServiceWatch(self.world, self.violate, self.exclusive)
 
     def violate(self, device: int, text: str) -> None:
         if len(self.violations) < VIOLATIONS_MAX:
@@ -149,7 +154,7 @@ class Invariants:
         self.schedules.handled(device, effects, self.world.heap.now)
         for effect in map(_unfolded, effects):
             if isinstance(effect, Save):
-                for text in ledger.saved(effect):
+                for text in ledger.saved(effect, lambda job: _deleted(node, job)):
                     self.violate(device.index, text)
                 self._check_lists(device, effect, isinstance(event, SubmitRequested))
             elif isinstance(effect, Send) and isinstance(effect.message, JobSyncAck):
@@ -178,6 +183,9 @@ class Invariants:
         """The host has started a task."""
         if task.daemon:
             self.standing.began(device, start, task)
+            return
+        if task.service:
+            self.services.began(device, start, task)
             return
         assert device.node is not None
         slot = device.node.executor.executions[start.execution].slot
@@ -251,6 +259,8 @@ class Invariants:
             case JobSyncAck():
                 rows = device.disk.rows
                 held = message.job in rows["spec"] and message.job in rows["job"]
+                # One that was deleted meanwhile is rightly gone again.
+                held = held or (device.node is not None and _deleted(device.node, message.job))
                 saved = message.want_spec or (held and ledger.proven(message))
             case Award():
                 saved = all(self._has_assignment(device, data) for data in message.assignments)
@@ -284,7 +294,9 @@ class Invariants:
         key = execution_id(
             result.revision, result.slot, fence.term, fence.coordinator, fence.attempt
         )
-        if data in device.disk.rows["execution"].get(key, b""):
+        rows = device.disk.rows["execution"]
+        # A service's execution has the name of its run.
+        if data in rows.get(key, b"") or any(data in row for row in rows.values()):
             return True
         # Said instead of a start: from the journal of ops, or that nobody can know.
         return result.unknown or result.revision in device.disk.rows["ops"]
@@ -361,7 +373,8 @@ class Invariants:
         self._check_author(device, start, row)
         if execution.listed:
             self._check_once(device, execution)
-        self._check_exclusive(device, (execution.job, execution.slot))
+        if not execution.service:
+            self._check_exclusive(device, (execution.job, execution.slot))
         self._check_capacity(device, start, execution.spec.task.resources)
 
     def _check_capacity(self, device: Device, start: StartTask, needs: Resources) -> None:
@@ -419,6 +432,12 @@ class Invariants:
                 return None
             self._opened[data] = sealed
         return sealed
+
+
+def _deleted(node: Node, job: str) -> bool:
+    """Whether it is a service whose name was deleted: nothing is kept of its slots."""
+    held = node.steward.standing.jobs.get(JobId(job))
+    return held is not None and held.desired is Desired.DELETED
 
 
 def _matters(event: Event, effects: list[Effect]) -> bool:

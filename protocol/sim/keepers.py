@@ -17,6 +17,7 @@ from protocol.sim.standingwatch import StandingWatch
 from protocol.sim.tasks import Behaviour
 from protocol.sim.world import World
 
+SERVICE: Final = "service-"  # how its name begins
 FIRST_REQUEST: Final = 1_000_000  # so that no request of other people's has the same number
 PATIENCE_S: Final = 6.0  # a call that is not answered by then is repeated
 TRIES_MAX: Final = 30
@@ -45,14 +46,17 @@ class Keepers:
     watch: StandingWatch
     rng: Random
     heal_s: float = HEAL_S  # what they wish is spread over this time
+    contested: dict[JobId, None] = field(default_factory=dict)  # services run at several devices
     wishes: list[Wish] = field(default_factory=list)
     _requests: dict[int, Wish] = field(default_factory=dict)
+    _askers: dict[str, dict[int, None]] = field(default_factory=dict)
     _count: int = FIRST_REQUEST
 
-    def draw(self, daemons: int) -> None:
+    def draw(self, daemons: int, services: int = 0) -> None:
         """Put the wishes on the heap; some are made at two devices at one moment."""
-        for number in range(daemons):
-            name, at = f"daemon-{number}", self.rng.uniform(0.5, self.heal_s / 3)
+        names = [f"daemon-{number}" for number in range(daemons)]
+        for name in [*names, *(f"{SERVICE}{number}" for number in range(services))]:
+            at = self.rng.uniform(0.5, self.heal_s / 3)
             self._place("update", name, at)
             for _ in range(self.rng.randint(0, 4)):
                 at += self.rng.choice((0.0, 0.3, 4.0, 15.0))
@@ -113,8 +117,18 @@ class Keepers:
             return ControlRequested(request, self.job(wish.name), desired)
         # "again" is the file as it was first run: it brings back what was stopped or deleted.
         edit = 0 if wish.event == "again" else wish.number
-        spec = draw_daemon(wish.name, edit, Random(f"{self.world.seed}/{wish.name}/{edit}"))
+        draw = draw_service if wish.name.startswith(SERVICE) else draw_daemon
+        if wish.event in ("update", "again"):
+            self._note_contest(wish)
+        spec = draw(wish.name, edit, Random(f"{self.world.seed}/{wish.name}/{edit}"))
         return SubmitRequested(request, spec, f"{wish.name}/{wish.number}")
+
+    def _note_contest(self, wish: Wish) -> None:
+        """Whoever runs a new name coordinates it, and two may do so at once."""
+        askers = self._askers.setdefault(wish.name, {})
+        askers[wish.device] = None
+        if len(askers) > 1:
+            self.contested[self.job(wish.name)] = None
 
     def job(self, name: str) -> JobId:
         return job_id(self.world.devices[0].keyring.shoal, "default", "standing", name)
@@ -140,6 +154,35 @@ class Keepers:
         durable_on = reply.value.get("durable_on")
         if isinstance(durable_on, int):
             self.watch.told(device, self.job(wish.name), durable_on)
+
+
+def draw_service(name: str, edit: int, rng: Random) -> JobSpec:
+    """A service: how many slots, where, how long its task lives, how it is updated."""
+    shortest, longest = rng.choice(LIVES_MS)
+    behaviour = Behaviour(shortest, longest, rng.choice((0, 300, 1000)))
+    tree: dict[str, Plain] = {
+        "Name": name,
+        "Type": "service",
+        "Count": rng.choice((1, 2, 2, 3, 4)),
+        "Spread": rng.random() < 0.8,
+        "Meta": {"edit": str(edit)},
+        "Update": {
+            "MaxParallel": rng.choice((1, 2, 12)),
+            "HealthyAfter": rng.choice((1, 2)),
+            "OnFailure": rng.choice(("pause", "rollback")),
+        },
+        "Tasks": [
+            {
+                "Engine": {"Type": "process", "Params": {"Command": list(behaviour.command)}},
+                "Resources": {"CPU": rng.choice(("50m", "400m")), "Memory": "16Mi"},
+            }
+        ],
+    }
+    if rng.random() < 0.2:
+        tree["Constraints"] = [{"Key": "zone", "Operator": "=", "Values": [rng.choice(ZONES)]}]
+    if rng.random() < 0.15:
+        tree["Disconnect"] = {"StopAfter": rng.choice((12, 20))}
+    return JobSpec.from_plain(tree)
 
 
 def draw_daemon(name: str, edit: int, rng: Random) -> JobSpec:

@@ -13,6 +13,7 @@ from protocol.messages import JobSyncAck
 from protocol.node import Node
 from protocol.records import Acceptance, Advert, Assignment, Fence, Record, Spec, Unknown, Verdict
 from protocol.sim.disk import Disk
+from protocol.standingjob import KIND
 from protocol.wire import dumps, loads
 
 EXECUTION_BYTES_MAX = 512 * 1024  # of one saved execution: spec, award and result with its tails
@@ -72,10 +73,15 @@ class Ledger:
 
     # ---- what may not go back ----------------------------------------------------------------
 
-    def saved(self, save: Save) -> Iterator[str]:
-        """The node asks to save these rows."""
+    def saved(self, save: Save, deleted: Callable[[str], bool] | None = None) -> Iterator[str]:
+        """The node asks to save these rows; of a service that was deleted none is kept."""
         for bucket, key, value in save.rows:
             if bucket not in ("slot", "fence", "job", "spec", "ops"):
+                continue
+            job = key.partition("/")[0]
+            if value is None and bucket != "fence" and deleted is not None and deleted(job):
+                for known in (self.slots, self.terms, self.generations):
+                    known.pop(key, None)
                 continue
             if value is None:
                 yield f"{bucket} {key} is forgotten long before its time"
@@ -107,6 +113,8 @@ class Ledger:
         if not isinstance(spec, Spec):
             yield f"what is saved as the spec of {key} is none"
             return
+        if spec.kind == KIND:
+            return  # a service's update may be gone back from
         before = self.generations.get(key, 0)
         if spec.generation < before:
             yield f"the generation of {key} goes back: {before} to {spec.generation}"
@@ -156,8 +164,11 @@ class Ledger:
         held = node.jobs.get(ack.job)
         if ack.want_spec or held is None or held.fingerprint() != ack.fingerprint:
             return
-        rows: dict[Row, bytes] = {("spec", ack.job): held.spec_data}
+        # A service's spec comes from the standing records: no ack speaks of it.
+        rows: dict[Row, bytes] = {} if held.service else {("spec", ack.job): held.spec_data}
         for slot in held.slots:
+            if held.service and not slot.assignment_data:
+                continue  # of more slots than before nothing is kept until they are awarded
             value = dumps([slot.assignment_data, slot.acceptance_data])
             rows[("slot", f"{ack.job}/{slot.index}")] = value
         self._claims[id(ack)] = rows

@@ -7,6 +7,7 @@ from protocol.ids import JobId, peer_slot
 from protocol.records import Desired, Verdict
 from protocol.sim.device import Device
 from protocol.sim.invariants import Invariants
+from protocol.sim.servicewatch import services_need
 from protocol.sim.standingwatch import daemons_need
 from protocol.sim.world import World
 
@@ -15,7 +16,7 @@ Unrest = list[tuple[int, str]]  # device (-1: all) and what is not as it should 
 
 def unrest(world: World, invariants: Invariants) -> Unrest:
     """Everything that is not at rest, the first of each kind per device."""
-    found: Unrest = invariants.standing.unrest()
+    found: Unrest = invariants.standing.unrest() + invariants.services.unrest()
     for device in world.devices:
         found += _restless(world, device)
     for job, (device_index, durable_on) in invariants.acknowledged.items():
@@ -42,13 +43,14 @@ def _restless(world: World, device: Device) -> Unrest:
     if node is None:
         return [(device.index, "it is down")]
     found: Unrest = []
-    if node.executor.reserved != daemons_need(node.steward.daemons.daemons):
+    kept = daemons_need(node.steward.daemons.daemons) + services_need(node)
+    if node.executor.reserved != kept:
         found.append((device.index, f"capacity is still reserved: {node.executor.reserved}"))
     for task in device.host.tasks.values():
-        if task.running and not task.daemon:
+        if task.running and not task.daemon and not task.service:
             found.append((device.index, f"task {task.execution} of {task.job} still runs"))
     for execution in node.executor.executions.values():
-        if not execution.ended:
+        if not execution.ended and not execution.service:
             found.append((device.index, f"execution {execution.id} is {execution.state}"))
         elif execution.owes and not _gone_with_its_holders(world, execution.job):
             found.append((device.index, f"the result of {execution.id} found nobody"))
@@ -112,7 +114,7 @@ def _wasted(world: World, device: Device) -> Unrest:
         return []
     found: Unrest = []
     for execution in device.node.executor.executions.values():
-        if execution.state is not State.COMPLETED:
+        if execution.state is not State.COMPLETED or execution.service:
             continue
         for other in world.devices:
             held = other.node.jobs.get(execution.job) if other.node is not None else None

@@ -40,6 +40,7 @@ class Options:
     peers: int = 12
     jobs: int = 8
     daemons: int = 3
+    services: int = 2
     scenario: str = MIXED
     faults: Faults | None = None  # instead of the scenario's
     schedules: int = 2  # at most; each keeps a run going for longer
@@ -75,8 +76,14 @@ def run(seed: int, options: Options, line: Callable[[str], None] | None = None) 
     world.watcher = invariants
     people = People(world, invariants, Random(f"{name}/people"), faults.heal_s)
     people.draw(options.jobs)
-    keepers = Keepers(world, invariants.standing, Random(f"{name}/keepers"), faults.heal_s)
-    keepers.draw(options.daemons)
+    keepers = Keepers(
+        world,
+        invariants.standing,
+        Random(f"{name}/keepers"),
+        faults.heal_s,
+        invariants.services.contested,
+    )
+    keepers.draw(options.daemons, options.services)
     rng = Random(f"{name}/timers")
     timers = Timers(world, invariants.schedules, rng, faults.heal_s)
     timers.draw(rng.randint(0, options.schedules))

@@ -204,7 +204,7 @@ class StandingWatch:
         assert device.node is not None
         index, job = device.index, held.id
         daemon = device.node.steward.daemons.daemons.get(job)
-        running = [task for task in device.host.running if task.job == job]
+        running = [task for task in device.host.running if task.job == job and task.daemon]
         if not self._belongs(device, held):
             return [(index, f"daemon {job} runs, and should not")] if running else []
         if daemon is None:

@@ -45,6 +45,7 @@ class Task:
     ends: float
     code: int | None
     daemon: bool = False
+    service: bool = False
     running: bool = True
     ended: TaskEnded | None = None
 
@@ -65,8 +66,9 @@ class Task:
         code: int | None = rng.choice((1, 2, 139)) if failed else 0
         if timeout_s is not None and lasts > timeout_s:
             lasts, code = timeout_s, KILLED
-        daemon = spec.type is JobType.DAEMON
-        return cls(execution, job, spec.task.resources, now, now + lasts, code, daemon)
+        daemon, service = spec.type is JobType.DAEMON, spec.type is JobType.SERVICE
+        ends = now + lasts
+        return cls(execution, job, spec.task.resources, now, ends, code, daemon, service)
 
     def end(self, code: int | None, reason: str, now: float) -> TaskEnded:
         """It ends now; later ends change nothing."""

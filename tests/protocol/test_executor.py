@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from protocol.bidding import DRAINING, Bidder
 from protocol.clock import NEVER, Now
-from protocol.config import AuctionConfig, CoordinationConfig, PolicyConfig
+from protocol.config import AuctionConfig, CoordinationConfig, PolicyConfig, StandingConfig
 from protocol.effects import Bucket, Effect, RemoveTask, Save, Send, StartTask, StopTask, Tell
 from protocol.errors import RemoteProtocolError
 from protocol.events import Booted, TaskEnded, TaskFound
@@ -36,8 +37,9 @@ from protocol.messages import (
     Withdraw,
 )
 from protocol.opsjournal import OpsJournal
-from protocol.records import Fence, Result, Role, Verdict
+from protocol.records import Fence, Keyring, Result, Role, Verdict
 from protocol.resources import Resources
+from protocol.restarts import Restarts
 from protocol.wire import open_sealed
 from tests.protocol.jobs import Book, at, fence, job_spec, task_spec
 from tests.protocol.strategies import structs
@@ -47,6 +49,25 @@ A, B, C, ME, MALLORY = (PeerId(name) for name in ("a", "b", "c", "executor", "ma
 MEMORY = b"memory"
 FIRST, SECOND = fence(1, "a", 1), fence(1, "a", 2)
 Disk = dict[Bucket, dict[str, bytes]]
+
+
+def executor_of(
+    keyring: Keyring,
+    config: CoordinationConfig,
+    bidder: Bidder,
+    reachable: Callable[[PeerId], bool],
+) -> Executor:
+    restarts = Restarts(StandingConfig(), Random(1))
+    return Executor(
+        keyring,
+        config,
+        bidder,
+        reachable,
+        OpsJournal(MEMORY),
+        restarts,
+        lambda job, generation: "",
+        lambda job: None,
+    )
 
 
 class Device:
@@ -63,12 +84,11 @@ class Device:
     def boots(self, config: CoordinationConfig = CONFIG) -> Executor:
         capacity = Resources(4000, 1 << 33, 1 << 33)
         bidder = Bidder(AuctionConfig(), self.policy, ("process",), capacity, {"arch": "arm64"})
-        self.executor = Executor(
+        self.executor = executor_of(
             self.book.keyring(ME),
             config,
             bidder,
             lambda peer: peer not in self.away,
-            OpsJournal(MEMORY),
         )
         assert self.executor.restore(self.disk) == []
         return self.executor
@@ -171,7 +191,7 @@ def answer(
 def withdraw(
     it: Device, of: Fence, by: PeerId = A, slot: int = 0, reason: str = ""
 ) -> list[Effect]:
-    return it.does(it.executor.on_withdraw(by, Withdraw(it.book.id, slot, of, reason)))
+    return it.does(it.executor.on_withdraw(by, Withdraw(it.book.id, slot, of, reason), at(0.0)))
 
 
 # ---- bidding ----------------------------------------------------------------------------------
@@ -483,7 +503,7 @@ def test_what_the_engine_swallows_is_given_up_and_stopped_should_it_start_after_
 def test_what_was_withdrawn_and_never_started_is_no_longer_waited_for() -> None:
     it = device(Book())
     it.award()
-    it.does(it.executor.on_withdraw(A, Withdraw(it.book.id, 0, SECOND, "not wanted")))
+    it.does(it.executor.on_withdraw(A, Withdraw(it.book.id, 0, SECOND, "not wanted"), at(0.0)))
     effects = it.pass_(CONFIG.start_max_s)
     assert [type(effect) for effect in effects if not isinstance(effect, Send)] == [StopTask]
     assert (it.state(), it.used) == (State.STOPPED, Resources())
@@ -862,9 +882,7 @@ def test_a_row_that_cannot_be_read_is_named() -> None:
     it = running()
     it.disk["execution"]["broken"] = b"\x80"
     it.disk["fence"]["broken"] = b"\x80"
-    fresh = Executor(
-        it.book.keyring(ME), CONFIG, it.executor.bidder, lambda peer: True, OpsJournal(MEMORY)
-    )
+    fresh = executor_of(it.book.keyring(ME), CONFIG, it.executor.bidder, lambda peer: True)
     assert fresh.restore(it.disk) == ["broken", "broken"]
     assert list(fresh.executions) == [it.key()]
 
@@ -967,7 +985,7 @@ def test_no_message_ends_the_agent_or_leaks_capacity(messages: list[object], ran
                 case Release():
                     it.executor.on_release(A, message, at(1.0))
                 case Withdraw():
-                    it.executor.on_withdraw(A, message)
+                    it.executor.on_withdraw(A, message, at(1.0))
                 case RenewAck():
                     it.executor.on_renew_ack(A, message, at(1.0))
                 case ResultAck():

@@ -142,7 +142,7 @@ def test_a_draining_device_is_not_asked_and_what_runs_there_ends_there() -> None
     drained = dataclasses.replace(net.boxes["b"].described, draining=True)
     net.handle("b", drained)
     assert [tell.text for tell in net.told("b", "self.draining")] == [
-        "draining: what runs here ends by itself"
+        "draining: services move away, the rest ends"
     ]
     net.run(0.5)
     net.submit("a", batch(on=["b"], task=queue(3600)), "late")

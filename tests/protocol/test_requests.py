@@ -44,16 +44,6 @@ def test_who_lacks_the_role_is_told_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        (
-            JobSpec.from_plain(
-                {
-                    "Name": "o",
-                    "Type": "service",
-                    "Tasks": [{"Engine": {"Type": "process", "Params": {"Command": ["true"]}}}],
-                }
-            ),
-            "batch and ops jobs and daemons; service is not there yet",
-        ),
         (batch(task={"ResultPaths": [{"Name": "out", "Path": "/out"}]}), "leave ResultPaths out"),
     ],
 )

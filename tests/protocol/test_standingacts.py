@@ -14,7 +14,7 @@ from protocol.standing import DOMAIN
 from protocol.standingacts import ALONE, WAITING_MAX
 from protocol.standingjob import NUMBER_MAX, StandingJob
 from tests.protocol.nodenet import NodeNet
-from tests.protocol.standingbook import PROCESS, StandingBook, daemon
+from tests.protocol.standingbook import StandingBook, daemon
 
 WORKING = (Role.COMPUTE,)
 OPERATING = (Role.COMPUTE, Role.SUBMIT, Role.OPERATE)
@@ -177,9 +177,7 @@ def refused(net: NodeNet, spec: JobSpec, *, again: bool = False) -> str:
 
 def test_what_cannot_be_meant_is_refused_by_name() -> None:
     net = NodeNet("a", roles={"a": (Role.COMPUTE, Role.SUBMIT)})
-    service = JobSpec.from_plain({"Name": "w", "Type": "service", "Tasks": [{"Engine": PROCESS}]})
     paths = daemon(task={"ResultPaths": [{"Name": "a", "Path": "out"}]})
-    assert "service is not there yet" in refused(net, service)
     assert "leave ResultPaths out" in refused(net, paths)
     assert "leave --key out" in refused(net, daemon(), again=True)
     assert "NotAfter has passed" in refused(net, daemon(NotAfter="2020-01-01T00:00:00Z"))

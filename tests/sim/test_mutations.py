@@ -12,6 +12,7 @@ from msgspec.structs import replace as replace_struct
 import protocol.daemons as daemons_module
 import protocol.execution as execution_module
 import protocol.node as node_module
+import protocol.placement as placement_module
 import protocol.sim.device as device_module
 import protocol.standingjob as standingjob_module
 from protocol.bidding import Bidder
@@ -24,7 +25,7 @@ from protocol.daemons import Daemons
 from protocol.direct import Direct
 from protocol.effects import Effect, RemoveTask, Save, StartTask
 from protocol.errors import RemoteProtocolError
-from protocol.events import Event, TaskEnded
+from protocol.events import Event, TaskEnded, TaskFound
 from protocol.execution import Execution, Fences
 from protocol.executor import Executor
 from protocol.heldjob import HeldJob, Merged, Slot
@@ -38,8 +39,11 @@ from protocol.opsjournal import Entry, OpsJournal, Row
 from protocol.placement import Placement
 from protocol.records import Acceptance, Assignment, Fence, Keyring, Result
 from protocol.relay import Relay
+from protocol.restarts import Restarts
+from protocol.rollout import Rollout
 from protocol.roster import PRESENT
 from protocol.schedules import Schedules, Watch
+from protocol.services import Services
 from protocol.sim.faults import Faults
 from protocol.sim.keyring import SimKeyring
 from protocol.sim.network import Conditions
@@ -363,6 +367,77 @@ def _never_updated(patch: Patch) -> None:
     patch.setattr(daemons_module, "wave_delay_s", lambda *arguments: NEVER)
 
 
+def _second_service(patch: Patch) -> None:
+    """A restarted agent starts its services beside those that still run."""
+    adopt = Executor._adopt
+
+    def forgetful(
+        self: Executor, execution: Execution, task: TaskFound | None, now: Now
+    ) -> list[Effect]:
+        return adopt(self, execution, None if execution.service else task, now)
+
+    patch.setattr(Executor, "_adopt", forgetful)
+
+
+def _unstoppable_service(patch: Patch) -> None:
+    """Whoever runs or coordinates a service does not heed that it was stopped."""
+    patch.setattr(Services, "over", lambda self, job, generation: "")
+    patch.setattr(Coordination, "rest", lambda self, held, reason, now: [])
+    patch.setattr(Coordination, "drop", lambda self, held: [])
+
+
+def _service_ended_for_good(patch: Patch) -> None:
+    """A service's task that ended is not started again."""
+    next_run = Restarts.next_run
+
+    def never(self: Restarts, ended: Execution, now: Now) -> Execution | None:
+        pending = next_run(self, ended, now)
+        if pending is not None:
+            pending.start_at = NEVER
+        return pending
+
+    patch.setattr(Restarts, "next_run", never)
+
+
+def _service_left_dead(patch: Patch) -> None:
+    """What a service lost with a peer is not placed again."""
+    failed = Placement.failed
+
+    def resigned(self: Placement, led: Led, index: int, *arguments: object) -> list[Effect]:
+        if led.held.service:
+            led.plans[index].due = NEVER
+            return []
+        return failed(self, led, index, *arguments)  # type: ignore[arg-type]
+
+    patch.setattr(Placement, "failed", resigned)
+
+
+def _service_never_updated(patch: Patch) -> None:
+    """No slot is ever replaced by a later revision's."""
+    patch.setattr(Rollout, "_go_on", lambda self, led, held, now: [])
+
+
+def _service_crowded(patch: Patch) -> None:
+    """Slots that are to be spread are given to one peer, which takes them."""
+    patch.setattr(placement_module, "_taken", lambda led: {})
+    patch.setattr(Executor, "_objection_to_service", lambda self, execution: "")
+
+
+def _service_kept_beside(patch: Patch) -> None:
+    """What a later award of the slot supersedes is not told to stop."""
+    patch.setattr(Executor, "_supersede", lambda self, by, now: ([], []))
+
+
+def _service_timed_out(patch: Patch) -> None:
+    """A service's task is given the timeout of its file."""
+    start = Executor._start
+
+    def timed(self: Executor, execution: Execution, now: Now) -> StartTask:
+        return replace(start(self, execution, now), timeout_s=60.0)
+
+    patch.setattr(Executor, "_start", timed)
+
+
 def _unjournaled_ops(patch: Patch) -> None:
     """An ops job is started before its start is in the journal."""
     patch.setattr(OpsJournal, "start", lambda self, revision: [])
@@ -392,7 +467,7 @@ def _start_again(self: OpsJournal, revision: Revision) -> list[Row]:
 
 
 def _fenced_id(
-    revision: Revision, slot: int, term: int, coordinator: PeerId, attempt: int
+    revision: Revision, slot: int, term: int, coordinator: PeerId, attempt: int, run: int = 0
 ) -> ExecutionId:
     numbers = (str(slot), str(term), coordinator, str(attempt))
     return ExecutionId(derive("shoal/execution/1", revision, *numbers))
@@ -569,6 +644,14 @@ MUTATIONS = (
     Mutation("labels looked at once", _once_described, "daemon .* (should not|does not run)"),
     Mutation("daemon not restarted", _ended_for_good, "daemon .* runs 0 times"),
     Mutation("daemon not updated", _never_updated, "in another revision than it should"),
+    Mutation("service started twice", _second_service, "runs twice"),
+    Mutation("service not stopped", _unstoppable_service, "service .* runs, and should not"),
+    Mutation("service not restarted", _service_ended_for_good, "of service .* runs 0 times"),
+    Mutation("service not placed again", _service_left_dead, "of service .* runs nowhere"),
+    Mutation("service not updated", _service_never_updated, "another revision than it should"),
+    Mutation("service not spread", _service_crowded, "slots of service .* are not spread"),
+    Mutation("service kept beside", _service_kept_beside, "starts .*, and knows"),
+    Mutation("service timed out", _service_timed_out, "has a timeout"),
     Mutation("hung starts", _hung_starts, "for ever|has not ended", scenario="black-holes"),
     Mutation("tasks not adopted", _blind_adoption, "is (starting|running)|still|has not ended"),
     Mutation("ops start not journaled", _unjournaled_ops, "without a journal"),

@@ -86,6 +86,8 @@ def _value(info: object, place: str, most: bool) -> object:
         case inspect.DictType():
             assert info.max_length is not None, f"{place} has no bound"
             return {"z": "", "ä": TEXT, "aa": "", "": "empty"} if most else {}
+        case inspect.UnionType(types=(inspect.StructType(cls=inside), *_)):
+            return _struct(inside, most) if most else None
         case inspect.UnionType():
             return PeerId("z" * 64) if most else None
         case inspect.StructType():

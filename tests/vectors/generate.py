@@ -72,7 +72,8 @@ def parts() -> list[Vector]:
     renewal = samples.Renewal(samples.JOB, samples.REVISION, slot, samples.FENCE, "running")
     answer = samples.RenewAnswer(samples.JOB, slot, samples.FENCE, "over", samples.PEER.peer)
     facts = samples.Facts(4000, 1 << 30, 1 << 33, 120, 2, 0, -5_000, -1, 1)
-    values = (samples.LETTER, samples.FENCE, state, needs, facts, renewal, answer)
+    update = samples.UpdateState(2, samples.REVISION, 1)
+    values = (samples.LETTER, samples.FENCE, state, needs, facts, renewal, answer, update)
     return [vector for value in values for vector in vectors_of(value)]
 
 

@@ -59,6 +59,7 @@ from protocol.messages import (
     SyncRecords,
     SyncRoot,
     SyncWant,
+    UpdateState,
     Vacancy,
     Withdraw,
 )
@@ -372,6 +373,7 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
             HASH,
             2,
             True,
+            UpdateState(3, REVISION, 2),
         ),
         JobSyncAck(4, JOB, HASH, True),
         JobDigests(((JOB, HASH),)),
@@ -402,7 +404,7 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
         Refusal(9, "label arch: wanted one of amd64, arm64, found 'riscv64'", True),
         Award(9, (SEALED_ASSIGNMENT,), SEALED_SPEC, b"", (PEER.peer, ADMIT.peer)),
         Accepted(JOB, 1, FENCE),
-        Declined(JOB, 1, FENCE, "busy: 64 executions run here already", False),
+        Declined(JOB, 1, FENCE, "superseded: a later award is known here", True, FENCE),
         Declined(JOB, peer_slot(JOB, GUEST.peer), FENCE, "engine docker is not here"),
         Release(9),
         Withdraw(JOB, 1, FENCE, "superseded"),
@@ -411,7 +413,7 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
     "executions": (
         Renew(
             (
-                Renewal(JOB, REVISION, 1, FENCE, "running", SEALED_ASSIGNMENT),
+                Renewal(JOB, REVISION, 1, FENCE, "running", SEALED_ASSIGNMENT, 3),
                 Renewal(JOB, REVISION, 0, FENCE, "starting"),
             )
         ),
