@@ -93,7 +93,11 @@ class Led:
         return requirements_of(self.held)
 
     def pairs(self) -> list[tuple[Slot, Plan]]:
-        return [(slot, self.plans[slot.index]) for slot in self.held.slots]
+        return [
+            (slot, self.plans[slot.index])
+            for slot in self.held.slots
+            if slot.index in self.plans  # a holder may speak of more slots than a service has
+        ]
 
     def waiting(self, now: float) -> list[int]:
         return [

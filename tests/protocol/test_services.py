@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from protocol.events import HealthChanged
 from protocol.ids import PeerId, rendezvous
+from protocol.messages import SlotState
 from protocol.records import Desired, Role
 from protocol.tree import Plain
 from tests.protocol.servicenet import ServiceNet, service
@@ -346,3 +348,16 @@ def test_an_update_goes_on_once_its_checks_pass() -> None:
         for execution in net.boxes[name].checked:
             net.handle(name, HealthChanged(execution, True))
     net.until(lambda: net.commands() == ["two", "two"])
+
+
+def test_a_holder_that_speaks_of_slots_there_are_not_breaks_nothing() -> None:
+    net = ServiceNet("a", "b")
+    net.ran("a", service(1))
+    net.until(lambda: running(net, 1))
+    net.run(1.0)
+    sync = net.service("b").sync(1, [0], with_spec=False)
+    empty = SlotState(5)
+    net.send("b", "a", msgspec.structs.replace(sync, slots=(*sync.slots, empty)))
+    assert len(net.service("a").slots) == 6
+    net.run(60.0)
+    assert net.where() and len(net.on()) == 1
