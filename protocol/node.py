@@ -171,20 +171,23 @@ class Node:
         self.inquiries = Inquiries(
             keyring.peer, self._views, self._connected_peers, self.membership.alive
         )
-        self.requests = Requests(
-            keyring,
-            certificate,
-            coordination,
-            self.catalogue,
-            self.coordination,
-            self.inquiries,
-            self.name_of,
-        )
+        self.requests = self._requests()
         self.stories = stories
         self.steward = self._steward(bidder)
         self._sweep_at = 0.0
         self.unreadable = self.catalogue.restore(disk) + self.executor.restore(disk)
         self.unreadable += self.steward.restore(disk)
+
+    def _requests(self) -> Requests:
+        return Requests(
+            self.keyring,
+            self.certificate,
+            self.config.coordination,
+            self.catalogue,
+            self.coordination,
+            self.inquiries,
+            self.name_of,
+        )
 
     def _steward(self, bidder: Bidder) -> Steward:
         return Steward(
