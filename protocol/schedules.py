@@ -210,7 +210,8 @@ class Schedules:
         if not slots and schedule.catch_up and latest >= until - CATCH_UP_S:
             slots = [latest]
         if not slots:
-            text = f"{spec.name}: the run of {format_moment(latest)} was missed"
+            when = format_moment(latest)
+            text = f"{spec.name}: the run of {when} was not fired here, and is too late now"
             tell = Tell("schedule.missed", text, held.id, self.me, {"slot_s": latest})
             return [*self._marked(held.id, latest), tell]
         effects: list[Effect] = []

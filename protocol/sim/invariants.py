@@ -336,7 +336,10 @@ class Invariants:
         if not accepts and until_s is not None and now.wall_trusted and now.wall > until_s:
             self.violate(device.index, f"the list of {award.job} grows after NotAfter")
         listed = self.world.by_peer[award.executor]
-        if explain_all(held.job.constraints, listed.described.labels):
+        known = device.node.membership.peer(award.executor)  # labels may have changed, unheard of
+        labels = known.advert.labels if known is not None and known.advert is not None else {}
+        labels = labels if listed is not device else device.described.labels
+        if explain_all(held.job.constraints, labels):
             self.violate(device.index, f"{listed.index} is on the list of {award.job}: no match")
 
     def _check_once(self, device: Device, execution: Execution) -> None:

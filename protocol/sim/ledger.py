@@ -36,7 +36,9 @@ class Ledger:
     _durable: dict[Row, set[bytes]] = field(default_factory=dict)  # every value ever committed
     _awards: set[tuple[str, int, Fence]] = field(default_factory=set)  # ever journaled here
     _own: set[tuple[str, int]] = field(default_factory=set)  # slots of this peer, journaled here
-    _claims: dict[int, dict[Row, bytes]] = field(default_factory=dict)  # by an ack's identity
+    _claims: dict[JobSyncAck, dict[Row, bytes]] = field(
+        default_factory=dict
+    )  # by an ack's identity
     _incarnation: int = 0  # the highest it ever told anybody
     _earlier: int = 0  # the highest of its earlier lives
 
@@ -171,11 +173,11 @@ class Ledger:
                 continue  # of more slots than before nothing is kept until they are awarded
             value = dumps([slot.assignment_data, slot.acceptance_data])
             rows[("slot", f"{ack.job}/{slot.index}")] = value
-        self._claims[id(ack)] = rows
+        self._claims[ack] = rows
 
     def proven(self, ack: JobSyncAck) -> bool:
         """Whether all that this acknowledgement claims was committed."""
-        rows = self._claims.pop(id(ack), {})
+        rows = self._claims.pop(ack, {})
         return all(value in self._durable.get(row, ()) for row, value in rows.items())
 
 

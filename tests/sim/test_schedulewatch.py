@@ -58,6 +58,10 @@ def test_a_run_at_its_time_is_right_once() -> None:
     shown = Shown()
     assert shown.fire() == ""
     assert shown.watch.handled_at == {shown.schedule: 7.0}
+    assert shown.fire() == ""  # it never came to its disk
+    sealed = derive(shown.source, str(SLOT), {}, shown.device.keyring)
+    assert isinstance(sealed.record, Spec)
+    shown.device.disk.rows["job"][sealed.record.job] = b""
     assert "twice" in shown.fire()
 
 
