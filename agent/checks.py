@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 FIRST_S: Final = 1.0  # the first check comes soon, so that what is well is known to be so early
 REASON_CHARS_MAX: Final = 200
-REQUESTS_MAX: Final = 4  # threads that wait for web pages at one time
 _log = logging.getLogger("shoal.checks")
 
 
@@ -31,8 +30,7 @@ class Checks:
         self._engine = engine
         self._post = post
         self._nursery: trio.Nursery | None = None
-        self._watched: set[ExecutionId] = set()
-        self._limiter = trio.CapacityLimiter(REQUESTS_MAX)
+        self._watched: dict[ExecutionId, bool | None] = {}  # what was told last, None for nothing
         self._rng = Random()
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
@@ -43,11 +41,11 @@ class Checks:
             await trio.sleep_forever()
 
     def watch(self, effect: CheckTask) -> None:
-        """Ordered twice, it is watched once."""
+        """Ordered again (by a node that was built anew), it is watched once and told of anew."""
         assert self._nursery is not None
         if effect.execution not in self._watched:
-            self._watched.add(effect.execution)
             self._nursery.start_soon(self._watch, effect.execution, effect.check)
+        self._watched[effect.execution] = None
 
     async def _watch(self, execution: ExecutionId, check: CheckSpec) -> None:
         async with trio.open_nursery() as nursery:
@@ -57,23 +55,26 @@ class Checks:
             except (KeyError, ValueError, OSError) as error:  # it is gone: others tell of that
                 _log.debug("checking %s: %s", execution, error)
             nursery.cancel_scope.cancel()
-        self._watched.discard(execution)
+        del self._watched[execution]
 
     async def _ask(self, execution: ExecutionId, check: CheckSpec) -> None:
-        failures, well = 0, None
+        failures, limiter = 0, trio.CapacityLimiter(1)
         await trio.sleep(min(FIRST_S, check.every_s))
         while True:
-            reason = await self._fails(execution, check)
+            reason = await self._fails(execution, check, limiter)
             failures = failures + 1 if reason else 0
-            if not reason and well is not True:
-                well = True
+            told = self._watched[execution]
+            if not reason and told is not True:
+                self._watched[execution] = True
                 self._post(HealthChanged(execution, True))
-            elif failures >= check.failures and well is not False:
-                well = False
+            elif failures >= check.failures and told is not False:
+                self._watched[execution] = False
                 self._post(HealthChanged(execution, False, reason[:REASON_CHARS_MAX]))
             await trio.sleep(check.every_s * self._rng.uniform(0.9, 1.1))
 
-    async def _fails(self, execution: ExecutionId, check: CheckSpec) -> str:
+    async def _fails(
+        self, execution: ExecutionId, check: CheckSpec, limiter: trio.CapacityLimiter
+    ) -> str:
         """Why the check does not pass; empty where it does."""
         try:
             with trio.fail_after(check.timeout_s):
@@ -81,7 +82,7 @@ class Checks:
                     return await self._run(execution, check.command)
                 if check.address:
                     return await _connect(check.address)
-                return await self._fetch(check.url, check.timeout_s)
+                return await _fetch_aside(check.url, check.timeout_s, limiter)
         except trio.TooSlowError:
             return f"no answer within {check.timeout_s} s"
         except Exception as error:  # a device without memory, a name that does not resolve, ...
@@ -93,9 +94,17 @@ class Checks:
             return ""
         return f"{command[0]} ended with exit code {code}{f': {said}' if said else ''}"
 
-    async def _fetch(self, url: str, timeout_s: float) -> str:
-        # It ends by itself, at its own timeout: a thread cannot be cancelled.
-        return await trio.to_thread.run_sync(_fetch, url, timeout_s, limiter=self._limiter)
+
+async def _fetch_aside(url: str, timeout_s: float, limiter: trio.CapacityLimiter) -> str:
+    """In a thread, left to itself when the time is over: one for each execution, so that a page
+    that drips for minutes keeps none but its own check waiting."""
+    return await trio.to_thread.run_sync(
+        _fetch,
+        url,
+        timeout_s,
+        abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's old stubs
+        limiter=limiter,
+    )
 
 
 async def _connect(address: str) -> str:

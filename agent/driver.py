@@ -275,7 +275,7 @@ class Driver:
         if now - self._looked_at < GRAIN_S:
             due = self._looked_at + GRAIN_S
         else:
-            self._looked_at, due = now, self.node.deadline
+            self._looked_at, due = now, max(self.node.deadline, now)
         if due < self._alarm.deadline:
             self._alarm.deadline = due
 

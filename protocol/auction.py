@@ -49,6 +49,22 @@ class Auction:
             self.closes_at = now + self.config.window_s
         return chosen
 
+    def begin_with(self, peer: PeerId) -> bool:
+        """Ask this candidate before all others; False where it is none."""
+        if peer not in self.candidates:
+            return False
+        self.candidates.remove(peer)
+        self.candidates.insert(0, peer)
+        return True
+
+    def ask_again(self, peer: PeerId) -> bool:
+        """It refused as busy in this round, and has room now: its answer is open again."""
+        answer = self.answers.get(peer)
+        if self.awarding or answer is None or answer.kind != "refused" or answer.final:
+            return False
+        self.answers[peer] = Answer()
+        return True
+
     def filtered(self, peer: PeerId, reason: str) -> None:
         """A peer that needs not be asked: its advert says that it does not fit."""
         self.answers[peer] = Answer("filtered", reason=reason)

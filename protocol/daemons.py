@@ -160,8 +160,10 @@ class Daemons:
         self._note_expiry(job, held, now)
         if held is None or (held.desired is Desired.RUNNING and held.job is None):
             # Its spec is not here (yet), or of a later version: what runs is left alone.
-            if daemon is not None and not daemon.active:
-                daemon.park()
+            if daemon is not None:
+                daemon.switch_to, daemon.switch_at = None, NEVER
+                if not daemon.active:
+                    daemon.park()
             if held is not None and held.unreadable:
                 self.unfit[job] = held.unreadable
             return []
@@ -416,7 +418,7 @@ class Daemons:
                 effects += self._healthy(daemon)
             if (daemon.switch_at if daemon.active else daemon.next_at) <= now.mono:
                 due[job] = None
-            elif daemon.active and self._cut_off_at(daemon.now.spec) <= now.mono:
+            if daemon.active and self._cut_off_at(daemon.now.spec) <= now.mono:
                 effects += self._stop(daemon, CUT_OFF)
         return effects + [effect for job in due for effect in self.review(job, now)]
 

@@ -150,6 +150,8 @@ class Executor:
 
     def on_release(self, sender: PeerId, release: Release, now: Now) -> list[Effect]:
         self.bidder.release(sender, release.auction)
+        if release.job is not None:
+            self.bidder.queue.leave(sender, release.job)
         return self._call(now)
 
     def _call(self, now: Now) -> list[Effect]:
@@ -613,7 +615,7 @@ class Executor:
         reason = f"the device did not start it within {self.config.start_max_s:.0f} s"
         execution.start_by = NEVER
         stop = StopTask(execution.id, reason)
-        if execution.stopping:
+        if execution.stopping and execution.stopping != CUT_OFF:
             return [*self._end_stopped(execution, now), stop]
         return [
             *self._end(execution, State.FAILED, TaskEnded(execution.id, None, reason), now),

@@ -354,9 +354,10 @@ class Declined(msgspec.Struct, array_like=True, tag=35, frozen=True):
 
 
 class Release(msgspec.Struct, array_like=True, tag=36, frozen=True):
-    """The auction is over for you: free what you held for it."""
+    """The auction is over for you: free what you held for it; `job` waits for you no more."""
 
     auction: Count
+    job: JobId | None = None  # it found a place, or ended, while you had no room for it
 
 
 class Withdraw(msgspec.Struct, array_like=True, tag=37, frozen=True):

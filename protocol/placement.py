@@ -93,12 +93,15 @@ class Placement:
             started_ms=now.wall_ms,
         )
         auction.candidates = self._candidates(led, auction)
+        first, led.invited_by = led.invited_by, None
+        invited = first is not None and auction.begin_with(first)
         for slot in slots:
             led.plans[slot].phase = Phase.BIDDING
         led.auction = auction
         self._auctions[auction.id] = led
         self.stories.of(led.held.id).add_round(auction)
-        return effects + self._ask(led, auction, self.auction_config.ask_first, now)
+        count = 1 if invited else self.auction_config.ask_first
+        return effects + self._ask(led, auction, count, now)
 
     def _candidates(self, led: Led, auction: Auction) -> list[PeerId]:
         """Whom to ask, in order: mostly peers connected already, some at random among the rest.
@@ -129,7 +132,16 @@ class Placement:
 
     def _ask(self, led: Led, auction: Auction, count: int, now: Now) -> list[Effect]:
         asked = auction.ask(count, now.mono)
-        announce = Announce(
+        if not asked:
+            return self.settle(led, now)
+        announce = self._announcement(led, auction)
+        text = f"asking {len(asked)} peer{'s' if len(asked) > 1 else ''}"
+        fields: dict[str, object] = {"peers": [self.fleet.name(peer) for peer in asked[:16]]}
+        tell = Tell("job.asking", text, led.held.id, fields=fields)
+        return [tell, *(Send(peer, announce) for peer in asked)]
+
+    def _announcement(self, led: Led, auction: Auction) -> Announce:
+        return Announce(
             auction.id,
             led.held.id,
             led.held.revision,
@@ -141,12 +153,6 @@ class Placement:
             led.held.job.priority,
             led.held.job.type,
         )
-        if not asked:
-            return self.settle(led, now)
-        text = f"asking {len(asked)} peer{'s' if len(asked) > 1 else ''}"
-        fields: dict[str, object] = {"peers": [self.fleet.name(peer) for peer in asked[:16]]}
-        tell = Tell("job.asking", text, led.held.id, fields=fields)
-        return [tell, *(Send(peer, announce) for peer in asked)]
 
     def on_answer(self, sender: PeerId, answer: Bid | Refusal, now: Now) -> list[Effect]:
         """A bid or refusal; one that comes when its round is over is released at once."""
@@ -163,9 +169,15 @@ class Placement:
     def on_vacancy(self, sender: PeerId, vacancy: Vacancy, now: Now) -> list[Effect]:
         """Somebody that was busy has room now: what waits is asked for again, once a refusal."""
         led = self.led.get(vacancy.job)
-        if led is None or sender not in led.busy:
+        phases = [plan.phase for plan in led.plans.values()] if led is not None else []
+        if led is None or not (Phase.WAITING in phases or Phase.BIDDING in phases):
+            return [Send(sender, Release(0, vacancy.job))]  # the room is for somebody else
+        if led.auction is not None and led.auction.ask_again(sender):
+            return [Send(sender, self._announcement(led, led.auction))]
+        if sender not in led.busy:
             return []
         del led.busy[sender]
+        led.invited_by = sender
         for plan in led.plans.values():
             if plan.phase is Phase.WAITING and plan.dry_rounds:
                 plan.due = now.mono
@@ -208,7 +220,15 @@ class Placement:
             return []
         led.auction = None
         self._auctions.pop(auction.id, None)
-        return [Send(peer, Release(auction.id)) for peer in auction.holding()]
+        released = [Send(peer, Release(auction.id)) for peer in auction.holding()]
+        return [*released, *self._wait_no_more(led)]
+
+    def _wait_no_more(self, led: Led) -> list[Send]:
+        """Once nothing of a job waits, those who keep a place in their lines for it are told."""
+        if not led.busy or any(plan.phase is Phase.WAITING for plan in led.plans.values()):
+            return []
+        busy, led.busy = list(led.busy), {}
+        return [Send(peer, Release(0, led.held.id)) for peer in busy]
 
     # ---- awards ------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ ASK_MAX_S: Final = 60.0  # also how often paths that are in use are asked for an
 ASKS_MAX: Final = 4  # within 8 s of silence a neighbour that says nothing counts as dead itself
 GATHER_S: Final = 0.1  # what is wanted at about one time is asked in one message
 ANSWER_S: Final = 0.2  # between two answers to one neighbour
-IDLE_S: Final = 120.0  # a path that nobody needed for so long is asked for no more
+IDLE_S: Final = 45.0  # a path that nobody needed for so long is not asked for again
 RELAYS_MAX: Final = 8  # kept per peer; the next best is used where one fails
 PATHS_MAX: Final = 1024  # peers at one time; 48 connections reach no more of a shoal's matter
 

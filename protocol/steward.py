@@ -205,7 +205,7 @@ class Steward:
         held = self.standing.jobs.get(job)
         if held is None:
             return []
-        found = list(self.standing.versions.of(job))
+        found = self.standing.versions.of(job)
         if held.spec_data:
             found.append(Version.of(held.spec_data, held.since_ms, self.standing.keyring))
         return [version_view(each, self._name_of) for each in reversed(found)]

@@ -19,6 +19,7 @@ from protocol.records import Keyring, Spec
 from protocol.wire import RECORD_BYTES_MAX, dumps, loads, open_sealed
 
 KEPT: Final = 5  # of one job, beside the present one: what somebody may want to go back to
+BYTES_MAX: Final = 4 * 1024 * 1024  # of all jobs together: most specs are under 1 KB
 ROW_BYTES_MAX: Final = KEPT * (RECORD_BYTES_MAX + 32)
 
 Row = tuple[Bucket, str, bytes | None]
@@ -28,7 +29,6 @@ Row = tuple[Bucket, str, bytes | None]
 class Version:
     """One spec record of a standing job; `spec` is None where this version cannot read it."""
 
-    data: bytes
     since_ms: int  # wall; when this peer first held it
     generation: int
     revision: Revision
@@ -46,16 +46,16 @@ class Version:
             spec = JobSpec.decode(record.body)
         except ValueError:
             spec = None
-        revision = revision_of(sealed.body)
-        return cls(data, since_ms, record.generation, revision, sealed.author, spec)
+        return cls(since_ms, record.generation, revision_of(sealed.body), sealed.author, spec)
 
 
 @dataclass(slots=True)
 class Versions:
-    """By job, the oldest first."""
+    """By job, the oldest first: sealed, with the time since when it was held here."""
 
     keyring: Keyring
-    held: dict[JobId, tuple[Version, ...]] = field(default_factory=dict)
+    held: dict[JobId, list[tuple[bytes, int]]] = field(default_factory=dict)
+    _bytes: int = 0
 
     def restore(self, rows: Mapping[str, bytes]) -> list[str]:
         """Rebuild from disk; returns the keys of rows that could not be read."""
@@ -63,23 +63,35 @@ class Versions:
         for key in sorted(rows):
             try:
                 pairs = msgspec.convert(loads(rows[key], ROW_BYTES_MAX), list[tuple[bytes, int]])
-                found = tuple(Version.of(data, since, self.keyring) for data, since in pairs)
+                for data, since_ms in pairs:
+                    Version.of(data, since_ms, self.keyring)
             except (RemoteProtocolError, ValueError):
                 unreadable.append(key)
                 continue
-            self.held[JobId(key)] = found
+            self.held[JobId(key)] = pairs
+            self._bytes += sum(len(data) for data, _ in pairs)
         return unreadable
 
     def keep(self, job: JobId, data: bytes, since_ms: int) -> list[Row]:
-        """A spec that another one has taken the place of; the row to save."""
-        version = Version.of(data, since_ms, self.keyring)
-        self.held[job] = (*self.held.get(job, ()), version)[-KEPT:]
-        value = dumps([[each.data, each.since_ms] for each in self.held[job]])
-        return [("version", job, value)]
+        """A spec that another one has taken the place of; the row to save.
+
+        The oldest of the same job makes room; where that is not enough, nothing more is kept.
+        """
+        mine = self.held.pop(job, [])
+        mine.append((data, since_ms))
+        self._bytes += len(data)
+        while mine and (len(mine) > KEPT or self._bytes > BYTES_MAX):
+            self._bytes -= len(mine.pop(0)[0])
+        if not mine:
+            return [("version", job, None)]
+        self.held[job] = mine
+        return [("version", job, dumps([[each, since] for each, since in mine]))]
 
     def forget(self, job: JobId) -> list[Row]:
         """The job was deleted: nobody goes back to anything of it."""
-        return [("version", job, None)] if self.held.pop(job, None) is not None else []
+        mine = self.held.pop(job, [])
+        self._bytes -= sum(len(data) for data, _ in mine)
+        return [("version", job, None)] if mine else []
 
-    def of(self, job: JobId) -> tuple[Version, ...]:
-        return self.held.get(job, ())
+    def of(self, job: JobId) -> list[Version]:
+        return [Version.of(data, since, self.keyring) for data, since in self.held.get(job, ())]

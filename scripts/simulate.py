@@ -90,7 +90,7 @@ def parse() -> argparse.Namespace:
 
 def duration_s(text: str) -> float:
     """Seconds of `90`, `90s`, `15m` or `1h`."""
-    number, unit = (text[:-1], text[-1]) if text[-1:] in "smh" else (text, "s")
+    number, unit = (text[:-1], text[-1]) if text and text[-1] in "smh" else (text, "s")
     if not number.isdecimal() or not int(number):
         raise argparse.ArgumentTypeError(f"{text!r} is no duration: write 90s, 15m or 1h")
     return float(number) * {"s": 1, "m": 60, "h": 3600}[unit]

@@ -26,7 +26,7 @@ def dry_run(client: Client, spec: JobSpec, args: Namespace) -> int:
         shown: dict[str, Any] = {
             "exists": present is not None,
             "generation": present["generation"] if present is not None else 0,
-            "unchanged": present is not None and not changes,
+            "unchanged": present is not None and not changes and _runs(present),
             "changes": changes,
             "peers": places,
         }
@@ -44,11 +44,18 @@ def dry_run(client: Client, spec: JobSpec, args: Namespace) -> int:
 def _headline(spec: JobSpec, present: dict[str, Any] | None, changes: list[Any]) -> str:
     if present is None:
         return f"{spec.name}: a new {spec.type} job; nothing was submitted"
+    generation = present["generation"]
+    if not _runs(present):
+        was = present["desired"]
+        return f"{spec.name}: {was}; it would run again, as generation {generation + 1}"
     if not changes:
         return f"{spec.name}: nothing would change"
-    generation = present["generation"]
     fields = units.plural(len(changes), "field")
     return f"{spec.name}: generation {generation} would become {generation + 1}, {fields} changed:"
+
+
+def _runs(present: dict[str, Any]) -> bool:
+    return bool(present["desired"] == "running")
 
 
 def _present(client: Client, spec: JobSpec) -> dict[str, Any] | None:

@@ -43,7 +43,8 @@ def _moments(view: dict[str, Any]) -> list[dict[str, Any]]:
     found = [{"at_ms": view["created_ms"], "text": f"{view['name']} submitted by {author}"}]
     for each in view["executions"]:
         where = units.named(each.get("peer_name", ""), each["peer"])
-        attempt = f"slot {each['slot']}, attempt {each['attempt']}, on {where}"
+        slot = "" if view["type"] == "ops" else f"slot {each['slot']}, "  # a hash, of no use
+        attempt = f"{slot}attempt {each['attempt']}, on {where}"
         if each.get("started_ms"):
             found.append({"at_ms": each["started_ms"], "text": f"{attempt}: started"})
         if each.get("ended_ms"):

@@ -125,8 +125,8 @@ def rerun(args: Namespace) -> int:
         view = client.job(args.job)
         if "parts" in view:
             raise CliError(
-                f"{view['name']} is a {view['type']}, which runs all the time; after `shoal job "
-                "stop` it runs again once its file does: shoal job run FILE",
+                f"{view['name']} stands until it is stopped, and is not run again by hand; after "
+                "`shoal job stop` it goes on once its file is run: shoal job run FILE",
                 USAGE,
             )
         spec = view.get("spec")
@@ -135,8 +135,15 @@ def rerun(args: Namespace) -> int:
         if not (args.wait or args.follow):
             return _detached(client, spec, args)
         lines = client.run(spec, args.key or "", logs=args.follow)
-        count = int(spec.get("Count", 1))
-        return Following(client, lines, count, quiet=args.quiet, json=args.json).to_end()
+        following = Following(
+            client,
+            lines,
+            int(spec.get("Count", 1)),
+            quiet=args.quiet,
+            json=args.json,
+            by_peer=view["type"] == "ops",
+        )
+        return following.to_end()
 
 
 def wait(args: Namespace) -> int:

@@ -138,6 +138,13 @@ async def test_a_page_is_well_below_400(root: Path) -> None:
         assert (await bench.until(1)).reason.startswith(f"{url}: ")
 
 
+async def test_a_node_that_was_built_anew_is_told_again(root: Path) -> None:
+    async with checking(root, command=("true",)) as bench:
+        await bench.until(1)
+        bench.checks.watch(CheckTask(E1, CheckSpec(command=("true",))))
+        assert await bench.until(2) == HealthChanged(E1, True)
+
+
 async def test_what_has_ended_is_not_asked_any_more(root: Path) -> None:
     async with checking(root, command=("true",)) as bench:
         await bench.until(1)

@@ -372,10 +372,45 @@ def test_a_vacancy_counts_once_and_only_from_who_refused_as_busy() -> None:
     asked = len(net.sent("a", Announce))
     vacancy = Vacancy(net.job("two"))
     assert net.send("c", "a", vacancy) == []
-    assert net.send("b", "a", Vacancy(net.job("one"))) == []
+    one = net.job("one")  # it has found its place: the room is for somebody else
+    assert net.send("b", "a", Vacancy(one)) == [Send(PeerId("b"), Release(0, one))]
     net.send("b", "a", vacancy)
     assert len(net.sent("a", Announce)) == asked + 1
-    assert net.send("b", "a", vacancy) == []
+    net.run(0.2)
+    assert net.send("b", "a", vacancy) != []  # it refused once more, and may tell once more
+
+
+def test_who_has_room_is_asked_before_all_others() -> None:
+    net = NodeNet("a", *"bcdefgh", cpu_m=dict.fromkeys("bcdefgh", 1000))
+    full = {"Resources": {"CPU": "900m"}}
+    for number, name in enumerate("bcdefgh"):
+        net.submit("a", batch(f"n{number}", on=[name], task=full), f"n{number}")
+    net.run(0.2)
+    net.submit("a", batch("next", on=list("bcdefgh"), task=full), "next")
+    net.run(0.3)
+    asked = len(net.sent("a", Announce))
+    net.end("e")
+    net.run(0.2)
+    assert net.executors(0, net.job("next")) == ["e"]
+    assert [to for to, _ in net.sent("a", Announce)[asked:]] == ["e"]
+    # The others keep no room for what has found its place.
+    for name in "bcdfgh":
+        assert net[name].executor.bidder.queue.waiters == {}
+
+
+def test_room_that_comes_while_others_are_waited_for_counts_in_the_same_round() -> None:
+    net = NodeNet("a", "b", "c", cpu_m={"b": 1000})
+    full = {"Resources": {"CPU": "900m"}}
+    net.submit("a", batch("one", on=["b"], task=full), "one")
+    net.run(0.1)
+    drop(net, Bid, sender="c")
+    net.submit("a", batch("two", on=["b", "c"], task=full), "two")
+    net.run(0.1)
+    net.end("b")
+    net.run(0.1)
+    keep(net)
+    net.run(0.5)
+    assert net.executors(0, net.job("two")) == ["b"]
 
 
 def test_the_summary_tells_the_commonest_reasons_first() -> None:

@@ -15,7 +15,6 @@ from protocol.routes import (
     ASKS_MAX,
     DIAL_S,
     GATHER_S,
-    IDLE_S,
     PATHS_MAX,
     RELAYS_MAX,
     Routes,
@@ -68,10 +67,10 @@ def test_what_is_not_wanted_any_more_is_not_asked_for_unless_it_is_to_be_kept() 
     routes = reached(R)
     routes.learn(U, R, 0.0)
     routes.want(N, 0.0)
-    assert asked(routes, IDLE_S + 1.0) == [(U,), (U,)]
+    assert asked(routes, ASK_MAX_S + 1.0) == [(U,), (U,)]
     assert routes.wanted() == [U]
     gone = reached(R)
-    assert asked(gone, IDLE_S + 1.0) == [] and gone.deadline == inf
+    assert asked(gone, ASK_MAX_S + 1.0) == [] and gone.deadline == inf
 
 
 def test_a_peer_that_connects_meanwhile_is_not_asked_for() -> None:

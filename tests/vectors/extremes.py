@@ -88,6 +88,8 @@ def _value(info: object, place: str, most: bool) -> object:
             return {"z": "", "ä": TEXT, "aa": "", "": "empty"} if most else {}
         case inspect.UnionType(types=(inspect.StructType(cls=inside), *_)):
             return _struct(inside, most) if most else None
+        case inspect.UnionType(types=(inspect.StrType(pattern=str()) as inside, *_)):
+            return _text(inside, place, most) if most else None
         case inspect.UnionType():
             return PeerId("z" * 64) if most else None
         case inspect.StructType():

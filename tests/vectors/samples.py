@@ -406,7 +406,7 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
         Accepted(JOB, 1, FENCE),
         Declined(JOB, 1, FENCE, "superseded: a later award is known here", True, FENCE),
         Declined(JOB, peer_slot(JOB, GUEST.peer), FENCE, "engine docker is not here"),
-        Release(9),
+        Release(9, JOB),
         Withdraw(JOB, 1, FENCE, "superseded"),
         Vacancy(JOB),
     ),

@@ -80,6 +80,13 @@ def test_the_difference_to_what_runs_is_told_field_by_field(
     assert shown["changes"][0]["after"] == "often"
 
 
+def test_what_was_stopped_would_run_again(agent: MemoryAgent, shoal: Shoal, file: Path) -> None:
+    standing(agent, shoal)["desired"] = "stopped"
+    ended = shoal("job", "run", str(file), "--dry-run")
+    assert "collect: stopped; it would run again, as generation 5" in ended.out
+    assert shoal("job", "run", str(file), "--dry-run", "--json").json["unchanged"] is False
+
+
 def test_a_long_value_is_cut_and_a_wrong_file_is_told_of_first(
     agent: MemoryAgent, shoal: Shoal, file: Path
 ) -> None:

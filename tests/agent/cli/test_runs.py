@@ -404,7 +404,7 @@ def test_what_stands_or_is_not_known_whole_is_not_run_again(
     assert "holds the spec" in shoal("job", "rerun", job).err
     agent.backend.views[job] |= {"type": "daemon", "parts": []}
     ended = shoal("job", "rerun", job)
-    assert ended.code == 2 and "is a daemon, which runs all the time" in ended.err
+    assert ended.code == 2 and "stands until it is stopped" in ended.err
 
 
 def test_a_jobs_history_is_in_order(agent: MemoryAgent, shoal: Shoal) -> None:
