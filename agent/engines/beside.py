@@ -1,4 +1,4 @@
-"""Commands beside a running task: as its user, in its directory, with its environment."""
+"""Commands beside a running task: as its user and as confined, in its directory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import trio
 
-from agent.engines.supervisor import spec_fields
+from agent.engines.supervisor import spec_fields, supervisor_path
 from agent.engines.task import TaskUser
 
 OUTPUT_BYTES_MAX = 4096  # its last words are all that is told
@@ -41,20 +40,14 @@ async def run_beside(place: Place, argv: Sequence[str]) -> tuple[int, str]:
 
     Cancelled, it ends with all that it started. Raises OSError.
     """
-    user: dict[str, object] = {}
-    if place.user is not None:
-        who = place.user
-        user = {"user": who.uid, "group": who.gid, "extra_groups": list(who.groups)}
-    open_process: Any = trio.lowlevel.open_process  # the stubs that libp2p brings lack `user`
-    process = await open_process(
-        list(argv),
+    process = await trio.lowlevel.open_process(
+        [str(supervisor_path()), "--beside", _user(place.user), *argv],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=place.directory,
         env=place.environment,
         start_new_session=True,
-        **user,
     )
     assert process.stdout is not None
     said = b""
@@ -70,3 +63,10 @@ async def run_beside(place: Place, argv: Sequence[str]) -> tuple[int, str]:
             code = await process.wait()
     lines = said.decode("utf-8", "replace").strip().splitlines()
     return (128 - code if code < 0 else code), (lines[-1] if lines else "")
+
+
+def _user(user: TaskUser | None) -> str:
+    """As supervise.c reads it: `uid:gid:group,...`, `-` for the agent's own."""
+    if user is None:
+        return "-"
+    return f"{user.uid}:{user.gid}:{','.join(map(str, user.groups))}"

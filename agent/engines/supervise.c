@@ -466,9 +466,38 @@ static void cut_loose(void)
     self = getpid();
 }
 
+/* A command beside a task, as confined as one: `--beside UID:GID:GROUP,... PROGRAM ARGUMENT...`, or
+ * `- PROGRAM ARGUMENT...` to stay who we are. Directory and environment are set. Never returns. */
+static void run_beside(char *user, char **argv)
+{
+    for (int i = 0; i < (int)RLIM_NLIMITS; i++)
+        spec.limit[i] = -1;
+    int oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (oom >= 0 && write(oom, OOM_SCORE, strlen(OOM_SCORE)) > 0)
+        close(oom);
+    spec.limit[RLIMIT_CORE] = 0;
+    lower_limits();
+    umask(022);
+    gid_t groups[64];
+    size_t count = 0;
+    char *gid = strchr(user, ':'), *more = gid ? strchr(gid + 1, ':') : NULL;
+    for (char *next = more; next && next[1] && count < 64; next = strchr(next + 1, ','))
+        groups[count++] = (gid_t)strtoul(next + 1, NULL, 10);
+    gid_t g = gid ? (gid_t)strtoul(gid + 1, NULL, 10) : 0;
+    uid_t u = (uid_t)strtoul(user, NULL, 10);
+    bool stay = !strcmp(user, "-");
+    if ((stay || (!setgroups(count, groups) && !setresgid(g, g, g) && !setresuid(u, u, u))) &&
+        !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        execvp(argv[0], argv);
+    fprintf(stderr, "%s: %s\n", argv[0], strerror(errno));
+    _exit(errno == ENOENT ? 127 : 126); /* as a shell does */
+}
+
 int main(int argc, char **argv)
 {
     sigset_t heard;
+    if (argc > 3 && !strcmp(argv[1], "--beside"))
+        run_beside(argv[2], argv + 3);
     if (argc != 2) {
         fputs("usage: shoal-supervise DIR (the agent starts it)\n", stderr);
         return 2;

@@ -44,9 +44,17 @@ async def test_much_output_is_read_and_not_kept(place: Place) -> None:
     assert (code, said) == (0, "end")
 
 
-async def test_a_command_that_is_not_there_raises(place: Place) -> None:
-    with pytest.raises(OSError):
-        await run_beside(place, ["./no-such-command"])
+async def test_a_command_that_is_not_there_says_so(place: Place) -> None:
+    code, said = await run_beside(place, ["./no-such-command"])
+    assert (code, said) == (127, "./no-such-command: No such file or directory")
+
+
+async def test_it_gains_no_privileges_and_dies_before_the_agent(place: Place) -> None:
+    script = "grep NoNewPrivs /proc/self/status; cat /proc/self/oom_score_adj; ulimit -c"
+    code, said = await run_beside(place, ["sh", "-c", f"({script}) | tr -s '\\t\\n' ' '"])
+    words = said.split()
+    assert (code, words[:2], words[3]) == (0, ["NoNewPrivs:", "1"], "0")
+    assert int(words[2]) > 0
 
 
 async def until(holds: Callable[[], object]) -> None:
