@@ -200,7 +200,7 @@ class HeldJob:
             raise RemoteProtocolError(f"unreadable job spec: {error}") from None
         if job.namespace != spec.namespace:
             raise RemoteProtocolError("a spec in another namespace than its record's")
-        if job.standing:
+        if job.standing and cls is HeldJob:  # a service is held likewise, see heldservice
             raise RemoteProtocolError("a standing job's spec for one time")
         return cls(
             id=spec.job,
