@@ -193,13 +193,22 @@ def test_a_wrong_job_file_is_told_by_its_place_and_nothing_is_submitted(
         assert client.status()["jobs"] == before
 
 
-def test_the_examples_that_this_version_takes_run(lab: Lab, tmp_path: Path) -> None:
-    file = tmp_path / "batch.yaml"
-    file.write_text(lab.shoal(lab[0], "job", "example", "batch").out)
+@pytest.mark.parametrize("kind", ["batch", "ops", "daemon", "service", "schedule"])
+def test_every_example_is_taken_as_it_stands(lab: Lab, tmp_path: Path, kind: str) -> None:
+    if kind == "ops":  # it is for devices with a label, and refused where there is none
+        assert lab.shoal(lab[0], "label", "set", "role=sensor").code == 0
+    file = tmp_path / f"{kind}.yaml"
+    file.write_text(lab.shoal(lab[0], "job", "example", kind).out)
     assert lab.shoal(lab[0], "job", "validate", str(file)).code == 0
-    file.write_text(lab.shoal(lab[0], "job", "example", "daemon").out)
-    done = lab.shoal(lab[0], "job", "run", str(file))
-    assert done.code == 1 and "batch jobs only" in done.err, done
+    planned = lab.shoal(lab[0], "job", "run", str(file), "--dry-run")
+    assert planned.code == 0 and "nothing was submitted" in planned.out, planned
+    accepted = lab.shoal(lab[0], "job", "run", str(file))
+    assert accepted.code == 0, accepted
+    verb = "stop" if kind in ("batch", "ops") else "delete"
+    ended = lab.shoal(lab[0], "job", verb, accepted.out.strip())
+    assert ended.code == 0, ended
+    if kind == "ops":
+        assert lab.shoal(lab[0], "label", "unset", "role").code == 0
 
 
 # ---- the same job, seen and steered from every peer -------------------------------------------
