@@ -260,14 +260,13 @@ def test_a_frozen_coordinator_is_replaced_and_gives_way_when_it_thaws(
 def test_a_job_outlives_the_loss_of_coordinator_and_executor_together(
     lab: Lab, gated: Gated
 ) -> None:
-    job = submit(lab, lab[0], gated, 0)
+    job = submit(lab, lab[0], gated, 0, **not_on(lab[0]))
     executor = running_on(lab, lab[0], job, gated)
     survivor = next(d for d in lab.devices[1:] if d is not executor)
     begun = time.monotonic()
     lab.until(lambda: time.monotonic() > begun + 1, "its award has reached a standby as well")
-    for device in lab.devices:
-        if device is not survivor and (device is lab[0] or device is executor):
-            lab.power_off(device)
+    for device in (lab[0], executor):
+        lab.power_off(device)
     until(
         lab, survivor, job, "the survivor runs it",
         lambda slot: slot["executor"] == survivor.peer and slot["state"] == "running",
