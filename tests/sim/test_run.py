@@ -120,7 +120,7 @@ def test_a_violation_is_printed_with_its_seed_and_fails_the_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "simulate.py"))
-    report, plan = script["report"], script["Plan"](3, 1, 1, "mixed")
+    report, plan = script["report"], script["Plan"](3, 1, 1, 1, "mixed")
     outcome = plan(3)
     assert report([outcome], plan, 1.0) == 0
     broken = replace(outcome, violations=(Violation(3, 3, 1.5, 2, "it broke"),))
