@@ -9,7 +9,7 @@ from protocol.clock import NEVER, Now
 from protocol.config import CoordinationConfig
 from protocol.effects import Bucket, Effect, Save, Send
 from protocol.errors import RemoteProtocolError
-from protocol.heldjob import HeldJob, Merged, saved_slot
+from protocol.heldjob import HOLDERS_MAX, HeldJob, Merged, saved_slot
 from protocol.heldservice import HeldService, created
 from protocol.ids import JobId, PeerId
 from protocol.messages import JobDigests, JobSync, JobSyncAck, JobWant, SlotState
@@ -140,8 +140,9 @@ class Catalogue:
             merged.head, merged.slots = True, held.slots.indices
         else:
             merged = held.merge(sync, self.keyring)
-        if held.service and sender == held.coordinator and sync.holders != held.holders:
-            held.holders, merged.head = sync.holders, True  # which may have forgotten some
+        many = len(held.holders) >= HOLDERS_MAX
+        if held.service and many and sender == held.coordinator and sync.holders != held.holders:
+            held.holders, merged.head = sync.holders, True  # which has forgotten some
         return self._after_merge(held, merged, sender, sync, now)
 
     def _after_merge(

@@ -355,7 +355,13 @@ def _second_daemon(patch: Patch) -> None:
 
 def _unstoppable(patch: Patch) -> None:
     """What was stopped or deleted runs on."""
-    patch.setattr(Daemons, "_over", lambda self, daemon, held: [])
+
+    def over(self: Daemons, daemon: Daemon | None, held: StandingJob) -> list[Effect]:
+        if daemon is not None and not daemon.active:
+            daemon.park()
+        return []
+
+    patch.setattr(Daemons, "_over", over)
 
 
 def _once_described(patch: Patch) -> None:
