@@ -131,7 +131,7 @@ class Invariants:
             text = f"says {durable_on} peers have job {job} on disk, {sum(holding)} do"
             self.violate(device.index, text)
         self.acknowledged.setdefault(job, (device.index, durable_on))
-        self.promised.setdefault(job, {}).update(self._lists.get((job, device.index), {}))
+        self.promised.setdefault(job, {}).update(self._listed_on_disk(device, job))
 
     # ---- what devices do ---------------------------------------------------------------------
 
@@ -309,6 +309,17 @@ class Invariants:
                     self.violate(device.index, text)
 
     # ---- lists of peers ----------------------------------------------------------------------
+
+    def _listed_on_disk(self, device: Device, job: JobId) -> dict[PeerId, None]:
+        """What is promised is what is durable: a list whose save failed was never one."""
+        found: dict[PeerId, None] = {}
+        for key, value in device.disk.rows["slot"].items():
+            owner, _, index = key.partition("/")
+            if owner == job and int(index) >= PEER_SLOT_MIN:
+                award = self._record(pair_of(value)[0])
+                if isinstance(award, Assignment):
+                    found[award.executor] = None
+        return found
 
     def _check_lists(self, device: Device, save: Save, accepts: bool) -> None:
         """A coordinator writes the list when it accepts the job; later only while it is open."""
