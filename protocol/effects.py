@@ -7,7 +7,7 @@ is one of `messages.OVERTAKING`, or that says so itself, may go before.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from protocol.check import CheckSpec
 from protocol.ids import ExecutionId, JobId, PeerId
@@ -30,22 +30,7 @@ Bucket = Literal[
     "version",
     "ops",
 ]
-BUCKETS: tuple[Bucket, ...] = (
-    "meta",
-    "peer",
-    "spec",
-    "control",
-    "job",
-    "slot",
-    "execution",
-    "fence",
-    "standing",
-    "daemon",
-    "schedule",
-    "service",
-    "version",
-    "ops",
-)
+BUCKETS: tuple[Bucket, ...] = get_args(Bucket)
 
 
 @dataclass(frozen=True, slots=True)
