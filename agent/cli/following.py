@@ -7,8 +7,10 @@ answer: after the question the stream goes on where it was.
 from __future__ import annotations
 
 import queue
+import select
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
@@ -21,6 +23,9 @@ from agent.printable import clean
 
 LINE_BYTES_MAX: Final = 64 * 1024  # a longer line is broken rather than kept
 END_S: Final = 2.0
+# A signal that falls just before a wait begins does not end the wait, only the next one: so waits
+# are short, and Ctrl-C is heeded after this long at most.
+HEED_S: Final = 0.25
 FAILURES_MAX: Final = 8  # told one by one
 # Of the events of a job on many devices those that are not of one of them.
 _OF_ALL: Final = ("job.taken-over", "job.handed-over", "job.listed", "job.updated", "feed.dropped")
@@ -106,7 +111,7 @@ class Following:
             print(
                 "\nstop the job, or leave it running? [s/L] ", end="", file=sys.stderr, flush=True
             )
-            if sys.stdin.readline().strip().lower() not in ("s", "stop"):
+            if _answer().strip().lower() not in ("s", "stop"):
                 note(self._goes_on())
                 return False
             self._client.stop(self.job)
@@ -219,10 +224,18 @@ class _Reader:
 
     def get(self, timeout_s: float | None) -> dict[str, Any] | None:
         """The next line; None at the end. Raises queue.Empty, and what the stream raised."""
-        line = self._queue.get(timeout=timeout_s)
-        if isinstance(line, BaseException):
-            raise line
-        return line
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left_s = HEED_S if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                line = self._queue.get(timeout=min(left_s, HEED_S))
+            except queue.Empty:
+                if left_s > HEED_S or deadline is None:
+                    continue
+                raise
+            if isinstance(line, BaseException):
+                raise line
+            return line
 
     def join(self) -> None:
         """Wait for the end of a stream whose last line was read; it is on its way."""
@@ -235,6 +248,13 @@ class _Reader:
             self._queue.put(None)
         except BaseException as error:
             self._queue.put(error)
+
+
+def _answer() -> str:
+    """A line from the terminal. Raises KeyboardInterrupt."""
+    while not select.select([sys.stdin], [], [], HEED_S)[0]:
+        pass
+    return sys.stdin.readline()
 
 
 def _write(stream: str, data: bytes) -> None:

@@ -1,11 +1,14 @@
 """`shoal run`, `job run` and `job wait`, against an agent in memory."""
 
+import _thread
 import io
 import os
 import signal
 import subprocess
 import sys
 import tarfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -341,6 +344,32 @@ def test_ctrl_c_on_a_terminal_asks(agent: MemoryAgent, keys: bytes, code: int, s
         assert terminal.wait() == code
     (view,) = agent.backend.views.values()
     assert view["state"] == state
+
+
+@pytest.mark.parametrize("asking", [False, True], ids=("following", "asking"))
+def test_ctrl_c_just_before_a_wait_is_heeded_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, asking: bool
+) -> None:
+    ended = threading.Event()
+    here, there = os.pipe()
+
+    def silent() -> Iterator[dict[str, Any]]:
+        ended.wait(30)
+        yield {}
+
+    reader = following._Reader(silent())
+    # As a signal between the last look for one and the wait: noted, and no call is broken off.
+    late = threading.Timer(0.1, _thread.interrupt_main)
+    late.start()
+    try:
+        with os.fdopen(here) as quiet, pytest.raises(KeyboardInterrupt):
+            monkeypatch.setattr(sys, "stdin", quiet)
+            following._answer() if asking else reader.get(None)
+        assert not ended.is_set()
+    finally:
+        ended.set()
+        late.join()
+        os.close(there)
 
 
 def test_a_terminal_sees_one_line_that_changes(agent: MemoryAgent) -> None:
