@@ -105,8 +105,8 @@ def test_a_stop_tells_where_it_took_effect(desired: Desired) -> None:
 
 
 def test_one_that_expired_says_so() -> None:
-    net = started(1, NotAfter="2027-01-15T08:30:00Z")
-    net.run(3600.0)
+    net = started(1, NotAfter="2027-01-15T08:03:00Z")
+    net.run(300.0)
     seen = view(net, "a")
     assert seen["state"] in ("stopping", "stopped") and "NotAfter" in str(seen["reason"])
 

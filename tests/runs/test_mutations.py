@@ -738,12 +738,29 @@ MUTATIONS = (
     Mutation("gone peers waited for", _never_given_up, "has not ended|woken", GRAVE),
 )
 
+# The seeds that found the rarer ones the last time are tried first; each seed takes seconds.
+LIKELY = {
+    "any spec wins": 21,
+    "fired by a wrong clock": 6,
+    "gone peers waited for": 11,
+    "last result wins": 21,
+    "lease forgotten": 9,
+    "lease too short": 5,
+    "list grows without NotAfter": 28,
+    "no takeover": 24,
+    "nobody stands in": 22,
+    "nothing handed on": 9,
+    "service not spread": 3,
+    "service not updated": 7,
+    "stale fence accepted": 3,
+}
+
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=[mutation.name for mutation in MUTATIONS])
 def test_a_planted_bug_is_found(mutation: Mutation, monkeypatch: Patch) -> None:
     mutation.plant(monkeypatch)
     texts = []
-    for seed in range(SEEDS):
+    for seed in dict.fromkeys((LIKELY.get(mutation.name, 0), *range(SEEDS))):
         for violation in run(seed, mutation.options).violations:
             if re.search(mutation.found, violation.text):
                 return
