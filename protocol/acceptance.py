@@ -72,8 +72,9 @@ class Acceptances:
             self.placement.led.pop(job, None)
         return effects
 
-    def submitted(self, led: Led, request: int, now: Now) -> list[Effect]:
-        """A job was just saved; its request is answered when a standby has it, or in a second."""
+    def submitted(self, led: Led, request: int | None, now: Now) -> list[Effect]:
+        """A job was just saved; whoever asked for it is answered when a standby has it, or in a
+        second."""
         version = self.catalogue.version(led.held)
         due = now.mono + self.config.standby_ack_s
         led.confirmations.append(Confirmation(version, due, [], request))

@@ -94,15 +94,15 @@ class Coordination:
         return effects
 
     def accept(self, held: HeldJob, request: int | None, now: Now) -> list[Effect]:
-        """Take on a job just submitted; the reply goes out when it is durable (DESIGN 5). What a
-        schedule fires nobody waits for."""
+        """Take on a job just submitted; the reply goes out when it is durable (DESIGN 5). For what
+        a schedule fires nobody waits, except that no award of a list goes out before that."""
         effects = self.catalogue.add(held, now)
         effects += self._lead(held, now, now.mono)
         effects.append(Tell("job.accepted", f"{held.job.name} accepted", held.id))
         led = self.led[held.id]
         if held.listed:
             self.direct.hold_back(led)
-        if request is not None:
+        if request is not None or held.listed:
             effects += self.acceptances.submitted(led, request, now)
         return effects + self._planner(led).open(led, now)
 

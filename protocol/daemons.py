@@ -170,7 +170,7 @@ class Daemons:
         spec = held.wanted(now)
         if spec is None:
             return self._over(daemon, held)
-        if daemon is None and spec.type is JobType.BATCH:
+        if daemon is None and not spec.type.standing:
             return []  # a schedule or template; what comes of those is none of ours
         reason = self._why_unfit(held, spec)
         if reason:
@@ -195,7 +195,7 @@ class Daemons:
     def _why_unfit(self, held: StandingJob, spec: JobSpec) -> str:
         """Why it does not belong here at all; what forbids it for now only makes it wait."""
         if spec.type is not JobType.DAEMON:
-            return f"it is a {spec.type.value} now"
+            return f"it is {spec.type.noun} now"
         assert held.author is not None
         roles, name = held.author_roles, held.author_name
         reason = self.bidder.unwelcome(spec, held.author, roles, name)

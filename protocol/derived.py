@@ -126,6 +126,7 @@ def _job_of(body: bytes, trigger: str, inputs: tuple[tuple[str, str], ...]) -> J
         raise RemoteProtocolError("a run of another scope than its schedule's")
     if match[3] is None:
         return source.one_off
+    # An ops job's list is that one peer then: no other matches.
     here = _here(PeerId(match[3]))
     constraints = tuple(sorted({*source.constraints, here}))
     return msgspec.structs.replace(source.one_off, count=1, constraints=constraints)

@@ -17,6 +17,7 @@ from protocol.bounds import SLOTS_MAX
 from protocol.catalogue import Catalogue
 from protocol.clock import NEVER, Now
 from protocol.config import CoordinationConfig
+from protocol.derived import PEER_LABEL
 from protocol.effects import Effect, Tell
 from protocol.errors import RemoteProtocolError
 from protocol.heldjob import HeldJob, Slot
@@ -71,7 +72,8 @@ class Direct:
         if not advert.memory:
             return "its version runs no ops jobs"
         offers = Resources(advert.cpu_m, advert.memory_bytes, advert.disk_bytes, advert.gpus)
-        return why_unfit(requirements_of(held), advert.engines, advert.labels, offers)
+        labels = {**advert.labels, PEER_LABEL: advert.peer}
+        return why_unfit(requirements_of(held), advert.engines, labels, offers)
 
     def _list(self, held: HeldJob, advert: Advert) -> Slot | None:
         """Put a peer on the list, with the award that names it; None where it is there already."""
@@ -165,7 +167,7 @@ class Direct:
     def open(self, led: Led, now: Now) -> list[Effect]:
         """Send the awards that are due, once the list is at a standby too, or none is there."""
         if led.held_back:
-            if any(confirmation.request is not None for confirmation in led.confirmations):
+            if any(confirmation.of_acceptance for confirmation in led.confirmations):
                 return []
             led.held_back = False
         effects: list[Effect] = []

@@ -186,6 +186,8 @@ class Execution:
             job = JobSpec.decode(spec.body)
         except ValueError as error:
             raise RemoteProtocolError(f"unreadable job spec: {error}") from None
+        if job.schedule is not None or job.parameters is not None:
+            raise RemoteProtocolError("a schedule or template is not run itself")
         own = peer_slot(assignment.job, assignment.executor)
         listed = job.type is JobType.OPS
         if assignment.slot != own if listed else not 0 <= assignment.slot < job.count:

@@ -115,7 +115,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     disconnect: Disconnect = Disconnect()
     not_after_s: int | None = None  # Unix time; when a job that does not end by itself expires
     update: UpdateSpec = UpdateSpec()
-    schedule: Schedule | None = None  # with one, a batch job is a standing record that fires others
+    schedule: Schedule | None = None  # with one, it is a standing record that fires others
     parameters: tuple[Parameter, ...] | None = None  # of a template, which runs nothing by itself
     check: CheckSpec | None = None
     tasks: tuple[TaskSpec, ...]  # exactly one for now

@@ -71,6 +71,11 @@ class Confirmation:
     effects: list[Effect]
     request: int | None = None  # a submission that is answered then
 
+    @property
+    def of_acceptance(self) -> bool:
+        """Whether it is the job itself that a standby is to have, and not what became of it."""
+        return not self.effects
+
 
 @dataclass(slots=True)
 class Led:

@@ -36,7 +36,7 @@ class Overlap(StrEnum):
 class Scope(StrEnum):
     """Who runs it when its time has come."""
 
-    ONCE = "once"  # the shoal, once: where bidding says
+    ONCE = "once"  # the shoal, once: where bidding says; an ops job's on all that match then
     EACH = "each"  # every peer that matches, for itself, by its own clock
 
 
@@ -52,8 +52,8 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def read(cls, node: Node, kind: JobType) -> Schedule:
         """Read a job's `Schedule`. Raises JobSpecError."""
-        if kind is not JobType.BATCH:
-            node.fail(f"only a batch job has a Schedule; {kind.noun} does not")
+        if kind.standing:
+            node.fail(f"only a batch or ops job has a Schedule; {kind.noun} does not")
         fields = node.fields(*FIELDS)
         return cls(
             cron=_read_cron(fields.need("Cron")),

@@ -2,8 +2,10 @@
 
 Of a schedule that runs once, the first rank among the live peers that may coordinate fires; where
 each peer runs its own, every peer that matches. A run is a derived job, whose id is given by the
-schedule and its slot of time: two peers that both fire it mean one job. The last slot handled is on
-disk with what was done about it. Nothing is fired on a clock that is not trusted (DESIGN 6, Clock).
+schedule and its slot of time: two peers that both fire it mean one job. Of an ops job each of them
+writes a list, and the executors' journals let neither start anything twice. The last slot handled
+is on disk with what was done about it. Nothing is fired on a clock that is not trusted (DESIGN 6,
+Clock).
 """
 
 from __future__ import annotations
@@ -145,14 +147,15 @@ class Schedules:
             return self._unwatch(job)
         watch = self._watched(held, now)
         watch.due = NEVER
+        effects = self._begun(job, watch, now)
         if not now.wall_trusted:
             watch.first, watch.since, watch.problem = None, NEVER, UNTRUSTED
-            return []
+            return effects
         watch.problem = ""
         if now.mono < self._ready_at:
             watch.due = self._ready_at
-            return []
-        effects = self._heed_clock(job, watch, now)
+            return effects
+        effects += self._heed_clock(job, watch, now)
         try:
             effects += self._fire_due(held, watch, spec, spec.schedule, now)
             following = self.cron.next(spec.schedule, max(watch.mark, int(now.wall)))
@@ -175,6 +178,17 @@ class Schedules:
             since = held.since_ms // 1000
             watch.mark = max(watch.mark, since if since <= now.wall else int(now.wall))
         return watch
+
+    def _begun(self, job: JobId, watch: Watch, now: Now) -> list[Effect]:
+        """What is not to be fired here is on disk from the start, and zero where nobody knew the
+        time then: a schedule begins once that is known. A device whose database was lost might
+        else fire again what it fired before, on a journal of ops that knows nothing of it."""
+        known = self._marks.get(job)
+        if known is None and not now.wall_trusted:
+            return self._marked(job, 0)
+        if known or not now.wall_trusted:
+            return []
+        return self._marked(job, watch.mark if known is None else int(now.wall))
 
     def _unwatch(self, job: JobId) -> list[Effect]:
         """It is no schedule that runs (any more); the mark stays while the job does."""
@@ -262,26 +276,32 @@ class Schedules:
         now: Now,
     ) -> list[Effect]:
         effects = self._marked(held.id, slot)
-        moment = format_moment(slot)
+        of = f"{spec.name}: the run of {format_moment(slot)}"
         busy = [run for run in self.runs(held.id, schedule.scope) if not run.done]
-        reason = "this peer holds as many jobs as it can" * self.coordination.catalogue.full
-        if busy and schedule.overlap is Overlap.SKIP:
-            reason = f"the one before has not ended (job {busy[0].id[:8]})"
-        if reason:
-            text = f"{spec.name}: the run of {moment} is skipped: {reason}"
+        run, reason = None, self._why_skipped(schedule, busy)
+        if not reason:
+            run = self._run(held, schedule, trigger, now)
+            reason = self.coordination.direct.freeze(run, now) if run.listed else ""
+        if run is None or reason:
+            text = f"{of} is skipped: {reason}"
             return [*effects, Tell("schedule.skipped", text, held.id, self.me, {"slot_s": slot})]
-        if schedule.overlap is Overlap.REPLACE:
-            for run in busy:
-                effects += self.stop(run, now)
+        for before in busy if schedule.overlap is Overlap.REPLACE else ():
+            effects += self.stop(before, now)
+        fields: dict[str, object] = {"slot_s": slot, "job": run.id}
+        tell = Tell("schedule.fired", f"{of} is job {run.id[:8]}", held.id, self.me, fields)
+        return [*effects, *self.coordination.accept(run, None, now), tell]
+
+    def _why_skipped(self, schedule: Schedule, busy: list[HeldJob]) -> str:
+        if busy and schedule.overlap is Overlap.SKIP:
+            return f"the one before has not ended (job {busy[0].id[:8]})"
+        return "this peer holds as many jobs as it can" * self.coordination.catalogue.full
+
+    def _run(self, held: StandingJob, schedule: Schedule, trigger: str, now: Now) -> HeldJob:
         sealed = derive(held.spec_data, trigger, {}, self.keyring)
         assert isinstance(sealed.record, Spec)
         once = schedule.scope is Scope.ONCE
         holders = self._holders(held.id, sealed.record.job) if once else ()
-        run = HeldJob.create(sealed, self.me, 1, now.wall_ms, (self.me, *holders))
-        fields: dict[str, object] = {"slot_s": slot, "job": run.id}
-        text = f"{spec.name}: the run of {moment} is job {run.id[:8]}"
-        tell = Tell("schedule.fired", text, held.id, self.me, fields)
-        return [*effects, *self.coordination.accept(run, None, now), tell]
+        return HeldJob.create(sealed, self.me, 1, now.wall_ms, (self.me, *holders))
 
     def _holders(self, schedule: JobId, run: JobId) -> tuple[PeerId, ...]:
         """The standbys of a run: whoever fires next, to know whether it has ended; and the first

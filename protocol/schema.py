@@ -88,8 +88,8 @@ def _job_properties(engines: Sequence[str]) -> Schema:
         "NotAfter": {
             "type": ["string", "null"],
             "pattern": _MOMENT,
-            "description": "When a standing job expires; until when an ops job reaches peers that "
-            f"match later. {MOMENT_ALLOWED.capitalize()}.",
+            "description": "When a standing job or schedule expires; until when an ops job reaches "
+            f"peers that match later. {MOMENT_ALLOWED.capitalize()}.",
         },
         "Update": _update(),
         "Schedule": _schedule(),
@@ -199,10 +199,11 @@ def _schedule() -> Schema:
             "CatchUp": _integer(0, 1, "Make up for the latest missed run. Default: 0."),
             "Scope": _enum(
                 tuple(schedule.Scope),
-                "once: somewhere in the shoal. each: on every peer that matches. Default: once.",
+                "once: in the shoal, an ops job on every peer that matches then. each: on every "
+                "peer that matches, by its own clock. Default: once.",
             ),
         },
-        "When a batch job runs again and again.",
+        "When a batch or ops job runs again and again.",
         required=["Cron"],
     )
 

@@ -105,7 +105,7 @@ class StandingActs:
                 "the role; invite it anew with --role compute,submit"
             )
         if spec.task.result_paths:
-            noun = f"a {spec.type.value}"
+            noun = spec.type.noun
             ends = "does not end, so it" if spec.type.standing else "in this version"
             return f"{noun} {ends} brings no files home: leave ResultPaths out"
         wrong = why_wrong(self.cron, spec.schedule) if spec.schedule is not None else ""

@@ -74,7 +74,8 @@ def job_view(
 
 
 def _plan(led: Led | None, slot: Slot) -> Plan | None:
-    return led.plans[slot.index] if led is not None else None
+    # Of a service another holder may speak of more slots than there are plans for.
+    return led.plans.get(slot.index) if led is not None else None
 
 
 def _state(

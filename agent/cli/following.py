@@ -168,7 +168,7 @@ class Output:
 def summary(view: dict[str, Any]) -> str:
     """How a job ended, in a sentence."""
     slots = view["slots"]
-    if view["type"] == "ops":
+    if view["type"] == "ops" and "parts" not in view:  # a schedule of such jobs has no list
         return clean(_of_each(view))
     where = dict.fromkeys(
         units.named(slot.get("executor_name", ""), slot.get("executor", "") or "nobody")

@@ -86,6 +86,7 @@ class Clocks:
     wall_trusted: bool = True
     rate: float = 1.0
     forgetful: bool = False  # no battery behind it: each boot begins in 1970, until NTP is heard
+    right_s: float | None = None  # the offset it learns then, while it stands in 1970
     started: float = 0.0  # simulated time at which its monotonic clock showed zero
 
     def read(self, time: float) -> Now:
@@ -197,17 +198,22 @@ class Device:
         if not self.powered and not self.buried:
             self.powered = True
             self.clocks.started = self.world.heap.now - self.world.rng.uniform(1.0, 20.0)
-            if self.clocks.forgetful:
+            if self.clocks.forgetful and self.clocks.right_s is None:
                 self._forget_time()
             self.start_agent()
 
     def _forget_time(self) -> None:
-        right = self.clocks.wall_offset_s
+        self.clocks.right_s = self.clocks.wall_offset_s
         self.clocks.wall_offset_s, self.clocks.wall_trusted = -EPOCH_S, False
-        self.world.heap.after(self.world.rng.uniform(5.0, 60.0), self._learn_time, right)
+        self.world.heap.after(self.world.rng.uniform(5.0, 60.0), self._learn_time)
 
-    def _learn_time(self, offset_s: float) -> None:
-        self.clocks.wall_offset_s, self.clocks.wall_trusted = offset_s, True
+    def _learn_time(self) -> None:
+        """It asks while it is on; its agent hears of it with the next sample of facts."""
+        assert self.clocks.right_s is not None
+        self.clocks.wall_offset_s, self.clocks.wall_trusted = self.clocks.right_s, True
+        self.clocks.right_s = None
+        if self.node is not None:
+            self._live(self._sample)
 
     def start_agent(self) -> None:
         """A new life of the agent, from what its disk holds."""
@@ -228,6 +234,9 @@ class Device:
             self.world.watcher.booted(self)
         self.handle(Booted(self.host.found()))
         self.describe()
+        self._sample()
+
+    def _sample(self) -> None:
         mine = self.described
         facts = Facts(mine.cpu_m, mine.memory_bytes, mine.disk_bytes, load_permille=100)
         self.handle(FactsSampled(facts))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from protocol.constraints import explain_all
-from protocol.derived import open_spec
+from protocol.derived import PEER_LABEL, open_spec
 from protocol.effects import Effect, Gossip, Save, Send, StartTask, Tell
 from protocol.errors import RemoteProtocolError
 from protocol.events import DeadlinePassed, Event, FrameReceived, GossipReceived, SubmitRequested
@@ -45,7 +45,7 @@ from protocol.records import (
 from protocol.resources import Resources
 from protocol.sim.device import Device
 from protocol.sim.ledger import EXECUTION_BYTES_MAX, Ledger, pair_of
-from protocol.sim.schedulewatch import ScheduleWatch
+from protocol.sim.schedulewatch import ScheduleWatch, fired
 from protocol.sim.servicewatch import ServiceWatch
 from protocol.sim.standingwatch import StandingWatch
 from protocol.sim.tasks import Task
@@ -93,6 +93,7 @@ class Invariants:
     promised: dict[JobId, dict[PeerId, None]] = field(default_factory=dict)  # lists told of
     _lists: dict[tuple[JobId, int], dict[PeerId, None]] = field(default_factory=dict)  # per device
     _once: dict[tuple[str, int], None] = field(default_factory=dict)  # revision and device
+    _anew: dict[tuple[JobId | None, int], bool] = field(default_factory=dict)  # see _check_once
     _accepted: dict[Slot, dict[Fence, Acceptance]] = field(default_factory=dict)
     _tasks: dict[Slot, list[Task]] = field(default_factory=dict)  # ever started, anywhere
     _ledgers: list[Ledger] = field(default_factory=list)
@@ -152,11 +153,15 @@ class Invariants:
         assert node is not None
         self._check_reading(device, event)
         self.schedules.handled(device, effects, self.world.heap.now)
+        runs = fired(effects)
+        if device.amnesiac and isinstance(event, SubmitRequested):
+            tells = [effect for effect in effects if isinstance(effect, Tell)]
+            self._anew |= {(tell.job, device.index): True for tell in tells}
         for effect in map(_unfolded, effects):
             if isinstance(effect, Save):
                 for text in ledger.saved(effect, lambda job: _deleted(node, job)):
                     self.violate(device.index, text)
-                self._check_lists(device, effect, isinstance(event, SubmitRequested))
+                self._check_lists(device, effect, isinstance(event, SubmitRequested), runs)
             elif isinstance(effect, Send) and isinstance(effect.message, JobSyncAck):
                 ledger.claims(node, effect.message)
             elif isinstance(effect, StartTask) and effect.execution in node.executor.executions:
@@ -321,8 +326,11 @@ class Invariants:
                     found[award.executor] = None
         return found
 
-    def _check_lists(self, device: Device, save: Save, accepts: bool) -> None:
-        """A coordinator writes the list when it accepts the job; later only while it is open."""
+    def _check_lists(
+        self, device: Device, save: Save, submitted: bool, runs: dict[JobId, JobId | None]
+    ) -> None:
+        """A coordinator writes the list when it accepts the job, or fires it; later only while it
+        is open."""
         assert device.node is not None
         for bucket, key, value in save.rows:
             job, _, index = key.partition("/")
@@ -334,7 +342,7 @@ class Invariants:
                 continue
             known = self._lists.setdefault((award.job, device.index), {})
             if award.executor not in known and award.fence.coordinator == device.peer:
-                self._check_listing(device, award, accepts)
+                self._check_listing(device, award, submitted or award.job in runs)
             known[award.executor] = None
 
     def _check_listing(self, device: Device, award: Assignment, accepts: bool) -> None:
@@ -350,6 +358,7 @@ class Invariants:
         known = device.node.membership.peer(award.executor)  # labels may have changed, unheard of
         labels = known.advert.labels if known is not None and known.advert is not None else {}
         labels = labels if listed is not device else device.described.labels
+        labels = {**labels, PEER_LABEL: award.executor}
         if explain_all(held.job.constraints, labels):
             self.violate(device.index, f"{listed.index} is on the list of {award.job}: no match")
 
@@ -358,7 +367,10 @@ class Invariants:
         revision, award = execution.revision, execution.assignment
         if revision not in device.disk.rows["ops"]:
             self.violate(device.index, f"starts {revision} of {execution.job} without a journal")
-        if (revision, device.index) in self._once:
+        # Of a device that lost its database a person may ask the same again before it has met
+        # anybody who knows of it: then it is accepted anew, after the loss.
+        anew = self._anew.pop((execution.job, device.index), False)
+        if (revision, device.index) in self._once and not anew:
             self.violate(device.index, f"starts {revision} of {execution.job} a second time")
         self._once[(revision, device.index)] = None
         sealed = self._open(execution.assignment_data)
@@ -387,6 +399,7 @@ class Invariants:
         self._check_author(device, start, row)
         if execution.listed:
             self._check_once(device, execution)
+            self.schedules.started(device, execution)
         if not execution.service:
             self._check_exclusive(device, (execution.job, execution.slot))
         self._check_capacity(device, start, execution.spec.task.resources)

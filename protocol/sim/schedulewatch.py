@@ -13,13 +13,15 @@ from typing import Final
 from protocol.derived import open_spec, slot_of, source_of
 from protocol.effects import Bucket, Effect, Save, Tell
 from protocol.errors import RemoteProtocolError
+from protocol.execution import Execution
 from protocol.ids import JobId
 from protocol.records import Spec
 from protocol.sim.device import Device
 from protocol.wire import loads
 
 Rows = dict[tuple[Bucket, str], bytes | None]
-HANDLED: Final = ("schedule.fired", "schedule.skipped")
+FIRED: Final = "schedule.fired"
+HANDLED: Final = (FIRED, "schedule.skipped")
 
 
 @dataclass(slots=True)
@@ -28,6 +30,9 @@ class ScheduleWatch:
 
     violate: Callable[[int, str], None]
     handled_at: dict[JobId, float] = field(default_factory=dict)  # by schedule, simulated time
+    _started: dict[tuple[JobId, int], dict[int, None]] = field(
+        default_factory=dict
+    )  # ops: generations by run and device
 
     def handled(self, device: Device, effects: list[Effect], time: float) -> None:
         """The node is between two events."""
@@ -36,9 +41,24 @@ class ScheduleWatch:
                 self.handled_at[effect.job] = time
         saves = [effect for effect in effects if isinstance(effect, Save)]
         rows: Rows = {(bucket, key): value for save in saves for bucket, key, value in save.rows}
-        for effect in effects:
-            if isinstance(effect, Tell) and effect.kind == "schedule.fired":
-                self._check(device, JobId(str(effect.fields["job"])), effect.job, rows)
+        for run, schedule in fired(effects).items():
+            self._check(device, run, schedule, rows)
+
+    def started(self, device: Device, execution: Execution) -> None:
+        """An ops job starts: of a schedule's at most once on a device in one slot of time, whoever
+        fired it; of two generations that two islands had then each may."""
+        spec = open_spec(execution.spec_data, device.keyring).record
+        assert isinstance(spec, Spec)
+        if source_of(spec) is None:
+            return
+        run = f"run {spec.job} of slot {slot_of(spec)}"
+        known = self._started.setdefault((spec.job, device.index), {})
+        if spec.generation in known:
+            self.violate(device.index, f"starts {run} twice")
+        known[spec.generation] = None
+        own = spec.key.split("/")[2:]
+        if own not in ([], [device.peer]):
+            self.violate(device.index, f"starts {run}, which is another's own")
 
     def _check(
         self,
@@ -68,3 +88,9 @@ class ScheduleWatch:
             self.violate(device.index, f"fires run {run} on a clock that is not trusted")
         if slot > now.wall:
             self.violate(device.index, f"fires run {run} before its time")
+
+
+def fired(effects: list[Effect]) -> dict[JobId, JobId | None]:
+    """The runs that are fired just now, with their schedules."""
+    tells = [effect for effect in effects if isinstance(effect, Tell) and effect.kind == FIRED]
+    return {JobId(str(tell.fields["job"])): tell.job for tell in tells}

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
+from protocol.constraints import explain_all
 from protocol.effects import Reply
 from protocol.events import SubmitRequested
 from protocol.ids import JobId, job_id
 from protocol.job import JobSpec, Plain
 from protocol.sim.device import Device
 from protocol.sim.faults import HEAL_S
+from protocol.sim.keepers import ZONES
 from protocol.sim.schedulewatch import ScheduleWatch
 from protocol.sim.tasks import Behaviour
 from protocol.sim.world import World
@@ -21,6 +23,7 @@ PATIENCE_S: Final = 6.0
 # After healing: clocks are trusted again within a minute, then one slot of the rarest schedule.
 WATCHED_S: Final = 110.0
 PERIODS_S: Final = (10, 20, 30)
+OPS: Final = 0.35  # of the schedules are of ops jobs
 
 
 @dataclass(slots=True)
@@ -48,10 +51,13 @@ class Timers:
 
     def draw(self, schedules: int) -> None:
         """Put them on the heap; the first third of the run sees them submitted."""
+        kinds = Random(f"{self.world.seed}/kinds of timers")  # apart: all else is drawn as ever
         for number in range(schedules):
             device = self.rng.randrange(len(self.world.devices))
             name = f"timer-{number}"
-            timer = Timer(name, device, draw_schedule(name, self.rng))
+            spec = draw_schedule(name, self.rng)
+            spec = of_ops(spec, kinds) if kinds.random() < OPS else spec
+            timer = Timer(name, device, spec)
             self.timers.append(timer)
             self.world.heap.at(self.rng.uniform(0.5, self.heal_s / 3), self._ask, timer)
             self.world.heap.at(self.heal_s + WATCHED_S, self._end, timer)
@@ -93,9 +99,15 @@ class Timers:
         timer.over, self.world.cron.over = True, True
         job = self.job(timer)
         latest = self.watch.handled_at.get(job, 0.0)
-        if timer.accepted and self._known(job) and latest < self.heal_s:
+        if timer.accepted and self._known(job) and self._fits(timer) and latest < self.heal_s:
             text = f"{timer.name} has not run since all is well: last at {latest:.1f}"
             self.watch.violate(-1, text)
+
+    def _fits(self, timer: Timer) -> bool:
+        """Somebody may run it: their owners move devices from zone to zone."""
+        devices = [device for device in self.world.devices if not device.buried]
+        constraints = timer.spec.constraints
+        return any(not explain_all(constraints, device.described.labels) for device in devices)
 
     def _known(self, job: JobId) -> bool:
         """Unless whoever accepted it went dark before telling anybody."""
@@ -123,4 +135,14 @@ def draw_schedule(name: str, rng: Random) -> JobSpec:
             }
         ],
     }
+    return JobSpec.from_plain(tree)
+
+
+def of_ops(schedule: JobSpec, rng: Random) -> JobSpec:
+    """The same of an ops job, for every device or for those of one zone."""
+    tree = {**schedule.to_plain(), "Type": "ops"}
+    del tree["Count"], tree["Retry"]
+    if rng.random() < 0.5:
+        zones: list[Plain] = [rng.choice(ZONES)]
+        tree["Constraints"] = [{"Key": "zone", "Operator": "=", "Values": zones}]
     return JobSpec.from_plain(tree)

@@ -123,6 +123,33 @@ def test_each_device_runs_its_own(lab: Lab, tmp_path: Path, log: Path) -> None:
     lab.until(lambda: set(lines_of(log)) == peers, "all three have run it", SOON_S)
 
 
+def test_an_ops_job_runs_once_on_each_device_in_each_slot_whoever_is_killed(
+    lab: Lab, tmp_path: Path, log: Path
+) -> None:
+    script = f"echo $SHOAL_JOB_ID/$SHOAL_PEER_ID >> {log}"
+    file = written(tmp_path, "everywhere", script, Type="ops", **every())
+    job = scheduled(lab, lab[1], file)
+    lab.until(lambda: len(runs(lab[0], job)) >= 2, "two runs have ended", SOON_S)
+    shown = runs(lab[2], job)
+    assert {run["state"] for run in shown} == {"completed"}
+    names = {device.name for device in lab.devices[:3]}
+    assert all({*run["on"]} == names for run in shown)
+    ranks = rendezvous(JobId(job), [PeerId(device.peer) for device in lab.devices[:3]])
+    first = next(device for device in lab.devices if device.peer == ranks[0])
+    lab.kill(first)
+    lab.until(lambda: len(slots_since(log, first)) >= 2, "the others go on", SOON_S)
+    lab.start(first)
+    lab.until(lambda: lines_of(log)[-1].endswith(first.peer), "and it is on the list", SOON_S)
+    assert once_each(log)
+
+
+def slots_since(log: Path, gone: Device) -> set[str]:
+    """The runs that others have begun since a device has."""
+    lines = [line.split("/") for line in lines_of(log)]
+    known = {job for job, peer in lines if peer == gone.peer}
+    return {job for job, _ in lines if job not in known}
+
+
 def test_a_wrong_schedule_is_told_of_by_its_field(lab: Lab, tmp_path: Path) -> None:
     file = written(tmp_path, "wrong", "true", Schedule={"Cron": "61 * * * *"})
     refused = lab.shoal(lab[0], "job", "run", file)

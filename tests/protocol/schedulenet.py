@@ -12,16 +12,26 @@ from protocol.records import Desired
 from protocol.schedules import Schedules, Watch
 from protocol.standingjob import StandingJob
 from protocol.tree import Plain
-from tests.protocol.nodenet import WALL, NodeNet, batch
+from tests.protocol.nodenet import WALL, NodeNet, batch, ops
 from tests.protocol.standingbook import StandingBook
 
 
 def schedule(name: str = "backup", cron: str = "* * * * *", **fields: Plain) -> JobSpec:
     """A schedule; capital fields are the schedule's, others the job's."""
+    words, others = _told_apart(fields)
+    return batch(name, Schedule={"Cron": cron, **words}, **others)
+
+
+def ops_schedule(name: str = "backup", cron: str = "* * * * *", **fields: Plain) -> JobSpec:
+    """The same of an ops job."""
+    words, others = _told_apart(fields)
+    return ops(name, Schedule={"Cron": cron, **words}, **others)
+
+
+def _told_apart(fields: dict[str, Plain]) -> tuple[dict[str, Plain], dict[str, Plain]]:
     own = ("TimeZone", "Overlap", "CatchUp", "Scope")
     words = {key: value for key, value in fields.items() if key in own}
-    others = {key: value for key, value in fields.items() if key not in own}
-    return batch(name, Schedule={"Cron": cron, **words}, **others)
+    return words, {key: value for key, value in fields.items() if key not in own}
 
 
 class ScheduleNet(NodeNet):

@@ -12,13 +12,14 @@ from protocol.job import JobSpec
 from protocol.records import Derived, Role, Spec
 from protocol.wire import Sealed, seal
 from tests.protocol.fakes import FakeKeyring, FakeShoal
-from tests.protocol.schedulenet import schedule
+from tests.protocol.schedulenet import ops_schedule, schedule
 from tests.protocol.standingbook import StandingBook, daemon
 from tests.protocol.test_template import template
 
 SHOAL = FakeShoal()
 A, B = SHOAL.keyring("a"), SHOAL.keyring("b")
 WORKER = SHOAL.keyring("w", Role.COMPUTE)
+OPERATOR = SHOAL.keyring("o", Role.COMPUTE, Role.OPERATE)
 
 
 def source(spec: JobSpec, by: str = "a", generation: int = 3, **more: str) -> bytes:
@@ -66,6 +67,19 @@ def test_each_peers_own_is_pinned_to_it() -> None:
     assert slot_of(spec) == 60
 
 
+def test_an_ops_jobs_own_run_has_that_one_peer_for_its_list() -> None:
+    spec = spec_in(derive(source(ops_schedule(Scope="each")), "60/w", {}, WORKER))
+    job = JobSpec.decode(spec.body)
+    assert job.type == "ops" and "Count" not in job.to_plain()
+    assert [str(each) for each in job.constraints] == ["shoal/peer=w"]
+
+
+def test_a_run_of_an_ops_job_is_of_all_that_match_and_never_open() -> None:
+    spec = ops_schedule(on=("a", "b"), NotAfter="2031-01-01T00:00:00Z")
+    job = JobSpec.decode(spec_in(derive(source(spec), "60", {}, B)).body)
+    assert job == spec.one_off and job.not_after_s is None
+
+
 def test_a_templates_run_is_filled_by_its_inputs() -> None:
     spec = spec_in(derive(source(template()), "k", {"what": "x"}, A))
     assert JobSpec.decode(spec.body).task.engine.params["Command"][1] == "x"
@@ -92,6 +106,8 @@ def test_other_specs_have_no_source_and_open_as_they_are() -> None:
         (forged(A, source(template()), "k", whom="x"), "unknown parameter"),
         (forged(A, source(schedule(), kind="one-off"), "60"), "has runs"),
         (forged(WORKER, source(schedule()), "60"), "w may not fire"),
+        (forged(WORKER, source(ops_schedule()), "60"), "w may not fire"),
+        (forged(WORKER, source(ops_schedule(Scope="each")), "60/a"), "w may not fire"),
         (forged(WORKER, source(schedule(Scope="each")), "60/a"), "w may not fire"),
         (forged(WORKER, source(template()), "60/w", what="x"), "w may not fire"),
         (forged(A, source(schedule()).replace(b"true", b"evil"), "60"), "bad signature"),
@@ -107,9 +123,11 @@ def test_what_its_source_does_not_give_is_refused(data: bytes, says: str) -> Non
         open_spec(data, A)
 
 
-def test_a_source_whose_author_may_not_submit_gives_nothing() -> None:
+@pytest.mark.parametrize("spec", [schedule(), ops_schedule()], ids=["batch", "ops"])
+@pytest.mark.parametrize("by", ["w", "o"])
+def test_a_source_whose_author_may_not_submit_gives_nothing(spec: JobSpec, by: str) -> None:
     book = StandingBook("backup", shoal=SHOAL)
-    data = book.spec_of(schedule().encode(), by="w")
+    data = book.spec_of(spec.encode(), by=by)
     with pytest.raises(RemoteProtocolError, match="may not submit"):
         verified_spec(forged(A, data, "60"), A)
 

@@ -21,9 +21,12 @@ from protocol.execution import (
     verdict_of,
 )
 from protocol.ids import JobId, PeerId, execution_id
+from protocol.job import JobSpec
 from protocol.records import Fence, Verdict
 from protocol.wire import dumps, loads, open_sealed
 from tests.protocol.jobs import Book, fence, job_spec
+from tests.protocol.schedulenet import ops_schedule, schedule
+from tests.protocol.test_template import template
 
 BOOK = Book(job_spec(Count=3))
 ME = BOOK.keyring("executor")
@@ -113,6 +116,13 @@ def test_a_spec_that_no_job_can_be_read_from_is_refused() -> None:
     sealed = open_sealed(BOOK.sign(broken, "author"), ME)
     with pytest.raises(RemoteProtocolError, match="unreadable"):
         Execution.begin(BOOK.assignment(FIRST), b"", sealed, ())
+
+
+@pytest.mark.parametrize("held", [schedule(), ops_schedule(), template()])
+def test_what_only_makes_jobs_is_not_run_itself(held: JobSpec) -> None:
+    """Its author asked for runs of it, and no coordinator may order another."""
+    with pytest.raises(RemoteProtocolError, match="not run itself"):
+        begin(slot=0, book=Book(held))
 
 
 def test_a_job_of_another_namespace_than_its_record_is_refused() -> None:

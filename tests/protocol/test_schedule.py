@@ -7,7 +7,7 @@ import pytest
 from protocol.errors import JobSpecError
 from protocol.job import JobSpec
 from protocol.schedule import Overlap, Schedule, Scope
-from tests.protocol.schedulenet import schedule
+from tests.protocol.schedulenet import ops_schedule, schedule
 
 
 def refusal(**fields: object) -> str:
@@ -42,6 +42,16 @@ def test_a_scheduled_job_is_a_standing_record_and_what_it_fires_is_none() -> Non
     assert "Schedule" not in spec.one_off.to_plain()
 
 
+def test_an_ops_job_has_one_too_and_its_not_after_is_the_schedules() -> None:
+    spec = ops_schedule(NotAfter="2031-01-01T00:00:00Z", Scope="each")
+    assert spec.standing and JobSpec.from_plain(spec.to_plain()) == spec
+    assert spec.one_off.not_after_s is None and not spec.one_off.standing
+    with pytest.raises(JobSpecError, match="Name: missing"):
+        JobSpec.from_plain({**spec.to_plain(), "Name": None})
+    with pytest.raises(JobSpecError, match="Count: an ops job runs on every peer"):
+        ops_schedule(Count=3)
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
@@ -53,7 +63,7 @@ def test_a_scheduled_job_is_a_standing_record_and_what_it_fires_is_none() -> Non
         ({"Overlap": "queue"}, "Schedule.Overlap"),
         ({"CatchUp": 2}, "Schedule.CatchUp"),
         ({"Scope": "all"}, "Schedule.Scope"),
-        ({"Type": "daemon", "Count": None}, "Schedule: only a batch job"),
+        ({"Type": "daemon", "Count": None}, "Schedule: only a batch or ops job"),
         ({"Parameters": []}, "Schedule: a template has none"),
     ],
 )

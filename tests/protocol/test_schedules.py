@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from protocol.clock import Now
-from protocol.derived import source_of
+from protocol.config import NodeConfig, PolicyConfig
+from protocol.derived import derive, source_of
 from protocol.errors import JobSpecError
 from protocol.events import FactsSampled, SelfDescribed
-from protocol.messages import Facts
-from protocol.records import Desired, Role
+from protocol.heldjob import HeldJob
+from protocol.ids import PeerId, peer_slot, revision_of
+from protocol.messages import Award, Facts, JobSyncAck
+from protocol.records import Assignment, Desired, Fence, Role, Spec
 from protocol.schedules import BACK_S, CATCH_UP_S, GRACE_S
-from protocol.wire import dumps
+from protocol.wire import dumps, seal
 from tests.protocol.nodenet import WALL
-from tests.protocol.schedulenet import ScheduleNet, schedule
+from tests.protocol.schedulenet import ScheduleNet, ops_schedule, schedule
+from tests.protocol.standingbook import StandingBook
 
 WORKER = (Role.COMPUTE,)
 
@@ -395,6 +401,252 @@ def test_a_run_of_ones_own_is_skipped_while_the_one_before_has_not_ended() -> No
     net.end("a")
     net.minute()
     assert sorted(name for name, _ in net.starts()) == ["a", "a", "b"]
+
+
+# ---- ops --------------------------------------------------------------------------------------
+
+
+def test_an_ops_job_runs_once_on_every_peer_that_matches_when_its_time_has_come() -> None:
+    net = ScheduleNet("a", "b", "c", "d")
+    net.ran("a", ops_schedule(on=("a", "b", "c")))
+    net.minute()
+    (run,) = net.runs()
+    assert run.coordinator == net.ranks[0] and run.author == "a"
+    assert run.job == net.standing("b").job.one_off and run.closed
+    assert sorted(name for name, _ in net.starts()) == ["a", "b", "c"]
+    net.finish()
+    net.run(1.0)
+    assert run.done
+    net.minute()
+    assert len(net.runs()) == 2 and len(net.starts()) == 6
+
+
+def test_its_list_is_frozen_when_it_is_fired() -> None:
+    net = ScheduleNet("a", "b", "late")
+    net.kill("late")
+    net.ran("a", ops_schedule())
+    net.minute()
+    net.boot("late")
+    net.run(10.0)
+    assert sorted(name for name, _ in net.starts()) == ["a", "b"]
+    net.finish()
+    net.minute()
+    assert [name for name, _ in net.starts()].count("late") == 1
+
+
+def test_nobody_starts_before_a_standby_has_the_list() -> None:
+    net = ScheduleNet("a", "b", "c")
+    net.ran("a", ops_schedule())
+    net.drop = lambda sender, to, message: isinstance(message, JobSyncAck)
+    net.minute(1, 0.9)
+    assert len(net.runs()) == 1 and net.starts() == []
+    net.run(0.5)
+    assert len(net.starts()) == 3
+
+
+def test_two_islands_fire_one_ops_job_each_for_its_own_peers() -> None:
+    net = ScheduleNet("a", "b", "c", "d")
+    net.ran("a", ops_schedule())
+    one, other = net.ranks[:2]
+    net.part([one, net.ranks[2]], [other, net.ranks[3]])
+    net.minute(1, 5.0)
+    assert len(net.told(one, "schedule.fired")) == len(net.told(other, "schedule.fired")) == 1
+    assert Counter(name for name, _ in net.starts()) == Counter("abcd")
+    net.finish()
+    net.heal()
+    net.run(30.0)
+    (run,) = net.runs()
+    assert run.done and len(run.slots) == 4
+    assert Counter(name for name, _ in net.starts()) == Counter("abcd")
+    prints = {net[name].jobs[run.id].fingerprint() for name in "abcd" if run.id in net[name].jobs}
+    assert len(prints) == 1
+
+
+def test_a_slot_that_two_peers_fire_starts_an_ops_job_once_on_each_peer() -> None:
+    net = ScheduleNet(*"abcd")
+    net.ran("a", ops_schedule())
+    net.minute(1, 5.0)
+    (run,) = net.runs()
+    (stranger,) = [name for name in "abcd" if run.id not in net[name].jobs]
+    net.part([name for name in "abcd" if name != stranger], [stranger])
+    net.run(20.0)
+    assert len(net.told(stranger, "schedule.fired")) == 1  # it runs it, and knows of no list
+    assert net[stranger].jobs[run.id].revision == run.revision
+    assert Counter(name for name, _ in net.starts()) == Counter("abcd")
+    net.finish()
+    net.heal()
+    net.run(30.0)
+    merged = [net[name].jobs[run.id] for name in "abcd"]
+    assert all(held.done and len(held.slots) == 4 for held in merged)
+    assert len({held.fingerprint() for held in merged}) == 1
+    assert net[stranger].view(merged[0])["state"] == "completed"
+    assert Counter(name for name, job in net.starts() if job == run.id) == Counter("abcd")
+
+
+@pytest.mark.parametrize("dies_after_s", [-0.2, 0.003, 0.005, 0.01, 0.1, 1.5])
+def test_who_takes_over_fires_no_ops_job_twice(dies_after_s: float) -> None:
+    net = ScheduleNet("a", "b", "c", "d")
+    net.ran("a", ops_schedule(on=("b", "c", "d")))
+    first = net.ranks[0]
+    net.minute(1, dies_after_s)
+    net.kill(first)
+    net.minute(1 if dies_after_s < 0 else 0, 20.0)
+    (run,) = net.runs()
+    assert run.coordinator != first
+    began = {name for name, _ in net.starts()}
+    assert len(net.starts()) == len(began) and began >= {"b", "c", "d"} - {first}
+    net.finish()
+    net.boot(first)
+    net.run(20.0)
+    assert len(net.runs()) == 1
+    assert len(net.starts()) == len(began)
+
+
+def test_an_ops_run_is_skipped_while_any_peer_still_runs_the_one_before() -> None:
+    net = ScheduleNet("a", "b")
+    net.ran("a", ops_schedule())
+    net.minute()
+    net.end("a")
+    net.minute()
+    (told,) = net.told(net.ranks[0], "schedule.skipped")
+    assert "has not ended" in told.text and len(net.runs()) == 1
+    net.end("b")
+    net.minute()
+    assert len(net.runs()) == 2
+
+
+def test_an_ops_run_takes_the_place_of_the_one_before() -> None:
+    net = ScheduleNet("a", "b")
+    net.ran("a", ops_schedule(Overlap="replace"))
+    net.minute(2, 5.0)
+    before, after = net.runs()
+    assert before.done and before.desired is Desired.STOPPED and not after.done
+    assert Counter(name for name, _ in net.starts()) == Counter("aabb")
+    assert all(len(net.boxes[name].running) == 1 for name in "ab")
+
+
+def test_a_run_that_nobody_matches_is_skipped_with_the_reason_and_replaces_nothing() -> None:
+    net = ScheduleNet("a", "b")
+    net.ran("a", ops_schedule(Overlap="replace", on=("b",)))
+    net.minute()
+    net.handle("b", SelfDescribed((), {"name": "z"}, 4000, 1 << 30, 1 << 33))
+    net.minute()
+    (told,) = net.told(net.ranks[0], "schedule.skipped")
+    assert "no peer that is alive matches" in told.text
+    (run,) = net.runs()
+    assert run.desired is Desired.RUNNING
+    assert net.watch(net.ranks[0]).mark == told.fields["slot_s"]
+
+
+def test_each_peer_runs_an_ops_job_of_its_own_also_while_it_is_cut_off() -> None:
+    net = ScheduleNet("a", "b", "w", roles={"w": WORKER})
+    net.ran("a", ops_schedule(Scope="each", on=("b", "w")))
+    net.run(2.0)
+    net.part(["w"], ["a", "b"])
+    net.minute()
+    assert sorted(name for name, _ in net.starts()) == ["b", "w"]
+    assert [len(run.slots) for run in net.runs()] == [1, 1]
+    net.finish()
+    net.run(1.0)
+    assert all(run.done for run in net.runs())
+    net.kill("w")
+    net.boot("w")
+    net.heal()
+    net.minute()
+    assert Counter(name for name, _ in net.starts()) == Counter("bbww")
+    assert [box.node.malformed for box in net.boxes.values() if box.node] == [{}, {}, {}]
+
+
+def test_the_run_of_a_peers_own_that_another_fires_too_starts_once() -> None:
+    net = ScheduleNet("a", "b")
+    net.ran("a", ops_schedule(Scope="each", on=("b",)))
+    net.minute()
+    (run,) = net.runs()
+    slot = int(WALL + net.now) // 60 * 60
+    sealed = derive(net.standing("a").spec_data, f"{slot}/b", {}, net.boxes["a"].keyring)
+    net["a"].catalogue.jobs.pop(run.id, None)
+    mine = HeldJob.create(sealed, PeerId("a"), 1, int(net.now * 1000), (PeerId("a"),))
+    coordination, now = net.coordination("a"), net.clock("a")
+    assert coordination.direct.freeze(mine, now) == ""
+    for effect in coordination.accept(mine, None, now):
+        net._carry_out("a", effect)
+    net.run(5.0)
+    assert net.starts() == [("b", run.id)]
+
+
+def test_a_device_owner_who_takes_jobs_of_operators_only_declines_a_run_too() -> None:
+    policy = NodeConfig(policy=PolicyConfig(roles=("operate",)))
+    net = ScheduleNet("a", "b", configs={"b": policy})
+    net.ran("a", ops_schedule())
+    net.minute()
+    assert [name for name, _ in net.starts()] == ["a"]
+    assert "holds no role that is taken here" in told_of(net, "b")
+    net = ScheduleNet("a", "b", configs={"b": policy}, roles={"a": tuple(Role)})
+    net.ran("a", ops_schedule())
+    net.minute()
+    assert sorted(name for name, _ in net.starts()) == ["a", "b"]
+
+
+def told_of(net: ScheduleNet, peer: str) -> str:
+    """Why a peer that was on the list gave no result."""
+    (run,) = net.runs()
+    acceptance = run.slots[peer_slot(run.id, PeerId(peer))].acceptance
+    assert acceptance is not None
+    return acceptance.reason
+
+
+def test_a_run_of_an_author_who_may_not_submit_is_refused_where_it_should_start() -> None:
+    net = ScheduleNet("a", "b", "o", roles={"o": (Role.COMPUTE, Role.OPERATE)})
+    body = ops_schedule().encode()
+    source = StandingBook("backup", shoal=net.shoal).spec_of(body, by="o")
+    run = derive(source, "60", {}, net.boxes["a"].keyring)
+    assert isinstance(run.record, Spec)
+    award = Assignment(
+        job=run.record.job,
+        revision=revision_of(run.body),
+        slot=peer_slot(run.record.job, PeerId("b")),
+        fence=Fence(1, PeerId("a"), 1),
+        executor=PeerId("b"),
+        lease_ms=1000,
+        memory=net["b"].executor.journal.memory,
+    )
+    data = seal(award, net.boxes["a"].keyring)
+    net.send("a", "b", Award(0, (data,), run.data, b"", (PeerId("a"),)))
+    assert net.starts() == []
+    assert sum(net["b"].malformed.values()) == 1
+
+
+# ---- a device that lost its database ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", ["once", "each"])
+def test_what_was_fired_before_a_database_was_lost_is_not_fired_again(scope: str) -> None:
+    """The device boots in 1970, gets the schedule, and hears the time when it has it already."""
+    net = ScheduleNet("a", "b", configs={"b": NodeConfig(policy=PolicyConfig(types=("batch",)))})
+    net.ran("a", ops_schedule(Scope=scope, CatchUp=1))
+    net.minute()
+    assert [name for name, _ in net.starts()] == ["a"]
+    net.kill("a")
+    net.forget("a")
+    net.boxes["a"].running.clear()
+    for run in net.runs():  # and whoever else knew of the run is no help
+        net.kill("b")
+        for bucket in ("spec", "job", "slot"):
+            rows = net.boxes["b"].disk[bucket]
+            for key in [key for key in rows if key.startswith(run.id)]:
+                del rows[key]
+    net.boxes["a"].trusted = False
+    net.boot("a")
+    net.boot("b")
+    net.run(3.0)
+    assert net.watch("a").mark == 0
+    net.kill("a")
+    net.boxes["a"].trusted = True
+    net.boot("a")
+    net.run(20.0)
+    assert [name for name, _ in net.starts()] == ["a"]
+    net.minute()
+    assert [name for name, _ in net.starts()] == ["a", "a"]
 
 
 # ---- the record -------------------------------------------------------------------------------

@@ -122,3 +122,9 @@ def test_what_became_of_an_update_is_told() -> None:
         wanted = {"rollback": "gone back", "pause": "paused"}[failure]
         assert wanted in str(view(net, "a")["reason"])
         net.run(60.0)
+
+
+def test_a_holder_may_speak_of_more_slots_than_there_are_plans_for() -> None:
+    net = started(1)
+    net["a"].jobs[net.id].slots.add(3)  # a copy from before the service had fewer
+    assert column(view(net, "a"), "state") == ["running"]

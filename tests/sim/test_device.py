@@ -147,3 +147,17 @@ def test_a_buried_device_stays_dark() -> None:
     world.heap.run(30.0)
     assert not device.listening
     assert all(device.peer not in d.node.membership.alive() for d in world.devices if d.node)
+
+
+def test_a_device_without_a_battery_learns_the_time_it_had_and_its_agent_hears_of_it() -> None:
+    world, lines = _lab()
+    device = world.devices[0]
+    device.clocks.forgetful, device.clocks.wall_offset_s = True, 7.0
+    for _ in range(2):  # the second cut comes before it has learnt anything
+        device.power_off()
+        device.power_on()
+        assert not device.now().wall_trusted and device.now().wall < EPOCH_S
+    del lines[:]
+    world.heap.run(world.heap.now + 61.0)
+    assert device.now().wall_trusted and device.clocks.wall_offset_s == 7.0
+    assert sum("FactsSampled" in line for line in lines if line.split()[1] == "0") == 1

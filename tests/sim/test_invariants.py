@@ -5,7 +5,7 @@ from random import Random
 import msgspec
 
 from protocol.constraints import Constraint, Operator
-from protocol.effects import Save, Send, StartTask
+from protocol.effects import Save, Send, StartTask, Tell
 from protocol.events import DeadlinePassed, SubmitRequested
 from protocol.ids import ExecutionId
 from protocol.messages import Accepted, JobSyncAck, ResultAck
@@ -166,6 +166,19 @@ def test_an_ops_job_starts_once_on_a_peer_and_not_without_a_journal() -> None:
     assert "without a journal" in _texts(invariants)
 
 
+def test_what_is_asked_for_again_after_a_lost_database_may_start_again_once() -> None:
+    world, invariants = _shoal()
+    device = _listed(world)
+    start = _starts(device)
+    device.amnesiac = True
+    asked = SubmitRequested(4, start.spec, "ops")
+    invariants.handled(device, asked, [Tell("job.accepted", "", start.job)])
+    invariants.leaving(device, start)
+    assert invariants.violations == []
+    invariants.leaving(device, start)
+    assert "a second time" in _texts(invariants)
+
+
 def test_an_ops_job_starts_where_an_award_names_the_peer_and_it_is_listed() -> None:
     world, invariants = _shoal()
     device = _listed(world)
@@ -202,7 +215,7 @@ def test_a_list_that_grows_is_noticed() -> None:
     assert "grows after NotAfter" in _texts(invariants)
     assert "no match" in _texts(invariants)
     bare = Save((("slot", f"{held.id}/{held.slots.indices[0]}", dumps([b"", b""])),))
-    invariants._check_lists(device, bare, accepts=True)
+    invariants._check_lists(device, bare, True, {})
     assert "without the award that lists it" in _texts(invariants)
 
 

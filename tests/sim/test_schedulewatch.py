@@ -2,16 +2,20 @@
 
 from random import Random
 
+from msgspec.structs import replace
+
 from protocol.derived import derive
 from protocol.effects import Save, Tell
-from protocol.ids import JobId, job_id
-from protocol.records import Spec
+from protocol.execution import Execution
+from protocol.ids import JobId, job_id, peer_slot, revision_of
+from protocol.job import JobSpec
+from protocol.records import Assignment, Fence, Spec
 from protocol.sim.device import EPOCH_S, Device
 from protocol.sim.run import build
 from protocol.sim.schedulewatch import ScheduleWatch
 from protocol.sim.trace import Trace
 from protocol.wire import dumps, seal
-from tests.protocol.schedulenet import schedule
+from tests.protocol.schedulenet import ops_schedule, schedule
 
 SLOT = int(EPOCH_S)
 
@@ -19,7 +23,7 @@ SLOT = int(EPOCH_S)
 class Shown:
     """One device, and what the watch says of what it is made to do."""
 
-    def __init__(self) -> None:
+    def __init__(self, job: JobSpec | None = None) -> None:
         self.device: Device = build("lab", 1, Random(1), Trace()).devices[0]
         self.texts: list[str] = []
         self.watch = ScheduleWatch(lambda device, text: self.texts.append(text))
@@ -32,9 +36,9 @@ class Shown:
             kind="standing",
             key="backup",
             generation=1,
-            body=schedule().encode(),
+            body=(job or schedule()).encode(),
         )
-        self.source = seal(spec, keyring)
+        self.spec, self.source = spec, seal(spec, keyring)
 
     def fire(self, slot: int = SLOT, mark: int | None = None, data: bytes | None = None) -> str:
         sealed = derive(self.source, str(slot), {}, self.device.keyring)
@@ -47,6 +51,23 @@ class Shown:
             )
         )
         return self.tell(run, saved)
+
+    def start(self, trigger: str, generation: int = 1) -> str:
+        """The device starts its part of a run."""
+        keyring = self.device.keyring
+        source = seal(replace(self.spec, generation=generation), keyring)
+        sealed = derive(source, trigger, {}, keyring)
+        assert isinstance(sealed.record, Spec)
+        award = Assignment(
+            job=sealed.record.job,
+            revision=revision_of(sealed.body),
+            slot=peer_slot(sealed.record.job, keyring.peer),
+            fence=Fence(1, keyring.peer, 1),
+            executor=keyring.peer,
+            lease_ms=1000,
+        )
+        self.watch.started(self.device, Execution.begin(award, b"", sealed, ()))
+        return "; ".join(self.texts)
 
     def tell(self, run: JobId, *saves: Save) -> str:
         told = Tell("schedule.fired", "", self.schedule, fields={"job": run})
@@ -94,3 +115,17 @@ def test_a_run_that_is_skipped_is_handled_too() -> None:
     shown.watch.handled(shown.device, [skipped], 9.0)
     assert shown.watch.handled_at == {shown.schedule: 9.0}
     assert shown.texts == []
+
+
+def test_an_ops_run_that_starts_twice_on_one_device() -> None:
+    shown = Shown(ops_schedule())
+    assert shown.start(str(SLOT)) == ""
+    assert shown.start(str(SLOT + 60)) == ""
+    assert shown.start(str(SLOT), generation=2) == ""  # two islands may have had one each
+    assert "twice" in shown.start(str(SLOT))
+
+
+def test_an_ops_run_that_is_another_devices_own() -> None:
+    shown = Shown(ops_schedule(Scope="each"))
+    assert shown.start(f"{SLOT}/{shown.device.peer}") == ""
+    assert "another's own" in shown.start(f"{SLOT}/somebody")

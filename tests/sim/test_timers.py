@@ -1,5 +1,6 @@
 """Timers: schedules are submitted, run, and come to an end."""
 
+import itertools
 from random import Random
 
 from protocol.sim.invariants import Invariants
@@ -8,6 +9,7 @@ from protocol.sim.run import build
 from protocol.sim.timers import FIRST_REQUEST, WATCHED_S, Timers, draw_schedule
 from protocol.sim.trace import Trace
 from protocol.sim.world import World
+from tests.protocol.schedulenet import ops_schedule
 
 HEAL_S = 30.0
 
@@ -56,7 +58,24 @@ def test_what_nobody_knows_need_not_run() -> None:
     assert invariants.violations == []
 
 
+def test_what_nobody_matches_any_more_need_not_run() -> None:
+    world, timers, invariants = _timers(1)
+    timers.timers[0].spec = ops_schedule("timer-0", Scope="each", on=("nobody",))
+    world.heap.run(HEAL_S + WATCHED_S + 1.0)
+    assert timers.timers[0].accepted and invariants.schedules.handled_at == {}
+    assert invariants.violations == []
+
+
 def test_schedules_differ() -> None:
     drawn = [draw_schedule("timer", Random(seed)).schedule for seed in range(30)]
     assert {each.scope for each in drawn if each} == {"once", "each"}
     assert len({each.overlap for each in drawn if each}) == 3
+
+
+def test_some_are_of_ops_jobs() -> None:
+    _, timers, _ = _timers(40)
+    specs = [timer.spec for timer in timers.timers]
+    assert {(spec.type, spec.schedule.scope) for spec in specs if spec.schedule} == {
+        *itertools.product(("batch", "ops"), ("once", "each"))
+    }
+    assert {len(spec.constraints) for spec in specs if spec.type == "ops"} == {0, 1}

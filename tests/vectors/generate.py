@@ -130,6 +130,7 @@ def runs() -> list[Vector]:
     found: list[Vector] = []
     for name, record, keyring in (
         ("schedule-each", samples.DERIVED, keys.GUEST),
+        ("ops-schedule-each", samples.OPS_RUN, keys.GUEST),
         ("template", samples.RUN, keys.PEER),
     ):
         data = seal(record, keyring)

@@ -180,6 +180,15 @@ SCHEDULE = JobSpec.from_plain(
         "Tasks": [{"Engine": {"Type": "process", "Params": {"Command": ["./backup.sh"]}}}],
     }
 )
+OPS_SCHEDULE = JobSpec.from_plain(
+    {
+        "Name": "disk-report",
+        "Type": "ops",
+        "NotAfter": "2031-01-01T00:00:00Z",
+        "Schedule": {"Cron": "0 6 * * mon", "Scope": "each"},
+        "Tasks": [{"Engine": {"Type": "process", "Params": {"Command": ["df", "-h", "/"]}}}],
+    }
+)
 TEMPLATE = JobSpec.from_plain(
     {
         "Name": "say",
@@ -205,6 +214,7 @@ JOBS = {
     "daemon": DAEMON,
     "service": SERVICE,
     "schedule": SCHEDULE,
+    "ops-schedule": OPS_SCHEDULE,
     "template": TEMPLATE,
 }
 
@@ -295,6 +305,16 @@ STANDING_SPEC = Spec(
     body=SCHEDULE.encode(),
 )
 SEALED_SCHEDULE = seal(STANDING_SPEC, PEER)
+OPS_SCHEDULE_SPEC = Spec(
+    job=job_id(SHOAL, "default", "standing", "disk-report"),
+    shoal=SHOAL,
+    namespace="default",
+    kind="standing",
+    key="disk-report",
+    generation=1,
+    body=OPS_SCHEDULE.encode(),
+)
+SEALED_OPS_SCHEDULE = seal(OPS_SCHEDULE_SPEC, PEER)
 TEMPLATE_SPEC = Spec(
     job=job_id(SHOAL, "default", "standing", "template/say"),
     shoal=SHOAL,
@@ -307,6 +327,7 @@ TEMPLATE_SPEC = Spec(
 SEALED_TEMPLATE = seal(TEMPLATE_SPEC, PEER)
 SLOT_S = 1_800_000_000
 DERIVED = Derived(shoal=SHOAL, source=SEALED_SCHEDULE, trigger=f"{SLOT_S}/{GUEST.peer}")
+OPS_RUN = Derived(shoal=SHOAL, source=SEALED_OPS_SCHEDULE, trigger=f"{SLOT_S}/{GUEST.peer}")
 RUN = Derived(shoal=SHOAL, source=SEALED_TEMPLATE, trigger="3f9a", inputs={"what": "grüß dich"})
 
 SEALED_CERTIFICATE = PEER.certificate

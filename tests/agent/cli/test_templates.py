@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from agent.cli.following import summary
 from agent.jobfile import example
 from tests.agent.cli.conftest import Shoal
 from tests.agent.cli.test_ending import until
@@ -138,3 +139,8 @@ def test_a_schedule_is_not_waited_for(agent: MemoryAgent, shoal: Shoal) -> None:
     Path("backup.yaml").write_text(example("schedule"))
     refused = shoal("job", "run", "--wait", "backup.yaml")
     assert refused.code == 2 and "a schedule does not end" in refused.err
+
+
+def test_a_schedule_of_ops_jobs_ends_as_any_other_that_is_followed() -> None:
+    view = {"id": "s" * 32, "type": "ops", "state": "stopped", "parts": [], "slots": []}
+    assert summary(view) == "stopped"
