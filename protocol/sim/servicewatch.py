@@ -111,7 +111,8 @@ class ServiceWatch:
             found += self._slot(leader.node, held, index, up)
         seen: dict[int, None] = {}
         for device, execution in _open(record.id, up):
-            if held.job.spread and device.index in seen:
+            # Of a generation before, which a paused update left where it is, that may not be asked.
+            if execution.spec.spread and device.index in seen:
                 found.append((device.index, f"slots of service {record.id} are not spread"))
             seen[device.index] = None
             if execution.slot >= held.job.count:

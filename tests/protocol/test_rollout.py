@@ -35,6 +35,16 @@ def test_one_slot_after_the_other_is_replaced_where_it_runs() -> None:
     ]
 
 
+def test_slots_that_shared_a_device_part_once_they_are_to_be_spread() -> None:
+    here: list[Plain] = [{"Key": "name", "Operator": "=", "Values": ["b"]}]
+    net = started(Spread=False, Constraints=here)
+    assert net.where() == ["b", "b", "b"]
+    net.ran("a", service(3, command="two"))
+    net.until(lambda: net.commands() == ["two"] * 3 and len(set(net.where())) == 3)
+    net.run(30.0)
+    assert len(set(net.where())) == 3 == len(net.on())
+
+
 def test_as_many_at_a_time_as_the_file_says() -> None:
     net = started()
     net.ran("a", service(3, command="two", Update={"MaxParallel": 2, "HealthyAfter": "20s"}))
