@@ -29,7 +29,7 @@ NUMBER_MAX: Final = 2**62  # of a generation or control: forged beyond, so that 
 
 Row = tuple[Bucket, str, bytes | None]
 Kept = tuple[bytes, bytes, int, int]  # spec, control, since_ms, seen
-SpecRank = tuple[int, bytes]
+SpecRank = tuple[int, Revision, bytes]
 
 
 def standing_id(keyring: Keyring, namespace: str, key: str) -> JobId:
@@ -165,12 +165,13 @@ class StandingJob:
     def _offer_spec(self, spec: Spec, sealed: Sealed) -> bool:
         if self._buries(spec):
             return False
-        if self.spec is not None and spec_rank(spec, sealed.data) <= self.spec_rank:
+        revision = revision_of(sealed.body)
+        if self.spec is not None and spec_rank(spec, revision, sealed.data) <= self.spec_rank:
             return False
         self.spec, self.spec_data, self.author = spec, sealed.data, sealed.author
         self.author_roles = sealed.certificate.roles if sealed.certificate is not None else ()
         self.author_name = sealed.certificate.name if sealed.certificate is not None else ""
-        self.revision = revision_of(sealed.body)
+        self.revision = revision
         self.job, self.unreadable = _read(spec)
         return True
 
@@ -189,8 +190,8 @@ class StandingJob:
 
     @property
     def spec_rank(self) -> SpecRank:
-        assert self.spec is not None
-        return spec_rank(self.spec, self.spec_data)
+        assert self.spec is not None and self.revision is not None
+        return spec_rank(self.spec, self.revision, self.spec_data)
 
     def _buries(self, spec: Spec) -> bool:
         """A tombstone keeps no spec that its author saw: running the name again makes a new one,
@@ -227,9 +228,14 @@ class StandingJob:
         return held
 
 
-def spec_rank(spec: Spec, data: bytes) -> SpecRank:
-    """Of two specs the later generation wins, and of one generation the higher hash."""
-    return (spec.generation, hashlib.sha256(data).digest())
+def spec_rank(spec: Spec, revision: Revision, data: bytes) -> SpecRank:
+    """Of two specs the later generation wins, of one generation the higher revision, which is a
+    hash; and of two authors' records of one revision the higher hash.
+
+    How an update went is merged by generation and revision (`heldservice`): both in one order, or
+    a service might for ever be told of an update to a spec that has lost.
+    """
+    return (spec.generation, revision, hashlib.sha256(data).digest())
 
 
 def _read(spec: Spec) -> tuple[JobSpec | None, str]:

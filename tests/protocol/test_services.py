@@ -176,6 +176,25 @@ def test_a_partition_runs_it_on_both_sides_and_healing_leaves_count() -> None:
     assert twice and all("as well, and is stopped there" in text for text in twice)
 
 
+@pytest.mark.parametrize("number", range(6))
+def test_of_two_islands_updates_all_remember_the_one_that_counts(number: int) -> None:
+    """Whichever of the two revisions has the higher hash, as a record and as an update."""
+    operating = (Role.COMPUTE, Role.SUBMIT, Role.OPERATE)
+    net = ServiceNet("a", "b", "c", "d", roles={"c": operating})
+    net.ran("a", service(1, command="x"))
+    net.until(lambda: net.service("a").settled)
+    net.part(["a", "b"], ["c", "d"])
+    net.run(30.0)
+    for name in ("a", "c"):
+        net.ran(name, service(1, command=f"{name}{number}"))
+    net.run(60.0)
+    net.heal()
+    net.run(60.0)
+    held = [net.service(name) for name in "abcd" if net.id in net[name].jobs]
+    assert len(held) > 1 and len({each.fingerprint() for each in held}) == 1
+    assert all(each.settled for each in held)
+
+
 def test_a_service_that_has_outlived_many_peers_finds_new_standbys() -> None:
     names = [f"n{index:02}" for index in range(20)]
     net = ServiceNet(*names)

@@ -312,7 +312,7 @@ def _early_word(patch: Patch) -> None:
 
 def _any_spec_wins(patch: Patch) -> None:
     """Whatever generation comes last is kept."""
-    patch.setattr(standingjob_module, "spec_rank", lambda spec, data: (data,))
+    patch.setattr(standingjob_module, "spec_rank", lambda spec, revision, data: (data,))
 
 
 def _any_author(patch: Patch) -> None:
