@@ -10,7 +10,7 @@ Clock).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -229,10 +229,21 @@ class Schedules:
             tell = Tell("schedule.missed", text, held.id, self.me, {"slot_s": latest})
             return [*self._marked(held.id, latest), tell]
         effects: list[Effect] = []
+        if schedule.overlap is Overlap.REPLACE:
+            effects += self._overtaken(held.id, watch, spec, slots[:-1])
+            slots = slots[-1:]
         for slot in slots:
             if not watch.asking:
                 effects += self._handle(held, watch, spec, schedule, slot, now)
         return effects
+
+    def _overtaken(
+        self, job: JobId, watch: Watch, spec: JobSpec, slots: Sequence[int]
+    ) -> list[Effect]:
+        """Of several that are due at once the last would end the others as they begin. Those that
+        another peer may have fired are not told of."""
+        reason = "the one after it is due as well, and takes its place"
+        return [self._skipped(job, spec, slot, reason) for slot in slots if watch.since <= slot]
 
     # ---- firing ------------------------------------------------------------------------------
 
@@ -276,20 +287,23 @@ class Schedules:
         now: Now,
     ) -> list[Effect]:
         effects = self._marked(held.id, slot)
-        of = f"{spec.name}: the run of {format_moment(slot)}"
         busy = [run for run in self.runs(held.id, schedule.scope) if not run.done]
         run, reason = None, self._why_skipped(schedule, busy)
         if not reason:
             run = self._run(held, schedule, trigger, now)
             reason = self.coordination.direct.freeze(run, now) if run.listed else ""
         if run is None or reason:
-            text = f"{of} is skipped: {reason}"
-            return [*effects, Tell("schedule.skipped", text, held.id, self.me, {"slot_s": slot})]
+            return [*effects, self._skipped(held.id, spec, slot, reason)]
         for before in busy if schedule.overlap is Overlap.REPLACE else ():
             effects += self.stop(before, now)
         fields: dict[str, object] = {"slot_s": slot, "job": run.id}
-        tell = Tell("schedule.fired", f"{of} is job {run.id[:8]}", held.id, self.me, fields)
+        text = f"{spec.name}: the run of {format_moment(slot)} is job {run.id[:8]}"
+        tell = Tell("schedule.fired", text, held.id, self.me, fields)
         return [*effects, *self.coordination.accept(run, None, now), tell]
+
+    def _skipped(self, job: JobId, spec: JobSpec, slot: int, reason: str) -> Tell:
+        text = f"{spec.name}: the run of {format_moment(slot)} is skipped: {reason}"
+        return Tell("schedule.skipped", text, job, self.me, {"slot_s": slot})
 
     def _why_skipped(self, schedule: Schedule, busy: list[HeldJob]) -> str:
         if busy and schedule.overlap is Overlap.SKIP:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -13,6 +14,7 @@ from protocol.errors import JobSpecError
 from protocol.events import FactsSampled, SelfDescribed
 from protocol.heldjob import HeldJob
 from protocol.ids import PeerId, peer_slot, revision_of
+from protocol.job import JobSpec
 from protocol.messages import Award, Facts, JobSyncAck
 from protocol.records import Assignment, Desired, Fence, Role, Spec
 from protocol.schedules import BACK_S, CATCH_UP_S, GRACE_S
@@ -381,6 +383,23 @@ def test_a_peer_that_may_not_submit_replaces_its_own_run() -> None:
     net.boot("w")
     assert net["w"].unreadable == []
     assert len(net.runs()) == 2
+
+
+@pytest.mark.parametrize("make", [schedule, ops_schedule], ids=("batch", "ops"))
+def test_of_runs_that_are_due_at_once_the_last_takes_the_place_of_all(
+    make: Callable[..., JobSpec],
+) -> None:
+    net = SkewedNet("a", "b")
+    net.ran("a", make(cron="*/20 * * * * *", Scope="each", Overlap="replace", on=("b",)))
+    net.run(21.0)
+    assert len(net.starts()) == 1
+    net.jump(45.0)  # it slept: two slots have come, and neither is too late
+    net.run(1.0)
+    assert len(net.starts()) == 2
+    (told,) = net.told("b", "schedule.skipped")
+    assert "the one after it is due as well" in told.text
+    net.run(5.0)
+    assert len(net.boxes["b"].running) == 1
 
 
 def test_a_peer_that_comes_to_match_begins_with_the_next_slot() -> None:
