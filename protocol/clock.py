@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
+from typing import Final
 
 NEVER = inf
+# A label that a peer has while it does not know the time: others then do what is by the clock.
+CLOCK_LABEL: Final = "shoal/clock"
+CLOCK_UNKNOWN: Final = "unknown"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from random import Random
 from typing import assert_never
 
@@ -16,7 +17,7 @@ import msgspec
 from protocol import standing
 from protocol.bidding import Bidder
 from protocol.catalogue import Catalogue
-from protocol.clock import Now
+from protocol.clock import CLOCK_LABEL, CLOCK_UNKNOWN, Now
 from protocol.config import NodeConfig
 from protocol.coordination import Coordination
 from protocol.derived import PEER_LABEL
@@ -128,6 +129,8 @@ class Node:
         self.rng = rng
         self.cron = cron
         self.advert: Advert | None = None
+        self._described: SelfDescribed | None = None
+        self._clocked = False  # whether the time was known then
         self.malformed: Counter[PeerId] = Counter()
         certificate = open_sealed(keyring.certificate, keyring).record
         assert isinstance(certificate, Certificate), certificate
@@ -272,7 +275,7 @@ class Node:
             case FactsSampled():
                 self.executor.bidder.facts = event.facts
                 self.executor.bidder.minute = minute_here(now, event.utc_offset_s)
-                return self.steward.sampled(now)
+                return [*self._on_clock(now), *self.steward.sampled(now)]
             case SubmitRequested() if event.spec.standing:
                 return self.steward.submit(event, now)
             case SubmitRequested():
@@ -343,7 +346,16 @@ class Node:
             case _:
                 assert_never(event)
 
+    def _on_clock(self, now: Now) -> list[Effect]:
+        """The others hear of it when this peer has learned the time, or lost it."""
+        if self._described is None or now.wall_trusted is self._clocked:
+            return []
+        return self._on_described(self._described, now)
+
     def _on_described(self, event: SelfDescribed, now: Now) -> list[Effect]:
+        self._described, self._clocked = event, now.wall_trusted
+        if not now.wall_trusted:
+            event = replace(event, labels={**event.labels, CLOCK_LABEL: CLOCK_UNKNOWN})
         bidder = self.executor.bidder
         bidder.capacity = Resources(event.cpu_m, event.memory_bytes, event.disk_bytes, event.gpus)
         bidder.labels = {**event.labels, PEER_LABEL: self.keyring.peer}

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from protocol.bidding import Bidder
-from protocol.clock import NEVER, Now
+from protocol.clock import CLOCK_LABEL, NEVER, Now
 from protocol.config import CoordinationConfig
 from protocol.coordination import Coordination
 from protocol.derived import derive, derived_id, slot_trigger
@@ -109,7 +109,11 @@ class Schedules:
             if watch.first is None:
                 continue
             rises = present and self.coordination.fleet.may_coordinate(peer)
-            if rises and rendezvous(job, (watch.first, peer))[0] == peer:
+            if (
+                rises
+                and peer not in self._clockless()
+                and rendezvous(job, (watch.first, peer))[0] == peer
+            ):
                 watch.first, watch.since = peer, NEVER
             elif not present and watch.first == peer:
                 watch.first = None
@@ -124,13 +128,20 @@ class Schedules:
         elif watch.first is None:
             fleet = self.coordination.fleet
             mine = (self.me,) if fleet.may_coordinate(self.me) else ()
-            ranked = rendezvous(job, (*mine, *fleet.coordinators(but=self.me)))
+            clockless = self._clockless()
+            others = [peer for peer in fleet.coordinators(but=self.me) if peer not in clockless]
+            ranked = rendezvous(job, (*mine, *others))
             watch.first = ranked[0] if ranked else None
         if watch.first != self.me:
             watch.since = NEVER
             return False
         watch.since = min(watch.since, now.wall)
         return True
+
+    def _clockless(self) -> list[PeerId]:
+        """Who does not know the time, and so fires nothing."""
+        adverts = self.coordination.fleet.adverts()
+        return [advert.peer for advert in adverts if CLOCK_LABEL in advert.labels]
 
     # ---- what is due -------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from protocol.clock import Now
+from protocol.clock import CLOCK_LABEL, CLOCK_UNKNOWN, Now
 from protocol.config import NodeConfig, PolicyConfig
 from protocol.derived import derive, source_of
 from protocol.errors import JobSpecError
@@ -181,6 +181,24 @@ def test_a_slot_within_the_grace_is_fired_late() -> None:
     net.run(5.0)
     (run,) = net.runs()
     assert run.spec.key.endswith(f"/{int(WALL + net.now) // 60 * 60}")
+
+
+def test_who_does_not_know_the_time_is_passed_over_until_it_does() -> None:
+    net = ScheduleNet("a", "b", "c")
+    net.ran("a")
+    first, second, third = net.ranks
+    net.boxes[first].trusted = False
+    net.sample(first)
+    net.minute()
+    (run,) = net.runs()
+    assert run.coordinator == second
+    (view,) = [each for each in net[third].peer_views(net.clock(third)) if each["id"] == first]
+    assert view["labels"][CLOCK_LABEL] == CLOCK_UNKNOWN
+    net.boxes[first].trusted = True
+    net.sample(first)
+    net.finish()
+    net.minute()
+    assert [each.coordinator for each in net.runs()] == [second, first]
 
 
 def test_nothing_is_fired_on_a_clock_that_is_not_trusted() -> None:
