@@ -50,9 +50,8 @@ class Services:
         record = self.standing.jobs.get(job)
         if record is None:
             return ""
-        control = record.control
-        if record.desired is not Desired.RUNNING and control is not None:
-            return record.desired.name.lower() if generation <= control.generation else ""
+        if record.desired is not Desired.RUNNING:  # also of one that came while it was stopped
+            return record.desired.name.lower() if generation <= record.generation else ""
         if record.job is not None and record.job.type is not JobType.SERVICE:
             return f"it is a {record.job.type} now" if generation < record.generation else ""
         return ""

@@ -176,6 +176,23 @@ def test_a_partition_runs_it_on_both_sides_and_healing_leaves_count() -> None:
     assert twice and all("as well, and is stopped there" in text for text in twice)
 
 
+@pytest.mark.parametrize("desired", [Desired.STOPPED, Desired.DELETED])
+def test_an_update_that_met_a_stop_on_its_way_is_not_run(desired: Desired) -> None:
+    operating = (Role.COMPUTE, Role.SUBMIT, Role.OPERATE)
+    net = ServiceNet("a", "b", "c", "d", roles={"a": operating})
+    net.ran("c", service(2, command="x"))
+    net.until(lambda: running(net, 2))
+    net.part(["a", "b"], ["c", "d"])
+    net.submit("c", service(2, command="y"))
+    net.stop("a", net.id, desired)
+    net.until(lambda: "y" in net.commands())
+    net.heal()
+    net.run(90.0)
+    assert {net[name].steward.standing.jobs[net.id].desired for name in "abcd"} == {desired}
+    assert net.on() == []
+    assert all(net[name].executor.reserved.cpu_m == 0 for name in "abcd")
+
+
 @pytest.mark.parametrize("number", range(6))
 def test_of_two_islands_updates_all_remember_the_one_that_counts(number: int) -> None:
     """Whichever of the two revisions has the higher hash, as a record and as an update."""
