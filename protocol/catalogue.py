@@ -237,8 +237,11 @@ class Catalogue:
         return effects
 
     def on_peer_back(self, peer: PeerId, now: Now) -> list[Effect]:
-        """A peer is reachable again: compare the jobs that both should hold."""
-        return self._compare(peer, self.shared_with(peer), now)
+        """A peer is reachable again: compare the jobs that both should hold, but for those that
+        this connection was made to bring."""
+        shared = list(self.shared_with(peer))
+        late = [held for held in shared if not self._replica(held, peer).on_its_way(now.mono)]
+        return self._compare(peer, late, now)
 
     def on_peer_gone(self, peer: PeerId, now: Now) -> list[Effect]:
         """A job's hub is gone, perhaps before it had told everybody: the next one compares."""

@@ -48,6 +48,10 @@ class Replica:
     def pending(self) -> bool:
         return self.unsent or self.seq != 0
 
+    def on_its_way(self, now: float) -> bool:
+        """Whether what was sent once is not yet due again: it may have waited for a connection."""
+        return self.seq != 0 and self.tries == 1 and now < self.next_at
+
     def touch(self, slots: list[int], head: bool, at: float) -> None:
         """Something changed that this holder has not seen, and is to see by `at`."""
         self.news_at = min(self.news_at, at) if self.unsent else at

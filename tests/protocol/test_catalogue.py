@@ -301,6 +301,26 @@ def test_holders_that_meet_in_sync_say_little() -> None:
     assert [type(message) for _, _, message in net.sent[since:]] == [JobDigests, JobDigests]
 
 
+def test_a_connection_made_for_a_copy_brings_that_and_no_comparison() -> None:
+    net = Net("a", "b")
+    net.add("a", book_for(net), "b")
+    net.meet("a", "b")
+    net.run(60.0)
+    assert [type(message) for _, _, message in net.sent] == [JobSync, JobSyncAck]
+
+
+def test_a_copy_that_was_lost_is_compared_with_the_next_connection() -> None:
+    net = Net("a", "b")
+    book = book_for(net)
+    net.add("a", book, "b")
+    net.part("a", "b")
+    net.run(20.0)
+    net.meet("a", "b")
+    assert isinstance(net.sent[-1][2], JobDigests)
+    net.run(0.1)
+    assert len(net.fingerprints(book.id)) == 1 and book.id in net["b"].catalogue.jobs
+
+
 def test_holders_that_meet_exchange_what_differs() -> None:
     net = Net("a", "b")
     book, other = book_for(net), book_for(net, key="other")
