@@ -24,7 +24,8 @@ SPARSE_MAX: Final = (
 )
 ABSENT_MAX: Final = 4  # of these, for peers that are dead or were not heard of yet
 REVIEW_S: Final = 1.0  # changes of a large shoal are gathered this long
-LONELY_S: Final = 60.0  # a leaf that finds nobody tries ABSENT_MAX others then, never all at once
+STRANDED_S: Final = 20.0  # a leaf whose link broke gets so long to reach its anchors again
+LONELY_S: Final = 60.0  # if it finds nobody it tries others then, ABSENT_MAX at once and never all
 _ABSENT = (State.UNHEARD, State.DEAD, State.RESTARTING)
 
 
@@ -71,6 +72,11 @@ class Links:
         if roster.leaves or len(roster) > LINKS_MAX or len(self._kept) > LINKS_MAX:
             self.deadline = min(self.deadline, now + REVIEW_S)
 
+    def strand(self, roster: Roster, now: float) -> None:
+        """A connection ended; if it was a leaf's last, it is to look further by and by."""
+        if roster.stranded:
+            self.deadline = min(self.deadline, now + STRANDED_S)
+
     def review(self, roster: Roster, neighbours: Sequence[PeerId], now: float) -> list[Dial]:
         """Choose again, when it is time: neighbours, then whom we have, then some at random."""
         if now < self.deadline:
@@ -81,8 +87,8 @@ class Links:
         live = [p.id for p in known if p.state in PRESENT]
         absent = [p.id for p in known if p.state in _ABSENT]
         before = self._kept
-        if roster.is_own_leaf and roster.alone and len(absent) > limit:
-            self._kept = {}  # who was tried in vain goes behind the others
+        if roster.stranded:
+            self._kept = {}  # who was tried in vain is as likely as any other
             self.deadline = now + LONELY_S
         chosen: dict[PeerId, None] = {}
         near = [peer for peer in neighbours if roster.peers[peer].addresses]
@@ -112,6 +118,6 @@ class Links:
 
 
 def _limit(roster: Roster) -> int:
-    if roster.is_own_leaf and roster.alone:
+    if roster.stranded:
         return ABSENT_MAX
     return LINKS_MAX if len(roster) <= LINKS_MAX else SPARSE_MAX

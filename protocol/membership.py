@@ -269,6 +269,8 @@ class Membership:
         entry.heard = self._heard = now.mono
         effects += self._judge.met(entry, now)
         effects += self._links.spare(entry, self._roster)
+        if self._config.leaf and len(self._roster.linked) == 1:
+            self._links.stir(self._roster, now.mono)  # no longer stranded: anchors are enough
         if self._running and self._own.data:
             effects.append(Send(peer, Rumours((self._own.data,))))
         self._comparer.met(peer, now.mono)
@@ -283,6 +285,7 @@ class Membership:
         self._roster.link(entry, False)
         self.routes.lost(peer, now.mono)
         self._comparer.lost(peer)
+        self._links.strand(self._roster, now.mono)
         if refused and self._running and entry.state in PRESENT:
             return self._done(self._judge.refused(entry, now), now)
         self._prober.soon(peer, now.mono)
@@ -524,11 +527,23 @@ class Membership:
             self._prober.aim(self._roster.watched(), now.mono, self._pace)
             self._links.stir(self._roster, now.mono)
             self._want_paths(now)
+        self._keep_ways(now)
         if now.mono >= self._links.deadline:
-            near = [*self._roster.targets(), *self._roster.monitors(self._me)]
+            roster = self._roster
+            near = [*roster.targets(), *roster.monitors(self._me), *roster.ways]
             effects += self._links.review(self._roster, near, now.mono)
             self._want_paths(now)
         return outward(effects, self._roster)
+
+    def _keep_ways(self, now: Now) -> None:
+        """A leaf that reaches an anchor through somebody keeps the connection to that one."""
+        if not self._config.leaf:
+            return
+        far = [peer for peer in self._roster.watched() if not self._linked(peer)]
+        ways = tuple(dict.fromkeys(way for peer in far for way in self.routes.through(peer)[:1]))
+        if ways != self._roster.ways:
+            self._roster.ways = ways
+            self._links.stir(self._roster, now.mono)
 
     def _pace(self, peer: PeerId) -> MembershipConfig:
         entry = self._roster.peers.get(peer)

@@ -56,7 +56,7 @@ class Fleet:
         return self._steady([peer for peer in found if self.may_coordinate(peer)])
 
     def leaders(self, me: PeerId, without: Sequence[PeerId] = ()) -> list[PeerId]:
-        """The same with ourselves, and `without` some others: all who know the same name the same."""
+        """The same with ourselves, `without` some others: all who know the same name the same."""
         others = [advert.peer for advert in self.adverts() if advert.peer != me]
         others = [peer for peer in others if peer not in without]
         return self._steady([peer for peer in (me, *others) if self.may_coordinate(peer)])

@@ -100,6 +100,7 @@ class Roster:
         self.changes: list[Change] = []
         self.suspects: dict[PeerId, Peer] = {}
         self.linked: list[PeerId] = []  # sorted: to whom a connection stands
+        self.ways: tuple[PeerId, ...] = ()  # a leaf's: who relays to its anchors
         self.turns = 0  # counts the changes of the ring
         self.reconciler = Reconciler(DOMAIN, self._records_of)
         self._ring = Ring()  # who is no leaf
@@ -129,9 +130,10 @@ class Roster:
         return peer in self._leaves
 
     @property
-    def alone(self) -> bool:
-        """Whether nobody else is alive, as far as is known."""
-        return not self._live
+    def stranded(self) -> bool:
+        """Whether this is a leaf that is connected to nobody: its anchors may both be gone, and
+        only others can say so."""
+        return self._config.leaf and not self.linked
 
     @property
     def is_own_leaf(self) -> bool:
@@ -175,14 +177,17 @@ class Roster:
         return list(dict.fromkeys([*self.targets(), *anchors]))
 
     def may_link(self, peer: Peer) -> bool:
-        """Whether a connection to `peer` may be kept: to and from a leaf, to its anchors only.
+        """Whether a connection to `peer` may be kept: to and from a leaf, to its anchors only, and
+        to who relays to those.
 
-        Who is alone tries whoever was there before.
+        Who is alone tries whoever was there before; a stranded leaf whoever is there.
         """
         if not self._config.leaf and not peer.leaf:
             return True
         if peer.state not in PRESENT:
             return not self._live
+        if self.stranded or peer.id in self.ways:
+            return True
         return self._me in self.monitors(peer.id) or peer.id in self.monitors(self._me)
 
     def partners(self, peers: Sequence[PeerId]) -> list[PeerId]:

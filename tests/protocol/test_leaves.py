@@ -185,3 +185,20 @@ def test_a_leaf_that_comes_back_finds_the_shoal_by_what_its_disk_remembers() -> 
     net.run_until(net.all_alive, 300.0)
     net.run(10.0)
     assert len(anchors(net, "p008")) == 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_leaf_whose_anchors_vanish_together_finds_others(seed: int) -> None:
+    net = fleet(8, 1, seed)
+    leaf = "p007"
+    gone = anchors(net, leaf)
+    for anchor in gone:
+        net.vanish(anchor)
+        for link in [link for link in net.links if anchor in link]:
+            del net.links[link]  # as TCP notices it by and by
+        peer = net.members[PeerId(leaf)]
+        net.do(peer, lambda a=anchor, p=peer: p.membership.disconnected(a, False, net.clock()))
+    net.run_until(lambda: all(net.state(leaf, each) is State.DEAD for each in gone), 300.0)
+    net.run(10.0)
+    assert len(anchors(net, leaf)) == 2 and not set(anchors(net, leaf)) & set(gone)
+    assert net.state("p000" if "p000" not in gone else "p001", leaf) in (State.ALIVE, State.SUSPECT)

@@ -9,7 +9,15 @@ from random import Random
 from protocol.config import MembershipConfig
 from protocol.effects import Dial
 from protocol.ids import PeerId
-from protocol.links import ABSENT_MAX, LINKS_MAX, LONELY_S, REVIEW_S, SPARSE_MAX, Links
+from protocol.links import (
+    ABSENT_MAX,
+    LINKS_MAX,
+    LONELY_S,
+    REVIEW_S,
+    SPARSE_MAX,
+    STRANDED_S,
+    Links,
+)
 from protocol.roster import Peer, Roster, State
 from tests.protocol.test_roster import advert, leaf_advert
 
@@ -41,7 +49,7 @@ class Kept:
                 self.kept.pop(dial.peer, None)  # said of those that discovery may keep, too
 
     def review(self, now: float) -> list[PeerId]:
-        near = [*self.roster.targets(), *self.roster.monitors(ME)]
+        near = [*self.roster.targets(), *self.roster.monitors(ME), *self.roster.ways]
         self.carry(self.links.review(self.roster, near, now))
         return list(dict.fromkeys(near))
 
@@ -137,7 +145,7 @@ METERED = MembershipConfig.preset("metered")
 def test_a_leaf_keeps_to_its_anchors_however_many_there_are() -> None:
     k = Kept(METERED)
     for name in names(20):
-        k.add(name)
+        k.roster.link(k.add(name), True)
     k.links.stir(k.roster, 0.0)
     k.review(REVIEW_S)
     assert sorted(k.kept) == sorted(k.roster.monitors(ME)) and len(k.kept) == 2
@@ -182,7 +190,46 @@ def test_a_leaf_that_knows_nobody_alive_tries_a_few_and_then_others() -> None:
         assert len(k.kept) == ABSENT_MAX
         tried |= dict.fromkeys(k.kept)
     assert len(tried) == 20
-    k.roster.move(k.roster.peers[next(iter(tried))], State.ALIVE, 4000.0)
+    found = k.roster.peers[next(iter(tried))]
+    k.roster.move(found, State.ALIVE, 4000.0)
+    k.roster.link(found, True)
     k.links.stir(k.roster, 4000.0)
     k.review(4000.0 + REVIEW_S)
     assert list(k.kept) == k.roster.alive(), "it is told of the others there"
+
+
+def test_a_leaf_whose_anchors_are_both_out_of_reach_tries_others() -> None:
+    k = Kept(METERED)
+    for name in names(20):
+        k.roster.link(k.add(name), True)
+    k.links.stir(k.roster, 0.0)
+    k.review(REVIEW_S)
+    anchors = k.roster.monitors(ME)
+    for name in names(20):
+        k.roster.link(k.roster.peers[PeerId(name)], False)
+    k.links.strand(k.roster, 10.0)
+    assert k.links.deadline == 10.0 + STRANDED_S, "they may be back in a moment"
+    k.review(k.links.deadline)
+    tried = dict.fromkeys(k.kept)
+    assert len(k.kept) == ABSENT_MAX and set(anchors) < set(k.kept)
+    for _ in range(20):
+        k.review(k.links.deadline)
+        tried |= dict.fromkeys(k.kept)
+    assert len(tried) > 15
+    k.roster.link(k.roster.peers[PeerId("p019")], True)
+    k.links.strand(k.roster, 5000.0)
+    k.links.stir(k.roster, 5000.0)
+    k.review(5000.0 + REVIEW_S)
+    assert sorted(k.kept) == sorted(anchors)
+
+
+def test_a_leaf_keeps_to_who_relays_to_its_anchor() -> None:
+    k = Kept(METERED)
+    for name in names(20):
+        k.roster.link(k.add(name), True)
+    way = next(PeerId(name) for name in names(20) if name not in k.roster.monitors(ME))
+    k.roster.ways = (way,)
+    k.links.stir(k.roster, 0.0)
+    k.review(REVIEW_S)
+    assert set(k.kept) == {*k.roster.monitors(ME), way}
+    assert k.links.spare(k.roster.peers[way], k.roster) == []

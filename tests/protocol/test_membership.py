@@ -870,3 +870,16 @@ def test_a_leaf_is_asked_about_through_its_other_anchor_alone(me: OnePeer) -> No
     anchors = me.membership._roster.monitors(PeerId("l"))
     asked = me.membership._choose(PeerId("l"), me.now)
     assert list(asked) == [peer for peer in anchors if peer != "me"]
+
+
+def test_a_leaf_keeps_the_connection_to_who_relays_to_its_anchor(leaf: OnePeer) -> None:
+    far, near = anchors_of(leaf)
+    (way,) = {"a", "b", "c"} - {far, near}
+    leaf.until(leaf.now + 2.0, ("a", "b", "c"))
+    leaf.membership.disconnected(PeerId(far), False, leaf.clock)
+    leaf.receive(way, PathReport((PeerId(far),), ()))
+    effects = leaf.until(leaf.now + 2.0, (near, way))
+    assert way in dialled(effects)
+    leaf.membership.connected(PeerId(far), leaf.certificate(far), leaf.clock)
+    effects = leaf.until(leaf.now + 2.0, ("a", "b", "c"))
+    assert Dial(PeerId(way), ()) in effects, "it is reached without"

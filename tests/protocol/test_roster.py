@@ -265,6 +265,9 @@ def test_a_leaf_believes_what_it_is_told_of_those_it_does_not_monitor() -> None:
 def test_connections_are_kept_to_a_leaf_by_its_anchors_only() -> None:
     rosters = shoal(6, 2)
     for me, roster in rosters.items():
+        assert roster.stranded is roster.is_own_leaf
+        assert not roster.stranded or all(map(roster.may_link, roster.peers.values()))
+        roster.link(next(iter(roster.peers.values())), True)
         for other in roster.peers.values():
             leafs = roster.is_own_leaf, other.leaf
             anchored = me in roster.monitors(other.id) or other.id in roster.monitors(me)
