@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING, Final
 
@@ -119,15 +120,11 @@ class Agent:
         self._send_events, self._events = trio.open_memory_channel[TransportEvent](EVENTS_QUEUED)
         self.transport = Transport(
             member.keyring,
-            TransportSettings(
-                listen=self.config.listen,
-                announce=self.config.announce,
-                version=VERSION,
-                gossip=self.config.preset != "metered",
-            ),
+            self._transport_settings(),
             self._send_events,
             clock=self.clock.now,
             on_clone=self._on_cloned,
+            relays=self._relays,
         )
         self.tasks = Tasks(
             self.engine,
@@ -181,9 +178,17 @@ class Agent:
 
         return Peers(self.driver, self.device, self.conditions, settings, self.redescribe, uptime_s)
 
+    def _transport_settings(self) -> TransportSettings:
+        config = self.config
+        settings = TransportSettings(config.listen, config.announce, VERSION)
+        return settings.on_metered_link() if self._membership_config().leaf else settings
+
+    def _membership_config(self) -> MembershipConfig:
+        return MembershipConfig.preset(self.config.preset)
+
     def _build(self, disk: Disk) -> Node:
         config = NodeConfig(
-            membership=MembershipConfig.preset(self.config.preset),
+            membership=self._membership_config(),
             policy=self.config.accept.policy(),
             version=VERSION,
             name=self.name,
@@ -235,6 +240,9 @@ class Agent:
     def _addresses_of(self, peer: PeerId) -> tuple[str, ...]:
         known = self.driver.node.membership.peer(peer)
         return known.addresses if known is not None else ()
+
+    def _relays(self, neighbours: Sequence[PeerId]) -> list[PeerId]:
+        return self.driver.node.membership.partners(neighbours)
 
     def _dial(self, protocol_id: str) -> Dialler:
         async def dial(peer: PeerId) -> ByteStream:
@@ -312,7 +320,13 @@ class Agent:
             bootstrap=(*config.bootstrap, *membership.addresses),
             mdns=config.mdns,
         )
-        await discovery.run(self.transport.sighted)
+
+        def found(peer: PeerId, addresses: tuple[str, ...]) -> None:
+            """Who is known for a leaf keeps the connections that it wants itself."""
+            leaf = self.driver.node.membership.is_leaf(peer)
+            self.transport.sighted(peer, addresses, keep=not leaf)
+
+        await discovery.run(found)
 
     async def _sample(self) -> None:
         while True:

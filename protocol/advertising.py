@@ -152,4 +152,5 @@ class Advertiser:
             name=self.name[: bounds.NAME_CHARS_MAX],
             draining=event.draining,
             memory=self.memory,
+            keepalive_s=self.config.keepalive_s,
         )

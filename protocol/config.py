@@ -7,7 +7,11 @@ Durations are seconds of the monotonic clock unless the name ends in `_ms`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Self
+from functools import lru_cache
+from typing import Final, Self
+
+KEEPALIVE_MAX_S: Final = 600.0  # asked for by a leaf: its death is to be known within the hour
+TIMEOUTS_PER_KEEPALIVE: Final = 12.0  # 10 s of 120: a modem that slept takes some to wake up
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +27,50 @@ class MembershipConfig:
     lone_factor: float = 3.0  # DESIGN 5: a lone survivor may accuse, with three times the timer
     health_max: int = 3  # DESIGN 5: own trouble slows one's accusations at most threefold
     sync_period_s: float = 60.0  # anti-entropy of adverts with one random peer; 100 B when in sync
+    records_sync_s: float = 60.0  # of standing records, offered to each neighbour until it has them
     advert_period_s: float = 60.0  # DESIGN 4: at most one advert a minute, taken over a while
     advert_burst: int = 3  # changes that go out at once: a label set by hand is acted on in seconds
     dead_kept_s: float = 86_400.0  # a dead peer stays listed, and its addresses dialled, for a day
     peers_max: int = 4096  # a bound on what strangers with certificates can make us remember
+    leaf: bool = False  # DESIGN 5, metered: two anchors and nobody else, outside the gossip mesh
+    anchors: int = 2  # of each leaf: as many as may accuse a peer together, so no more is paid for
 
     @classmethod
     def preset(cls, name: str) -> Self:
         """The named preset: lan, wan or metered. Raises KeyError for any other."""
         return replace(cls(), **_PRESETS[name])  # type: ignore[arg-type]
+
+    @property
+    def keepalive_s(self) -> int:
+        """What our own advert says: 0 where this is no leaf."""
+        return int(self.probe_period_s) if self.leaf else 0
+
+    def as_told(self) -> MembershipConfig:
+        """As a leaf judges whom it does not monitor: what reaches it of an accusation, be it one,
+        others have acted upon already; and a refutation comes the same way."""
+        return _told(self)
+
+    def towards(self, keepalive_s: int) -> MembershipConfig:
+        """As a peer is watched whose advert says `keepalive_s`: a leaf no oftener than it asks for.
+
+        Whoever judges it must wait as long: a sooner accusation could not be refuted in time.
+        """
+        return _slowed(self, min(float(keepalive_s), KEEPALIVE_MAX_S)) if keepalive_s else self
+
+
+@lru_cache(maxsize=64)
+def _told(config: MembershipConfig) -> MembershipConfig:
+    return replace(config, suspicion_s=config.probe_timeout_s, accusers=1)
+
+
+@lru_cache(maxsize=64)  # one entry for each keepalive there is, and peers choose among few
+def _slowed(config: MembershipConfig, keepalive_s: float) -> MembershipConfig:
+    return replace(
+        config,
+        probe_period_s=max(config.probe_period_s, keepalive_s),
+        probe_timeout_s=max(config.probe_timeout_s, keepalive_s / TIMEOUTS_PER_KEEPALIVE),
+        suspicion_s=max(config.suspicion_s, keepalive_s),
+    )
 
 
 _PRESETS: dict[str, dict[str, float]] = {
@@ -42,14 +81,18 @@ _PRESETS: dict[str, dict[str, float]] = {
         "probe_timeout_s": 3.0,
         "suspicion_s": 20.0,
         "sync_period_s": 180.0,
+        "records_sync_s": 180.0,
     },
-    # DESIGN 5: at most 10 MB a month; keepalive of 120 s
+    # DESIGN 5: at most 10 MB a month, which is 460 bytes in 120 s; keepalive of 120 s. What others
+    # gossip a leaf learns by comparing: 60 B where nothing is new, and bounded where much is.
     "metered": {
+        "leaf": True,
         "probe_period_s": 120.0,
         "probe_timeout_s": 10.0,
         "monitors": 2,
         "suspicion_s": 120.0,
-        "sync_period_s": 3600.0,
+        "sync_period_s": 120.0,
+        "records_sync_s": 3600.0,
         "advert_period_s": 3600.0,
     },
 }

@@ -347,6 +347,8 @@ class Coordination:
         both = (peer, self.keyring.peer)
         if peer in held.holders or not all(self.fleet.may_coordinate(each) for each in both):
             return []
+        if self.fleet.is_leaf(peer) and peer not in self.fleet.coordinators(but=both[1]):
+            return []
         self._make_room(held)
         ranked = rendezvous(held.id, [*self.acceptances.standbys(held), peer])
         if peer not in ranked[: self.config.standbys] or not held.add_holders((peer,)):

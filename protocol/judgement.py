@@ -9,7 +9,6 @@ from typing import Final
 
 from protocol.advertising import INCARNATION_MAX, JUMP_MAX, Advertiser
 from protocol.clock import Now
-from protocol.config import MembershipConfig
 from protocol.effects import Effect, Gossip, Hangup, Save, Send, Tell
 from protocol.errors import RemoteProtocolError
 from protocol.ids import PeerId
@@ -41,7 +40,6 @@ class Judge:
 
     def __init__(
         self,
-        config: MembershipConfig,
         keyring: Keyring,
         roster: Roster,
         own: Advertiser,
@@ -50,7 +48,6 @@ class Judge:
         health: Health,
         opener: Opener,
     ) -> None:
-        self._config = config
         self._keyring = keyring
         self._roster = roster
         self._own = own
@@ -88,7 +85,7 @@ class Judge:
                 self._mill.drop(item.digest)
             effects += self._take(item, sender, now)
         if sender is not None:
-            effects += [Send(sender, message) for message in _parts(self._replies)]
+            effects += [Send(sender, message) for message in parts(self._replies)]
         return effects
 
     def _open(self, data: bytes) -> Item | None:
@@ -200,7 +197,7 @@ class Judge:
             tell = Tell("peer.left", text, peer=peer.id)
             return [Save((("peer", peer.id, None),)), tell, *self._links.drop(peer.id)]
         left_s = record.until_ms / 1000 - now.wall if now.wall_trusted else RESTART_MAX_S
-        left_s = min(max(left_s, self._config.suspicion_s), RESTART_MAX_S)
+        left_s = min(max(left_s, self._roster.pace(peer).suspicion_s), RESTART_MAX_S)
         peer.until = now.mono + left_s
         self._roster.move(peer, State.RESTARTING, now.mono)
         text = f"{peer.name} restarts and means to be back within {left_s:.0f} s"
@@ -317,7 +314,7 @@ class Judge:
                 evidence = tuple(case.accusers.values())[:EVIDENCE_MAX]
                 effects += self._bury(peer, evidence, why, now)
                 continue
-            case.weigh(quorum, self._config, self._health.level, now.mono)
+            case.weigh(quorum, self._roster.pace(peer), self._health.level, now.mono)
             self.waiting = self.waiting or not case.confirmed
         return effects
 
@@ -325,16 +322,16 @@ class Judge:
         """We were away for `late_s`; for a period or more, every count begins anew."""
         for peer in self._roster.suspects.values():
             assert peer.case is not None, peer
-            if late_s < self._config.probe_period_s:
+            if late_s < self._roster.pace(peer).probe_period_s:
                 peer.case.spare(now + late_s)
                 continue
             peer.case.reopen(now)
             quorum = self._roster.quorum(peer.id)
-            peer.case.weigh(quorum, self._config, self._health.level, now)
+            peer.case.weigh(quorum, self._roster.pace(peer), self._health.level, now)
 
     def tell(self, peer: Peer, now: Now) -> list[Effect]:
         """Let an accused peer know, so that it can refute; not more often than it can answer."""
-        if now.mono - peer.told < self._config.probe_timeout_s:
+        if now.mono - peer.told < self._roster.pace(peer).probe_timeout_s:
             return []
         peer.told = now.mono
         return [Send(peer.id, Accused(peer.incarnation))]
@@ -363,10 +360,10 @@ class Judge:
         fresh = case.accuse(author, data)
         if refused and not case.refused:
             case.accusers[author] = data  # in place of its own weaker word, perhaps
-            case.doubt(self._config, self._health.level, now.mono)
+            case.doubt(self._roster.pace(peer), self._health.level, now.mono)
         elif fresh and not case.refused:
             quorum = self._roster.quorum(peer.id)
-            case.weigh(quorum, self._config, self._health.level, now.mono)
+            case.weigh(quorum, self._roster.pace(peer), self._health.level, now.mono)
         return effects
 
     # ---- life and death ----------------------------------------------------------------------
@@ -449,15 +446,15 @@ class Judge:
 _REFUSED: Final = "nobody listens at its port"
 
 
-def _parts(records: dict[bytes, None]) -> list[Rumours]:
+def parts(records: dict[bytes, None]) -> list[Rumours]:
     """Messages of bounded size with all of `records`."""
-    parts: list[Rumours] = []
+    found: list[Rumours] = []
     part: list[bytes] = []
     size = 0
     for record in records:
         if part and size + len(record) > REPLY_BYTES:
-            parts.append(Rumours(tuple(part)))
+            found.append(Rumours(tuple(part)))
             part, size = [], 0
         part.append(record)
         size += len(record)
-    return [*parts, Rumours(tuple(part))] if part else parts
+    return [*found, Rumours(tuple(part))] if part else found

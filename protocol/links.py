@@ -3,6 +3,8 @@
 Up to LINKS_MAX others: to all of them. In a larger shoal: to those we monitor and those that
 monitor us, and to some at random. As many of theirs come in as go out, which makes about LINKS_MAX.
 A few links go to peers thought dead: two halves of a shoal that lost each other meet again there.
+
+A leaf on a metered link keeps to its two anchors, and nobody else keeps to it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Final
 
 from protocol.effects import Dial
 from protocol.ids import PeerId
-from protocol.roster import Peer, Roster, State
+from protocol.roster import PRESENT, Peer, Roster, State
 
 LINKS_MAX: Final = 32  # DESIGN 5: open connections
 SPARSE_MAX: Final = (
@@ -22,6 +24,8 @@ SPARSE_MAX: Final = (
 )
 ABSENT_MAX: Final = 4  # of these, for peers that are dead or were not heard of yet
 REVIEW_S: Final = 1.0  # changes of a large shoal are gathered this long
+STRANDED_S: Final = 20.0  # a leaf whose link broke gets so long to reach its anchors again
+LONELY_S: Final = 60.0  # if it finds nobody it tries others then, ABSENT_MAX at once and never all
 _ABSENT = (State.UNHEARD, State.DEAD, State.RESTARTING)
 
 
@@ -42,6 +46,8 @@ class Links:
     def learn(self, peer: Peer, roster: Roster, now: float, back: bool = False) -> list[Dial]:
         """`peer` or its addresses are new, or it is `back`: dial at once where there is room."""
         addresses = peer.addresses
+        if not roster.may_link(peer):
+            return self.spare(peer, roster)
         if not addresses or (self._kept.get(peer.id) == addresses and not back):
             return []
         if peer.id in self._kept or len(self._kept) < _limit(roster):
@@ -50,14 +56,26 @@ class Links:
         self.stir(roster, now)
         return []
 
+    def spare(self, peer: Peer, roster: Roster) -> list[Dial]:
+        """No connection is to be kept to it; said again, since discovery may have found it anew."""
+        if roster.may_link(peer):
+            return []
+        self._kept.pop(peer.id, None)
+        return [Dial(peer.id, ())]
+
     def drop(self, peer: PeerId) -> list[Dial]:
         """It left or is forgotten."""
         return [] if self._kept.pop(peer, None) is None else [Dial(peer, ())]
 
     def stir(self, roster: Roster, now: float) -> None:
         """Somebody came or went: choose again soon, if there is a choice."""
-        if len(roster) > LINKS_MAX or len(self._kept) > LINKS_MAX:
+        if roster.leaves or len(roster) > LINKS_MAX or len(self._kept) > LINKS_MAX:
             self.deadline = min(self.deadline, now + REVIEW_S)
+
+    def strand(self, roster: Roster, now: float) -> None:
+        """A connection ended; if it was a leaf's last, it is to look further by and by."""
+        if roster.stranded:
+            self.deadline = min(self.deadline, now + STRANDED_S)
 
     def review(self, roster: Roster, neighbours: Sequence[PeerId], now: float) -> list[Dial]:
         """Choose again, when it is time: neighbours, then whom we have, then some at random."""
@@ -65,16 +83,22 @@ class Links:
             return []
         self.deadline = inf
         limit = _limit(roster)
-        live = [peer for peer in roster.alive() if roster.peers[peer].addresses]
-        absent = [p.id for p in roster.sorted() if p.state in _ABSENT and p.addresses]
+        known = [p for p in roster.sorted() if p.addresses and roster.may_link(p)]
+        live = [p.id for p in known if p.state in PRESENT]
+        absent = [p.id for p in known if p.state in _ABSENT]
+        before = self._kept
+        if roster.stranded:
+            self._kept = {}  # who was tried in vain is as likely as any other
+            self.deadline = now + LONELY_S
         chosen: dict[PeerId, None] = {}
-        self._fill(chosen, [peer for peer in neighbours if roster.peers[peer].addresses], limit)
+        near = [peer for peer in neighbours if roster.peers[peer].addresses]
+        self._fill(chosen, [peer for peer in near if roster.may_link(roster.peers[peer])], limit)
         self._fill(chosen, live, limit - min(len(absent), ABSENT_MAX))
         self._fill(chosen, absent, limit)
         self._fill(chosen, live, limit)
         kept = {peer: roster.peers[peer].addresses for peer in chosen}
-        effects = [Dial(peer, ()) for peer in self._kept if peer not in kept]
-        effects += [Dial(p, there) for p, there in kept.items() if self._kept.get(p) != there]
+        effects = [Dial(peer, ()) for peer in before if peer not in kept]
+        effects += [Dial(p, there) for p, there in kept.items() if before.get(p) != there]
         self._kept = kept
         return effects
 
@@ -94,4 +118,6 @@ class Links:
 
 
 def _limit(roster: Roster) -> int:
+    if roster.stranded:
+        return ABSENT_MAX
     return LINKS_MAX if len(roster) <= LINKS_MAX else SPARSE_MAX

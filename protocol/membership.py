@@ -16,12 +16,14 @@ from typing import Final
 from protocol.advertising import Advertiser
 from protocol.antientropy import Reconciler, check
 from protocol.clock import Now
+from protocol.comparing import Comparer
 from protocol.config import MembershipConfig
 from protocol.effects import Effect, Gossip, Hangup, Save, Send
 from protocol.errors import RemoteProtocolError
 from protocol.events import SelfDescribed
 from protocol.ids import PeerId
-from protocol.judgement import Judge, Opener
+from protocol.judgement import Judge, Opener, parts
+from protocol.leaves import covered, outward
 from protocol.links import Links
 from protocol.messages import (
     Accused,
@@ -40,8 +42,8 @@ from protocol.messages import (
 )
 from protocol.probing import Probe, Prober
 from protocol.records import Advert, Certificate, Keyring
-from protocol.roster import DOMAIN, PRESENT, Change, Peer, Roster, State
-from protocol.routes import Routes
+from protocol.roster import DOMAIN, GONE, PRESENT, Change, Peer, Roster, State
+from protocol.routes import ASK_MAX_S, Routes
 from protocol.rumours import RumourMill
 from protocol.suspicion import Health
 from protocol.wire import open_sealed
@@ -62,7 +64,6 @@ Message = (
     | PathReport
 )
 
-SYNC_PAUSE_S: Final = 0.25  # between two exchanges: the first may settle what the second would
 HALF_OPEN_S: Final = 5.0  # a letter that comes later than this crossed with no new connection
 LATE_S: Final = 0.05  # a deadline handled later than this: our loop is busy, not the others
 
@@ -101,10 +102,9 @@ class Membership:
         self._prober = Prober(config, rng, self._health)
         self._mill = RumourMill(rng)
         self._links = Links(rng)
-        self.routes = Routes()
+        self.routes = Routes(max(ASK_MAX_S, float(config.keepalive_s)))
         self.reached: list[PeerId] = []  # to whom a path was found; the node drains it
         self._judge = Judge(
-            config,
             keyring,
             self._roster,
             self._own,
@@ -117,9 +117,7 @@ class Membership:
         self._called = -inf  # when we last handled anything
         self._heard = -inf  # when anybody last sent us anything
         self._aimed = 0  # the ring's turn for which targets were chosen
-        self._to_sync: dict[PeerId, None] = {}
-        self._sync_next = -inf  # not before
-        self._sync_at = inf  # with a random peer
+        self._comparer = Comparer(config, self._me, self._roster, rng)
 
     # ---- reading -----------------------------------------------------------------------------
 
@@ -144,6 +142,18 @@ class Membership:
     def alive(self) -> list[PeerId]:
         """The others that are ALIVE or SUSPECT, sorted."""
         return self._roster.alive()
+
+    def is_leaf(self, peer: PeerId) -> bool:
+        """Whether it is alive, or ourselves, and on a metered link."""
+        return self._roster.is_leaf(peer)
+
+    def steady(self) -> list[PeerId]:
+        """The others that are alive and no leaves; all where there are none but leaves."""
+        return self._roster.partners(self._roster.alive())
+
+    def partners(self, peers: Sequence[PeerId]) -> list[PeerId]:
+        """Of `peers`, those that pay for no byte, if any."""
+        return self._roster.partners(peers)
 
     def peer(self, peer: PeerId) -> Peer | None:
         return self._roster.peers.get(peer)
@@ -172,8 +182,7 @@ class Membership:
             self._links.deadline,
             self.routes.deadline,
             self._roster.deadline,
-            self._sync_at,
-            self._sync_next if self._to_sync else inf,
+            self._comparer.deadline,
         )
 
     # ---- our own life ------------------------------------------------------------------------
@@ -183,7 +192,7 @@ class Membership:
         assert not self._running
         self._running = True
         self._called = now.mono
-        self._sync_at = now.mono + self._sync_period()
+        self._comparer.boot(now.mono)
         effects = self._own.boot()
         for key in sorted(self._known):
             effects += self._recall(key, self._known[key], now)
@@ -205,7 +214,8 @@ class Membership:
         self._running = False
         until_ms = now.wall_ms + int(back_in_s * 1000) if back_in_s > 0 else 0
         rumours = Rumours((self._own.departure(until_ms),))
-        return [Gossip(rumours), *(Send(peer, rumours) for peer in self._roster.linked)]
+        gossip = [Gossip(rumours)] if not self._config.leaf else []
+        return [*gossip, *(Send(peer, rumours) for peer in self._roster.linked)]
 
     def forget(self, peer: PeerId, now: Now) -> tuple[str, list[Effect]]:
         """Remember `peer` no longer; a sentence where that is refused, and what follows.
@@ -239,8 +249,10 @@ class Membership:
         effects = self._judge.refute(now)
         if self._own.stale and now.mono >= self._own.deadline:
             effects += self._own.issue(now.mono)
-            effects += self._judge.spread(self._roster.linked)
-        return effects
+            linked = self._roster.linked
+            heard = linked if self._config.leaf else self._roster.partners(linked)
+            effects += self._judge.spread(heard)  # leaves compare; they pay for each byte
+        return outward(effects, self._roster)
 
     # ---- connections -------------------------------------------------------------------------
 
@@ -256,10 +268,12 @@ class Membership:
         entry.certificate = certificate
         entry.heard = self._heard = now.mono
         effects += self._judge.met(entry, now)
+        effects += self._links.spare(entry, self._roster)
+        if self._config.leaf and len(self._roster.linked) == 1:
+            self._links.stir(self._roster, now.mono)  # no longer stranded: anchors are enough
         if self._running and self._own.data:
             effects.append(Send(peer, Rumours((self._own.data,))))
-        if self._me < peer:  # one side is enough
-            self._sync_soon(peer, now)
+        self._comparer.met(peer, now.mono)
         return self._done(effects, now)
 
     def disconnected(self, peer: PeerId, refused: bool, now: Now) -> list[Effect]:
@@ -270,7 +284,8 @@ class Membership:
             return []
         self._roster.link(entry, False)
         self.routes.lost(peer, now.mono)
-        self._to_sync.pop(peer, None)
+        self._comparer.lost(peer)
+        self._links.strand(self._roster, now.mono)
         if refused and self._running and entry.state in PRESENT:
             return self._done(self._judge.refused(entry, now), now)
         self._prober.soon(peer, now.mono)
@@ -325,7 +340,7 @@ class Membership:
     def _handle(self, sender: PeerId, message: Message, now: Now) -> list[Effect]:
         match message:
             case Ping():
-                return [Send(sender, Ack(message.seq))]
+                return [Send(sender, Ack(message.seq)), *self._comparer.beside(sender, now.mono)]
             case Ack():
                 return []  # that it was heard from is all that counts
             case PingRequest():
@@ -338,12 +353,27 @@ class Membership:
             case Accused():
                 return self._judge.accused(message.incarnation, sender, now)
             case PathQuery():
-                return list(self.routes.answer(sender, message, self._linked, now.mono))
+                return self._on_path_query(sender, message, now)
             case PathReport():
                 self.reached += self.routes.report(sender, message, now.mono)
                 return []
             case _:
                 return self._on_sync(sender, message, now)
+
+    def _on_path_query(self, sender: PeerId, query: PathQuery, now: Now) -> list[Effect]:
+        """Say to whom we are connected, and to a leaf, which has it from nowhere else, who is
+        gone."""
+        effects: list[Effect] = []
+        effects += self.routes.answer(sender, query, self._linked, now.mono)
+        if effects and self._roster.is_leaf(sender):
+            effects += self._evidence(sender, [self._roster.peers.get(p) for p in query.peers])
+        return effects
+
+    def _evidence(self, to: PeerId, peers: Sequence[Peer | None]) -> list[Effect]:
+        """Why those are gone that are."""
+        gone = [peer for peer in peers if peer is not None and peer.state in GONE]
+        records = dict.fromkeys(record for peer in gone for record in peer.evidence)
+        return [Send(to, message) for message in parts(records)]
 
     def _linked(self, peer: PeerId) -> bool:
         entry = self._roster.peers.get(peer)
@@ -355,7 +385,7 @@ class Membership:
         target = self._roster.peers.get(message.target)
         if target is None or target.state not in PRESENT:
             return []
-        return list(self._prober.relay(sender, message, now.mono))
+        return list(self._prober.relay(sender, message, now.mono, self._roster.pace(target)))
 
     def _on_sync(
         self,
@@ -367,19 +397,34 @@ class Membership:
             raise RemoteProtocolError(f"domain {message.domain} is not of adverts")
         if isinstance(message, SyncRecords):
             effects = self._judge.hear(message.records, sender, False, now)
-            if self._judge.progress:  # there may be more of it, and others may lack it too
-                self._sync_soon(sender, now)
-                self._sync_random(now)
+            if self._judge.progress:
+                self._comparer.learned(sender, now.mono)
             return effects
-        effects = []
         if isinstance(message, SyncItems):
-            check(message)
-            for key, version in message.items:
-                peer = self._roster.peers.get(PeerId(key))
-                if peer is not None and self._roster.matches(peer, version):
-                    effects += self._judge.vouched(peer, now)
+            return self._on_items(sender, message, now)
         answers = self._roster.reconciler.answer(message)
-        return effects + [Send(sender, answer) for answer in answers]
+        return [Send(sender, answer) for answer in answers]
+
+    def _on_items(self, sender: PeerId, message: SyncItems, now: Now) -> list[Effect]:
+        """Of whom the sender holds just the advert that we hold, one word is enough: that it is
+        alive, to us; or why it is gone, to the sender."""
+        check(message)
+        effects: list[Effect] = []
+        gone: dict[PeerId, Peer] = {}
+        for key, version in message.items:
+            peer = self._roster.peers.get(PeerId(key))
+            if peer is not None and self._roster.matches(peer, version):
+                effects += self._judge.vouched(peer, now)
+                if peer.state in GONE and peer.evidence:
+                    gone[peer.id] = peer
+        for answer in self._roster.reconciler.answer(message):
+            if isinstance(answer, SyncWant):
+                wanted = tuple(key for key in answer.keys if key not in gone)
+                if not wanted:
+                    continue
+                answer = SyncWant(DOMAIN, wanted)
+            effects.append(Send(sender, answer))
+        return effects + self._evidence(sender, list(gone.values()))
 
     # ---- time --------------------------------------------------------------------------------
 
@@ -393,18 +438,22 @@ class Membership:
             now.mono, lambda target: self._choose(target, now.mono), self._far
         )
         effects += sends
+        for send in sends:
+            if isinstance(send.message, Ping):
+                effects += self._comparer.beside(send.peer, now.mono)
         for probe in failed:
             effects += self._unanswered(probe, now)
         effects += self._judge.expire(now)
         if self._judge.waiting:  # others may know more, and say it no more
-            self._sync_random(now)
+            self._comparer.random(now.mono)
         effects += self._advertise(now)
         rumours = self._mill.flush(now.mono)
-        if rumours is not None:
+        if rumours is not None and not covered(self._roster):
             effects.append(Gossip(rumours))
         effects += self._judge.overdue(now)
-        effects += self._sync_due(now)
-        effects += self.routes.ask(self._roster.linked, self._links.__contains__, now.mono)
+        effects += self._comparer.due(now.mono)
+        relays = self._roster.partners(self._roster.linked)
+        effects += self.routes.ask(relays, self._links.__contains__, now.mono)
         return self._done(effects, now)
 
     def lagged(self, lag_s: float, now: Now) -> None:
@@ -443,6 +492,10 @@ class Membership:
             if self._health.changed < probe.began:
                 self._health.trouble(now.mono)
             return []
+        if self._me not in self._roster.monitors(peer.id):
+            # A leaf's anchor. Whether it is gone others know: here the connection is what broke.
+            self._comparer.random(now.mono, but=peer.id)
+            return [Hangup(peer.id)] if peer.connected else []
         return self._judge.accuse(peer, now)
 
     def _far(self, target: PeerId) -> bool:
@@ -459,22 +512,42 @@ class Membership:
             near = self.routes.through(target)[:k]
         others = [p for p in self.alive() if p != target and peers[p].state is State.ALIVE]
         others = [p for p in others if p not in near]
-        ready = [p for p in others if peers[p].connected]
+        if self._roster.is_leaf(target):  # nobody else is connected to it
+            return [*near, *(p for p in self._roster.monitors(target) if p in others)]
+        ready = self._roster.partners([p for p in others if peers[p].connected])
         k -= len(near)
-        if len(ready) < k:
-            ready = others
+        if len(ready) < k and not self._config.leaf:
+            ready = self._roster.partners(others)
         return [*near, *self._rng.sample(ready, min(k, len(ready)))]
 
     def _done(self, effects: list[Effect], now: Now) -> list[Effect]:
         """Follow the ring: whom we probe, whom we keep a connection to."""
         if self._aimed != self._roster.turns:
             self._aimed = self._roster.turns
-            self._prober.aim(self._roster.targets(), now.mono)
+            self._prober.aim(self._roster.watched(), now.mono, self._pace)
+            self._links.stir(self._roster, now.mono)
             self._want_paths(now)
+        self._keep_ways(now)
         if now.mono >= self._links.deadline:
-            near = [*self._roster.targets(), *self._roster.monitors(self._me)]
+            roster = self._roster
+            near = [*roster.targets(), *roster.monitors(self._me), *roster.ways]
             effects += self._links.review(self._roster, near, now.mono)
-        return effects
+            self._want_paths(now)
+        return outward(effects, self._roster)
+
+    def _keep_ways(self, now: Now) -> None:
+        """A leaf that reaches an anchor through somebody keeps the connection to that one."""
+        if not self._config.leaf:
+            return
+        far = [peer for peer in self._roster.watched() if not self._linked(peer)]
+        ways = tuple(dict.fromkeys(way for peer in far for way in self.routes.through(peer)[:1]))
+        if ways != self._roster.ways:
+            self._roster.ways = ways
+            self._links.stir(self._roster, now.mono)
+
+    def _pace(self, peer: PeerId) -> MembershipConfig:
+        entry = self._roster.peers.get(peer)
+        return self._config if entry is None else self._roster.pace(entry)
 
     def _want_paths(self, now: Now) -> None:
         """To whom a connection is to be kept and does not stand; none to who is gone."""
@@ -486,29 +559,3 @@ class Membership:
             entry = self._roster.peers.get(peer)
             if entry is None or entry.state not in PRESENT:
                 self.routes.drop(peer)
-
-    # ---- anti-entropy ------------------------------------------------------------------------
-
-    def _sync_soon(self, peer: PeerId, now: Now) -> None:
-        if not self._to_sync:
-            pause = SYNC_PAUSE_S * (1 + self._rng.random())
-            self._sync_next = max(self._sync_next, now.mono + pause)
-        self._to_sync[peer] = None
-
-    def _sync_random(self, now: Now) -> None:
-        if self._roster.linked:
-            self._sync_soon(self._rng.choice(self._roster.linked), now)
-
-    def _sync_due(self, now: Now) -> list[Effect]:
-        if now.mono >= self._sync_at:
-            self._sync_at = now.mono + self._sync_period()
-            self._sync_random(now)
-        if not self._to_sync or now.mono < self._sync_next:
-            return []
-        peer = next(iter(self._to_sync))
-        del self._to_sync[peer]
-        self._sync_next = now.mono + SYNC_PAUSE_S * (1 + self._rng.random())
-        return [Send(peer, self._roster.reconciler.start())]
-
-    def _sync_period(self) -> float:
-        return self._config.sync_period_s * (0.75 + 0.5 * self._rng.random())

@@ -94,7 +94,7 @@ from protocol.opsjournal import OpsJournal
 from protocol.placement import Fleet, Placement
 from protocol.policy import minute_here
 from protocol.records import Advert, Certificate, Keyring, Role, Verdict
-from protocol.relay import Relay
+from protocol.relay import ANSWERING_S, Relay
 from protocol.requests import Requests
 from protocol.resources import Resources
 from protocol.restarts import Restarts
@@ -151,9 +151,15 @@ class Node:
             engines=engines,
             memory=memory,
         )
-        self.relay = Relay(keyring)
+        # A leaf's letters are minutes apart, and the certificate is more than half of one.
+        self.relay = Relay(keyring, max(ANSWERING_S, 3.0 * config.membership.keepalive_s))
         fleet = Fleet(
-            self._adverts, self._connected, self._alive, self.name_of, self._may_coordinate
+            self._adverts,
+            self._connected,
+            self._alive,
+            self.name_of,
+            self._may_coordinate,
+            self.membership.is_leaf,
         )
         stories = Stories(coordination.stories_max)
         self.catalogue = Catalogue(keyring, coordination, self._reachable, seq=rng.getrandbits(40))
@@ -174,7 +180,7 @@ class Node:
         bidder = Bidder(config.auction, config.policy, engines, certificate_of=self._certificate_of)
         self.executor = self._executor(bidder, OpsJournal(memory))
         self.inquiries = Inquiries(
-            keyring.peer, self._views, self._connected_peers, self.membership.alive
+            keyring.peer, self._views, self._connected_peers, self.membership.steady
         )
         self.requests = self._requests()
         self.stories = stories
@@ -221,6 +227,7 @@ class Node:
             self.name_of,
             self.requests,
             self.cron,
+            self.membership.partners,
         )
 
     # ---- the one entry -----------------------------------------------------------------------
@@ -375,6 +382,7 @@ class Node:
             name=self.config.name or self.certificate.name,
             draining=event.draining,
             memory=self.executor.journal.memory,
+            keepalive_s=self.config.membership.keepalive_s,
         )
         effects = [*self.membership.describe(event, now), *self.steward.described(now)]
         if before is None or before == self.advert:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -48,11 +48,21 @@ class Fleet:
     alive: Callable[[PeerId], bool]
     name: Callable[[PeerId], str]
     may_coordinate: Callable[[PeerId], bool]  # whoever holds `submit`
+    is_leaf: Callable[[PeerId], bool]  # on a metered link
 
     def coordinators(self, but: PeerId) -> list[PeerId]:
-        """Who is alive and may coordinate, by peer id, except for one."""
+        """Who is alive and may coordinate, by peer id, except for one; leaves only if all are."""
         found = (advert.peer for advert in self.adverts() if advert.peer != but)
-        return [peer for peer in found if self.may_coordinate(peer)]
+        return self._steady([peer for peer in found if self.may_coordinate(peer)])
+
+    def leaders(self, me: PeerId, without: Sequence[PeerId] = ()) -> list[PeerId]:
+        """The same with ourselves, `without` some others: all who know the same name the same."""
+        others = [advert.peer for advert in self.adverts() if advert.peer != me]
+        others = [peer for peer in others if peer not in without]
+        return self._steady([peer for peer in (me, *others) if self.may_coordinate(peer)])
+
+    def _steady(self, peers: list[PeerId]) -> list[PeerId]:
+        return [peer for peer in peers if not self.is_leaf(peer)] or peers
 
 
 # A slot that can be placed no more: led job, slot index, verdict, reason, sealed result or b"".

@@ -6,6 +6,7 @@ schedule. Any message that a target sends after the probe began answers it, not 
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -37,7 +38,9 @@ class Probe:
 
     target: PeerId
     due: float
+    config: MembershipConfig  # as the target is to be probed
     stage: Stage = Stage.IDLE
+    heard: float = -inf  # when the target last sent anything
     began: float = -inf  # of this round
     stepped: float = -inf  # into this stage
     seq: int = 0
@@ -77,14 +80,25 @@ class Prober:
     def targets(self) -> list[PeerId]:
         return list(self._probes)
 
-    def aim(self, targets: Sequence[PeerId], now: float) -> None:
-        """Probe exactly these from now on; a new one at a random moment of its first period."""
+    def aim(
+        self,
+        targets: Sequence[PeerId],
+        now: float,
+        pace: Callable[[PeerId], MembershipConfig] | None = None,
+    ) -> None:
+        """Probe exactly these from now on; a new one at a random moment of its first period.
+
+        `pace` says how each is to be probed; by default all as we are configured.
+        """
         before = self._probes
-        self._probes = {
-            target: before.get(target)
-            or Probe(target, now + self._rng.random() * self._config.probe_period_s)
-            for target in targets
-        }
+        self._probes = {}
+        for target in targets:
+            config = self._config if pace is None else pace(target)
+            probe = before.get(target)
+            if probe is None or probe.config != config:
+                due = now + self._rng.random() * config.probe_period_s
+                probe = Probe(target, due, config)
+            self._probes[target] = probe
 
     def soon(self, target: PeerId, now: float) -> None:
         """Its stream broke: do not wait for the period."""
@@ -96,7 +110,7 @@ class Prober:
         """`sender` is there: that answers our probe of it, and those we carry out for others."""
         probe = self._probes.get(sender)
         if probe is not None:
-            probe.detours = 0
+            probe.detours, probe.heard = 0, now
         if probe is not None and probe.stage is not Stage.IDLE:
             self._answered(probe, now)
         if not self._relays:
@@ -120,15 +134,24 @@ class Prober:
         probe.detours = (probe.detours + 1) % DETOURS_MAX
         return probe.detours == 0
 
-    def relay(self, sender: PeerId, message: PingRequest, now: float) -> list[Send]:
-        """Carry out a probe for `sender`, within bounds."""
+    def relay(
+        self,
+        sender: PeerId,
+        message: PingRequest,
+        now: float,
+        config: MembershipConfig | None = None,
+    ) -> list[Send]:
+        """Carry out a probe for `sender`, within bounds; `config` as the target is to be probed."""
         if len(self._relays) >= RELAYS_MAX or message.target == sender:
             return []
-        deadline = now + self._config.probe_timeout_s * self._health.level
-        limit = now + GRACE_TIMEOUTS * self._config.probe_timeout_s
-        self._relays.append(
-            Relay(sender, message.seq, message.target, deadline, max(deadline, limit))
-        )
+        config = config or self._config
+        timeout_s = config.probe_timeout_s
+        if config.leaf or config is not self._config:
+            timeout_s /= 2  # where hardly anything is said, whoever asked waits for this word too
+        deadline = now + timeout_s * self._health.level
+        limit = max(deadline, now + GRACE_TIMEOUTS * timeout_s)
+        relay = Relay(sender, message.seq, message.target, deadline, limit)
+        insort(self._relays, relay, key=lambda each: each.deadline)
         return [Send(message.target, Ping(self._next_seq()))]
 
     def step(
@@ -151,6 +174,9 @@ class Prober:
                 continue
             factor = FAR_TIMEOUTS if far(probe.target) else 1
             match probe.stage:
+                case Stage.IDLE if self._lazy(probe) and probe.heard > probe.began:
+                    probe.began = probe.heard  # that was as good as an answer, and cost no probe
+                    self._rest(probe, now)
                 case Stage.IDLE:
                     probe.began = now
                     probe.seq = self._next_seq()
@@ -172,25 +198,24 @@ class Prober:
 
         Bounded per step: a machine that is always late would never accuse anybody.
         """
-        self._relays = [
+        later = [
             replace(relay, deadline=min(relay.deadline + late_s, relay.limit))
             for relay in self._relays
         ]
-        if late_s >= self._config.probe_period_s:
-            for probe in self._probes.values():
-                probe.stage = Stage.IDLE
-                probe.due = now + self._rng.random() * self._config.probe_timeout_s
-            return
+        self._relays = sorted(later, key=lambda relay: relay.deadline)
         for probe in self._probes.values():
-            if probe.stage is not Stage.IDLE:
-                bound = probe.stepped + GRACE_TIMEOUTS * self._config.probe_timeout_s
+            if late_s >= probe.config.probe_period_s:
+                probe.stage = Stage.IDLE
+                probe.due = now + self._rng.random() * probe.config.probe_timeout_s
+            elif probe.stage is not Stage.IDLE:
+                bound = probe.stepped + GRACE_TIMEOUTS * probe.config.probe_timeout_s
                 probe.due = max(probe.due, min(now + late_s, bound))
 
     def _enter(self, probe: Probe, stage: Stage, now: float, factor: int) -> None:
         probe.stage = stage
         probe.stepped = now
         probe.denied = False
-        probe.due = now + self._config.probe_timeout_s * self._health.level * factor
+        probe.due = now + probe.config.probe_timeout_s * self._health.level * factor
 
     def _answered(self, probe: Probe, now: float) -> None:
         self._health.answered(now)
@@ -198,10 +223,14 @@ class Prober:
 
     def _rest(self, probe: Probe, now: float) -> None:
         """Until the next round, a tenth of a period early or late so that rounds drift apart."""
-        period = self._config.probe_period_s * (0.9 + 0.2 * self._rng.random())
+        period = probe.config.probe_period_s * (0.9 + 0.2 * self._rng.random())
         probe.stage = Stage.IDLE
         probe.asked = ()
         probe.due = max(now, probe.began + period)
+
+    def _lazy(self, probe: Probe) -> bool:
+        """Whether one of the two ends pays for each byte: then one question serves them both."""
+        return self._config.leaf or probe.config is not self._config
 
     def _next_seq(self) -> int:
         self._seq += 1

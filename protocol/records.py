@@ -109,6 +109,8 @@ class Advert(msgspec.Struct, array_like=True, tag=2, frozen=True, kw_only=True):
     draining: bool = False  # takes no new batch or service slots
     # Of its database, drawn with it: another one shows that what it once ran is forgotten.
     memory: Nonce = b""
+    # Of a leaf on a metered link: seconds between two signs of life of it; 0: it is no leaf.
+    keepalive_s: Count = 0
 
 
 class Departure(msgspec.Struct, array_like=True, tag=3, frozen=True, kw_only=True):

@@ -81,8 +81,9 @@ class Allowance:
 class Relay:
     """One peer's letters, and those that it hands on for its neighbours."""
 
-    def __init__(self, keyring: Keyring) -> None:
+    def __init__(self, keyring: Keyring, answering_s: float = ANSWERING_S) -> None:
         self._keyring = keyring
+        self._answering_s = answering_s
         self._me = keyring.peer
         self._number = 0
         self._known: dict[PeerId, Correspondent] = {}  # the least lately heard first
@@ -110,7 +111,7 @@ class Relay:
         letter = Letter(self._me, receiver, through, here, there, self._number, frame)
         body = encode_message(letter)
         known = self._known.get(receiver)
-        answers = known is not None and now - known.answered < ANSWERING_S
+        answers = known is not None and now - known.answered < self._answering_s
         certificate = b"" if answers else self._keyring.certificate
         return Relayed(body, self._keyring.sign(CONTEXT + body), certificate)
 

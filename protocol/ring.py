@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
+from collections.abc import Iterator
 from functools import lru_cache
 
 from protocol.ids import PeerId
@@ -31,6 +32,10 @@ class Ring:
 
     def __len__(self) -> int:
         return len(self._points)
+
+    def __iter__(self) -> Iterator[PeerId]:
+        """In ring order."""
+        return (peer for _, peer in self._points)
 
     def __contains__(self, peer: PeerId) -> bool:
         point = _point(peer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
@@ -59,6 +60,11 @@ class Peer:
         return () if self.advert is None else self.advert.addresses
 
     @property
+    def leaf(self) -> bool:
+        """Whether it says that it is on a metered link."""
+        return self.advert is not None and self.advert.keepalive_s > 0
+
+    @property
     def name(self) -> str:
         """For people."""
         if self.advert is not None and self.advert.name:
@@ -94,10 +100,12 @@ class Roster:
         self.changes: list[Change] = []
         self.suspects: dict[PeerId, Peer] = {}
         self.linked: list[PeerId] = []  # sorted: to whom a connection stands
+        self.ways: tuple[PeerId, ...] = ()  # a leaf's: who relays to its anchors
         self.turns = 0  # counts the changes of the ring
         self.reconciler = Reconciler(DOMAIN, self._records_of)
-        self._ring = Ring()
-        self._ring.add(me)
+        self._ring = Ring()  # who is no leaf
+        self._leaves = Ring()
+        (self._leaves if config.leaf else self._ring).add(me)
         self._live: list[PeerId] = []
         self._held: dict[bytes, PeerId] = {}  # digest of each advert held
         self._own = b""
@@ -118,13 +126,78 @@ class Roster:
         peer = self._held.get(digest)
         return None if peer is None else self.peers[peer]
 
+    def is_leaf(self, peer: PeerId) -> bool:
+        return peer in self._leaves
+
+    @property
+    def stranded(self) -> bool:
+        """Whether this is a leaf that is connected to nobody: its anchors may both be gone, and
+        only others can say so."""
+        return self._config.leaf and not self.linked
+
+    @property
+    def is_own_leaf(self) -> bool:
+        """Whether this peer is a leaf itself."""
+        return self._config.leaf
+
+    @property
+    def leaves(self) -> int:
+        """How many of those present are leaves, this peer included."""
+        return len(self._leaves)
+
+    def pace(self, peer: Peer) -> MembershipConfig:
+        """How `peer` is probed and judged: a leaf as slowly as it asks for."""
+        pace = self._config.towards(0 if peer.advert is None else peer.advert.keepalive_s)
+        told = self._config.leaf and self._me not in self.monitors(peer.id)
+        return pace.as_told() if told else pace
+
     def targets(self) -> list[PeerId]:
-        """Whom we monitor."""
-        return self._ring.targets(self._me, self._config.monitors)
+        """Whom we monitor: exactly those that have us among their monitors."""
+        anchors = self._config.anchors
+        if not self._config.leaf:
+            leaves = [leaf for leaf in self._leaves if self._me in self.monitors(leaf)]
+            return [*self._ring.targets(self._me, self._config.monitors), *leaves]
+        if len(self._ring) > anchors:  # each has monitors enough that are no leaves
+            return []
+        others = [peer for peer in self._ring if self._me in self.monitors(peer)]
+        return [*others, *self._leaves.targets(self._me, max(0, anchors - len(self._ring)))]
 
     def monitors(self, peer: PeerId) -> list[PeerId]:
-        """Who monitors `peer`, ourselves perhaps among them."""
-        return self._ring.monitors(peer, self._config.monitors)
+        """Who monitors `peer`, ourselves perhaps among them; of a leaf these are its anchors.
+
+        No leaf monitors anybody, unless there are fewer than two others to do it.
+        """
+        anchors = self._config.anchors
+        found = self._ring.monitors(peer, anchors if self.is_leaf(peer) else self._config.monitors)
+        return found + self._leaves.monitors(peer, max(0, anchors - len(found)))
+
+    def watched(self) -> list[PeerId]:
+        """Whom we probe: our targets; a leaf also its anchors, to notice a dead connection."""
+        anchors = self.monitors(self._me) if self._config.leaf else []
+        return list(dict.fromkeys([*self.targets(), *anchors]))
+
+    def may_link(self, peer: Peer) -> bool:
+        """Whether a connection to `peer` may be kept: to and from a leaf, to its anchors only, and
+        to who relays to those.
+
+        Who is alone tries whoever was there before; a stranded leaf whoever is there.
+        """
+        if not self._config.leaf and not peer.leaf:
+            return True
+        if peer.state not in PRESENT:
+            return not self._live
+        if self.stranded or peer.id in self.ways:
+            return True
+        return self._me in self.monitors(peer.id) or peer.id in self.monitors(self._me)
+
+    def partners(self, peers: Sequence[PeerId]) -> list[PeerId]:
+        """Of `peers`, those to turn to with what anybody can answer: leaves only if all are."""
+        return [peer for peer in peers if peer not in self._leaves] or list(peers)
+
+    @property
+    def meshed(self) -> bool:
+        """Whether what we gossip spreads: a leaf, or who is linked to none but leaves, is alone."""
+        return not self._config.leaf and any(peer not in self._leaves for peer in self.linked)
 
     def reachable_monitors(self, peer: PeerId) -> list[PeerId]:
         """The monitors of `peer` that are not suspect themselves."""
@@ -134,7 +207,9 @@ class Roster:
 
     def quorum(self, peer: PeerId) -> int:
         """How many must accuse `peer` before its time runs."""
-        return max(1, min(self._config.accusers, len(self.reachable_monitors(peer))))
+        entry = self.peers.get(peer)
+        accusers = self._config.accusers if entry is None else self.pace(entry).accusers
+        return max(1, min(accusers, len(self.reachable_monitors(peer))))
 
     def admit(self, peer: PeerId, now: float) -> Peer | None:
         """The entry of `peer`, made UNHEARD if there was none; None where the table is full."""
@@ -155,6 +230,9 @@ class Roster:
         self._held[digest_of(data)] = peer.id
         if peer.state in PRESENT:
             self.reconciler.put(peer.id, _version(data))
+            if self.is_leaf(peer.id) is not peer.leaf:
+                self._enter(peer)
+                self.changes.append(Change(peer.id, peer.state, peer.state))
 
     def link(self, peer: Peer, connected: bool) -> None:
         """A connection to `peer` stands, or does not."""
@@ -232,16 +310,24 @@ class Roster:
         return peer.since + self._config.dead_kept_s
 
     def _count(self, peer: Peer, present: bool) -> None:
-        self.turns += 1
         if present:
             insort(self._live, peer.id)
-            self._ring.add(peer.id)
+            self._enter(peer)
             if peer.data:
                 self.reconciler.put(peer.id, _version(peer.data))
         else:
+            self.turns += 1
             del self._live[bisect_left(self._live, peer.id)]
             self._ring.discard(peer.id)
+            self._leaves.discard(peer.id)
             self.reconciler.discard(peer.id)
+
+    def _enter(self, peer: Peer) -> None:
+        """Into the ring that is its own; who has not said what it is, is no leaf."""
+        inner, outer = (self._leaves, self._ring) if peer.leaf else (self._ring, self._leaves)
+        outer.discard(peer.id)
+        inner.add(peer.id)
+        self.turns += 1
 
     def _records_of(self, key: str) -> tuple[bytes, ...]:
         if key == self._me:

@@ -44,7 +44,8 @@ class Path:
 class Routes:
     """One peer's paths. `deadline` says when neighbours are to be asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, ask_max_s: float = ASK_MAX_S) -> None:
+        self._ask_max_s = ask_max_s
         self._paths: dict[PeerId, Path] = {}
         self._answered: dict[PeerId, float] = {}  # by neighbour
 
@@ -120,8 +121,8 @@ class Routes:
         if neighbour not in path.through and len(path.through) < RELAYS_MAX:
             path.through.append(neighbour)
         if first:
-            path.asked, path.pause_s, path.settled = 0, ASK_MAX_S, False
-            path.ask_at = now + ASK_MAX_S
+            path.asked, path.pause_s, path.settled = 0, self._ask_max_s, False
+            path.ask_at = now + self._ask_max_s
         return first
 
     # ---- asking and answering ------------------------------------------------------------------
@@ -147,7 +148,7 @@ class Routes:
             path.asked += not path.through
             path.awaited, path.settled = tuple(neighbours), path.settled or not neighbours
             path.ask_at = now + path.pause_s
-            path.pause_s = min(2 * path.pause_s, ASK_MAX_S)
+            path.pause_s = min(2 * path.pause_s, self._ask_max_s)
         for peer in due[PEERS_MAX:]:
             self._paths[peer].ask_at = now + ANSWER_S
         query = PathQuery(tuple(due[:PEERS_MAX]))

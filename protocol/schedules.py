@@ -108,17 +108,21 @@ class Schedules:
         for job, watch in list(self.watches.items()):
             if watch.first is None:
                 continue
-            rises = present and self.coordination.fleet.may_coordinate(peer)
-            if (
-                rises
-                and peer not in self._clockless()
-                and rendezvous(job, (watch.first, peer))[0] == peer
-            ):
+            if present and self._outranks(peer, watch.first, job):
                 watch.first, watch.since = peer, NEVER
-            elif not present and watch.first == peer:
+            elif watch.first == peer and (not present or self.coordination.fleet.is_leaf(peer)):
                 watch.first = None
                 effects += self.review(job, now)
         return effects
+
+    def _outranks(self, peer: PeerId, first: PeerId, job: JobId) -> bool:
+        """Whether it fires in place of the `first`: a leaf never in place of another."""
+        fleet = self.coordination.fleet
+        if peer == first or not fleet.may_coordinate(peer) or peer in self._clockless():
+            return False
+        if fleet.is_leaf(peer) is not fleet.is_leaf(first):
+            return fleet.is_leaf(first)
+        return rendezvous(job, (first, peer))[0] == peer
 
     def _fires(self, job: JobId, watch: Watch, spec: JobSpec, now: Now) -> bool:
         """Whether it is for this peer to fire it."""
@@ -126,11 +130,8 @@ class Schedules:
         if spec.schedule.scope is Scope.EACH:
             watch.first = self.me
         elif watch.first is None:
-            fleet = self.coordination.fleet
-            mine = (self.me,) if fleet.may_coordinate(self.me) else ()
-            clockless = self._clockless()
-            others = [peer for peer in fleet.coordinators(but=self.me) if peer not in clockless]
-            ranked = rendezvous(job, (*mine, *others))
+            leaders = self.coordination.fleet.leaders(self.me, without=self._clockless())
+            ranked = rendezvous(job, leaders)
             watch.first = ranked[0] if ranked else None
         if watch.first != self.me:
             watch.since = NEVER

@@ -58,9 +58,7 @@ class Services:
 
     def first_rank(self, job: JobId) -> PeerId | None:
         """Who takes it up when nobody is left that held its slots."""
-        me = self.keyring.peer
-        mine = [me] if self.fleet.may_coordinate(me) else []
-        ranked = rendezvous(job, [*mine, *self.fleet.coordinators(but=me)])
+        ranked = rendezvous(job, self.fleet.leaders(self.keyring.peer))
         return ranked[0] if ranked else None
 
     def known(self, job: JobId) -> Known:

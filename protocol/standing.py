@@ -8,7 +8,7 @@ time, finds what got lost all the same (DESIGN 5, Catalogue).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
@@ -60,6 +60,7 @@ class Standing:
     config: StandingConfig
     rng: Random
     sync_period_s: float
+    partners: Callable[[Sequence[PeerId]], list[PeerId]] = list  # of neighbours, to compare with
     jobs: dict[JobId, StandingJob] = field(default_factory=dict)
     news: list[News] = field(default_factory=list)  # drained by the steward
     confirmed: list[tuple[JobId, PeerId]] = field(default_factory=list)  # drained by the steward
@@ -324,7 +325,7 @@ class Standing:
             self._sync_at = now.mono + self._sync_period()
             self._asked = {key: asked for key, asked in self._asked.items() if asked[1] > now.mono}
             if self.couriers and self.jobs:  # an idle shoal without standing jobs says nothing
-                self._sync_soon(self.rng.choice(list(self.couriers)))
+                self._sync_soon(self.rng.choice(self.partners(list(self.couriers))))
         return self._push(now)
 
     def _sync_soon(self, peer: PeerId) -> None:

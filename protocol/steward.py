@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
 from protocol.clock import Now
@@ -55,12 +55,15 @@ class Steward:
         name_of: Callable[[PeerId], str],
         requests: Requests,
         cron: Cron,
+        partners: Callable[[Sequence[PeerId]], list[PeerId]] = list,
     ) -> None:
-        """`adverts` of whoever is alive, `absent` whoever is expected back."""
+        """`adverts` of whoever is alive, `absent` whoever is expected back, `partners`
+        with whom of some neighbours to compare."""
         self._requests = requests
         self._me = keyring.peer
         self._name_of = name_of
-        self.standing = Standing(keyring, config.standing, rng, config.membership.sync_period_s)
+        period_s = config.membership.records_sync_s
+        self.standing = Standing(keyring, config.standing, rng, period_s, partners)
         self.acts = StandingActs(
             keyring, certificate, self.standing, inquiries, absent, name_of, cron
         )

@@ -26,11 +26,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import psutil
 
 from tests.lab import Device, Lab, process_job
+from tests.netlab import NetLab
 
 NOOP = "/bin/true"
 WARM_UP = 10
 IDLE_S = 60.0
 SETTLE_S = 30.0
+METERED_S = 600.0  # five keepalives of a leaf
+METERED_SETTLE_S = 180.0  # its connections to others than its anchors close when idle
+METERED_PEERS = 5
+METERED_LAN = 3
+MONTH_S = 30 * 86_400.0
 YOUNG_S = 12.0  # an agent that just started gives a coordinator 10 s to be heard of
 
 
@@ -374,6 +380,43 @@ def _sent(lab: Lab) -> list[float]:
     return [(end - start) / took for start, end in zip(before, after, strict=True)]
 
 
+# ---- metered ------------------------------------------------------------
+
+
+def metered(seconds: float = METERED_S) -> list[Figure]:
+    """What an idle device on a metered link sends in a month, among three that pay for nothing.
+
+    The budget is of what agents write to their sockets. The network bills more than that: what its
+    interface carries has the heads of Ethernet, IP and TCP, and acknowledgements, in it.
+    """
+    lab = NetLab(METERED_PEERS)
+    leaves = lab.devices[METERED_LAN:]
+    for device in leaves:
+        device.flags = ["--preset", "metered"]
+    with lab:
+        time.sleep(METERED_SETTLE_S)
+        before, began = [_carried(lab, device) for device in leaves], time.monotonic()
+        time.sleep(seconds)
+        after, took = [_carried(lab, device) for device in leaves], time.monotonic() - began
+    months = [
+        [(end - start) / took * MONTH_S / 1e6 for start, end in zip(first, last, strict=True)]
+        for first, last in zip(before, after, strict=True)
+    ]
+    sent, interface_sent, interface_received = (max(each) for each in zip(*months, strict=True))
+    count = len(leaves)
+    return [
+        bounded("metered-sent-a-month", sent, "MB", count, 10),
+        Figure("metered-interface-sent-a-month", interface_sent, "MB", count),
+        Figure("metered-interface-received-a-month", interface_received, "MB", count),
+    ]
+
+
+def _carried(lab: NetLab, device: Device) -> tuple[int, int, int]:
+    """Bytes an agent wrote to its sockets; and that its interface sent, and received."""
+    with device.client() as client:
+        return int(client.status()["bytes_sent"]), *lab.carried(device)
+
+
 # ---- the table ------------------------------------------------------------
 
 BENCHES: dict[str, Callable[[], list[Figure]]] = {
@@ -384,6 +427,7 @@ BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "attach": attach,
     "takeover": takeover,
     "idle": idle,
+    "metered": metered,
 }
 
 

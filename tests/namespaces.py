@@ -7,6 +7,7 @@ that made them, so that whoever comes next removes what a killed test has left.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -71,6 +72,12 @@ class Namespaces:
         """Let `namespace` route between its interfaces."""
         script = "echo 1 > /proc/sys/net/ipv4/ip_forward"
         run("ip", "netns", "exec", namespace, "sh", "-c", script)
+
+    def carried(self, namespace: str, interface: str) -> tuple[int, int]:
+        """Bytes that `interface` has sent and received."""
+        shown = json.loads(run("ip", "-n", namespace, "-j", "-s", "link", "show", interface))
+        figures = shown[0]["stats64"]
+        return int(figures["tx"]["bytes"]), int(figures["rx"]["bytes"])
 
     def close(self) -> None:
         for name in self._made:

@@ -139,6 +139,10 @@ class NetLab(Lab):
 
     # ---- looking -----------------------------------------------------------------------------
 
+    def carried(self, device: Device) -> tuple[int, int]:
+        """Bytes that its interface has sent and received, with the heads of IP and TCP."""
+        return self.networks.carried(self.namespaces[device.name], PUBLIC)
+
     def pairs(self) -> list[tuple[Device, Device]]:
         """Everybody with everybody else."""
         return list(permutations(self.devices, 2))

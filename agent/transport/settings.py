@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Self
 
 MESSAGE_PROTOCOL: Final = "/shoal/msg/1"
 JOIN_PROTOCOL: Final = "/shoal/join/1"
 ARCHIVE_PROTOCOL: Final = "/shoal/archive/1"
 LOG_PROTOCOL: Final = "/shoal/log/1"
 SPLICE_PROTOCOL: Final = "/shoal/splice/1"
+
+LEAF_BACKOFF_S: Final = (
+    300.0  # backoff_max_s of a leaf: a dial in vain is three packets it pays for
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,7 @@ class TransportSettings:
     announce: tuple[str, ...] = ()  # instead of what the interfaces say: a port forwarding, a name
     version: str = "0"  # of this program, told in the Hello
     gossip: bool = True  # a leaf on a metered link stays out of the mesh (DESIGN 5)
+    leaf: bool = False  # dials what discovery finds only while it is connected to nobody
 
     connections_max: int = 32  # DESIGN 5: we dial no more than this; others on demand
     connections_spare: int = 16  # inbound beyond the above, before a Hello is answered "busy"
@@ -54,3 +59,7 @@ class TransportSettings:
     gossip_bytes_max: int = 4096  # of one rumour; everything larger goes over streams
     gossip_rate: float = 20.0  # a second and peer: one costs ~10 ms of CPU (measured)
     gossip_burst: int = 60
+
+    def on_metered_link(self) -> Self:
+        """The same for a leaf."""
+        return replace(self, gossip=False, leaf=True, backoff_max_s=LEAF_BACKOFF_S)

@@ -48,6 +48,7 @@ SWEEP_S: Final = 5.0
 SHUTDOWN_S: Final = 3.0
 GOSSIP_RESTART_S: Final = 5.0
 REFUSALS_MAX: Final = 64
+HINTS_MAX: Final = 64  # of a leaf; where none of so many answers, more would not either
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class Transport:
 
     `deliver` is bounded and taken from promptly: while it is full, reading from peers waits.
     `clock` decides about expired certificates only. `on_clone` hears of a peer that runs twice.
+    `relays` picks those among neighbours that may be asked to join streams.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Transport:
         clock: Callable[[], Now] = system_clock,
         rng: Random | None = None,
         on_clone: Callable[[PeerId], None] | None = None,
+        relays: Callable[[Sequence[PeerId]], list[PeerId]] = list,
     ) -> None:
         self.counters = Counters()
         self.refusals: OrderedDict[PeerId, tuple[str, str]] = OrderedDict()  # code, text; of us
@@ -87,6 +90,7 @@ class Transport:
         self._settings = settings
         self._deliver = deliver
         self._on_clone = on_clone
+        self._relays = relays
         self._tasks = Tasks(self.counters)
         self._network = Network(
             keyring.peer, keyring.private_key_bytes, settings, self.counters, self._tasks
@@ -116,6 +120,8 @@ class Transport:
         self._clone_reporters: set[PeerId] = set()
         self._clone_known = trio.Event()
         self._gossip: Gossip | None = None
+        self._hints: OrderedDict[PeerId, None] = OrderedDict()  # a leaf's, from discovery
+        self._chosen: set[PeerId] = set()  # whom the protocol wants to be connected to
 
     # ---- what the driver calls ---------------------------------------------------------------
 
@@ -158,12 +164,36 @@ class Transport:
     def keep(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
         """Hold a connection to `peer` from now on, where it says that it is."""
         if peer != self._keyring.peer:
+            self._chosen.add(peer)
             self._keep(peer, self._dialer.learn(peer, addresses))
 
-    def sighted(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
-        """Like `keep`, where discovery says that it is: both are tried, either may be old."""
-        if peer != self._keyring.peer:
-            self._keep(peer, self._dialer.learn(peer, addresses, seen=True))
+    def sighted(self, peer: PeerId, addresses: tuple[str, ...], keep: bool = True) -> None:
+        """Like `keep`, where discovery says that it is: both are tried, either may be old.
+
+        Unless it is to be kept, it is only remembered; by a leaf until it is connected to nobody.
+        """
+        if peer == self._keyring.peer:
+            return
+        contact = self._dialer.learn(peer, addresses, seen=True)
+        if self._settings.leaf:
+            self._hint(peer)
+        elif keep:
+            self._keep(peer, contact)
+
+    def _hint(self, peer: PeerId) -> None:
+        self._hints[peer] = None
+        self._hints.move_to_end(peer)
+        if len(self._hints) > HINTS_MAX:
+            self._hints.popitem(last=False)
+        self._follow_hints()
+
+    def _follow_hints(self) -> None:
+        """Dial what discovery found as long as nobody is connected, and no longer."""
+        for peer in self._hints:
+            if not len(self._table):
+                self._keep(peer, self._dialer.learn(peer, ()))
+            elif peer not in self._chosen:
+                self._dialer.release(peer)
 
     def _keep(self, peer: PeerId, contact: Contact) -> None:
         if not contact.kept:
@@ -172,6 +202,7 @@ class Transport:
 
     def forget(self, peer: PeerId) -> None:
         """Keep it no longer; its connection, if any, closes when idle."""
+        self._chosen.discard(peer)
         self._dialer.release(peer)
 
     def hangup(self, peer: PeerId) -> None:
@@ -208,7 +239,7 @@ class Transport:
             link = self._table.get(peer)
         if link is not None:
             return await self._network.open(link.connection, protocol_id)
-        stream = await self._splices.ask(peer, protocol_id, self._table.peers())
+        stream = await self._splices.ask(peer, protocol_id, self._relays(self._table.peers()))
         if stream is None:
             raise NotReachable(f"no connection to {peer}, nor has anybody who is connected here")
         return stream
@@ -357,6 +388,7 @@ class Transport:
         for frame in self._pending.pop(link.peer, ()):
             link.send(frame)
         self._dialer.encourage(link.peer)
+        self._follow_hints()
         if self._gossip is not None:
             self._tasks.start(self._join_mesh, self._gossip, link, replaced)
 
@@ -371,6 +403,7 @@ class Transport:
         if self._gossip is not None:
             await self._gossip.drop(link.connection.muxed.peer_id)
         self._dialer.lost(link.peer)
+        self._follow_hints()
 
     def peer_lost(self, peer: PeerId) -> None:
         self._tasks.start(self._confirm_absence, peer)

@@ -135,6 +135,10 @@ class Device:
         return self.keyring.peer
 
     @property
+    def meshed(self) -> bool:
+        return not self.config.membership.leaf
+
+    @property
     def address(self) -> str:
         return f"/ip4/10.{self.index >> 16}.{self.index >> 8 & 255}.{self.index & 255}/tcp/4001"
 

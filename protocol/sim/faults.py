@@ -40,6 +40,7 @@ class Faults:
     absences: int = 0  # devices that are off until everything heals
     forgetful: float = 0.0  # share of the devices that boot in 1970 and learn the time later
     nats: int = 0  # networks that nobody outside can dial into
+    leaves: int = 0  # devices on metered links, whose death is known in minutes
     part_s: tuple[float, float] = (1.0, 25.0)  # how long partitions last
     heal_s: float = HEAL_S  # from here on nothing more goes wrong
     moods: int = 0  # devices drain or change a label for a while; asked for, and never drawn
@@ -86,6 +87,7 @@ class Faults:
             "boundary crashes": self.boundaries,
             "black holes": self.black_holes,
             "NATs": self.nats,
+            "metered links": self.leaves,
             "absences": self.absences,
             "forgetful clocks": self.forgetful,
             "moods": self.moods,
@@ -101,6 +103,8 @@ class Faults:
         faults = cls._drawn(rng)
         if rng.random() < 0.25:
             faults.nats = rng.choice((1, 2, 2, 3))
+        if rng.random() < 0.15:
+            faults.leaves = rng.randint(1, 4)
         return faults
 
     @classmethod

@@ -37,6 +37,10 @@ class Port(Protocol):
     def listening(self) -> bool: ...
 
     @property
+    def meshed(self) -> bool:
+        """Whether it takes part in gossip."""
+
+    @property
     def responsive(self) -> bool: ...
 
     @property
@@ -310,6 +314,8 @@ class Network:
 
     def gossip(self, index: int, frame: bytes) -> None:
         """Flood over the connections that stand both ways, each hop a delay further."""
+        if not self.ports[index].meshed:
+            return
         self._spread(index, frame)
         hops: dict[int, float] = {index: 0.0}
         frontier = [index]
@@ -327,6 +333,8 @@ class Network:
     def _hears(self, sender: int, receiver: int) -> bool:
         connection = self._peers[receiver].get(sender)
         if connection is None or not self.passes(sender, receiver):
+            return False
+        if not self.ports[receiver].meshed:
             return False
         if not self.ports[receiver].responsive:
             return False

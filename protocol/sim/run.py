@@ -15,6 +15,7 @@ from protocol.sim.heap import Heap
 from protocol.sim.invariants import Invariants, Violation
 from protocol.sim.keepers import Keepers
 from protocol.sim.keyring import EVERY_ROLE, Root
+from protocol.sim.metered import put_on_metered_links
 from protocol.sim.nats import put_behind
 from protocol.sim.network import Network
 from protocol.sim.people import People
@@ -26,6 +27,7 @@ from protocol.sim.trace import Trace
 from protocol.sim.world import World
 
 QUIET_S: Final = 300.0  # after healing; queue, leases and retries of every job drawn fit in
+LEAF_S: Final = 600.0  # more where a leaf's death has to be known, and known to other leaves
 LOOK_S: Final = 1.0  # how often it is looked whether all is quiet
 STAY_S: Final = 3.0  # it must stay so
 BOOTSTRAP: Final = 2  # addresses each device is configured with
@@ -72,6 +74,8 @@ def run(seed: int, options: Options, line: Callable[[str], None] | None = None) 
     faults = options.faults or scenario.faults(Random(f"{name}/faults"))
     if faults.nats:
         put_behind(world, faults.nats, Random(f"{name}/nats"))
+    if faults.leaves:
+        put_on_metered_links(world, faults.leaves, Random(f"{name}/leaves"))
     invariants = Invariants(world, seed, exclusive=faults.clean, steady=faults.steady)
     world.watcher = invariants
     people = People(world, invariants, Random(f"{name}/people"), faults.heal_s)
@@ -93,7 +97,8 @@ def run(seed: int, options: Options, line: Callable[[str], None] | None = None) 
     for _ in range(faults.rogues):
         schedule_rogue(world, rng)
     world.heap.run(faults.heal_s)
-    _settle(world, people, keepers, timers, invariants, faults.heal_s + QUIET_S)
+    quiet_s = QUIET_S + (LEAF_S if faults.leaves else 0.0)
+    _settle(world, people, keepers, timers, invariants, faults.heal_s + quiet_s)
     traffic = world.network.traffic
     return Outcome(
         seed=seed,

@@ -60,6 +60,12 @@ def _natted(rng: Random) -> Faults:
     return Faults(nats=rng.randint(2, 3), crashes=rng.randint(0, 6), power_cuts=rng.randint(0, 3))
 
 
+def _metered(rng: Random) -> Faults:
+    """Half of the shoal or all of it pays for each byte, and some of it goes down."""
+    leaves = rng.choice((3, 4, 5, 99))
+    return Faults(leaves=leaves, crashes=rng.randint(0, 5), power_cuts=rng.randint(0, 3))
+
+
 def _swallowing(rng: Random) -> Faults:
     return Faults(black_holes=0.2, heal_s=90.0)
 
@@ -90,6 +96,7 @@ _ALL: Final = (
     # However long: what is deleted stays so for ever, and no promise here depends on a clock.
     Scenario("away", "devices that are off while jobs end, are stopped and deleted", _away),
     Scenario("nats", "two in three behind NATs, relays that go down", _natted),
+    Scenario("metered", "half of the shoal or all of it on metered links", _metered),
     Scenario("crowd", "a hundred devices join within ten seconds", _none, 100, 20, 10.0),
 )
 SCENARIOS: Final = {scenario.name: scenario for scenario in _ALL}

@@ -70,7 +70,15 @@ class OnePeer:
         assert isinstance(record, Certificate)
         return record
 
-    def advert(self, name: str, incarnation: int = 1, *, by: str = "", cpu_m: int = 1000) -> bytes:
+    def advert(
+        self,
+        name: str,
+        incarnation: int = 1,
+        *,
+        by: str = "",
+        cpu_m: int = 1000,
+        keepalive_s: int = 0,
+    ) -> bytes:
         record = Advert(
             peer=PeerId(name),
             incarnation=incarnation,
@@ -83,6 +91,7 @@ class OnePeer:
             gpus=0,
             version="1",
             name=name,
+            keepalive_s=keepalive_s,
         )
         return self.sealed(by or name, record)
 

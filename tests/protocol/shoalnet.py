@@ -68,11 +68,17 @@ class Seen:
 
 class ShoalNet:
     def __init__(
-        self, names: Sequence[str], seed: int = 1, config: MembershipConfig | None = None
+        self,
+        names: Sequence[str],
+        seed: int = 1,
+        config: MembershipConfig | None = None,
+        leaves: Sequence[str] = (),
     ) -> None:
+        """`leaves` are on metered links, the others as `config` says."""
         self.rng = Random(f"net/{seed}")
         self.seed = seed
         self.config = config or MembershipConfig()
+        self.leaves = [PeerId(name) for name in leaves]
         self.shoal = FakeShoal()
         self.now = 100.0
         self.loss = 0.0
@@ -169,6 +175,9 @@ class ShoalNet:
     def __getitem__(self, name: str) -> Membership:
         return self.members[PeerId(name)].membership
 
+    def described_as(self, name: str, **labels: str) -> SelfDescribed:
+        return described(name, **labels)
+
     def state(self, by: str, of: str) -> State | None:
         peer = self[by].peer(PeerId(of))
         return None if peer is None else peer.state
@@ -204,8 +213,9 @@ class ShoalNet:
     def _life(
         self, keyring: FakeKeyring, life: int = 0, incarnation: int = 0, **known: bytes
     ) -> Membership:
+        leaf = keyring.peer in self.leaves
         return Membership(
-            self.config,
+            MembershipConfig.preset("metered") if leaf else self.config,
             keyring,
             Random(f"{self.seed}/{keyring.peer}/{life}"),
             incarnation=incarnation,
@@ -316,11 +326,13 @@ class ShoalNet:
         self.gossips += 1
         message = decode_message(encode_message(effect.message))
         assert isinstance(message, Rumours)
-        reached, ahead = {member.id: None}, [member.id]
+        meshed = {name: None for name in self.members if name not in self.leaves}
+        reached, ahead = {member.id: None}, [member.id] if member.id in meshed else []
         while ahead:
             here = ahead.pop()
             for near, far in list(self.links):
-                if near == here and far not in reached and self._passes(near, far):
+                known = far in reached or far not in meshed
+                if near == here and not known and self._passes(near, far):
                     target = self.members[far]
                     if target.up and not target.frozen:
                         reached[far] = None

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from protocol.config import (
+    KEEPALIVE_MAX_S,
     AuctionConfig,
     CoordinationConfig,
     MembershipConfig,
@@ -83,3 +84,29 @@ def test_a_configuration_does_not_change(kind: type) -> None:
     name = dataclasses.fields(config)[0].name
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(config, name, None)
+
+
+def test_the_metered_preset_is_the_leafs() -> None:
+    kinds = {name: MembershipConfig.preset(name).leaf for name in PRESETS}
+    assert kinds == {"lan": False, "wan": False, "metered": True}
+    assert MembershipConfig.preset("metered").keepalive_s == 120
+    assert MembershipConfig.preset("wan").keepalive_s == 0
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_leaf_is_watched_no_oftener_than_it_asks_for(name: str) -> None:
+    config = MembershipConfig.preset(name)
+    assert config.towards(0) is config
+    slowed = config.towards(120)
+    assert (slowed.probe_period_s, slowed.probe_timeout_s, slowed.suspicion_s) == (120, 10, 120)
+    assert slowed is config.towards(120)
+    assert config.towards(1).probe_period_s == max(1, config.probe_period_s)
+
+
+def test_no_leaf_can_ask_never_to_be_looked_at() -> None:
+    assert MembershipConfig().towards(2**62).probe_period_s == KEEPALIVE_MAX_S
+
+
+def test_what_a_leaf_is_told_it_believes_after_a_probes_time() -> None:
+    told = MembershipConfig.preset("metered").as_told()
+    assert (told.suspicion_s, told.accusers) == (told.probe_timeout_s, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from protocol.bounds import INT_MAX
-from protocol.config import CoordinationConfig, NodeConfig
+from protocol.config import CoordinationConfig, MembershipConfig, NodeConfig
 from protocol.effects import Save, Send
 from protocol.events import DeadlinePassed
 from protocol.heldjob import HOLDERS_MAX
@@ -685,3 +685,43 @@ def test_an_ended_job_of_an_absurd_term_is_taken_over_by_nobody() -> None:
         net, first, seal(success, net.shoal.keyring("d")), net.slot(first).assignment_data
     )
     assert (ack.status, ack.coordinator) == ("unknown", None)
+
+
+# ---- devices on metered links
+
+METERED = NodeConfig(membership=MembershipConfig.preset("metered"))
+
+
+def test_a_leaf_holds_no_job_of_others_while_another_can() -> None:
+    net = NodeNet("a", "b", "c", "d", configs={"b": METERED, "d": METERED})
+    net.submit("a", batch(on=["b"], task=queue(60)))
+    net.run(1.0)
+    assert net.held("a").holders == ("a", "c")
+    assert sorted(name for name, _ in holders_of(net)) == ["a", "c"]
+
+
+def test_leaves_hold_jobs_where_there_is_nobody_else() -> None:
+    net = NodeNet("a", "b", configs={"b": METERED})
+    net.submit("a", batch(on=["b"], task=queue(60)))
+    net.run(1.0)
+    assert net.held("a").holders == ("a", "b") == net.held("b").holders
+
+
+def test_a_job_of_a_leaf_is_led_by_it_and_held_by_others() -> None:
+    net = NodeNet("a", "b", "c", configs={"a": METERED, "b": METERED})
+    net.submit("a", batch(on=["c"], task=queue(60)))
+    net.run(1.0)
+    assert net.held("c").coordinator == "a"
+    assert net.held("a").holders == ("a", "c")
+
+
+def test_a_leaf_that_comes_is_handed_no_job_that_others_hold() -> None:
+    for name in "defgh":  # one of them ranks before c
+        net = NodeNet("a", "b", "c", name, configs={name: METERED})
+        net.kill(name)
+        net.run(5.0)
+        net.submit("a", batch(on=["b"], task=queue(600)))
+        net.run(1.0)
+        net.boot(name)
+        net.run(5.0)
+        assert name not in net.held("a").holders

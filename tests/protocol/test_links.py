@@ -9,9 +9,17 @@ from random import Random
 from protocol.config import MembershipConfig
 from protocol.effects import Dial
 from protocol.ids import PeerId
-from protocol.links import ABSENT_MAX, LINKS_MAX, REVIEW_S, SPARSE_MAX, Links
+from protocol.links import (
+    ABSENT_MAX,
+    LINKS_MAX,
+    LONELY_S,
+    REVIEW_S,
+    SPARSE_MAX,
+    STRANDED_S,
+    Links,
+)
 from protocol.roster import Peer, Roster, State
-from tests.protocol.test_roster import advert
+from tests.protocol.test_roster import advert, leaf_advert
 
 ME = PeerId("me")
 
@@ -19,15 +27,16 @@ ME = PeerId("me")
 class Kept:
     """A roster and its links; follows the effects as the transport does."""
 
-    def __init__(self) -> None:
-        self.roster = Roster(ME, MembershipConfig())
+    def __init__(self, config: MembershipConfig | None = None) -> None:
+        self.roster = Roster(ME, config or MembershipConfig())
         self.links = Links(Random(3))
         self.kept: dict[PeerId, tuple[str, ...]] = {}
 
-    def add(self, name: str, state: State = State.ALIVE) -> Peer:
+    def add(self, name: str, state: State = State.ALIVE, leaf: bool = False) -> Peer:
         peer = self.roster.admit(PeerId(name), 0.0)
         assert peer is not None
-        self.roster.hold(peer, advert(peer.id), name.encode())
+        said = leaf_advert(peer.id) if leaf else advert(peer.id)
+        self.roster.hold(peer, said, name.encode())
         self.roster.move(peer, state, 0.0)
         self.carry(self.links.learn(peer, self.roster, 0.0))
         return peer
@@ -37,10 +46,10 @@ class Kept:
             if dial.addresses:
                 self.kept[dial.peer] = dial.addresses
             else:
-                del self.kept[dial.peer]
+                self.kept.pop(dial.peer, None)  # said of those that discovery may keep, too
 
     def review(self, now: float) -> list[PeerId]:
-        near = [*self.roster.targets(), *self.roster.monitors(ME)]
+        near = [*self.roster.targets(), *self.roster.monitors(ME), *self.roster.ways]
         self.carry(self.links.review(self.roster, near, now))
         return list(dict.fromkeys(near))
 
@@ -126,3 +135,101 @@ def test_who_has_no_address_cannot_be_dialled() -> None:
     k.links.stir(k.roster, 0.0)
     k.review(REVIEW_S)
     assert sorted(k.kept) == names(40)[20:]
+
+
+# ---- leaves ----------------------------------------------------------------------------------
+
+METERED = MembershipConfig.preset("metered")
+
+
+def test_a_leaf_keeps_to_its_anchors_however_many_there_are() -> None:
+    k = Kept(METERED)
+    for name in names(20):
+        k.roster.link(k.add(name), True)
+    k.links.stir(k.roster, 0.0)
+    k.review(REVIEW_S)
+    assert sorted(k.kept) == sorted(k.roster.monitors(ME)) and len(k.kept) == 2
+    k.roster.move(k.roster.peers[next(iter(k.kept))], State.DEAD, 2.0)
+    k.links.stir(k.roster, 2.0)
+    k.review(2.0 + REVIEW_S)
+    assert sorted(k.kept) == sorted(k.roster.monitors(ME)) and len(k.kept) == 2
+
+
+def test_nobody_but_its_anchors_keeps_to_a_leaf() -> None:
+    k = Kept()
+    for name in names(8):
+        k.add(name)
+    for name in ("l0", "l1", "l2", "l3"):
+        peer = k.add(name, leaf=True)
+        anchor = ME in k.roster.monitors(peer.id)
+        assert (peer.id in k.kept) is anchor
+        assert bool(k.links.spare(peer, k.roster)) is not anchor
+    assert len(k.kept) >= 8, "the others are dialled as ever"
+
+
+def test_what_discovery_keeps_to_a_leaf_is_let_go() -> None:
+    k = Kept()
+    for name in names(8):
+        k.add(name)
+    peer = k.add("l9", leaf=True)
+    while ME in k.roster.monitors(peer.id):  # as the ring has it
+        k.roster.move(peer, State.LEFT, 1.0)
+        peer = k.add(f"{peer.id}9", leaf=True)
+    assert k.links.learn(peer, k.roster, 2.0) == [Dial(peer.id, ())]
+
+
+def test_a_leaf_that_knows_nobody_alive_tries_a_few_and_then_others() -> None:
+    k = Kept(METERED)
+    tried: dict[PeerId, None] = {}
+    for name in names(20):
+        k.add(name, State.UNHEARD)
+    assert len(k.kept) == ABSENT_MAX
+    k.links.stir(k.roster, 0.0)
+    for turn in range(30):
+        k.review(REVIEW_S + turn * LONELY_S)
+        assert len(k.kept) == ABSENT_MAX
+        tried |= dict.fromkeys(k.kept)
+    assert len(tried) == 20
+    found = k.roster.peers[next(iter(tried))]
+    k.roster.move(found, State.ALIVE, 4000.0)
+    k.roster.link(found, True)
+    k.links.stir(k.roster, 4000.0)
+    k.review(4000.0 + REVIEW_S)
+    assert list(k.kept) == k.roster.alive(), "it is told of the others there"
+
+
+def test_a_leaf_whose_anchors_are_both_out_of_reach_tries_others() -> None:
+    k = Kept(METERED)
+    for name in names(20):
+        k.roster.link(k.add(name), True)
+    k.links.stir(k.roster, 0.0)
+    k.review(REVIEW_S)
+    anchors = k.roster.monitors(ME)
+    for name in names(20):
+        k.roster.link(k.roster.peers[PeerId(name)], False)
+    k.links.strand(k.roster, 10.0)
+    assert k.links.deadline == 10.0 + STRANDED_S, "they may be back in a moment"
+    k.review(k.links.deadline)
+    tried = dict.fromkeys(k.kept)
+    assert len(k.kept) == ABSENT_MAX and set(anchors) < set(k.kept)
+    for _ in range(20):
+        k.review(k.links.deadline)
+        tried |= dict.fromkeys(k.kept)
+    assert len(tried) > 15
+    k.roster.link(k.roster.peers[PeerId("p019")], True)
+    k.links.strand(k.roster, 5000.0)
+    k.links.stir(k.roster, 5000.0)
+    k.review(5000.0 + REVIEW_S)
+    assert sorted(k.kept) == sorted(anchors)
+
+
+def test_a_leaf_keeps_to_who_relays_to_its_anchor() -> None:
+    k = Kept(METERED)
+    for name in names(20):
+        k.roster.link(k.add(name), True)
+    way = next(PeerId(name) for name in names(20) if name not in k.roster.monitors(ME))
+    k.roster.ways = (way,)
+    k.links.stir(k.roster, 0.0)
+    k.review(REVIEW_S)
+    assert set(k.kept) == {*k.roster.monitors(ME), way}
+    assert k.links.spare(k.roster.peers[way], k.roster) == []

@@ -750,3 +750,136 @@ def test_who_departs_or_has_a_full_table_takes_no_letters_in() -> None:
     me.connect("r")
     assert me.membership.wrote(*wrote, me.certificate("t"), me.clock) == []
     assert [type(effect).__name__ for effect in me.membership.introduction(T)] == ["Send"]
+
+
+# ---- leaves ----------------------------------------------------------------------------------
+
+METERED = MembershipConfig.preset("metered")
+
+
+@pytest.fixture
+def leaf() -> OnePeer:
+    """`me` on a metered link, with a, b and c for neighbours, two of which are its anchors."""
+    one = OnePeer(config=METERED)
+    one.start()
+    one.connect("a", "b", "c")
+    return one
+
+
+def anchors_of(one: OnePeer) -> list[str]:
+    return [p.id for p in one.membership.peers() if p.id in one.membership._roster.watched()]
+
+
+def test_a_leaf_says_so_and_gossips_nothing() -> None:
+    me = OnePeer(config=METERED)
+    effects = me.start()
+    assert gossiped(effects) == []
+    me.connect("a")
+    advert = open_sealed(me.own_advert(), me.shoal.keyring("me")).record
+    assert isinstance(advert, Advert) and advert.keepalive_s == 120
+    changed = SelfDescribed((), {"zone": "cellar"}, 1, 1, 1)
+    effects = me.membership.describe(changed, me.clock)
+    assert gossiped(effects) == [] and len(sent(effects, "a")) == 1
+    goodbye = me.membership.depart(me.clock, 0.0)
+    assert gossiped(goodbye) == [] and len(sent(goodbye, "a")) == 1
+
+
+def test_a_leaf_keeps_its_anchors_and_lets_the_others_go(leaf: OnePeer) -> None:
+    effects = leaf.until(leaf.now + 2.0, ("a", "b", "c"))
+    kept = anchors_of(leaf)
+    assert len(kept) == 2
+    (other,) = {"a", "b", "c"} - set(kept)
+    assert Dial(PeerId(other), ()) in effects
+    again = leaf.membership.connected(PeerId(other), leaf.certificate(other), leaf.clock)
+    assert Dial(PeerId(other), ()) in again, "who dialled for a job is not kept either"
+
+
+def test_a_silent_anchor_is_dialled_anew_and_not_accused(leaf: OnePeer) -> None:
+    silent, other = anchors_of(leaf)
+    effects = leaf.until(leaf.now + 400.0, (other,))
+    assert silent in hung_up(effects) and leaf.state(silent) is ALIVE
+    assert not [m for m in sent(effects) if isinstance(m, Rumours)]
+    roots = [m for m in sent(effects, other) if isinstance(m, SyncRoot)]
+    assert roots, "whether it is gone the other knows"
+
+
+def test_what_others_tell_a_leaf_it_does_not_pass_on(leaf: OnePeer) -> None:
+    leaf.hears("a", leaf.advert("d"), leaf.suspicion("b", "c"))
+    effects = leaf.until(leaf.now + 5.0, ("a", "b"))
+    assert gossiped(effects) == []
+    assert not [m for m in sent(effects) if isinstance(m, Rumours)]
+
+
+def test_one_word_of_a_death_is_enough_for_a_leaf(leaf: OnePeer) -> None:
+    leaf.hears("a", leaf.advert("d"))
+    leaf.hears("a", leaf.suspicion("b", "d"))
+    assert leaf.state("d") is SUSPECT
+    leaf.until(leaf.now + METERED.probe_timeout_s + 1.0, ("a", "b", "c"))
+    assert leaf.state("d") is DEAD
+    leaf.hears("a", leaf.advert("d", 2))
+    assert leaf.state("d") is ALIVE
+
+
+def test_who_lists_a_dead_peer_is_told_why_and_not_asked_for_it(me: OnePeer) -> None:
+    me.connect("a", "b")
+    me.gossip(me.advert("d"))
+    version = me.membership.reconciler.version("d")
+    assert version is not None
+    evidence = me.departure("d", until_s=me.now + 30.0)
+    me.gossip(evidence)
+    answers = sent(me.receive("a", SyncItems(0, (), (("d", version), ("x", b"12345678")))), "a")
+    assert answers == [SyncWant(0, ("x",)), Rumours((evidence,))]
+    answers = sent(me.receive("a", SyncItems(0, (), (("d", version),))), "a")
+    assert answers == [Rumours((evidence,))]
+
+
+def test_a_leaf_that_looks_for_a_peer_is_told_that_it_is_gone(me: OnePeer) -> None:
+    me.connect("a", "b")
+    me.gossip(me.advert("d"), me.advert("l", keepalive_s=120))
+    me.connect("l", tell=False)
+    evidence = me.departure("d")
+    me.gossip(evidence)
+    query = PathQuery((PeerId("d"), PeerId("a")))
+    report = PathReport((PeerId("a"),), (PeerId("d"),))
+    assert sent(me.receive("l", query), "l") == [report, Rumours((evidence,))]
+    assert sent(me.receive("b", query), "b") == [report], "it hears of that by gossip"
+
+
+def test_a_leaf_is_not_asked_about_others_nor_for_paths_nor_told_what_is_gossiped() -> None:
+    me = OnePeer()
+    me.start()
+    me.connect("a", "b", "c")
+    for name in ("l1", "l2"):
+        me.connect(name, tell=False)
+        me.hears(name, me.advert(name, keepalive_s=120))
+    changed = SelfDescribed((), {"zone": "cellar"}, 1, 1, 1)
+    effects = me.membership.describe(changed, me.clock)
+    assert sent(effects, "a") and not sent(effects, "l1") and not sent(effects, "l2")
+    me.gossip(me.advert("e"))
+    effects = me.until(me.now + 30.0, ("a", "b", "c"))
+    kinds = {type(m) for name in ("l1", "l2") for m in sent(effects, name)}
+    assert kinds <= {Ping}
+    assert PingRequest in {type(m) for m in sent(effects)}
+
+
+def test_a_leaf_is_asked_about_through_its_other_anchor_alone(me: OnePeer) -> None:
+    me.connect("a")
+    me.connect("l", tell=False)
+    me.hears("l", me.advert("l", keepalive_s=120))
+    me.gossip(me.advert("b"), me.advert("c"))
+    anchors = me.membership._roster.monitors(PeerId("l"))
+    asked = me.membership._choose(PeerId("l"), me.now)
+    assert list(asked) == [peer for peer in anchors if peer != "me"]
+
+
+def test_a_leaf_keeps_the_connection_to_who_relays_to_its_anchor(leaf: OnePeer) -> None:
+    far, near = anchors_of(leaf)
+    (way,) = {"a", "b", "c"} - {far, near}
+    leaf.until(leaf.now + 2.0, ("a", "b", "c"))
+    leaf.membership.disconnected(PeerId(far), False, leaf.clock)
+    leaf.receive(way, PathReport((PeerId(far),), ()))
+    effects = leaf.until(leaf.now + 2.0, (near, way))
+    assert way in dialled(effects)
+    leaf.membership.connected(PeerId(far), leaf.certificate(far), leaf.clock)
+    effects = leaf.until(leaf.now + 2.0, ("a", "b", "c"))
+    assert Dial(PeerId(way), ()) in effects, "it is reached without"

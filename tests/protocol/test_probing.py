@@ -209,3 +209,91 @@ def test_rounds_that_only_others_answered_add_up_until_it_is_heard(prober: Probe
             prober.step(start, ask_others)
             break
     assert broken == [*[False] * (DETOURS_MAX - 1), True, False]
+
+
+# ---- leaves ----------------------------------------------------------------------------------
+
+METERED = MembershipConfig.preset("metered")
+SLOW = CONFIG.towards(METERED.keepalive_s)
+
+
+def slowed(target: PeerId) -> MembershipConfig:
+    return SLOW if target == A else CONFIG
+
+
+def test_each_target_is_probed_at_its_own_pace(prober: Prober) -> None:
+    prober.aim([A, B], 100.0, slowed)
+    sent: dict[PeerId, list[float]] = {A: [], B: []}
+    while prober.deadline < 1300.0:
+        now = prober.deadline
+        for send in prober.step(now, ask_others)[0]:
+            sent[send.peer].append(now)
+            prober.heard(send.peer, now + 0.1)
+    assert 9 <= len(sent[A]) <= 12
+    assert len(sent[B]) > 500
+
+
+def test_who_is_slow_to_answer_has_the_time_for_it(prober: Prober) -> None:
+    prober.aim([A], 100.0, slowed)
+    start = prober.deadline
+    prober.step(start, ask_others)
+    assert prober.deadline == start + SLOW.probe_timeout_s
+    prober.step(prober.deadline, ask_others)
+    assert [probe.target for probe in prober.step(prober.deadline, ask_others)[1]] == [A]
+
+
+def test_who_turns_out_to_be_a_leaf_is_probed_anew(prober: Prober) -> None:
+    start = begin(prober)
+    prober.aim([A], start, slowed)
+    assert prober.deadline > start + TIMEOUT, "the round at the old pace is over"
+    due = prober.deadline
+    prober.aim([A], start, slowed)
+    assert prober.deadline == due
+
+
+@pytest.mark.parametrize("own", [CONFIG, METERED])
+def test_what_a_leaf_says_by_itself_saves_a_probe(own: MembershipConfig) -> None:
+    prober = Prober(own, Random(1), Health(own.health_max, own.probe_period_s))
+    prober.aim([A], 100.0, lambda target: own.towards(120))
+    start = prober.deadline
+    prober.step(start, ask_others)
+    prober.heard(A, start + 0.1)
+    due = prober.deadline
+    prober.heard(A, due - 50.0)
+    assert prober.step(due, ask_others) == ([], [])
+    again = prober.deadline
+    assert 0.9 * 120.0 <= again - (due - 50.0) <= 1.1 * 120.0
+    assert prober.step(again, ask_others)[0] == [Send(A, Ping(2))], "since then it said nothing"
+
+
+def test_between_others_a_probe_is_never_saved(prober: Prober) -> None:
+    """It would double the time in which a death is known."""
+    start = begin(prober)
+    prober.heard(A, start + 0.01)
+    due = prober.deadline
+    prober.heard(A, due - 0.01)
+    assert prober.step(due, ask_others)[0] == [Send(A, Ping(2))]
+
+
+def test_a_relayed_probe_of_a_leaf_is_told_of_before_whoever_asked_gives_up(prober: Prober) -> None:
+    prober.relay(B, PingRequest(1, A), 100.0, SLOW)
+    prober.relay(B, PingRequest(2, C), 100.0)
+    assert prober.deadline == 100.0 + TIMEOUT, "each at its own pace"
+    prober.step(prober.deadline, ask_others)
+    assert prober.deadline == 100.0 + SLOW.probe_timeout_s / 2
+    sends, _ = prober.step(prober.deadline, ask_others)
+    assert sends == [Send(B, PingReport(1, A, False))]
+
+
+def test_who_was_frozen_for_a_while_goes_on_with_the_slow_rounds_only(prober: Prober) -> None:
+    prober.aim([A, B], 100.0, slowed)
+    for _ in range(200):
+        now = prober.deadline
+        prober.step(now, ask_others)
+        prober.heard(B, now)
+        if any(probe.target == A and probe.asked for probe in prober._probes.values()):
+            break
+    due = prober._probes[A].due
+    prober.spare(5.0, due)
+    assert prober._probes[A].due == due + 5.0
+    assert prober._probes[B].due <= due + TIMEOUT

@@ -115,6 +115,15 @@ def test_the_certificate_goes_along_until_the_other_has_answered(net: Net) -> No
     assert late is not None and late.certificate
 
 
+def test_who_writes_seldom_leaves_its_certificate_out_for_longer(net: Net) -> None:
+    slow = Relay(net.shoal.keyring(B), 360.0)
+    relayed = net.written()
+    assert slow.open(letter_of(relayed), relayed, None, NOW) is not None
+    for later, bare in ((120.0, True), (360.0, False)):
+        answer = slow.seal(A, R, (7, 3), Ping(1), NOW.mono + later)
+        assert answer is not None and (answer.certificate == b"") is bare
+
+
 def test_what_is_too_long_for_a_letter_is_not_written(net: Net) -> None:
     long = Rumours((bytes(LETTER_BYTES_MAX),))
     assert net.a.seal(B, R, LIVES, long, NOW.mono) is None

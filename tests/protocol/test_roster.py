@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
+import msgspec
 import pytest
 
 from protocol.config import MembershipConfig
@@ -33,6 +34,10 @@ def advert(peer: PeerId, incarnation: int = 1, name: str = "") -> Advert:
         version="1",
         name=name,
     )
+
+
+def leaf_advert(peer: PeerId, keepalive_s: int = 120, incarnation: int = 1) -> Advert:
+    return msgspec.structs.replace(advert(peer, incarnation), keepalive_s=keepalive_s)
 
 
 @pytest.fixture
@@ -173,3 +178,106 @@ def test_a_name_is_what_is_known_best(roster: Roster) -> None:
     assert entry.name == "attic"
     entry.advert = advert(entry.id, name="attic-pi")
     assert entry.name == "attic-pi" and entry.addresses == ("/ip4/10.0.0.1/tcp/4001",)
+
+
+# ---- leaves ----------------------------------------------------------------------------------
+
+METERED = MembershipConfig.preset("metered")
+
+
+def shoal(full: int, leaves: int) -> dict[PeerId, Roster]:
+    """Everybody's roster, all knowing all."""
+    kinds = {PeerId(f"f{n}"): 0 for n in range(full)} | {
+        PeerId(f"l{n}"): 120 for n in range(leaves)
+    }
+    rosters: dict[PeerId, Roster] = {}
+    for me, mine in kinds.items():
+        roster = rosters[me] = Roster(me, METERED if mine else MembershipConfig())
+        for other, keepalive_s in kinds.items():
+            if other != me:
+                entry = admitted(roster, other)
+                roster.hold(entry, leaf_advert(other, keepalive_s), other.encode())
+                roster.move(entry, State.ALIVE, 11.0)
+    return rosters
+
+
+@pytest.mark.parametrize(
+    ("full", "leaves"),
+    [(7, 4), (3, 2), (2, 1), (2, 5), (1, 1), (1, 2), (1, 5), (0, 2), (0, 3), (0, 6)],
+)
+def test_whom_a_peer_monitors_agrees_with_who_says_that_it_does(full: int, leaves: int) -> None:
+    rosters = shoal(full, leaves)
+    for me, roster in rosters.items():
+        assert me not in roster.targets() and me not in roster.monitors(me)
+        for other in rosters:
+            if other != me:
+                assert (other in roster.targets()) is (me in roster.monitors(other)), (me, other)
+
+
+def test_a_leaf_has_two_monitors_that_are_no_leaves_and_monitors_nobody() -> None:
+    rosters = shoal(7, 4)
+    for me, roster in rosters.items():
+        for n in range(4):
+            monitors = roster.monitors(PeerId(f"l{n}"))
+            assert len(monitors) == 2 and not any(roster.is_leaf(peer) for peer in monitors)
+            assert monitors == rosters[PeerId("f0")].monitors(PeerId(f"l{n}")), "all agree"
+        if roster.is_own_leaf:
+            assert roster.targets() == [] and roster.watched() == roster.monitors(me)
+
+
+def test_where_too_few_others_are_leaves_step_in() -> None:
+    rosters = shoal(1, 3)
+    assert len(rosters[PeerId("l0")].monitors(PeerId("f0"))) == 2
+    monitors = rosters[PeerId("f0")].monitors(PeerId("l0"))
+    assert len(monitors) == 2 and monitors[0] == "f0"
+    assert len(shoal(0, 4)[PeerId("l0")].monitors(PeerId("l0"))) == 2
+
+
+def test_who_says_that_it_is_a_leaf_changes_places_and_that_is_news(roster: Roster) -> None:
+    entry = admitted(roster, A)
+    roster.move(entry, State.ALIVE, 11.0)
+    assert not roster.is_leaf(A)
+    turns = roster.turns
+    roster.hold(entry, leaf_advert(A), b"1")
+    assert roster.is_leaf(A) and roster.turns > turns and roster.leaves == 1
+    assert roster.changes[-1] == Change(A, State.ALIVE, State.ALIVE)
+    roster.hold(entry, advert(A, 2), b"2")
+    assert not roster.is_leaf(A) and roster.leaves == 0
+    roster.move(entry, State.DEAD, 12.0)
+    assert roster.targets() == []
+
+
+def test_a_leaf_is_judged_at_its_own_pace() -> None:
+    roster = shoal(3, 1)[PeerId("f0")]
+    leaf, other = roster.peers[PeerId("l0")], roster.peers[PeerId("f1")]
+    assert roster.pace(other) == MembershipConfig()
+    assert (roster.pace(leaf).probe_period_s, roster.pace(leaf).suspicion_s) == (120.0, 120.0)
+    assert roster.quorum(leaf.id) == 2
+
+
+def test_a_leaf_believes_what_it_is_told_of_those_it_does_not_monitor() -> None:
+    roster = shoal(3, 2)[PeerId("l0")]
+    for name in ("f0", "l1"):
+        assert roster.quorum(PeerId(name)) == 1
+        assert roster.pace(roster.peers[PeerId(name)]).suspicion_s == METERED.probe_timeout_s
+
+
+def test_connections_are_kept_to_a_leaf_by_its_anchors_only() -> None:
+    rosters = shoal(6, 2)
+    for me, roster in rosters.items():
+        assert roster.stranded is roster.is_own_leaf
+        assert not roster.stranded or all(map(roster.may_link, roster.peers.values()))
+        roster.link(next(iter(roster.peers.values())), True)
+        for other in roster.peers.values():
+            leafs = roster.is_own_leaf, other.leaf
+            anchored = me in roster.monitors(other.id) or other.id in roster.monitors(me)
+            assert roster.may_link(other) is (anchored or not any(leafs))
+    roster = rosters[PeerId("f0")]
+    roster.move(roster.peers[PeerId("l0")], State.DEAD, 20.0)
+    assert not roster.may_link(roster.peers[PeerId("l0")]), "it comes by itself"
+
+
+def test_what_anybody_can_do_is_asked_of_leaves_last() -> None:
+    roster = shoal(2, 2)[PeerId("f0")]
+    assert roster.partners(list(map(PeerId, ("f1", "l0", "l1")))) == ["f1"]
+    assert roster.partners([PeerId("l0")]) == ["l0"]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from protocol.clock import CLOCK_LABEL, CLOCK_UNKNOWN, Now
-from protocol.config import NodeConfig, PolicyConfig
+from protocol.config import MembershipConfig, NodeConfig, PolicyConfig
 from protocol.derived import derive, source_of
 from protocol.errors import JobSpecError
 from protocol.events import FactsSampled, SelfDescribed
@@ -765,3 +765,34 @@ def test_marks_that_cannot_be_read_are_told_of() -> None:
     net.run(1.0)
     assert net.schedules("a").review("y" * 32, net.clock("a"))
     assert net.schedules("a").review("y" * 32, net.clock("a")) == []
+
+
+# ---- devices on metered links
+
+
+@pytest.mark.parametrize("leaf", ["a", "b", "c"])
+def test_a_leaf_fires_nothing_while_another_can(leaf: str) -> None:
+    metered = NodeConfig(membership=MembershipConfig.preset("metered"))
+    net = ScheduleNet("a", "b", "c", configs={leaf: metered})
+    net.ran("a")
+    for name in "abc":
+        first = net.watch(name).first
+        assert first is not None and first != leaf
+    net.kill(leaf)
+    net.run(5.0)
+    net.boot(leaf)
+    net.run(5.0)
+    assert len({net.watch(name).first for name in "abc"}) == 1, "all agree"
+    assert net.watch("a").first != leaf
+
+
+def test_one_that_is_no_leaf_takes_over_from_leaves_when_it_comes() -> None:
+    metered = NodeConfig(membership=MembershipConfig.preset("metered"))
+    net = ScheduleNet("a", "b", "c", configs={"a": metered, "b": metered})
+    net.kill("c")
+    net.run(5.0)
+    net.ran("a")
+    assert net.watch("a").first in ("a", "b")
+    net.boot("c")
+    net.run(5.0)
+    assert [net.watch(name).first for name in "abc"] == ["c", "c", "c"]

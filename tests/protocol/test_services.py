@@ -7,6 +7,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from protocol.config import MembershipConfig, NodeConfig
 from protocol.events import HealthChanged
 from protocol.ids import PeerId, rendezvous
 from protocol.messages import SlotState
@@ -397,3 +398,16 @@ def test_a_holder_that_speaks_of_slots_there_are_not_breaks_nothing() -> None:
     assert len(net.service("a").slots) == 6
     net.run(60.0)
     assert net.where() and len(net.on()) == 1
+
+
+# ---- devices on metered links
+
+
+def test_a_service_is_taken_up_by_no_leaf_while_another_can() -> None:
+    metered = NodeConfig(membership=MembershipConfig.preset("metered"))
+    net = ServiceNet("a", "b", "c", "d", configs={"b": metered, "c": metered})
+    net.ran("a", service(1))
+    for name in "abcd":
+        assert net[name].steward.services.first_rank(net.id) in ("a", "d")
+    net.kill("a")
+    net.until(lambda: net.coordinators() == ["d"], 30.0)

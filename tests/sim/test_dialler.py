@@ -22,7 +22,7 @@ PEERS = (PeerId("one"), PeerId("two"))
 class Port:
     """A device without a node: nobody but its dialler acts."""
 
-    host_up = responsive = listening = True
+    host_up = responsive = listening = meshed = True
     slowness = 0.0
 
     def __init__(self, world: World, index: int) -> None:

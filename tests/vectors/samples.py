@@ -244,6 +244,7 @@ ADVERT = Advert(
     version="0.1.0",
     name="küche",
     memory=bytes(range(8)),
+    keepalive_s=120,
 )
 DEPARTURE = Departure(peer=PEER.peer, incarnation=3, until_ms=ISSUED_MS + 60_000)
 SUSPICION = Suspicion(peer=GUEST.peer, incarnation=0, why=Accusation.REFUSED)

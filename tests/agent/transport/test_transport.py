@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from agent.identity import IdentityKeyring
-from agent.transport import NotReachable, PortInUse, StreamFailed
+from agent.transport import NotReachable, PortInUse, StreamFailed, TransportSettings
 from agent.transport.streams import Stream
 from protocol.clock import Now
 from protocol.events import FrameReceived, PeerConnected, PeerDisconnected
@@ -18,6 +18,7 @@ from protocol.records import Role
 from protocol.wire import FRAME_BYTES_MAX
 from tests.agent import keys
 from tests.agent.transport.peers import LOOPBACK, Peer, connect, member, running
+from tests.agent.transport.test_dialer import closed_port
 
 
 async def test_members_connect_and_exchange_frames_both_ways() -> None:
@@ -426,3 +427,52 @@ async def test_after_a_quick_restart_gossip_is_heard_again() -> None:
                 while b"after" not in a.rumours():
                     second.transport.gossip(b"after")
                     await trio.sleep(0.05)
+
+
+# ---- on a metered link
+
+
+def leaf(**settings: float) -> Peer:
+    return member("a", gossip=False, leaf=True, backoff_first_s=0.05, **settings)
+
+
+def test_a_metered_link_is_no_place_for_gossip_and_dials_in_vain() -> None:
+    settings = TransportSettings().on_metered_link()
+    assert settings.leaf and not settings.gossip
+    assert settings.backoff_max_s > TransportSettings().backoff_max_s
+
+
+async def test_a_leaf_dials_what_discovery_finds_only_while_it_is_alone() -> None:
+    a, b, c = leaf(idle_s=0.3), member("b"), member("c")
+    async with running(a, b, c):
+        a.transport.sighted(b.id, b.addresses)
+        await a.event(PeerConnected, b.id)
+        a.transport.keep(b.id, b.addresses)
+        a.transport.sighted(c.id, c.addresses)
+        await trio.sleep(0.5)
+        assert a.transport.connected() == [b.id], "the protocol says whom it needs"
+        a.transport.forget(b.id)
+        await a.event(PeerDisconnected, b.id)
+        await a.event(PeerConnected, c.id)
+
+
+async def test_what_a_leaf_found_in_vain_is_let_go_once_somebody_answers() -> None:
+    a, b = leaf(), member("b")
+    async with running(a, b):
+        a.transport.sighted(member("c").id, (closed_port(),))
+        await a.until(lambda: a.count("dial.failed") >= 2)
+        a.transport.sighted(b.id, b.addresses)
+        await a.event(PeerConnected, b.id)
+        failed = a.count("dial.failed") + 1  # one may be under way
+        await trio.sleep(1.0)
+        assert a.count("dial.failed") <= failed
+
+
+async def test_who_is_not_to_be_kept_is_only_remembered() -> None:
+    a, b = member("a"), member("b")
+    async with running(a, b):
+        a.transport.sighted(b.id, b.addresses, keep=False)
+        await trio.sleep(0.3)
+        assert a.transport.connected() == []
+        a.transport.send(b.id, b"once")
+        await b.event(FrameReceived, a.id)
