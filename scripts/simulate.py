@@ -67,11 +67,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--services", type=int, default=2, metavar="V", help="and so many more")
     parser.add_argument("--seed", type=int, metavar="S", help="run this one seed only")
     parser.add_argument("--trace", action="store_true", help="with --seed: print every event")
+    texts = "; ".join(f"{s.name}, {s.text}" for s in SCENARIOS.values()).replace("%", "%%")
     parser.add_argument(
-        "--scenario",
-        choices=SCENARIOS,
-        metavar="NAME",
-        help="this one only: " + "; ".join(f"{s.name}, {s.text}" for s in SCENARIOS.values()),
+        "--scenario", choices=SCENARIOS, metavar="NAME", help=f"this one only: {texts}"
     )
     parser.add_argument(
         "--soak", type=duration_s, metavar="1h", help="go on for so long, seed after seed"

@@ -12,6 +12,7 @@ import pytest
 
 from protocol.sim.invariants import Violation
 from protocol.sim.run import Options, run
+from protocol.sim.scenarios import SCENARIOS
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -62,6 +63,12 @@ def test_a_violation_is_printed_with_its_seed_and_fails_the_command(
     assert "violations 1" in printed
     assert re.search(r"^mixed +1 .* 1$", printed, re.MULTILINE)
     assert re.search(r"^all +2 .* 1$", printed, re.MULTILINE)
+
+
+def test_help_names_every_scenario() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "simulate.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert all(name in done.stdout for name in SCENARIOS)
 
 
 def test_a_soak_goes_on_for_its_time_and_says_how_to_replay() -> None:
