@@ -226,10 +226,11 @@ class Lab:
     # ---- waiting -----------------------------------------------------------------------------
 
     def until(self, condition: Callable[[], Any], what: str, timeout_s: float = START_S) -> Any:
-        """Wait for a true answer; the condition may raise AgentError meanwhile."""
+        """Wait for a true answer; the condition may raise AgentError meanwhile, and LookupError
+        where what it looks at is not listed yet."""
         end = time.monotonic() + timeout_s
         while True:
-            with contextlib.suppress(AgentError):
+            with contextlib.suppress(AgentError, LookupError):
                 if answer := condition():
                     return answer
             for device in self.devices:
