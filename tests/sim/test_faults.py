@@ -32,6 +32,7 @@ def test_some_runs_are_clean_and_every_family_comes_up() -> None:
         "a lost database",
         "rogues",
         "NATs",
+        "metered links",
     }
 
 

@@ -21,6 +21,7 @@ class Recorder:
     host_up: bool = True
     listening: bool = True
     responsive: bool = True
+    meshed: bool = True
     slowness: float = 0.0
     heard: list[tuple[int, bytes]] = field(default_factory=list)
     gossip: list[bytes] = field(default_factory=list)
@@ -114,6 +115,18 @@ def test_gossip_reaches_everybody_over_several_hops_and_is_counted() -> None:
     heap.run(2.0)
     assert [port.gossip for port in ports] == [[], *[[b"rumour"]] * 4]
     assert [each.gossips for each in network.traffic] == [1, 2, 2, 2, 1]
+
+
+def test_who_is_outside_the_mesh_hears_and_passes_on_no_gossip() -> None:
+    network, ports, heap = _net(4)
+    for index in range(3):
+        network.dial(index, index + 1)
+    heap.run(1.0)
+    ports[2].meshed = False
+    network.gossip(0, b"rumour")
+    network.gossip(2, b"its own")
+    heap.run(2.0)
+    assert [port.gossip for port in ports] == [[], [b"rumour"], [], []]
 
 
 def test_loss_duplication_and_reordering_happen() -> None:
