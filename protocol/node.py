@@ -153,14 +153,7 @@ class Node:
         )
         # A leaf's letters are minutes apart, and the certificate is more than half of one.
         self.relay = Relay(keyring, max(ANSWERING_S, 3.0 * config.membership.keepalive_s))
-        fleet = Fleet(
-            self._adverts,
-            self._connected,
-            self._alive,
-            self.name_of,
-            self._may_coordinate,
-            self.membership.is_leaf,
-        )
+        fleet = self._fleet()
         stories = Stories(coordination.stories_max)
         self.catalogue = Catalogue(keyring, coordination, self._reachable, seq=rng.getrandbits(40))
         placement = Placement(
@@ -188,6 +181,16 @@ class Node:
         self._sweep_at = 0.0
         self.unreadable = self.catalogue.restore(disk) + self.executor.restore(disk)
         self.unreadable += self.steward.restore(disk)
+
+    def _fleet(self) -> Fleet:
+        return Fleet(
+            self._adverts,
+            self._connected,
+            self._alive,
+            self.name_of,
+            self._may_coordinate,
+            self.membership.is_leaf,
+        )
 
     def _requests(self) -> Requests:
         return Requests(
