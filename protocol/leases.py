@@ -61,9 +61,10 @@ class Leases:
         return held.coordinator if mine or self.fleet.alive(held.coordinator) else None
 
     def _renewed(self, sender: PeerId, item: Renewal, now: Now) -> tuple[str, list[Effect]]:
-        led = self.led_of(self.catalogue.jobs.get(item.job), now)
+        held = self.catalogue.jobs.get(item.job)
+        led = self.led_of(held, now)
         if led is None:
-            return "unknown", []
+            return "over" if held is not None and _superseded(held, item) else "unknown", []
         over = led.held.service and led.held.done  # it was stopped
         if over or not led.held.matches(item.revision):
             return "over", []
@@ -179,3 +180,12 @@ class Leases:
         if result.fence < self.acceptances.fence(slot):
             return []
         return self._learn(led, assignment, award, now)
+
+
+def _superseded(held: HeldJob, item: Renewal) -> bool:
+    """Whether a later award of the slot is known: that is enough, whoever leads the job. An
+    executor may reach its holders and for long not its coordinator."""
+    if held.listed or item.slot not in held.slots:
+        return False
+    award = held.slots[item.slot].assignment
+    return award is not None and item.fence < award.fence

@@ -91,15 +91,15 @@ class Links:
             self._kept = {}  # who was tried in vain is as likely as any other
             self.deadline = now + LONELY_S
         chosen: dict[PeerId, None] = {}
-        near = [peer for peer in neighbours if roster.peers[peer].addresses]
-        self._fill(chosen, [peer for peer in near if roster.may_link(roster.peers[peer])], limit)
+        near = [roster.peers.get(peer) for peer in neighbours]  # a relay need not be listed
+        kept = [p.id for p in near if p is not None and p.addresses and roster.may_link(p)]
+        self._fill(chosen, kept, limit)
         self._fill(chosen, live, limit - min(len(absent), ABSENT_MAX))
         self._fill(chosen, absent, limit)
         self._fill(chosen, live, limit)
-        kept = {peer: roster.peers[peer].addresses for peer in chosen}
-        effects = [Dial(peer, ()) for peer in before if peer not in kept]
-        effects += [Dial(p, there) for p, there in kept.items() if before.get(p) != there]
-        self._kept = kept
+        self._kept = {peer: roster.peers[peer].addresses for peer in chosen}
+        effects = [Dial(peer, ()) for peer in before if peer not in self._kept]
+        effects += [Dial(p, there) for p, there in self._kept.items() if before.get(p) != there]
         return effects
 
     def _fill(self, chosen: dict[PeerId, None], peers: Sequence[PeerId], limit: int) -> None:

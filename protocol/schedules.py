@@ -118,11 +118,13 @@ class Schedules:
     def _outranks(self, peer: PeerId, first: PeerId, job: JobId) -> bool:
         """Whether it fires in place of the `first`: a leaf never in place of another."""
         fleet = self.coordination.fleet
-        if peer == first or not fleet.may_coordinate(peer) or peer in self._clockless():
+        if peer == first or not fleet.may_coordinate(peer):
             return False
         if fleet.is_leaf(peer) is not fleet.is_leaf(first):
-            return fleet.is_leaf(first)
-        return rendezvous(job, (first, peer))[0] == peer
+            higher = fleet.is_leaf(first)
+        else:
+            higher = rendezvous(job, (first, peer))[0] == peer
+        return higher and peer not in self._clockless()  # looked at last: it asks for all adverts
 
     def _fires(self, job: JobId, watch: Watch, spec: JobSpec, now: Now) -> bool:
         """Whether it is for this peer to fire it."""

@@ -103,6 +103,15 @@ def test_who_does_not_answer_for_the_job_says_who_does() -> None:
     assert (answer.verdict, answer.coordinator) == ("unknown", None)
 
 
+def test_a_holder_that_knows_a_later_award_says_that_it_is_over() -> None:
+    """The executor may reach it, and for long not the coordinator."""
+    net = awarded()
+    earlier = fence(0, "zz", 9)
+    assert earlier < FIRST == net.held("c").slots[0].assignment.fence
+    assert verdict(net, "b", renewal(net, earlier), to="c") == "over"
+    assert verdict(net, "b", renewal(net, slot=3), to="c") == "unknown"
+
+
 def test_a_peer_that_was_given_up_and_is_back_keeps_its_slot() -> None:
     net = awarded()
     net.drop = lambda sender, to, message: isinstance(message, Bid | Award)
