@@ -195,7 +195,7 @@ async def test_malformed_frames_of_a_member_are_counted_and_told_by_the_doctor(l
             return "malformed messages" in found["messages"]["text"]
 
         await until(told)
-        assert counters(lab[0])["frames_in"] >= len(frames)
+        await until(lambda: counters(lab[0])["frames_in"] >= len(frames))
     done = await trio.to_thread.run_sync(lab.shoal, lab[0], "doctor")
     assert "of them from rogue" in done.out, done
     events = await trio.to_thread.run_sync(lab.shoal, lab[0], "events")

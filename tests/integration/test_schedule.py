@@ -45,7 +45,7 @@ def log() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="shoal-test-"))
     directory.chmod(0o777)
     yield directory / "runs"
-    shutil.rmtree(directory)
+    shutil.rmtree(directory, ignore_errors=True)  # a task may be writing still
 
 
 def written(directory: Path, name: str, script: str, **more: Any) -> str:
