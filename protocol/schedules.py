@@ -50,12 +50,20 @@ Then = Callable[[list[View], list[PeerId], Now], list[Effect]]
 Ask = Callable[[str, int, bool, Then, Now], list[Effect]]
 
 
+Mark = tuple[int, int]  # on disk: the generation, and its last slot that was handled
+
+
 @dataclass(slots=True)
 class Watch:
-    """One schedule as it is watched here."""
+    """One schedule as it is watched here.
 
+    A generation begins when it comes, or when this peer learns the time: what was before is not
+    its. A device whose database was lost might else fire again what it fired before, on a journal
+    of ops that knows nothing of it.
+    """
+
+    generation: int  # that has begun here
     mark: int  # the last slot handled, in Unix seconds; what is up to it is never fired from here
-    generation: int = 0
     first: PeerId | None = None  # who fires it, as far as is known; None: to be found out
     since: float = NEVER  # wall; since when that is this peer
     asked: int = 0  # a slot of which others were asked, and know nothing
@@ -77,7 +85,7 @@ class Schedules:
     cron: Cron
     stop: Callable[[HeldJob, Now], list[Effect]]
     watches: dict[JobId, Watch] = field(default_factory=dict)
-    _marks: dict[JobId, int] = field(default_factory=dict)  # as they are on disk
+    _marks: dict[JobId, Mark] = field(default_factory=dict)  # as they are on disk
     _ready_at: float = NEVER  # monotonic; who else is there is not known before
 
     @property
@@ -91,7 +99,7 @@ class Schedules:
         unreadable: list[str] = []
         for key, value in disk.get("schedule", {}).items():
             try:
-                self._marks[JobId(key)] = msgspec.convert(loads(value), int)
+                self._marks[JobId(key)] = msgspec.convert(loads(value), Mark)
             except (RemoteProtocolError, ValueError):
                 unreadable.append(key)
         return unreadable
@@ -159,9 +167,8 @@ class Schedules:
         spec = held.wanted(now) if held is not None else None
         if held is None or spec is None or spec.schedule is None:
             return self._unwatch(job)
-        watch = self._watched(held, now)
+        watch, effects = self._watched(held, now)
         watch.due = NEVER
-        effects = self._begun(job, watch, now)
         if not now.wall_trusted:
             watch.first, watch.since, watch.problem = None, NEVER, UNTRUSTED
             return effects
@@ -181,37 +188,26 @@ class Schedules:
             watch.due = now.mono + max(0.001, following - now.wall)
         return effects
 
-    def _watched(self, held: StandingJob, now: Now) -> Watch:
-        """A generation begins with the first slot after it came: what was before is not its."""
+    def _watched(self, held: StandingJob, now: Now) -> tuple[Watch, list[Effect]]:
+        """The watch of a schedule, and what is to be saved where a generation of it begins."""
         watch = self.watches.get(held.id)
         if watch is None:
-            watch = self.watches[held.id] = Watch(self._marks.get(held.id, 0))
+            watch = self.watches[held.id] = Watch(*self._marks.get(held.id, (0, 0)))
         assert held.spec is not None
-        if watch.generation != held.spec.generation:
-            watch.generation, watch.asked = held.spec.generation, 0
-            since = held.since_ms // 1000
-            watch.mark = max(watch.mark, since if since <= now.wall else int(now.wall))
-        return watch
-
-    def _begun(self, job: JobId, watch: Watch, now: Now) -> list[Effect]:
-        """What is not to be fired here is on disk from the start, and zero where nobody knew the
-        time then: a schedule begins once that is known. A device whose database was lost might
-        else fire again what it fired before, on a journal of ops that knows nothing of it."""
-        known = self._marks.get(job)
-        if known is None and not now.wall_trusted:
-            return self._marked(job, 0)
-        if known or not now.wall_trusted:
-            return []
-        return self._marked(job, watch.mark if known is None else int(now.wall))
+        if watch.generation == held.spec.generation or not now.wall_trusted:
+            return watch, []
+        watch.generation, watch.asked = held.spec.generation, 0
+        return watch, self._marked(held.id, max(watch.mark, int(now.wall)))
 
     def _unwatch(self, job: JobId) -> list[Effect]:
         """It is no schedule that runs (any more); the mark stays while the job does."""
         watch = self.watches.pop(job, None)
-        if watch is not None and watch.mark != self._marks.get(job):
-            return self._marked(job, watch.mark)
-        if job not in self.standing.jobs and self._marks.pop(job, None) is not None:
-            return [Save((("schedule", job, None),))]
-        return []
+        if job not in self.standing.jobs:
+            known = self._marks.pop(job, None)
+            return [] if known is None else [Save((("schedule", job, None),))]
+        if watch is None or self._marks.get(job, (0, 0)) == (watch.generation, watch.mark):
+            return []
+        return self._saved(job, (watch.generation, watch.mark))
 
     def _heed_clock(self, job: JobId, watch: Watch, now: Now) -> list[Effect]:
         if watch.mark <= now.wall + BACK_S:
@@ -341,11 +337,13 @@ class Schedules:
 
     def _marked(self, job: JobId, slot: int) -> list[Effect]:
         """What is handled is handled for ever: it goes to disk with what came of it."""
-        watch = self.watches.get(job)
-        if watch is not None:
-            watch.mark = slot
-        self._marks[job] = slot
-        return [Save((("schedule", job, dumps(slot)),))]
+        watch = self.watches[job]
+        watch.mark = slot
+        return self._saved(job, (watch.generation, slot))
+
+    def _saved(self, job: JobId, mark: Mark) -> list[Effect]:
+        self._marks[job] = mark
+        return [Save((("schedule", job, dumps(list(mark))),))]
 
     # ---- time --------------------------------------------------------------------------------
 

@@ -75,7 +75,7 @@ def test_a_mark_and_its_run_are_saved_together_before_anything_leaves() -> None:
     net.ran("a")
     net.minute()
     slot = int(WALL + net.now) // 60 * 60
-    assert net.boxes["a"].disk["schedule"] == {net.id: dumps(slot)}
+    assert net.boxes["a"].disk["schedule"] == {net.id: dumps([1, slot])}
     assert net.runs()[0].id in net.boxes["a"].disk["job"]
 
 
@@ -257,6 +257,30 @@ def test_a_generation_begins_with_the_first_slot_after_it_came() -> None:
     net.ran("a", schedule(CatchUp=1, Priority=7))
     net.run(2.0)
     assert len(net.runs()) == 1
+
+
+@pytest.mark.parametrize("reboot", [False, True])
+def test_a_generation_that_came_before_the_time_was_known_begins_when_it_is(reboot: bool) -> None:
+    net = SkewedNet("a")
+    net.ran("a", schedule(CatchUp=1))
+    net.minute()
+    net.finish()
+    net.boxes["a"].trusted = False
+    net.sample("a")
+    net.minute(2, 20.0)
+    net.offset = -WALL
+    net.ran("a", schedule(CatchUp=1, Priority=7))
+    net.run(2.0)
+    if reboot:
+        net.kill("a")
+        net.boot("a")
+    net.offset = 0.0
+    net.boxes["a"].trusted = True
+    net.sample("a")
+    net.run(5.0)
+    assert len(net.runs()) == 1
+    net.minute()
+    assert len(net.runs()) == 2
 
 
 @pytest.mark.parametrize("catch_up", [0, 1])
@@ -676,7 +700,7 @@ def test_what_was_fired_before_a_database_was_lost_is_not_fired_again(scope: str
     net.boot("a")
     net.boot("b")
     net.run(3.0)
-    assert net.watch("a").mark == 0
+    assert net.watch("a").generation == 0
     net.kill("a")
     net.boxes["a"].trusted = True
     net.boot("a")
@@ -758,7 +782,7 @@ def test_a_full_peer_skips_a_run_and_says_why() -> None:
 
 def test_marks_that_cannot_be_read_are_told_of() -> None:
     net = ScheduleNet("a")
-    net.boxes["a"].disk["schedule"] = {"x" * 32: b"\xff", "y" * 32: dumps(5)}
+    net.boxes["a"].disk["schedule"] = {"x" * 32: b"\xff", "y" * 32: dumps([1, 5])}
     net.kill("a")
     net.boot("a")
     assert "x" * 32 in net["a"].unreadable
