@@ -46,8 +46,9 @@ class MembershipConfig:
         return int(self.probe_period_s) if self.leaf else 0
 
     def as_told(self) -> MembershipConfig:
-        """As a leaf judges whom it does not monitor: what reaches it of an accusation, be it one,
-        others have acted upon already; and a refutation comes the same way."""
+        """As a leaf judges whom it does not monitor: what reaches it of several accusations others
+        have acted upon already. A lone one it may have of the accuser alone, so it waits as long as
+        that one does, for others to tell it of a refutation."""
         return _told(self)
 
     def towards(self, keepalive_s: int) -> MembershipConfig:
@@ -60,7 +61,9 @@ class MembershipConfig:
 
 @lru_cache(maxsize=64)
 def _told(config: MembershipConfig) -> MembershipConfig:
-    return replace(config, suspicion_s=config.probe_timeout_s, accusers=1)
+    shortened = config.suspicion_s / config.probe_timeout_s
+    lone_factor = config.lone_factor * shortened
+    return replace(config, suspicion_s=config.probe_timeout_s, lone_factor=lone_factor)
 
 
 @lru_cache(maxsize=64)  # one entry for each keepalive there is, and peers choose among few

@@ -6,8 +6,14 @@ themselves, and one other peer among leaves, have no mesh: there each tells all 
 
 from __future__ import annotations
 
+from itertools import islice
+from typing import Final
+
 from protocol.effects import Effect, Gossip, Send
-from protocol.roster import Roster
+from protocol.messages import Rumours
+from protocol.roster import EVIDENCE_MAX, Roster
+
+DOUBTS_MAX: Final = 8  # told at a time: 3 KB, on a link where each byte is paid for
 
 
 def covered(roster: Roster) -> bool:
@@ -29,3 +35,18 @@ def outward(effects: list[Effect], roster: Roster) -> list[Effect]:
         sends = [Send(peer, effect.message) for peer in roster.linked]
         done += [send for send in sends if send not in effects]
     return done
+
+
+def doubts(roster: Roster) -> list[Effect]:
+    """What a leaf has heard against peers from too few to act upon: others than those who said it
+    know whether it is so, or the accused hear of it from them."""
+    if not roster.is_own_leaf:
+        return []
+    cases = [peer for peer in roster.suspects.values() if peer.case and not peer.case.confirmed]
+    sends: list[Effect] = []
+    for peer in islice(cases, DOUBTS_MAX):
+        assert peer.case is not None, peer
+        records = Rumours(tuple(peer.case.accusers.values())[:EVIDENCE_MAX])
+        others = [other for other in roster.linked if other not in (peer.id, *peer.case.accusers)]
+        sends += [Send(other, records) for other in roster.partners(others)]
+    return sends

@@ -23,7 +23,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.events import SelfDescribed
 from protocol.ids import PeerId
 from protocol.judgement import Judge, Opener, parts
-from protocol.leaves import covered, outward
+from protocol.leaves import covered, doubts, outward
 from protocol.links import Links
 from protocol.messages import (
     Accused,
@@ -287,7 +287,10 @@ class Membership:
         self._comparer.lost(peer)
         self._links.strand(self._roster, now.mono)
         if refused and self._running and entry.state in PRESENT:
-            return self._done(self._judge.refused(entry, now), now)
+            effects = self._judge.refused(entry, now)
+            if self._config.leaf:  # it says so by comparing
+                self._comparer.random(now.mono)
+            return self._done(effects, now)
         self._prober.soon(peer, now.mono)
         if self._running and entry.state in PRESENT and peer in self._links:
             self.routes.want(peer, now.mono)
@@ -446,6 +449,7 @@ class Membership:
         effects += self._judge.expire(now)
         if self._judge.waiting:  # others may know more, and say it no more
             self._comparer.random(now.mono)
+            effects += doubts(self._roster)
         effects += self._advertise(now)
         rumours = self._mill.flush(now.mono)
         if rumours is not None and not covered(self._roster):

@@ -107,6 +107,8 @@ def test_no_leaf_can_ask_never_to_be_looked_at() -> None:
     assert MembershipConfig().towards(2**62).probe_period_s == KEEPALIVE_MAX_S
 
 
-def test_what_a_leaf_is_told_it_believes_after_a_probes_time() -> None:
-    told = MembershipConfig.preset("metered").as_told()
-    assert (told.suspicion_s, told.accusers) == (told.probe_timeout_s, 1)
+def test_what_a_leaf_is_told_by_several_it_believes_after_a_probes_time() -> None:
+    own = MembershipConfig.preset("metered")
+    told = own.as_told()
+    assert (told.suspicion_s, told.accusers) == (told.probe_timeout_s, own.accusers)
+    assert told.suspicion_s * told.lone_factor == own.suspicion_s * own.lone_factor

@@ -9,7 +9,9 @@ from protocol.effects import Gossip, Send
 from protocol.ids import PeerId
 from protocol.leaves import covered, outward
 from protocol.messages import Rumours
+from protocol.records import Accusation, Suspicion
 from protocol.roster import Roster, State
+from protocol.wire import seal
 from tests.protocol.shoalnet import ShoalNet
 from tests.protocol.test_roster import leaf_advert
 
@@ -151,6 +153,36 @@ def test_nobody_is_wrongly_thought_dead_where_messages_get_lost() -> None:
         assert not net.deaths()
         net.loss = 0.0
         net.run_until(net.all_alive, 600.0)
+
+
+def test_a_leaf_does_not_believe_one_neighbour_alone_whose_network_is_broken() -> None:
+    """Its others, and whoever is accused, can tell it better; the end of a lone accuser's wait is
+    for where there is nobody else."""
+    net = fleet(8, 2)
+    leaf = net.members[PeerId("p007")]
+    liar, other = anchors(net, leaf.id)
+    victim = next(peer for peer in net.members if peer not in (liar, other, leaf.id))
+    entry = net[leaf.id].peer(victim)
+    assert entry is not None
+    record = Suspicion(peer=victim, incarnation=entry.incarnation, why=int(Accusation.SILENT))
+    rumour = Rumours((seal(record, net.members[liar].keyring),))
+    net.do(leaf, lambda: leaf.membership.receive(liar, rumour, net.clock()))
+    assert net.state(leaf.id, victim) is State.SUSPECT
+    net.run(600.0)
+    assert not net.deaths() and net.all_alive()
+
+
+def test_what_a_leaf_alone_saw_break_it_says_at_once() -> None:
+    net = fleet(4, 1)
+    leaf = net.members[PeerId("p003")]
+    victim, other = anchors(net, leaf.id)
+    net.vanish(victim)
+    for link in [link for link in net.links if victim in link]:
+        del net.links[link]
+    net.do(leaf, lambda: leaf.membership.disconnected(victim, True, net.clock()))
+    start = net.now
+    net.run_until(lambda: net.state(other, victim) is State.DEAD, 60.0)
+    assert net.now - start < 2.0
 
 
 def test_a_change_of_a_leaf_is_gossiped_by_its_anchors() -> None:
