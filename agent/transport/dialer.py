@@ -43,6 +43,7 @@ class Contact:
     told: tuple[Endpoint, ...] = ()  # by itself; of an earlier life, they may all be wrong by now
     seen: tuple[Endpoint, ...] = ()  # where discovery says that it is
     kept: bool = False
+    keeping: bool = False  # whether a task does
     backoff_s: float = 0.0  # before the next attempt; zero is at once
     not_before: float = 0.0  # trio time
     changed: trio.Event = field(default_factory=trio.Event)
@@ -142,19 +143,28 @@ class Dialer:
     # ---- keeping -----------------------------------------------------------------------------
 
     async def keep(self, peer: PeerId) -> None:
-        """Hold a connection to `peer` until it is released; one such task per kept peer."""
-        contact = self._contacts[peer]
-        while contact.kept:
-            changed = contact.changed
-            if self._connected(peer) or not contact.endpoints:
-                await changed.wait()
-                continue
-            wait_s = contact.not_before - trio.current_time()
-            if wait_s > 0:
-                with trio.move_on_after(wait_s):
+        """Hold a connection to `peer` until it is released; one such task per kept peer.
+
+        Where one that was released meanwhile is still about it, that one goes on instead.
+        """
+        contact = self._contacts.get(peer)
+        if contact is None or contact.keeping:
+            return
+        contact.keeping = True
+        try:
+            while contact.kept:
+                changed = contact.changed
+                if self._connected(peer) or not contact.endpoints:
                     await changed.wait()
-                continue
-            await self.dial(peer)
+                    continue
+                wait_s = contact.not_before - trio.current_time()
+                if wait_s > 0:
+                    with trio.move_on_after(wait_s):
+                        await changed.wait()
+                    continue
+                await self.dial(peer)
+        finally:
+            contact.keeping = False
 
     async def dial(self, peer: PeerId) -> Outcome:
         """One attempt at all its addresses, or the end of the one that is under way."""

@@ -49,6 +49,7 @@ SHUTDOWN_S: Final = 3.0
 GOSSIP_RESTART_S: Final = 5.0
 REFUSALS_MAX: Final = 64
 HINTS_MAX: Final = 64  # of a leaf; where none of so many answers, more would not either
+HINTS_DIALLED: Final = 4  # at a time, as each dial costs: who was seen last is there most surely
 
 logger = logging.getLogger(__name__)
 
@@ -188,9 +189,10 @@ class Transport:
         self._follow_hints()
 
     def _follow_hints(self) -> None:
-        """Dial what discovery found as long as nobody is connected, and no longer."""
+        """Dial what discovery found last as long as nobody is connected, and no longer."""
+        dialled = [] if len(self._table) else list(self._hints)[-HINTS_DIALLED:]
         for peer in self._hints:
-            if not len(self._table):
+            if peer in dialled:
                 self._keep(peer, self._dialer.learn(peer, ()))
             elif peer not in self._chosen:
                 self._dialer.release(peer)

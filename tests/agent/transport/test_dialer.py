@@ -56,6 +56,20 @@ async def test_attempts_back_off_and_new_addresses_end_the_wait() -> None:
             await a.event(PeerConnected, b.id)
 
 
+async def test_one_task_keeps_a_peer_that_is_let_go_and_taken_up_again() -> None:
+    a, b = member("a", handshake_s=0.5), member("b")
+    with mute() as silent:
+        async with running(a):
+            for _ in range(3):
+                a.transport.keep(b.id, (silent,))
+                await trio.sleep(0.05)  # the dial goes on
+                a.transport.forget(b.id)
+            a.transport.keep(b.id, (silent,))
+            with trio.fail_after(1):
+                await a.transport._dialer.keep(b.id)  # that task goes on, and this one has no part
+            assert a.transport._dialer.keeps(b.id)
+
+
 async def test_what_an_earlier_life_remembers_does_not_hide_where_a_peer_was_seen() -> None:
     """Its address has changed since: bootstrap or mDNS know it, the saved advert does not."""
     for seen_first in (True, False):

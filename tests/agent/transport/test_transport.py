@@ -11,6 +11,7 @@ import trio
 from agent.identity import IdentityKeyring
 from agent.transport import NotReachable, PortInUse, StreamFailed, TransportSettings
 from agent.transport.streams import Stream
+from agent.transport.transport import HINTS_DIALLED
 from protocol.clock import Now
 from protocol.events import FrameReceived, PeerConnected, PeerDisconnected
 from protocol.ids import ShoalId
@@ -466,6 +467,20 @@ async def test_what_a_leaf_found_in_vain_is_let_go_once_somebody_answers() -> No
         failed = a.count("dial.failed") + 1  # one may be under way
         await trio.sleep(1.0)
         assert a.count("dial.failed") <= failed
+
+
+async def test_of_many_that_were_found_a_leaf_dials_few_at_a_time() -> None:
+    """Each SYN is paid for."""
+    a = leaf()
+    found = [member(f"f{n}").id for n in range(3 * HINTS_DIALLED)]
+    async with running(a):
+        dialer = a.transport._dialer
+        for _ in range(3):
+            for peer in found:
+                a.transport.sighted(peer, (closed_port(),))
+                await trio.sleep(0.01)
+                assert len(dialer.kept()) <= HINTS_DIALLED
+        assert sorted(dialer.kept()) == sorted(found[-HINTS_DIALLED:])
 
 
 async def test_who_is_not_to_be_kept_is_only_remembered() -> None:
