@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from protocol.clock import CLOCK_LABEL
 from protocol.errors import JobSpecError
 from protocol.tree import Node
 
 if TYPE_CHECKING:
     from agent.hardware import Hardware
 
-LABELS_MAX: Final = 64  # protocol.advertising.LABELS_MAX: what an advert holds
+LABELS_MAX: Final = 63  # with shoal/clock as many as an advert holds
 OWN_MAX: Final = 48  # a person's; the rest is for what is found
 FOUND_MAX: Final = 32  # a board with more device files than this has the first of them
 VALUE_BYTES_MAX: Final = 256
@@ -37,6 +38,7 @@ RESERVED: Final = (
     "os",
     "power",
     "temperature",  # a fact of each bid, and no label: it changes all the time
+    CLOCK_LABEL,
 )
 RESERVED_PREFIXES: Final = (DEVICE, "engine.")
 

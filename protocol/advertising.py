@@ -7,6 +7,7 @@ from math import inf
 from typing import Final
 
 from protocol import bounds
+from protocol.clock import CLOCK_LABEL
 from protocol.config import MembershipConfig
 from protocol.effects import Effect, Save, Tell
 from protocol.errors import RemoteProtocolError
@@ -121,13 +122,13 @@ class Advertiser:
     def _seal(self, event: SelfDescribed) -> list[Effect]:
         labels = {
             key: event.labels[key]
-            for key in sorted(event.labels)
+            for key in sorted(event.labels, key=lambda key: (key != CLOCK_LABEL, key))
             if len(key) <= TEXT_MAX and len(event.labels[key]) <= TEXT_MAX
         }
         labels = dict(list(labels.items())[:LABELS_MAX])
         data = seal(self._advert(event, labels), self.keyring)
         if len(data) > RECORD_BYTES_MAX:
-            labels = {}
+            labels = {key: labels[key] for key in labels if key == CLOCK_LABEL}
             data = seal(self._advert(event, labels), self.keyring)
         self.data, self.unused, self.stale = data, False, False
         missing = len(event.labels) - len(labels)

@@ -8,6 +8,7 @@ from math import inf
 import pytest
 
 from protocol.advertising import ADDRESSES_MAX, JUMP_MAX, LABELS_MAX, Advertiser
+from protocol.clock import CLOCK_LABEL, CLOCK_UNKNOWN
 from protocol.config import MembershipConfig
 from protocol.effects import Save, Tell
 from protocol.errors import RemoteProtocolError
@@ -175,6 +176,16 @@ def test_labels_that_would_burst_the_advert_are_left_out() -> None:
     effects = own.issue(10.0)
     assert told(own).labels == {} and len(own.data) <= RECORD_BYTES_MAX
     assert isinstance(effects[0], Tell) and effects[0].fields == {"missing": LABELS_MAX}
+
+
+@pytest.mark.parametrize("value", ["x", "ü" * 256])
+def test_that_the_time_is_not_known_is_told_whatever_else_is_cut(value: str) -> None:
+    own = advertiser()
+    own.boot()
+    many = {f"{index:03d}{'a' * 200}": value for index in range(LABELS_MAX)}
+    own.describe(SelfDescribed((), many | {CLOCK_LABEL: CLOCK_UNKNOWN}, 1, 1, 1))
+    own.issue(10.0)
+    assert told(own).labels[CLOCK_LABEL] == CLOCK_UNKNOWN
 
 
 def test_a_departure_says_until_when() -> None:
