@@ -309,7 +309,7 @@ class Judge:
             if peer.heard > case.opened:  # it is there, and has not heard what is said of it
                 case.reopen(now.mono)
                 effects += self.tell(peer, now)
-            elif case.confirmed and (case.refused or len(case.accusers) >= quorum):
+            elif case.confirmed and case.enough(quorum, self._roster.pace(peer), now.mono):
                 why = _REFUSED if case.refused else "silent"
                 evidence = tuple(case.accusers.values())[:EVIDENCE_MAX]
                 effects += self._bury(peer, evidence, why, now)

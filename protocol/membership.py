@@ -65,6 +65,8 @@ Message = (
 )
 
 HALF_OPEN_S: Final = 5.0  # a letter that comes later than this crossed with no new connection
+ASK_KEEPALIVES: Final = 5.0  # so often a leaf asks for ways anew; those in use say if they end
+HEARD_PERIODS: Final = 0.5  # of a leaf: who heard of it so lately need not ask it for another
 LATE_S: Final = 0.05  # a deadline handled later than this: our loop is busy, not the others
 
 
@@ -102,7 +104,7 @@ class Membership:
         self._prober = Prober(config, rng, self._health)
         self._mill = RumourMill(rng)
         self._links = Links(rng)
-        self.routes = Routes(max(ASK_MAX_S, float(config.keepalive_s)))
+        self.routes = Routes(max(ASK_MAX_S, ASK_KEEPALIVES * config.keepalive_s))
         self.reached: list[PeerId] = []  # to whom a path was found; the node drains it
         self._judge = Judge(
             keyring,
@@ -388,7 +390,11 @@ class Membership:
         target = self._roster.peers.get(message.target)
         if target is None or target.state not in PRESENT:
             return []
-        return list(self._prober.relay(sender, message, now.mono, self._roster.pace(target)))
+        pace = self._roster.pace(target)
+        lately = now.mono - target.heard <= HEARD_PERIODS * pace.probe_period_s
+        if target.leaf and target.connected and lately:
+            return [Send(sender, PingReport(message.seq, target.id, True))]
+        return list(self._prober.relay(sender, message, now.mono, pace))
 
     def _on_sync(
         self,
@@ -438,7 +444,7 @@ class Membership:
             return []
         effects: list[Effect] = []
         sends, failed = self._prober.step(
-            now.mono, lambda target: self._choose(target, now.mono), self._far
+            now.mono, lambda target: self._choose(target, now.mono), self._relays
         )
         effects += sends
         for send in sends:
@@ -489,7 +495,7 @@ class Membership:
         peer = self._roster.peers[probe.target]
         if not peer.connected and self.routes.searching(probe.target):
             return []
-        if self._far(probe.target) and not probe.denied:
+        if self._relays(probe.target) and not probe.denied:
             return []
         alone = self._heard < probe.began and len(self._prober.targets) > 1
         if alone and not self._health.worst:
@@ -502,9 +508,9 @@ class Membership:
             return [Hangup(peer.id)] if peer.connected else []
         return self._judge.accuse(peer, now)
 
-    def _far(self, target: PeerId) -> bool:
-        """Whether it is reached through a neighbour."""
-        return not self._linked(target) and bool(self.routes.through(target))
+    def _relays(self, target: PeerId) -> list[PeerId]:
+        """Through which neighbours it is reached, where there is no connection to it."""
+        return [] if self._linked(target) else self.routes.through(target)
 
     def _choose(self, target: PeerId, now: float) -> Sequence[PeerId]:
         """Others to ask about `target`: who said to be connected to it, then connected ones."""
@@ -531,7 +537,8 @@ class Membership:
             self._prober.aim(self._roster.watched(), now.mono, self._pace)
             self._links.stir(self._roster, now.mono)
             self._want_paths(now)
-        self._keep_ways(now)
+        if self._config.leaf:
+            self._keep_ways(now)
         if now.mono >= self._links.deadline:
             roster = self._roster
             near = [*roster.targets(), *roster.monitors(self._me), *roster.ways]
@@ -540,14 +547,16 @@ class Membership:
         return outward(effects, self._roster)
 
     def _keep_ways(self, now: Now) -> None:
-        """A leaf that reaches an anchor through somebody keeps the connection to that one."""
-        if not self._config.leaf:
-            return
-        far = [peer for peer in self._roster.watched() if not self._linked(peer)]
-        ways = tuple(dict.fromkeys(way for peer in far for way in self.routes.through(peer)[:1]))
+        """A leaf that reaches an anchor through somebody keeps the connection to that one, and
+        sees to it that it is no dead one."""
+        near = [*self._roster.targets(), *self._roster.monitors(self._me)]
+        ways = tuple(dict.fromkeys(way for peer in near for way in self._relays(peer)[:1]))
         if ways != self._roster.ways:
             self._roster.ways = ways
             self._links.stir(self._roster, now.mono)
+        watched = self._roster.watched()
+        if watched != self._prober.targets:
+            self._prober.aim(watched, now.mono, self._pace)
 
     def _pace(self, peer: PeerId) -> MembershipConfig:
         entry = self._roster.peers.get(peer)

@@ -125,7 +125,7 @@ class Prober:
         Whether that was so for some rounds: then what we have to the target is a dead socket.
         """
         probe = self._probes.get(message.target)
-        if probe is None or probe.stage is not Stage.INDIRECT or probe.seq != message.seq:
+        if probe is None or probe.stage is Stage.IDLE or probe.seq != message.seq:
             return False
         if not message.reached or sender not in probe.asked:
             probe.denied = probe.denied or sender in probe.asked
@@ -158,11 +158,12 @@ class Prober:
         self,
         now: float,
         choose: Callable[[PeerId], Sequence[PeerId]],
-        far: Callable[[PeerId], bool] = lambda peer: False,
+        through: Callable[[PeerId], Sequence[PeerId]] = lambda peer: (),
     ) -> tuple[list[Send], list[Probe]]:
         """Do what is due: what to send, and the probes that ended unanswered.
 
-        `choose` names the others to ask about a target, `far` says that it is behind a relay.
+        `choose` names the others to ask about a target, `through` those who relay to it, if it is
+        reached in no other way.
         """
         sends: list[Send] = []
         failed: list[Probe] = []
@@ -172,7 +173,8 @@ class Prober:
         for probe in self._probes.values():
             if probe.due > now:
                 continue
-            factor = FAR_TIMEOUTS if far(probe.target) else 1
+            relays = through(probe.target)
+            factor = FAR_TIMEOUTS if relays else 1
             match probe.stage:
                 case Stage.IDLE if self._lazy(probe) and probe.heard > probe.began:
                     probe.began = probe.heard  # that was as good as an answer, and cost no probe
@@ -181,7 +183,7 @@ class Prober:
                     probe.began = now
                     probe.seq = self._next_seq()
                     self._enter(probe, Stage.DIRECT, now, factor)
-                    sends.append(Send(probe.target, Ping(probe.seq)))
+                    sends.append(self._first(probe, relays))
                 case Stage.DIRECT:
                     probe.asked = tuple(choose(probe.target))
                     self._enter(probe, Stage.INDIRECT, now, factor)
@@ -192,6 +194,13 @@ class Prober:
                     self._rest(probe, now)
                     failed.append(probe)
         return sends, failed
+
+    def _first(self, probe: Probe, relays: Sequence[PeerId]) -> Send:
+        """Ask it itself; of who pays for each byte a relay, to which it has spoken perhaps."""
+        if not relays or not self._lazy(probe):
+            return Send(probe.target, Ping(probe.seq))
+        probe.asked = (relays[0],)
+        return Send(relays[0], PingRequest(probe.seq, probe.target))
 
     def spare(self, late_s: float, now: float) -> None:
         """We were away for `late_s`: answers may lie unread, so steps that are due wait for them.

@@ -172,9 +172,12 @@ class Roster:
         return found + self._leaves.monitors(peer, max(0, anchors - len(found)))
 
     def watched(self) -> list[PeerId]:
-        """Whom we probe: our targets; a leaf also its anchors, to notice a dead connection."""
-        anchors = self.monitors(self._me) if self._config.leaf else []
-        return list(dict.fromkeys([*self.targets(), *anchors]))
+        """Whom we probe: our targets; a leaf also those through whom it is reached, its anchors
+        and who relays to them, to notice a dead connection."""
+        if not self._config.leaf:
+            return self.targets()
+        anchors = [peer for peer in self.monitors(self._me) if self.peers[peer].connected]
+        return list(dict.fromkeys([*self.targets(), *anchors, *self.ways]))
 
     def may_link(self, peer: Peer) -> bool:
         """Whether a connection to `peer` may be kept: to and from a leaf, to its anchors only, and

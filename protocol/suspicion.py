@@ -11,6 +11,7 @@ from typing import Final
 from protocol.config import MembershipConfig
 from protocol.ids import PeerId
 
+UNANSWERED_LONES: Final = 3.0  # times a lone accuser's wait; a refutation takes one of seconds
 ACCUSERS_MAX: Final = 8  # kept per peer; more change nothing, and a stranger cannot make us hoard
 
 
@@ -68,7 +69,7 @@ class Case:
         A lone accuser and own trouble are the same doubt, so that the longer of both stretches the
         timer and not their product.
         """
-        if len(self.accusers) < quorum:
+        if not self.enough(quorum, config, now):
             self.confirmed = False
             self.deadline = now + config.probe_period_s
             self.limit = inf
@@ -79,6 +80,16 @@ class Case:
         self.deadline = min(self.deadline, end) if self.confirmed else end
         self.limit = self.deadline + config.suspicion_s
         self.confirmed = True
+
+    def enough(self, quorum: int, config: MembershipConfig, now: float) -> bool:
+        """Whether what is said counts: so many say it, or it was never answered.
+
+        Of a death that one alone could tell of, as its other monitors were gone as well then, there
+        is no second word for those who missed it. Whoever is there answers once others were asked.
+        """
+        unanswered_s = UNANSWERED_LONES * config.lone_factor * config.suspicion_s
+        many = len(self.accusers) >= quorum
+        return many or self.refused or now - self.opened >= unanswered_s
 
     def doubt(self, config: MembershipConfig, level: int, now: float) -> None:
         """Its port was refused to another, but we have a stream to it: time to answer one probe."""

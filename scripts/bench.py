@@ -384,37 +384,51 @@ def _sent(lab: Lab) -> list[float]:
 
 
 def metered(seconds: float = METERED_S) -> list[Figure]:
-    """What an idle device on a metered link sends in a month, among three that pay for nothing.
+    """What an idle device on a metered link sends in a month, among three that pay for nothing: all
+    on one network, and each behind a router as on a mobile network, with one public peer.
 
     The budget is of what agents write to their sockets. The network bills more than that: what its
     interface carries has the heads of Ethernet, IP and TCP, and acknowledgements, in it.
     """
-    lab = NetLab(METERED_PEERS)
-    leaves = lab.devices[METERED_LAN:]
-    for device in leaves:
-        device.flags = ["--preset", "metered"]
-    with lab:
+    near = NetLab(METERED_PEERS)
+    far = NetLab(1, behind=(METERED_LAN, 1, 1))
+    leaves = {"metered": (near, near.devices[METERED_LAN:])}
+    leaves["metered-behind-nat"] = (far, [device for side in far.private[1:] for device in side])
+    for _, devices in leaves.values():
+        for device in devices:
+            device.flags = ["--preset", "metered"]
+    with near, far:
         time.sleep(METERED_SETTLE_S)
-        before, began = [_carried(lab, device) for device in leaves], time.monotonic()
+        before = {name: _carried(*each) for name, each in leaves.items()}
+        began = time.monotonic()
         time.sleep(seconds)
-        after, took = [_carried(lab, device) for device in leaves], time.monotonic() - began
-    months = [
-        [(end - start) / took * MONTH_S / 1e6 for start, end in zip(first, last, strict=True)]
-        for first, last in zip(before, after, strict=True)
-    ]
-    sent, interface_sent, interface_received = (max(each) for each in zip(*months, strict=True))
-    count = len(leaves)
-    return [
-        bounded("metered-sent-a-month", sent, "MB", count, 10),
-        Figure("metered-interface-sent-a-month", interface_sent, "MB", count),
-        Figure("metered-interface-received-a-month", interface_received, "MB", count),
-    ]
+        after = {name: _carried(*each) for name, each in leaves.items()}
+        took = time.monotonic() - began
+    figures = []
+    for name in leaves:
+        ends = zip(before[name], after[name], strict=True)
+        most = [
+            max((then - first) / took * MONTH_S / 1e6 for first, then in zip(*end, strict=True))
+            for end in ends
+        ]
+        count = len(leaves[name][1])
+        figures += [
+            bounded(f"{name}-sent-a-month", most[0], "MB", count, 10),
+            Figure(f"{name}-interface-sent-a-month", most[1], "MB", count),
+            Figure(f"{name}-interface-received-a-month", most[2], "MB", count),
+        ]
+    return figures
 
 
-def _carried(lab: NetLab, device: Device) -> tuple[int, int, int]:
-    """Bytes an agent wrote to its sockets; and that its interface sent, and received."""
-    with device.client() as client:
-        return int(client.status()["bytes_sent"]), *lab.carried(device)
+def _carried(lab: NetLab, devices: list[Device]) -> tuple[tuple[int, ...], ...]:
+    """Of each device the bytes that its agent wrote to its sockets; then those that its interface
+    sent, and received."""
+    written = []
+    for device in devices:
+        with device.client() as client:
+            written.append(int(client.status()["bytes_sent"]))
+    sent, received = zip(*(lab.carried(device) for device in devices), strict=True)
+    return tuple(written), tuple(sent), tuple(received)
 
 
 # ---- the table ------------------------------------------------------------

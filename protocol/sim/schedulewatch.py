@@ -10,12 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from protocol.derived import open_spec, slot_of, source_of
 from protocol.effects import Bucket, Effect, Save, Tell
 from protocol.errors import RemoteProtocolError
 from protocol.execution import Execution
 from protocol.ids import JobId
 from protocol.records import Spec
+from protocol.schedules import Mark
 from protocol.sim.device import Device
 from protocol.wire import loads
 
@@ -81,8 +84,8 @@ class ScheduleWatch:
         assert isinstance(spec, Spec)
         now, slot = device.now(), slot_of(spec)
         # Of several slots that are fired at once the mark is the last one's.
-        handled = loads(mark)
-        if source_of(spec) != schedule or not isinstance(handled, int) or handled < slot:
+        _, handled = msgspec.convert(loads(mark), Mark)
+        if source_of(spec) != schedule or handled < slot:
             self.violate(device.index, f"marks another slot than that of run {run}")
         if not now.wall_trusted:
             self.violate(device.index, f"fires run {run} on a clock that is not trusted")

@@ -810,10 +810,12 @@ def test_what_others_tell_a_leaf_it_does_not_pass_on(leaf: OnePeer) -> None:
     assert not [m for m in sent(effects) if isinstance(m, Rumours)]
 
 
-def test_one_word_of_a_death_is_enough_for_a_leaf(leaf: OnePeer) -> None:
+def test_two_words_of_a_death_are_enough_for_a_leaf(leaf: OnePeer) -> None:
     leaf.hears("a", leaf.advert("d"))
     leaf.hears("a", leaf.suspicion("b", "d"))
-    assert leaf.state("d") is SUSPECT
+    leaf.until(leaf.now + METERED.probe_timeout_s + 1.0, ("a", "b", "c"))
+    assert leaf.state("d") is SUSPECT, "of one that has that peer itself broken perhaps"
+    leaf.hears("a", leaf.suspicion("c", "d"))
     leaf.until(leaf.now + METERED.probe_timeout_s + 1.0, ("a", "b", "c"))
     assert leaf.state("d") is DEAD
     leaf.hears("a", leaf.advert("d", 2))
@@ -870,6 +872,39 @@ def test_a_leaf_is_asked_about_through_its_other_anchor_alone(me: OnePeer) -> No
     anchors = me.membership._roster.monitors(PeerId("l"))
     asked = me.membership._choose(PeerId("l"), me.now)
     assert list(asked) == [peer for peer in anchors if peer != "me"]
+
+
+def test_a_leaf_tells_others_what_one_alone_has_said(leaf: OnePeer) -> None:
+    leaf.until(leaf.now + 2.0, ("a", "b", "c"))
+    near, other = anchors_of(leaf)
+    leaf.hears(near, leaf.advert("d"))
+    leaf.hears(near, word := leaf.suspicion(near, "d"))
+    effects = leaf.until(leaf.now + METERED.probe_period_s + 1.0, (near, other))
+    assert Rumours((word,)) in sent(effects, other)
+    assert Rumours((word,)) not in sent(effects, near)
+
+
+def test_what_a_leaf_said_lately_answers_for_it(me: OnePeer) -> None:
+    me.connect("a", "b")
+    me.connect("l", tell=False)
+    me.hears("l", me.advert("l", keepalive_s=120))
+    target = PeerId("l")
+    answer = Send(PeerId("a"), PingReport(1, target, True))
+    assert me.receive("a", PingRequest(1, target)) == [answer]
+    me.now += 61.0
+    assert [type(m) for m in sent(me.receive("a", PingRequest(2, target)), "l")] == [Ping]
+
+
+def test_a_far_leaf_is_asked_for_by_who_relays_to_it(me: OnePeer) -> None:
+    """And not itself, by letters: each has a signature, and it would answer with as much."""
+    me.connect("a")
+    me.gossip(me.advert("l", keepalive_s=120))
+    me.receive("a", PathReport((PeerId("l"),), ()))
+    effects = me.until(me.now + 15.0, ("a",))
+    while not (asked := [m for m in sent(effects, "a") if isinstance(m, PingRequest)]):
+        effects = me.until(me.now + 15.0, ("a",))
+    assert me.membership._roster.targets() == ["a", "l"] and asked[0].target == "l"
+    assert not [m for m in sent(effects, "l") if isinstance(m, Ping)]
 
 
 def test_a_leaf_keeps_the_connection_to_who_relays_to_its_anchor(leaf: OnePeer) -> None:

@@ -156,8 +156,8 @@ def test_a_frozen_process_begins_all_rounds_anew(prober: Prober) -> None:
 # ---- behind a relay ---------------------------------------------------------------------------
 
 
-def far(target: PeerId) -> bool:
-    return True
+def far(target: PeerId) -> tuple[PeerId, ...]:
+    return (C,)
 
 
 def test_a_target_behind_a_relay_has_more_time_to_answer(prober: Prober) -> None:
@@ -167,6 +167,19 @@ def test_a_target_behind_a_relay_has_more_time_to_answer(prober: Prober) -> None
     assert prober.deadline == pytest.approx(start + FAR_TIMEOUTS * TIMEOUT)
     prober.step(prober.deadline, ask_others, far)
     assert prober.deadline == pytest.approx(start + 2 * FAR_TIMEOUTS * TIMEOUT)
+
+
+def test_a_far_one_that_pays_for_each_byte_is_asked_for_by_its_relay(prober: Prober) -> None:
+    prober.aim([A], 100.0, slowed)
+    start = prober.deadline
+    assert prober.step(start, ask_others, far)[0] == [Send(C, PingRequest(1, A))]
+    prober.report(C, PingReport(1, A, True), start + 1.0)
+    again = prober.deadline
+    assert again > start + 100.0
+    assert prober.step(again, ask_others, far)[0] == [Send(C, PingRequest(2, A))]
+    late = prober.deadline
+    assert late == pytest.approx(again + FAR_TIMEOUTS * SLOW.probe_timeout_s)
+    assert Send(A, Ping(2)) in prober.step(late, ask_others, far)[0], "then it is asked itself"
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,12 @@ def test_a_leaf_has_two_monitors_that_are_no_leaves_and_monitors_nobody() -> Non
             assert len(monitors) == 2 and not any(roster.is_leaf(peer) for peer in monitors)
             assert monitors == rosters[PeerId("f0")].monitors(PeerId(f"l{n}")), "all agree"
         if roster.is_own_leaf:
-            assert roster.targets() == [] and roster.watched() == roster.monitors(me)
+            assert roster.targets() == [] and roster.watched() == [], "no connection to look after"
+            near, far = roster.monitors(me)
+            roster.link(roster.peers[near], True)
+            way = next(name for name in ("f0", "f1", "f2") if name not in (near, far))
+            roster.ways = (PeerId(way),)
+            assert roster.watched() == [near, way]
 
 
 def test_where_too_few_others_are_leaves_step_in() -> None:
@@ -255,10 +260,10 @@ def test_a_leaf_is_judged_at_its_own_pace() -> None:
     assert roster.quorum(leaf.id) == 2
 
 
-def test_a_leaf_believes_what_it_is_told_of_those_it_does_not_monitor() -> None:
+def test_a_leaf_believes_what_several_told_of_those_it_does_not_monitor() -> None:
     roster = shoal(3, 2)[PeerId("l0")]
     for name in ("f0", "l1"):
-        assert roster.quorum(PeerId(name)) == 1
+        assert roster.quorum(PeerId(name)) == 2
         assert roster.pace(roster.peers[PeerId(name)]).suspicion_s == METERED.probe_timeout_s
 
 

@@ -6,7 +6,7 @@ from math import inf
 
 from protocol.config import MembershipConfig
 from protocol.ids import PeerId
-from protocol.suspicion import ACCUSERS_MAX, Case, Health
+from protocol.suspicion import ACCUSERS_MAX, UNANSWERED_LONES, Case, Health
 
 CONFIG = MembershipConfig()
 A, B = PeerId("a"), PeerId("b")
@@ -52,6 +52,20 @@ def test_own_trouble_stretches_it_at_most_threefold() -> None:
     case.accuse(A, b"")
     case.weigh(1, CONFIG, health.level, 10.0)
     assert case.deadline == 10.0 + 3 * CONFIG.suspicion_s, "alone and in trouble is one doubt"
+
+
+def test_what_is_never_answered_needs_no_second_word() -> None:
+    case = Case(1, opened=10.0)
+    case.accuse(A, b"")
+    lone_s = CONFIG.lone_factor * CONFIG.suspicion_s
+    case.weigh(2, CONFIG, 1, 10.0)
+    assert not case.confirmed
+    late = 10.0 + UNANSWERED_LONES * lone_s
+    assert not case.enough(2, CONFIG, late - 0.1) and case.enough(2, CONFIG, late)
+    case.weigh(2, CONFIG, 1, late)
+    assert case.confirmed and case.deadline == late + lone_s, "and it has a lone accuser's time yet"
+    case.reopen(late)
+    assert not case.enough(2, CONFIG, late + 1.0)
 
 
 def test_health_comes_back_with_answers_one_level_a_period() -> None:

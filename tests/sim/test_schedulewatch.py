@@ -47,7 +47,7 @@ class Shown:
         saved = Save(
             (
                 ("spec", run, sealed.data if data is None else data),
-                ("schedule", self.schedule, dumps(slot if mark is None else mark)),
+                ("schedule", self.schedule, dumps([1, slot if mark is None else mark])),
             )
         )
         return self.tell(run, saved)
