@@ -104,6 +104,10 @@ class Executor:
         found = {task.execution: task for task in event.found}
         effects: list[Effect] = []
         for execution in self.executions.open:
+            execution.next_at = execution.heard_at = execution.began_at = now.mono
+        # What is not begun has nothing to adopt, and may begin by the end of an older one.
+        begun = [e for e in self.executions.open if e.state is not State.PENDING or e.id in found]
+        for execution in begun:
             effects += self._adopt(execution, found.pop(execution.id, None), now)
         for execution in self._pending():
             effects += self._make_due(execution, now)
@@ -118,9 +122,6 @@ class Executor:
         return effects
 
     def _adopt(self, execution: Execution, task: TaskFound | None, now: Now) -> list[Effect]:
-        execution.next_at = execution.heard_at = execution.began_at = now.mono
-        if task is None and execution.state is State.PENDING:
-            return []
         if execution.state is State.PENDING:
             execution.move(State.STARTING)
         if task is None:

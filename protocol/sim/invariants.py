@@ -288,6 +288,8 @@ class Invariants:
     def _has_assignment(self, device: Device, data: bytes) -> bool:
         award = self._record(data)
         assert isinstance(award, Assignment)
+        if device.node is not None and _deleted(device.node, award.job):
+            return True  # its slots went with it before this left
         slot = device.disk.rows["slot"].get(f"{award.job}/{award.slot}")
         known = self._record(pair_of(slot)[0]) if slot else None
         return isinstance(known, Assignment) and known.fence >= award.fence

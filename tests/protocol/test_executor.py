@@ -854,6 +854,16 @@ def test_a_stop_that_was_done_meanwhile_owes_no_result(found: tuple[TaskFound, .
     assert it.executor.deadline == NEVER
 
 
+@pytest.mark.parametrize("key", ["a", "b", "c", "d", "e", "f"])  # ids, and so their order, differ
+def test_what_an_end_meanwhile_makes_room_for_starts_once(key: str) -> None:
+    """A later award of a service's slot waits for the older to stop, which it did unseen."""
+    it = running(Book(job_spec(Type="service"), key))
+    assert [type(effect) for effect in it.award(SECOND)] == [Send, StopTask]
+    started = boot(it, TaskFound(it.key(), False, 0))
+    assert [e.execution for e in started if isinstance(e, StartTask)] == [it.key(SECOND)]
+    assert it.state(SECOND) is State.STARTING
+
+
 def test_a_cut_off_task_that_vanished_is_still_told_of() -> None:
     it = running(CUT)
     it.pass_(30.0)
