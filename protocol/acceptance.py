@@ -10,11 +10,12 @@ from protocol.catalogue import Catalogue
 from protocol.clock import NEVER, Now
 from protocol.config import CoordinationConfig
 from protocol.effects import Effect, Reply, Send, Tell
+from protocol.fleet import Fleet
 from protocol.heldjob import HeldJob, Slot
 from protocol.ids import JobId, PeerId
 from protocol.led import Confirmation, Led, Phase
 from protocol.messages import ResultAck
-from protocol.placement import Fleet, Placement
+from protocol.placement import Placement
 from protocol.records import Acceptance, Fence, Keyring, Result, Verdict
 from protocol.retry import RetryOn
 from protocol.story import Stories

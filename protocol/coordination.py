@@ -16,13 +16,14 @@ from protocol.clock import NEVER, Now
 from protocol.config import CoordinationConfig
 from protocol.direct import Direct
 from protocol.effects import Effect, Send, Tell
+from protocol.fleet import Fleet
 from protocol.heldjob import HeldJob, Merged, Slot
 from protocol.heldservice import HeldService
 from protocol.ids import JobId, PeerId, rendezvous
 from protocol.leases import Leases
 from protocol.led import Led, Phase, Plan
 from protocol.messages import Declined, ResultOffer
-from protocol.placement import Fleet, Placement
+from protocol.placement import Placement
 from protocol.records import Desired, Keyring, Result, Verdict
 from protocol.rollout import Rollout
 from protocol.story import Stories

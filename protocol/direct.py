@@ -20,12 +20,13 @@ from protocol.config import CoordinationConfig
 from protocol.derived import PEER_LABEL
 from protocol.effects import Effect, Tell
 from protocol.errors import RemoteProtocolError
+from protocol.fleet import Fleet
 from protocol.heldjob import HeldJob, Slot
 from protocol.ids import PeerId, peer_slot
 from protocol.led import Led, Phase, Plan, requirements_of
 from protocol.messages import Declined
 from protocol.moment import format_moment
-from protocol.placement import Fleet, Placement
+from protocol.placement import Placement
 from protocol.records import Advert, Assignment, Fence, Keyring, Verdict
 from protocol.resources import Resources
 from protocol.story import Attempt, Stories

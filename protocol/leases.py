@@ -13,11 +13,12 @@ from protocol.config import CoordinationConfig
 from protocol.effects import Effect, Send, Tell
 from protocol.errors import RemoteProtocolError
 from protocol.execution import CHECKING
+from protocol.fleet import Fleet
 from protocol.heldjob import HeldJob, Slot
 from protocol.ids import PeerId
 from protocol.led import Led, Phase, Plan
 from protocol.messages import Renew, RenewAck, Renewal, RenewAnswer
-from protocol.placement import Fleet, Placement
+from protocol.placement import Placement
 from protocol.records import Assignment, Fence, Keyring, Result
 
 # Twice what an executor puts into one message. An answer may list sixteen holders, about 1 KB of

@@ -45,6 +45,7 @@ from protocol.events import (
     TaskStarted,
 )
 from protocol.executor import Executor
+from protocol.fleet import Fleet
 from protocol.heldjob import HeldJob
 from protocol.ids import JobId, PeerId
 from protocol.inquiry import Inquiries, View
@@ -91,7 +92,7 @@ from protocol.messages import (
     Withdraw,
 )
 from protocol.opsjournal import OpsJournal
-from protocol.placement import Fleet, Placement
+from protocol.placement import Placement
 from protocol.policy import minute_here
 from protocol.records import Advert, Certificate, Keyring, Role, Verdict
 from protocol.relay import ANSWERING_S, Relay
@@ -128,7 +129,6 @@ class Node:
         self.config = config
         self.rng = rng
         self.cron = cron
-        self.advert: Advert | None = None
         self._described: SelfDescribed | None = None
         self._clocked = False  # whether the time was known then
         self.malformed: Counter[PeerId] = Counter()
@@ -153,9 +153,10 @@ class Node:
         )
         # A leaf's letters are minutes apart, and the certificate is more than half of one.
         self.relay = Relay(keyring, max(ANSWERING_S, 3.0 * config.membership.keepalive_s))
-        fleet = self._fleet()
+        name = config.name or certificate.name
+        self.fleet = fleet = Fleet(self.membership, keyring.peer, certificate, name)
         stories = Stories(coordination.stories_max)
-        self.catalogue = Catalogue(keyring, coordination, self._reachable, seq=rng.getrandbits(40))
+        self.catalogue = Catalogue(keyring, coordination, fleet.reachable, seq=rng.getrandbits(40))
         placement = Placement(
             keyring,
             config.auction,
@@ -170,10 +171,10 @@ class Node:
         self.coordination = Coordination(
             keyring, coordination, self.catalogue, placement, fleet, stories, rollout
         )
-        bidder = Bidder(config.auction, config.policy, engines, certificate_of=self._certificate_of)
+        bidder = Bidder(config.auction, config.policy, engines, certificate_of=fleet.certificate_of)
         self.executor = self._executor(bidder, OpsJournal(memory))
         self.inquiries = Inquiries(
-            keyring.peer, self._views, self._connected_peers, self.membership.steady
+            keyring.peer, self._views, self.fleet.neighbours, self.membership.steady
         )
         self.requests = self._requests()
         self.stories = stories
@@ -181,16 +182,6 @@ class Node:
         self._sweep_at = 0.0
         self.unreadable = self.catalogue.restore(disk) + self.executor.restore(disk)
         self.unreadable += self.steward.restore(disk)
-
-    def _fleet(self) -> Fleet:
-        return Fleet(
-            self._adverts,
-            self._connected,
-            self._alive,
-            self.name_of,
-            self._may_coordinate,
-            self.membership.is_leaf,
-        )
 
     def _requests(self) -> Requests:
         return Requests(
@@ -208,7 +199,7 @@ class Node:
             self.keyring,
             self.config.coordination,
             bidder,
-            self._reachable,
+            self.fleet.reachable,
             journal,
             Restarts(self.config.standing, self.rng),
             self._over,
@@ -224,9 +215,9 @@ class Node:
             self.executor,
             self.coordination,
             self.inquiries,
-            self._adverts,
-            self._connected_peers,
-            self._absent_peers,
+            self.fleet.adverts,
+            self.fleet.neighbours,
+            self.fleet.absent,
             self.name_of,
             self.requests,
             self.cron,
@@ -370,8 +361,8 @@ class Node:
         bidder.capacity = Resources(event.cpu_m, event.memory_bytes, event.disk_bytes, event.gpus)
         bidder.labels = {**event.labels, PEER_LABEL: self.keyring.peer}
         bidder.draining = event.draining
-        before = self.advert
-        self.advert = Advert(
+        before = self.fleet.advert
+        self.fleet.advert = Advert(
             peer=self.keyring.peer,
             incarnation=0,
             addresses=event.addresses,
@@ -382,13 +373,13 @@ class Node:
             disk_bytes=event.disk_bytes,
             gpus=event.gpus,
             version=self.config.version,
-            name=self.config.name or self.certificate.name,
+            name=self.fleet.own_name,
             draining=event.draining,
             memory=self.executor.journal.memory,
             keepalive_s=self.config.membership.keepalive_s,
         )
         effects = [*self.membership.describe(event, now), *self.steward.described(now)]
-        if before is None or before == self.advert:
+        if before is None or before == self.fleet.advert:
             return effects
         return effects + self.coordination.on_peer_changed(now) + self._tell_drain(before)
 
@@ -511,7 +502,7 @@ class Node:
                 return self.executor.on_award(sender, message, now)
             case Release():
                 return self.executor.on_release(sender, message, now)
-            case Withdraw() if sender != self.keyring.peer and not self._may_coordinate(sender):
+            case Withdraw() if not self.fleet.may_coordinate(sender) and sender != self.fleet.me:
                 raise RemoteProtocolError("it may not withdraw: its certificate lacks submit")
             case Withdraw():
                 return self.executor.on_withdraw(sender, message, now)
@@ -548,7 +539,7 @@ class Node:
     def _to_catalogue(
         self, sender: PeerId, message: JobSync | JobSyncAck | JobDigests | JobWant, now: Now
     ) -> list[Effect]:
-        if not self._may_coordinate(sender):
+        if not self.fleet.may_coordinate(sender):
             raise RemoteProtocolError("it may not hold jobs: its certificate lacks submit")
         match message:
             case JobSync():
@@ -584,7 +575,7 @@ class Node:
         """Hand another's letter on, or take ours in as if it had come from its author."""
         letter = self.relay.read(sender, message)
         if letter.receiver != self.keyring.peer:
-            there = self._connected(letter.receiver)
+            there = self.fleet.connected(letter.receiver)
             return list(self.relay.hand_on(letter, message, there, now.mono))
         author = letter.sender
         known = self.membership.peer(author)
@@ -673,52 +664,13 @@ class Node:
 
     # ---- reading -----------------------------------------------------------------------------
 
-    def _adverts(self) -> list[Advert]:
-        """Of everybody alive, this peer included, by peer id."""
-        adverts = [] if self.advert is None else [self.advert]
-        for peer_id in self.membership.alive():
-            peer = self.membership.peer(peer_id)
-            if peer is not None and peer.advert is not None:
-                adverts.append(peer.advert)
-        return sorted(adverts, key=lambda advert: advert.peer)
-
-    def _connected(self, peer_id: PeerId) -> bool:
-        peer = self.membership.peer(peer_id)
-        return peer is not None and peer.connected
-
-    def _connected_peers(self) -> list[PeerId]:
-        return [peer for peer in self.membership.alive() if self._connected(peer)]
-
-    def _absent_peers(self) -> list[PeerId]:
-        """Who belongs here and is away: dead for now, or restarting; not who has left."""
-        away = (State.UNHEARD, State.DEAD, State.RESTARTING)
-        return [peer.id for peer in self.membership.peers() if peer.state in away]
-
-    def _alive(self, peer_id: PeerId) -> bool:
-        peer = self.membership.peer(peer_id)
-        present = peer is not None and (peer.state in PRESENT or peer.state is State.RESTARTING)
-        return present or peer_id == self.keyring.peer
-
-    def _may_coordinate(self, peer_id: PeerId) -> bool:
-        """A member with `role compute` alone runs what others decide, and decides nothing."""
-        certificate = self._certificate_of(peer_id)
-        return certificate is not None and certificate.holds(Role.SUBMIT)
-
-    def _certificate_of(self, peer_id: PeerId) -> Certificate | None:
-        if peer_id == self.keyring.peer:
-            return self.certificate
-        peer = self.membership.peer(peer_id)
-        return peer.certificate if peer is not None else None
-
-    def _reachable(self, peer_id: PeerId) -> bool:
-        peer = self.membership.peer(peer_id)
-        return peer_id == self.keyring.peer or (peer is not None and peer.state in PRESENT)
+    @property
+    def advert(self) -> Advert | None:
+        """What this peer says of itself, once the device was described."""
+        return self.fleet.advert
 
     def name_of(self, peer_id: PeerId) -> str:
-        if peer_id == self.keyring.peer:
-            return self.config.name or self.certificate.name
-        peer = self.membership.peer(peer_id)
-        return peer.name if peer is not None else peer_id[-8:]
+        return self.fleet.name(peer_id)
 
     def _views(self, prefix: str, limit: int, detail: bool, now: Now) -> list[View]:
         """Views of the jobs held here whose id starts with `prefix`, newest first; standing jobs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
@@ -13,6 +13,7 @@ from protocol.clock import NEVER, Now
 from protocol.config import AuctionConfig, CoordinationConfig
 from protocol.derived import PEER_LABEL
 from protocol.effects import Effect, Send, Tell
+from protocol.fleet import Fleet
 from protocol.heldjob import Slot
 from protocol.ids import JobId, PeerId
 from protocol.led import Led, Phase, Plan
@@ -27,7 +28,7 @@ from protocol.messages import (
     Vacancy,
     Withdraw,
 )
-from protocol.records import Advert, Assignment, Fence, Keyring, Verdict
+from protocol.records import Assignment, Fence, Keyring, Verdict
 from protocol.resources import Resources
 from protocol.retry import RetryOn
 from protocol.story import Attempt, Stories
@@ -37,32 +38,6 @@ AWARDS_PER_MESSAGE = 32
 CANDIDATES_MAX = 1024
 TERM_MAX = 2**62  # as standingjob.NUMBER_MAX
 NEAR_PER_FAR = 5
-
-
-@dataclass(slots=True)
-class Fleet:
-    """What placement has to know of the others; asked anew each time, so never stale."""
-
-    adverts: Callable[[], list[Advert]]  # of peers that are alive, ours included, by peer id
-    connected: Callable[[PeerId], bool]
-    alive: Callable[[PeerId], bool]
-    name: Callable[[PeerId], str]
-    may_coordinate: Callable[[PeerId], bool]  # whoever holds `submit`
-    is_leaf: Callable[[PeerId], bool]  # on a metered link
-
-    def coordinators(self, but: PeerId) -> list[PeerId]:
-        """Who is alive and may coordinate, by peer id, except for one; leaves only if all are."""
-        found = (advert.peer for advert in self.adverts() if advert.peer != but)
-        return self._steady([peer for peer in found if self.may_coordinate(peer)])
-
-    def leaders(self, me: PeerId, without: Sequence[PeerId] = ()) -> list[PeerId]:
-        """The same with ourselves, `without` some others: all who know the same name the same."""
-        others = [advert.peer for advert in self.adverts() if advert.peer != me]
-        others = [peer for peer in others if peer not in without]
-        return self._steady([peer for peer in (me, *others) if self.may_coordinate(peer)])
-
-    def _steady(self, peers: list[PeerId]) -> list[PeerId]:
-        return [peer for peer in peers if not self.is_leaf(peer)] or peers
 
 
 # A slot that can be placed no more: led job, slot index, verdict, reason, sealed result or b"".

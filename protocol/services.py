@@ -15,11 +15,11 @@ from protocol.config import CoordinationConfig
 from protocol.coordination import Coordination
 from protocol.effects import Effect, Tell
 from protocol.executor import Executor
+from protocol.fleet import Fleet
 from protocol.heldjob import Slots
 from protocol.heldservice import HeldService, Version
 from protocol.ids import JobId, PeerId, rendezvous
 from protocol.job import JobType
-from protocol.placement import Fleet
 from protocol.records import Desired, Keyring
 from protocol.serviceviews import Known
 from protocol.standing import Standing

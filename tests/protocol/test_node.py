@@ -237,14 +237,6 @@ def test_a_late_loop_is_taken_for_our_own_trouble() -> None:
     assert net["a"].membership._health.level > 1.0
 
 
-def test_names_are_what_people_gave() -> None:
-    net = NodeNet("a", "b", configs={"a": NodeConfig(name="attic")})
-    assert net["a"].name_of(PeerId("a")) == "attic"
-    assert net["a"].name_of(PeerId("b")) == "b"
-    assert net["b"].name_of(PeerId("a")) == "attic"
-    assert net["a"].name_of(PeerId("x" * 20 + "12345678")) == "12345678"
-
-
 # ---- messages to oneself, and old things
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from protocol.auction import Auction
 from protocol.config import AuctionConfig, CoordinationConfig, MembershipConfig, NodeConfig
 from protocol.effects import Send, Tell
+from protocol.events import PeerDisconnected
 from protocol.ids import PeerId
 from protocol.led import Phase
 from protocol.messages import (
@@ -28,11 +27,10 @@ from protocol.messages import (
     Vacancy,
     Withdraw,
 )
-from protocol.placement import NEAR_PER_FAR, Fleet
+from protocol.placement import NEAR_PER_FAR
 from protocol.records import Fence, Verdict
 from tests.protocol.jobs import Book
 from tests.protocol.nodenet import NodeNet, batch, queue, retry
-from tests.protocol.test_roster import advert
 
 
 def drop(net: NodeNet, *kinds: type[Message], sender: str = "", to: str = "") -> None:
@@ -627,7 +625,8 @@ def test_announcements_go_mostly_to_those_who_are_connected() -> None:
     net = NodeNet("a", *"bcdefghij")
     net.submit("a", batch(on=["nobody"], task=queue(600)))
     placement = net.coordination("a").placement
-    placement.fleet = replace(placement.fleet, connected=lambda peer: peer in "bcdefg")
+    for far in "hij":
+        net.handle("a", PeerDisconnected(PeerId(far)))
     led = net.led("a")
     led.held.job = batch(on="bcdefghij")
     auction = Auction(1, AuctionConfig(), 1, [], 0.0, 0)
@@ -704,31 +703,6 @@ def test_an_open_award_that_another_holder_overrules_is_repeated_to_whom_it_went
 
 
 # ---- devices on metered links
-
-
-def fleet(*leaves: str) -> Fleet:
-    """a, b and c are alive and may coordinate; d is alive and may not."""
-    adverts = [advert(PeerId(name)) for name in "abcd"]
-    return Fleet(
-        lambda: adverts,
-        lambda peer: True,
-        lambda peer: True,
-        str,
-        lambda peer: peer != "d",
-        lambda peer: peer in leaves,
-    )
-
-
-def test_leaves_hold_and_lead_only_where_there_is_nobody_else() -> None:
-    a = PeerId("a")
-    assert fleet().coordinators(but=a) == ["b", "c"]
-    assert fleet("b").coordinators(but=a) == ["c"]
-    assert fleet("b", "c").coordinators(but=a) == ["b", "c"]
-    for me in map(PeerId, "abc"):
-        assert sorted(fleet().leaders(me)) == ["a", "b", "c"]
-        assert sorted(fleet("a").leaders(me)) == ["b", "c"], "all name the same"
-        assert sorted(fleet("b", "c").leaders(me)) == ["a"]
-        assert sorted(fleet("a", "b", "c").leaders(me)) == ["a", "b", "c"]
 
 
 def test_a_leaf_bids_and_runs_like_any_other() -> None:
