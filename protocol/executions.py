@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import UserDict
 
-from protocol.execution import Execution
+from protocol.execution import Execution, State
 from protocol.ids import ExecutionId, JobId
 
 
@@ -39,5 +39,22 @@ class Executions(UserDict[ExecutionId, Execution]):
         """Those that have not ended."""
         return [execution for execution in self.live if not execution.ended]
 
+    @property
+    def pending(self) -> list[Execution]:
+        """Those of services that wait for their time, or for room, to begin."""
+        return [execution for execution in self.open if execution.state is State.PENDING]
+
     def open_of(self, job: JobId, slot: int) -> list[Execution]:
         return [each for each in self.open if (each.job, each.slot) == (job, slot)]
+
+    def surplus(self, keep: int, before_ms: int) -> list[ExecutionId]:
+        """Of those that ended, which are more than to `keep` or ended before then, oldest first.
+
+        A result still owed counts for nothing but its age: by then nobody keeps its job any more.
+        """
+        ended = [execution for execution in self.values() if execution.ended]
+        ended.sort(key=lambda execution: (execution.ended_ms, execution.id))
+        delivered = [execution for execution in ended if not execution.owes]
+        over = delivered[: max(0, len(delivered) - keep)]
+        old = (execution for execution in ended if execution.ended_ms < before_ms)
+        return list(dict.fromkeys(execution.id for execution in (*over, *old)))

@@ -34,7 +34,6 @@ from protocol.execution import (
 )
 from protocol.executions import Executions
 from protocol.ids import ExecutionId, JobId, PeerId
-from protocol.inputs import ArchiveSource
 from protocol.messages import (
     Accepted,
     Announce,
@@ -109,7 +108,7 @@ class Executor:
         begun = [e for e in self.executions.open if e.state is not State.PENDING or e.id in found]
         for execution in begun:
             effects += self._adopt(execution, found.pop(execution.id, None), now)
-        for execution in self._pending():
+        for execution in self.executions.pending:
             effects += self._make_due(execution, now)
         for execution in self.executions.live:
             if execution.owes:
@@ -432,7 +431,7 @@ class Executor:
 
     def _start_due(self, now: Now) -> list[Effect]:
         effects: list[Effect] = []
-        for execution in self._pending():
+        for execution in self.executions.pending:
             if execution.start_at > now.mono:
                 continue
             execution.move(State.STARTING)
@@ -672,41 +671,17 @@ class Executor:
         return self.forget_ended(kept, 0) if len(self.executions) > 2 * kept else []
 
     def forget_ended(self, keep: int, before_ms: int) -> list[Effect]:
-        """Remove what ended long ago or is one too many, oldest first.
-
-        A result still owed counts for nothing but its age: by then nobody keeps its job any more.
-        """
-        over = [e for e in self.executions.values() if e.ended]
-        over.sort(key=lambda execution: (execution.ended_ms, execution.id))
-        ended = [e for e in over if not e.owes]
-        surplus = ended[: max(0, len(ended) - keep)]
-        old = dict.fromkeys(e.id for e in (*surplus, *(e for e in over if e.ended_ms < before_ms)))
-        rows: list[Row] = []
-        effects: list[Effect] = []
+        """Remove what ended before then (Unix milliseconds), or is one too many, oldest first."""
+        old = self.executions.surplus(keep, before_ms)
         for key in old:
             del self.executions[key]
-            rows.append(("execution", key, None))
-            effects.append(RemoveTask(key))
-        return [Save(tuple(rows)), *effects] if rows else []
+        rows: list[Row] = [("execution", key, None) for key in old]
+        return [Save(tuple(rows)), *map(RemoveTask, old)] if rows else []
 
     # ---- reading -----------------------------------------------------------------------------
 
-    def _pending(self) -> list[Execution]:
-        return [each for each in self.executions.open if each.state is State.PENDING]
-
     def _same_slot(self, of: Execution) -> list[Execution]:
         return self.executions.open_of(of.job, of.slot)
-
-    def archives(self) -> list[str]:
-        """Digests of shipped archives that executions still need."""
-        return sorted(
-            {
-                source.source.digest
-                for execution in self.executions.open
-                for source in execution.spec.task.input_sources
-                if isinstance(source.source, ArchiveSource)
-            }
-        )
 
     def _label(self, execution: Execution) -> str:
         place = f" slot {execution.slot}" if execution.spec.count > 1 else ""

@@ -958,22 +958,6 @@ def test_a_busy_device_forgets_between_the_sweeps_too() -> None:
     assert len(it.executor.executions) <= 11
 
 
-# ---- reading ----------------------------------------------------------------------------------
-
-
-def test_archives_are_needed_while_something_runs() -> None:
-    digest = "0" * 64
-    source = {
-        "Source": {"Type": "archive", "Params": {"Digest": digest, "Size": 5}},
-        "Target": "/in",
-    }
-    inline = {"Source": {"Type": "inline", "Params": {"URL": "data:,x"}}, "Target": "/y"}
-    it = running(Book(task_spec(InputSources=[source, inline])))
-    assert it.executor.archives() == [digest]
-    it.end()
-    assert it.executor.archives() == []
-
-
 # ---- anything at all --------------------------------------------------------------------------
 
 MESSAGES = (Announce, Award, Release, Withdraw, RenewAck, ResultAck)
