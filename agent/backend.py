@@ -230,6 +230,17 @@ class AgentBackend:
             raise RequestError(503, f"it could not be saved: {error}") from None
         return {"token": invited.token, "id": invited.id, "expires_ms": invited.expires_ms}
 
+    def invites(self) -> list[View]:
+        return self._invites.open_invites(self._clock.now())
+
+    async def withdraw_invite(self, invite: str) -> View:
+        try:
+            return {"id": await self._invites.withdraw(invite, self._clock.now())}
+        except InviteError as error:
+            raise RequestError(404, str(error)) from None
+        except StoreFailed as error:
+            raise RequestError(503, f"it could not be saved: {error}") from None
+
     async def put_archive(self, chunks: AsyncIterator[bytes]) -> View:
         self._refuse_where_full()
         try:

@@ -274,6 +274,14 @@ class Client:
             "POST", "/v1/invites", _encode({**wanted, "labels": labels or {}}), repeat=False
         )
 
+    def invites(self) -> list[dict[str, Any]]:
+        """Those made there that still admit somebody, the newest first."""
+        return cast("list[dict[str, Any]]", self._ask("GET", "/v1/invites")["invites"])
+
+    def withdraw_invite(self, invite: str) -> dict[str, Any]:
+        """By its id or the beginning of that: {id}."""
+        return self._ask("POST", f"/v1/invites/{_quoted(invite)}/withdraw")
+
     def put_archive(self, data: bytes) -> dict[str, Any]:
         """Ship an archive: {digest, size}."""
         return self._ask("POST", "/v1/archives", data)

@@ -12,7 +12,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-import trio
 
 from agent.storesql import EVENTS_KEPT, EventWrite
 
@@ -44,7 +43,6 @@ class EventLog:
     def __init__(self, saved: Sequence[EventWrite] = ()) -> None:
         self._ring: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self._unsaved: deque[Event] = deque(maxlen=2 * UNSAVED_MAX)
-        self._arrival = trio.lowlevel.ParkingLot()
         for _, _, text in saved:
             try:
                 self._ring.append(msgspec.json.decode(text, type=Event))
@@ -69,7 +67,6 @@ class EventLog:
         self._next += 1
         self._ring.append(event)
         self._unsaved.append(event)
-        self._arrival.unpark_all()
         return event
 
     def since(self, seq: int, limit: int) -> list[Event]:
@@ -80,11 +77,6 @@ class EventLog:
     def last(self, limit: int) -> list[Event]:
         """The newest `limit`, in order."""
         return list(islice(reversed(self._ring), limit))[::-1]
-
-    async def wait_beyond(self, seq: int) -> None:
-        """Return once there is an event behind number `seq`."""
-        while not self._ring or self._ring[-1].seq <= seq:
-            await self._arrival.park()
 
     @property
     def unsaved(self) -> int:

@@ -12,6 +12,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Final
 
 import msgspec
@@ -36,6 +37,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.ids import PeerId
 from protocol.messages import JoinAnswer
 from protocol.records import Role
+from protocol.tree import Plain
 from protocol.wire import decode_as, dumps
 
 INVITES_MAX: Final = 256
@@ -77,9 +79,13 @@ class _Open:
     unsaved: set[PeerId] = field(default_factory=set)  # whose redemption may not be on disk
 
     def over(self, now: Now) -> bool:
+        return self.left_s(now) <= 0
+
+    def left_s(self, now: Now) -> int:
+        """Seconds, rounded up, for which it is good yet."""
         if self.invite.expires_ms and now.wall_trusted:
-            return now.wall_ms >= self.invite.expires_ms
-        return now.mono >= self.ends_mono
+            return -((now.wall_ms - self.invite.expires_ms) // 1000)
+        return ceil(self.ends_mono - now.mono)
 
 
 class Invites:
@@ -159,26 +165,42 @@ class Invites:
                 return refuse(error)
             return await self._admit(*opened, peer, name, now)
 
-    async def revoke(self, name: str) -> bool:
-        """Withdraw an invite by its id, durably; False where there is none. Raises StoreFailed.
+    async def withdraw(self, prefix: str, now: Now) -> str:
+        """Withdraw one by its id or the beginning of that, durably; its whole id.
 
-        Who joined by it stays a member.
+        Who joined by it stays a member. Raises InviteError where there is no such one, or several,
+        and StoreFailed.
         """
         async with self._turn:
-            opened = self._open.get(name)
-            if opened is None:
-                return False
-            await self._store.save_invites(_deletions(name, opened))
-            del self._open[name]
-        return True
+            names = [name for name in self._open if name.startswith(prefix)]
+            found = [prefix] if prefix in names else names
+            if len(found) != 1:
+                several = f"{len(found)} invites begin with {prefix!r}: give more of its id"
+                none = f"no invite made here is called {prefix!r}: `shoal invites` lists them"
+                raise InviteError(several if found and prefix else none)
+            await self._store.save_invites(_deletions(found[0], self._open[found[0]]))
+            del self._open[found[0]]
+        return found[0]
 
-    def open_invites(self, now: Now) -> dict[str, Invite]:
-        """Those that still have a use, by id."""
-        return {
-            name: opened.invite
-            for name, opened in self._open.items()
-            if not opened.over(now) and len(opened.certificates) < opened.invite.uses
-        }
+    def open_invites(self, now: Now) -> list[dict[str, Plain]]:
+        """Those that still have a use, the newest first; see control.backend."""
+        found = [
+            opened
+            for opened in self._open.items()
+            if not opened[1].over(now) and len(opened[1].certificates) < opened[1].invite.uses
+        ]
+        found.sort(key=lambda each: -each[1].ends_mono)
+        return [
+            {
+                "id": name,
+                "used": len(opened.certificates),
+                "uses": opened.invite.uses,
+                "roles": list(opened.invite.roles),
+                "labels": dict(opened.invite.labels),
+                "expires_in_s": opened.left_s(now),
+            }
+            for name, opened in found
+        ]
 
     # ---- creating
 

@@ -68,6 +68,18 @@ def _invite(parser: ArgumentParser) -> None:
     )
 
 
+def _invites(parser: ArgumentParser) -> None:
+    parser.add_argument("--withdraw", metavar="INVITE", help="let its token admit nobody more")
+
+
+def _recover(parser: ArgumentParser) -> None:
+    parser.add_argument("backup", metavar="BACKUP", help="the file that `shoal init` wrote")
+    parser.add_argument("--device", metavar="NAME", help="this device's name (its host name)")
+    parser.add_argument(
+        "--passphrase-file", metavar="FILE", help="its passphrase; else it is asked"
+    )
+
+
 def _join(parser: ArgumentParser) -> None:
     parser.add_argument("token", metavar="TOKEN|FILE", help="what `shoal invite` printed")
     parser.add_argument("--name", metavar="NAME", help="this device's name (its host name)")
@@ -309,7 +321,9 @@ GROUPS: Final = {
 SHORT: Final = ("jobs", "logs", "why", "stop")
 COMMANDS: Final = (
     Command("init", "start a shoal on this device", "lifecycle:init", _init),
-    Command("invite", "make a token for another device", "lifecycle:invite", _invite),
+    Command("recover", "join with the backup of the root key", "lifecycle:recover", _recover),
+    Command("invite", "make a token for another device", "invites:invite", _invite),
+    Command("invites", "tokens made here that are still good", "invites:invites", _invites),
     Command("join", "join a shoal with a token", "lifecycle:join", _join),
     Command("up", "run the agent", "lifecycle:up", _up),
     Command("peers", "short for `peer list`", "peers:peers", _peers),

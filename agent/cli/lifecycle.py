@@ -1,4 +1,4 @@
-"""`shoal init`, `invite`, `join` and `up`: how a device comes to belong to a shoal, and lives."""
+"""`shoal init`, `recover`, `join` and `up`: how a device comes to belong to a shoal, and lives."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
 
-from agent.cli import units
-from agent.cli.connecting import connect, load_config, refuse_host
+from agent.cli.connecting import load_config, refuse_host
 from agent.cli.exitcodes import OK, USAGE, CliError
-from agent.cli.tables import note, show_json, show_pairs
+from agent.cli.tables import show_json, show_pairs
 from agent.printable import clean
 
 
@@ -19,7 +18,7 @@ def init(args: Namespace) -> int:
     from agent.shoalroot import create_shoal
 
     refuse_host(args, "init")
-    labels = _labels(args.label)
+    labels = labels_of(args.label)
     made = create_shoal(
         load_config(args).config.data_dir,
         args.name,
@@ -47,26 +46,30 @@ def init(args: Namespace) -> int:
     kept = "Copy the backup to another place"
     if made.passphrase:
         kept += ", and write the passphrase down: it is shown this once"
-    print(f"\n{kept}. With both, a shoal whose devices are all lost can be had back.")
+    print(f"\n{kept}.\nWith both, `shoal recover BACKUP` lets any device take this one's place.")
     print("Next: `shoal up` runs the agent, `shoal invite` lets the next device in.")
     return OK
 
 
-def invite(args: Namespace) -> int:
-    """Make a token; it is printed alone, so that it can be piped."""
-    try:
-        expires_s = units.parse_duration(args.expires)
-    except ValueError as error:
-        raise CliError(f"--expires: {error}", USAGE) from None
-    roles = [role.strip() for text in args.role for role in text.split(",") if role.strip()]
-    with connect(args) as client:
-        made = client.invite(expires_s, args.uses, roles, _labels(args.label))
+def recover(args: Namespace) -> int:
+    """Make this device a member with every role, by the backup of the root key."""
+    from agent.membership import load_member
+    from agent.shoalroot import recover_member
+
+    refuse_host(args, "recover")
+    data_dir = load_config(args).config.data_dir
+    secret = _passphrase(args.passphrase_file)
+    secret = _ask_passphrase(args.backup) if secret is None else secret
+    recover_member(data_dir, Path(args.backup), secret, device=args.device)
+    member = load_member(data_dir)
+    shoal, name, peer = member.membership, member.certificate.name, member.keyring.peer
     if args.json:
-        show_json(made)
+        told = {"shoal": shoal.shoal, "shoal_name": shoal.shoal_name, "name": name, "peer": peer}
+        show_json(told)
         return OK
-    print(clean(made["token"]), flush=True)
-    times = "once" if args.uses == 1 else f"{args.uses} times"
-    note(f"on the other device: shoal join TOKEN (within {units.duration(expires_s)}, {times})")
+    print(clean(f"{name} ({peer}) is a member of the shoal {shoal.shoal_name} with every role"))
+    print("Next: `shoal up` runs the agent; restart one that runs already.")
+    print("Where it does not find the others by itself, give it an address of one: --bootstrap.")
     return OK
 
 
@@ -98,7 +101,8 @@ def up(args: Namespace) -> int:
     return OK
 
 
-def _labels(texts: list[str]) -> dict[str, str]:
+def labels_of(texts: list[str]) -> dict[str, str]:
+    """What `--label` was given."""
     from agent.settings import read_labels
 
     try:
@@ -115,3 +119,11 @@ def _passphrase(file: str | None) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         raise CliError(f"--passphrase-file {file}: {error}", USAGE) from None
     return text.rstrip("\r\n")
+
+
+def _ask_passphrase(backup: str) -> str:
+    from getpass import getpass
+
+    if not sys.stdin.isatty():
+        raise CliError("give the backup's passphrase with --passphrase-file FILE", USAGE)
+    return getpass(f"Passphrase of {backup}: ")

@@ -140,7 +140,14 @@ class Backend(Protocol):
     async def invite(
         self, expires_s: int, uses: int, roles: list[str], labels: dict[str, str]
     ) -> View:
-        """A join token as {token, expires_ms}."""
+        """A join token as {token, id, expires_ms}."""
+
+    def invites(self) -> list[View]:
+        """Those made here that still admit somebody, the newest first: {id, used, uses, roles,
+        labels, expires_in_s}."""
+
+    async def withdraw_invite(self, invite: str) -> View:
+        """By its id or the beginning of that: {id}. Raises RequestError 404."""
 
     async def put_archive(self, chunks: AsyncIterator[bytes]) -> View:
         """Keep a shipped archive durably: {digest, size}. `chunks` raises where it is too long."""

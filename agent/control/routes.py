@@ -67,6 +67,8 @@ def build_app(backend: Backend, limits: Limits) -> Starlette:
         ("GET", "/v1/events", api.events),
         ("POST", "/v1/run", api.run),
         ("POST", "/v1/invites", api.invite),
+        ("GET", "/v1/invites", api.invites),
+        ("POST", "/v1/invites/{invite}/withdraw", api.withdraw_invite),
         ("POST", "/v1/archives", api.archive),
         ("POST", "/v1/shutdown", api.shutdown),
     ]
@@ -260,6 +262,14 @@ class Routes:
             wanted.expires_s, wanted.uses, wanted.roles, wanted.labels
         )
         _told(request, "invitation for %d uses", wanted.uses)
+        return JsonAnswer(answer)
+
+    async def invites(self, request: Request) -> Response:
+        return JsonAnswer({"invites": self._backend.invites()})
+
+    async def withdraw_invite(self, request: Request) -> Response:
+        answer = await self._backend.withdraw_invite(request.path_params["invite"])
+        _told(request, "withdrawal of invite %s", answer["id"])
         return JsonAnswer(answer)
 
     async def archive(self, request: Request) -> Response:

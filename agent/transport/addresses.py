@@ -35,10 +35,6 @@ class Endpoint:
     def unspecified(self) -> bool:
         return not self.named and ipaddress.ip_address(self.host).is_unspecified
 
-    @property
-    def loopback(self) -> bool:
-        return not self.named and ipaddress.ip_address(self.host).is_loopback
-
 
 def parse(text: str) -> tuple[Endpoint, PeerId | None]:
     """Read `/ip4/…/tcp/…[/p2p/…]`, ip6 and dns alike. Raises AddressInvalid, which says why."""

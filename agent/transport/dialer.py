@@ -107,9 +107,6 @@ class Dialer:
                     break
         return contact
 
-    def knows(self, peer: PeerId) -> bool:
-        return bool((contact := self._contacts.get(peer)) and contact.endpoints)
-
     def keeps(self, peer: PeerId) -> bool:
         return bool((contact := self._contacts.get(peer)) and contact.kept)
 

@@ -226,6 +226,26 @@ class MemoryBackend:
         self.invited.append((expires_s, uses, roles, labels))
         return {"token": "shoal-token-1", "expires_ms": self.now_ms + expires_s * 1000}
 
+    def invites(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": f"{number:032x}",
+                "used": 0,
+                "uses": uses,
+                "roles": roles,
+                "labels": labels,
+                "expires_in_s": expires_s,
+            }
+            for number, (expires_s, uses, roles, labels) in enumerate(self.invited)
+        ]
+
+    async def withdraw_invite(self, invite: str) -> dict[str, Any]:
+        for number, each in enumerate(self.invites()):
+            if each["id"] == invite:
+                del self.invited[number]
+                return {"id": invite}
+        raise RequestError(404, "no such invite")
+
     async def put_archive(self, chunks: AsyncIterator[bytes]) -> dict[str, Any]:
         data = b"".join([chunk async for chunk in chunks])
         if self.archive_failure:

@@ -544,6 +544,16 @@ async def test_invitations_are_checked(tmp_path: Path) -> None:
             assert (await served.ask("POST", "/v1/invites", bad))[0] == 400
 
 
+async def test_invitations_are_listed_and_withdrawn(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        await served.ask("POST", "/v1/invites", b'{"uses": 3}')
+        (listed,) = (await served.ask("GET", "/v1/invites"))[1]["invites"]
+        path = f"/v1/invites/{listed['id']}/withdraw"
+        assert await served.ask("POST", path) == (200, {"id": listed["id"]})
+        assert (await served.ask("GET", "/v1/invites"))[1] == {"invites": []}
+        assert (await served.ask("POST", path))[0] == 404
+
+
 async def test_the_caller_is_known_from_the_kernel(tmp_path: Path, caplog: Any) -> None:
     caplog.set_level("INFO", "agent.control")
     async with serving(tmp_path) as served:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import trio
-
 from agent.eventlog import FIELDS_BYTES_MAX, TEXT_LENGTH_MAX, UNSAVED_MAX, EventLog
 from agent.storesql import EVENTS_KEPT
 from protocol.effects import Tell
@@ -51,24 +49,3 @@ def test_everything_is_bounded() -> None:
     assert len(event.text) == TEXT_LENGTH_MAX and bytes(event.fields) == b'{"truncated":true}'
     odd = log.append(Tell("kind", "t", fields={"job": JobId("j"), "what": object}), 1)
     assert b"object" in bytes(odd.fields)
-
-
-async def test_a_follower_is_woken(autojump_clock: trio.testing.MockClock) -> None:
-    log = EventLog()
-    got: list[str] = []
-
-    async def follow() -> None:
-        seq = 0
-        while len(got) < 3:
-            await log.wait_beyond(seq)
-            for event in log.since(seq, 10):
-                got.append(event.text)
-                seq = event.seq
-
-    with trio.fail_after(5):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(follow)
-            for text in ("a", "b", "c"):
-                await trio.testing.wait_all_tasks_blocked()
-                log.append(Tell("kind", text), 1)
-    assert got == ["a", "b", "c"]

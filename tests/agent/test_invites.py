@@ -153,7 +153,7 @@ async def test_an_expired_inviter_invites_nobody_if_the_time_is_known(house: Hou
 async def test_out_of_bounds_is_refused(house: House, options: dict[str, object]) -> None:
     with pytest.raises(InviteError):
         await house.token(**options)
-    assert house.invites.open_invites(at(0)) == {}
+    assert house.invites.open_invites(at(0)) == []
     await house.store.aclose()
 
 
@@ -277,15 +277,46 @@ async def test_a_name_that_cannot_be_is_refused_and_costs_no_use(house: House) -
     await house.store.aclose()
 
 
-async def test_a_revoked_invite_admits_nobody_more(house: House) -> None:
+async def test_a_withdrawn_invite_admits_nobody_more(house: House) -> None:
     token = await house.token(uses=2)
     await house.redeem(token, peer(1))
-    (name,) = house.invites.open_invites(at(1))
-    assert await house.invites.revoke(name) and not await house.invites.revoke(name)
+    (name,) = names(house, 1)
+    assert await house.invites.withdraw(name[:4], at(1)) == name
+    with pytest.raises(InviteError, match="`shoal invites` lists them"):
+        await house.invites.withdraw(name, at(1))
     assert "not known" in str(await house.redeem(token, peer(2)))
     await house.restart()
     assert house.store.load_invites() == {}
     await house.store.aclose()
+
+
+async def test_what_several_begin_with_withdraws_none_of_them(house: House) -> None:
+    for _ in range(17):  # of 16 first digits
+        await house.invites.create(at(0))
+    firsts = [name[0] for name in names(house, 0)]
+    shared = next(first for first in firsts if firsts.count(first) > 1)
+    for prefix, said in ((shared, "give more of its id"), ("", "lists them"), ("x", "lists them")):
+        with pytest.raises(InviteError, match=said):
+            await house.invites.withdraw(prefix, at(0))
+    assert len(names(house, 0)) == 17
+    await house.store.aclose()
+
+
+async def test_invites_are_listed_while_they_are_good(house: House) -> None:
+    await house.invites.create(at(0), expires_s=60)
+    await house.invites.create(at(0), expires_s=600, uses=2, roles=["compute"], labels={"a": "b"})
+    newest, oldest = house.invites.open_invites(at(10))
+    assert newest == {
+        "id": newest["id"], "used": 0, "uses": 2, "roles": ["compute"], "labels": {"a": "b"},
+        "expires_in_s": 590,
+    }  # fmt: skip
+    assert oldest["expires_in_s"] == 50
+    assert [each["id"] for each in house.invites.open_invites(at(60))] == [newest["id"]]
+    await house.store.aclose()
+
+
+def names(house: House, now: float) -> list[str]:
+    return [str(invite["id"]) for invite in house.invites.open_invites(at(now))]
 
 
 async def test_invites_are_bounded_and_old_ones_go(house: House) -> None:
@@ -300,7 +331,7 @@ async def test_invites_are_bounded_and_old_ones_go(house: House) -> None:
 
 async def test_a_damaged_row_is_one_invite_less(house: House) -> None:
     token = await house.token()
-    (name,) = house.invites.open_invites(at(0))
+    (name,) = names(house, 0)
     await house.store.save_invites([(name, "", b"junk"), ("orphan", "peer", b"x")])
     await house.restart()
     assert "not known" in str(await house.redeem(token))

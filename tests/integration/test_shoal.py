@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -25,13 +26,21 @@ def join(lab: Lab, device: Device, token: str, *words: str) -> Done:
     return done
 
 
+def phrase_of(lab: Lab) -> Path:
+    """Where the passphrase of the backup is."""
+    return lab.directory / "phrase"
+
+
 @pytest.fixture(scope="module")
 def grown() -> Iterator[Lab]:
     """kitchen made it, attic joined by a token with a label, mast joined for compute only."""
     lab = Lab(0)
     try:
         kitchen, attic, mast = (lab.blank(name) for name in ("kitchen", "attic", "mast"))
-        made = lab.shoal(kitchen, "init", "home", "--device", "kitchen", "--json")
+        phrase = phrase_of(lab)
+        phrase.write_text("correct horse battery\n")
+        words = ("home", "--device", "kitchen", "--passphrase-file", str(phrase), "--json")
+        made = lab.shoal(kitchen, "init", *words)
         assert made.code == 0, made
         kitchen.peer = json.loads(made.out)["peer"]
         lab.start(kitchen, bootstrap=False)
@@ -148,3 +157,26 @@ def test_a_second_init_leaves_the_first_shoal_alone(grown: Lab) -> None:
     done = grown.shoal(grown[0], "init", "again")
     assert done.code == 1 and "already" in done.err, done
     assert "home" in grown.shoal(grown[1], "doctor").out + grown[0].log()
+
+
+def test_with_the_backup_another_device_takes_the_place_of_the_first(grown: Lab) -> None:
+    kitchen, heir, late = grown[0], grown.blank("heir"), grown.blank("late")
+    backup = kitchen.data_dir / "shoal-root-home.backup"
+    words = (str(backup), "--device", "heir", "--passphrase-file", str(phrase_of(grown)), "--json")
+    done = grown.shoal(heir, "recover", *words)
+    assert done.code == 0, done
+    heir.peer = json.loads(done.out)["peer"]
+    grown.start(heir)
+    assert join(grown, late, invite(grown, heir, "--uses", "2")).code == 0, "it may admit"
+    with heir.client() as client:
+        (made,) = client.invites()
+    assert (made["used"], made["uses"]) == (1, 2)
+    done = grown.shoal(heir, "invites", "--withdraw", made["id"][:6])
+    assert done.code == 0, done
+    with heir.client() as client:
+        assert client.invites() == []
+    grown.start(late, bootstrap=False)
+    done = grown.shoal(heir, "run", "--constraint", f"shoal/peer={late.peer}", "--", "echo", "here")
+    assert (done.code, done.out) == (0, "here\n"), done
+    grown.kill(late)
+    grown.kill(heir)

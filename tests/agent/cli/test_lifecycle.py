@@ -9,6 +9,7 @@ import pytest
 
 from agent.membership import load_member
 from agent.shoalroot import recover_root
+from protocol.records import Role
 from tests.agent.cli.conftest import Shoal
 from tests.agent.memory_agent import MemoryAgent
 
@@ -65,6 +66,39 @@ def test_invite_prints_the_token_alone(agent: MemoryAgent, shoal: Shoal) -> None
     assert agent.backend.invited == [(3600, 2, ["compute", "submit", "admit"], {"room": "attic"})]
     assert shoal("invite", "--json").json["token"] == "shoal-token-1"
     assert shoal("invite", "--uses", "0").code == 2
+
+
+def test_open_invites_are_listed_and_withdrawn(agent: MemoryAgent, shoal: Shoal) -> None:
+    shoal("invite", "--expires", "1h", "--uses", "2", "--label", "room=attic", "--role", "compute")
+    ended = shoal("invites")
+    assert ended.out.splitlines()[1].split() == [
+        "000000000000", "0/2", "compute", "room=attic", "in", "1", "h",
+    ]  # fmt: skip
+    (invite,) = shoal("invites", "--json").json["invites"]
+    assert "admits nobody more" in shoal("invites", "--withdraw", invite["id"]).out
+    assert shoal("invites", "--json").json == {"invites": []}
+    again = shoal("invites", "--withdraw", invite["id"])
+    assert again.code != 0 and "no such invite" in again.err
+
+
+def test_the_backup_makes_another_device_a_member_with_every_role(
+    shoal: Shoal, tmp_path: Path
+) -> None:
+    made = shoal("init", "home", "--device", "lost", "--backup", "root.backup", "--json").json
+    Path("phrase").write_text(made["passphrase"] + "\n")
+    Path("wrong").write_text("not the passphrase\n")
+    there = ("--data-dir", str(tmp_path / "other"))
+    words = ("recover", "root.backup", "--device", "heir", *there)
+    refused = shoal(*words, "--passphrase-file", "wrong")
+    assert refused.code == 1 and "passphrase" in refused.err
+    asked = shoal(*words)
+    assert asked.code == 2 and "--passphrase-file FILE" in asked.err, "there is no terminal"
+    ended = shoal(*words, "--passphrase-file", "phrase")
+    assert ended.code == 0 and "member of the shoal home with every role" in ended.out
+    member = load_member(tmp_path / "other")
+    assert member.membership.shoal == made["shoal"] and member.certificate.name == "heir"
+    assert set(member.certificate.roles) == set(Role)
+    assert member.keyring.peer != made["peer"]
 
 
 def test_join_and_up_hand_over_to_the_agent(

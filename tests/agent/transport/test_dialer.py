@@ -130,5 +130,5 @@ async def test_the_memory_for_addresses_is_bounded() -> None:
         for name in names:
             a.transport.learn(name, (closed_port(),))
         assert len(a.transport._dialer._contacts) == 10
-        assert a.transport._dialer.knows(names[-1])
+        assert a.transport._dialer.may_try(names[-1])
     assert TransportSettings().peers_known_max == 4096
