@@ -235,7 +235,7 @@ class AgentBackend:
 
     async def withdraw_invite(self, invite: str) -> View:
         try:
-            return {"id": await self._invites.withdraw(invite, self._clock.now())}
+            return {"id": await self._invites.withdraw(invite)}
         except InviteError as error:
             raise RequestError(404, str(error)) from None
         except StoreFailed as error:

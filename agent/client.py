@@ -268,7 +268,7 @@ class Client:
         roles: list[str] | None = None,
         labels: dict[str, str] | None = None,
     ) -> dict[str, Any]:
-        """A join token as {token, expires_ms}; no roles means the usual ones."""
+        """A join token as {token, id, expires_ms}; no roles means the usual ones."""
         wanted = {"expires_s": expires_s, "uses": uses, "roles": roles or []}
         return self._ask(
             "POST", "/v1/invites", _encode({**wanted, "labels": labels or {}}), repeat=False
@@ -280,7 +280,7 @@ class Client:
 
     def withdraw_invite(self, invite: str) -> dict[str, Any]:
         """By its id or the beginning of that: {id}."""
-        return self._ask("POST", f"/v1/invites/{_quoted(invite)}/withdraw")
+        return self._ask("POST", f"/v1/invites/{_quoted(invite)}/withdraw", repeat=False)
 
     def put_archive(self, data: bytes) -> dict[str, Any]:
         """Ship an archive: {digest, size}."""

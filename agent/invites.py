@@ -165,7 +165,7 @@ class Invites:
                 return refuse(error)
             return await self._admit(*opened, peer, name, now)
 
-    async def withdraw(self, prefix: str, now: Now) -> str:
+    async def withdraw(self, prefix: str) -> str:
         """Withdraw one by its id or the beginning of that, durably; its whole id.
 
         Who joined by it stays a member. Raises InviteError where there is no such one, or several,
@@ -189,7 +189,7 @@ class Invites:
             for opened in self._open.items()
             if not opened[1].over(now) and len(opened[1].certificates) < opened[1].invite.uses
         ]
-        found.sort(key=lambda each: -each[1].ends_mono)
+        found.sort(key=lambda each: (-each[1].invite.created_ms, each[0]))
         return [
             {
                 "id": name,

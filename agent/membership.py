@@ -37,6 +37,10 @@ class MembershipError(ShoalError):
     """This device's membership cannot be used; the text is for a person and says the way out."""
 
 
+class MembershipDamaged(MembershipError):
+    """The file is there and says nothing any more."""
+
+
 class Membership(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     """What the file holds; `certificate` is the sealed one."""
 
@@ -77,7 +81,10 @@ def load_member(data_dir: Path) -> Member:
 
 
 def read_membership(data_dir: Path) -> Membership | None:
-    """Read the file; None where this device belongs to no shoal. Raises MembershipError."""
+    """Read the file; None where this device belongs to no shoal.
+
+    Raises MembershipError, MembershipDamaged where there is nothing left to read.
+    """
     path = data_dir / MEMBERSHIP_FILE
     try:
         data = path.read_bytes()
@@ -91,8 +98,9 @@ def read_membership(data_dir: Path) -> Membership | None:
             raise RemoteProtocolError("damaged")
         return decode_as(payload, Membership)
     except RemoteProtocolError:
-        raise MembershipError(
-            f"{path} is damaged: join again with `shoal join TOKEN`; the identity is kept"
+        raise MembershipDamaged(
+            f"{path} is damaged: join again with `shoal join TOKEN`, or `shoal recover BACKUP` "
+            "where nobody is left to invite; the identity is kept"
         ) from None
 
 

@@ -16,11 +16,14 @@ from pathlib import Path
 import msgspec
 
 from agent import durable
-from agent.identity import IdentityKeyring, load_or_create_identity
+from agent.identity import IdentityError, IdentityKeyring, load_or_create_identity
 from agent.membership import (
     Membership,
+    MembershipDamaged,
+    MembershipError,
     device_name,
     issue_certificate,
+    load_member,
     name_problem,
     read_membership,
     write_membership,
@@ -159,19 +162,23 @@ def recover_root(path: Path, passphrase: str) -> ShoalRoot:
 def recover_member(
     data_dir: Path, path: Path, passphrase: str, *, device: str | None = None
 ) -> Membership:
-    """Give this device every role in the shoal whose backup is at `path`, `admit` included.
+    """Give this device every role in the shoal whose backup is at `path`, `admit` included. It
+    keeps the name that it has there, unless it is given another.
 
     Raises ShoalRootError (also where it belongs to another shoal), IdentityError, MembershipError.
     """
     root = recover_root(path, passphrase)
-    old = read_membership(data_dir)
+    try:
+        old = read_membership(data_dir)
+    except MembershipDamaged:  # by the last member perhaps, whom nobody could let in again
+        old = None
     if old is not None and old.shoal != root.shoal:
         raise ShoalRootError(
             f"the device in {data_dir} belongs to the shoal {old.shoal_name!r}, "
             f"the backup is of {root.name!r}"
         )
     identity = load_or_create_identity(data_dir)
-    called = device_name(os.uname().nodename if device is None else device)
+    called = device_name(device or _name_of(data_dir, old) or os.uname().nodename)
     wall_ms = time.time_ns() // 1_000_000
     membership = Membership(
         shoal=root.shoal,
@@ -182,6 +189,14 @@ def recover_member(
     )
     write_membership(data_dir, membership)
     return membership
+
+
+def _name_of(data_dir: Path, member: Membership | None) -> str:
+    """What its certificate calls it; empty where it has none that holds."""
+    try:
+        return load_member(data_dir).certificate.name if member is not None else ""
+    except (MembershipError, IdentityError):
+        return ""
 
 
 def _root(name: str, seed: bytes) -> ShoalRoot:

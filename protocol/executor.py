@@ -473,7 +473,8 @@ class Executor:
             Save((execution.row(), *journal)),
             self._tell(execution, "execution.ended-here", text),
         ]
-        return [*effects, *self._offer(execution, now), *self._call(now)]
+        follow = self._follow_on(execution, now)
+        return [*effects, *self._offer(execution, now), *follow, *self._call(now)]
 
     def _end_stopped(self, execution: Execution, now: Now) -> list[Effect]:
         """It was withdrawn: nobody waits for its result."""
@@ -487,10 +488,15 @@ class Executor:
             Save((execution.row(), *journal)),
             self._tell(execution, "execution.stopped-here", text),
         ]
-        for pending in self._same_slot(execution):
+        return effects + self._follow_on(execution, now) + self._call(now)
+
+    def _follow_on(self, ended: Execution, now: Now) -> list[Effect]:
+        """A later one of its slot may have waited for it to end."""
+        effects: list[Effect] = []
+        for pending in self._same_slot(ended):
             if pending.state is State.PENDING and pending.start_at == NEVER:
                 effects += self._make_due(pending, now)
-        return effects + self._call(now)
+        return effects
 
     def review(self, job: JobId, now: Now) -> list[Effect]:
         """The records of a service changed: what is over stops, and owes nobody anything."""

@@ -59,7 +59,7 @@ class Judge:
         self._passing = False  # whether what is being heard was told to us, and not compared
         self._news = False  # the record at hand was news
         self.progress = False  # something heard was news
-        self.waiting = False  # some suspect waits for the word of others
+        self.doubtful: list[Peer] = []  # suspects that wait for the word of others, just looked at
 
     @property
     def deadline(self) -> float:
@@ -211,8 +211,8 @@ class Judge:
                 return []
             return self.accused(record.incarnation, author if sender is None else sender, now)
         peer = self._roster.peers.get(record.peer)
-        if peer is None or record.incarnation > peer.incarnation + JUMP_MAX:
-            return []
+        if peer is None or record.incarnation > peer.signed + JUMP_MAX:
+            return []  # it could not refute that
         if record.incarnation < peer.incarnation:
             return self._outdated(peer, sender, now)
         refused = record.why == Accusation.REFUSED
@@ -299,7 +299,7 @@ class Judge:
     def expire(self, now: Now) -> list[Effect]:
         """Suspects whose time is up."""
         effects: list[Effect] = []
-        self.waiting = False
+        self.doubtful = []
         for peer in sorted(self._roster.suspects.values(), key=lambda peer: peer.id):
             case = peer.case
             assert case is not None, peer
@@ -315,7 +315,7 @@ class Judge:
                 effects += self._bury(peer, evidence, why, now)
                 continue
             case.weigh(quorum, self._roster.pace(peer), self._health.level, now.mono)
-            self.waiting = self.waiting or not case.confirmed
+            self.doubtful += [] if case.confirmed else [peer]
         return effects
 
     def spare(self, late_s: float, now: float) -> None:

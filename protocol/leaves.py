@@ -6,14 +6,11 @@ themselves, and one other peer among leaves, have no mesh: there each tells all 
 
 from __future__ import annotations
 
-from itertools import islice
-from typing import Final
+from collections.abc import Sequence
 
 from protocol.effects import Effect, Gossip, Send
 from protocol.messages import Rumours
-from protocol.roster import EVIDENCE_MAX, Roster
-
-DOUBTS_MAX: Final = 8  # told at a time: 3 KB, on a link where each byte is paid for
+from protocol.roster import EVIDENCE_MAX, Peer, Roster
 
 
 def covered(roster: Roster) -> bool:
@@ -37,16 +34,13 @@ def outward(effects: list[Effect], roster: Roster) -> list[Effect]:
     return done
 
 
-def doubts(roster: Roster) -> list[Effect]:
-    """What a leaf has heard against peers from too few to act upon: others than those who said it
-    know whether it is so, or the accused hear of it from them."""
-    if not roster.is_own_leaf:
-        return []
-    cases = [peer for peer in roster.suspects.values() if peer.case and not peer.case.confirmed]
+def doubts(roster: Roster, suspects: Sequence[Peer]) -> list[Effect]:
+    """What a leaf has heard against `suspects` from too few to act upon: others than those who said
+    it know whether it is so, or the accused hear of it from them."""
     sends: list[Effect] = []
-    for peer in islice(cases, DOUBTS_MAX):
-        assert peer.case is not None, peer
-        records = Rumours(tuple(peer.case.accusers.values())[:EVIDENCE_MAX])
-        others = [other for other in roster.linked if other not in (peer.id, *peer.case.accusers)]
+    for peer in suspects if roster.is_own_leaf else ():
+        accusers = {} if peer.case is None else peer.case.accusers
+        records = Rumours(tuple(accusers.values())[:EVIDENCE_MAX])
+        others = [other for other in roster.linked if other not in (peer.id, *accusers)]
         sends += [Send(other, records) for other in roster.partners(others)]
     return sends

@@ -453,9 +453,9 @@ class Membership:
         for probe in failed:
             effects += self._unanswered(probe, now)
         effects += self._judge.expire(now)
-        if self._judge.waiting:  # others may know more, and say it no more
+        if self._judge.doubtful:  # others may know more, and say it no more
             self._comparer.random(now.mono)
-            effects += doubts(self._roster)
+            effects += doubts(self._roster, self._judge.doubtful)
         effects += self._advertise(now)
         rumours = self._mill.flush(now.mono)
         if rumours is not None and not covered(self._roster):

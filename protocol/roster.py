@@ -56,6 +56,11 @@ class Peer:
     case: Case | None = None  # while SUSPECT
 
     @property
+    def signed(self) -> int:
+        """The highest incarnation that it said itself: others may accuse it of a higher one."""
+        return 0 if self.advert is None else self.advert.incarnation
+
+    @property
     def addresses(self) -> tuple[str, ...]:
         return () if self.advert is None else self.advert.addresses
 

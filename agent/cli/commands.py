@@ -74,7 +74,9 @@ def _invites(parser: ArgumentParser) -> None:
 
 def _recover(parser: ArgumentParser) -> None:
     parser.add_argument("backup", metavar="BACKUP", help="the file that `shoal init` wrote")
-    parser.add_argument("--device", metavar="NAME", help="this device's name (its host name)")
+    parser.add_argument(
+        "--device", metavar="NAME", help="this device's name (the one it has, or its host name)"
+    )
     parser.add_argument(
         "--passphrase-file", metavar="FILE", help="its passphrase; else it is asked"
     )

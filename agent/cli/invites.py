@@ -33,8 +33,10 @@ def invite(args: Namespace) -> int:
 
 def invites(args: Namespace) -> int:
     """Those made here that still admit somebody; or withdraw one of them."""
+    if args.withdraw == "":
+        raise CliError("--withdraw: which one? `shoal invites` lists them", USAGE)
     with connect(args) as client:
-        if args.withdraw:
+        if args.withdraw is not None:
             gone = client.withdraw_invite(args.withdraw)
             if args.json:
                 show_json(gone)

@@ -124,6 +124,11 @@ def _passphrase(file: str | None) -> str | None:
 def _ask_passphrase(backup: str) -> str:
     from getpass import getpass
 
+    if not Path(backup).is_file():
+        raise CliError(f"{backup} is no file", USAGE)
     if not sys.stdin.isatty():
         raise CliError("give the backup's passphrase with --passphrase-file FILE", USAGE)
-    return getpass(f"Passphrase of {backup}: ")
+    try:
+        return getpass(f"Passphrase of {backup}: ")
+    except EOFError:
+        raise CliError("no passphrase was given", USAGE) from None

@@ -49,7 +49,7 @@ SHUTDOWN_S: Final = 3.0
 GOSSIP_RESTART_S: Final = 5.0
 REFUSALS_MAX: Final = 64
 HINTS_MAX: Final = 64  # of a leaf; where none of so many answers, more would not either
-HINTS_DIALLED: Final = 4  # at a time, as each dial costs: who was seen last is there most surely
+HINTS_DIALLED: Final = 4  # at a time, as each dial costs
 
 logger = logging.getLogger(__name__)
 
@@ -189,13 +189,22 @@ class Transport:
         self._follow_hints()
 
     def _follow_hints(self) -> None:
-        """Dial what discovery found last as long as nobody is connected, and no longer."""
+        """Dial what discovery found, a few at a time, as long as nobody is connected."""
         dialled = [] if len(self._table) else list(self._hints)[-HINTS_DIALLED:]
         for peer in self._hints:
             if peer in dialled:
                 self._keep(peer, self._dialer.learn(peer, ()))
             elif peer not in self._chosen:
                 self._dialer.release(peer)
+
+    async def _turn_hints(self) -> None:
+        """Where those that are dialled do not answer, others may: each has its turn."""
+        while True:
+            await trio.sleep(self._settings.dial_s)
+            if len(self._hints) > HINTS_DIALLED and not len(self._table):
+                for peer in list(self._hints)[-HINTS_DIALLED:]:
+                    self._hints.move_to_end(peer, last=False)
+                self._follow_hints()
 
     def _keep(self, peer: PeerId, contact: Contact) -> None:
         if not contact.kept:
@@ -297,6 +306,7 @@ class Transport:
                     await nursery.start(self._run_gossip)
                 nursery.start_soon(self._network.accept)
                 nursery.start_soon(self._sweep)
+                nursery.start_soon(self._turn_hints)
                 task_status.started()
                 await self._clone_known.wait()
             finally:

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from agent.identity import load_identity
-from agent.membership import EARLIEST_MS, check_certificate, load_member, read_membership
+from agent.membership import (
+    EARLIEST_MS,
+    MembershipError,
+    check_certificate,
+    load_member,
+    read_membership,
+)
 from agent.shoalroot import (
     ShoalRootError,
     create_shoal,
@@ -80,6 +86,18 @@ def test_another_device_takes_over_with_the_backup(tmp_path: Path) -> None:
     create_shoal(tmp_path / "other", "other", PASSPHRASE)
     with pytest.raises(ShoalRootError, match=r"'other'.*'home'"):
         recover_member(tmp_path / "other", created.backup, PASSPHRASE)
+
+
+def test_the_backup_mends_a_damaged_membership_and_leaves_a_name_alone(tmp_path: Path) -> None:
+    created = create_shoal(tmp_path, "home", PASSPHRASE, device="kitchen")
+    recover_member(tmp_path, created.backup, PASSPHRASE)
+    assert load_member(tmp_path).certificate.name == "kitchen"
+    (tmp_path / "membership").write_bytes(b"\0" * 100)
+    with pytest.raises(MembershipError, match="shoal recover BACKUP"):
+        load_member(tmp_path)
+    recover_member(tmp_path, created.backup, PASSPHRASE, device="kitchen")
+    member = load_member(tmp_path)
+    assert (member.certificate.name, member.keyring.peer) == ("kitchen", created.peer)
 
 
 def test_a_wrong_passphrase_is_told(tmp_path: Path) -> None:

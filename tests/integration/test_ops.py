@@ -113,6 +113,22 @@ def test_what_an_agent_killed_with_its_task_ran_is_unknown_and_runs_no_more(
     assert len(gated.executions()) == 3, "it was started once on each"
 
 
+def test_who_lost_its_database_says_that_it_does_not_know_and_runs_nothing_again(
+    lab: Lab, gated: Gated
+) -> None:
+    going = executing(lab, lab[0], "--all", "--", *gated.command())
+    lab.until(lambda: len(gated.executions()) == 3, "it runs on all three")
+    lab.power_off(lab[1])
+    for path in lab[1].data_dir.glob("shoal.db*"):
+        path.unlink()
+    lab.start(lab[1])
+    gated.open()
+    out, err = going.communicate(timeout=60)
+    assert going.returncode == UNKNOWN, (out, err)
+    assert "1 of 3 not done: d01 unknown" in err
+    assert len(gated.executions()) == 3, "it was started once on each"
+
+
 def test_a_killed_agent_adopts_what_it_runs(lab: Lab, gated: Gated) -> None:
     going = executing(lab, lab[0], "--where", "place=d02", "--", *gated.command(6))
     lab.until(gated.executions, "it runs")

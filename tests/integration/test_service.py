@@ -114,6 +114,20 @@ def test_it_survives_the_death_of_its_peer(lab: Lab, tmp_path: Path) -> None:
     assert len(hosts(lab[0], job)) == 1
 
 
+def test_it_moves_away_from_a_device_that_is_drained(lab: Lab, tmp_path: Path) -> None:
+    job = ran(lab, lab[0], job_file(tmp_path, "moves", Constraints=away_from(lab[0])))
+    first = settled(lab, lab[0], job)["executor"]
+    host = at_peer(lab, first)
+    done = lab.shoal(host, "peer", "drain")
+    assert done.code == 0, done
+    lab.until(
+        lambda: bool(hosts(lab[0], job)) and first not in hosts(lab[0], job), "it moves", SOON_S
+    )
+    lab.until(lambda: not supervisors_of(host), "nothing of it is left there", SOON_S)
+    assert lab.shoal(host, "peer", "undrain").code == 0
+    assert settled(lab, lab[0], job)["executor"] != first, "it stays where it is now"
+
+
 def test_its_coordinator_s_death_does_not_touch_its_task(lab: Lab, tmp_path: Path) -> None:
     job = ran(lab, lab[0], job_file(tmp_path, "kept", Constraints=away_from(lab[0])))
     before = settled(lab, lab[1], job)

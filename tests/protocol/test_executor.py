@@ -870,6 +870,15 @@ def test_a_cut_off_task_that_vanished_is_still_told_of() -> None:
     assert offered(boot(it))[1].reason == CUT_OFF
 
 
+def test_what_waited_for_one_that_was_cut_off_starts_when_that_has_ended() -> None:
+    it = running(Book(job_spec(Type="service", Disconnect={"StopAfter": 30})))
+    assert StopTask(it.key(), CUT_OFF) in it.pass_(36.0)
+    it.award(SECOND, now=37.0)
+    assert it.state(SECOND) is State.PENDING
+    started = it.end(None, now=38.0)
+    assert [e.execution for e in started if isinstance(e, StartTask)] == [it.key(SECOND)]
+
+
 def test_strays_are_stopped_and_what_is_left_of_them_removed() -> None:
     it = running()
     it.end()

@@ -172,6 +172,22 @@ def test_a_leaf_does_not_believe_one_neighbour_alone_whose_network_is_broken() -
     assert not net.deaths() and net.all_alive()
 
 
+def test_of_many_that_one_alone_accused_each_is_told_of_once_a_period() -> None:
+    net = fleet(12, 1)
+    leaf = net.members[PeerId("p011")]
+    liar, other = anchors(net, leaf.id)
+    victims = [peer for peer in net.members if peer not in (liar, other, leaf.id)][:6]
+    for victim in victims:
+        record = Suspicion(peer=victim, incarnation=2, why=int(Accusation.SILENT))
+        rumour = Rumours((seal(record, net.members[liar].keyring),))
+        net.do(leaf, lambda r=rumour: leaf.membership.receive(liar, r, net.clock()))
+        net.run(1.0)
+    before = leaf.sent.copy()
+    net.run(METERED.probe_period_s + 30.0)
+    assert (leaf.sent - before)["Rumours"] == len(victims)
+    assert not net.deaths()
+
+
 def test_what_a_leaf_alone_saw_break_it_says_at_once() -> None:
     net = fleet(4, 1)
     leaf = net.members[PeerId("p003")]

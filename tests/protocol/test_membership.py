@@ -7,6 +7,7 @@ from math import inf
 
 import pytest
 
+from protocol.advertising import JUMP_MAX
 from protocol.antientropy import BUCKETS
 from protocol.config import MembershipConfig
 from protocol.effects import Dial, Effect, Gossip, Save, Send
@@ -246,6 +247,17 @@ def test_a_ping_for_another_is_relayed_and_its_answer_reported(me: OnePeer) -> N
     assert me.receive("a", PingRequest(6, PeerId("stranger"))) == []
     me.hears("b", me.departure("b"))
     assert me.receive("a", PingRequest(7, PeerId("b"))) == []
+
+
+def test_nobody_is_accused_of_more_than_it_can_refute(me: OnePeer) -> None:
+    """However often the accuser speaks: what it said last is no step to say more."""
+    me.connect("a", "b")
+    for step in range(1, 7):
+        me.hears("b", me.suspicion("b", "a", 1 + step * JUMP_MAX))
+    entry = me.membership.peer(PeerId("a"))
+    assert entry is not None and entry.incarnation == 1 + JUMP_MAX
+    me.hears("a", me.advert("a", 2 + JUMP_MAX))
+    assert me.state("a") is ALIVE
 
 
 def test_silence_is_asked_about_and_then_told_to_all(me: OnePeer) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import pytest
@@ -23,7 +23,7 @@ from protocol.coordination import Coordination
 from protocol.daemon import Daemon
 from protocol.daemons import Daemons
 from protocol.direct import Direct
-from protocol.effects import Effect, RemoveTask, Save, StartTask
+from protocol.effects import Bucket, Effect, RemoveTask, Save, StartTask
 from protocol.errors import RemoteProtocolError
 from protocol.events import Event, TaskEnded, TaskFound
 from protocol.execution import Execution, Fences
@@ -589,8 +589,14 @@ def _any_clock(patch: Patch) -> None:
 
 def _forgotten_marks(patch: Patch) -> None:
     """What was fired is forgotten with each life: neither the mark nor the run is looked at."""
-    patch.setattr(Schedules, "restore", lambda self, disk: [])
-    fires = Schedules._handle
+    restores, fires = Schedules.restore, Schedules._handle
+
+    def forgetful(self: Schedules, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
+        unreadable = restores(self, disk)
+        self._marks = {job: (generation, 0) for job, (generation, _) in self._marks.items()}
+        return unreadable
+
+    patch.setattr(Schedules, "restore", forgetful)
 
     def blind(self: Schedules, *arguments: object) -> list[Effect]:
         catalogue = self.coordination.catalogue

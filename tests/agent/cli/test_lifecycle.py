@@ -77,6 +77,7 @@ def test_open_invites_are_listed_and_withdrawn(agent: MemoryAgent, shoal: Shoal)
     (invite,) = shoal("invites", "--json").json["invites"]
     assert "admits nobody more" in shoal("invites", "--withdraw", invite["id"]).out
     assert shoal("invites", "--json").json == {"invites": []}
+    assert shoal("invites", "--withdraw", "").code == 2, "an empty variable of a script"
     again = shoal("invites", "--withdraw", invite["id"])
     assert again.code != 0 and "no such invite" in again.err
 
@@ -93,12 +94,34 @@ def test_the_backup_makes_another_device_a_member_with_every_role(
     assert refused.code == 1 and "passphrase" in refused.err
     asked = shoal(*words)
     assert asked.code == 2 and "--passphrase-file FILE" in asked.err, "there is no terminal"
+    missing = shoal("recover", "absent.backup", *there)
+    assert missing.code == 2 and "absent.backup is no file" in missing.err
     ended = shoal(*words, "--passphrase-file", "phrase")
     assert ended.code == 0 and "member of the shoal home with every role" in ended.out
     member = load_member(tmp_path / "other")
     assert member.membership.shoal == made["shoal"] and member.certificate.name == "heir"
     assert set(member.certificate.roles) == set(Role)
     assert member.keyring.peer != made["peer"]
+
+
+def test_a_passphrase_is_asked_for_and_may_be_withheld(
+    shoal: Shoal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = shoal("init", "home", "--backup", "root.backup", "--json").json
+    words = ("recover", "root.backup", "--data-dir", str(tmp_path / "other"))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    typed: list[str] = []
+
+    def getpass(prompt: str) -> str:
+        if not typed:
+            raise EOFError
+        return typed.pop()
+
+    monkeypatch.setattr("getpass.getpass", getpass)
+    ended = shoal(*words)
+    assert ended.code == 2 and "no passphrase was given" in ended.err
+    typed.append(made["passphrase"])
+    assert shoal(*words).code == 0
 
 
 def test_join_and_up_hand_over_to_the_agent(

@@ -480,7 +480,17 @@ async def test_of_many_that_were_found_a_leaf_dials_few_at_a_time() -> None:
                 a.transport.sighted(peer, (closed_port(),))
                 await trio.sleep(0.01)
                 assert len(dialer.kept()) <= HINTS_DIALLED
-        assert sorted(dialer.kept()) == sorted(found[-HINTS_DIALLED:])
+        assert len(dialer.kept()) == HINTS_DIALLED
+
+
+async def test_each_that_was_found_has_its_turn() -> None:
+    a, b = leaf(dial_s=0.2), member("b")
+    async with running(a, b):
+        a.transport.sighted(b.id, b.addresses)
+        for n in range(3 * HINTS_DIALLED):
+            a.transport.sighted(member(f"f{n}").id, (closed_port(),))
+        with trio.fail_after(10):
+            await a.event(PeerConnected, b.id)
 
 
 async def test_who_is_not_to_be_kept_is_only_remembered() -> None:
