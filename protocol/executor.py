@@ -76,6 +76,7 @@ class Executor:
     restarts: Restarts
     over: Callable[[JobId, int], str]  # why a service of this generation is not to run (any more)
     first_rank: Callable[[JobId], PeerId | None]  # who would coordinate a service without holders
+    alone_since: Callable[[], float]  # monotonic; NEVER while any other is connected, or none known
     executions: Executions = field(default_factory=Executions)
     fences: Fences = field(default_factory=Fences)
 
@@ -270,6 +271,9 @@ class Executor:
 
     def _objection_to_service(self, execution: Execution) -> str:
         over = self.over(execution.job, execution.generation)
+        stop_after = execution.spec.disconnect.stop_after_s
+        if not over and stop_after is not None and self.alone_since() < NEVER:
+            over = "cut off from all others: what has StopAfter starts when it meets somebody"
         others = [
             e
             for e in self.executions.open
@@ -599,7 +603,11 @@ class Executor:
         stop_after = execution.spec.disconnect.stop_after_s
         if stop_after is None or execution.stopping:
             return NEVER
-        return execution.heard_at + max(stop_after, 2 * self.config.renew_s)
+        after_s = max(stop_after, 2 * self.config.renew_s)
+        heard_at = execution.heard_at
+        if execution.service:  # which may be coordinated here
+            heard_at = min(heard_at, self.alone_since())
+        return heard_at + after_s
 
     def on_deadline(self, now: Now) -> list[Effect]:
         self.bidder.expire(now.mono)

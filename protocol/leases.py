@@ -80,7 +80,9 @@ class Leases:
         if item.fence < known and plan.leaving == sender:
             return "kept", []
         if item.fence < known:
-            return "over", self._surplus(sender, led, plan, item)
+            here = slot.assignment is not None and slot.assignment.executor == sender
+            # An update takes the place of what ran on the same device, which had not heard of it.
+            return "over", [] if here else self._surplus(sender, led, plan, item)
         if item.fence > known:
             return self._adopted(sender, led, slot, plan, item, now)
         if slot.assignment is None or slot.assignment.executor != sender:

@@ -17,7 +17,7 @@ import msgspec
 from protocol import standing
 from protocol.bidding import Bidder
 from protocol.catalogue import Catalogue
-from protocol.clock import CLOCK_LABEL, CLOCK_UNKNOWN, Now
+from protocol.clock import CLOCK_LABEL, CLOCK_UNKNOWN, NEVER, Now
 from protocol.config import NodeConfig
 from protocol.coordination import Coordination
 from protocol.derived import PEER_LABEL
@@ -204,6 +204,7 @@ class Node:
             Restarts(self.config.standing, self.rng),
             self._over,
             self._first_rank,
+            self._alone_since,
         )
 
     def _steward(self) -> Steward:
@@ -658,6 +659,11 @@ class Node:
     def _over(self, job: JobId, generation: int) -> str:
         """The executor is built before the services that it asks."""
         return self.steward.services.over(job, generation)
+
+    def _alone_since(self) -> float:
+        """Who is the only one of the shoal is not cut off from it."""
+        others = any(peer.state is not State.LEFT for peer in self.membership.peers())
+        return self.steward.daemons.alone_since if others else NEVER
 
     def _first_rank(self, job: JobId) -> PeerId | None:
         return self.steward.services.first_rank(job)

@@ -174,8 +174,13 @@ def test_an_update_goes_in_waves_and_back_where_it_fails(lab: Lab, tmp_path: Pat
             view = client.job(job)
         return [part["revision"] for part in view["parts"] if part["state"] == "running"]
 
-    lab.until(lambda: len(revisions()) == 2 and first not in revisions(), "both changed", SOON_S)
-    good = revisions()
+    good: list[str] = []
+
+    def changed() -> bool:
+        good[:] = revisions()
+        return len(good) == 2 and first not in good
+
+    lab.until(changed, "both changed", SOON_S)
     assert ran(lab, lab[0], job_file(tmp_path, "waves", "exit 3", Count=2, Update=update)) == job
 
     def gone_back() -> bool:

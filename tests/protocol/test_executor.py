@@ -67,6 +67,7 @@ def executor_of(
         restarts,
         lambda job, generation: "",
         lambda job: None,
+        lambda: NEVER,
     )
 
 

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from protocol.config import MembershipConfig, NodeConfig
-from protocol.events import HealthChanged
+from protocol.events import FactsSampled, HealthChanged
 from protocol.ids import PeerId, rendezvous
-from protocol.messages import SlotState
+from protocol.messages import Facts, Renew, Renewal, SlotState
 from protocol.records import Desired, Role
 from protocol.tree import Plain
 from tests.protocol.servicenet import ServiceNet, service
@@ -175,6 +175,50 @@ def test_a_partition_runs_it_on_both_sides_and_healing_leaves_count() -> None:
     assert [t for name in "abcd" for t in net.told(name, "execution.stopped-here")]
     twice = [tell.text for name in "abcd" for tell in net.told(name, "service.ran-twice")]
     assert twice and all("as well, and is stopped there" in text for text in twice)
+
+
+@pytest.mark.parametrize("alone", ["a", "b"])  # its coordinator, and another
+def test_one_that_stops_when_cut_off_stays_so_until_its_device_meets_somebody(alone: str) -> None:
+    net = ServiceNet("a", "b", "c", cpu_m={name: 400 * (name == alone) for name in "abc"})
+    net.ran("a", service(Disconnect={"StopAfter": 12}))
+    net.run(1.0)
+    assert net.where() == [alone]
+    others = [name for name in "abc" if name != alone]
+    for name in others:  # which have room only now
+        net.handle(name, replace(net.boxes[name].described, cpu_m=400))
+        net.handle(name, FactsSampled(Facts(cpu_free_m=400)))
+    net.run(1.0)
+    net.part([alone], others)
+    net.run(40.0)
+    assert len(net.where()) == 1 and alone not in net.where(), "it runs on the other side"
+    net.run(120.0)
+    assert alone not in net.where(), "nor does this side take it up anew"
+    net.heal()
+    net.run(40.0)
+    assert len(net.where()) == 1
+
+
+def test_a_device_that_knows_no_others_is_not_cut_off() -> None:
+    net = ServiceNet("a")
+    net.ran("a", service(Disconnect={"StopAfter": 12}))
+    net.run(100.0)
+    assert net.where() == ["a"]
+
+
+def test_what_an_update_replaces_in_its_place_has_not_run_beside_it() -> None:
+    """Its lease is renewed just as the later award is on its way."""
+    net = ServiceNet("a", "b")
+    net.ran("a", service())
+    net.run(1.0)
+    (host,) = net.where()
+    old = net.service("a").slots[0].assignment
+    assert old is not None
+    net.ran("a", service(command="better"))
+    net.run(1.0)
+    new = net.service("a").slots[0].assignment
+    assert new is not None and new.fence > old.fence and net.where() == [host]
+    net.send(host, "a", Renew((Renewal(net.id, old.revision, 0, old.fence, "running"),)))
+    assert not net.told("a", "service.ran-twice")
 
 
 @pytest.mark.parametrize("desired", [Desired.STOPPED, Desired.DELETED])
