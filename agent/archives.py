@@ -54,8 +54,16 @@ class Dialler(Protocol):
 class Archives:
     """The archives of one data directory. Writing and unpacking happen in threads."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        bytes_max: int = ARCHIVE_BYTES_MAX,
+        quota_bytes: int = QUOTA_BYTES,
+    ) -> None:
+        """`bytes_max` is of one archive, `quota_bytes` of all that are kept."""
         self.directory = directory
+        self.bytes_max = bytes_max
+        self._quota_bytes = quota_bytes
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for partial in directory.glob("*.part"):
             partial.unlink(missing_ok=True)
@@ -69,16 +77,23 @@ class Archives:
     def holds(self, digest: str) -> bool:
         return self.path(digest).exists()
 
+    def size_of(self, digest: str) -> int:
+        """In bytes; -1 where it is not here."""
+        try:
+            return self.path(digest).stat().st_size
+        except (OSError, ArchiveError):
+            return -1
+
     async def put(self, chunks: AsyncIterator[bytes]) -> tuple[str, int]:
         """Keep what comes, durably; returns digest and size. Raises ArchiveError when too long."""
-        partial = self.directory / f"{secrets.token_hex(8)}.part"
+        partial = self.partial()
         digest, size = hashlib.sha256(), 0
         try:
             with partial.open("wb") as file:
                 async for chunk in chunks:
                     size += len(chunk)
-                    if size > ARCHIVE_BYTES_MAX:
-                        raise ArchiveError(f"more than {ARCHIVE_BYTES_MAX >> 20} MiB to ship")
+                    if size > self.bytes_max:
+                        raise ArchiveError(f"more than {self.bytes_max >> 20} MiB to ship")
                     digest.update(chunk)
                     await trio.to_thread.run_sync(file.write, chunk)
                 await trio.to_thread.run_sync(_sync, file.fileno())
@@ -90,14 +105,24 @@ class Archives:
         await trio.to_thread.run_sync(self.prune)
         return name, size
 
+    def partial(self) -> Path:
+        """Where a new one may be written; what is left there is removed at the next start."""
+        return self.directory / f"{secrets.token_hex(8)}.part"
+
+    def adopt(self, partial: Path, digest: str) -> None:
+        """Keep what was written there, and is on disk, under its digest. Blocks."""
+        partial.rename(self.path(digest))
+        _sync_directory(self.directory)
+        self.prune()
+
     async def fetch(self, digest: str, size: int, sources: Sequence[PeerId], dial: Dialler) -> Path:
         """The archive's path, from disk or from the first source that has it.
 
         Raises ArchiveError naming what each of them said.
         """
         path = self.path(digest)
-        if size > ARCHIVE_BYTES_MAX:
-            raise ArchiveError(f"archive {digest[:12]} is over {ARCHIVE_BYTES_MAX >> 20} MiB")
+        if size > self.bytes_max:
+            raise ArchiveError(f"archive {digest[:12]} is over {self.bytes_max >> 20} MiB")
         said: list[str] = []
         try:
             async with self._fetching.setdefault(digest, trio.Lock()):
@@ -135,23 +160,16 @@ class Archives:
         finally:
             await stream.aclose()
 
-    async def serve(self, stream: ByteStream) -> None:
-        """Answer one request of another member."""
-        request = decode_as(await stream.read_frame(), ArchiveRequest)
+    async def read(self, digest: str, offset: int) -> AsyncGenerator[bytes, None]:
+        """What is kept under `digest`, from `offset` on. Raises ArchiveError if it is not here."""
         try:
-            file = self.path(request.digest).open("rb")
-        except (OSError, ArchiveError):
-            answer = ArchiveAnswer(0, "is not here")
-            await stream.write_frame(encode_message(answer))
-            return
+            file = self.path(digest).open("rb")
+        except OSError:
+            raise ArchiveError("is not here") from None
         with file:
-            size = os.fstat(file.fileno()).st_size
-            offset = min(max(request.offset, 0), size)
-            await stream.write_frame(encode_message(ArchiveAnswer(size)))
             file.seek(offset)
             while chunk := await trio.to_thread.run_sync(file.read, CHUNK_BYTES):
-                await stream.send_all(chunk)
-        await stream.aclose()
+                yield chunk
 
     def prune(self) -> None:
         """Delete what has not been used for long, and the longest unused over the quota."""
@@ -165,8 +183,25 @@ class Archives:
         total = 0
         for at, (used, size, path) in enumerate(kept):
             total += size
-            if at and (total > QUOTA_BYTES or used < time.time() - KEEP_S):
+            if at and (total > self._quota_bytes or used < time.time() - KEEP_S):
                 path.unlink(missing_ok=True)
+
+
+async def serve(stream: ByteStream, stores: Sequence[Archives]) -> None:
+    """Answer one request of another member, from the first of `stores` that has it."""
+    request = decode_as(await stream.read_frame(), ArchiveRequest)
+    found = [(store, size) for store in stores if (size := store.size_of(request.digest)) >= 0]
+    if not found:
+        await stream.write_frame(encode_message(ArchiveAnswer(0, "is not here")))
+        return
+    store, size = found[0]
+    await stream.write_frame(encode_message(ArchiveAnswer(size)))
+    offset = min(max(request.offset, 0), size)
+    with contextlib.suppress(ArchiveError):  # deleted just now: the reader misses its end
+        async with aclosing(store.read(request.digest, offset)) as chunks:
+            async for chunk in chunks:
+                await stream.send_all(chunk)
+    await stream.aclose()
 
 
 async def _received(stream: ByteStream, size: int) -> AsyncGenerator[bytes, None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, cast
 
 import trio
@@ -18,14 +18,16 @@ from agent.grant import ROLES, InviteError
 from agent.invites import Invites
 from agent.logs import BOTH, JobLogs, Logs, StreamName
 from agent.peers import Peers
+from agent.results import Results
 from agent.storesql import StoreFailed
-from protocol.errors import JobSpecError
+from protocol.errors import JobSpecError, ShoalError
 from protocol.events import ControlRequested, QueryRequested, RunRequested, SubmitRequested
 from protocol.heldjob import HeldJob
-from protocol.ids import JobId
+from protocol.ids import JobId, PeerId
 from protocol.job import JobSpec
 from protocol.records import Desired
 from protocol.slots import why_wrong
+from protocol.slotviews import views_in
 from protocol.standingjob import TEMPLATE, standing_id
 from protocol.tree import Plain
 
@@ -45,6 +47,7 @@ class AgentBackend:
         archives: Archives,
         invites: Invites,
         logs: Logs,
+        results: Results,
         clock: Clock,
         about: Callable[[], View],
         settings: View,
@@ -57,6 +60,7 @@ class AgentBackend:
         self._archives = archives
         self._invites = invites
         self._logs = logs
+        self._results = results
         self._clock = clock
         self._about = about
         self._settings = settings
@@ -212,6 +216,21 @@ class AgentBackend:
 
         streams = BOTH if stream == "both" else (cast(StreamName, stream),)
         return JobLogs(self._logs, look, events, slot, streams, tail, follow, self._nursery)
+
+    async def results(
+        self, job: str, slot: int, offset: int, write: Callable[[bytes], Awaitable[None]]
+    ) -> None:
+        view = await self.job(job)
+        one = next((each for each in views_in(view["slots"]) if each["slot"] == slot), None)
+        if one is None:
+            raise RequestError(404, f"{view['name']} has no slot {slot}")
+        digest = str(one.get("archive", ""))
+        if not digest:
+            raise RequestError(404, f"slot {slot} of {view['name']} has left no result files")
+        try:
+            await self._results.read(digest, offset, PeerId(str(one["executor"])), write)
+        except ShoalError as error:
+            raise RequestError(502, str(error)) from None
 
     async def invite(
         self, expires_s: int, uses: int, roles: list[str], labels: dict[str, str]

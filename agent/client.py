@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, Self, cast
@@ -250,6 +251,12 @@ class Client:
             query["slot"] = slot
         return self._stream("GET", f"{_job(job)}/logs?{urlencode(query)}")
 
+    def results(self, job: str, slot: int = 0, offset: int = 0) -> Iterator[bytes]:
+        """The archive of a slot's result files from `offset` on: a tar.gz; see the slot's view."""
+        query = urlencode({"slot": slot, "offset": offset})
+        for line in self._stream("GET", f"{_job(job)}/results?{query}"):
+            yield b64decode(line["data"])
+
     def events(self, since: int = 0, job: str = "") -> list[dict[str, Any]]:
         """The events that the agent remembers."""
         query = urlencode({"since": since} | ({"job": job} if job else {}))
@@ -369,9 +376,7 @@ class Client:
 def log_bytes(line: dict[str, Any]) -> bytes:
     """The bytes of one log line."""
     if line.get("encoding") == "base64":
-        import base64
-
-        return base64.b64decode(line["data"])
+        return b64decode(line["data"])
     return cast("str", line["data"]).encode()
 
 

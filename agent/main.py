@@ -16,6 +16,7 @@ import trio
 
 from agent import identity
 from agent.archives import Archives, ByteStream, Dialler
+from agent.archives import serve as serve_archive
 from agent.backend import AgentBackend
 from agent.checks import Checks
 from agent.clock import Clock
@@ -38,6 +39,8 @@ from agent.logs import Logs
 from agent.membership import Member, load_member
 from agent.outside import Outside, event_view
 from agent.peers import Peers
+from agent.results import QUOTA_BYTES as RESULT_QUOTA_BYTES
+from agent.results import RESULT_BYTES_MAX, Results
 from agent.settings import ConfigError
 from agent.store import Store
 from agent.storesql import StoreFailed
@@ -117,6 +120,8 @@ class Agent:
         data_dir = self.config.data_dir
         self.engine = ProcessEngine(data_dir / "executions", user)
         self.archives = Archives(data_dir / "archives")
+        kept = Archives(data_dir / "results", RESULT_BYTES_MAX, RESULT_QUOTA_BYTES)
+        self._stores = (self.archives, kept)
         self._send_events, self._events = trio.open_memory_channel[TransportEvent](EVENTS_QUEUED)
         self.transport = Transport(
             member.keyring,
@@ -126,18 +131,21 @@ class Agent:
             on_clone=self._on_cloned,
             relays=self._relays,
         )
+        dial_archives, me = self._dial(ARCHIVE_PROTOCOL), member.keyring.peer
+        self.results = Results(kept, self.engine, dial_archives, me)
         self.tasks = Tasks(
             self.engine,
             self.archives,
-            self._dial(ARCHIVE_PROTOCOL),
+            dial_archives,
             self.driver.post,
             self.config.task.log_bytes_max,
+            self.results,
         )
         self.checks = Checks(self.engine, self.driver.post)
         self.feed = Feed(lambda: self.clock.now().wall_ms)
         for event in store.log.last(REMEMBERED):
             self.feed.put(event_view(event))
-        self.logs = Logs(self.engine, self._dial(LOG_PROTOCOL), member.keyring.peer)
+        self.logs = Logs(self.engine, self._dial(LOG_PROTOCOL), me)
         self.invites = Invites(store, member, self._own_addresses, self.clock.now())
         self.doctor = Doctor(self)
         labels, addresses = member.membership.labels, self.transport.addresses
@@ -149,6 +157,7 @@ class Agent:
             self.archives,
             self.invites,
             self.logs,
+            self.results,
             self.clock,
             self._about,
             loaded.view(),
@@ -302,8 +311,11 @@ class Agent:
         async def join(stream: Stream) -> None:
             await serve_join(stream, stream.peer, self.invites, now)
 
+        async def archives(stream: Stream) -> None:
+            await serve_archive(stream, self._stores)
+
         self.transport.serve(JOIN_PROTOCOL, join, members_only=False)
-        self.transport.serve(ARCHIVE_PROTOCOL, self.archives.serve, members_only=True)
+        self.transport.serve(ARCHIVE_PROTOCOL, archives, members_only=True)
         self.transport.serve(LOG_PROTOCOL, self.logs.serve, members_only=True)
 
     async def _take_events(self) -> None:

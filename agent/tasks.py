@@ -13,6 +13,8 @@ import trio
 from agent.archives import ArchiveError, Archives, Dialler, give_away, unpack
 from agent.engines.process import ProcessEngine
 from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit, TaskLaunch
+from agent.packing import Packed
+from agent.results import Results
 from protocol.effects import RemoveTask, StartTask, StopTask
 from protocol.events import Event, TaskEnded, TaskFound, TaskStarted
 from protocol.ids import ExecutionId
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 TAIL_LINES: Final = 40
 TAIL_BYTES: Final = 2048
+# After these the task's files are as it left them; what was stopped is nobody's result.
+LEAVING: Final = (ExitReason.EXITED, ExitReason.SIGNALLED, ExitReason.TIMEOUT)
 GZIP: Final = ("application/gzip", "application/x-gzip")
 _log = logging.getLogger("shoal.tasks")
 
@@ -37,8 +41,10 @@ class Tasks:
         dial: Dialler,
         post: Callable[[Event], None],
         log_bytes_max: int,
+        results: Results,
     ) -> None:
         self.engine = engine
+        self._results = results
         self._archives = archives
         self._dial = dial
         self._post = post
@@ -68,10 +74,19 @@ class Tasks:
                 found.append(TaskFound(key, running=True))
                 self._watch(key)
             elif ended.reason is not ExitReason.LOST:
-                code, reason = told(ended)
-                duration_ms = int(ended.duration_s * 1000)
-                found.append(TaskFound(key, False, code, reason, duration_ms))
+                found.append(await self._found_ended(key, ended))
         return tuple(found)
+
+    async def _found_ended(self, key: ExecutionId, ended: TaskExit) -> TaskFound:
+        """One whose files are not packed yet counts as running until they are."""
+        code, reason = told(ended)
+        packed = await self._results.kept(key) if ended.reason in LEAVING else Packed()
+        if packed is None:
+            self._watch(key)
+            return TaskFound(key, running=True)
+        duration_ms = int(ended.duration_s * 1000)
+        kept = (packed.digest, packed.size_bytes, packed.note)
+        return TaskFound(key, False, code, reason, duration_ms, *kept)
 
     # ---- effects -----------------------------------------------------------------------------
 
@@ -102,6 +117,7 @@ class Tasks:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 if task.spec.task.input_sources:
                     await self._fetch_inputs(task)
+                await self._results.want(key, task.spec.task.result_paths)
             del self._scopes[key]
             if scope.cancelled_caught:
                 self._post(TaskEnded(key, None, "stopped before it started"))
@@ -154,13 +170,25 @@ class Tasks:
             ended = await self.engine.wait(key)
             code, reason = told(ended)
             out, err = await self.engine.tails(key, TAIL_LINES)
+            packed = await self._results.keep(key) if ended.reason in LEAVING else Packed()
         except (KeyError, OSError, ValueError) as error:
             self._watched.discard(key)
             self._post(TaskEnded(key, None, f"its directory is gone: {error}"))
             return
         self._watched.discard(key)
-        tails = (out.data[-TAIL_BYTES:], err.data[-TAIL_BYTES:])
-        self._post(TaskEnded(key, code, reason, int(ended.duration_s * 1000), *tails))
+        self._post(
+            TaskEnded(
+                key,
+                code,
+                reason,
+                int(ended.duration_s * 1000),
+                out.data[-TAIL_BYTES:],
+                err.data[-TAIL_BYTES:],
+                packed.digest,
+                packed.size_bytes,
+                packed.note,
+            )
+        )
 
     async def _stop(self, task: StopTask) -> None:
         try:

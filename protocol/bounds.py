@@ -47,6 +47,7 @@ Value = Annotated[str, Meta(max_length=256)]
 Reason = Annotated[str, Meta(max_length=REASON_CHARS_MAX)]
 Address = Annotated[str, Meta(min_length=1, max_length=256)]  # a multiaddr
 Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]  # SHA-256
+DigestOrEmpty = Annotated[str, Meta(pattern=r"\A([0-9a-f]{64})?\Z")]
 Prefix = Annotated[str, Meta(max_length=64)]
 
 Hash = Annotated[bytes, Meta(max_length=64)]

@@ -102,8 +102,7 @@ class Daemons:
             daemon.next_at = now.mono
             return effects
         if not task.running:
-            ended = TaskEnded(key, task.exit_code, task.reason, task.duration_ms)
-            return self.on_ended(ended, now)
+            return self.on_ended(task.as_ended(), now)
         self.bidder.adopt(key, daemon.now.spec.task.resources)
         daemon.state = State.RUNNING
         self._begun(daemon, now)

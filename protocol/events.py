@@ -19,6 +19,21 @@ class TaskFound:
     exit_code: int | None = None  # 128 + n for signal n; None where nobody recorded it
     reason: str = ""
     duration_ms: int = 0
+    archive: str = ""  # as in TaskEnded
+    archive_bytes: int = 0
+    archive_note: str = ""
+
+    def as_ended(self) -> TaskEnded:
+        """What is known of its end, where it is over; its output stays where it is."""
+        return TaskEnded(
+            self.execution,
+            self.exit_code,
+            self.reason,
+            self.duration_ms,
+            archive=self.archive,
+            archive_bytes=self.archive_bytes,
+            archive_note=self.archive_note,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +159,9 @@ class TaskEnded:
     duration_ms: int = 0
     stdout_tail: bytes = b""
     stderr_tail: bytes = b""
+    archive: str = ""  # the SHA-256 of what its ResultPaths held; empty where nothing is kept
+    archive_bytes: int = 0
+    archive_note: str = ""  # what of them could not be kept
 
 
 @dataclass(frozen=True, slots=True)

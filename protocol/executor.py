@@ -130,7 +130,7 @@ class Executor:
                 return self.on_ended(TaskEnded(execution.id, None, reason), now)
             return self._lost(execution, TaskEnded(execution.id, None, reason), now)
         if not task.running:
-            ended = TaskEnded(execution.id, task.exit_code, task.reason, task.duration_ms)
+            ended = task.as_ended()
             if execution.listed and task.exit_code is None and not execution.stopping:
                 return self._lost(execution, ended, now)
             return self.on_ended(ended, now)
@@ -468,6 +468,9 @@ class Executor:
             stdout_tail=event.stdout_tail[-TAIL_BYTES:],
             stderr_tail=event.stderr_tail[-TAIL_BYTES:],
             unknown=state is State.UNKNOWN,
+            archive=event.archive,
+            archive_bytes=event.archive_bytes,
+            archive_note=clipped(event.archive_note),
         )
         execution.result_data = seal(result, self.keyring)
         execution.tries = 0  # of renewals; it is the coordinator that is asked first

@@ -16,6 +16,7 @@ from protocol.bounds import (
     Addresses,
     Count,
     DesiredCode,
+    DigestOrEmpty,
     ExitCode,
     Inputs,
     Key,
@@ -193,6 +194,9 @@ class Result(msgspec.Struct, array_like=True, tag=8, frozen=True, kw_only=True):
     stdout_tail: Tail = b""  # the end of the output, so that it is known even when the peer is gone
     stderr_tail: Tail = b""
     unknown: bool = False  # it may have run, to an end that nobody saw; it is not started again
+    archive: DigestOrEmpty = ""  # of its ResultPaths, kept by the executor; empty: there is none
+    archive_bytes: Count = 0
+    archive_note: Reason = ""  # what of them could not be kept, for people
 
 
 class Acceptance(msgspec.Struct, array_like=True, tag=9, frozen=True, kw_only=True):

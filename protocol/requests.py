@@ -157,11 +157,6 @@ class Requests:
         refusal = self._why_not_author(spec.namespace)
         if refusal:
             return refusal
-        if spec.task.result_paths:
-            return (
-                "this version brings output home, but no files: leave ResultPaths out and write "
-                "to stdout"
-            )
         if not _is_key(event.key):
             return f"a key is 1 to {KEY_CHARS_MAX} characters, none of them half of a pair"
         return self._why_full()

@@ -32,6 +32,9 @@ class SlotShape(TypedDict):
     duration_ms: int
     stdout_tail: str
     stderr_tail: str
+    archive: NotRequired[str]  # the SHA-256 of its result files; empty where there are none
+    archive_bytes: NotRequired[int]
+    archive_note: NotRequired[str]
 
 
 class ExecutionShape(TypedDict):

@@ -104,10 +104,10 @@ class StandingActs:
                 f"this peer may not submit in namespace {spec.namespace}: its certificate lacks "
                 "the role; invite it anew with --role compute,submit"
             )
-        if spec.task.result_paths:
-            noun = spec.type.noun
-            ends = "does not end, so it" if spec.type.standing else "in this version"
-            return f"{noun} {ends} brings no files home: leave ResultPaths out"
+        if spec.task.result_paths and spec.type.standing:
+            return (
+                f"{spec.type.noun} does not end, so it brings no files home: leave ResultPaths out"
+            )
         wrong = why_wrong(self.cron, spec.schedule) if spec.schedule is not None else ""
         if wrong:
             return wrong

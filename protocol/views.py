@@ -127,6 +127,9 @@ def _slot_view(held: HeldJob, slot: Slot, plan: Plan | None, name: Name, keyring
         "duration_ms": result.duration_ms if result is not None else 0,
         "stdout_tail": result.stdout_tail.decode(errors="replace") if result is not None else "",
         "stderr_tail": result.stderr_tail.decode(errors="replace") if result is not None else "",
+        "archive": result.archive if result is not None else "",
+        "archive_bytes": result.archive_bytes if result is not None else 0,
+        "archive_note": result.archive_note if result is not None else "",
     }
 
 

@@ -252,6 +252,13 @@ def _list(parser: ArgumentParser) -> None:
         parser.add_argument(f"--{name}", metavar=name.upper(), help="only these, comma between")
 
 
+def _get(parser: ArgumentParser) -> None:
+    parser.add_argument("job", metavar="JOB", help="its id, the beginning of one, or its name")
+    parser.add_argument("-o", "--output", metavar="DIR", help="where they go (NAME-ID)")
+    parser.add_argument("--slot", metavar="N", type=int, help="of this slot alone")
+    parser.add_argument("--peer", metavar="PEER", help="of this device alone")
+
+
 def _logs(parser: ArgumentParser) -> None:
     _job(parser)
     parser.add_argument("-f", "--follow", action="store_true", help="as it is written")
@@ -349,6 +356,7 @@ COMMANDS: Final = (
     Command("job describe", "all about one job", "jobs:describe", _job),
     Command("job executions", "each attempt of each slot", "jobs:executions", _job),
     Command("job logs", "what its tasks wrote", "logs:logs", _logs),
+    Command("job get", "fetch the files its tasks left", "results:get", _get),
     Command("job versions", "what a daemon or service was before", "versions:versions", _versions),
     Command("job rollback", "run an earlier version again", "versions:rollback", _rollback),
     Command("job rerun", "run a job again that has ended", "runs:rerun", _rerun),

@@ -11,6 +11,7 @@ from agent.cli import units
 from agent.cli.connecting import connect
 from agent.cli.exitcodes import OK
 from agent.cli.tables import note, show_json, show_pairs, show_table
+from agent.printable import clean
 
 
 def list_jobs(args: Namespace) -> int:
@@ -97,6 +98,12 @@ def _show_slots(view: dict[str, Any]) -> None:
             for slot in view["slots"]
         ],
     )
+    for slot in view["slots"]:
+        if slot.get("archive_note"):
+            print(clean(f"Files left out of {_place(view, slot)}: {slot['archive_note']}"))
+    kept = sum(int(slot.get("archive_bytes", 0)) for slot in view["slots"])
+    if kept:
+        print(f"Files kept: {units.size(kept)}; `shoal job get` fetches them")
 
 
 def _place(view: dict[str, Any], entry: dict[str, Any]) -> str:

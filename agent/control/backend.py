@@ -13,7 +13,7 @@ disk_bytes, version, roles, since_s, reason, draining.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol, Self, TypeAlias
 
 View: TypeAlias = dict[str, Any]
@@ -136,6 +136,12 @@ class Backend(Protocol):
         for all. With `follow` it goes on to executions that start later, and ends when the job has
         ended and everything was given. Raises RequestError 404, here or at the first item.
         """
+
+    async def results(
+        self, job: str, slot: int, offset: int, write: Callable[[bytes], Awaitable[None]]
+    ) -> None:
+        """Hand on the archive of a slot's result files from `offset`: a tar.gz, whose SHA-256 and
+        size the view of the slot says. Raises RequestError 404, and 502 where it cannot be had."""
 
     async def invite(
         self, expires_s: int, uses: int, roles: list[str], labels: dict[str, str]

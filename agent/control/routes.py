@@ -62,6 +62,7 @@ def build_app(backend: Backend, limits: Limits) -> Starlette:
         ("POST", "/v1/jobs/{job}/stop", api.stop),
         ("POST", "/v1/jobs/{job}/delete", api.delete),
         ("GET", "/v1/jobs/{job}/logs", api.logs),
+        ("GET", "/v1/jobs/{job}/results", api.results),
         ("GET", "/v1/jobs/{job}/follow", api.follow),
         ("POST", "/v1/templates/{name}/run", api.run_template),
         ("GET", "/v1/events", api.events),
@@ -234,6 +235,20 @@ class Routes:
                     await emit(plain_log(line))
             finally:
                 await lines.aclose()
+
+        return self._stream(produce)
+
+    async def results(self, request: Request) -> Response:
+        slot = integer(request, "slot", 0, 0, 2**53)
+        offset = integer(request, "offset", 0, 0, 2**53)
+        view = await self._backend.job(request.path_params["job"])
+        self._enter()
+
+        async def produce(emit: Emit) -> None:
+            async def write(chunk: bytes) -> None:
+                await emit({"data": chunk})  # in base64
+
+            await self._backend.results(view["id"], slot, offset, write)
 
         return self._stream(produce)
 

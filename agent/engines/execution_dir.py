@@ -4,6 +4,7 @@
     supervisor      `pid starttime` of the supervisor; task: the same of the task
     stop            written to ask for the end; holds the grace in milliseconds, or nothing
     exit            how it ended, as JSON; whoever renames it here first decides
+    note.NAME       what the agent keeps beside it
     stdout.OFFSET   log segments, named by the absolute offset of their first byte; stderr.OFFSET
     work/ tmp/      the task's own; the only entries it may read or write
 
@@ -69,6 +70,15 @@ class ExecutionDir:
 
     def write_spec(self, spec: bytes) -> None:
         self._replace("spec", spec)
+
+    def write_note(self, name: str, data: bytes) -> None:
+        self._replace(f"note.{name}", data)
+
+    def read_note(self, name: str) -> bytes | None:
+        try:
+            return (self.path / f"note.{name}").read_bytes()
+        except FileNotFoundError:
+            return None
 
     def ask_to_stop(self, grace_ms: int | None) -> None:
         self._replace("stop", b"" if grace_ms is None else b"%d" % grace_ms)

@@ -140,6 +140,21 @@ class ProcessEngine:
         if watch := self._watches.pop(execution_id, None):
             watch.reap()
 
+    async def write_note(self, execution_id: str, name: str, data: bytes) -> None:
+        """Keep something beside it until it is removed, out of its task's reach. Raises OSError."""
+        directory = self._directory(execution_id)
+
+        def write() -> None:
+            directory.create(self.user)
+            directory.write_note(name, data)
+
+        await self._in_thread(write)
+
+    async def read_note(self, execution_id: str, name: str) -> bytes | None:
+        """What was kept under this name; None where nothing was."""
+        directory = self._directory(execution_id)
+        return await self._in_thread(lambda: directory.read_note(name))
+
     async def read_log(
         self, execution_id: str, stream: Stream, offset: int, bytes_max: int = CHUNK_BYTES_MAX
     ) -> LogChunk:

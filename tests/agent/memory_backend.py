@@ -5,7 +5,7 @@ that is no UTF-8), `warn TEXT` (standard error), `wait` (until `finish` or a sto
 """
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -30,6 +30,7 @@ class MemoryBackend:
         self.views: dict[str, dict[str, Any]] = {}
         self.output: dict[str, list[dict[str, Any]]] = {}
         self.archives: dict[str, bytes] = {}
+        self.files: dict[tuple[str, int], bytes] = {}  # result archives by job and slot
         self.invited: list[tuple[int, int, list[str], dict[str, str]]] = []
         self.submitted: list[dict[str, Any]] = []
         self.ended = trio.Event()
@@ -219,6 +220,15 @@ class MemoryBackend:
             if not follow or self.views[job]["state"] in FINAL_STATES:
                 return
             await self.changed.wait()
+
+    async def results(
+        self, job: str, slot: int, offset: int, write: Callable[[bytes], Awaitable[None]]
+    ) -> None:
+        data = self.files.get((job, slot))
+        if data is None:
+            raise RequestError(404, f"slot {slot} has left no result files")
+        for at in range(offset, len(data), 1000):
+            await write(data[at : at + 1000])
 
     async def invite(
         self, expires_s: int, uses: int, roles: list[str], labels: dict[str, str]

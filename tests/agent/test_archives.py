@@ -25,6 +25,7 @@ from agent.archives import (
     ArchiveError,
     Archives,
     ByteStream,
+    serve,
     unpack,
 )
 from agent.transport.errors import NotReachable
@@ -88,7 +89,7 @@ class Peers:
         if peer not in self.serving:
             raise NotReachable(f"no way to {peer}")
         ours, theirs = pair()
-        self.nursery.start_soon(self.serving[peer].serve, theirs)
+        self.nursery.start_soon(serve, theirs, (self.serving[peer],))
         return ours
 
 
@@ -127,8 +128,7 @@ async def test_what_a_crash_left_half_written_goes(tmp_path: Path) -> None:
 async def test_the_longest_unused_go_first_over_the_quota(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = Archives(tmp_path)
-    monkeypatch.setattr(archives, "QUOTA_BYTES", 2500)
+    kept = Archives(tmp_path, quota_bytes=2500)
     monkeypatch.setattr(archives, "KEEP_S", 1e12)
     digests = []
     for number in range(4):
@@ -214,13 +214,13 @@ async def test_a_source_that_lies_is_found_out(
 
 
 async def test_it_serves_what_it_has_from_an_offset_and_no_other_file(tmp_path: Path) -> None:
-    full = Archives(tmp_path / "archives")
+    empty, full = Archives(tmp_path / "empty"), Archives(tmp_path / "archives")
     await full.put(pieces(DATA))
     (tmp_path / "secret").write_text("secret")
     for digest, offset, size in ((DIGEST, len(DATA) - 3, len(DATA)), (DIGEST, 10**9, len(DATA))):
         ours, theirs = pair()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(full.serve, theirs)
+            nursery.start_soon(serve, theirs, (empty, full))
             await ours.write_frame(encode_message(ArchiveRequest(digest, offset)))
             answer = decode_as(await ours.read_frame(), ArchiveAnswer)
             assert answer.size == size and not answer.error
@@ -230,14 +230,14 @@ async def test_it_serves_what_it_has_from_an_offset_and_no_other_file(tmp_path: 
             assert rest == DATA[offset:]
     ours, theirs = pair()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(full.serve, theirs)
+        nursery.start_soon(serve, theirs, (empty, full))
         await ours.write_frame(encode_message(ArchiveRequest("f" * 64, 0)))
         assert decode_as(await ours.read_frame(), ArchiveAnswer).error == "is not here"
     for name in ("../secret", "", DIGEST.upper()):
         ours, theirs = pair()
         await ours.write_frame(encode_message(ArchiveRequest(name, 0)))
         with pytest.raises(RemoteProtocolError):
-            await full.serve(theirs)
+            await serve(theirs, (empty, full))
         with pytest.raises(ArchiveError, match="not a SHA-256"):
             full.path(name)
 

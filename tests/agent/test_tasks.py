@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import shutil
+import tarfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ import trio.testing
 from agent.archives import Archives, ByteStream
 from agent.engines.process import ProcessEngine
 from agent.engines.task import ExitReason, TaskExit, TaskUser
+from agent.results import PACKED, Results
 from agent.tasks import TAIL_BYTES, Tasks, told
 from agent.transport.errors import NotReachable
 from protocol.effects import RemoveTask, StartTask, StopTask
@@ -45,7 +48,10 @@ class Running:
         self.engine = ProcessEngine(root / "executions", TaskUser.default())
         self.archives = Archives(root / "archives")
         self.may_dial = trio.Event()
-        self.tasks = Tasks(self.engine, self.archives, self.dial, self.events.append, 100_000)
+        self.kept = Archives(root / "results", 1 << 30)
+        results = Results(self.kept, self.engine, self.dial, PeerId("me"))
+        post = self.events.append
+        self.tasks = Tasks(self.engine, self.archives, self.dial, post, 100_000, results)
 
     async def dial(self, peer: PeerId) -> ByteStream:
         await self.may_dial.wait()
@@ -235,3 +241,70 @@ async def test_a_node_built_anew_finds_also_what_is_being_started(root: Path) ->
         assert await it.tasks.found() == (TaskFound(E1, running=True),)
         it.may_dial.set()
         assert (await it.until(TaskEnded)).exit_code is None
+
+
+# ---- result files -----------------------------------------------------------------------------
+
+OUT = [{"Name": "report", "Path": "out"}]
+
+
+def files_in(path: Path) -> dict[str, bytes]:
+    with tarfile.open(path) as archive:
+        members = [member for member in archive if member.isreg()]
+        return {member.name: archive.extractfile(member).read() for member in members}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("code", [0, 7])
+async def test_what_is_at_its_result_paths_is_kept_however_it_ended(root: Path, code: int) -> None:
+    async with running(root) as it:
+        script = f"mkdir out; echo found > out/a; exit {code}"
+        ended = await it.ended(shell(script, ResultPaths=OUT))
+        assert ended.exit_code == code and not ended.archive_note
+        path = it.kept.path(ended.archive)
+        assert path.stat().st_size == ended.archive_bytes
+        assert files_in(path) == {"report/a": b"found\n"}
+
+
+async def test_without_result_paths_nothing_is_kept(root: Path) -> None:
+    async with running(root) as it:
+        ended = await it.ended(shell("echo x > file"))
+        assert (ended.archive, ended.archive_bytes, ended.archive_note) == ("", 0, "")
+        assert os.listdir(it.kept.directory) == []
+
+
+async def test_what_was_not_there_is_said(root: Path) -> None:
+    async with running(root) as it:
+        ended = await it.ended(shell("true", ResultPaths=OUT))
+        assert (ended.archive, ended.archive_note) == ("", "out: nothing is there")
+
+
+async def test_what_ended_while_the_agent_was_away_is_packed_by_the_next(root: Path) -> None:
+    async with running(root) as first:
+        first.tasks.start(shell("mkdir out; echo late > out/a; sleep 0.3", ResultPaths=OUT))
+        await first.until(TaskStarted)
+    await trio.sleep(0.8)
+    async with running(root) as second:
+        assert await second.tasks.found() == (TaskFound(E1, running=True),), "not packed yet"
+        ended = await second.until(TaskEnded)
+        assert files_in(second.kept.path(ended.archive)) == {"report/a": b"late\n"}
+    async with running(root) as third:
+        (found,) = await third.tasks.found()
+        assert (found.running, found.archive) == (False, ended.archive)
+        assert found.as_ended().archive_bytes == ended.archive_bytes
+    (root / "executions" / E1 / f"note.{PACKED}").write_bytes(b"\0" * 20)
+    async with running(root) as fourth:
+        await fourth.tasks.found()
+        assert (await fourth.until(TaskEnded)).archive == ended.archive, "packed anew"
+
+
+async def test_a_full_disk_costs_the_files_and_not_the_result(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("agent.results.pack", full)
+    async with running(root) as it:
+        ended = await it.ended(shell("mkdir out; exit 4", ResultPaths=OUT))
+        assert (ended.exit_code, ended.archive) == (4, "")
+        assert "the disk is full" in ended.archive_note

@@ -19,6 +19,7 @@ PATTERNS = {
     r"\A[A-Za-z0-9_-]{1,64}\Z": ("1", "z" * 64),
     r"\A[a-z2-7]{32}\Z": ("2" * 32, "z" * 32),
     r"\A[0-9a-f]{64}\Z": ("0" * 64, "f" * 64),
+    r"\A([0-9a-f]{64})?\Z": ("", "f" * 64),
 }
 # Fields of bytes that are something inside: what stands there, and whether it may be empty.
 INSIDE: dict[str, tuple[bytes, bool]] = {

@@ -294,6 +294,9 @@ RESULT = Result(
     stdout_tail=b"12 found\n",
     stderr_tail=b"\xffnot all output is text\n",
     unknown=False,
+    archive="5e" * 32,
+    archive_bytes=4_242,
+    archive_note="report: nothing is there",
 )
 
 STANDING_SPEC = Spec(
