@@ -177,6 +177,10 @@ def _run(parser: ArgumentParser) -> None:
         "-f", "--file", metavar="FILE", action="append", default=[], help="ship a file with it"
     )
     parser.add_argument("-C", "--directory", metavar="DIR", help="ship what is in a directory")
+    parser.add_argument(
+        "-o", "--output", metavar="PATH", action="append", default=[],
+        help="keep what it leaves there, for `shoal job get`",
+    )  # fmt: skip
     parser.add_argument("-d", "--detach", action="store_true", help="do not wait for the end")
     parser.add_argument("-q", "--quiet", action="store_true", help="only the task's own output")
     parser.add_argument("command", nargs=REMAINDER, metavar="-- COMMAND", help="what to run")

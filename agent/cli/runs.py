@@ -28,6 +28,7 @@ _FLAGS = {
     "Tasks[0].Resources.Memory": "--memory",
     "Tasks[0].Resources.Disk": "--disk",
     "Tasks[0].Env": "--env",
+    "Tasks[0].ResultPaths": "--output",
     "Tasks[0].Timeouts.ExecutionTimeout": "--timeout",
     "Tasks[0].Timeouts.QueueTimeout": "--queue-timeout",
     "Tasks[0].Engine.Params.Command": "the command",
@@ -75,6 +76,8 @@ def build_spec(args: Namespace) -> dict[str, Any]:
         "Tasks": [task],
         "Name": args.name or label(args.command),
     }
+    if args.output:
+        task["ResultPaths"] = [{"Name": _called(path), "Path": path} for path in args.output]
     if args.count != 1:
         spec["Count"] = args.count
     if args.namespace:
@@ -193,6 +196,12 @@ def by_flag(error: AgentError) -> AgentError:
         if error.path == path or error.path.startswith((f"{path}.", f"{path}[")):
             return AgentError(error.status, error.text, flag)
     return error
+
+
+def _called(path: str) -> str:
+    """A result's name is the last part of its path, as far as names may hold that."""
+    last = path.rstrip("/").rpartition("/")[2]
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in last).lstrip("-.") or "files"
 
 
 def variable(text: str) -> tuple[str, str]:

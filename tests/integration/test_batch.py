@@ -89,6 +89,23 @@ def test_each_partition_knows_its_number_and_how_many_there_are(lab: Lab) -> Non
     assert sorted(done.out.splitlines()) == [f"[{n}] {n}/4 {n}" for n in range(4)]
 
 
+def test_files_that_tasks_leave_are_fetched_from_wherever_they_ran(
+    lab: Lab, tmp_path: Path
+) -> None:
+    script = "mkdir out; echo $SHOAL_PARTITION_INDEX > out/number; head -c 300000 /dev/zero > out/z"
+    command = ("run", "--count", "3", "--name", "files", "-o", "out", "--", "sh", "-c", script)
+    assert lab.shoal(lab[0], *command).code == 0
+    for number, device in enumerate(lab.devices):
+        target = tmp_path / str(number)
+        done = lab.shoal(device, "job", "get", "files", "-o", str(target))
+        assert done.code == 0, done
+        for slot in range(3):
+            assert (target / str(slot) / "out" / "number").read_text() == f"{slot}\n"
+            assert (target / str(slot) / "out" / "z").stat().st_size == 300_000
+    described = lab.shoal(lab[0], "job", "describe", "files").out
+    assert "Files kept" in described
+
+
 def test_the_exit_code_is_the_highest_of_all_slots(lab: Lab) -> None:
     done = lab.shoal(lab[1], "run", "--count", "3", "--", "sh", "-c", "exit $SHOAL_PARTITION_INDEX")
     assert done.code == 2, done

@@ -234,11 +234,15 @@ def test_peers_behind_two_nats_see_each_other_by_way_of_the_public_one(natted: N
 def test_a_job_crosses_two_nats_with_its_files_its_output_and_its_result(natted: NetLab) -> None:
     (one,), (other,) = natted.private
     script = natted.directory / "say.sh"
-    script.write_text("#!/bin/sh\necho through $1; exit 5\n")
+    script.write_text("#!/bin/sh\nmkdir out; echo $1 > out/said; echo through $1; exit 5\n")
     script.chmod(0o755)
     wanted = ("--constraint", f"place={other.name}")
+    wanted += ("--name", "said", "-o", "out")
     done = natted.shoal(one, "run", *wanted, "-f", str(script), "--", "./say.sh", "NATs")
     assert done.code == 5 and done.out == "through NATs\n", done
+    target = natted.directory / "fetched"
+    done = natted.shoal(one, "job", "get", "said", "-o", str(target))
+    assert done.code == 0 and (target / "out" / "said").read_text() == "NATs\n", done
     with natted[0].client() as client:
         assert client.status()["counters"]["relayed_bytes"] > 0
     assert deaths(natted) == []

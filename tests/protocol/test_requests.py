@@ -7,7 +7,6 @@ import pytest
 from protocol.config import CoordinationConfig, NodeConfig
 from protocol.effects import Reply, Send
 from protocol.ids import JobId
-from protocol.job import JobSpec
 from protocol.messages import (
     Announce,
     ControlAnswer,
@@ -39,17 +38,6 @@ def test_who_lacks_the_role_is_told_what_to_do() -> None:
     request = net.submit("a", batch())
     assert "invite it anew with --role compute,submit" in error(net, "a", request)
     assert net["a"].jobs == {}
-
-
-@pytest.mark.parametrize(
-    ("spec", "says"),
-    [
-        (batch(task={"ResultPaths": [{"Name": "out", "Path": "/out"}]}), "leave ResultPaths out"),
-    ],
-)
-def test_what_this_version_cannot_do_is_refused(spec: JobSpec, says: str) -> None:
-    net = NodeNet("a")
-    assert says in error(net, "a", net.submit("a", spec))
 
 
 @pytest.mark.parametrize("key", ["", "k" * (KEY_CHARS_MAX + 1), "\ud800"])

@@ -81,7 +81,8 @@ def test_flags_become_the_spec(
         "run", "--count", "2", "--cpu", "0.5", "--memory", "64Mi", "--disk", "1Gi",
         "--timeout", "15m", "--queue-timeout", "0", "--env", "A=b=c", "-e", "FROM_HERE",
         "--constraint", "arch=arm64,!camera", "--constraint", "ram>4", "--name", "my job",
-        "--namespace", "lab", "--retry", "3", "-q", "echo", "--flag", "-x", "hi",
+        "--namespace", "lab", "--retry", "3", "-o", "out/", "--output", "/data/log.txt", "-q",
+        "echo", "--flag", "-x", "hi",
     )  # fmt: skip
     assert ended.code == 0, ended.err
     spec = JobSpec.from_plain(submitted(agent))
@@ -96,6 +97,8 @@ def test_flags_become_the_spec(
         "ram>4",
     ]
     assert spec.retry.attempts == 3 and "failure" in spec.retry.on
+    kept = [(path.name, path.path) for path in spec.task.result_paths]
+    assert kept == [("out", "out"), ("log.txt", "/data/log.txt")]
 
 
 @pytest.mark.parametrize(
