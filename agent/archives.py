@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import secrets
-import tarfile
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
@@ -17,6 +16,7 @@ from typing import Final, Protocol
 
 import trio
 
+from agent.extract import NotExtracted, extract
 from protocol.errors import RemoteProtocolError, ShoalError
 from protocol.ids import PeerId
 from protocol.messages import ArchiveAnswer, ArchiveRequest
@@ -67,6 +67,7 @@ class Archives:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for partial in directory.glob("*.part"):
             partial.unlink(missing_ok=True)
+        self.prune()
         self._fetching: dict[str, trio.Lock] = {}
 
     def path(self, digest: str) -> Path:
@@ -102,7 +103,7 @@ class Archives:
             await trio.to_thread.run_sync(_sync_directory, self.directory)
         finally:
             partial.unlink(missing_ok=True)
-        await trio.to_thread.run_sync(self.prune)
+        await trio.to_thread.run_sync(self.prune, name)
         return name, size
 
     def partial(self) -> Path:
@@ -113,7 +114,7 @@ class Archives:
         """Keep what was written there, and is on disk, under its digest. Blocks."""
         partial.rename(self.path(digest))
         _sync_directory(self.directory)
-        self.prune()
+        self.prune(digest)
 
     async def fetch(self, digest: str, size: int, sources: Sequence[PeerId], dial: Dialler) -> Path:
         """The archive's path, from disk or from the first source that has it.
@@ -171,19 +172,21 @@ class Archives:
             while chunk := await trio.to_thread.run_sync(file.read, CHUNK_BYTES):
                 yield chunk
 
-    def prune(self) -> None:
-        """Delete what has not been used for long, and the longest unused over the quota."""
+    def prune(self, fresh: str = "") -> None:
+        """Delete what has not been used for long, and the longest unused over the quota; never what
+        is `fresh`, whatever the clock says. Blocks."""
         kept: list[tuple[float, int, Path]] = []
         for path in self.directory.iterdir():
             if _DIGEST.fullmatch(path.name):
                 with contextlib.suppress(FileNotFoundError):
                     status = path.stat()
                     kept.append((status.st_mtime, status.st_size, path))
-        kept.sort(reverse=True)
+        kept.sort(key=lambda each: (each[2].name == fresh, *each), reverse=True)
         total = 0
-        for at, (used, size, path) in enumerate(kept):
+        for used, size, path in kept:
             total += size
-            if at and (total > self._quota_bytes or used < time.time() - KEEP_S):
+            over = total > self._quota_bytes or used < time.time() - KEEP_S
+            if over and path.name != fresh:
                 path.unlink(missing_ok=True)
 
 
@@ -216,24 +219,14 @@ async def _received(stream: ByteStream, size: int) -> AsyncGenerator[bytes, None
 
 
 def unpack(data: Path, into: Path) -> None:
-    """Unpack a tar.gz: regular files and directories only, none outside `into`, within bounds.
+    """Unpack shipped files: regular ones and directories only, none outside `into`, within bounds.
 
     Blocks; run it in a thread. Raises ArchiveError.
     """
     try:
-        with tarfile.open(data, "r:gz") as archive:
-            total = 0
-            for count, member in enumerate(archive):
-                total += member.size
-                if count >= FILES_MAX or total > UNPACKED_BYTES_MAX:
-                    raise ArchiveError("the shipped files are too many or too large unpacked")
-                if not (member.isreg() or member.isdir()):
-                    raise ArchiveError(f"{member.name}: only files and directories are shipped")
-                archive.extract(member, into, filter="data")
-    except ArchiveError:
-        raise
-    except Exception as error:  # tarfile, gzip and zlib raise a dozen kinds at damaged bytes
-        raise ArchiveError(f"the shipped files cannot be unpacked: {error!r:.200}") from None
+        extract(data, into, UNPACKED_BYTES_MAX, FILES_MAX)
+    except NotExtracted as error:
+        raise ArchiveError(f"the shipped files cannot be unpacked: {error}") from None
 
 
 def give_away(tree: Path, owner: tuple[int, int]) -> None:

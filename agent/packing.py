@@ -12,7 +12,7 @@ import hashlib
 import os
 import stat
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,10 @@ from typing import BinaryIO, Final
 FILES_MAX: Final = 10_000
 DEPTH_MAX: Final = 32  # each level is a descriptor, of which a process has some hundred
 NOTES_MAX: Final = 3
+NOTE_CHARS_MAX: Final = 150
+LOOK_BYTES: Final = 4 << 20  # so much is written between two looks at whether to go on
+# Links, sockets and pipes, what went away meanwhile, what an agent that is not root may not read.
+UNREADABLE: Final = (errno.ELOOP, errno.ENXIO, errno.ENOENT, errno.EACCES, errno.EPERM)
 NO_FILE: Final = "neither a file nor a directory"
 BUFFER_BYTES: Final = 256 * 1024
 
@@ -44,17 +48,19 @@ def pack(
     into: Path,
     bytes_max: int,
     owner: int | None = None,
+    go_on: Callable[[], None] = lambda: None,
 ) -> Packed:
     """Pack what is at `paths`, pairs of a name and a path below `work`, as a tar.gz at `into`.
 
     Blocks; run it in a thread. `into` is there afterwards exactly if the answer has a digest, and
     is on disk then. With `owner`, a user's number, files of others are left out: a task could have
-    linked them. Raises OSError where the disk is full.
+    linked them. `go_on` is called now and then, and what it raises ends it. Raises OSError where
+    the disk is full.
     """
     made = False
     try:
         with into.open("xb") as file:
-            sink = _Hashed(file)
+            sink = _Hashed(file, go_on)
             packer = _Packer(bytes_max, owner)
             # Level 1: on a Pi the card is faster than the processor at any other.
             with (
@@ -79,13 +85,16 @@ def pack(
 class _Hashed:
     """A file that is hashed as it is written."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, go_on: Callable[[], None]) -> None:
         self._file = file
+        self._go_on = go_on
         self.digest = hashlib.sha256()
         self.size = 0
 
     def write(self, data: bytes) -> int:
         self.digest.update(data)
+        if self.size // LOOK_BYTES != (self.size + len(data)) // LOOK_BYTES:
+            self._go_on()
         self.size += len(data)
         return self._file.write(data)
 
@@ -99,7 +108,9 @@ class _Packer:
     owner: int | None
     entries: int = 0
     total: int = 0
-    left_out: list[str] = field(default_factory=list)
+    looked_at: int = 0
+    left_out: int = 0
+    notes: list[str] = field(default_factory=list)  # of what was left out, the first few
 
     def add_path(self, archive: tarfile.TarFile, work: Path, name: str, path: str) -> None:
         """One ResultPath: a directory's content stands below its name, and so does a file."""
@@ -114,18 +125,19 @@ class _Packer:
             if stat.S_ISDIR(status.st_mode):
                 self._add(archive, descriptor, name, 0)
             elif reason := self._why_not(status):
-                self.left_out.append(f"{path}: {reason}")
+                self._leave(f"{path}: {reason}")
             else:
                 self._directory(archive, name, 0o755, 0)
                 self._add(archive, descriptor, f"{name}/{parts[-1]}", 0)
         except FileNotFoundError:
-            self.left_out.append(f"{path}: nothing is there")
+            self._leave(f"{path}: nothing is there")
         except NotADirectoryError:
-            self.left_out.append(f"{path}: a part of the path is no directory")
+            self._leave(f"{path}: a part of the path is no directory")
         except OSError as error:
-            if error.errno != errno.ELOOP:
+            if error.errno not in UNREADABLE:
                 raise
-            self.left_out.append(f"{path}: a part of the path is a link")
+            what = "a part of the path is a link" if error.errno == errno.ELOOP else _why(error)
+            self._leave(f"{path}: {what}")
         finally:
             with suppress(OSError):
                 os.close(descriptor)
@@ -136,7 +148,7 @@ class _Packer:
             self._directory(archive, name, stat.S_IMODE(status.st_mode), int(status.st_mtime))
             self._below(archive, descriptor, name, depth)
         elif reason := self._why_not(status):
-            self.left_out.append(f"{name}: {reason}")
+            self._leave(f"{name}: {reason}")
         else:
             self._file(archive, descriptor, name, status)
 
@@ -149,22 +161,21 @@ class _Packer:
 
     def _below(self, archive: tarfile.TarFile, descriptor: int, name: str, depth: int) -> None:
         if depth >= DEPTH_MAX:
-            self.left_out.append(f"{name}: more than {DEPTH_MAX} directories deep")
+            self._leave(f"{name}: more than {DEPTH_MAX} directories deep")
             return
         with os.scandir(descriptor) as found:
             entries = []
             for entry in found:
                 entries.append(entry.name)
-                if len(entries) + self.entries > FILES_MAX:
-                    raise TooMuch(f"more than {FILES_MAX} result files: none is kept")
+                self._look()
         for entry_name in sorted(entries):
             inner = f"{name}/{os.fsencode(entry_name).decode(errors='replace')}"
             try:
                 child = _open(entry_name, descriptor)
             except OSError as error:
-                if error.errno not in (errno.ELOOP, errno.ENXIO, errno.ENOENT, errno.EACCES):
+                if error.errno not in UNREADABLE:
                     raise
-                self.left_out.append(f"{inner}: {NO_FILE}")
+                self._leave(f"{inner}: {_why(error)}")
                 continue
             try:
                 self._add(archive, child, inner, depth + 1)
@@ -174,13 +185,13 @@ class _Packer:
     def _directory(self, archive: tarfile.TarFile, name: str, mode: int, mtime: int) -> None:
         info = tarfile.TarInfo(name)
         info.type, info.mode, info.mtime = tarfile.DIRTYPE, mode & 0o777, mtime
-        self._count(name)
+        self.entries += 1
         archive.addfile(info)
 
     def _file(
         self, archive: tarfile.TarFile, descriptor: int, name: str, status: os.stat_result
     ) -> None:
-        self._count(name)
+        self.entries += 1
         self.total += status.st_size
         if self.total > self.bytes_max:
             limit = self.bytes_max >> 20
@@ -191,16 +202,25 @@ class _Packer:
         with open(descriptor, "rb", closefd=False) as file:
             archive.addfile(info, file)
 
-    def _count(self, name: str) -> None:
-        self.entries += 1
-        if self.entries > FILES_MAX:
+    def _look(self) -> None:
+        """What is left out counts as well: a task can make links by the million."""
+        self.looked_at += 1
+        if self.looked_at > FILES_MAX:
             raise TooMuch(f"more than {FILES_MAX} result files: none is kept")
+
+    def _leave(self, note: str) -> None:
+        self.left_out += 1
+        if len(self.notes) < NOTES_MAX:
+            self.notes.append(note[:NOTE_CHARS_MAX])
 
     def note(self) -> str:
         """What was left out, the first of it."""
-        more = len(self.left_out) - NOTES_MAX
-        said = "; ".join(self.left_out[:NOTES_MAX])
-        return said + (f"; and {more} more" if more > 0 else "")
+        more = self.left_out - len(self.notes)
+        return "; ".join(self.notes) + (f"; and {more} more" if more else "")
+
+
+def _why(error: OSError) -> str:
+    return "may not be read" if error.errno in (errno.EACCES, errno.EPERM) else NO_FILE
 
 
 def _open(name: str, directory: int) -> int:

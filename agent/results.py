@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import shutil
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -13,7 +16,7 @@ import trio
 
 from agent.archives import CHUNK_BYTES, ArchiveError, Archives, Dialler
 from agent.engines.process import ProcessEngine
-from agent.packing import Packed, pack
+from agent.packing import Packed, TooMuch, pack
 from protocol.errors import ShoalError
 from protocol.ids import ExecutionId, PeerId
 from protocol.messages import ArchiveAnswer, ArchiveRequest
@@ -25,6 +28,9 @@ QUOTA_BYTES: Final = 2 * 1024**3  # of all archives; the longest unused go first
 WANTED: Final = "results"  # notes beside an execution: what is to be packed,
 PACKED: Final = "packed"  # and what came of it
 PACKERS_MAX: Final = 1  # at a time: it is the card's or the processor's whole width anyhow
+FREE_BYTES_MIN: Final = 128 * 1024**2  # of the disk are left alone: the agent lives on it
+PRUNE_S: Final = 3600.0
+RESTARTED: Final = "the device restarted before they were packed: they may be incomplete"
 TRIES_MAX: Final = 5  # to go on with a transfer that broke off
 PAUSE_S: Final = 0.3  # before the next, doubling
 _log = logging.getLogger("shoal.results")
@@ -39,6 +45,12 @@ class Results:
         self._dial = dial
         self._me = me
         self._limiter = trio.CapacityLimiter(PACKERS_MAX)
+
+    async def run(self) -> None:
+        """Delete what is too old, as long as it is not cancelled."""
+        while True:
+            await trio.sleep(PRUNE_S)
+            await trio.to_thread.run_sync(self._store.prune)
 
     # ---- here --------------------------------------------------------------------------------
 
@@ -59,18 +71,18 @@ class Results:
             return None
 
     async def keep(self, execution: ExecutionId) -> Packed:
-        """Pack what it left, once; the answer is the same ever after."""
-        known = await self.kept(execution)
-        if known is not None:
-            return known
+        """Pack what it left, once; the answer is the same ever after, and no failure."""
         try:
+            known = await self.kept(execution)
+            if known is not None:
+                return known
             packed = await self._pack(execution)
-        except (OSError, ShoalError) as error:
-            full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-            why = "the disk is full" if full else str(error)
-            _log.warning("the result files of %s are not kept: %s", execution, error)
-            return Packed(note=f"the result files could not be kept: {why}")
-        await self._engine.write_note(execution, PACKED, msgspec.json.encode(packed))
+        except (OSError, ValueError) as error:
+            packed = _failed(error)
+        try:
+            await self._engine.write_note(execution, PACKED, msgspec.json.encode(packed))
+        except OSError as error:  # it is packed again should this agent end before it has told
+            _log.warning("what became of the result files of %s: %s", execution, error)
         return packed
 
     async def _pack(self, execution: ExecutionId) -> Packed:
@@ -80,16 +92,39 @@ class Results:
         except msgspec.MsgspecError:
             return Packed(note="what was to be kept is unreadable: the device lost power")
         work = await self._engine.prepare(execution)
-        partial = self._store.partial()
         owner = self._engine.user.uid if self._engine.user is not None else None
+        restarted = not await self._engine.of_this_boot(execution)
+        given_up = threading.Event()
 
         def work_off() -> Packed:
-            packed = pack(work, pairs, partial, RESULT_BYTES_MAX, owner)
-            if packed.digest:
-                self._store.adopt(partial, packed.digest)
-            return packed
+            try:
+                self._store.prune()
+                go_on()
+                partial = self._store.partial()
+                packed = pack(work, pairs, partial, RESULT_BYTES_MAX, owner, go_on)
+                if packed.digest:
+                    self._store.adopt(partial, packed.digest)
+                return packed
+            except TooMuch as error:
+                return Packed(note=str(error))
+            except OSError as error:
+                return _failed(error)
 
-        return await trio.to_thread.run_sync(work_off, limiter=self._limiter)
+        def go_on() -> None:
+            if given_up.is_set():
+                raise TooMuch("the agent ends")
+            if shutil.disk_usage(self._store.directory).free < FREE_BYTES_MIN:
+                limit = FREE_BYTES_MIN >> 20
+                raise TooMuch(f"less than {limit} MiB of disk are free: no result files are kept")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_set_when_cancelled, given_up)  # threads hear of it so
+            packed = await trio.to_thread.run_sync(work_off, limiter=self._limiter)
+            nursery.cancel_scope.cancel()
+        if restarted and packed.digest:
+            # The kernel writes a task's files to disk when it likes.
+            return replace(packed, note=_both(RESTARTED, packed.note))
+        return packed
 
     # ---- anywhere ----------------------------------------------------------------------------
 
@@ -142,3 +177,21 @@ class Results:
                 yield chunk
         finally:
             await stream.aclose()
+
+
+async def _set_when_cancelled(event: threading.Event) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        event.set()
+
+
+def _failed(error: Exception) -> Packed:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    why = "the disk is full" if full else str(error)
+    _log.warning("result files are not kept: %s", error)
+    return Packed(note=f"the result files could not be kept: {why}")
+
+
+def _both(one: str, other: str) -> str:
+    return f"{one}; {other}" if other else one

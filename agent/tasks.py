@@ -57,7 +57,7 @@ class Tasks:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
-            await trio.sleep_forever()
+            await self._results.run()
 
     async def found(self) -> tuple[TaskFound, ...]:
         """What earlier lives of this agent left: running tasks are watched from now on.
@@ -170,11 +170,11 @@ class Tasks:
             ended = await self.engine.wait(key)
             code, reason = told(ended)
             out, err = await self.engine.tails(key, TAIL_LINES)
-            packed = await self._results.keep(key) if ended.reason in LEAVING else Packed()
         except (KeyError, OSError, ValueError) as error:
             self._watched.discard(key)
             self._post(TaskEnded(key, None, f"its directory is gone: {error}"))
             return
+        packed = await self._results.keep(key) if ended.reason in LEAVING else Packed()
         self._watched.discard(key)
         self._post(
             TaskEnded(
@@ -189,6 +189,10 @@ class Tasks:
                 packed.note,
             )
         )
+        try:
+            await self.engine.clear(key)  # hundreds of ended ones keep their output, and no files
+        except OSError as error:
+            _log.warning("clearing %s: %s", key, error)
 
     async def _stop(self, task: StopTask) -> None:
         try:

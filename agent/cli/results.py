@@ -3,58 +3,97 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
-import tarfile
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from agent.cli import units
 from agent.cli.connecting import connect
 from agent.cli.exitcodes import FAILED, OK, USAGE, CliError
 from agent.cli.tables import note, show_json
-from agent.client import Client
+from agent.client import AgentError, Client
+from agent.extract import NotExtracted, extract
 from agent.printable import clean
 
-READ_BYTES = 1 << 20
+ARCHIVE_BYTES_MAX: Final = (1 << 30) + (64 << 20)  # what a device keeps, and the heads of files
+UNPACKED_BYTES_MAX: Final = 1 << 30
+FILES_MAX: Final = 10_000
+READ_BYTES: Final = 1 << 20
+OVER: Final = ("completed", "failed", "stopped", "lost", "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The archive of one slot, and where its content goes."""
+
+    slot: int
+    peer: str
+    name: str  # for people
+    digest: str
+    size_bytes: int
+    place: Path
 
 
 def get(args: Namespace) -> int:
-    """Fetch each slot's archive, check it against its digest, and unpack it."""
+    """Fetch each slot's archive, check it against its digest, and unpack it.
+
+    What is there already is left alone, so that the same command goes on where it broke off.
+    """
     with connect(args) as client:
         view = client.job(args.job)
-        slots = _wanted(view, args.slot, args.peer)
-        target = Path(args.output or f"{view['name']}-{units.short_job(view['id'])}")
-        _check_target(target, [slot["archive"] for slot in slots])
-        several = len(view["slots"]) > 1
-        told = []
-        for slot in slots:
-            place = target / _place(view, slot) if several else target
-            _fetch(client, view, slot, target, place)
-            told.append({"slot": slot["slot"], "peer": slot["executor"], "directory": str(place)})
+        default = f"{_plain(view['name'])}-{units.short_job(view['id'])}"
+        target = Path(args.output or default)
+        wanted = _wanted(view, args.slot, args.peer, target)
+        try:
+            failed = [each for each in wanted if not _fetched(client, view["id"], each)]
+        except OSError as error:
+            raise CliError(f"{error.filename or target}: {error.strerror or error}") from None
+    done = [each for each in wanted if each not in failed]
     if args.json:
-        show_json({"job": view["id"], "results": told})
-        return OK
-    for each in told:
-        print(clean(each["directory"]))
-    return OK
+        told = [{"slot": e.slot, "peer": e.peer, "directory": str(e.place)} for e in done]
+        show_json({"job": view["id"], "results": told, "missing": [e.slot for e in failed]})
+    else:
+        for each in done:
+            print(clean(str(each.place)))
+    if failed:
+        note("what is missing is fetched by the same command, once it can be had")
+    return FAILED if failed or view.get("slots_left_out") else OK
 
 
-def _wanted(view: dict[str, Any], number: int | None, peer: str | None) -> list[dict[str, Any]]:
-    """The slots with files that were asked for. Raises CliError where there are none."""
+def _wanted(
+    view: dict[str, Any], number: int | None, peer: str | None, target: Path
+) -> list[Wanted]:
+    """The archives that were asked for. Raises CliError where there are none."""
+    if view.get("slots_left_out"):
+        text = "this device knows {} of its slots only: ask the one that coordinates it"
+        note(text.format(len(view["slots"])))
     asked = [
         slot
         for slot in view["slots"]
         if number in (None, slot["slot"]) and (peer is None or _is_of(slot, peer))
     ]
+    found: dict[Path, Wanted] = {}
     for slot in asked:
+        name = _name(view, slot)
         if slot.get("archive_note"):
-            note(f"{_name(view, slot)}: {slot['archive_note']}")
-    found = [slot for slot in asked if slot.get("archive")]
+            note(f"{name}: {slot['archive_note']}")
+        if slot["state"] not in OVER:
+            note(f"{name} has not ended: {slot['state']}")
+        if slot.get("archive"):
+            place = target / _place(view, slot) if len(view["slots"]) > 1 else target
+            if place == target and _filled(target):
+                raise CliError(f"{target} is not empty: choose another directory with -o", USAGE)
+            if place in found:  # names of devices are no more unique than people make them
+                place = place.with_name(f"{place.name}-{slot['executor'][-8:]}")
+            digest, size = str(slot["archive"]), int(slot["archive_bytes"])
+            found[place] = Wanted(slot["slot"], slot["executor"], name, digest, size, place)
     if found:
-        return found
+        return list(found.values())
     if not asked:
         raise CliError(f"no slot of {view['name']} is that one: see `shoal job describe`", USAGE)
     if view["state"] in ("pending", "running"):
@@ -73,45 +112,61 @@ def _name(view: dict[str, Any], slot: dict[str, Any]) -> str:
 
 
 def _place(view: dict[str, Any], slot: dict[str, Any]) -> str:
-    """A directory of its own; names of devices are plain words, whatever a peer says."""
-    if view["type"] != "ops":
-        return str(slot["slot"])
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in slot["executor_name"]) or "_"
+    return str(slot["slot"]) if view["type"] != "ops" else _plain(slot["executor_name"])
 
 
-def _part(target: Path, digest: str) -> Path:
-    return target / f".{digest[:16]}.part"
+def _plain(name: str) -> str:
+    """One plain word, whatever a peer says: it becomes the name of a directory."""
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name[:64]) or "_"
 
 
-def _check_target(target: Path, digests: list[str]) -> None:
-    """Nothing that is there is written over; what was broken off goes on."""
-    if target.exists() and not target.is_dir():
-        raise CliError(f"{target} is no directory: choose another with -o", USAGE)
-    ours = {_part(target, digest).name for digest in digests}
-    if target.is_dir() and any(entry.name not in ours for entry in target.iterdir()):
-        raise CliError(f"{target} is not empty: choose another directory with -o", USAGE)
+def _filled(directory: Path) -> bool:
+    """Whether anything is there but an empty directory."""
+    try:
+        return any(directory.iterdir())
+    except FileNotFoundError:
+        return False
+    except NotADirectoryError:
+        return directory.exists()
 
 
-def _fetch(
-    client: Client, view: dict[str, Any], slot: dict[str, Any], target: Path, place: Path
-) -> None:
-    digest, size = str(slot["archive"]), int(slot["archive_bytes"])
-    target.mkdir(parents=True, exist_ok=True)
-    part = _part(target, digest)
-    with part.open("ab") as file, _progress(_name(view, slot), size) as advance:
+def _fetched(client: Client, job: str, wanted: Wanted) -> bool:
+    """Whether its files are there now; what kept them away is told of."""
+    if _filled(wanted.place):
+        note(f"{wanted.name}: {wanted.place} is there already, and is left as it is")
+        return True
+    beside = wanted.place.absolute().parent
+    beside.mkdir(parents=True, exist_ok=True)
+    part = beside / f".{wanted.digest[:16]}.part"
+    fresh = beside / f".{wanted.digest[:16]}.tmp"
+    try:
+        _download(client, job, wanted, part)
+        if _digest_of(part) != wanted.digest:
+            part.unlink()
+            raise CliError("what came is not what was kept; it is thrown away")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        extract(part, fresh, UNPACKED_BYTES_MAX, FILES_MAX, strict=False)
+    except (AgentError, CliError, NotExtracted) as error:
+        note(f"{wanted.name}: {error}")
+        return False
+    fresh.rename(wanted.place)
+    part.unlink()
+    return True
+
+
+def _download(client: Client, job: str, wanted: Wanted, part: Path) -> None:
+    """All of the archive, going on from what is there of it."""
+    if not 0 < wanted.size_bytes <= ARCHIVE_BYTES_MAX:
+        raise CliError(f"an archive of {wanted.size_bytes} bytes is not fetched")
+    with part.open("ab") as file, _progress(wanted.name, wanted.size_bytes) as advance:
         advance(file.tell())
-        if file.tell() < size:
-            for chunk in client.results(view["id"], slot["slot"], file.tell()):
+        if file.tell() < wanted.size_bytes:
+            for chunk in client.results(job, wanted.slot, file.tell()):
                 file.write(chunk)
                 advance(len(chunk))
-    if _digest_of(part) != digest:
-        part.unlink()
-        raise CliError(f"what came of {_name(view, slot)} is not what was kept: try again", FAILED)
-    try:
-        _unpack(part, place)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise CliError(f"{part} cannot be unpacked: {error}", FAILED) from None
-    part.unlink()
+                if file.tell() >= wanted.size_bytes:
+                    break
 
 
 def _digest_of(path: Path) -> str:
@@ -120,15 +175,6 @@ def _digest_of(path: Path) -> str:
         while data := file.read(READ_BYTES):
             digest.update(data)
     return digest.hexdigest()
-
-
-def _unpack(archive: Path, place: Path) -> None:
-    """Regular files and directories, below `place` alone: the task's device made the archive."""
-    place.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(archive, "r:gz") as opened:
-        for member in opened:
-            if member.isreg() or member.isdir():
-                opened.extract(member, place, filter="data")
 
 
 @contextmanager
@@ -143,5 +189,5 @@ def _progress(name: str, size: int) -> Iterator[Any]:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     console = Console(stderr=True)
     with Progress(*columns, TransferSpeedColumn(), console=console, transient=True) as progress:
-        task = progress.add_task(name, total=size)
+        task = progress.add_task(clean(name), total=size)
         yield lambda count: progress.advance(task, count)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent.engines.removal import remove_tree
 from agent.engines.supervisor import boot_id, open_process, spec_field
 from agent.engines.task import ExitReason, TaskExit, TaskUser
 
@@ -71,8 +72,14 @@ class ExecutionDir:
     def write_spec(self, spec: bytes) -> None:
         self._replace("spec", spec)
 
+    def clear(self) -> None:
+        """Delete the task's own directories with all that is in them."""
+        for own in (self.work, self.tmp):
+            with contextlib.suppress(FileNotFoundError):
+                remove_tree(own)
+
     def write_note(self, name: str, data: bytes) -> None:
-        self._replace(f"note.{name}", data)
+        self._replace(f"note.{name}", data, durable=True)
 
     def read_note(self, name: str) -> bytes | None:
         try:
@@ -100,7 +107,7 @@ class ExecutionDir:
         """True if no supervisor took it on in this boot, and it has not been given up."""
         if (self.path / "supervisor").exists() or (self.path / "exit").exists():
             return False
-        return not (self.path / "spec").exists() or self._of_this_boot()
+        return not (self.path / "spec").exists() or self.of_this_boot()
 
     def read_exit(self) -> TaskExit | None:
         try:
@@ -147,9 +154,9 @@ class ExecutionDir:
             pid, started = map(int, (self.path / "supervisor").read_text().split())
         except (OSError, ValueError):
             return None
-        return open_process(pid, started) if self._of_this_boot() else None
+        return open_process(pid, started) if self.of_this_boot() else None
 
-    def _of_this_boot(self) -> bool:
+    def of_this_boot(self) -> bool:
         try:
             with open(self.path / "spec", "rb") as spec:
                 return spec_field(spec.read(_BOOT_FIELD_BYTES), "boot") == boot_id()

@@ -140,6 +140,15 @@ class ProcessEngine:
         if watch := self._watches.pop(execution_id, None):
             watch.reap()
 
+    async def clear(self, execution_id: str) -> None:
+        """Delete the files of a task that has ended; its output stays. Raises OSError."""
+        directory = self._directory(execution_id)
+        await self._in_thread(directory.clear)
+
+    async def of_this_boot(self, execution_id: str) -> bool:
+        """Whether it was started since the device booted."""
+        return await self._in_thread(self._directory(execution_id).of_this_boot)
+
     async def write_note(self, execution_id: str, name: str, data: bytes) -> None:
         """Keep something beside it until it is removed, out of its task's reach. Raises OSError."""
         directory = self._directory(execution_id)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent import packing
-from agent.packing import DEPTH_MAX, NOTES_MAX, Packed, pack
+from agent.packing import DEPTH_MAX, LOOK_BYTES, NOTES_MAX, Packed, TooMuch, pack
 
 MIB = 1 << 20
 
@@ -114,6 +114,24 @@ def test_more_files_than_are_kept_leave_nothing_at_all(
     for number in range(21):
         (work / str(number)).touch()
     assert packed(work, ".") == Packed(note="more than 20 result files: none is kept")
+    assert os.listdir(work.parent) == ["work"]
+
+
+def test_links_by_the_thousand_end_it_as_well(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "FILES_MAX", 20)
+    for number in range(30):
+        (work / str(number)).symlink_to("/")
+    assert packed(work, ".") == Packed(note="more than 20 result files: none is kept")
+
+
+def test_what_ends_it_leaves_nothing(work: Path) -> None:
+    (work / "big").write_bytes(os.urandom(LOOK_BYTES + 10))
+
+    def enough() -> None:
+        raise TooMuch("the disk is wanted for something else")
+
+    made = pack(work, [("r", "big")], work.parent / "made", 1 << 30, None, enough)
+    assert made == Packed(note="the disk is wanted for something else")
     assert os.listdir(work.parent) == ["work"]
 
 

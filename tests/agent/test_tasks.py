@@ -17,9 +17,10 @@ import trio
 import trio.testing
 
 from agent.archives import Archives, ByteStream
+from agent.engines.execution_dir import ExecutionDir
 from agent.engines.process import ProcessEngine
 from agent.engines.task import ExitReason, TaskExit, TaskUser
-from agent.results import PACKED, Results
+from agent.results import Results
 from agent.tasks import TAIL_BYTES, Tasks, told
 from agent.transport.errors import NotReachable
 from protocol.effects import RemoveTask, StartTask, StopTask
@@ -265,6 +266,14 @@ async def test_what_is_at_its_result_paths_is_kept_however_it_ended(root: Path, 
         assert files_in(path) == {"report/a": b"found\n"}
 
 
+async def test_of_what_has_ended_its_output_stays_and_its_files_go(root: Path) -> None:
+    async with running(root) as it:
+        await it.ended(shell("mkdir -p a/b; chmod 500 a; echo x > $TMPDIR/y; echo said"))
+        directory = root / "executions" / E1
+        await until(lambda: not (directory / "work").exists() and not (directory / "tmp").exists())
+        assert (await it.engine.tail(E1, "stdout", 10)).data == b"said\n"
+
+
 async def test_without_result_paths_nothing_is_kept(root: Path) -> None:
     async with running(root) as it:
         ended = await it.ended(shell("echo x > file"))
@@ -291,19 +300,21 @@ async def test_what_ended_while_the_agent_was_away_is_packed_by_the_next(root: P
         (found,) = await third.tasks.found()
         assert (found.running, found.archive) == (False, ended.archive)
         assert found.as_ended().archive_bytes == ended.archive_bytes
-    (root / "executions" / E1 / f"note.{PACKED}").write_bytes(b"\0" * 20)
-    async with running(root) as fourth:
-        await fourth.tasks.found()
-        assert (await fourth.until(TaskEnded)).archive == ended.archive, "packed anew"
 
 
 async def test_a_full_disk_costs_the_files_and_not_the_result(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    writes = ExecutionDir.write_note
+
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    def wanted_only(self: ExecutionDir, name: str, data: bytes) -> None:
+        writes(self, name, data) if name == "results" else full()
+
     monkeypatch.setattr("agent.results.pack", full)
+    monkeypatch.setattr("agent.engines.execution_dir.ExecutionDir.write_note", wanted_only)
     async with running(root) as it:
         ended = await it.ended(shell("mkdir out; exit 4", ResultPaths=OUT))
         assert (ended.exit_code, ended.archive) == (4, "")

@@ -23,9 +23,16 @@ def archive(*members: tuple[str, bytes], kind: bytes = tarfile.REGTYPE) -> bytes
     return raw.getvalue()
 
 
+def ended(shoal: Shoal, *words: str) -> str:
+    """The id of a job that is over."""
+    job = shoal("run", "-d", *words).out.strip()
+    shoal("job", "wait", job)
+    return job
+
+
 @pytest.fixture
 def job(agent: MemoryAgent, shoal: Shoal) -> str:
-    return shoal("run", "-d", "--name", "count", "--count", "2", "--", "two").out.strip()
+    return ended(shoal, "--name", "count", "--count", "2", "--", "two")
 
 
 def leave(agent: MemoryAgent, job: str, slot: int, data: bytes, note: str = "") -> None:
@@ -41,15 +48,15 @@ def test_each_slots_files_come_into_a_directory_of_their_own(
 ) -> None:
     leave(agent, job, 0, archive(("report/a", b"zero")))
     leave(agent, job, 1, archive(("report/a", b"x" * 5000)), "log: nothing is there")
-    ended = shoal("job", "get", "count")
+    done = shoal("job", "get", "count")
     target = Path(f"count-{job[:8]}")
-    assert ended.out.split() == [str(target / "0"), str(target / "1")]
-    assert "slot 1: log: nothing is there" in ended.err
+    assert done.out.split() == [str(target / "0"), str(target / "1")]
+    assert "slot 1: log: nothing is there" in done.err
     assert (target / "0" / "report" / "a").read_bytes() == b"zero"
     assert (target / "1" / "report" / "a").stat().st_size == 5000
     assert [path.name for path in sorted(target.iterdir())] == ["0", "1"], "nothing else is left"
     again = shoal("job", "get", "count")
-    assert again.code == 2 and "is not empty: choose another directory with -o" in again.err
+    assert again.code == 0 and again.err.count("is there already") == 2
     one = shoal("job", "get", "count", "--slot", "1", "-o", "one", "--json").json
     assert [each["slot"] for each in one["results"]] == [1]
 
@@ -74,8 +81,11 @@ def test_what_is_not_what_was_kept_is_thrown_away(
     data = archive(("report/a", b"x"))
     leave(agent, job, 0, data)
     agent.backend.files[job, 0] = data[:-1] + b"?"
-    ended = shoal("job", "get", job, "-o", "there")
-    assert ended.code == 1 and "is not what was kept" in ended.err
+    done = shoal("job", "get", job, "-o", "there")
+    assert done.code == 1 and "is not what was kept" in done.err
+    assert list(Path("there").iterdir()) == []
+    agent.backend.files[job, 0] = data + b"more" * 9999
+    assert shoal("job", "get", job, "-o", "there").code == 1, "no more is taken than was said"
     assert list(Path("there").iterdir()) == []
 
 
@@ -84,7 +94,8 @@ def test_nothing_comes_out_beside_the_directory(
     agent: MemoryAgent, shoal: Shoal, job: str, name: str
 ) -> None:
     leave(agent, job, 0, archive((name, b"x")))
-    shoal("job", "get", job, "-o", "there")
+    done = shoal("job", "get", job, "-o", "there")
+    assert done.code == 1 and "leads out of the directory" in done.err
     assert not Path("out").exists() and not Path("/abs").exists()
 
 
@@ -94,6 +105,54 @@ def test_links_do_not_come_out(agent: MemoryAgent, shoal: Shoal, job: str) -> No
     assert not list(Path("there").rglob("a"))
 
 
+def test_one_slots_files_come_right_into_the_directory(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = ended(shoal, "--name", "../count/it", "--", "one")
+    leave(agent, job, 0, archive(("report/a", b"x")))
+    assert shoal("job", "get", job).out.strip() == f"___count_it-{job[:8]}", "a name is no path"
+    assert Path(f"___count_it-{job[:8]}", "report", "a").read_bytes() == b"x"
+    Path("mine").mkdir()
+    assert shoal("job", "get", job, "-o", "mine").code == 0 and Path("mine", "report").is_dir()
+    again = shoal("job", "get", job, "-o", "mine")
+    assert again.code == 2 and "is not empty: choose another directory with -o" in again.err
+    Path("file").touch()
+    assert shoal("job", "get", job, "-o", "file").code == 2
+    assert shoal("job", "get", job, "-o", "file/below").code == 1
+
+
+def test_what_one_slot_lacks_keeps_no_other_away(
+    agent: MemoryAgent, shoal: Shoal, job: str
+) -> None:
+    leave(agent, job, 0, archive(("report/a", b"zero")))
+    leave(agent, job, 1, archive(("report/a", b"one")))
+    lost = agent.backend.files.pop((job, 0))
+    done = shoal("job", "get", job, "-o", "there", "--json")
+    assert done.code == 1 and done.json["missing"] == [0]
+    assert "slot 0: slot 0 has left no result files" in done.err
+    agent.backend.files[job, 0] = lost
+    assert shoal("job", "get", job, "-o", "there").code == 0
+    assert Path("there", "0", "report", "a").read_bytes() == b"zero"
+
+
+def test_devices_of_one_name_have_directories_of_their_own(
+    agent: MemoryAgent, shoal: Shoal, job: str
+) -> None:
+    view = agent.backend.views[job]
+    view["type"] = "ops"
+    for slot, peer in ((0, "12D3KooWaaaaaaaa"), (1, "12D3KooWbbbbbbbb")):
+        leave(agent, job, slot, archive(("report/a", peer.encode())))
+        view["slots"][slot] |= {"executor": peer, "executor_name": "rasp/pi"}
+    assert shoal("job", "get", job, "-o", "there").code == 0
+    found = {path.name for path in Path("there").iterdir()}
+    assert found == {"rasp_pi", "rasp_pi-bbbbbbbb"}
+
+
+def test_a_view_that_lacks_slots_is_no_success(agent: MemoryAgent, shoal: Shoal, job: str) -> None:
+    leave(agent, job, 0, archive(("a", b"x")))
+    agent.backend.views[job]["slots_left_out"] = 7
+    done = shoal("job", "get", job, "-o", "there")
+    assert done.code == 1 and "ask the one that coordinates it" in done.err
+
+
 def test_where_there_is_nothing_to_fetch_it_says_why(
     agent: MemoryAgent, shoal: Shoal, job: str
 ) -> None:
@@ -101,10 +160,10 @@ def test_where_there_is_nothing_to_fetch_it_says_why(
     assert "has not ended: `shoal job wait`" in shoal("job", "get", job).err
     agent.backend.views[job]["state"] = "completed"
     assert "has left no files" in shoal("job", "get", job).err
-    ended = shoal("job", "get", job, "--slot", "9")
-    assert ended.code == 2 and "no slot of count is that one" in ended.err
+    done = shoal("job", "get", job, "--slot", "9")
+    assert done.code == 2 and "no slot of count is that one" in done.err
     leave(agent, job, 0, archive(("a", b"x")))
     del agent.backend.files[job, 0]
-    ended = shoal("job", "get", job, "-o", "there")
-    assert ended.code != 0 and "has left no result files" in ended.err
+    done = shoal("job", "get", job, "-o", "there")
+    assert done.code == 1 and "has left no result files" in done.err
     assert "Files kept" in shoal("job", "describe", job).out

@@ -1,0 +1,93 @@
+"""Extracting: files and directories below one place, whatever an archive asks for."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from agent.extract import NotExtracted, extract
+
+
+def made(tmp_path: Path, *members: tarfile.TarInfo, data: bytes = b"data") -> Path:
+    path = tmp_path / "archive"
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for member in members:
+            member.size = len(data) if member.isreg() else 0
+            archive.addfile(member, io.BytesIO(data) if member.isreg() else None)
+    path.write_bytes(gzip.compress(raw.getvalue()))
+    return path
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE, **fields: object) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info
+
+
+def out(tmp_path: Path, *members: tarfile.TarInfo, strict: bool = True) -> Path:
+    into = tmp_path / "into"
+    into.mkdir(exist_ok=True)
+    extract(made(tmp_path, *members), into, 100, 4, strict=strict)
+    return into
+
+
+def test_files_and_directories_come_out_with_modes_that_harm_nobody(tmp_path: Path) -> None:
+    run = entry("./bin/run", mode=0o6777, mtime=1_800_000_000)
+    into = out(tmp_path, entry("empty", tarfile.DIRTYPE), run, entry("bin/shut", mode=0o000))
+    assert (into / "empty").is_dir() and (into / "bin" / "run").read_bytes() == b"data"
+    assert (into / "bin" / "run").stat().st_mode & 0o7777 == 0o755
+    assert (into / "bin" / "run").stat().st_mtime == 1_800_000_000
+    assert (into / "bin" / "shut").stat().st_mode & 0o7777 == 0o600
+
+
+@pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "a/.."])
+def test_no_name_leads_out(tmp_path: Path, name: str) -> None:
+    with pytest.raises(NotExtracted, match="leads out"):
+        out(tmp_path, entry(name))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE]
+)
+def test_whatever_else_there_is_is_refused_or_left_out(tmp_path: Path, kind: bytes) -> None:
+    odd = entry("odd", kind, linkname="/etc/passwd")
+    with pytest.raises(NotExtracted, match="only files and directories"):
+        out(tmp_path, odd)
+    assert [path.name for path in out(tmp_path, odd, entry("a"), strict=False).iterdir()] == ["a"]
+
+
+def test_a_link_that_was_there_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "into").mkdir()
+    (tmp_path / "kept").write_bytes(b"kept")
+    (tmp_path / "into" / "a").symlink_to(tmp_path / "kept")
+    with pytest.raises(NotExtracted):
+        out(tmp_path, entry("a"))
+    assert (tmp_path / "kept").read_bytes() == b"kept"
+
+
+def test_what_bursts_its_bounds_is_refused(tmp_path: Path) -> None:
+    for members in ([entry(str(n)) for n in range(5)], [entry("a")] * 5):
+        with pytest.raises(NotExtracted, match="too many"):
+            out(tmp_path, *members)
+    with pytest.raises(NotExtracted, match="too large"):
+        extract(made(tmp_path, entry("big"), data=b"x" * 101), tmp_path / "into", 100, 4)
+
+
+@pytest.mark.parametrize("mtime", [10**30, -(10**30)])
+def test_a_time_that_cannot_be_is_no_reason_to_fail(tmp_path: Path, mtime: int) -> None:
+    assert (out(tmp_path, entry("a", mtime=mtime)) / "a").read_bytes() == b"data"
+
+
+@pytest.mark.parametrize("data", [b"", b"no gzip", gzip.compress(b"no tar" * 500), b"\x1f\x8b\x08"])
+def test_what_is_no_archive_is_told_of(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "archive").write_bytes(data)
+    with pytest.raises(NotExtracted):
+        extract(tmp_path / "archive", tmp_path, 100, 4)
