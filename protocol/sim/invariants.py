@@ -166,7 +166,8 @@ class Invariants:
                 ledger.claims(node, effect.message)
             elif isinstance(effect, StartTask) and effect.execution in node.executor.executions:
                 execution = node.executor.executions[effect.execution]
-                self._check_fence(device, (execution.job, execution.slot), execution.fence)
+                if not execution.stopping:  # what is withdrawn at once ends right after it
+                    self._check_fence(device, (execution.job, execution.slot), execution.fence)
         if not _matters(event, effects):
             return
         saves = [effect for effect in effects if isinstance(effect, Save)]
