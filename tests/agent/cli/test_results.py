@@ -89,14 +89,11 @@ def test_what_is_not_what_was_kept_is_thrown_away(
     assert list(Path("there").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["../out", "/abs/out"])
-def test_nothing_comes_out_beside_the_directory(
-    agent: MemoryAgent, shoal: Shoal, job: str, name: str
-) -> None:
-    leave(agent, job, 0, archive((name, b"x")))
+def test_nothing_comes_out_beside_the_directory(agent: MemoryAgent, shoal: Shoal, job: str) -> None:
+    leave(agent, job, 0, archive(("../out", b"x")))
     done = shoal("job", "get", job, "-o", "there")
     assert done.code == 1 and "leads out of the directory" in done.err
-    assert not Path("out").exists() and not Path("/abs").exists()
+    assert not Path("out").exists()
 
 
 def test_links_do_not_come_out(agent: MemoryAgent, shoal: Shoal, job: str) -> None:
