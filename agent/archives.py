@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import os
 import re
@@ -29,6 +30,7 @@ QUOTA_BYTES: Final = 512 * 1024**2  # of all kept archives; the longest unused g
 KEEP_S: Final = 7 * 86_400.0  # as long as jobs are kept
 FETCH_S: Final = 60.0  # from one peer; 16 MiB at 300 KB/s
 CHUNK_BYTES: Final = 64 * 1024
+DIGESTS_MAX: Final = 1000  # that are told of as being here
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _log = logging.getLogger("shoal.archives")
 
@@ -77,6 +79,11 @@ class Archives:
 
     def holds(self, digest: str) -> bool:
         return self.path(digest).exists()
+
+    def digests(self) -> frozenset[str]:
+        """What is here, at most DIGESTS_MAX of them. A look at one directory."""
+        names = (name for name in os.listdir(self.directory) if _DIGEST.fullmatch(name))
+        return frozenset(itertools.islice(names, DIGESTS_MAX))
 
     def size_of(self, digest: str) -> int:
         """In bytes; -1 where it is not here."""
@@ -227,14 +234,6 @@ def unpack(data: Path, into: Path) -> None:
         extract(data, into, UNPACKED_BYTES_MAX, FILES_MAX)
     except NotExtracted as error:
         raise ArchiveError(f"the shipped files cannot be unpacked: {error}") from None
-
-
-def give_away(tree: Path, owner: tuple[int, int]) -> None:
-    """Make everything below `tree`, itself included, the task user's; links are not followed."""
-    os.chown(tree, *owner, follow_symlinks=False)
-    for directory, names, files in os.walk(tree):
-        for name in (*names, *files):
-            os.chown(Path(directory) / name, *owner, follow_symlinks=False)
 
 
 def _sync(descriptor: int) -> None:

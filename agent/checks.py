@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from agent.engines.process import ProcessEngine
+from agent.engines.engine import Engines
 from protocol.check import CheckSpec, split_address
 from protocol.effects import CheckTask
 from protocol.events import HealthChanged
@@ -26,8 +26,8 @@ _log = logging.getLogger("shoal.checks")
 class Checks:
     """One task for each execution that has a check. Nothing that a check does raises here."""
 
-    def __init__(self, engine: ProcessEngine, post: Callable[[HealthChanged], None]) -> None:
-        self._engine = engine
+    def __init__(self, engines: Engines, post: Callable[[HealthChanged], None]) -> None:
+        self._engines = engines
         self._post = post
         self._nursery: trio.Nursery | None = None
         self._watched: dict[ExecutionId, bool | None] = {}  # what was told last, None for nothing
@@ -51,7 +51,7 @@ class Checks:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ask, execution, check)
             try:
-                await self._engine.wait(execution)
+                await self._engines.of(execution).wait(execution)
             except (KeyError, ValueError, OSError) as error:  # it is gone: others tell of that
                 _log.debug("checking %s: %s", execution, error)
             nursery.cancel_scope.cancel()
@@ -89,7 +89,7 @@ class Checks:
             return str(error) or type(error).__name__
 
     async def _run(self, execution: ExecutionId, command: tuple[str, ...]) -> str:
-        code, said = await self._engine.run_beside(execution, command)
+        code, said = await self._engines.of(execution).run_beside(execution, command)
         if code == 0:
             return ""
         return f"{command[0]} ended with exit code {code}{f': {said}' if said else ''}"

@@ -6,6 +6,7 @@ it, too.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from protocol.config import PolicyConfig
 
 SYSTEM_DATA_DIR: Final = Path("/var/lib/shoal")  # file-hierarchy(7): state of a system service
+DOCKER_SOCKET: Final = Path("/var/run/docker.sock")
 SYSTEM_SOCKET: Final = Path("/run/shoal/shoal.sock")  # readable by a group; the data are not
 
 
@@ -109,6 +111,31 @@ class Accept:
         metadata=about(
             words_of(read_word, least=1),
             "Namespaces whose jobs run here; * is all of them.",
+        ),
+    )
+    networks: tuple[str, ...] = field(
+        default=("none", "bridge"),
+        metadata=about(
+            words_of(one_of("*", "none", "bridge", "host")),
+            "Networks that containers may have: none, bridge (to the outside through this device), "
+            "host (the device's own); * is all of them. A job that says nothing has a bridge, as "
+            "in Bacalhau.",
+        ),
+    )
+    devices: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            WORDS,
+            "Device files that containers may have, a * at the end standing for any rest: "
+            "/dev/i2c-1, /dev/video*. Empty: none. A process reaches those its user may.",
+        ),
+    )
+    capabilities: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            WORDS,
+            "Capabilities that containers may keep where their job asks for them (NET_ADMIN, "
+            "CHOWN); all others are dropped.",
         ),
     )
     authors: tuple[str, ...] = field(
@@ -192,6 +219,24 @@ class Task:
             "below half a gigabyte.",
         ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Docker:
+    socket: Path | None = field(
+        default=None,
+        metadata=about(
+            PATH,
+            "Unix socket of docker, or of podman's docker API. Left out: that of DOCKER_HOST, else "
+            "/var/run/docker.sock. Where nothing listens there, this device runs no containers.",
+        ),
+    )
+
+    def path(self) -> Path:
+        host = os.environ.get("DOCKER_HOST", "")
+        if self.socket is None and host.startswith("unix://"):
+            return Path(host.removeprefix("unix://"))
+        return self.socket or DOCKER_SOCKET
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +343,7 @@ class Config:
     offer: Offer = field(default_factory=Offer)
     accept: Accept = field(default_factory=Accept)
     task: Task = field(default_factory=Task)
+    docker: Docker = field(default_factory=Docker)
     log: Log = field(default_factory=Log)
 
     @property
@@ -309,7 +355,13 @@ class Config:
         return self.data_dir / "shoal.sock"
 
 
-SECTIONS: Final[dict[str, type]] = {"offer": Offer, "accept": Accept, "task": Task, "log": Log}
+SECTIONS: Final[dict[str, type]] = {
+    "offer": Offer,
+    "accept": Accept,
+    "task": Task,
+    "docker": Docker,
+    "log": Log,
+}
 
 
 def _settings() -> Iterator[Setting]:

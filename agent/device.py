@@ -9,9 +9,11 @@ from collections.abc import Callable
 
 import psutil
 
+from agent.archives import Archives
 from agent.clock import utc_offset_s
 from agent.conditions import Conditions
 from agent.config import Config
+from agent.engines.presence import Presence
 from agent.hardware import Hardware
 from agent.labels import FOUND, Label, found, together
 from protocol.events import FactsSampled, SelfDescribed
@@ -31,12 +33,16 @@ class Device:
         addresses: Callable[[], Addresses],
         conditions: Conditions,
         hardware: Hardware,
+        docker: Presence,
+        archives: Archives,
     ) -> None:
         self._config = config
         self._invited_labels = invited_labels
         self._addresses = addresses
         self._conditions = conditions
         self._hardware = hardware
+        self._docker = docker
+        self._archives = archives
         status = os.statvfs(config.data_dir)
         # What is free changes all the time; the offer is of what was free at the start.
         self._disk_bytes = config.offer.disk_bytes(status.f_bavail * status.f_frsize)
@@ -62,10 +68,15 @@ class Device:
             memory_bytes=offer.memory_bytes(self._hardware.memory_bytes()),
             disk_bytes=self._disk_bytes,
             draining=self._conditions.draining,
+            engines=("process", "docker") if self._docker.present else ("process",),
         )
 
     def sample(self, running: int) -> FactsSampled:
-        return FactsSampled(self.facts(running), utc_offset_s())
+        """A reading, and what of jobs to come is here already."""
+        docker = self._docker
+        troubles = (("docker", docker.trouble),) if docker.trouble else ()
+        archives = self._archives.digests()
+        return FactsSampled(self.facts(running), utc_offset_s(), docker.images, archives, troubles)
 
     def facts(self, running: int) -> Facts:
         """One reading, about a millisecond; -1 for what this device cannot tell."""

@@ -75,7 +75,7 @@ class Doctor:
         return check("database", None, f"the database {what}", fix)
 
     def _tasks(self) -> View:
-        user = self._agent.engine.user
+        user = self._agent.engines.process.user
         if user is not None:
             return check("tasks", True, f"tasks run as user {user.uid}, apart from the agent")
         return check(

@@ -11,6 +11,7 @@ import shutil
 import tarfile
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 
 class NotExtracted(Exception):
@@ -27,21 +28,34 @@ def extract(
     """
     try:
         with tarfile.open(archive, "r:gz") as opened:
-            total = 0
-            for count, member in enumerate(opened):
-                total += member.size
-                if count >= files_max or total > bytes_max:
-                    raise NotExtracted("too many files, or too large unpacked")
-                if member.isreg() or member.isdir():
-                    _put(opened, member, into)
-                elif strict:
-                    raise NotExtracted(
-                        f"{member.name!r:.100}: only files and directories are taken"
-                    )
+            _all(opened, into, bytes_max, files_max, strict)
     except NotExtracted:
         raise
     except Exception as error:  # tarfile, gzip and zlib raise a dozen kinds at damaged bytes
         raise NotExtracted(f"{error!r:.200}") from None
+
+
+def extract_stream(tar: IO[bytes], into: Path, bytes_max: int, files_max: int) -> None:
+    """As `extract`, of a plain tar that is read once; what is no file or directory is left out."""
+    try:
+        with tarfile.open(fileobj=tar, mode="r|") as opened:
+            _all(opened, into, bytes_max, files_max, strict=False)
+    except (NotExtracted, OSError):
+        raise
+    except Exception as error:
+        raise NotExtracted(f"{error!r:.200}") from None
+
+
+def _all(opened: tarfile.TarFile, into: Path, bytes_max: int, files_max: int, strict: bool) -> None:
+    total = 0
+    for count, member in enumerate(opened):
+        total += member.size
+        if count >= files_max or total > bytes_max:
+            raise NotExtracted("too many files, or too large unpacked")
+        if member.isreg() or member.isdir():
+            _put(opened, member, into)
+        elif strict:
+            raise NotExtracted(f"{member.name!r:.100}: only files and directories are taken")
 
 
 def _put(archive: tarfile.TarFile, member: tarfile.TarInfo, into: Path) -> None:

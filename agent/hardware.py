@@ -27,11 +27,11 @@ class Hardware:
     """Looks anew at each call: devices are plugged in and out."""
 
     def __init__(self, root: Path = Path("/"), docker: Path | None = None) -> None:
-        """`docker`: its socket, where it is not in the usual place or DOCKER_HOST."""
+        """`docker`: its socket, where it is not in the usual place."""
         self._sys = root / "sys"
         self._dev = root / "dev"
         self._proc = root / "proc"
-        self._docker = docker or _docker_socket(root)
+        self._docker = docker or root / "var/run/docker.sock"
 
     def cpus(self) -> int:
         """Those this process may run on: a container or taskset may have fewer than the board."""
@@ -107,13 +107,6 @@ class Hardware:
             return _VENDORS[vendor]
         driver = device / "driver"
         return driver.resolve().name if driver.exists() else ""
-
-
-def _docker_socket(root: Path) -> Path:
-    host = os.environ.get("DOCKER_HOST", "")
-    if host.startswith("unix://"):
-        return Path(host.removeprefix("unix://"))
-    return root / "var/run/docker.sock"
 
 
 def _list(directory: Path) -> list[Path]:

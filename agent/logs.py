@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from functools import partial
 from typing import Any, Final, Literal, Self, cast
 
@@ -11,7 +12,7 @@ import trio
 
 from agent.archives import ByteStream, Dialler
 from agent.control.backend import FINAL_STATES, Lines, RequestError, View
-from agent.engines.process import ProcessEngine
+from agent.engines.engine import Engines
 from protocol.errors import ShoalError
 from protocol.ids import ExecutionId, PeerId
 from protocol.messages import LogChunk, LogRequest
@@ -30,8 +31,8 @@ _log = logging.getLogger("shoal.logs")
 class Logs:
     """Serves this device's logs to members, and collects a job's from wherever it ran."""
 
-    def __init__(self, engine: ProcessEngine, dial: Dialler, me: PeerId) -> None:
-        self._engine = engine
+    def __init__(self, engines: Engines, dial: Dialler, me: PeerId) -> None:
+        self._engines = engines
         self._dial = dial
         self._me = me
         self._served = 0
@@ -70,20 +71,13 @@ class Logs:
 
         Raises KeyError for an unknown execution.
         """
-        if request.tail >= 0 and offset == 0:
-            chunk = await self._engine.tail(execution, stream, request.tail)
-            await write(LogChunk(chunk.offset, chunk.data, False))
-            offset = chunk.next_offset
-        while True:
-            if request.follow:
-                chunk = await self._engine.follow(execution, stream, offset, CHUNK_BYTES)
-            else:
-                chunk = await self._engine.read_log(execution, stream, offset, CHUNK_BYTES)
-            if not chunk.data:
-                await write(LogChunk(offset, b"", True))
-                return
-            await write(LogChunk(chunk.offset, chunk.data, False))
-            offset = chunk.next_offset
+        engine = self._engines.of(execution)
+        read = engine.log(execution, stream, offset, request.tail, request.follow)
+        async with aclosing(read) as chunks:
+            async for chunk in chunks:
+                await write(LogChunk(chunk.offset, chunk.data, False))
+                offset = chunk.next_offset
+        await write(LogChunk(offset, b"", True))
 
     async def read(
         self,

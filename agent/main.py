@@ -30,6 +30,8 @@ from agent.device import Device
 from agent.discovery import Discovery
 from agent.doctor import Doctor
 from agent.driver import Disk, Driver
+from agent.engines.docker import DockerEngine
+from agent.engines.engine import Engines
 from agent.engines.process import ProcessEngine
 from agent.engines.task import TaskUser
 from agent.hardware import Hardware
@@ -116,9 +118,9 @@ class Agent:
         self.name = self.config.name or member.certificate.name
         self.conditions = Conditions(self.config.data_dir)
         self.driver = Driver(self._build, store, self.clock)
-        user = _task_user(self.config.task.user)
         data_dir = self.config.data_dir
-        self.engine = ProcessEngine(data_dir / "executions", user)
+        self.docker = self._docker()
+        self.engines = Engines(self._processes(), self.docker)
         self.archives = Archives(data_dir / "archives")
         kept = Archives(data_dir / "results", RESULT_BYTES_MAX, RESULT_QUOTA_BYTES)
         self._stores = (self.archives, kept)
@@ -132,24 +134,32 @@ class Agent:
             relays=self._relays,
         )
         dial_archives, me = self._dial(ARCHIVE_PROTOCOL), member.keyring.peer
-        self.results = Results(kept, self.engine, dial_archives, me)
+        self.results = Results(kept, self.engines, dial_archives, me)
         self.tasks = Tasks(
-            self.engine,
+            self.engines,
             self.archives,
             dial_archives,
             self.driver.post,
             self.config.task.log_bytes_max,
             self.results,
         )
-        self.checks = Checks(self.engine, self.driver.post)
+        self.checks = Checks(self.engines, self.driver.post)
         self.feed = Feed(lambda: self.clock.now().wall_ms)
         for event in store.log.last(REMEMBERED):
             self.feed.put(event_view(event))
-        self.logs = Logs(self.engine, self._dial(LOG_PROTOCOL), me)
+        self.logs = Logs(self.engines, self._dial(LOG_PROTOCOL), me)
         self.invites = Invites(store, member, self._own_addresses, self.clock.now())
         self.doctor = Doctor(self)
         labels, addresses = member.membership.labels, self.transport.addresses
-        self.device = Device(self.config, labels, addresses, self.conditions, Hardware())
+        self.device = Device(
+            self.config,
+            labels,
+            addresses,
+            self.conditions,
+            Hardware(docker=self.config.docker.path()),
+            self.docker.presence,
+            self.archives,
+        )
         self.backend = AgentBackend(
             self.driver,
             self._peers(loaded.view()),
@@ -168,6 +178,14 @@ class Agent:
         self._stopping = trio.Event()
         self.cloned = ""
         self.outside = self._outside()
+
+    def _processes(self) -> ProcessEngine:
+        user = _task_user(self.config.task.user)
+        return ProcessEngine(self.config.data_dir / "executions", user)
+
+    def _docker(self) -> DockerEngine:
+        root, socket = self.config.data_dir / "containers", self.config.docker.path()
+        return DockerEngine(root, socket, self.member.keyring.peer)
 
     def _outside(self) -> Outside:
         return Outside(
@@ -212,6 +230,7 @@ class Agent:
             await nursery.start(self._on_signals)
             self._serve_streams()
             await nursery.start(self.transport.run)
+            await nursery.start(self.docker.run)
             await nursery.start(self.tasks.run)
             await nursery.start(self.checks.run)
             await nursery.start(self.driver.run, self.outside)
@@ -235,7 +254,7 @@ class Agent:
             with trio.move_on_after(GOODBYE_S):
                 await self._say_goodbye()  # while all that brings it to the others still runs
             nursery.cancel_scope.cancel()
-        self.engine.close()
+        self.engines.process.close()
         await self.store.aclose()
 
     def stop(self) -> None:
@@ -280,7 +299,7 @@ class Agent:
             "version": VERSION,
             "uptime_s": int(self.clock.now().mono - self._started_at),
             "addresses": list(self.transport.addresses()),
-            "engines": list(self.driver.node.config.engines),
+            "engines": list(self.driver.node.executor.bidder.engines),
             "data_dir": str(self.config.data_dir),
             "pid": os.getpid(),
             "bytes_sent": self.transport.counters.bytes_out,

@@ -15,7 +15,8 @@ import msgspec
 import trio
 
 from agent.archives import CHUNK_BYTES, ArchiveError, Archives, Dialler
-from agent.engines.process import ProcessEngine
+from agent.engines.directories import Directories
+from agent.engines.engine import Engines
 from agent.packing import Packed, TooMuch, pack
 from protocol.errors import ShoalError
 from protocol.ids import ExecutionId, PeerId
@@ -39,9 +40,9 @@ _log = logging.getLogger("shoal.results")
 class Results:
     """The result files of this device's executions, and the way to those of others."""
 
-    def __init__(self, store: Archives, engine: ProcessEngine, dial: Dialler, me: PeerId) -> None:
+    def __init__(self, store: Archives, engines: Engines, dial: Dialler, me: PeerId) -> None:
         self._store = store
-        self._engine = engine
+        self._engines = engines
         self._dial = dial
         self._me = me
         self._limiter = trio.CapacityLimiter(PACKERS_MAX)
@@ -54,17 +55,20 @@ class Results:
 
     # ---- here --------------------------------------------------------------------------------
 
-    async def want(self, execution: ExecutionId, paths: tuple[ResultPath, ...]) -> None:
+    async def want(
+        self, directories: Directories, execution: ExecutionId, paths: tuple[ResultPath, ...]
+    ) -> None:
         """Note before the start what is to be packed at the end, whichever life sees it."""
         if paths:
             pairs = [(path.name, path.path) for path in paths]
-            await self._engine.write_note(execution, WANTED, msgspec.json.encode(pairs))
+            await directories.write_note(execution, WANTED, msgspec.json.encode(pairs))
 
     async def kept(self, execution: ExecutionId) -> Packed | None:
         """What was packed of it, or an empty one where nothing was wanted; None: not yet known."""
-        if await self._engine.read_note(execution, WANTED) is None:
+        directories = self._engines.of(execution).directories
+        if await directories.read_note(execution, WANTED) is None:
             return Packed()
-        note = await self._engine.read_note(execution, PACKED)
+        note = await directories.read_note(execution, PACKED)
         try:
             return None if note is None else msgspec.json.decode(note, type=Packed)
         except msgspec.MsgspecError:  # zeroes after a power cut
@@ -80,20 +84,23 @@ class Results:
         except (OSError, ValueError) as error:
             packed = _failed(error)
         try:
-            await self._engine.write_note(execution, PACKED, msgspec.json.encode(packed))
+            directories = self._engines.of(execution).directories
+            await directories.write_note(execution, PACKED, msgspec.json.encode(packed))
         except OSError as error:  # it is packed again should this agent end before it has told
             _log.warning("what became of the result files of %s: %s", execution, error)
         return packed
 
     async def _pack(self, execution: ExecutionId) -> Packed:
-        wanted = await self._engine.read_note(execution, WANTED) or b"[]"
+        engine = self._engines.of(execution)
+        wanted = await engine.directories.read_note(execution, WANTED) or b"[]"
         try:
             pairs = msgspec.json.decode(wanted, type=list[tuple[str, str]])
         except msgspec.MsgspecError:
             return Packed(note="what was to be kept is unreadable: the device lost power")
-        work = await self._engine.prepare(execution)
-        owner = self._engine.user.uid if self._engine.user is not None else None
-        restarted = not await self._engine.of_this_boot(execution)
+        work = await engine.collect(execution, [path for _, path in pairs])
+        user = engine.directories.user
+        owner = user.uid if user is not None else None
+        restarted = not await engine.of_this_boot(execution)
         given_up = threading.Event()
 
         def work_off() -> Packed:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from agent.archives import ArchiveError, Archives, Dialler, give_away, unpack
-from agent.engines.process import ProcessEngine
+from agent.archives import ArchiveError, Archives, Dialler, unpack
+from agent.engines.container import container_launch
+from agent.engines.engine import Engine, Engines
 from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit, TaskLaunch
 from agent.packing import Packed
 from agent.results import Results
@@ -36,14 +37,14 @@ class Tasks:
 
     def __init__(
         self,
-        engine: ProcessEngine,
+        engines: Engines,
         archives: Archives,
         dial: Dialler,
         post: Callable[[Event], None],
         log_bytes_max: int,
         results: Results,
     ) -> None:
-        self.engine = engine
+        self._engines = engines
         self._results = results
         self._archives = archives
         self._dial = dial
@@ -65,7 +66,7 @@ class Tasks:
         For a node that is built anew in this life, what is being started is found as well.
         """
         found = [TaskFound(key, running=True) for key in self._scopes]
-        for execution in await self.engine.adopt():
+        for execution in await self._engines.adopt():
             key = ExecutionId(execution.execution_id)
             ended = execution.exit
             if key in self._scopes:
@@ -115,14 +116,12 @@ class Tasks:
         try:
             with self._scopes[key] as scope:
                 await trio.lowlevel.checkpoint_if_cancelled()
-                if task.spec.task.input_sources:
-                    await self._fetch_inputs(task)
-                await self._results.want(key, task.spec.task.result_paths)
+                await self._prepare(task)
             del self._scopes[key]
             if scope.cancelled_caught:
                 self._post(TaskEnded(key, None, "stopped before it started"))
                 return
-            await self.engine.start(self._launch(task))
+            await self._launch(task)
         except Exception as error:
             if not isinstance(error, ArchiveError | OSError | ValueError):
                 _log.exception("starting %s", key)
@@ -132,9 +131,23 @@ class Tasks:
         self._post(TaskStarted(key))
         self._watch(key)
 
-    def _launch(self, task: StartTask) -> TaskLaunch:
+    async def _prepare(self, task: StartTask) -> None:
+        """All that may take minutes, and may be given up."""
+        spec = task.spec.task
+        engine = self._engines.named(spec.engine.type)
+        if self._engines.docker is not None and engine is self._engines.docker:
+            await self._engines.docker.images.fetch(spec.engine.container)
+        if spec.input_sources:
+            await self._fetch_inputs(engine, task)
+        await self._results.want(engine.directories, task.execution, spec.result_paths)
+
+    async def _launch(self, task: StartTask) -> None:
+        if task.spec.task.engine.type == "docker":
+            assert self._engines.docker is not None, task
+            await self._engines.docker.start(container_launch(task, self._log_bytes_max))
+            return
         params = task.spec.task.engine.process
-        return TaskLaunch(
+        launch = TaskLaunch(
             execution_id=task.execution,
             argv=params.command,
             env={**task.spec.task.env, **task.environment},
@@ -142,13 +155,13 @@ class Tasks:
             timeout_s=task.timeout_s,
             log_bytes_max=self._log_bytes_max,
         )
+        await self._engines.process.start(launch)
 
-    async def _fetch_inputs(self, task: StartTask) -> None:
-        work = await self.engine.prepare(task.execution)
+    async def _fetch_inputs(self, engine: Engine, task: StartTask) -> None:
+        work = await engine.directories.prepare(task.execution)
         for source in task.spec.task.input_sources:
             await self._put_input(source, work, task)
-        if (user := self.engine.user) is not None:
-            await trio.to_thread.run_sync(give_away, work, (user.uid, user.gid))
+        await engine.hand_over(task.execution)
 
     async def _put_input(self, source: InputSource, work: Path, task: StartTask) -> None:
         target = work / source.target.lstrip("/")
@@ -167,9 +180,9 @@ class Tasks:
 
     async def _await_end(self, key: ExecutionId) -> None:
         try:
-            ended = await self.engine.wait(key)
+            ended = await self._engines.of(key).wait(key)
             code, reason = told(ended)
-            out, err = await self.engine.tails(key, TAIL_LINES)
+            out, err = await self._engines.of(key).tails(key, TAIL_LINES)
         except (KeyError, OSError, ValueError) as error:
             self._watched.discard(key)
             self._post(TaskEnded(key, None, f"its directory is gone: {error}"))
@@ -190,19 +203,21 @@ class Tasks:
             )
         )
         try:
-            await self.engine.clear(key)  # hundreds of ended ones keep their output, and no files
+            await self._engines.of(key).clear(
+                key
+            )  # hundreds of ended ones keep their output, and no files
         except OSError as error:
             _log.warning("clearing %s: %s", key, error)
 
     async def _stop(self, task: StopTask) -> None:
         try:
-            await self.engine.stop(task.execution)
+            await self._engines.of(task.execution).stop(task.execution)
         except (KeyError, OSError, ValueError) as error:
             _log.warning("stopping %s: %s", task.execution, error)
 
     async def _remove(self, task: RemoveTask) -> None:
         try:
-            await self.engine.remove(task.execution)
+            await self._engines.of(task.execution).remove(task.execution)
         except (KeyError, ValueError, ExecutionRunningError):
             pass
         except OSError as error:  # the next start tries again
@@ -213,7 +228,7 @@ def told(ended: TaskExit) -> tuple[int | None, str]:
     """Exit code and reason as the protocol takes them: 128 + n for signal n, None for no exit."""
     match ended.reason:
         case ExitReason.EXITED:
-            return ended.code, ""
+            return ended.code, ended.detail
         case ExitReason.SIGNALLED:
             number = ended.signal or 0
             return 128 + number, ended.detail or f"ended by {_signal_name(number)}"

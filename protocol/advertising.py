@@ -37,7 +37,7 @@ class Advertiser:
     incarnation: int
     name: str
     version: str
-    engines: tuple[str, ...]
+    computes: bool  # its certificate lets it run tasks
     memory: bytes = b""
     data: bytes = b""  # the sealed advert, empty until we were described
     described: SelfDescribed | None = None
@@ -144,7 +144,7 @@ class Advertiser:
             incarnation=self.incarnation,
             addresses=tuple(fitting[:ADDRESSES_MAX]),
             labels=labels,
-            engines=self.engines,
+            engines=event.engines if self.computes else (),
             cpu_m=event.cpu_m,
             memory_bytes=event.memory_bytes,
             disk_bytes=event.disk_bytes,

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from msgspec import structs
+
+from protocol.asks import asks_of
 from protocol.bounds import clipped
 from protocol.clock import NEVER
 from protocol.config import AuctionConfig, PolicyConfig
 from protocol.constraints import Constraint, Operator, explain_all
+from protocol.container import full_name
 from protocol.errors import RemoteProtocolError
 from protocol.ids import PeerId
 from protocol.job import JobSpec
@@ -43,10 +47,13 @@ class Bidder:
 
     config: AuctionConfig
     policy: PolicyConfig
-    engines: tuple[str, ...]
+    engines: tuple[str, ...] = ()
     capacity: Resources = field(default_factory=Resources)
     labels: Mapping[str, str] = field(default_factory=dict)
     facts: Facts = field(default_factory=Facts)
+    images: frozenset[str] = frozenset()  # that need not be fetched
+    archives: frozenset[str] = frozenset()  # likewise
+    troubles: dict[str, str] = field(default_factory=dict)  # engines that do not answer, and why
     holds: dict[tuple[PeerId, int], Hold] = field(default_factory=dict)
     used: dict[str, Resources] = field(default_factory=dict)
     draining: bool = False  # no new slots of counted jobs; what runs goes on
@@ -87,7 +94,11 @@ class Bidder:
         reason = self.unfit(announce.needs) or misfit(self.policy, self._asked(announce))
         if reason:
             return Refusal(announce.auction, clipped(reason))
-        reason = self.drains(JobType.BATCH) or self.unwell()  # only counted ones are announced
+        reason = (  # only counted ones are announced
+            self.drains(JobType.BATCH)
+            or self.unwell()
+            or self.troubles.get(announce.needs.engine, "")
+        )
         if reason:
             return Refusal(announce.auction, clipped(reason), final=False)
         each, job = resources_of(announce.needs), announce.job
@@ -96,13 +107,9 @@ class Bidder:
         if slots < 1 or len(self.holds) >= HOLDS_MAX:
             self.queue.join(coordinator, job, each, announce.priority, now)
             return Refusal(announce.auction, f"busy: {self._shortfall(each)}", final=False)
-        bid = Bid(
-            announce.auction,
-            self._score(each, announce.needs),
-            slots,
-            self.config.hold_ms,
-            self.facts,
-        )
+        facts = self._facts_for(announce.needs)
+        score = self._score(each, announce.needs, facts)
+        bid = Bid(announce.auction, score, slots, self.config.hold_ms, facts)
         self.queue.leave(coordinator, job)
         until = now + self.config.hold_ms / 1000
         self.holds[(coordinator, announce.auction)] = Hold(each, slots, until, bid)
@@ -176,7 +183,8 @@ class Bidder:
         `roles` and `name` are those of the author's certificate, which came with the job.
         """
         engine, limit_s = job.task.engine.type, job.task.timeouts.execution_s
-        asked = Asked(job.type, engine, job.namespace, author, name, roles, limit_s)
+        asks = asks_of(job.task)
+        asked = Asked(job.type, engine, job.namespace, author, name, roles, limit_s, asks)
         return misfit(self.policy, asked)
 
     def unwell(self) -> str:
@@ -196,6 +204,7 @@ class Bidder:
             announce.author,
             certificate.name if certificate is not None else "",
             certificate.roles if certificate is not None else None,
+            asks=announce.needs.asks,
         )
 
     def why_no_room(self, each: Resources) -> str:
@@ -231,18 +240,26 @@ class Bidder:
             return "the room here is kept for a job that goes first"
         return each.shortfall(self.free) or f"{len(self.used)} executions run here already"
 
-    def _score(self, each: Resources, needs: Requirements) -> int:
+    def _facts_for(self, needs: Requirements) -> Facts:
+        """How it is here, and what of the job is here already."""
+        here = sum(digest in self.archives for digest in needs.inputs)
+        image = -1 if not needs.image else int(full_name(needs.image) in self.images)
+        return structs.replace(self.facts, inputs_here=here, image_here=image)
+
+    def _score(self, each: Resources, needs: Requirements, facts: Facts) -> int:
         """0 to 1000: mostly what stays free after the task, then load, and what is here already.
 
         Least-allocated scoring spreads work, so that one device lost costs little of it.
         """
-        free, facts = self.free, self.facts
+        free = self.free
         cpu = _share(free.cpu_m - each.cpu_m, self.capacity.cpu_m)
         memory = _share(free.memory_bytes - each.memory_bytes, self.capacity.memory_bytes)
         idle = 1000 - min(facts.load_permille, 1000) if facts.load_permille >= 0 else 500
         score = (4 * cpu + 3 * memory + 3 * idle) // 10
         if needs.inputs:
             score = (8 * score + 200 * _here(facts.inputs_here, len(needs.inputs))) // 10
+        if facts.image_here >= 0:  # a pull takes minutes on a slow link, and wears out the card
+            score = (7 * score + 3000 * facts.image_here) // 10
         if facts.temperature_mc > (self.policy.temperature_max_c - 10) * 1000:
             score //= 2  # it would throttle soon
         if facts.mains == 0:

@@ -164,6 +164,9 @@ class PolicyConfig:
     types: tuple[str, ...] = ("*",)
     engines: tuple[str, ...] = ("*",)
     namespaces: tuple[str, ...] = ("*",)
+    networks: tuple[str, ...] = ("none", "bridge")  # a container's; as Bacalhau allows
+    devices: tuple[str, ...] = ()  # device files that containers may have
+    capabilities: tuple[str, ...] = ()  # of capabilities(7), that containers may keep
     authors: tuple[str, ...] = ()  # peer ids, or names in certificates; empty is everybody
     hours: tuple[str, ...] = ()  # "22:00-06:00", local time; empty is always
     mains_only: bool = False
@@ -180,6 +183,5 @@ class NodeConfig:
     coordination: CoordinationConfig = field(default_factory=CoordinationConfig)
     standing: StandingConfig = field(default_factory=StandingConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    engines: tuple[str, ...] = ("process",)
     version: str = "0"
     name: str = ""

@@ -8,10 +8,11 @@ from typing import Final
 
 import msgspec
 
+from protocol.container import ContainerParams
 from protocol.paths import read_path
 from protocol.tree import INT_MAX, Node, Plain, shown
 
-ENGINES: Final = ("process",)  # what this version runs; docker and wasm come later
+ENGINES: Final = ("process", "docker")  # what this version runs; wasm comes later
 COMMAND_MAX: Final = 256  # arguments
 ARGUMENT_BYTES_MAX: Final = 16 * 1024  # room for a script after `sh -c`
 PARAMS_MAX: Final = 64
@@ -43,6 +44,8 @@ class EngineSpec(msgspec.Struct, frozen=True):
         params = fields.get_or("Params", {})
         if kind == "process":
             return cls(kind, ProcessParams.read(params).to_plain())
+        if kind == "docker":
+            return cls(kind, ContainerParams.read(params).to_plain())
         return cls(kind, _read_opaque(params))
 
     def param(self, name: str) -> Plain:
@@ -57,6 +60,12 @@ class EngineSpec(msgspec.Struct, frozen=True):
         """The parameters of a `process` engine. Calling it on another is our own bug."""
         assert self.type == "process", self.type
         return ProcessParams.read(Node(self.params))
+
+    @property
+    def container(self) -> ContainerParams:
+        """The parameters of a `docker` engine. Calling it on another is our own bug."""
+        assert self.type == "docker", self.type
+        return ContainerParams.read(Node(self.params))
 
     def to_plain(self) -> dict[str, Plain]:
         params: dict[str, Plain] = dict(self.params)

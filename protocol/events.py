@@ -54,12 +54,16 @@ class SelfDescribed:
     disk_bytes: int
     gpus: int = 0
     draining: bool = False  # its owner wants no new batch or service work here
+    engines: tuple[str, ...] = ("process",)  # that run tasks here, whether or not they do now
 
 
 @dataclass(frozen=True, slots=True)
 class FactsSampled:
     facts: Facts
     utc_offset_s: int = 0  # of local time, which the owner's hours are meant in
+    images: frozenset[str] = frozenset()  # that are here already, as container.full_name has them
+    archives: frozenset[str] = frozenset()  # by digest, likewise
+    troubles: tuple[tuple[str, str], ...] = ()  # engines that do not answer now, and why
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from protocol.asks import asks_of
 from protocol.auction import Auction
 from protocol.clock import NEVER
 from protocol.effects import Effect
@@ -167,4 +168,6 @@ def needs_of(spec: JobSpec) -> Requirements:
             for source in task.input_sources
             if isinstance(source.source, ArchiveSource)
         ),
+        image=task.engine.container.image if task.engine.type == "docker" else "",
+        asks=asks_of(task),
     )

@@ -86,7 +86,7 @@ class Membership:
         known: Mapping[str, bytes],
         name: str,
         version: str,
-        engines: tuple[str, ...],
+        computes: bool,
         memory: bytes = b"",
         opener: Opener = open_sealed,
     ) -> None:
@@ -98,7 +98,7 @@ class Membership:
         self._known = dict(known)
         self._keyring = keyring
         self._opener = opener
-        self._own = Advertiser(config, keyring, incarnation, name, version, engines, memory)
+        self._own = Advertiser(config, keyring, incarnation, name, version, computes, memory)
         self._roster = Roster(self._me, config)
         self._health = Health(config.health_max, config.probe_period_s)
         self._prober = Prober(config, rng, self._health)

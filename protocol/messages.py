@@ -277,6 +277,8 @@ class Requirements(msgspec.Struct, array_like=True, frozen=True):
     gpus: Count
     constraints: tuple[tuple[Key, Word, tuple[Value, ...]], ...] = ()  # key, operator, values
     inputs: tuple[Digest, ...] = ()  # digests of shipped archives
+    image: Reason = ""  # of a container
+    asks: tuple[Reason, ...] = ()  # what the owner has to allow, see asks
 
 
 class Announce(msgspec.Struct, array_like=True, tag=30, frozen=True):
@@ -306,6 +308,7 @@ class Facts(msgspec.Struct, array_like=True, frozen=True):
     temperature_mc: Signed = -1  # thousandths of a degree Celsius
     battery_percent: Percent = -1
     mains: Flag = -1  # 1 on mains power, 0 on battery
+    image_here: Flag = -1  # 1 where the image of the job is here, 0 where not
 
 
 class Bid(msgspec.Struct, array_like=True, tag=31, frozen=True):

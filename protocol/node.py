@@ -136,7 +136,7 @@ class Node:
         assert isinstance(certificate, Certificate), certificate
         self.certificate = certificate
         coordination = config.coordination
-        engines = config.engines if certificate.holds(Role.COMPUTE) else ()
+        self._computes = certificate.holds(Role.COMPUTE)
         # Drawn with the database: see opsjournal.
         self._drawn = "memory" not in disk.get("meta", {})
         memory = rng.randbytes(8) if self._drawn else disk["meta"]["memory"]
@@ -148,7 +148,7 @@ class Node:
             known=disk.get("peer", {}),
             name=config.name or certificate.name,
             version=config.version,
-            engines=engines,
+            computes=self._computes,
             memory=memory,
         )
         # A leaf's letters are minutes apart, and the certificate is more than half of one.
@@ -171,7 +171,7 @@ class Node:
         self.coordination = Coordination(
             keyring, coordination, self.catalogue, placement, fleet, stories, rollout
         )
-        bidder = Bidder(config.auction, config.policy, engines, certificate_of=fleet.certificate_of)
+        bidder = Bidder(config.auction, config.policy, certificate_of=fleet.certificate_of)
         self.executor = self._executor(bidder, OpsJournal(memory))
         self.inquiries = Inquiries(
             keyring.peer, self._views, self.fleet.neighbours, self.membership.steady
@@ -275,8 +275,7 @@ class Node:
             case TaskEnded():
                 return self.executor.on_ended(event, now)
             case FactsSampled():
-                self.executor.bidder.facts = event.facts
-                self.executor.bidder.minute = minute_here(now, event.utc_offset_s)
+                self._on_sampled(event, now)
                 return [*self._on_clock(now), *self.steward.sampled(now)]
             case SubmitRequested() if event.spec.standing:
                 return self.steward.submit(event, now)
@@ -354,6 +353,13 @@ class Node:
             return []
         return self._on_described(self._described, now)
 
+    def _on_sampled(self, event: FactsSampled, now: Now) -> None:
+        bidder = self.executor.bidder
+        bidder.facts = event.facts
+        bidder.minute = minute_here(now, event.utc_offset_s)
+        bidder.images, bidder.archives = event.images, event.archives
+        bidder.troubles = dict(event.troubles)
+
     def _on_described(self, event: SelfDescribed, now: Now) -> list[Effect]:
         self._described, self._clocked = event, now.wall_trusted
         if not now.wall_trusted:
@@ -362,6 +368,7 @@ class Node:
         bidder.capacity = Resources(event.cpu_m, event.memory_bytes, event.disk_bytes, event.gpus)
         bidder.labels = {**event.labels, PEER_LABEL: self.keyring.peer}
         bidder.draining = event.draining
+        bidder.engines = event.engines if self._computes else ()
         before = self.fleet.advert
         self.fleet.advert = Advert(
             peer=self.keyring.peer,

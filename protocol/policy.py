@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from protocol.asks import not_allowed
 from protocol.clock import Now
 from protocol.config import PolicyConfig
 from protocol.ids import PeerId
@@ -34,6 +35,7 @@ class Asked:
     name: str = ""  # the author's, by its certificate: what a peer calls itself proves nothing
     roles: tuple[str, ...] | None = None
     limit_s: int = 0  # how long it may run at most; 0: it does not say
+    asks: tuple[str, ...] = ()  # see asks
 
 
 def misfit(policy: PolicyConfig, asked: Asked) -> str:
@@ -53,6 +55,8 @@ def misfit(policy: PolicyConfig, asked: Asked) -> str:
     unknown = asked.roles is None or not policy.roles
     if not unknown and not any(role in policy.roles for role in asked.roles or ()):
         return _never("its author holds no role that is taken here", "roles", policy.roles)
+    if refused := not_allowed(policy, asked.asks):
+        return refused
     if asked.limit_s > policy.job_timeout_max_s:
         limit = format_duration(policy.job_timeout_max_s)
         text = f"a timeout of {format_duration(asked.limit_s)} is over {limit}"

@@ -71,10 +71,9 @@ class Resources:
         return "; ".join(lacks) or None
 
     @classmethod
-    def read(cls, node: Node) -> Resources:
-        """Read a task's `Resources`; what is left out is the default's."""
+    def read(cls, node: Node, base: Resources) -> Resources:
+        """Read a task's `Resources`; what is left out is that of `base`."""
         fields = node.fields(*FIELDS)
-        base = RESOURCES_DEFAULT
         return cls(
             cpu_m=fields.read("CPU", _read_cpu, base.cpu_m),
             memory_bytes=fields.read("Memory", _read_memory, base.memory_bytes),
@@ -96,6 +95,9 @@ class Resources:
 # content with these (a bare Python is 10 MiB, one that holds numpy 35 MiB), and a Raspberry Pi
 # Zero with 512 MiB still takes several. Disk and GPU are asked for by those who need them.
 RESOURCES_DEFAULT: Final = Resources(cpu_m=100, memory_bytes=64 * 1024**2)
+# Of a container, which is held to them. What people put into images is written for more: half of
+# the memory that Bacalhau gives, which a Raspberry Pi with 512 MiB still has to offer.
+CONTAINER_DEFAULT: Final = Resources(cpu_m=500, memory_bytes=256 * 1024**2)
 
 
 def _read_cpu(node: Node) -> int:

@@ -13,6 +13,7 @@ from typing import Final
 from protocol import (
     check,
     constraints,
+    container,
     engine,
     inputs,
     job,
@@ -301,7 +302,45 @@ def _engine(engines: Sequence[str]) -> Schema:
         ),
         "if": {"properties": {"Type": {"const": "process"}}},
         "then": {"properties": {"Params": process}, "required": ["Params"]},
+        "else": {
+            "if": {"properties": {"Type": {"const": "docker"}}},
+            "then": {"properties": {"Params": _container()}, "required": ["Params"]},
+        },
     }
+
+
+def _container() -> Schema:
+    argument = _word(container.ARGUMENT_BYTES_MAX, "An argument.")
+    variable = _text(container.VARIABLE_BYTES_MAX, "NAME=value.")
+    user: Schema = {
+        "type": ["string", "integer"],
+        "description": "Name or id, :group. As the image.",
+    }
+    return _object(
+        {
+            "Image": _text(container.IMAGE_BYTES_MAX, "The image, e.g. busybox:1.37.0."),
+            "Entrypoint": _array(argument, container.ARGUMENTS_MAX, "Default: the image's own."),
+            "Parameters": _array(argument, container.ARGUMENTS_MAX, "What the entrypoint is told."),
+            "EnvironmentVariables": _array(
+                variable, container.VARIABLES_MAX, "NAME=value, beside the task's Env."
+            ),
+            "WorkingDirectory": _text(container.DIRECTORY_BYTES_MAX, "Default: the image's own."),
+            "User": user,
+            "Pull": _enum(container.PULLS, "When the image is fetched. Default: missing."),
+            "Devices": _array(
+                _text(128, "E.g. /dev/i2c-1."),
+                container.DEVICES_MAX,
+                "Device files, where the device's owner allows them.",
+            ),
+            "Capabilities": _array(
+                _text(64, "E.g. NET_ADMIN."),
+                container.CAPABILITIES_MAX,
+                "Of capabilities(7), where the device's owner allows them; all others are dropped.",
+            ),
+        },
+        "Parameters of the docker engine.",
+        required=["Image"],
+    )
 
 
 def _input() -> Schema:

@@ -12,7 +12,7 @@ from protocol.engine import EngineSpec
 from protocol.inputs import InputSource, read_inputs
 from protocol.paths import read_path
 from protocol.quantities import format_duration, parse_duration_s
-from protocol.resources import RESOURCES_DEFAULT, Resources
+from protocol.resources import CONTAINER_DEFAULT, RESOURCES_DEFAULT, Resources
 from protocol.tree import NAME, NAME_ALLOWED, Node, Plain, shown
 
 PUBLISHERS: Final = ("local",)
@@ -152,14 +152,16 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     def read(cls, node: Node, engines: Sequence[str], *, standing: bool) -> TaskSpec:
         fields = node.fields(*FIELDS)
         timeouts = TimeoutsSpec.read(fields.get_or("Timeouts", {}))
+        engine = EngineSpec.read(fields.need("Engine"), engines)
+        base = CONTAINER_DEFAULT if engine.type == "docker" else RESOURCES_DEFAULT
         return cls(
             name=fields.read("Name", lambda at: at.matching(NAME, NAME_ALLOWED), NAME_DEFAULT),
-            engine=EngineSpec.read(fields.need("Engine"), engines),
+            engine=engine,
             env=fields.read("Env", _read_env, {}),
             input_sources=fields.read("InputSources", read_inputs, ()),
             result_paths=fields.read("ResultPaths", _read_result_paths, ()),
             publisher=fields.read("Publisher", PublisherSpec.read, PublisherSpec()),
-            resources=fields.read("Resources", Resources.read, RESOURCES_DEFAULT),
+            resources=fields.read("Resources", lambda at: Resources.read(at, base), base),
             network=fields.read("Network", NetworkSpec.read, NetworkSpec()),
             timeouts=TimeoutsSpec() if standing else timeouts,
             meta=fields.read("Meta", lambda at: at.words(META_MAX, META_VALUE_BYTES_MAX), {}),

@@ -258,7 +258,9 @@ def command_at(device: Device) -> list[str]:
 def environment_of(device: Device) -> dict[str, str]:
     """Ours without what is set for another agent; the code is found from any directory."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SHOAL_")}
-    return {**kept, "PYTHONPATH": str(ROOT), **device.environment}
+    # What runs on this machine is no part of a lab; who tests with docker names its socket.
+    nothing = {"SHOAL_DOCKER_SOCKET": str(device.data_dir / "docker.sock")}
+    return {**kept, **nothing, "PYTHONPATH": str(ROOT), **device.environment}
 
 
 def answers(device: Device) -> bool:

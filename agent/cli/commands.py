@@ -153,6 +153,39 @@ def _label_unset(parser: ArgumentParser) -> None:
 
 def _run(parser: ArgumentParser) -> None:
     parser.usage = "shoal run [options] [-f FILE ...] [-C DIR] -- COMMAND [ARGUMENT ...]"
+    _one_off(parser)
+    parser.add_argument("command", nargs=REMAINDER, metavar="-- COMMAND", help="what to run")
+
+
+def _docker_run(parser: ArgumentParser) -> None:
+    parser.usage = "shoal docker run [options] IMAGE [ARGUMENT ...]"
+    _one_off(parser)
+    group = parser.add_argument_group("the container")
+    group.add_argument("--entrypoint", metavar="PROGRAM", help="(the image's own)")
+    group.add_argument("-w", "--workdir", metavar="DIR", help="where it starts (the image's own)")
+    group.add_argument("-u", "--user", metavar="USER", help="name or id, :group (the image's own)")
+    group.add_argument(
+        "--network", choices=("none", "bridge", "host"),
+        help="what it may reach; none starts in half the time (bridge)",
+    )  # fmt: skip
+    group.add_argument(
+        "--pull", choices=("missing", "always", "never"), help="when to fetch the image (missing)"
+    )
+    group.add_argument("--gpu", metavar="N", help="graphics processors")
+    group.add_argument(
+        "--device", metavar="PATH", action="append", default=[],
+        help="a device file, where its owner allows that: /dev/i2c-1",
+    )  # fmt: skip
+    group.add_argument(
+        "--cap-add", metavar="NAME", action="append", default=[],
+        help="a capability, where the device's owner allows that: NET_ADMIN",
+    )  # fmt: skip
+    parser.add_argument("image", metavar="IMAGE", help="e.g. busybox:1.37.0")
+    parser.add_argument("command", nargs=REMAINDER, metavar="ARGUMENT", help="(the image's own)")
+
+
+def _one_off(parser: ArgumentParser) -> None:
+    """What `run` and `docker run` have in common."""
     parser.add_argument("--count", metavar="N", type=int, default=1, help="slots to run it in (1)")
     parser.add_argument("--cpu", metavar="CORES", help="what each needs: 2, 0.5, 500m")
     parser.add_argument("--memory", metavar="SIZE", help="64Mi, 1.5Gi")
@@ -183,7 +216,6 @@ def _run(parser: ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("-d", "--detach", action="store_true", help="do not wait for the end")
     parser.add_argument("-q", "--quiet", action="store_true", help="only the task's own output")
-    parser.add_argument("command", nargs=REMAINDER, metavar="-- COMMAND", help="what to run")
 
 
 def _exec(parser: ArgumentParser) -> None:
@@ -286,7 +318,7 @@ def _stop(parser: ArgumentParser) -> None:
 
 
 def _example(parser: ArgumentParser) -> None:
-    kinds = ("batch", "ops", "daemon", "service", "schedule", "template")
+    kinds = ("batch", "ops", "daemon", "service", "docker", "schedule", "template")
     parser.add_argument("kind", nargs="?", choices=kinds, default="batch", help="(batch)")
 
 
@@ -329,6 +361,7 @@ GROUPS: Final = {
     "label": "What this device is, for the constraints of jobs",
     "job": "Jobs in files, and what became of them",
     "template": "Jobs with blanks, kept by every device to be run by name",
+    "docker": "Containers",
     "config": "The configuration of this device's agent",
 }
 SHORT: Final = ("jobs", "logs", "why", "stop")
@@ -341,6 +374,7 @@ COMMANDS: Final = (
     Command("up", "run the agent", "lifecycle:up", _up),
     Command("peers", "short for `peer list`", "peers:peers", _peers),
     Command("run", "run a command somewhere in the shoal", "runs:run", _run),
+    Command("docker run", "run a container somewhere in the shoal", "runs:docker_run", _docker_run),
     Command("exec", "run a command once on each device that matches", "execs:run", _exec),
     Command("jobs", "short for `job list`", "jobs:list_jobs", _list),
     Command("logs", "short for `job logs`", "logs:logs", _logs),

@@ -32,18 +32,41 @@ _FLAGS = {
     "Tasks[0].Timeouts.ExecutionTimeout": "--timeout",
     "Tasks[0].Timeouts.QueueTimeout": "--queue-timeout",
     "Tasks[0].Engine.Params.Command": "the command",
+    "Tasks[0].Engine.Params.Parameters": "the arguments",
+    "Tasks[0].Engine.Params.Image": "the image",
+    "Tasks[0].Engine.Params.WorkingDirectory": "--workdir",
+    "Tasks[0].Engine.Params.User": "--user",
+    "Tasks[0].Engine.Params.Devices": "--device",
+    "Tasks[0].Engine.Params.Capabilities": "--cap-add",
+    "Tasks[0].Resources.GPU": "--gpu",
 }
 
 
 def run(args: Namespace) -> int:
     """Ends with the task's exit code, the highest where there are several slots."""
-    from agent.cli.shipping import as_input, check_command, collect, pack
+    from agent.cli.shipping import check_command, collect
 
     if not args.command:
         raise CliError("what is to be run? shoal run [options] -- COMMAND [ARGUMENT ...]", USAGE)
     shipped = collect(args.file, args.directory)
     check_command(args.command, shipped)
-    spec = build_spec(args)
+    engine = {"Type": "process", "Params": {"Command": list(args.command)}}
+    return _run(args, build_spec(args, engine), shipped)
+
+
+def docker_run(args: Namespace) -> int:
+    """As `run`, in a container."""
+    from agent.cli.shipping import collect
+
+    spec = build_spec(args, container_engine(args))
+    if args.network:
+        spec["Tasks"][0]["Network"] = {"Type": args.network}
+    return _run(args, spec, collect(args.file, args.directory))
+
+
+def _run(args: Namespace, spec: dict[str, Any], shipped: dict[str, str]) -> int:
+    from agent.cli.shipping import as_input, pack
+
     with connect(args) as client:
         try:
             if shipped:
@@ -57,13 +80,29 @@ def run(args: Namespace) -> int:
             raise by_flag(error) from None
 
 
-def build_spec(args: Namespace) -> dict[str, Any]:
-    """The job that the flags of `shoal run` mean; the agent checks it."""
-    task: dict[str, Any] = {
-        "Name": "main",
-        "Engine": {"Type": "process", "Params": {"Command": list(args.command)}},
+def container_engine(args: Namespace) -> dict[str, Any]:
+    params = {
+        "Image": args.image,
+        "Entrypoint": [args.entrypoint] if args.entrypoint else [],
+        "Parameters": list(args.command),
+        "WorkingDirectory": args.workdir,
+        "User": args.user,
+        "Pull": args.pull,
+        "Devices": args.device,
+        "Capabilities": args.cap_add,
     }
-    resources = {"CPU": args.cpu, "Memory": args.memory, "Disk": args.disk}
+    return {"Type": "docker", "Params": {name: value for name, value in params.items() if value}}
+
+
+def build_spec(args: Namespace, engine: dict[str, Any]) -> dict[str, Any]:
+    """The job that the flags of `shoal run` mean; the agent checks it."""
+    task: dict[str, Any] = {"Name": "main", "Engine": engine}
+    resources = {
+        "CPU": args.cpu,
+        "Memory": args.memory,
+        "Disk": args.disk,
+        "GPU": getattr(args, "gpu", None),
+    }
     timeouts = {"ExecutionTimeout": args.timeout, "QueueTimeout": args.queue_timeout}
     parts = {
         "Resources": {name: value for name, value in resources.items() if value},
@@ -74,7 +113,7 @@ def build_spec(args: Namespace) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "Type": "batch",
         "Tasks": [task],
-        "Name": args.name or label(args.command),
+        "Name": args.name or label(args.command or [args.image.partition(":")[0]]),
     }
     if args.output:
         task["ResultPaths"] = [{"Name": _called(path), "Path": path} for path in args.output]

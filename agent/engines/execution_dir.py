@@ -99,6 +99,18 @@ class ExecutionDir:
             self._replace("exit", msgspec.json.encode(record), durable=True)
         return self._told(record)
 
+    def record(self, ended: TaskExit) -> None:
+        """Keep how it ended, as an engine without a supervisor found it out. Raises OSError."""
+        record = _ExitRecord(
+            reason=ended.reason,
+            code=ended.code,
+            signal=ended.signal,
+            duration_ms=round(ended.duration_s * 1000),
+            ended_wall_ms=round(ended.ended_wall * 1000),
+            detail=ended.detail,
+        )
+        self._replace("exit", msgspec.json.encode(record), durable=True)
+
     def known(self) -> bool:
         """False while it was only prepared."""
         return (self.path / "spec").exists() or (self.path / "exit").exists()

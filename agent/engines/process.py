@@ -5,26 +5,23 @@ import errno
 import logging
 import os
 import signal
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import trio
 
 from agent.engines.beside import Place, run_beside
+from agent.engines.directories import Directories
+from agent.engines.engine import FoundExecution
 from agent.engines.execution_dir import ExecutionDir, closed_parent
-from agent.engines.removal import remove_tree
 from agent.engines.supervisor import encode_spec
 from agent.engines.task import (
     ExecutionRunningError,
     TaskExit,
     TaskLaunch,
     TaskUser,
-    check_execution_id,
-    is_execution_id,
 )
 from agent.engines.task_log import LogChunk, Stream, read_chunk, read_tail
 from agent.engines.watch import Watch, sight, spawn
@@ -33,19 +30,9 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 TASK_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-THREADS_MAX = 8  # an SD card gains nothing from more
 CHUNK_BYTES_MAX = 64 << 10
 FOLLOW_POLL_S = 0.2  # only while somebody follows; shorter than an eye notices
 NOT_PREPARED = 4  # supervise.c's exit status when the disk is full
-_TRASH = ".removed-"
-
-
-@dataclass(frozen=True, slots=True)
-class FoundExecution:
-    """An execution of an earlier agent; it runs while `exit` is None."""
-
-    execution_id: str
-    exit: TaskExit | None
 
 
 class ProcessEngine:
@@ -57,22 +44,20 @@ class ProcessEngine:
 
     def __init__(self, root: Path, user: TaskUser | None = None, path: str = TASK_PATH) -> None:
         """Tasks run as `user`; None means the agent's own user."""
-        self.root = root.resolve()
+        self.directories = Directories(root, user)
+        self.root = self.directories.root
         self.user = user
         self._path = path
         self._watches: dict[str, Watch] = {}
         self._turns: dict[str, trio.Lock] = {}  # of those being started or looked for
-        self._limiter = trio.CapacityLimiter(THREADS_MAX)
-        self.root.mkdir(parents=True, exist_ok=True)
-        self.root.chmod(0o711 if user else 0o700)
         if user and (closed := closed_parent(self.root, user)):
             _log.warning("%s is closed to tasks: they cannot reach HOME by its path", closed)
 
-    async def prepare(self, execution_id: str) -> Path:
-        """Make the work directory for its inputs, before start; they must be the task user's."""
-        directory = self._directory(execution_id)
-        await self._in_thread(lambda: directory.create(self.user))
-        return directory.work
+    async def hand_over(self, execution_id: str) -> None:
+        """Its inputs are complete: make them the task user's."""
+        if (user := self.user) is not None:
+            work = self._directory(execution_id).work
+            await self._in_thread(lambda: _give_away(work, (user.uid, user.gid)))
 
     async def start(self, launch: TaskLaunch) -> None:
         """Start it, or adopt it if it was ever started. Failures are told by `wait`."""
@@ -125,44 +110,44 @@ class ProcessEngine:
     async def adopt(self) -> list[FoundExecution]:
         """Everything on disk, sorted by id: running, ended, or lost (for good: see look)."""
         found = []
-        for execution_id in await self._in_thread(self._sweep):
+        for execution_id in await self._in_thread(self.directories.sweep):
             watch = await self._watch(execution_id)
             found.append(FoundExecution(execution_id, watch.exit))
         return found
 
     async def remove(self, execution_id: str) -> None:
         """Delete its directory; unknown is fine. Raises ExecutionRunningError."""
-        directory = self._directory(execution_id)
         with contextlib.suppress(KeyError):
             if (await self._watch(execution_id)).exit is None:
                 raise ExecutionRunningError(execution_id)
-        await self._in_thread(lambda: self._remove(directory))
+        await self.directories.remove(execution_id)
         if watch := self._watches.pop(execution_id, None):
             watch.reap()
 
+    async def collect(self, execution_id: str, paths: Sequence[str]) -> Path:
+        """Its work directory: the files are where it left them."""
+        return await self.directories.prepare(execution_id)
+
     async def clear(self, execution_id: str) -> None:
-        """Delete the files of a task that has ended; its output stays. Raises OSError."""
-        directory = self._directory(execution_id)
-        await self._in_thread(directory.clear)
+        """Delete the files of a task that has ended; its output stays."""
+        await self.directories.clear(execution_id)
 
     async def of_this_boot(self, execution_id: str) -> bool:
         """Whether it was started since the device booted."""
         return await self._in_thread(self._directory(execution_id).of_this_boot)
 
-    async def write_note(self, execution_id: str, name: str, data: bytes) -> None:
-        """Keep something beside it until it is removed, out of its task's reach. Raises OSError."""
-        directory = self._directory(execution_id)
-
-        def write() -> None:
-            directory.create(self.user)
-            directory.write_note(name, data)
-
-        await self._in_thread(write)
-
-    async def read_note(self, execution_id: str, name: str) -> bytes | None:
-        """What was kept under this name; None where nothing was."""
-        directory = self._directory(execution_id)
-        return await self._in_thread(lambda: directory.read_note(name))
+    async def log(
+        self, execution_id: str, stream: Stream, offset: int, tail: int, follow: bool
+    ) -> AsyncGenerator[LogChunk, None]:
+        """Raises KeyError for an unknown execution where it is followed."""
+        if tail >= 0 and offset == 0:
+            chunk = await self.tail(execution_id, stream, tail)
+            yield chunk
+            offset = chunk.next_offset
+        read = self.follow if follow else self.read_log
+        while (chunk := await read(execution_id, stream, offset)).data:
+            yield chunk
+            offset = chunk.next_offset
 
     async def read_log(
         self, execution_id: str, stream: Stream, offset: int, bytes_max: int = CHUNK_BYTES_MAX
@@ -211,11 +196,10 @@ class ProcessEngine:
     # ---- in the trio thread ----
 
     def _directory(self, execution_id: str) -> ExecutionDir:
-        check_execution_id(execution_id)
-        return ExecutionDir(self.root / execution_id)
+        return self.directories.of(execution_id)
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
-        return await trio.to_thread.run_sync(work, limiter=self._limiter)
+        return await self.directories.in_thread(work)
 
     async def _watch(self, execution_id: str) -> Watch:
         if execution_id not in self._watches:
@@ -286,30 +270,10 @@ class ProcessEngine:
         }
         return {**base, **launch.env}
 
-    def _sweep(self) -> list[str]:
-        """The ids on disk; finishes removals that a crash cut short."""
-        names = sorted(os.listdir(self.root))
-        for name in names:
-            if name.startswith(_TRASH):
-                _remove_quietly(self.root / name)
-        return [
-            name
-            for name in names
-            if is_execution_id(name) and ExecutionDir(self.root / name).known()
-        ]
 
-    def _remove(self, directory: ExecutionDir) -> None:
-        """Its name is free at once, and a crash half-way leaves no half of an execution."""
-        trash = self.root / f"{_TRASH}{directory.path.name}.{time.monotonic_ns()}"
-        try:
-            directory.path.rename(trash)
-        except FileNotFoundError:
-            return
-        _remove_quietly(trash)
-
-
-def _remove_quietly(path: Path) -> None:
-    try:
-        remove_tree(path)
-    except OSError:
-        _log.warning("%s is not removed", path, exc_info=True)  # again at the next start
+def _give_away(tree: Path, owner: tuple[int, int]) -> None:
+    """Make everything below `tree`, itself included, the task user's; links are not followed."""
+    os.chown(tree, *owner, follow_symlinks=False)
+    for directory, names, files in os.walk(tree):
+        for name in (*names, *files):
+            os.chown(Path(directory) / name, *owner, follow_symlinks=False)

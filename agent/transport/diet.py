@@ -58,4 +58,8 @@ def apply() -> None:
 
 
 def end() -> None:
+    """Who imports one of them from here on gets the real one: docker's SDK needs requests."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Diet)]
+    for name, module in list(sys.modules.items()):
+        if isinstance(module, _Empty) and not name.startswith("libp2p."):
+            del sys.modules[name]

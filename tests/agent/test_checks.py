@@ -16,6 +16,7 @@ import pytest
 import trio
 
 from agent.checks import Checks
+from agent.engines.engine import Engines
 from agent.engines.process import ProcessEngine
 from agent.engines.task import TaskLaunch, TaskUser
 from protocol.check import CheckSpec
@@ -45,7 +46,7 @@ class Bench:
     def __init__(self, engine: ProcessEngine) -> None:
         self.engine = engine
         self.found: list[HealthChanged] = []
-        self.checks = Checks(engine, self.found.append)
+        self.checks = Checks(Engines(engine), self.found.append)
 
     @property
     def work(self) -> Path:

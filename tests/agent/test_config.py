@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from agent.config import SETTINGS, SYSTEM_DATA_DIR, SYSTEM_SOCKET, Accept, Config, Offer
+from agent.config import (
+    SECTIONS,
+    SETTINGS,
+    SYSTEM_DATA_DIR,
+    SYSTEM_SOCKET,
+    Accept,
+    Config,
+    Offer,
+)
 from agent.configload import Loaded, example_text, find_socket, load
 from agent.settings import ConfigError
 from protocol.config import PolicyConfig
@@ -138,7 +146,7 @@ def test_labels_come_as_a_table_as_pairs_and_as_flags(tmp_path: Path) -> None:
 
 def test_the_commented_example_is_complete_and_says_the_defaults(tmp_path: Path) -> None:
     text = example_text()
-    assert tomllib.loads(text) == {name: {} for name in ("offer", "accept", "task", "log")}
+    assert tomllib.loads(text) == {name: {} for name in SECTIONS}
     bare = "\n".join(
         line.removeprefix("# ") if " = " in line and line.startswith("# ") else line
         for line in text.splitlines()
@@ -173,3 +181,18 @@ def test_what_the_owner_takes_is_read_from_file_variable_and_flag(tmp_path: Path
     assert (accept.types, accept.hours) == (("batch", "ops"), ("22:00-06:00", "12:00-13:00"))
     assert accept.mains_only and accept.policy().mains_only
     assert found.view()["accept.hours"]["value"] == ["22:00-06:00", "12:00-13:00"]
+
+
+def test_docker_is_where_the_file_or_dockers_own_variable_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    assert loaded(tmp_path, "").config.docker.path() == Path("/var/run/docker.sock")
+    monkeypatch.setenv("DOCKER_HOST", "unix:///run/podman/podman.sock")
+    assert loaded(tmp_path, "").config.docker.path() == Path("/run/podman/podman.sock")
+    found = loaded(tmp_path, '[docker]\nsocket = "/run/d.sock"\n')
+    assert found.config.docker.path() == Path("/run/d.sock")
+    monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2375")
+    assert loaded(tmp_path, "").config.docker.path() == Path("/var/run/docker.sock"), (
+        "another machine's engine is not this device's"
+    )

@@ -9,19 +9,27 @@ from pathlib import Path
 import psutil
 import pytest
 
+from agent.archives import Archives
 from agent.clock import utc_offset_s
 from agent.conditions import Conditions
 from agent.config import Config, Offer
 from agent.device import Device
+from agent.engines.presence import Presence
 from agent.hardware import Hardware
 
 CPUS = Hardware().cpus()
 
 
+def here(path: Path) -> tuple[Presence, Archives]:
+    return Presence(path / "docker.sock"), Archives(path / "archives")
+
+
 def described(path: Path, invited: dict[str, str] | None = None, **settings: object) -> Device:
     config = Config(data_dir=path, **settings)  # type: ignore[arg-type]
     addresses = ("/ip4/192.0.2.1/tcp/4747",)
-    return Device(config, invited or {}, lambda: addresses, Conditions(path), Hardware(path))
+    return Device(
+        config, invited or {}, lambda: addresses, Conditions(path), Hardware(path), *here(path)
+    )
 
 
 def test_it_offers_the_share_that_its_owner_set(tmp_path: Path) -> None:
@@ -55,7 +63,9 @@ def test_labels_come_from_the_hardware_the_invite_the_owner_and_what_was_set_liv
 
 async def test_what_changes_is_described_anew(tmp_path: Path) -> None:
     conditions = Conditions(tmp_path)
-    it = Device(Config(data_dir=tmp_path), {}, lambda: (), conditions, Hardware(tmp_path))
+    it = Device(
+        Config(data_dir=tmp_path), {}, lambda: (), conditions, Hardware(tmp_path), *here(tmp_path)
+    )
     before = it.describe()
     assert before == it.describe() and not before.draining
     await conditions.change({"room": "attic"}, [])

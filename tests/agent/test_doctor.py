@@ -44,11 +44,11 @@ async def test_a_device_alone_is_well_and_told_what_comes_next(data_dir: Path) -
 
 async def test_an_agent_that_is_not_root_says_what_a_task_may_do(data_dir: Path) -> None:
     async with running_agent(data_dir) as agent:
-        agent.engine.user = None
+        agent.engines.process.user = None
         entry = checks(agent)["tasks"]
         assert entry["ok"] is None and "can read this device's key" in entry["text"]
         assert "as root" in entry["fix"]
-        agent.engine.user = TaskUser(1234, 1234)
+        agent.engines.process.user = TaskUser(1234, 1234)
         assert "user 1234" in checks(agent)["tasks"]["text"]
 
 

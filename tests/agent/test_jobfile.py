@@ -112,7 +112,7 @@ def test_scalars_are_yaml_1_2(written: str, value: Plain) -> None:
     ("text", "message"),
     [
         (JOB.replace("type: process", "typ: process"), "line 6, tasks[0].engine.typ: unknown key"),
-        (JOB.replace("process", "docker"), "line 6, tasks[0].engine.type: 'docker' is not an"),
+        (JOB.replace("process", "java"), "line 6, tasks[0].engine.type: 'java' is not an"),
         (JOB.replace("command: [", "command: [[], "), "line 8, tasks[0].engine.params.command[0]:"),
         (JOB.replace("command", "comand"), "line 8, tasks[0].engine.params.comand: unknown key"),
         (
@@ -152,7 +152,7 @@ def test_errors_name_the_line(text: str | bytes, message: str) -> None:
 
 def test_a_line_is_only_told_where_there_is_one() -> None:
     with pytest.raises(JobFileError) as caught:
-        load_job(JOB.replace("process", "docker"))
+        load_job(JOB.replace("process", "java"))
     assert (caught.value.line, caught.value.path) == (6, "tasks[0].engine.type")
     with pytest.raises(JobFileError) as caught:
         load_job("")

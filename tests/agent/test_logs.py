@@ -14,6 +14,7 @@ from agent import logs
 from agent.archives import ByteStream
 from agent.control.backend import RequestError, View
 from agent.control.feed import Feed
+from agent.engines.engine import Engines
 from agent.engines.process import ProcessEngine
 from agent.engines.task import TaskLaunch, TaskUser
 from agent.logs import BOTH, JobLogs, Logs
@@ -85,8 +86,8 @@ async def test_output_is_the_same_here_and_from_another_device(engine: ProcessEn
     await run(engine, "seq 20000; echo err >&2")
     expected = b"".join(b"%d\n" % n for n in range(1, 20001))
     async with trio.open_nursery() as nursery:
-        near = Logs(engine, nowhere, ME)
-        far = Logs(engine, served_by(near, nursery), OTHER)
+        near = Logs(Engines(engine), nowhere, ME)
+        far = Logs(Engines(engine), served_by(near, nursery), OTHER)
         for place in (near, far):
             for follow in (False, True):
                 out, err = Reader(), Reader()
@@ -101,7 +102,7 @@ async def test_output_is_the_same_here_and_from_another_device(engine: ProcessEn
 async def test_what_comes_is_followed_to_the_end(engine: ProcessEngine) -> None:
     await run(engine, "echo begin; sleep 0.3; echo end", wait=False)
     async with trio.open_nursery() as nursery:
-        far = Logs(engine, served_by(Logs(engine, nowhere, ME), nursery), OTHER)
+        far = Logs(Engines(engine), served_by(Logs(Engines(engine), nowhere, ME), nursery), OTHER)
         reader = Reader()
         with trio.fail_after(WITHIN_S):
             await far.read(E1, ME, "stdout", -1, True, reader.write)
@@ -110,10 +111,10 @@ async def test_what_comes_is_followed_to_the_end(engine: ProcessEngine) -> None:
 
 async def test_an_unknown_execution_is_an_error_in_words(engine: ProcessEngine) -> None:
     async with trio.open_nursery() as nursery:
-        near = Logs(engine, nowhere, ME)
+        near = Logs(Engines(engine), nowhere, ME)
         with pytest.raises(KeyError):
             await near.read(E1, ME, "stdout", -1, True, Reader().write)
-        far = Logs(engine, served_by(near, nursery), OTHER)
+        far = Logs(Engines(engine), served_by(near, nursery), OTHER)
         with pytest.raises(RequestError, match="no longer here"):
             await far.read(E1, ME, "stdout", -1, True, Reader().write)
 
@@ -143,7 +144,7 @@ async def test_a_connection_that_breaks_off_is_taken_up_where_it_was(
 
     reader = Reader()
     async with trio.open_nursery() as nursery:
-        await Logs(engine, dial, ME).read(E1, OTHER, "stdout", 10, True, reader.write)
+        await Logs(Engines(engine), dial, ME).read(E1, OTHER, "stdout", 10, True, reader.write)
     assert asked == [0, 5, 5] and reader.data == b"1234512345"
 
 
@@ -152,14 +153,14 @@ async def test_a_peer_that_cannot_be_reached_is_given_up(
 ) -> None:
     del autojump_clock
     with pytest.raises(ShoalError, match="cannot be reached"):
-        await Logs(engine, nowhere, ME).read(E1, OTHER, "stdout", -1, True, Reader().write)
+        await Logs(Engines(engine), nowhere, ME).read(E1, OTHER, "stdout", -1, True, Reader().write)
 
 
 async def test_readers_are_bounded(engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "SERVED_MAX", 0)
     await run(engine, "echo x")
     async with trio.open_nursery() as nursery:
-        far = Logs(engine, served_by(Logs(engine, nowhere, ME), nursery), OTHER)
+        far = Logs(Engines(engine), served_by(Logs(Engines(engine), nowhere, ME), nursery), OTHER)
         with pytest.raises(RequestError, match="too many"):
             await far.read(E1, ME, "stdout", -1, False, Reader().write)
 
@@ -193,7 +194,7 @@ class Job:
 
     async def lines(self, engine: ProcessEngine, follow: bool) -> list[View]:
         events = self.feed.follow(0, "job")
-        place = Logs(engine, nowhere, ME)
+        place = Logs(Engines(engine), nowhere, ME)
         with trio.fail_after(WITHIN_S):
             async with trio.open_nursery() as nursery:
                 reader = JobLogs(place, self.look, events, None, BOTH, -1, follow, nursery)

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from agent.archives import ArchiveError, Archives, ByteStream
+from agent.engines.engine import Engines
 from agent.engines.process import ProcessEngine
 from agent.results import TRIES_MAX, Results
 from agent.transport.errors import NotReachable
@@ -22,7 +23,7 @@ ME = PeerId("me")
 
 def results(root: Path, dial: object) -> Results:
     engine = ProcessEngine(root / "executions")
-    return Results(Archives(root / "results"), engine, dial, ME)  # type: ignore[arg-type]
+    return Results(Archives(root / "results"), Engines(engine), dial, ME)  # type: ignore[arg-type]
 
 
 async def read(it: Results, offset: int = 0, peer: PeerId = A) -> bytes:

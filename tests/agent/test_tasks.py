@@ -17,6 +17,7 @@ import trio
 import trio.testing
 
 from agent.archives import Archives, ByteStream
+from agent.engines.engine import Engines
 from agent.engines.execution_dir import ExecutionDir
 from agent.engines.process import ProcessEngine
 from agent.engines.task import ExitReason, TaskExit, TaskUser
@@ -50,9 +51,10 @@ class Running:
         self.archives = Archives(root / "archives")
         self.may_dial = trio.Event()
         self.kept = Archives(root / "results", 1 << 30)
-        results = Results(self.kept, self.engine, self.dial, PeerId("me"))
+        engines = Engines(self.engine)
+        results = Results(self.kept, engines, self.dial, PeerId("me"))
         post = self.events.append
-        self.tasks = Tasks(self.engine, self.archives, self.dial, post, 100_000, results)
+        self.tasks = Tasks(engines, self.archives, self.dial, post, 100_000, results)
 
     async def dial(self, peer: PeerId) -> ByteStream:
         await self.may_dial.wait()

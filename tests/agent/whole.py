@@ -26,7 +26,12 @@ async def running_agent(data_dir: Path, **flags: Value) -> AsyncIterator[Agent]:
     if not (data_dir / "membership").exists():
         create_shoal(data_dir, "lab", "a passphrase for tests", device="alone")
     given = {key.replace("__", "."): value for key, value in flags.items()}
-    fixed = {"data_dir": str(data_dir), "listen": ["/ip4/127.0.0.1/tcp/0"], "mdns": False}
+    fixed: dict[str, Value] = {
+        "data_dir": str(data_dir),
+        "listen": ["/ip4/127.0.0.1/tcp/0"],
+        "mdns": False,
+        "docker.socket": str(data_dir / "docker.sock"),
+    }
     if os.geteuid() == 0:
         os.chmod(data_dir, 0o711)  # noqa: S103 -- as agent.main does
     store = Store.open(data_dir)

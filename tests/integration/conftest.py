@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.dockerhost import DockerHost
 from tests.lab import Lab
 
 
@@ -14,3 +15,10 @@ def lab() -> Iterator[Lab]:
     """Three agents; who uses them leaves them all running, and no job behind."""
     with Lab(3) as lab:
         yield lab
+
+
+@pytest.fixture(scope="session")
+def docker() -> Iterator[DockerHost]:
+    """A docker engine; who stops or freezes it starts it again."""
+    with DockerHost() as host:
+        yield host

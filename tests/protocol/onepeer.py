@@ -52,7 +52,7 @@ class OnePeer:
             known=self.known,
             name=self.name,
             version="1",
-            engines=("process",),
+            computes=True,
         )
 
     @property

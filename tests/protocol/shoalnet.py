@@ -222,7 +222,7 @@ class ShoalNet:
             known=known,
             name=keyring.peer,
             version="1",
-            engines=("process",),
+            computes=True,
         )
 
     def _down(self, name: str) -> None:

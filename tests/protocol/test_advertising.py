@@ -27,7 +27,7 @@ SECOND = SelfDescribed(("/ip4/10.0.0.2/tcp/4001",), {"zone": "attic"}, 4000, 1 <
 
 
 def advertiser(incarnation: int = 4) -> Advertiser:
-    return Advertiser(CONFIG, KEYRING, incarnation, "attic-pi", "1.0", ("process",))
+    return Advertiser(CONFIG, KEYRING, incarnation, "attic-pi", "1.0", True)
 
 
 def saved(incarnation: int) -> Save:

@@ -21,6 +21,8 @@ from protocol.messages import Announce, Bid, Facts, Refusal, Requirements
 from protocol.queueing import TURN_S
 from protocol.records import Certificate
 from protocol.resources import Resources
+from protocol.tree import Plain
+from tests.protocol.jobs import task_spec
 
 CONFIG = AuctionConfig()
 HOLD_S = CONFIG.hold_ms / 1000
@@ -488,12 +490,12 @@ def test_heat_and_battery_cost() -> None:
 
 def test_inputs_that_are_here_already_count() -> None:
     digests = ("0" * 64, "1" * 64)
-    none, half, both = (
-        score(needs=needs(inputs=digests), inputs_here=count, load_permille=900)
-        for count in (0, 1, 2)
-    )
-    assert none < half < both
-    assert both == score(needs=needs(inputs=digests), inputs_here=7, load_permille=900)
+    scores = []
+    for count in (0, 1, 2):
+        device = bidder(load_permille=900)
+        device.archives = frozenset(digests[:count])
+        scores.append(bids(device, announce(needs=needs(inputs=digests))).score)
+    assert scores[0] < scores[1] < scores[2]
 
 
 def test_a_score_is_within_its_range() -> None:
@@ -502,3 +504,50 @@ def test_a_score_is_within_its_range() -> None:
     assert 0 <= score(nothing, asked) <= 1000
     idle = replace(bidder(load_permille=0), capacity=Resources(10**9, 10**15))
     assert score(idle, Requirements("process", 1, 1, 0, 0)) <= 1000
+
+
+# ---- containers -------------------------------------------------------------------------------
+
+
+def container(image: str = "busybox", *asks: str) -> Requirements:
+    return Requirements("docker", 100, GIB, 0, 0, image=image, asks=asks)
+
+
+def test_an_image_that_is_here_counts_for_more_than_anything_else() -> None:
+    here, elsewhere = bidder(load_permille=500), bidder(load_permille=0)
+    here.engines = elsewhere.engines = ("process", "docker")
+    here.images = frozenset({"docker.io/library/busybox:latest"})
+    best, other = (
+        bids(here, announce(needs=container())),
+        bids(elsewhere, announce(needs=container())),
+    )
+    assert best.score > other.score
+    assert (best.facts.image_here, other.facts.image_here) == (1, 0)
+    assert bids(elsewhere, announce(2)).facts.image_here == -1, "a process has none"
+
+
+def test_archives_that_are_here_are_counted() -> None:
+    device = bidder()
+    device.archives = frozenset({"a" * 64})
+    asked = announce(needs=needs(inputs=("a" * 64, "b" * 64)))
+    assert bids(device, asked).facts.inputs_here == 1
+
+
+def test_what_the_owner_does_not_allow_is_refused_in_the_bid_and_in_the_award() -> None:
+    device = bidder()
+    device.engines = ("docker",)
+    refusal = refuses(device, announce(needs=container("busybox", "network host")))
+    assert refusal.final
+    assert refusal.reason.startswith("policy: network host is not allowed here")
+    engine: Plain = {"Type": "docker", "Params": {"Image": "busybox"}}
+    job = task_spec(Engine=engine, Network={"Type": "host"})
+    assert device.unwelcome(job, A, ("submit",), "a") == refusal.reason
+
+
+def test_an_engine_that_does_not_answer_may_later() -> None:
+    device = bidder()
+    device.troubles = {"process": "the process engine does not answer"}
+    refusal = refuses(device, announce())
+    assert (refusal.reason, refusal.final) == ("the process engine does not answer", False)
+    device.troubles = {"docker": "docker does not answer"}
+    assert bids(device, announce(2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from protocol.container import ContainerParams
 from protocol.engine import EngineSpec, ProcessParams
 from protocol.errors import JobSpecError
 from protocol.tree import Node, Plain
@@ -25,6 +26,14 @@ def test_a_command_is_an_argument_vector() -> None:
 def test_a_command_as_a_string_is_a_line_for_the_shell() -> None:
     spec = EngineSpec.read(process(Command="echo $HOME | wc\n"), LATER)
     assert spec.process.command == ("/bin/sh", "-c", "echo $HOME | wc")
+
+
+def test_a_container_is_read_by_its_own_rules() -> None:
+    node = Node({"Type": "Docker", "Params": {"image": "busybox", "parameters": ["true"]}})
+    spec = EngineSpec.read(node, LATER)
+    assert spec.params == {"Image": "busybox", "Parameters": ["true"], "Pull": "missing"}
+    assert spec.container == ContainerParams(image="busybox", parameters=("true",))
+    assert EngineSpec.read(Node(spec.to_plain()), LATER) == spec
 
 
 def test_types_are_read_in_any_letter_case() -> None:
@@ -64,14 +73,14 @@ def test_errors_name_the_place(params: dict[str, Plain], path: str, message: str
 
 def test_parameters_of_other_engines_are_kept_as_written_without_floats() -> None:
     params: Plain = {
-        "image": "busybox",
+        "module": "busybox",
         "Parameters": ["-c", {"x": [True, 1.0, -3]}],
         "Nothing": None,
     }
-    spec = EngineSpec.read(Node({"Type": "docker", "Params": params}), LATER)
-    assert spec.params == {"image": "busybox", "Parameters": ["-c", {"x": [True, 1, -3]}]}
+    spec = EngineSpec.read(Node({"Type": "wasm", "Params": params}), LATER)
+    assert spec.params == {"module": "busybox", "Parameters": ["-c", {"x": [True, 1, -3]}]}
     assert not isinstance(spec.param("parameters"), str)
-    assert (spec.param("IMAGE"), spec.param("Tag")) == ("busybox", None)
+    assert (spec.param("MODULE"), spec.param("Tag")) == ("busybox", None)
     assert EngineSpec.read(Node(spec.to_plain()), LATER) == spec
     assert EngineSpec.read(Node({"Type": "wasm"}), LATER) == EngineSpec("wasm", {})
 
@@ -91,7 +100,7 @@ def test_parameters_of_other_engines_are_kept_as_written_without_floats() -> Non
 )
 def test_parameters_that_no_record_could_carry_are_refused(params: Plain, message: str) -> None:
     with pytest.raises(JobSpecError, match=message):
-        EngineSpec.read(Node({"Type": "docker", "Params": params}), LATER)
+        EngineSpec.read(Node({"Type": "wasm", "Params": params}), LATER)
 
 
 def test_asking_another_engine_for_process_parameters_is_our_own_bug() -> None:

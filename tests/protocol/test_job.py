@@ -13,7 +13,7 @@ from protocol.tree import Plain
 from protocol.wire import scan
 
 ENGINE: Plain = {"Type": "process", "Params": {"Command": ["true"]}}
-LATER = ("process", "docker")
+LATER = ("process", "wasm")
 
 
 def tree(type_: str = "batch", **fields: Plain) -> dict[str, Plain]:
@@ -186,12 +186,12 @@ def test_a_job_larger_than_a_record_is_refused() -> None:
 def test_a_job_with_more_parts_than_peers_take_is_refused() -> None:
     params: Plain = {f"p{i}": [[1] * 64] * 40 for i in range(5)}
     with pytest.raises(JobSpecError, match="more than 8192 items"):
-        JobSpec.from_plain(tree(Tasks=[{"Engine": {"Type": "docker", "Params": params}}]), LATER)
+        JobSpec.from_plain(tree(Tasks=[{"Engine": {"Type": "wasm", "Params": params}}]), LATER)
 
 
 def test_the_deepest_job_passes_the_scan_of_its_record() -> None:
     params: Plain = {"a": [[{"b": 1}]]}
-    spec = JobSpec.from_plain(tree(Tasks=[{"Engine": {"Type": "docker", "Params": params}}]), LATER)
+    spec = JobSpec.from_plain(tree(Tasks=[{"Engine": {"Type": "wasm", "Params": params}}]), LATER)
     assert JobSpec.decode(spec.encode(), LATER) == spec
 
 

@@ -20,7 +20,16 @@ from protocol.policy import (
     within,
 )
 
-ASKED = Asked("batch", "process", "default", PeerId("12D3-author"), "attic", ("submit",), 60)
+ASKED = Asked(
+    "batch",
+    "process",
+    "default",
+    PeerId("12D3-author"),
+    "attic",
+    ("submit",),
+    60,
+    ("network bridge",),
+)
 NIGHT = "22:00-06:00"
 
 
@@ -63,6 +72,10 @@ def test_the_default_policy_takes_what_members_submit() -> None:
         (
             PolicyConfig(job_timeout_max_s=59),
             "policy: a timeout of 1m is over 59s ([accept] job_timeout_max_s = 59)",
+        ),
+        (
+            PolicyConfig(networks=("none",)),
+            'policy: network bridge is not allowed here ([accept] networks = ["none"])',
         ),
     ],
 )

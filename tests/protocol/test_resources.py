@@ -51,19 +51,23 @@ def test_taking_more_than_there_is_is_our_own_bug() -> None:
         Resources() - Resources(gpu=1)
 
 
+def read(tree: Plain, path: str = "") -> Resources:
+    return Resources.read(Node(tree, path), RESOURCES_DEFAULT)
+
+
 @given(ASKED)
 def test_the_canonical_form_reads_back(asked: Resources) -> None:
-    assert Resources.read(Node({**asked.to_plain()})) == asked
+    assert read(asked.to_plain()) == asked
 
 
 def test_what_is_left_out_is_the_default() -> None:
-    assert Resources.read(Node({})) == RESOURCES_DEFAULT == Resources(100, 64 * 2**20, 0, 0)
-    assert Resources.read(Node({"cpu": None, "GPU": "2"})) == Resources(100, 64 * 2**20, 0, 2)
+    assert read({}) == RESOURCES_DEFAULT == Resources(100, 64 * 2**20, 0, 0)
+    assert read({"cpu": None, "GPU": "2"}) == Resources(100, 64 * 2**20, 0, 2)
 
 
 def test_a_number_too_long_to_print_is_refused_all_the_same() -> None:
     with pytest.raises(JobSpecError, match="a number of 16610 bits is out of range"):
-        Resources.read(Node({"Memory": 10**5000}))
+        read({"Memory": 10**5000})
 
 
 @pytest.mark.parametrize(
@@ -91,6 +95,6 @@ def test_absurd_resources_are_refused_with_what_is_allowed(
     key: str, value: Plain, message: str
 ) -> None:
     with pytest.raises(JobSpecError) as caught:
-        Resources.read(Node({key: value}, "Tasks[0].Resources"))
+        read({key: value}, "Tasks[0].Resources")
     assert caught.value.path == f"Tasks[0].Resources.{key}"
     assert caught.value.message.startswith(message) or message in caught.value.message

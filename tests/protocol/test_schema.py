@@ -7,7 +7,7 @@ from typing import cast
 import jsonschema
 import pytest
 
-from protocol import constraints, engine, inputs, job, resources, retry, task
+from protocol import constraints, container, engine, inputs, job, resources, retry, task
 from protocol.errors import JobSpecError
 from protocol.job import JobSpec
 from protocol.schema import job_schema
@@ -65,6 +65,8 @@ def test_its_keys_are_those_that_the_reader_knows() -> None:
     assert properties(*source, "properties", "Source") == inputs.SOURCE_FIELDS
     process = (*tasks, "properties", "Engine", "then", "properties", "Params")
     assert properties(*process) == engine.PROCESS_FIELDS
+    params = (*tasks, "properties", "Engine", "else", "then", "properties", "Params")
+    assert properties(*params) == container.FIELDS
 
 
 def test_every_value_is_described() -> None:
@@ -82,9 +84,9 @@ def test_every_value_is_described() -> None:
 
 
 def test_an_agent_with_more_engines_lists_them() -> None:
-    tree = task_tree(Engine={"Type": "docker", "Params": {"Image": "busybox"}})
+    tree = task_tree(Engine={"Type": "wasm", "Params": {"Module": "m"}})
     assert not VALIDATOR.is_valid(tree)
-    wider = jsonschema.Draft202012Validator(job_schema(("process", "docker")))
+    wider = jsonschema.Draft202012Validator(job_schema(("process", "wasm")))
     assert wider.is_valid(tree)
 
 
@@ -99,6 +101,23 @@ def test_an_agent_with_more_engines_lists_them() -> None:
         job_tree(Retry={"Attempts": 2, "On": ["failure"], "Backoff": "1m30s"}),
         {"Type": "ops", "Tasks": [{"Engine": PROCESS}]},
         task_tree(Engine={"Type": "process", "Params": {"Command": "echo hello"}}),
+        task_tree(Engine={"Type": "docker", "Params": {"Image": "busybox"}}),
+        task_tree(
+            Engine={
+                "Type": "docker",
+                "Params": {
+                    "Image": "ghcr.io/owner/name:1",
+                    "Entrypoint": ["sh", "-c"],
+                    "Parameters": ["echo $A", 5],
+                    "EnvironmentVariables": ["A=1"],
+                    "WorkingDirectory": "/app",
+                    "User": 1000,
+                    "Pull": "never",
+                    "Devices": ["/dev/i2c-1"],
+                    "Capabilities": ["NET_ADMIN"],
+                },
+            },
+        ),
         task_tree(Resources={"CPU": "500m", "Memory": "1.5Gi", "Disk": 1000, "GPU": "1"}),
         task_tree(Resources={"CPU": 0.5, "Memory": "64 Mb", "Disk": None}),
         task_tree(Resources=None, Env={"A": 1}, Network={"Type": "full"}, Publisher={"Type": ""}),
@@ -126,6 +145,8 @@ def test_what_the_reader_takes_it_takes_and_so_with_the_canonical_form(tree: Pla
         job_tree(Labels={"a": True}),
         job_tree(Constraints=[{"Key": "a", "Operator": "~"}]),
         task_tree(Engine={"Type": "process"}),
+        task_tree(Engine={"Type": "docker"}),
+        task_tree(Engine={"Type": "docker", "Params": {"Command": ["true"]}}),
         task_tree(Engine={"Type": "process", "Params": {"Command": []}}),
         task_tree(Engine={"Type": "process", "Params": {"Command": ["sleep", 0.5]}}),
         task_tree(Resources={"CPU": -1}),

@@ -323,7 +323,7 @@ async def test_what_cannot_start_says_why(
 
 
 async def test_a_script_without_a_first_line_says_so(engine: ProcessEngine) -> None:
-    work = await engine.prepare("e1")
+    work = await engine.directories.prepare("e1")
     (work / "detect.sh").write_text("echo hi\n")
     (work / "detect.sh").chmod(0o755)
     told = await ended(engine, TaskLaunch("e1", ("./detect.sh",)))
@@ -394,14 +394,14 @@ async def test_cut_short_before_the_supervisor_it_starts_after_all(
     engine: ProcessEngine, root: Path
 ) -> None:
     launch = shell("exit 8")
-    await engine.prepare("e1")
+    await engine.directories.prepare("e1")
     (root / "e1" / "spec").write_bytes(encode_spec(launch, engine.user, {}))
     assert (await ended(engine, launch)).code == 8
 
 
 async def test_once_given_up_it_never_starts(engine: ProcessEngine, root: Path) -> None:
     """adopt() decides; a supervisor that was slow to come up finds that and goes."""
-    await engine.prepare("e1")
+    await engine.directories.prepare("e1")
     (root / "e1" / "spec").write_bytes(encode_spec(shell("touch ran"), engine.user, {}))
     [found] = await engine.adopt()
     assert found.exit is not None
@@ -599,7 +599,7 @@ async def test_any_bytes_pass_as_arguments(engine: ProcessEngine) -> None:
 
 
 async def test_cwd_is_within_the_work_directory(engine: ProcessEngine) -> None:
-    work = await engine.prepare("e1")
+    work = await engine.directories.prepare("e1")
     (work / "sub").mkdir()
     (work / "sub").chmod(0o755)
     await ended(engine, TaskLaunch("e1", ("/bin/pwd",), cwd="sub"))
@@ -697,7 +697,7 @@ async def test_unknown_ones_are_key_errors(engine: ProcessEngine) -> None:
     with pytest.raises(KeyError):
         await engine.stop("unknown")
     await engine.remove("unknown")
-    await engine.prepare("prepared")
+    await engine.directories.prepare("prepared")
     assert await engine.adopt() == []
     await engine.remove("prepared")
 

@@ -1,0 +1,121 @@
+"""A container as the engine is asked for it: what a task's spec means in docker's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from protocol.asks import network_of
+from protocol.effects import StartTask
+
+# Where paths without a slash at their beginning are: shipped files, and results beside them.
+TASK_DIR: Final = "/shoal"
+PIDS_MAX: Final = 512  # a fork bomb stops there; a browser has 200
+LOG_FILES: Final = 2  # docker keeps the one it writes and the one before
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerLaunch:
+    """One execution to start. `inputs` are absolute targets that stand below the work directory
+    under the same names; `results` absolute directories of the container that it may write to."""
+
+    execution_id: str
+    image: str
+    entrypoint: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str = ""
+    user: str = ""
+    network: str = "none"  # none, bridge or host
+    devices: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    cpu_m: int = 500
+    memory_bytes: int = 256 << 20
+    gpus: int = 0
+    inputs: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()
+    has_task_dir: bool = False
+    timeout_s: float | None = None
+    stop_grace_s: float = 10.0  # as docker stop
+    log_bytes_max: int = 4 << 20  # of each stream
+
+
+def container_launch(task: StartTask, log_bytes_max: int) -> ContainerLaunch:
+    spec = task.spec.task
+    params, need = spec.engine.container, spec.resources
+    variables = (text.partition("=") for text in params.environment)
+    targets = [source.target for source in spec.input_sources]
+    results = [path.path for path in spec.result_paths]
+    return ContainerLaunch(
+        execution_id=task.execution,
+        image=params.image,
+        entrypoint=params.entrypoint,
+        parameters=params.parameters,
+        env={name: value for name, _, value in variables} | spec.env | task.environment,
+        cwd=params.working_directory,
+        user=params.user,
+        network=network_of(spec.engine, spec.network),
+        devices=params.devices,
+        capabilities=params.capabilities,
+        cpu_m=need.cpu_m,
+        memory_bytes=need.memory_bytes,
+        gpus=need.gpu,
+        inputs=tuple(path for path in targets if path.startswith("/")),
+        results=tuple(path for path in results if path.startswith("/")),
+        has_task_dir=any(not path.startswith("/") for path in (*targets, *results)),
+        timeout_s=task.timeout_s,
+        log_bytes_max=log_bytes_max,
+    )
+
+
+def within(path: str) -> str:
+    """A path of a job file as one of the container."""
+    return path if path.startswith("/") else f"{TASK_DIR}/{path}"
+
+
+def create_options(launch: ContainerLaunch) -> dict[str, Any]:
+    """For the SDK's `create_container`, beside what host_options says."""
+    cwd = launch.cwd or (TASK_DIR if launch.has_task_dir else None)
+    return {
+        "image": launch.image,
+        "entrypoint": list(launch.entrypoint) or None,
+        "command": list(launch.parameters) or None,
+        "environment": dict(launch.env),
+        "working_dir": cwd,
+        "user": launch.user or None,
+        # Twice as fast to start as a network of its own that leads nowhere.
+        "network_disabled": launch.network == "none",
+    }
+
+
+def host_options(launch: ContainerLaunch, work: Path, log_driver: str) -> dict[str, Any]:
+    """For the SDK's `create_host_config`: what holds the container back, and the logs' bound."""
+    mounts = [
+        {"Type": "bind", "Source": str(work / path.lstrip("/")), "Target": path, "ReadOnly": True}
+        for path in launch.inputs
+    ]
+    options: dict[str, Any] = {
+        "network_mode": None if launch.network == "none" else launch.network,
+        "cap_drop": ["ALL"],
+        "cap_add": list(launch.capabilities) or None,
+        "security_opt": ["no-new-privileges:true"],
+        "pids_limit": PIDS_MAX,
+        "nano_cpus": launch.cpu_m * 1_000_000,
+        "mem_limit": launch.memory_bytes,
+        "memswap_limit": launch.memory_bytes,  # the sum of both: none of it is swap
+        "devices": [f"{path}:{path}:rw" for path in launch.devices] or None,
+        "mounts": mounts or None,
+        "log_config": {
+            "Type": log_driver,
+            "Config": {
+                # Two streams share what is kept, and either may need all of it.
+                "max-size": str(2 * launch.log_bytes_max // LOG_FILES),
+                "max-file": str(LOG_FILES),
+            },
+        },
+    }
+    if launch.gpus:
+        options["device_requests"] = [{"Count": launch.gpus, "Capabilities": [["gpu"]]}]
+    return options

@@ -1,0 +1,47 @@
+"""How a container ended, out of what docker says of it and what the agent knows."""
+
+from __future__ import annotations
+
+import time
+
+from agent.engines.docker_client import Seen
+from agent.engines.task import ExitReason, TaskExit
+
+REBOOTED: int = 255  # what docker writes of containers that a reboot took
+
+
+def exit_of(
+    seen: Seen,
+    *,
+    stopping: bool,
+    timed_out: bool,
+    rebooted: bool,
+    killed: bool,
+    cut_off: bool,
+    memory_bytes: int,
+) -> TaskExit:
+    """`rebooted`: the device was, since it started; `killed`: somebody else ended it through
+    docker, as docker does when it is stopped itself; `cut_off`: it ended while docker was away."""
+    duration_s = max(0.0, seen.finished - seen.started) if seen.started else 0.0
+    code, signal, reason, detail = seen.exit_code, None, ExitReason.EXITED, ""
+    if stopping:
+        reason = ExitReason.STOPPED
+    elif timed_out:
+        reason = ExitReason.TIMEOUT
+    elif rebooted and code == REBOOTED:
+        reason = ExitReason.LOST
+        detail = "nobody saw it end: the device lost power or was restarted"
+    elif killed:
+        reason, detail = ExitReason.INTERRUPTED, "it was stopped through docker on this device"
+    elif cut_off:
+        reason, detail = ExitReason.INTERRUPTED, "docker was stopped on this device"
+    elif seen.out_of_memory and code != 0:  # OOMKilled stands beside exit code 0 as well
+        detail = f"out of memory: it may have {memory_bytes >> 20} MiB, see Resources.Memory"
+    elif code > 128:
+        reason, signal = ExitReason.SIGNALLED, code - 128
+    exited = code if reason is ExitReason.EXITED else None
+    return TaskExit(exited, signal, reason, seen.finished, duration_s, detail)
+
+
+def lost(detail: str) -> TaskExit:
+    return TaskExit(None, None, ExitReason.LOST, time.time(), 0.0, detail)

@@ -1,0 +1,99 @@
+"""Files into a container and out of it. All of it blocks, and is done in threads."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Final, cast
+
+from agent.engines.container import TASK_DIR, ContainerLaunch, within
+from agent.engines.docker_client import DockerClient, NotThere
+from agent.extract import NotExtracted, extract_stream
+
+RESULT_BYTES_MAX: Final = 1024**3  # as results.RESULT_BYTES_MAX: more is not kept anyhow
+RESULT_FILES_MAX: Final = 10_000
+
+
+def put_files(client: DockerClient, launch: ContainerLaunch, work: Path, spool: Path) -> None:
+    """Shipped files, and directories for results, which the container's user may write to, whoever
+    that is. They live in the container: what its user made, the agent's may not be able to delete.
+    """
+    if not launch.has_task_dir and not launch.results:
+        return
+    with tempfile.TemporaryFile(dir=spool) as file:
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            own = (TASK_DIR,) if launch.has_task_dir else ()
+            for path in own + launch.results:
+                info = tarfile.TarInfo(path.lstrip("/"))
+                info.type, info.mtime = tarfile.DIRTYPE, int(time.time())
+                tar.addfile(_anybodys(info))
+            if launch.has_task_dir:
+                mounted = {path.lstrip("/").partition("/")[0] for path in launch.inputs}
+                for entry in sorted(set(os.listdir(work)) - mounted):
+                    name = f"{TASK_DIR.lstrip('/')}/{entry}"
+                    tar.add(work / entry, name, filter=_anybodys)
+        file.seek(0)
+        client.put(launch.execution_id, cast("IO[bytes]", file))
+
+
+def fetch_files(
+    client: DockerClient, execution_id: str, path: str, out: Path, given_up: threading.Event
+) -> None:
+    """What is at a result path, regular files only, to the same path below `out`. Nothing there is
+    no error. Raises OSError."""
+    place = out / path.lstrip("/")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    tar = client.get(execution_id, within(path))
+    try:
+        pieces = io.BufferedReader(_Pieces(tar, given_up))
+        extract_stream(pieces, place.parent, RESULT_BYTES_MAX, RESULT_FILES_MAX)
+    except NotThere:
+        pass
+    except NotExtracted as error:
+        raise OSError(str(error)) from None
+    finally:
+        tar.close()  # docker keeps the container locked while it sends
+
+
+def open_up(tree: Path) -> None:
+    """Readable to all below `tree`, which stands in a directory that nobody else may pass: the user
+    of a container is anybody."""
+    for directory, _, files in os.walk(tree):
+        for path in (directory, *(os.path.join(directory, name) for name in files)):
+            mode = os.stat(path, follow_symlinks=False).st_mode & 0o777
+            os.chmod(path, mode | (0o055 if path == directory else 0o044))
+
+
+def _anybodys(info: tarfile.TarInfo) -> tarfile.TarInfo:
+    info.uid = info.gid = 0
+    info.uname = info.gname = ""
+    info.mode |= 0o777 if info.isdir() else 0o666
+    return info
+
+
+class _Pieces(io.RawIOBase):
+    """A file of pieces as they come."""
+
+    def __init__(self, pieces: Iterator[bytes], given_up: threading.Event) -> None:
+        self._pieces = pieces
+        self._given_up = given_up
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._given_up.is_set():
+            raise OSError("the agent ends")
+        if not self._rest:
+            self._rest = next(self._pieces, b"")
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count

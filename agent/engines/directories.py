@@ -1,0 +1,98 @@
+"""The directories of an engine's executions: one each below its root, made and read in threads."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import trio
+
+from agent.engines.execution_dir import ExecutionDir
+from agent.engines.removal import remove_tree
+from agent.engines.task import TaskUser, check_execution_id, is_execution_id
+
+_T = TypeVar("_T")
+_TRASH: Final = ".removed-"
+_log = logging.getLogger(__name__)
+THREADS_MAX: Final = 8  # an SD card gains nothing from more
+
+
+class Directories:
+    """Every method takes ids from the network and raises ValueError for one that is no plain name,
+    and OSError where the disk does not do it."""
+
+    def __init__(self, root: Path, user: TaskUser | None) -> None:
+        """`user`: whom their work directories belong to; None is the agent's own."""
+        self.root = root.resolve()
+        self.user = user
+        self._limiter = trio.CapacityLimiter(THREADS_MAX)
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.root.chmod(0o711 if user else 0o700)
+
+    def of(self, execution_id: str) -> ExecutionDir:
+        check_execution_id(execution_id)
+        return ExecutionDir(self.root / execution_id)
+
+    def has(self, execution_id: str) -> bool:
+        return os.path.isdir(self.of(execution_id).path)
+
+    async def in_thread(self, work: Callable[[], _T]) -> _T:
+        return await trio.to_thread.run_sync(work, limiter=self._limiter)
+
+    async def prepare(self, execution_id: str) -> Path:
+        """Make the work directory for its inputs, before start."""
+        directory = self.of(execution_id)
+        await self.in_thread(lambda: directory.create(self.user))
+        return directory.work
+
+    async def clear(self, execution_id: str) -> None:
+        """Delete the files of a task that has ended; its output stays."""
+        await self.in_thread(self.of(execution_id).clear)
+
+    async def write_note(self, execution_id: str, name: str, data: bytes) -> None:
+        """Keep something beside it until it is removed, out of its task's reach."""
+        directory = self.of(execution_id)
+
+        def write() -> None:
+            directory.create(self.user)
+            directory.write_note(name, data)
+
+        await self.in_thread(write)
+
+    async def read_note(self, execution_id: str, name: str) -> bytes | None:
+        """What was kept under this name; None where nothing was."""
+        directory = self.of(execution_id)
+        return await self.in_thread(lambda: directory.read_note(name))
+
+    async def remove(self, execution_id: str) -> None:
+        """Delete all that is kept of it; unknown is fine."""
+        directory = self.of(execution_id)
+        await self.in_thread(lambda: self._remove(directory))
+
+    def sweep(self) -> list[str]:
+        """The ids on disk; finishes removals that a crash cut short. Blocks."""
+        names = sorted(os.listdir(self.root))
+        for name in names:
+            if name.startswith(_TRASH):
+                _remove_quietly(self.root / name)
+        return [name for name in names if is_execution_id(name) and self.of(name).known()]
+
+    def _remove(self, directory: ExecutionDir) -> None:
+        """Its name is free at once, and a crash half-way leaves no half of an execution."""
+        trash = self.root / f"{_TRASH}{directory.path.name}.{time.monotonic_ns()}"
+        try:
+            directory.path.rename(trash)
+        except FileNotFoundError:
+            return
+        _remove_quietly(trash)
+
+
+def _remove_quietly(path: Path) -> None:
+    try:
+        remove_tree(path)
+    except OSError:
+        _log.warning("%s is not removed", path, exc_info=True)  # again at the next start

@@ -1,0 +1,452 @@
+"""The docker engine: starts containers, hears of their ends, finds them again.
+
+What runs is docker's: while the agent is away the containers go on, and nothing of the agent runs
+for one that runs. One stream of events tells of ends; where it breaks, all of them are looked at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from agent.engines.container import ContainerLaunch, create_options, host_options
+from agent.engines.container_exit import exit_of, lost
+from agent.engines.container_files import fetch_files, open_up, put_files
+from agent.engines.directories import Directories
+from agent.engines.docker_client import KILL, DockerClient, EngineFailed, NotThere
+from agent.engines.docker_link import DockerLink
+from agent.engines.docker_live import READERS_MAX, live
+from agent.engines.docker_log import (
+    STREAMS,
+    Places,
+    chunks,
+    keep_logs,
+    kept_log,
+    read_kept,
+    second_of,
+)
+from agent.engines.engine import FoundExecution
+from agent.engines.execution_dir import ExecutionDir
+from agent.engines.images import Images
+from agent.engines.presence import Presence
+from agent.engines.supervisor import boot_id, spec_field
+from agent.engines.task import ExecutionRunningError, TaskExit, is_execution_id
+from agent.engines.task_log import LogChunk, Stream
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+PRESENCE_S: Final = 15.0  # between looks at whether docker is there
+ADOPT_S: Final = 20.0  # for docker's word on what earlier lives left; without it, it runs for us
+KILL_S: Final = 10.0  # for docker to carry out a KILL, before it is told again
+GIVE_UP_S: Final = 90.0  # past the grace: docker hangs, and what it runs is given up
+SAID_BYTES_MAX: Final = 4096
+RUNS: Final = ("running", "paused", "restarting")
+_log = logging.getLogger("shoal.docker")
+
+
+@dataclass(slots=True)
+class _Held:
+    """What the agent holds of one execution."""
+
+    grace_s: float
+    memory_bytes: int
+    boot: str
+    started: bool = False  # docker has taken it
+    ended: trio.Event = field(default_factory=trio.Event)
+    exit: TaskExit | None = None
+    stopping: bool = False
+    timed_out: bool = False
+    killed: bool = False  # through docker, by somebody else
+    kill_at: float | None = None  # trio's clock; None while nobody brings it down
+    clearing: bool = False  # whoever wanted its files has them
+    beside: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
+
+    def end(self, exit: TaskExit) -> None:
+        if self.exit is None:
+            self.exit = exit
+            self.ended.set()
+
+
+class DockerEngine:
+    """Executions as containers, with a directory each under `root` for what is kept of them.
+
+    As engine.Engine has it. Where docker does not answer, OSError says so.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        socket: Path,
+        owner: str,
+        connect: Callable[[Path, str], DockerClient] = DockerClient,
+    ) -> None:
+        """`owner`: the peer whose containers these are; two agents may share one docker."""
+        self.directories = Directories(root, None)
+        expected = any(is_execution_id(name) for name in os.listdir(root))
+        self.presence = Presence(socket, expected=expected)
+        self._link = DockerLink(lambda: connect(socket, owner), self._on_event, self._look_at_all)
+        self.images = Images(self._link, self.presence)
+        self._held: dict[str, _Held] = {}
+        self._readers = trio.CapacityLimiter(READERS_MAX)
+        self._turns: dict[str, trio.Lock] = {}  # of those being started
+        self._adopted = False  # what is not held then is a stray
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled; containers go on."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._link.run)
+            await self.presence.look()
+            task_status.started()
+            while True:
+                await trio.sleep(PRESENCE_S)
+                await self.presence.look()
+                if not self.presence.trouble:
+                    self._link.look_again()
+
+    # ---- lives -------------------------------------------------------------------------------
+
+    async def hand_over(self, execution_id: str) -> None:
+        """A container's user is anybody: all may read what is mounted into it."""
+        work = self.directories.of(execution_id).work
+        await self.directories.in_thread(lambda: open_up(work))
+
+    async def start(self, launch: ContainerLaunch) -> None:
+        """Start it, unless it was ever started. Failures are told by `wait`."""
+        name, directory = launch.execution_id, self.directories.of(launch.execution_id)
+        async with self._alone(name):
+            if name in self._held:
+                return
+            held = self._held[name] = _Held(launch.stop_grace_s, launch.memory_bytes, boot_id())
+            try:
+                client = await self._link.client()
+                await self._link.call(partial(_start, client, directory, launch))
+            except (OSError, ValueError) as failure:
+                held.end(directory.fail_start(_why_not_started(failure)))
+                self._link.spawn(self._discard, name)
+                return
+            held.started = True
+        if launch.timeout_s is not None:
+            self._link.spawn(self._end_in_time, name, held, launch.timeout_s)
+
+    async def wait(self, execution_id: str) -> TaskExit:
+        held = self._known(execution_id)
+        await held.ended.wait()
+        assert held.exit is not None
+        return held.exit
+
+    async def stop(self, execution_id: str, grace_s: float | None = None) -> None:
+        """A later, shorter grace counts; one that has ended stays as it is."""
+        held = self._known(execution_id)
+        if held.exit is None:
+            held.stopping = True
+            self._bring_down(execution_id, held, held.grace_s if grace_s is None else grace_s)
+
+    async def run_beside(self, execution_id: str, argv: Sequence[str]) -> tuple[int, str]:
+        """Cancelled, what was started is left to its end in the container."""
+        held, client = self._known(execution_id), await self._link.client()
+        code, said = await trio.to_thread.run_sync(
+            lambda: client.run_beside(execution_id, list(argv), SAID_BYTES_MAX),
+            abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's old stubs
+            limiter=held.beside,
+        )
+        lines = said.decode("utf-8", "replace").strip().splitlines()
+        return code, (lines[-1] if lines else "")
+
+    async def collect(self, execution_id: str, paths: Sequence[str]) -> Path:
+        """Take its files out of the container, regular ones only, within bounds."""
+        self._known(execution_id)
+        client = await self._link.client()
+        out = self.directories.of(execution_id).tmp / "out"
+        given_up = threading.Event()
+
+        def fetch() -> None:
+            for path in paths:
+                fetch_files(client, execution_id, path, out, given_up)
+
+        try:
+            await trio.to_thread.run_sync(
+                fetch,
+                abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's old stubs
+            )
+        finally:
+            given_up.set()
+        return out
+
+    async def clear(self, execution_id: str) -> None:
+        """Keep its output and how it ended, and let the container go."""
+        held, directory = self._known(execution_id), self.directories.of(execution_id)
+        assert held.exit is not None, execution_id
+        held.clearing, ended = True, held.exit
+        if directory.read_exit() is None:
+            client = await self._link.client()
+            await self._link.call(lambda: keep_logs(client, directory))
+            await self.directories.in_thread(lambda: directory.record(ended))
+        await self._discard(execution_id)
+        await self.directories.clear(execution_id)
+
+    async def remove(self, execution_id: str) -> None:
+        """Delete all of it; unknown is fine. Raises ExecutionRunningError."""
+        self.directories.of(execution_id)  # ValueError for what is no id
+        held = self._held.get(execution_id)
+        if held is not None:
+            if held.exit is None:
+                raise ExecutionRunningError(execution_id)
+            await self._discard(execution_id)
+        await self.directories.remove(execution_id)
+        self._held.pop(execution_id, None)
+
+    async def of_this_boot(self, execution_id: str) -> bool:
+        return await self.directories.in_thread(self.directories.of(execution_id).of_this_boot)
+
+    # ---- earlier lives -----------------------------------------------------------------------
+
+    async def adopt(self) -> list[FoundExecution]:
+        """Where docker does not answer in time, what has not ended runs for all we know; the truth
+        comes with `wait`."""
+        names = await self.directories.in_thread(self.directories.sweep)
+        statuses: dict[str, str] | None = {}
+        fresh = [name for name in names if name not in self._held]
+        if any(self.directories.of(name).read_exit() is None for name in fresh):
+            statuses = None
+            with contextlib.suppress(EngineFailed), trio.move_on_after(ADOPT_S):
+                client = await self._link.client()
+                statuses = await self._link.call(client.all)
+        found = []
+        for name in names:
+            if name in self._held or await self._adopt(name, statuses):
+                found.append(FoundExecution(name, self._held[name].exit))
+        self._adopted = True
+        return found
+
+    async def _adopt(self, name: str, statuses: dict[str, str] | None) -> bool:
+        """False for one that never ran, which may be started yet."""
+        directory = self.directories.of(name)
+        held, left_s = _read_spec(directory)
+        self._held[name] = held
+        if (ended := directory.read_exit()) is not None:
+            held.end(ended)
+            return True
+        if statuses is None:
+            self._link.spawn(self._link.when_there)
+        elif statuses.get(name) == "created":
+            del self._held[name]
+            await self._discard(name)
+            return False
+        elif statuses.get(name) not in RUNS:
+            await self._settle(name, held)
+        if held.exit is None and left_s is not None:
+            self._link.spawn(self._end_in_time, name, held, left_s)
+        return True
+
+    # ---- output ------------------------------------------------------------------------------
+
+    async def tails(self, execution_id: str, lines_max: int) -> tuple[LogChunk, LogChunk]:
+        """Empty where docker does not answer: that is no reason not to tell of an end."""
+        out, err = [await self._tail(execution_id, stream, lines_max) for stream in STREAMS]
+        return out, err
+
+    async def _tail(self, execution_id: str, stream: Stream, lines_max: int) -> LogChunk:
+        tail: list[LogChunk] = []
+        with contextlib.suppress(EngineFailed, KeyError):
+            async with aclosing(self.log(execution_id, stream, 0, lines_max, False)) as read:
+                tail = [chunk async for chunk in read]
+        data, end = b"".join(chunk.data for chunk in tail), tail[-1].end if tail else 0
+        return LogChunk(end - len(data), data, end)
+
+    async def log(
+        self, execution_id: str, stream: Stream, offset: int, tail: int, follow: bool
+    ) -> AsyncGenerator[LogChunk, None]:
+        """Offsets are docker_log's. Raises KeyError while it has not started."""
+        directory, lines = self.directories.of(execution_id), tail if offset == 0 else -1
+        if directory.read_exit() is not None:
+            kept = read_kept(kept_log(directory, stream), offset, lines)
+            while (chunk := await self.directories.in_thread(lambda: next(kept, None))) is not None:
+                yield chunk
+            return
+        if not self._known(execution_id).started:
+            raise KeyError(execution_id)
+        client, since_s = await self._link.client(), second_of(offset)
+        frames, source = await self._link.call(
+            lambda: client.log(execution_id, stream, since_s, lines, follow)
+        )
+        places = Places(lines >= 0)
+        async with aclosing(live(frames, source, self._readers, self._link.spawn)) as batches:
+            async for batch in batches:
+                for chunk in chunks(batch, offset, places):
+                    yield chunk
+                    offset = chunk.end
+
+    # ---- docker's word -----------------------------------------------------------------------
+
+    def _on_event(self, execution_id: str, action: str) -> None:
+        held = self._held.get(execution_id)
+        if held is None:
+            return
+        if action == KILL:
+            held.killed = held.killed or not (held.stopping or held.timed_out)
+        else:
+            self._link.spawn(self._settle, execution_id, held)
+
+    async def _look_at_all(self) -> None:
+        """What docker has, against what is held: ends that nobody heard, strays, leftovers."""
+        client = await self._link.client()
+        statuses = await self._link.call(client.all)
+        for name, held in list(self._held.items()):
+            if held.exit is None and held.started and statuses.get(name) not in RUNS:
+                await self._settle(name, held)
+            elif held.clearing and self.directories.of(name).read_exit() is None:
+                await self.clear(name)  # docker was not there when it was to be
+        for name in statuses:
+            if self._is_left_over(name):
+                await self._discard(name)
+
+    def _is_left_over(self, name: str) -> bool:
+        """A container that nobody asks for any more: of a removed execution, of one that could not
+        be started for all we heard, or that docker was not there to remove."""
+        if name in self._held:
+            return self.directories.of(name).read_exit() is not None
+        return self._adopted and name not in self._turns
+
+    async def _settle(self, name: str, held: _Held) -> None:
+        """Find out how it ended, if it did. Raises EngineFailed."""
+        client = await self._link.client()
+        try:
+            seen = await self._link.call(lambda: client.inspect(name))
+        except NotThere:
+            held.end(lost("its container was removed by somebody else"))
+            return
+        if seen.status in RUNS:
+            return
+        if seen.status == "created":
+            held.end(lost("the agent ended before it was started"))
+            return
+        ended = exit_of(
+            seen,
+            stopping=held.stopping,
+            timed_out=held.timed_out,
+            rebooted=held.boot != boot_id(),
+            killed=held.killed,
+            cut_off=self._link.took_down(seen.finished),
+            memory_bytes=held.memory_bytes,
+        )
+        held.end(ended)
+
+    # ---- ends that we bring ------------------------------------------------------------------
+
+    async def _end_in_time(self, name: str, held: _Held, timeout_s: float) -> None:
+        with trio.move_on_after(timeout_s):
+            await held.ended.wait()
+        if held.exit is None:
+            held.timed_out = not held.stopping
+            self._bring_down(name, held, held.grace_s)
+
+    def _bring_down(self, name: str, held: _Held, grace_s: float) -> None:
+        kill_at, begun = trio.current_time() + grace_s, held.kill_at is not None
+        held.kill_at = kill_at if held.kill_at is None else min(held.kill_at, kill_at)
+        if not begun:
+            self._link.spawn(self._end_it, name, held)
+
+    async def _end_it(self, name: str, held: _Held) -> None:
+        """TERM, KILL after the grace, and again; a docker that does neither is given up."""
+        assert held.kill_at is not None
+        asked = False
+        while held.exit is None and trio.current_time() < held.kill_at + GIVE_UP_S:
+            killing = trio.current_time() >= held.kill_at
+            if killing or not asked:
+                try:
+                    client = await self._link.client()
+                    await self._link.call(partial(_signal, client, name, killing))
+                    asked = True
+                except EngineFailed as error:  # not started yet, or docker is away
+                    _log.debug("ending %s: %s", name, error)
+            # Not past the moment of the KILL, which a later stop may bring forward.
+            wait_s = KILL_S if killing else min(0.5, max(held.kill_at - trio.current_time(), 0.01))
+            with trio.move_on_after(wait_s):
+                await held.ended.wait()
+        held.end(lost("docker does not answer; the container is ended once it does"))
+
+    # ---- of one execution --------------------------------------------------------------------
+
+    def _known(self, execution_id: str) -> _Held:
+        self.directories.of(execution_id)  # ValueError for what is no id
+        return self._held[execution_id]
+
+    async def _discard(self, execution_id: str) -> None:
+        client = await self._link.client()
+        await self._link.call(lambda: client.remove(execution_id))
+
+    @asynccontextmanager
+    async def _alone(self, name: str) -> AsyncIterator[None]:
+        turn = self._turns.setdefault(name, trio.Lock())
+        try:
+            async with turn:
+                yield
+        finally:
+            if not turn.locked():  # nobody waits for it
+                self._turns.pop(name, None)
+
+
+def _start(client: DockerClient, directory: ExecutionDir, launch: ContainerLaunch) -> None:
+    directory.create(None)
+    directory.write_spec(_spec(launch))
+    host = host_options(launch, directory.work, client.log_driver)
+    client.create(launch.execution_id, create_options(launch), host)
+    put_files(client, launch, directory.work, directory.tmp)
+    client.start(launch.execution_id)
+
+
+def _spec(launch: ContainerLaunch) -> bytes:
+    """What another life of the agent has to know, as execution_dir reads it."""
+    fields: dict[str, object] = {
+        "boot": boot_id(),
+        "arg": launch.image,
+        "uptime_ms": _uptime_ms(),
+        "grace_ms": round(launch.stop_grace_s * 1000),
+        "memory": launch.memory_bytes,
+    }
+    if launch.timeout_s is not None:
+        fields["timeout_ms"] = round(launch.timeout_s * 1000)
+    return b"".join(f"{key}={value}\0".encode() for key, value in fields.items())
+
+
+def _read_spec(directory: ExecutionDir) -> tuple[_Held, float | None]:
+    """And how long it may run from now on: by the time since boot, which nobody sets."""
+    spec = (directory.path / "spec").read_bytes()
+    held = _Held(
+        int(spec_field(spec, "grace_ms") or 10_000) / 1000,
+        int(spec_field(spec, "memory") or 0),
+        spec_field(spec, "boot") or "",
+        started=True,
+    )
+    limit = spec_field(spec, "timeout_ms")
+    if limit is None:
+        return held, None
+    ran_ms = _uptime_ms() - int(spec_field(spec, "uptime_ms") or 0)
+    return held, max(0.0, (int(limit) - ran_ms) / 1000)
+
+
+def _uptime_ms() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def _signal(client: DockerClient, name: str, kill: bool) -> None:
+    client.kill(name, "SIGKILL" if kill else client.inspect(name).stop_signal)
+
+
+def _why_not_started(failure: Exception) -> str:
+    if isinstance(failure, OSError) and failure.errno == errno.ENOSPC:
+        return "it could not be started: the disk is full"
+    return f"it could not be started: {failure}"

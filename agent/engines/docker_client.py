@@ -1,0 +1,275 @@
+"""Docker's API through its SDK, as far as it is used here. Everything blocks; run it in threads.
+
+The SDK is loaded when the first container is: it takes 17 MB and half a second of a Pi.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any, Final
+
+TIMEOUT_S: Final = 60.0  # a slow card takes seconds to make a container
+LABEL: Final = "shoal.execution"  # with its id; how a container is known to be ours
+OWNER: Final = "shoal.peer"  # two agents may share one engine
+DIE: Final = "die"
+KILL: Final = "kill"
+ENDING: Final = ("9", "15")  # signals; HUP and others may mean anything
+_MOMENT: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
+
+
+class EngineFailed(OSError):
+    """Docker said no, or nothing; a sentence for a person."""
+
+
+class NotThere(EngineFailed):
+    """What was asked for is not there (any more)."""
+
+
+class NotAnswering(EngineFailed):
+    """Docker cannot be reached, or hangs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A container as docker knows it."""
+
+    execution_id: str
+    status: str  # created, running, exited, ...
+    exit_code: int = 0
+    out_of_memory: bool = False
+    error: str = ""
+    started: float = 0.0  # Unix time; zero where it has not
+    finished: float = 0.0
+    stop_signal: str = "SIGTERM"
+
+
+class DockerClient:
+    """One connection pool to one engine."""
+
+    def __init__(self, socket: Path, owner: str) -> None:
+        """`owner`: the peer whose containers these are."""
+        self._owner = owner
+        with _told():
+            import docker
+
+            url = f"http+unix://{socket}"
+            self._api: Any = docker.APIClient(url, version="auto", timeout=TIMEOUT_S)
+            info = self._api.info()
+            self.log_driver = "local" if "local" in info["Plugins"]["Log"] else "json-file"
+            self.live_restore = bool(info.get("LiveRestoreEnabled"))
+
+    def close(self) -> None:
+        self._api.close()
+
+    # ---- containers --------------------------------------------------------------------------
+
+    def name_of(self, execution_id: str) -> str:
+        return f"shoal-{self._owner[-8:]}-{execution_id}"
+
+    def create(
+        self, execution_id: str, options: Mapping[str, Any], host: Mapping[str, Any]
+    ) -> None:
+        """One that was made before by a start that broke off is made anew."""
+        name = self.name_of(execution_id)
+        with _told():
+            from docker.errors import APIError
+
+            config = self._api.create_host_config(**host)
+            options = {
+                **options,
+                "name": name,
+                "labels": {LABEL: execution_id, OWNER: self._owner},
+                "host_config": config,
+            }
+            try:
+                self._api.create_container(**options)
+            except APIError as error:
+                if error.status_code != 409 or self.inspect(execution_id).status != "created":
+                    raise
+                self._api.remove_container(name, force=True, v=True)
+                self._api.create_container(**options)
+
+    def start(self, execution_id: str) -> None:
+        with _told():
+            self._api.start(self.name_of(execution_id))
+
+    def kill(self, execution_id: str, signal: str) -> None:
+        with _told():
+            self._api.kill(self.name_of(execution_id), signal)
+
+    def remove(self, execution_id: str) -> None:
+        """Missing is fine, and so is one that runs."""
+        with _told():
+            from docker.errors import APIError
+
+            try:
+                self._api.remove_container(self.name_of(execution_id), force=True, v=True)
+            except APIError as error:
+                # 409: somebody else removes it just now.
+                if error.status_code not in (404, 409):
+                    raise
+
+    def inspect(self, execution_id: str) -> Seen:
+        with _told():
+            found = self._api.inspect_container(self.name_of(execution_id))
+        state, config = found["State"], found["Config"]
+        return Seen(
+            execution_id,
+            state["Status"],
+            int(state.get("ExitCode") or 0),
+            bool(state.get("OOMKilled")),
+            str(state.get("Error") or ""),
+            moment_ns(state.get("StartedAt") or "") / 1e9,
+            moment_ns(state.get("FinishedAt") or "") / 1e9,
+            config.get("StopSignal") or "SIGTERM",
+        )
+
+    def all(self) -> dict[str, str]:
+        """Each container of this peer: execution id and status."""
+        with _told():
+            found = self._api.containers(all=True, filters={"label": f"{OWNER}={self._owner}"})
+        return {each["Labels"][LABEL]: each["State"] for each in found if LABEL in each["Labels"]}
+
+    def events(self) -> Events:
+        """Opened when it returns: what ends after that is told."""
+        with _told():
+            filters = {
+                "type": "container",
+                "event": [DIE, KILL],
+                "label": f"{OWNER}={self._owner}",
+            }
+            return Events(self._api.events(filters=filters, decode=True))
+
+    def run_beside(self, execution_id: str, argv: list[str], bytes_max: int) -> tuple[int, bytes]:
+        """Run a command in the container; its exit code, and the end of what it wrote."""
+        with _told():
+            made = self._api.exec_create(self.name_of(execution_id), argv)
+            said = b""
+            for data in self._api.exec_start(made, stream=True):
+                said = (said + data)[-bytes_max:]
+            return int(self._api.exec_inspect(made)["ExitCode"] or 0), said
+
+    # ---- files -------------------------------------------------------------------------------
+
+    def put(self, execution_id: str, tar: IO[bytes]) -> None:
+        """Unpack a tar at the container's root."""
+        with _told():
+            if not self._api.put_archive(self.name_of(execution_id), "/", tar):
+                raise EngineFailed("docker did not take the files")
+
+    def get(self, execution_id: str, path: str) -> Generator[bytes, None, None]:
+        """What is at `path`, as a tar in pieces. Raises NotThere."""
+        with _told():
+            chunks, _ = self._api.get_archive(self.name_of(execution_id), path)
+            yield from chunks
+
+    def log(
+        self, execution_id: str, stream: str, since_s: int, tail: int, follow: bool
+    ) -> tuple[Iterator[bytes], Any]:
+        """Frames of one stream, each a moment and what was written then; and what ends them."""
+        with _told():
+            frames = self._api.logs(
+                self.name_of(execution_id),
+                stdout=stream == "stdout",
+                stderr=stream == "stderr",
+                stream=True,
+                timestamps=True,
+                follow=follow,
+                since=since_s or None,
+                tail=tail if tail >= 0 else "all",
+            )
+        return _frames(frames), frames
+
+    # ---- images ------------------------------------------------------------------------------
+
+    def has_image(self, image: str) -> bool:
+        try:
+            with _told():
+                self._api.inspect_image(image)
+        except NotThere:
+            return False
+        return True
+
+    def pull(self, image: str) -> Iterator[str]:
+        """Fetch it; what docker says about that, line by line."""
+        repository, tag = _split(image)
+        with _told():
+            for line in self._api.pull(repository, tag=tag, stream=True, decode=True):
+                if "error" in line:
+                    raise EngineFailed(str(line["error"]))
+                yield str(line.get("status", ""))
+
+
+class Events:
+    """What befalls containers: each execution and DIE, or KILL for a signal that is to end it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        with _told():
+            for event in self._stream:
+                attributes, action = event.get("Actor", {}).get("Attributes", {}), event["Action"]
+                ends = action == DIE or attributes.get("signal") in ENDING
+                if LABEL in attributes and ends:
+                    yield str(attributes[LABEL]), str(action)
+
+    def close(self) -> None:
+        with suppress(Exception):  # it looks for the socket where there may be none any more
+            self._stream.close()
+
+
+def moment_ns(text: str) -> int:
+    """Nanoseconds of Unix time of what docker writes; zero for `not yet` (0001-01-01)."""
+    match = _MOMENT.match(text)
+    if match is None:
+        return 0
+    zone = "+00:00" if match[3] == "Z" else match[3]
+    seconds = int(datetime.fromisoformat(match[1] + zone).timestamp())
+    return max(0, seconds * 1_000_000_000 + int((match[2] or "0").ljust(9, "0")))
+
+
+def _frames(frames: Any) -> Iterator[bytes]:
+    with _told():
+        yield from frames
+
+
+def _split(image: str) -> tuple[str, str | None]:
+    """The SDK takes name and tag apart, a digest being a tag."""
+    name, at, digest = image.partition("@")
+    if at:
+        return name, digest
+    base, colon, tag = name.rpartition(":")
+    return (base, tag) if colon and "/" not in tag else (name, "latest")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What the SDK raises, as a sentence."""
+    import docker.errors
+    import requests.exceptions
+    import urllib3.exceptions
+
+    try:
+        yield
+    except docker.errors.NotFound as error:
+        raise NotThere(_said(error)) from None
+    except docker.errors.APIError as error:
+        raise EngineFailed(_said(error)) from None
+    except requests.exceptions.Timeout:
+        raise NotAnswering(f"docker did not answer within {TIMEOUT_S:.0f} s") from None
+    except (
+        docker.errors.DockerException,
+        requests.exceptions.RequestException,
+        urllib3.exceptions.HTTPError,
+    ) as error:
+        raise NotAnswering(f"docker cannot be reached: {error!s:.200}") from None
+
+
+def _said(error: Any) -> str:
+    return str(error.explanation or error)[:400]

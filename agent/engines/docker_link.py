@@ -1,0 +1,140 @@
+"""The link to docker: its client, calls to it in threads, and the stream that tells of ends."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+import trio
+
+from agent.engines.docker_client import DockerClient, EngineFailed, Events, NotAnswering
+
+_T = TypeVar("_T")
+CALLS_MAX: Final = 16  # at a time; each is a thread that waits for docker
+LOOK_S: Final = 15.0  # between tries to reach a docker that is not there
+PAUSES_S: Final = (0.2, 10.0)  # before the stream of events is opened again: first, and at most
+_log = logging.getLogger("shoal.docker")
+
+
+class DockerLink:
+    """Connected when it is first used; then it listens, whatever becomes of the stream."""
+
+    def __init__(
+        self,
+        connect: Callable[[], DockerClient],
+        on_event: Callable[[str, str], None],
+        on_open: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`on_event` hears of each execution and what befell it; `on_open` is awaited whenever the
+        stream stands again, since ends may have been missed."""
+        self._connect = connect
+        self._on_event = on_event
+        self._on_open = on_open
+        self._client: DockerClient | None = None
+        self._limiter = trio.CapacityLimiter(CALLS_MAX)
+        self._connecting = trio.Lock()
+        self._listens = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._doubtful = False  # a call had no answer
+        self._away: tuple[float, float] | None = None  # Unix times: broken, and stood again
+
+    async def run(self) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await trio.sleep_forever()
+        finally:
+            if self._client is not None:
+                self._client.close()
+
+    def spawn(self, work: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Do it beside all else; what goes wrong with it is logged."""
+        assert self._nursery is not None
+        self._nursery.start_soon(_guarded, work, args)
+
+    async def client(self) -> DockerClient:
+        """Once events are listened to, so that no end is missed. Raises EngineFailed."""
+        async with self._connecting:
+            if self._client is None:
+                self._client = await self.call(self._connect)
+                self.spawn(self._listen, self._client)
+        with trio.move_on_after(PAUSES_S[1]):  # where docker hangs, the call that follows says so
+            await self._listens.wait()
+        return self._client
+
+    async def when_there(self) -> None:
+        """Keep trying to reach it."""
+        while self._client is None:
+            try:
+                await self.client()
+            except EngineFailed:
+                await trio.sleep(LOOK_S)
+
+    async def call(self, work: Callable[[], _T]) -> _T:
+        """In a thread; to its end, which the client's timeout bounds."""
+        try:
+            return await trio.to_thread.run_sync(work, limiter=self._limiter)
+        except NotAnswering:
+            self._doubtful = True
+            raise
+
+    def look_again(self) -> None:
+        """It is well now: do what it did not do when it was not. A docker that hung for a while
+        breaks no stream."""
+        if self._doubtful and self._listens.is_set():
+            self._doubtful = False
+            self.spawn(self._on_open)
+
+    def took_down(self, finished: float) -> bool:
+        """Whether what ended then ended with docker itself, and not of its own accord."""
+        if self._away is None or (self._client is not None and self._client.live_restore):
+            return False
+        return self._away[0] <= finished <= self._away[1]
+
+    async def _listen(self, client: DockerClient) -> None:
+        pause_s, broken = PAUSES_S[0], 0.0
+        while True:
+            try:
+                events = await self.call(client.events)
+                if broken:
+                    self._away = (broken, time.time())
+                self._listens.set()
+                self.spawn(self._on_open)
+                pause_s = PAUSES_S[0]
+                await self._hear(events)
+            except EngineFailed as error:
+                _log.debug("events: %s", error)
+            if self._listens.is_set():
+                broken, self._listens = time.time(), trio.Event()
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, PAUSES_S[1])
+
+    async def _hear(self, events: Events) -> None:
+        token = trio.lowlevel.current_trio_token()
+
+        def hear(stream: Iterator[tuple[str, str]]) -> None:
+            with suppress(trio.RunFinishedError):
+                for execution_id, action in stream:
+                    token.run_sync_soon(self._on_event, execution_id, action)
+
+        try:
+            await trio.to_thread.run_sync(
+                hear,
+                iter(events),
+                abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's old stubs
+                limiter=trio.CapacityLimiter(1),
+            )
+        finally:
+            events.close()  # the thread ends with it
+
+
+async def _guarded(work: Callable[..., Awaitable[None]], args: tuple[Any, ...]) -> None:
+    try:
+        await work(*args)
+    except OSError as error:
+        _log.warning("%s", error)
+    except Exception:
+        _log.exception("in the docker engine")

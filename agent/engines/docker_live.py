@@ -1,0 +1,106 @@
+"""Live output of containers: a thread reads what docker sends, a reader takes it when it likes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import trio
+
+READERS_MAX: Final = 64  # each is a thread
+QUEUED_BYTES: Final = 256 << 10  # read ahead of a slow reader
+_log = logging.getLogger("shoal.docker")
+
+
+@dataclass(slots=True)
+class Follower:
+    """Frames on their way from the thread to the reader."""
+
+    frames: Iterator[bytes]
+    wake: Callable[[], None]  # called from the thread when there is something for who waits
+    _lock: threading.Condition = field(default_factory=threading.Condition)
+    _queue: deque[bytes] = field(default_factory=deque)
+    _bytes: int = 0
+    _ended: bool = False
+    _closed: bool = False
+
+    def run(self) -> None:
+        """In a thread, until the output's end or `close`."""
+        try:
+            for frame in self.frames:
+                with self._lock:
+                    while self._bytes > QUEUED_BYTES and not self._closed:
+                        self._lock.wait()
+                    if self._closed:
+                        return
+                    self._queue.append(frame)
+                    self._bytes += len(frame)
+                    first = len(self._queue) == 1
+                if first:
+                    self.wake()
+        except Exception as error:  # whatever the socket says when it is closed under us
+            _log.debug("output ends: %r", error)
+        finally:
+            with self._lock:
+                self._ended = True
+            self.wake()
+
+    def take(self) -> tuple[list[bytes], bool]:
+        """What there is, and whether nothing comes after it."""
+        with self._lock:
+            taken = list(self._queue)
+            self._queue.clear()
+            self._bytes = 0
+            self._lock.notify()
+            return taken, self._ended
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._lock.notify()
+
+
+async def live(
+    frames: Iterator[bytes],
+    source: Any,
+    limiter: trio.CapacityLimiter,
+    spawn: Callable[..., None],
+) -> AsyncGenerator[list[bytes], None]:
+    """Frames as they come, until the output's end. `source` is what `close` ends them with; `spawn`
+    begins a task elsewhere: a nursery must not stay open over a generator's yield."""
+    token, waiting = trio.lowlevel.current_trio_token(), [trio.Event()]
+
+    def rouse() -> None:
+        waiting[0].set()
+
+    def wake() -> None:
+        with contextlib.suppress(trio.RunFinishedError):
+            token.run_sync_soon(rouse)
+
+    follower = Follower(frames, wake)
+    spawn(_read, follower, limiter)
+    try:
+        ended = False
+        while not ended:
+            await waiting[0].wait()
+            waiting[0] = trio.Event()
+            taken, ended = follower.take()
+            if taken:
+                yield taken
+    finally:
+        follower.close()
+        with contextlib.suppress(Exception):  # the socket under it may be gone
+            source.close()
+
+
+async def _read(follower: Follower, limiter: trio.CapacityLimiter) -> None:
+    await trio.to_thread.run_sync(
+        follower.run,
+        abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's old stubs
+        limiter=limiter,
+    )

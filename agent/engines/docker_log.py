@@ -1,0 +1,123 @@
+"""A container's output: frames of a moment and what was written then, from docker or from a file.
+
+Docker keeps the output while there is the container, within its bound; nothing of the agent runs
+for that. When the container goes, its frames go into a file as they are, so a place in the output
+means the same before and after: the moment of the last frame that was read. As an offset that is
+its tenths of a microsecond since 1970, times 256, plus how many frames of that moment came before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import struct
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from agent.engines.docker_client import DockerClient, NotAnswering, NotThere, moment_ns
+from agent.engines.execution_dir import ExecutionDir
+from agent.engines.task_log import LogChunk, Stream
+
+STREAMS: Final[tuple[Stream, Stream]] = ("stdout", "stderr")
+CHUNK_BYTES: Final = 64 << 10
+SAME_MAX: Final = 255
+_LENGTH: Final = struct.Struct(">I")
+_log = logging.getLogger("shoal.docker")
+
+
+@dataclass(slots=True)
+class Places:
+    """Gives each frame its place. With `tail` what is read begins anywhere, so how many frames of
+    its first moment came before is not known: all of that moment have the place of its last."""
+
+    tail: bool = False
+    unit: int = 0
+    same: int = 0
+
+    def of(self, frame: bytes) -> tuple[int, bytes]:
+        """The offset after it, and what was written."""
+        moment, _, data = frame.partition(b" ")
+        unit = moment_ns(moment.decode("ascii", "replace")) // 100
+        if unit == self.unit:
+            self.same = min(self.same + 1, SAME_MAX)
+        else:
+            self.same = SAME_MAX if self.tail and not self.unit else 0
+        self.unit = unit
+        return unit << 8 | self.same, data
+
+
+def second_of(offset: int) -> int:
+    """Of Unix time; from where docker is asked for what comes after the offset."""
+    return (offset >> 8) // 10_000_000
+
+
+def chunks(frames: Iterable[bytes], after: int, places: Places | None = None) -> Iterator[LogChunk]:
+    """Frames after that place, put together as far as they go into a chunk.
+
+    `places` goes on from batch to batch of one stream.
+    """
+    places, data, end = places or Places(), b"", after
+    for frame in frames:
+        place, written = places.of(frame)
+        if place <= after:
+            continue
+        if data and len(data) + len(written) > CHUNK_BYTES:
+            yield LogChunk(end - len(data), data, end)
+            data = b""
+        data, end = data + written, place
+    if data:
+        yield LogChunk(end - len(data), data, end)
+
+
+def spool(frames: Iterable[bytes], path: Path) -> None:
+    """Keep them in a file; on a full disk, none of them. Raises OSError."""
+    fresh = path.with_name(f".{path.name}")
+    try:
+        with fresh.open("wb") as file:
+            for frame in frames:
+                file.write(_LENGTH.pack(len(frame)) + frame)
+        fresh.rename(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def spooled(file: BinaryIO) -> Iterator[bytes]:
+    while len(head := file.read(_LENGTH.size)) == _LENGTH.size:
+        yield file.read(_LENGTH.unpack(head)[0])
+
+
+def last(frames: Iterable[bytes], count: int) -> Iterable[bytes]:
+    """A frame is a line, but for lines of more than 16 KiB."""
+    return deque(frames, maxlen=max(0, count))
+
+
+def keep_logs(client: DockerClient, directory: ExecutionDir) -> None:
+    """Before the container goes. A full disk costs the output, and keeps no container for it.
+
+    Blocks. Raises NotAnswering.
+    """
+    for stream in STREAMS:
+        try:
+            frames, _ = client.log(directory.path.name, stream, 0, -1, False)
+            spool(frames, kept_log(directory, stream))
+        except NotThere:
+            return
+        except NotAnswering:
+            raise
+        except OSError as error:
+            _log.warning("the output of %s is not kept: %s", directory.path.name, error)
+
+
+def read_kept(path: Path, offset: int, lines: int) -> Iterator[LogChunk]:
+    """From the file: after that place, or the last lines where that is not negative."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        frames = spooled(file)
+        wanted = last(frames, lines) if lines >= 0 else frames
+        yield from chunks(wanted, offset, Places(lines >= 0))
+
+
+def kept_log(directory: ExecutionDir, stream: Stream) -> Path:
+    return directory.path / f"log.{stream}"

@@ -1,0 +1,95 @@
+"""An engine: what runs tasks. What all of them do, and which of them has an execution."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from agent.engines.directories import Directories
+from agent.engines.task import TaskExit
+from agent.engines.task_log import LogChunk, Stream
+
+if TYPE_CHECKING:
+    from agent.engines.docker import DockerEngine
+    from agent.engines.process import ProcessEngine
+
+
+@dataclass(frozen=True, slots=True)
+class FoundExecution:
+    """An execution of an earlier agent; it runs while `exit` is None."""
+
+    execution_id: str
+    exit: TaskExit | None
+
+
+class Engine(Protocol):
+    """Nothing that a task does raises here. Every method raises ValueError for an id that is no
+    plain name, KeyError for one that it does not know, OSError where disk or engine fail."""
+
+    directories: Directories
+
+    async def hand_over(self, execution_id: str) -> None:
+        """Its inputs are complete: make them the task's."""
+
+    async def wait(self, execution_id: str) -> TaskExit:
+        """Its exit, as soon as it is known; any number may wait."""
+
+    async def stop(self, execution_id: str, grace_s: float | None = None) -> None:
+        """Ask for its end: TERM, then KILL after the grace (the launch's own by default)."""
+
+    async def run_beside(self, execution_id: str, argv: Sequence[str]) -> tuple[int, str]:
+        """Run a command where the task runs; its exit code, and the last line it wrote."""
+
+    async def adopt(self) -> list[FoundExecution]:
+        """All that earlier lives of the agent left."""
+
+    async def collect(self, execution_id: str, paths: Sequence[str]) -> Path:
+        """The directory below which its files at these paths can be read, once it has ended."""
+
+    async def clear(self, execution_id: str) -> None:
+        """Delete the files of a task that has ended; its output stays."""
+
+    async def remove(self, execution_id: str) -> None:
+        """Delete all of it; unknown is fine. Raises ExecutionRunningError."""
+
+    async def of_this_boot(self, execution_id: str) -> bool:
+        """Whether it was started since the device booted."""
+
+    def log(
+        self, execution_id: str, stream: Stream, offset: int, tail: int, follow: bool
+    ) -> AsyncGenerator[LogChunk, None]:
+        """Its output from `offset` on, or the last `tail` lines where that is not negative and the
+        offset 0; with `follow` what comes, until its end."""
+
+    async def tails(self, execution_id: str, lines_max: int) -> tuple[LogChunk, LogChunk]:
+        """The last lines of stdout and of stderr."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """All engines of this agent."""
+
+    process: ProcessEngine
+    docker: DockerEngine | None = None
+
+    def of(self, execution_id: str) -> Engine:
+        """The one that has it; where none has, one that says so."""
+        with suppress(ValueError):
+            if self.docker is not None and self.docker.directories.has(execution_id):
+                return self.docker
+        return self.process
+
+    def named(self, name: str) -> Engine:
+        """Raises KeyError for one that is not here."""
+        if name == "process":
+            return self.process
+        if name == "docker" and self.docker is not None:
+            return self.docker
+        raise KeyError(name)
+
+    async def adopt(self) -> list[FoundExecution]:
+        found = await self.process.adopt()
+        return found + await self.docker.adopt() if self.docker is not None else found

@@ -1,0 +1,152 @@
+"""A docker engine of a test's own: its own socket, data and network namespace, images made here."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, Self
+
+import docker
+
+from tests.namespaces import Namespaces
+
+IMAGE: Final = "busybox:1.37.0"
+BUSYBOX: Final = Path("/bin/busybox")  # Debian's busybox-static
+START_S: Final = 60.0
+
+
+class DockerHost:
+    """dockerd, started with the test and ended by its pid."""
+
+    def __init__(self, *flags: str) -> None:
+        # A unix socket's path has 107 bytes.
+        self.root = Path(tempfile.mkdtemp(prefix="shoal-docker-", dir="/tmp"))
+        self.socket = self.root / "d.sock"
+        self.namespaces = Namespaces()
+        self.namespace = self.namespaces.add("docker")
+        self.flags = list(flags)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        self.make_image(IMAGE)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(Exception):
+            for each in self.api.containers(all=True):
+                self.api.remove_container(each["Id"], force=True)
+        self.stop()
+        self.namespaces.close()
+        for _ in range(10):  # mounts go a moment after the engine
+            shutil.rmtree(self.root, ignore_errors=True)
+            if not self.root.exists():
+                return
+            time.sleep(0.3)
+
+    def start(self) -> None:
+        with (self.root / "dockerd.log").open("ab") as log:
+            self._spawn(log)
+        give_up = time.monotonic() + START_S
+        while not self._listens():
+            assert self.process is not None
+            if time.monotonic() > give_up or self.process.poll() is not None:
+                tail = (self.root / "dockerd.log").read_text()[-2000:]
+                raise AssertionError(f"dockerd does not start: {tail}")
+            time.sleep(0.05)
+        self.api = docker.APIClient(f"http+unix://{self.socket}", version="auto", timeout=60)
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
+
+    def _spawn(self, log: IO[bytes]) -> None:
+        self.process = subprocess.Popen(
+            [
+                *("nsenter", f"--net=/var/run/netns/{self.namespace}"),
+                *("dockerd", f"--host=unix://{self.socket}", f"--data-root={self.root}/data"),
+                *(f"--exec-root={self.root}/exec", f"--pidfile={self.root}/pid"),
+                *self.flags,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """And its containerd with it, which a KILL leaves behind."""
+        if self.process is None:
+            return
+        children = _children(self.process.pid)
+        self.process.send_signal(number)
+        self.process.wait(60)
+        self.process = None
+        self.api.close()
+        if number is signal.SIGKILL:
+            for pid in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            (self.root / "pid").unlink(missing_ok=True)
+
+    def freeze(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def make_image(self, tag: str, files: dict[str, bytes] | None = None, **config: Any) -> None:
+        """Busybox under this tag, with more files and a Dockerfile's words where they are given."""
+        applets = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True)
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode="w") as tar:
+            tar.add(os.path.realpath(BUSYBOX), "bin/busybox")
+            for name in applets.stdout.split():
+                if name != "busybox":
+                    link = tarfile.TarInfo(f"bin/{name}")
+                    link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+                    tar.addfile(link)
+            passwd = b"root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"
+            for path, content in {"etc/passwd": passwd, **(files or {})}.items():
+                info = tarfile.TarInfo(path)
+                info.size, info.mode = len(content), 0o755
+                tar.addfile(info, io.BytesIO(content))
+            for path in ("tmp", "proc", "sys", "dev"):
+                info = tarfile.TarInfo(path)
+                info.type, info.mode = tarfile.DIRTYPE, 0o1777 if path == "tmp" else 0o755
+                tar.addfile(info)
+        name, _, version = tag.rpartition(":")
+        changes = [f"{key.upper()} {value}" for key, value in config.items()]
+        self.api.import_image_from_data(
+            data.getvalue(), repository=name, tag=version, changes=changes
+        )
+
+    def ours(self) -> list[dict[str, Any]]:
+        """Containers of agents, whatever their state."""
+        found = self.api.containers(all=True, filters={"label": "shoal.execution"})
+        return list(found)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    return [int(word) for word in text.split()]

@@ -1,0 +1,202 @@
+"""Containers as a person runs them: three agents, one docker, the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.dockerhost import IMAGE, DockerHost
+from tests.lab import Done, Lab
+
+SHELL = ("--network", "none", IMAGE, "sh", "-c")
+
+
+@pytest.fixture(scope="module")
+def lab(docker: DockerHost) -> Iterator[Lab]:
+    lab = Lab(3)
+    for device in lab.devices:
+        device.environment["SHOAL_DOCKER_SOCKET"] = str(docker.socket)
+    lab[2].flags = ["--accept-networks", "none", "--accept-devices", "/dev/fu*"]
+    with lab:
+        lab.until(lambda: all("docker" in peer["engines"] for peer in peers(lab)), "docker is seen")
+        yield lab
+
+
+def peers(lab: Lab) -> list[dict[str, Any]]:
+    with lab[0].client() as client:
+        found = client.peers()
+    assert len(found) == len(lab.devices)
+    return found
+
+
+def run(lab: Lab, *words: str) -> Done:
+    return lab.shoal(lab[0], "docker", "run", "-q", *words)
+
+
+def view(lab: Lab, job: str) -> dict[str, Any]:
+    with lab[0].client() as client:
+        return client.job(job)
+
+
+def ended(lab: Lab, docker: DockerHost) -> None:
+    lab.until(lambda: docker.ours() == [], "no container is left")
+
+
+# ---- what people type --------------------------------------------------------------------------
+
+
+def test_a_container_runs_somewhere_and_its_output_and_exit_code_come_back(
+    lab: Lab, docker: DockerHost
+) -> None:
+    done = run(lab, *SHELL, "echo out; echo err >&2; exit 7")
+    assert (done.code, done.out, done.err) == (7, "out\n", "err\n")
+    ended(lab, docker)
+
+
+def test_slots_know_their_number(lab: Lab, docker: DockerHost) -> None:
+    done = run(lab, "--count", "3", "-e", "A=b", *SHELL, "echo $SHOAL_PARTITION_INDEX $A")
+    assert sorted(re.findall(r"\d b", done.out)) == ["0 b", "1 b", "2 b"]
+    ended(lab, docker)
+
+
+def test_shipped_files_go_in_and_results_come_out(
+    lab: Lab, docker: DockerHost, tmp_path: Path
+) -> None:
+    (tmp_path / "work.sh").write_text(
+        "mkdir out; echo made of $1 > out/file; echo x > /outputs/y\n"
+    )
+    words = ("--name", "clay", "-f", "work.sh", "-o", "out", "-o", "/outputs", "--network", "none")
+    done = lab.shoal(lab[1], "docker", "run", *words, IMAGE, "sh", "work.sh", "clay", cwd=tmp_path)
+    assert done.code == 0, done
+    got = lab.shoal(lab[2], "job", "get", "clay", "-o", str(tmp_path / "got"))
+    assert got.code == 0, got
+    assert (tmp_path / "got/out/file").read_text() == "made of clay\n"
+    assert (tmp_path / "got/outputs/y").read_text() == "x\n"
+    ended(lab, docker)
+
+
+def test_the_example_runs_as_it_is(lab: Lab, docker: DockerHost, tmp_path: Path) -> None:
+    example = lab.shoal(lab[0], "job", "example", "docker")
+    (tmp_path / "docker.yaml").write_text(example.out)
+    done = lab.shoal(lab[0], "job", "run", "docker.yaml", "--follow", "-q", cwd=tmp_path)
+    assert (done.code, done.out) == (0, "HELLO FROM A CONTAINER"), done
+    ended(lab, docker)
+
+
+def test_output_is_read_from_any_device_while_it_runs_and_after(
+    lab: Lab, docker: DockerHost
+) -> None:
+    script = "for i in 1 2 3; do echo line $i; sleep 0.3; done"
+    started = lab.shoal(lab[0], "docker", "run", "-d", *SHELL, script)
+    job = started.out.strip()
+    followed = lab.shoal(lab[1], "logs", "-f", job)
+    assert re.findall(r"line \d", followed.out) == ["line 1", "line 2", "line 3"], followed
+    ended(lab, docker)
+    after = lab.shoal(lab[2], "logs", "--tail", "2", job)
+    assert re.findall(r"line \d", after.out) == ["line 2", "line 3"], after
+
+
+def test_bad_ends_have_their_reasons(lab: Lab, docker: DockerHost) -> None:
+    greedy = lab.shoal(
+        lab[0], "docker", "run", "--memory", "16Mi", *SHELL, "x=aaaa; while true; do x=$x$x; done"
+    )
+    assert greedy.code == 137
+    assert "out of memory: it may have 16 MiB, see Resources.Memory" in greedy.err
+    unknown = lab.shoal(lab[0], "docker", "run", "--retry", "1", "--network", "none", IMAGE, "nope")
+    assert unknown.code == 125 and '"nope": executable file not found' in unknown.err, unknown
+    late = lab.shoal(lab[0], "docker", "run", "--timeout", "1", *SHELL, "sleep 60")
+    assert late.code == 124 and "ExecutionTimeout" in late.err, late
+    absent = lab.shoal(
+        lab[0], "docker", "run", "--retry", "1", "--pull", "never", "absent:1", "true"
+    )
+    assert absent.code == 125 and "image absent:1 is not here" in absent.err, absent
+    ended(lab, docker)
+
+
+def test_a_wrong_image_is_refused_before_anything_runs(lab: Lab) -> None:
+    done = run(lab, "Not/An:Image!", "true")
+    assert done.code == 2
+    assert "the image: 'Not/An:Image!' is not an image's name" in done.err
+
+
+def test_what_an_owner_does_not_allow_is_refused_in_the_bid(lab: Lab, docker: DockerHost) -> None:
+    words = ("-d", "--constraint", f"hostname={hostname(lab)}", "--queue-timeout", "1")
+    started = lab.shoal(lab[0], "docker", "run", *words, "--network", "host", IMAGE, "true")
+    why = lab.until(lambda: _refused(lab, started.out.strip(), "network host"), "why says it")
+    assert why.count('([accept] networks = ["none", "bridge"])') == 2, why
+    assert '([accept] networks = ["none"])' in why
+    device = lab.shoal(
+        lab[0], "docker", "run", "-q", "--device", "/dev/full", *SHELL, "echo > /dev/full"
+    )
+    assert "No space left on device" in device.err, "the one device whose owner allows it"
+    ended(lab, docker)
+
+
+def _refused(lab: Lab, job: str, what: str) -> str:
+    out = lab.shoal(lab[0], "why", job).out
+    return out if out.count(what) >= 3 else ""
+
+
+def hostname(lab: Lab) -> str:
+    return str(peers(lab)[0]["labels"]["hostname"])
+
+
+# ---- standing work -----------------------------------------------------------------------------
+
+
+def daemon(name: str, script: str) -> str:
+    return json.dumps(
+        {
+            "Name": name,
+            "Type": "daemon",
+            "Tasks": [
+                {
+                    "Engine": {
+                        "Type": "docker",
+                        "Params": {"Image": IMAGE, "Parameters": ["sh", "-c", script]},
+                    },
+                    "Network": {"Type": "none"},
+                }
+            ],
+        }
+    )
+
+
+def test_a_daemons_container_outlives_its_agent_and_goes_when_it_is_stopped(
+    lab: Lab, docker: DockerHost, tmp_path: Path
+) -> None:
+    (tmp_path / "d.json").write_text(daemon("beat", "while true; do echo beat; sleep 0.5; done"))
+    assert lab.shoal(lab[0], "job", "run", "d.json", cwd=tmp_path).code == 0
+    lab.until(lambda: len(running(docker)) == 3, "one on each device")
+    before = running(docker)
+    lab.kill(lab[1])
+    lab.start(lab[1])
+    lab.until(lambda: states(lab, "beat") == ["running"] * 3, "it is found again")
+    assert running(docker) == before, "the very same containers"
+    assert lab.shoal(lab[1], "logs", "beat", "--tail", "1").out.count("beat") >= 1
+    assert lab.shoal(lab[2], "job", "stop", "beat", "-y").code == 0
+    ended(lab, docker)
+
+
+def running(docker: DockerHost) -> set[str]:
+    return {each["Id"] for each in docker.ours() if each["State"] == "running"}
+
+
+def states(lab: Lab, job: str) -> list[str]:
+    return [part["state"] for part in view(lab, job)["parts"]]
+
+
+def test_a_check_runs_in_the_container(lab: Lab, docker: DockerHost, tmp_path: Path) -> None:
+    spec = json.loads(daemon("checked", "sleep 2; touch /within; sleep 1000"))
+    spec |= {"Type": "service", "Check": {"Exec": ["test", "-e", "/within"], "Every": "1s"}}
+    (tmp_path / "s.json").write_text(json.dumps(spec))
+    assert lab.shoal(lab[0], "job", "run", "s.json", cwd=tmp_path).code == 0
+    told = ("events", "--job", "checked")
+    lab.until(lambda: "checked is well" in lab.shoal(lab[0], *told).out, "it is well")
+    assert lab.shoal(lab[0], "job", "stop", "checked", "-y").code == 0
+    ended(lab, docker)

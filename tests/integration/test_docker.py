@@ -1,0 +1,541 @@
+"""The docker engine on a real docker: lives of containers, and what a bad day does to them."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from agent.engines import docker as docker_module
+from agent.engines import docker_client
+from agent.engines.container import ContainerLaunch
+from agent.engines.docker import DockerEngine
+from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit
+from agent.engines.task_log import Stream
+from protocol.container import ContainerParams
+from tests.agent.whole import until
+from tests.dockerhost import IMAGE, DockerHost
+
+# Where docker breaks off, its SDK leaves sockets to the collector.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+)
+PEER = "12D3KooWTestPeer"
+
+
+@pytest.fixture
+def root(tmp_path: Path, docker: DockerHost) -> Iterator[Path]:
+    path = tmp_path / "containers"
+    path.mkdir()
+    yield path
+    gc.collect()  # what is collected later is another test's failure
+    for container in docker.ours():
+        docker.api.remove_container(container["Id"], force=True)
+
+
+@asynccontextmanager
+async def engine(root: Path, docker: DockerHost, peer: str = PEER) -> AsyncIterator[DockerEngine]:
+    """One life of the engine. Its containers go on when it ends."""
+    it = DockerEngine(root, docker.socket, peer)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(it.run)
+        yield it
+        nursery.cancel_scope.cancel()
+
+
+def shell(script: str, name: str = "e1", **more: Any) -> ContainerLaunch:
+    return ContainerLaunch(name, IMAGE, parameters=("sh", "-c", script), **more)
+
+
+async def ended(it: DockerEngine, launch: ContainerLaunch) -> TaskExit:
+    await it.start(launch)
+    with trio.fail_after(60):
+        return await it.wait(launch.execution_id)
+
+
+async def said(it: DockerEngine, name: str = "e1", stream: Stream = "stdout") -> bytes:
+    return b"".join([chunk.data async for chunk in it.log(name, stream, 0, -1, False)])
+
+
+def detail(docker: DockerHost, name: str = "e1") -> dict[str, Any]:
+    found: dict[str, Any] = docker.api.inspect_container(f"shoal-{PEER[-8:]}-{name}")
+    return found
+
+
+# ---- a container's life ------------------------------------------------------------------------
+
+
+async def test_it_runs_to_its_end_and_leaves_output_and_no_container(
+    root: Path, docker: DockerHost
+) -> None:
+    async with engine(root, docker) as it:
+        exit = await ended(it, shell("echo out; echo err >&2; exit 3"))
+        assert (exit.code, exit.reason, exit.detail) == (3, ExitReason.EXITED, "")
+        before = await it.tails("e1", 40)
+        assert [chunk.data for chunk in before] == [b"out\n", b"err\n"]
+        await it.clear("e1")
+        assert docker.ours() == []
+        assert await it.tails("e1", 40) == before, "a place in the output means the same"
+        assert (await it.wait("e1")) == exit
+        await it.remove("e1")
+        assert os.listdir(root) == []
+
+
+async def test_it_is_held_to_what_its_job_asked_for(root: Path, docker: DockerHost) -> None:
+    async with engine(root, docker) as it:
+        await it.start(shell("sleep 100", cpu_m=250, memory_bytes=32 << 20))
+        host = detail(docker)["HostConfig"]
+        assert (host["NanoCpus"], host["Memory"], host["MemorySwap"]) == (
+            250_000_000, 32 << 20, 32 << 20,
+        )  # fmt: skip
+        assert host["CapDrop"] == ["ALL"] and host["CapAdd"] is None
+        assert host["SecurityOpt"] == ["no-new-privileges:true"]
+        assert host["PidsLimit"] == 512 and host["RestartPolicy"]["Name"] in ("", "no")
+        assert host["LogConfig"]["Config"]["max-file"] == "2"
+        await it.stop("e1", 0)
+        await it.wait("e1")
+
+
+async def test_privileges_are_gone_in_fact(root: Path, docker: DockerHost) -> None:
+    async with engine(root, docker) as it:
+        script = (
+            "grep CapEff /proc/self/status; chown nobody /tmp; grep NoNewPrivs /proc/self/status"
+        )
+        await ended(it, shell(script))
+        assert b"CapEff:\t0000000000000000" in await said(it)
+        assert b"NoNewPrivs:\t1" in await said(it)
+        assert b"Operation not permitted" in await said(it, stream="stderr")
+        kept = await ended(it, shell("chown nobody /tmp", "e2", capabilities=("CHOWN",)))
+        assert kept.code == 0
+
+
+async def test_the_images_words_are_used_where_the_job_has_none(
+    root: Path, docker: DockerHost
+) -> None:
+    docker.make_image(
+        "own:1",
+        entrypoint='["/bin/echo", "entry"]',
+        cmd='["cmd"]',
+        env="A=image",
+        workdir="/tmp",  # noqa: S108
+        user="nobody",
+    )
+    async with engine(root, docker) as it:
+        await ended(it, ContainerLaunch("e1", "own:1"))
+        assert await said(it) == b"entry cmd\n"
+        await ended(it, ContainerLaunch("e2", "own:1", parameters=("more",)))
+        assert await said(it, "e2") == b"entry more\n"
+        script = "echo $A $B; pwd; id -u"
+        other = ContainerLaunch(
+            "e3", "own:1", ("/bin/sh", "-c"), (script,), {"B": "job"}, "/etc", "1000"
+        )
+        await ended(it, other)
+        assert await said(it, "e3") == b"image job\n/etc\n1000\n"
+
+
+async def test_out_of_memory_is_told_apart_from_a_failure(root: Path, docker: DockerHost) -> None:
+    async with engine(root, docker) as it:
+        greedy = shell("x=aaaa; while true; do x=$x$x; done", memory_bytes=16 << 20)
+        exit = await ended(it, greedy)
+        assert exit.code == 137
+        assert exit.detail == "out of memory: it may have 16 MiB, see Resources.Memory"
+
+
+async def test_the_limit_of_processes_stops_a_fork_bomb(root: Path, docker: DockerHost) -> None:
+    async with engine(root, docker) as it:
+        await it.start(shell("bomb() { bomb | bomb & }; bomb; sleep 60", cpu_m=1000))
+        name = f"shoal-{PEER[-8:]}-e1"
+        await trio.sleep(1)
+        stats = docker.api.stats(name, stream=False, one_shot=True)
+        assert 1 <= stats["pids_stats"]["current"] <= stats["pids_stats"]["limit"] == 512
+        await it.stop("e1", 0)
+        assert (await it.wait("e1")).reason is ExitReason.STOPPED
+
+
+async def test_stopping_is_term_and_after_the_grace_kill(root: Path, docker: DockerHost) -> None:
+    async with engine(root, docker) as it:
+        await it.start(
+            shell("trap 'echo bye; exit 0' TERM; while true; do sleep 0.1; done", "meek")
+        )
+        await it.stop("meek")
+        exit = await it.wait("meek")
+        assert (exit.reason, exit.code) == (ExitReason.STOPPED, None)
+        assert await said(it, "meek") == b"bye\n"
+        await it.start(shell("trap '' TERM; while true; do sleep 0.1; done", "deaf"))
+        await it.stop("deaf", 3600)
+        await it.stop("deaf", 0.3)
+        with trio.fail_after(30):
+            assert (await it.wait("deaf")).reason is ExitReason.STOPPED
+
+
+async def test_a_signal_that_ends_it_from_within_is_named(root: Path, docker: DockerHost) -> None:
+    async with engine(root, docker) as it:
+        exit = await ended(it, shell("sh -c 'kill -SEGV $$'; exit $?"))
+        assert (exit.reason, exit.signal) == (ExitReason.SIGNALLED, signal.SIGSEGV)
+
+
+async def test_times_up_is_a_timeout(root: Path, docker: DockerHost) -> None:
+    async with engine(root, docker) as it:
+        exit = await ended(it, shell("sleep 100", timeout_s=0.5, stop_grace_s=0.2))
+        assert (exit.reason, exit.code) == (ExitReason.TIMEOUT, None)
+
+
+async def test_a_bad_command_says_so_and_leaves_nothing(root: Path, docker: DockerHost) -> None:
+    async with engine(root, docker) as it:
+        exit = await ended(it, ContainerLaunch("e1", IMAGE, parameters=("no-such-program",)))
+        assert exit.reason is ExitReason.START_FAILED
+        assert '"no-such-program": executable file not found' in exit.detail
+        await until(lambda: docker.ours() == [])
+
+
+async def test_a_missing_image_says_so(root: Path, docker: DockerHost) -> None:
+    async with engine(root, docker) as it:
+        with pytest.raises(docker_client.EngineFailed, match="Pull: never"):
+            await it.images.fetch(ContainerParams(image="nowhere:1", pull="never"))
+        with pytest.raises(
+            docker_client.EngineFailed, match="image 127.0.0.1:1/x:1 cannot be".replace(".", "[.]")
+        ):
+            await it.images.fetch(ContainerParams(image="127.0.0.1:1/x:1"))
+        exit = await ended(it, ContainerLaunch("e1", "nowhere:1"))
+        assert exit.reason is ExitReason.START_FAILED and "nowhere:1" in exit.detail
+        await it.images.fetch(ContainerParams(image=IMAGE))
+        await it.images.fetch(ContainerParams(image=IMAGE, pull="never"))
+
+
+async def test_started_twice_it_runs_once(root: Path, docker: DockerHost) -> None:
+    async with engine(root, docker) as it:
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(it.start, shell("echo once"))
+        await it.wait("e1")
+        await it.start(shell("echo once"))
+        assert await said(it) == b"once\n"
+
+
+async def test_what_runs_is_not_removed(root: Path, docker: DockerHost) -> None:
+    async with engine(root, docker) as it:
+        await it.start(shell("sleep 100"))
+        with pytest.raises(ExecutionRunningError):
+            await it.remove("e1")
+        await it.stop("e1", 0)
+        await it.wait("e1")
+        await it.remove("e1")
+        assert docker.ours() == []
+        with pytest.raises(KeyError):
+            await it.wait("e1")
+
+
+async def test_a_command_beside_it_runs_in_it(root: Path, docker: DockerHost) -> None:
+    async with engine(root, docker) as it:
+        await it.start(shell("echo mine > /tmp/file; sleep 100"))
+        await until(lambda: detail(docker)["State"]["Running"])
+        code, line = await it.run_beside("e1", ("sh", "-c", "sleep 0.2; cat /tmp/file; exit 4"))
+        assert (code, line) == (4, "mine")
+        code, line = await it.run_beside("e1", ("no-such-program",))
+        assert code in (126, 127) and "no-such-program" in line
+        await it.stop("e1", 0)
+        await it.wait("e1")
+
+
+# ---- networks ----------------------------------------------------------------------------------
+
+
+async def test_networks_are_what_was_asked_for(root: Path, docker: DockerHost) -> None:
+    async with engine(root, docker) as it:
+        interfaces = "ls /sys/class/net | tr '\\n' ' '"
+        await ended(it, shell(interfaces, "none"))
+        assert await said(it, "none") == b"lo "
+        await ended(it, shell(interfaces, "bridge", network="bridge"))
+        assert (await said(it, "bridge")).split() == [b"eth0", b"lo"]
+        await ended(it, shell(interfaces, "host", network="host"))
+        assert b"docker0" in await said(it, "host")
+
+
+# ---- files -------------------------------------------------------------------------------------
+
+
+async def test_files_go_in_and_results_come_out(root: Path, docker: DockerHost) -> None:
+    async with engine(root, docker) as it:
+        work = await it.directories.prepare("e1")
+        (work / "script.sh").write_text("cat data/in; cat /input/x; echo kept > out.txt; pwd")
+        (work / "data").mkdir()
+        (work / "data/in").write_text("shipped\n")
+        (work / "input").mkdir()
+        (work / "input/x").write_text("mounted\n")
+        (work / "input/x").chmod(0o600)
+        await it.hand_over("e1")
+        script = (
+            "sh script.sh; echo r > /outputs/deep; ln -s /etc/passwd /outputs/link; touch /input/x"
+        )
+        launch = shell(
+            script, inputs=("/input",), results=("/outputs",), has_task_dir=True, user="1234"
+        )
+        await ended(it, launch)
+        assert await said(it) == b"shipped\nmounted\n/shoal\n"
+        assert b"Read-only file system" in await said(it, stream="stderr")
+        out = await it.collect("e1", ["/outputs", "out.txt", "nothing"])
+        assert (out / "outputs/deep").read_text() == "r\n"
+        assert (out / "out.txt").read_text() == "kept\n"
+        assert sorted(os.listdir(out / "outputs")) == ["deep"], "a link is no result"
+        await it.clear("e1")
+        assert not out.exists() and not list((root / "e1/work").glob("*"))
+
+
+async def test_too_much_is_refused_before_it_is_on_disk(root: Path, docker: DockerHost) -> None:
+    async with engine(root, docker) as it:
+        bomb = "truncate -s 10G /outputs/sparse"
+        await ended(it, shell(bomb, results=("/outputs",)))
+        with pytest.raises(OSError, match="too large unpacked"):
+            await it.collect("e1", ["/outputs"])
+
+
+# ---- output ------------------------------------------------------------------------------------
+
+
+async def test_output_is_followed_live_to_its_end(root: Path, docker: DockerHost) -> None:
+    async with engine(root, docker) as it:
+        await it.start(shell("for i in 1 2 3; do echo $i; sleep 0.4; done"))
+        came = []
+        async for chunk in it.log("e1", "stdout", 0, -1, True):
+            came.append((chunk.data, trio.current_time()))
+        assert b"".join(data for data, _ in came) == b"1\n2\n3\n"
+        assert came[-1][1] - came[0][1] > 0.5, "as it was printed"
+
+
+async def test_a_reader_that_broke_off_goes_on_where_it_was(root: Path, docker: DockerHost) -> None:
+    async with engine(root, docker) as it:
+        await ended(it, shell("seq 3000"))
+        whole = await said(it)
+        assert whole == b"".join(b"%d\n" % number for number in range(1, 3001))
+        for kept in (False, True):
+            if kept:
+                await it.clear("e1")
+            tail = [chunk async for chunk in it.log("e1", "stdout", 0, 100, False)]
+            after = it.log("e1", "stdout", tail[-1].next_offset, -1, False)
+            assert [chunk async for chunk in after] == []
+            assert b"".join(chunk.data for chunk in tail) == b"".join(
+                b"%d\n" % number for number in range(2901, 3001)
+            )
+        # From the place of its first line on comes all but that.
+        async with aclosing(it.log("e1", "stdout", 0, -1, False)) as chunks:
+            first = await anext(chunks)
+        rest = b"".join(
+            [c.data async for c in it.log("e1", "stdout", first.next_offset, -1, False)]
+        )
+        assert first.data + rest == whole
+
+
+async def test_a_flood_is_bounded_on_disk_and_a_slow_reader_slows_nobody(
+    root: Path, docker: DockerHost
+) -> None:
+    async with engine(root, docker) as it:
+        flood = shell("yes 0123456789abcdef | head -c 40000000", log_bytes_max=1 << 20, cpu_m=1000)
+        await it.start(flood)
+        reader = it.log("e1", "stdout", 0, -1, True)
+        await anext(reader)  # and then never again
+        with trio.fail_after(60):
+            exit = await it.wait("e1")
+        assert exit.code == 0
+        await reader.aclose()
+        await it.clear("e1")
+        assert (root / "e1/log.stdout").stat().st_size < 8 << 20
+
+
+# ---- bad days ----------------------------------------------------------------------------------
+
+
+async def test_another_life_of_the_agent_finds_what_runs_and_what_ended(
+    root: Path, docker: DockerHost
+) -> None:
+    async with engine(root, docker) as it:
+        await it.start(shell("sleep 1; echo later; exit 5", "runs"))
+        await it.start(shell("exit 6", "ended"))
+        await it.wait("ended")
+        await ended(it, shell("exit 7", "cleared"))
+        await it.clear("cleared")
+        await it.start(shell("sleep 100", "timed", timeout_s=3.0, stop_grace_s=0.1))
+    async with engine(root, docker) as it:
+        found = {each.execution_id: each.exit for each in await it.adopt()}
+        assert found["ended"] is not None and found["ended"].code == 6
+        assert found["cleared"] is not None and found["cleared"].code == 7
+        assert found["runs"] is None and found["timed"] is None
+        with trio.fail_after(30):
+            assert (await it.wait("runs")).code == 5
+            assert (await it.wait("timed")).reason is ExitReason.TIMEOUT
+        assert await said(it, "runs") == b"later\n"
+
+
+async def test_one_that_was_made_and_not_started_is_made_anew(
+    root: Path, docker: DockerHost
+) -> None:
+    async with engine(root, docker) as it:
+        await it.start(shell("sleep 100"))
+        await it.stop("e1", 0)
+        await it.wait("e1")
+    docker.api.remove_container(f"shoal-{PEER[-8:]}-e1", force=True)
+    labels = {docker_client.LABEL: "e1", docker_client.OWNER: PEER}
+    docker.api.create_container(IMAGE, ["true"], name=f"shoal-{PEER[-8:]}-e1", labels=labels)
+    async with engine(root, docker) as it:
+        assert await it.adopt() == []
+        assert (await ended(it, shell("exit 9"))).code == 9
+
+
+async def test_strays_are_removed_and_those_of_another_agent_are_not(
+    root: Path, docker: DockerHost, tmp_path: Path
+) -> None:
+    for name, peer in (("stray", PEER), ("theirs", "12D3KooWOtherAgent")):
+        labels = {docker_client.LABEL: name, docker_client.OWNER: peer}
+        made = docker.api.create_container(IMAGE, ["sleep", "100"], name=name, labels=labels)
+        docker.api.start(made)
+        if peer == PEER:
+            docker.api.rename(made["Id"], f"shoal-{PEER[-8:]}-{name}")
+    async with engine(root, docker) as it:
+        await it.adopt()
+        await ended(it, shell("true"))
+        await until(lambda: len(docker.ours()) == 2)
+        left = {each["Labels"][docker_client.LABEL] for each in docker.ours()}
+        assert left == {"theirs", "e1"}
+
+
+async def test_a_container_killed_or_removed_behind_our_back_is_noticed(
+    root: Path, docker: DockerHost
+) -> None:
+    async with engine(root, docker) as it:
+        for name in ("killed", "removed"):
+            await it.start(shell("sleep 100", name))
+        docker.api.kill(f"shoal-{PEER[-8:]}-killed")
+        exit = await it.wait("killed")
+        assert exit.reason is ExitReason.INTERRUPTED
+        assert exit.detail == "it was stopped through docker on this device"
+        docker.api.remove_container(f"shoal-{PEER[-8:]}-removed", force=True)
+        with trio.fail_after(30):
+            exit = await it.wait("removed")
+        assert exit.reason in (ExitReason.LOST, ExitReason.INTERRUPTED)
+        await it.clear("removed")
+
+
+async def test_docker_stopped_over_a_task_is_not_the_tasks_failure(
+    root: Path, docker: DockerHost
+) -> None:
+    async with engine(root, docker) as it:
+        await it.start(shell("trap 'exit 0' TERM; while true; do sleep 0.1; done"))
+        await trio.to_thread.run_sync(docker.stop)
+        await it.presence.look()
+        assert it.presence.present and "docker does not answer" in it.presence.trouble
+        refused = await ended(it, shell("true", "e2"))
+        assert refused.reason is ExitReason.START_FAILED
+        await trio.to_thread.run_sync(docker.start)
+        with trio.fail_after(60):
+            exit = await it.wait("e1")
+        assert (exit.reason, exit.detail) == (
+            ExitReason.INTERRUPTED, "it was stopped through docker on this device",
+        )  # fmt: skip
+        await it.presence.look()
+        assert it.presence.trouble == ""
+        with trio.fail_after(60):
+            assert (await ended(it, shell("exit 3", "e3"))).code == 3
+
+
+async def test_docker_killed_with_live_restore_costs_no_task(tmp_path: Path) -> None:
+    with DockerHost("--live-restore") as host:
+        root = tmp_path / "containers"
+        root.mkdir()
+        async with engine(root, host) as it:
+            await it.start(shell("sleep 6; exit 5"))
+            await trio.to_thread.run_sync(host.stop, signal.SIGTERM)
+            await trio.sleep(0.5)
+            await trio.to_thread.run_sync(host.start)
+            with trio.fail_after(60):
+                assert (await it.wait("e1")).code == 5
+
+
+async def test_a_docker_that_hangs_is_given_up_and_what_it_ran_is_ended_later(
+    root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_client, "TIMEOUT_S", 1.0)
+    monkeypatch.setattr(docker_module, "GIVE_UP_S", 2.0)
+    monkeypatch.setattr(docker_module, "KILL_S", 0.5)
+    monkeypatch.setattr(docker_module, "PRESENCE_S", 0.5)
+    async with engine(root, docker) as it:
+        await it.start(shell("sleep 1000", timeout_s=0.5, stop_grace_s=0.1))
+        docker.freeze()
+        try:
+            with trio.fail_after(30):
+                exit = await it.wait("e1")
+            assert exit.reason is ExitReason.LOST and "docker does not answer" in exit.detail
+            assert [chunk.data for chunk in await it.tails("e1", 5)] == [b"", b""]
+            with pytest.raises(OSError, match="did not answer"):
+                await it.clear("e1")
+            late = await ended(it, shell("sleep 1000", "e2"))
+            assert late.reason is ExitReason.START_FAILED
+        finally:
+            docker.thaw()
+        await until(lambda: docker.ours() == [])
+
+
+async def test_an_agent_that_starts_before_docker_waits_for_its_word(
+    root: Path, docker: DockerHost
+) -> None:
+    async with engine(root, docker) as it:
+        await ended(it, shell("exit 5"))
+    await trio.to_thread.run_sync(docker.stop)
+    try:
+        async with engine(root, docker) as it:
+            assert it.presence.present, "it has executions that docker runs"
+            found = await it.adopt()
+            assert [(each.execution_id, each.exit) for each in found] == [("e1", None)]
+            await trio.to_thread.run_sync(docker.start)
+            with trio.fail_after(60):
+                assert (await it.wait("e1")).code == 5
+    finally:
+        if docker.process is None:
+            docker.start()
+
+
+async def test_a_full_disk_costs_the_output_and_nothing_else(
+    root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with engine(root, docker) as it:
+        await ended(it, shell("echo lost"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("agent.engines.docker_log.spool", _full)
+            await it.clear("e1")
+        assert docker.ours() == []
+        assert await said(it) == b""
+
+
+def _full(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+async def test_where_nobody_listens_there_is_no_docker(tmp_path: Path) -> None:
+    (tmp_path / "containers").mkdir()
+    it = DockerEngine(tmp_path / "containers", tmp_path / "none.sock", PEER)
+    await it.presence.look()
+    assert (it.presence.present, it.presence.trouble) == (False, "")
+
+
+async def test_a_socket_that_says_nothing_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.engines.presence.TIMEOUT_S", 0.2)
+    (tmp_path / "containers").mkdir()
+    path = tmp_path / "d.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(str(path))
+        server.listen()
+        it = DockerEngine(tmp_path / "containers", path, PEER)
+        begun = time.monotonic()
+        await it.presence.look()
+        assert not it.presence.present and time.monotonic() - begun < 10
+        assert json.dumps(it.presence.trouble) == '""'

@@ -1,0 +1,67 @@
+"""asks: what a task wants of a device, and what its owner says to that."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocol.asks import asks_of, not_allowed
+from protocol.config import PolicyConfig
+from protocol.tree import Plain
+from tests.protocol.jobs import task_spec
+
+I2C = "device /dev/i2c-1"
+
+
+def container(network: str = "", **params: Plain) -> tuple[str, ...]:
+    engine: Plain = {"Type": "docker", "Params": {"Image": "busybox", **params}}
+    return asks_of(task_spec(Engine=engine, Network={"Type": network} if network else None).task)
+
+
+def test_a_process_asks_for_nothing() -> None:
+    assert asks_of(task_spec().task) == ()
+
+
+def test_a_container_asks_for_a_bridge_where_the_file_says_nothing() -> None:
+    assert container() == ("network bridge",)
+    assert container("None") == ("network none",)
+    assert container("full") == ("network host",)
+
+
+def test_devices_and_capabilities_are_asked_for_one_by_one() -> None:
+    found = container("none", Devices=["/dev/video0", "/dev/i2c-1"], Capabilities=["NET_RAW"])
+    assert found == ("network none", I2C, "device /dev/video0", "capability NET_RAW")
+
+
+def test_by_default_a_bridge_is_allowed_and_no_part_of_the_device() -> None:
+    policy = PolicyConfig()
+    assert not_allowed(policy, ("network bridge", "network none")) == ""
+    assert not_allowed(policy, ("network host",)) == (
+        'policy: network host is not allowed here ([accept] networks = ["none", "bridge"])'
+    )
+    assert not_allowed(policy, ("network none", I2C, "capability X")) == (
+        f"policy: {I2C} is not allowed here ([accept] devices = [])"
+    )
+
+
+@pytest.mark.parametrize(
+    ("patterns", "allowed"),
+    [
+        (("/dev/i2c-1",), True),
+        (("/dev/video0", "/dev/i2c-*"), True),
+        (("*",), True),
+        (("/dev/i2c-10",), False),
+        (("/dev/i2c",), False),
+    ],
+)
+def test_devices_are_allowed_by_name_or_by_their_beginning(
+    patterns: tuple[str, ...], allowed: bool
+) -> None:
+    assert (not_allowed(PolicyConfig(devices=patterns), (I2C,)) == "") is allowed
+
+
+def test_what_a_later_version_asks_for_is_refused_and_not_overlooked() -> None:
+    policy = PolicyConfig(networks=("*",), devices=("*",), capabilities=("*",))
+    assert not_allowed(policy, ("network host", I2C, "capability NET_RAW")) == ""
+    assert not_allowed(policy, ("privileges all",)) == (
+        "policy: privileges all is nothing this version knows of"
+    )
