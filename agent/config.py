@@ -138,6 +138,22 @@ class Accept:
             "CHOWN); all others are dropped.",
         ),
     )
+    directories: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            WORDS,
+            "Directories of this device that jobs may have as input (localDirectory), with what is "
+            "below: /srv/data to read, /srv/out:rw to write to as well. Empty: none.",
+        ),
+    )
+    downloads: tuple[str, ...] = field(
+        default=("*",),
+        metadata=about(
+            WORDS,
+            "Hosts that inputs are downloaded from (urlDownload), a * at one end standing for any "
+            "rest: *.example.org. The agent fetches them, from wherever it can reach.",
+        ),
+    )
     authors: tuple[str, ...] = field(
         default=(),
         metadata=about(

@@ -35,6 +35,8 @@ from agent.engines.engine import Engines
 from agent.engines.process import ProcessEngine
 from agent.engines.task import TaskUser
 from agent.hardware import Hardware
+from agent.inputs.downloads import BYTES_MAX, QUOTA_BYTES, Downloads
+from agent.inputs.inputs import Inputs
 from agent.invites import Invites
 from agent.join import serve_join
 from agent.logs import Logs
@@ -137,8 +139,7 @@ class Agent:
         self.results = Results(kept, self.engines, dial_archives, me)
         self.tasks = Tasks(
             self.engines,
-            self.archives,
-            dial_archives,
+            self._inputs(kept, dial_archives),
             self.driver.post,
             self.config.task.log_bytes_max,
             self.results,
@@ -178,6 +179,11 @@ class Agent:
         self._stopping = trio.Event()
         self.cloned = ""
         self.outside = self._outside()
+
+    def _inputs(self, kept: Archives, dial: Dialler) -> Inputs:
+        files = Archives(self.config.data_dir / "downloads", BYTES_MAX, QUOTA_BYTES)
+        policy = self.config.accept.policy()
+        return Inputs(self.archives, kept, Downloads(files), policy, dial, self.transport.connected)
 
     def _processes(self) -> ProcessEngine:
         user = _task_user(self.config.task.user)

@@ -5,21 +5,20 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from agent.archives import ArchiveError, Archives, Dialler, unpack
+from agent.archives import ArchiveError
 from agent.engines.container import container_launch
 from agent.engines.engine import Engine, Engines
 from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit, TaskLaunch
+from agent.inputs.inputs import Inputs
 from agent.packing import Packed
 from agent.results import Results
 from protocol.effects import RemoveTask, StartTask, StopTask
 from protocol.events import Event, TaskEnded, TaskFound, TaskStarted
 from protocol.ids import ExecutionId
-from protocol.inputs import ArchiveSource, InlineSource, InputSource
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # libp2p brings stubs that hide trio's own
@@ -28,7 +27,6 @@ TAIL_LINES: Final = 40
 TAIL_BYTES: Final = 2048
 # After these the task's files are as it left them; what was stopped is nobody's result.
 LEAVING: Final = (ExitReason.EXITED, ExitReason.SIGNALLED, ExitReason.TIMEOUT)
-GZIP: Final = ("application/gzip", "application/x-gzip")
 _log = logging.getLogger("shoal.tasks")
 
 
@@ -38,16 +36,14 @@ class Tasks:
     def __init__(
         self,
         engines: Engines,
-        archives: Archives,
-        dial: Dialler,
+        inputs: Inputs,
         post: Callable[[Event], None],
         log_bytes_max: int,
         results: Results,
     ) -> None:
         self._engines = engines
         self._results = results
-        self._archives = archives
-        self._dial = dial
+        self._inputs = inputs
         self._post = post
         self._log_bytes_max = log_bytes_max
         self._nursery: trio.Nursery | None = None
@@ -159,18 +155,8 @@ class Tasks:
 
     async def _fetch_inputs(self, engine: Engine, task: StartTask) -> None:
         work = await engine.directories.prepare(task.execution)
-        for source in task.spec.task.input_sources:
-            await self._put_input(source, work, task)
+        await self._inputs.put(task, work)
         await engine.hand_over(task.execution)
-
-    async def _put_input(self, source: InputSource, work: Path, task: StartTask) -> None:
-        target = work / source.target.lstrip("/")
-        match source.source:
-            case ArchiveSource(digest=digest, size_bytes=size):
-                path = await self._archives.fetch(digest, size, task.sources, self._dial)
-                await trio.to_thread.run_sync(_unpack, path, target)
-            case InlineSource():
-                await trio.to_thread.run_sync(_write, source.source, target)
 
     def _watch(self, key: ExecutionId) -> None:
         assert self._nursery is not None
@@ -248,22 +234,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _unpack(path: Path, target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
-    unpack(path, target)
-
-
-def _write(source: InlineSource, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    content = source.content()
-    if source.media_type in GZIP:
-        packed = target.with_name(target.name + ".packed")
-        packed.write_bytes(content)
-        try:
-            _unpack(packed, target)
-        finally:
-            packed.unlink()
-    else:
-        target.write_bytes(content)

@@ -291,6 +291,22 @@ async def test_files_go_in_and_results_come_out(root: Path, docker: DockerHost) 
         assert not out.exists() and not list((root / "e1/work").glob("*"))
 
 
+async def test_parts_of_the_device_are_mounted_as_their_owner_allows(
+    root: Path, docker: DockerHost, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    (shared / "in").write_text("of the device\n")
+    async with engine(root, docker) as it:
+        mounts = ((str(shared), "/ro", False), (str(shared), "/shoal/rw", True))
+        script = "cat /ro/in; echo kept > rw/out; touch /ro/not"
+        await ended(it, shell(script, mounts=mounts, has_task_dir=True))
+        assert await said(it) == b"of the device\n"
+        assert (shared / "out").read_text() == "kept\n"
+        assert b"Read-only file system" in await said(it, stream="stderr")
+
+
 async def test_too_much_is_refused_before_it_is_on_disk(root: Path, docker: DockerHost) -> None:
     async with engine(root, docker) as it:
         bomb = "truncate -s 10G /outputs/sparse"

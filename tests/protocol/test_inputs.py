@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from protocol.errors import JobSpecError
-from protocol.inputs import ArchiveSource, InlineSource, InputSource, read_inputs
+from protocol.inputs import InputSource, read_inputs
+from protocol.sources import (
+    ArchiveSource,
+    DirectorySource,
+    InlineSource,
+    Source,
+    UrlSource,
+)
 from protocol.tree import Node, Plain
 
 DIGEST = "ab" * 32
@@ -17,6 +24,38 @@ def inline(url: str, target: str = "/data") -> Plain:
 
 def archive(**params: Plain) -> Plain:
     return {"Source": {"Type": "archive", "Params": {**params}}, "Target": "in"}
+
+
+def local(path: str, **params: Plain) -> Plain:
+    source: Plain = {"Type": "localDirectory", "Params": {"SourcePath": path, **params}}
+    return {"Source": source, "Target": "/data"}
+
+
+def web(url: str, **params: Plain) -> Plain:
+    return {"Source": {"Type": "urlDownload", "Params": {"URL": url, **params}}, "Target": "in"}
+
+
+@pytest.mark.parametrize(
+    ("item", "source"),
+    [
+        (local("//srv/./data/"), DirectorySource("/srv/data")),
+        (local("/srv", readwrite=True), DirectorySource("/srv", True)),
+        (web("https://x.org/a/b%20c.csv?d=e/f"), UrlSource("https://x.org/a/b%20c.csv?d=e/f")),
+        (web("http://[::1]:80/f", sha256=DIGEST.upper()), UrlSource("http://[::1]:80/f", DIGEST)),
+        (
+            {"Source": {"Type": "peer", "Params": {"Digest": DIGEST, "Size": 1}}, "Target": "x"},
+            ArchiveSource(DIGEST, 1, True),
+        ),
+    ],
+)
+def test_bacalhaus_sources_and_ours_are_read_and_written(item: Plain, source: Source) -> None:
+    (found,) = read_inputs(Node([item]))
+    assert found.source == source
+    assert read_inputs(Node([found.to_plain()])) == (found,)
+
+
+def test_a_download_is_called_as_its_address_ends() -> None:
+    assert UrlSource("https://x.org/a/b%20c.csv?d=e/f#g").file_name == "b c.csv"
 
 
 @pytest.mark.parametrize(
@@ -63,6 +102,19 @@ def test_archives_are_named_by_their_content() -> None:
         ({"Source": {"Type": "s3"}, "Target": "x"}, "I[0].Source.Type", "'s3' is not an input"),
         ({"Source": {"Type": "inline"}, "Target": "x"}, "I[0].Source.Params.URL", "missing"),
         ({"Source": {}, "Target": "x"}, "I[0].Source.Type", "missing"),
+        (local("srv"), "I[0].Source.Params.SourcePath", "allowed: e.g. /srv/data"),
+        (local("/srv/../etc"), "I[0].Source.Params.SourcePath", "is not a path of a device"),
+        (local("/"), "I[0].Source.Params.SourcePath", "is not a path of a device"),
+        (local("/a", ReadWrite=1), "I[0].Source.Params.ReadWrite", "is not a boolean"),
+        (local("/a", CreateAs="dir"), "I[0].Source.Params.CreateAs", "make the path on the device"),
+        (web("ftp://x/f"), "I[0].Source.Params.URL", "allowed: http:// or https://"),
+        (web("https:///f"), "I[0].Source.Params.URL", "is not an address here"),
+        (web("https://x:y/f"), "I[0].Source.Params.URL", "is not an address here"),
+        (web("https://x/a b"), "I[0].Source.Params.URL", "is not an address here"),
+        (web("https://x/"), "I[0].Source.Params.URL", "names no file"),
+        (web("https://x/%2e%2e"), "I[0].Source.Params.URL", "names no file"),
+        (web("https://x/a%2Fb"), "I[0].Source.Params.URL", "names no file"),
+        (web("https://x/f", SHA256="abc"), "I[0].Source.Params.SHA256", "64 hex digits"),
         ({"Target": "x"}, "I[0].Source", "missing"),
         (inline("data:,", "../etc"), "I[0].Target", "without '..'"),
         (inline("data:,", "/"), "I[0].Target", "is not a path here"),
