@@ -189,6 +189,7 @@ def _redirects(hosts: Sequence[str]) -> urllib.request.HTTPRedirectHandler:
             host = (parts.hostname or "").lower()
             allowed = any(matching(host, pattern) for pattern in hosts)
             if parts.scheme not in ("http", "https") or not allowed:
+                fp.close()
                 text = f"{req.full_url} leads to {newurl:.200}, where nothing is fetched from"
                 raise ArchiveError(text)
             return super().redirect_request(req, fp, code, msg, headers, newurl)

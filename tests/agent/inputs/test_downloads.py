@@ -207,9 +207,9 @@ async def test_redirects_lead_nowhere_the_owner_does_not_allow(
     server.answers["/far"] = lambda to: to.say(b"", 302, Location="http://192.0.2.1/f")
     it = Downloads(store)
     assert (await it.fetch(UrlSource(server.url("/near")), ("127.0.0.1",))).read_bytes() == BODY
-    with pytest.raises(ArchiveError, match="/far leads to .* where nothing is fetched from"):
+    with pytest.raises(ArchiveError, match=r"/far leads to .* where nothing is fetched from"):
         await it.fetch(UrlSource(server.url("/far")), ("127.0.0.1",))
-    with pytest.raises(ArchiveError, match="/file answers 302 Found - Redirection .* not allowed"):
+    with pytest.raises(ArchiveError, match=r"/file answers 302 Found - Redirection .* not allowed"):
         await it.fetch(UrlSource(server.url("/file")), ("127.0.0.1",))
     assert left_over(store) == []
 
