@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import psutil
 
+from scripts.bench_docker import docker
+from scripts.bench_files import files, logs
+from scripts.figures import Figure, as_line, bounded, compared, quantile
 from tests.lab import Device, Lab, process_job
 from tests.netlab import NetLab
 
@@ -38,30 +41,6 @@ METERED_PEERS = 5
 METERED_LAN = 3
 MONTH_S = 30 * 86_400.0
 YOUNG_S = 12.0  # an agent that just started gives a coordinator 10 s to be heard of
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    name: str
-    value: float
-    unit: str
-    n: int
-    against: float | None = None
-    ratio: float | None = None
-    budget: str = ""
-    met: bool | None = None
-
-
-def compared(
-    name: str, value: float, unit: str, n: int, against: float, most: float, rival: str
-) -> Figure:
-    """A figure whose ratio to a rival's may be `most`."""
-    ratio = value / against
-    return Figure(name, value, unit, n, against, ratio, f"<= {most:g} x {rival}", ratio <= most)
-
-
-def bounded(name: str, value: float, unit: str, n: int, most: float) -> Figure:
-    return Figure(name, value, unit, n, None, None, f"<= {most:g} {unit}", value <= most)
 
 
 # ---- latency ------------------------------------------------------------
@@ -121,10 +100,6 @@ def dask(workers: int) -> Iterator[Callable[[], float]]:
     finally:
         client.close()
         cluster.close()
-
-
-def quantile(times: list[float], share: float) -> float:
-    return sorted(times)[min(len(times) - 1, int(len(times) * share))]
 
 
 def latency(peers: int, most: float, n: int = 100) -> list[Figure]:
@@ -442,6 +417,9 @@ BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "takeover": takeover,
     "idle": idle,
     "metered": metered,
+    "docker": docker,
+    "files": files,
+    "logs": logs,
 }
 
 
@@ -458,20 +436,10 @@ def main() -> int:
     for name in arguments.names or BENCHES:
         for figure in BENCHES[name]():
             figures.append(figure)
-            print(line(figure), flush=True)
+            print(as_line(figure), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=1))
     return 0 if all(figure.met is not False for figure in figures) else 1
-
-
-def line(figure: Figure) -> str:
-    against = f"{figure.against:.3g}" if figure.against is not None else ""
-    ratio = f"{figure.ratio:.2f}" if figure.ratio is not None else ""
-    met = {True: "met", False: "MISSED", None: ""}[figure.met]
-    return (
-        f"{figure.name:44} {figure.value:10.3g} {figure.unit:5} {figure.n:5} {against:>9} "
-        f"{ratio:>6}  {figure.budget} {met}"
-    )
 
 
 if __name__ == "__main__":
