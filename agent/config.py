@@ -154,6 +154,14 @@ class Accept:
             "rest: *.example.org. The agent fetches them, from wherever it can reach.",
         ),
     )
+    environment: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            WORDS,
+            "Variables of the agent's own environment that a job may give its task by env:NAME, so "
+            "that a secret stays on the device: API_TOKEN, SENSOR_*. Empty: none.",
+        ),
+    )
     authors: tuple[str, ...] = field(
         default=(),
         metadata=about(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -19,6 +20,7 @@ from agent.results import Results
 from protocol.effects import RemoveTask, StartTask, StopTask
 from protocol.events import Event, TaskEnded, TaskFound, TaskStarted
 from protocol.ids import ExecutionId
+from protocol.task import of_device
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # libp2p brings stubs that hide trio's own
@@ -140,13 +142,14 @@ class Tasks:
     async def _launch(self, task: StartTask) -> None:
         if task.spec.task.engine.type == "docker":
             assert self._engines.docker is not None, task
-            await self._engines.docker.start(container_launch(task, self._log_bytes_max))
+            container = container_launch(task, _environment(task), self._log_bytes_max)
+            await self._engines.docker.start(container)
             return
         params = task.spec.task.engine.process
         launch = TaskLaunch(
             execution_id=task.execution,
             argv=params.command,
-            env={**task.spec.task.env, **task.environment},
+            env=_environment(task),
             cwd=params.working_directory.lstrip("/") or None,
             timeout_s=task.timeout_s,
             log_bytes_max=self._log_bytes_max,
@@ -208,6 +211,21 @@ class Tasks:
             pass
         except OSError as error:  # the next start tries again
             _log.warning("removing %s: %s", task.execution, error)
+
+
+def _environment(task: StartTask) -> dict[str, str]:
+    """The job's and the agent's variables; what is the device's own is known here alone.
+
+    Raises ValueError for one that is not set.
+    """
+    own = {}
+    for name, value in task.spec.task.env.items():
+        if referred := of_device(value):
+            if referred not in os.environ:
+                raise ValueError(f"the agent of this device has no variable {referred}")
+            value = os.environ[referred]
+        own[name] = value
+    return {**own, **task.environment}
 
 
 def told(ended: TaskExit) -> tuple[int | None, str]:

@@ -12,20 +12,24 @@ from typing import Final
 from protocol.config import PolicyConfig
 from protocol.engine import EngineSpec
 from protocol.sources import DirectorySource, Source, UrlSource
-from protocol.task import NetworkSpec, TaskSpec
+from protocol.task import NetworkSpec, TaskSpec, of_device
 
 NETWORK: Final = "network"
 DEVICE: Final = "device"
 CAPABILITY: Final = "capability"
 DIRECTORY: Final = "directory"
 DOWNLOAD: Final = "download"
+ENVIRONMENT: Final = "environment"
 WRITABLE: Final = ":rw"
 
 
 def asks_of(task: TaskSpec) -> tuple[str, ...]:
     """What its owner has to allow. A process has the device's own network, asked or not: whoever
     lets processes run lets them do that."""
-    inputs = tuple(ask for each in task.input_sources for ask in _of_source(each.source))
+    inputs = (
+        *(ask for each in task.input_sources for ask in _of_source(each.source)),
+        *(f"{ENVIRONMENT} {of_device(value)}" for value in task.env.values() if of_device(value)),
+    )
     if task.engine.type != "docker":
         return inputs
     params = task.engine.container
@@ -60,6 +64,7 @@ def not_allowed(policy: PolicyConfig, asks: tuple[str, ...]) -> str:
         CAPABILITY: ("capabilities", policy.capabilities),
         DIRECTORY: ("directories", policy.directories),
         DOWNLOAD: ("downloads", policy.downloads),
+        ENVIRONMENT: ("environment", policy.environment),
     }
     for ask in asks:
         kind, _, what = ask.partition(" ")

@@ -244,6 +244,10 @@ def _exec(parser: ArgumentParser) -> None:
 def _job_run(parser: ArgumentParser) -> None:
     _file(parser)
     parser.add_argument(
+        "-V", "--variable", metavar="K=V", action="append", default=[],
+        help="fills {{.K}} in the file, as in Bacalhau's",
+    )  # fmt: skip
+    parser.add_argument(
         "--dry-run", action="store_true", help="say what it would change and where it would run"
     )
     _following(parser)

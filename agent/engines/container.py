@@ -45,7 +45,10 @@ class ContainerLaunch:
     log_bytes_max: int = 4 << 20  # of each stream
 
 
-def container_launch(task: StartTask, log_bytes_max: int) -> ContainerLaunch:
+def container_launch(
+    task: StartTask, environment: Mapping[str, str], log_bytes_max: int
+) -> ContainerLaunch:
+    """`environment`: that of the job and of the agent, over what the engine's parameters say."""
     spec = task.spec.task
     params, need = spec.engine.container, spec.resources
     variables = (text.partition("=") for text in params.environment)
@@ -61,7 +64,7 @@ def container_launch(task: StartTask, log_bytes_max: int) -> ContainerLaunch:
         image=params.image,
         entrypoint=params.entrypoint,
         parameters=params.parameters,
-        env={name: value for name, _, value in variables} | spec.env | task.environment,
+        env={name: value for name, _, value in variables} | dict(environment),
         cwd=params.working_directory,
         user=params.user,
         network=network_of(spec.engine, spec.network),

@@ -113,6 +113,19 @@ async def test_a_task_starts_and_ends_with_the_tails_of_its_output(root: Path) -
         assert ended.duration_ms >= 0
 
 
+async def test_a_variable_of_the_device_is_filled_in_where_the_task_runs(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("API_TOKEN", "of this device")
+    async with running(root) as it:
+        ended = await it.ended(shell("echo $T", Env={"T": "env:API_TOKEN"}))
+        assert ended.stdout_tail == b"of this device\n"
+    async with running(root) as it:
+        absent = task("true", execution=ExecutionId("e2"), Env={"T": "env:NO_SUCH_THING"})
+        refused = await it.ended(absent)
+        assert refused.reason == "the agent of this device has no variable NO_SUCH_THING"
+
+
 async def test_a_directory_of_the_device_is_an_input_where_its_owner_allows_it(root: Path) -> None:
     shared = root / "shared"
     shared.mkdir(mode=0o755)

@@ -114,3 +114,12 @@ def test_downloads_are_allowed_unless_the_owner_says_from_where() -> None:
     refused = not_allowed(PolicyConfig(downloads=("example.org",)), ask)
     assert refused.startswith("policy: download data.example.org is not allowed here")
     assert refused.endswith('([accept] downloads = ["example.org"])')
+
+
+def test_variables_of_the_device_are_asked_for_one_by_one() -> None:
+    task = task_spec(Env={"TOKEN": "env:API_TOKEN", "PLAIN": "environment"}).task
+    assert asks_of(task) == ("environment API_TOKEN",)
+    assert not_allowed(PolicyConfig(), asks_of(task)) == (
+        "policy: environment API_TOKEN is not allowed here ([accept] environment = [])"
+    )
+    assert not_allowed(PolicyConfig(environment=("API_*",)), asks_of(task)) == ""
