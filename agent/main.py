@@ -175,6 +175,7 @@ class Agent:
             self.doctor.checks,
             self.stop,
         )
+        self.docker.images.standing = lambda: self.driver.node.steward.standing.images
         self._started_at = self.clock.now().mono
         self._stopping = trio.Event()
         self.cloned = ""

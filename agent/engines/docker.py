@@ -98,7 +98,7 @@ class DockerEngine:
         expected = any(is_execution_id(name) for name in os.listdir(root))
         self.presence = Presence(socket, expected=expected)
         self._link = DockerLink(lambda: connect(socket, owner), self._on_event, self._look_at_all)
-        self.images = Images(self._link, self.presence)
+        self.images = Images(self._link, self.presence, root.parent / "images.json")
         self._held: dict[str, _Held] = {}
         self._readers = trio.CapacityLimiter(READERS_MAX)
         self._turns: dict[str, trio.Lock] = {}  # of those being started
@@ -108,6 +108,7 @@ class DockerEngine:
         """Until cancelled; containers go on."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._link.run)
+            nursery.start_soon(self.images.run)
             await self.presence.look()
             task_status.started()
             while True:

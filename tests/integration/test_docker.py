@@ -17,12 +17,12 @@ import pytest
 import trio
 
 from agent.engines import docker as docker_module
-from agent.engines import docker_client
+from agent.engines import docker_client, images
 from agent.engines.container import ContainerLaunch
 from agent.engines.docker import DockerEngine
 from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit
 from agent.engines.task_log import Stream
-from protocol.container import ContainerParams
+from protocol.container import ContainerParams, full_name
 from tests.agent.whole import until
 from tests.dockerhost import IMAGE, DockerHost
 
@@ -210,6 +210,83 @@ async def test_a_missing_image_says_so(root: Path, docker: DockerHost) -> None:
         assert exit.reason is ExitReason.START_FAILED and "nowhere:1" in exit.detail
         await it.images.fetch(ContainerParams(image=IMAGE))
         await it.images.fetch(ContainerParams(image=IMAGE, pull="never"))
+
+
+async def test_an_image_is_fetched_from_its_registry_and_removed_when_unused(
+    root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with docker.registry("far/tool:1") as image:
+        async with engine(root, docker) as it:
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(it.images.fetch, ContainerParams(image=image))
+            assert full_name(image) in it.presence.images
+            launch = ContainerLaunch("e1", image, parameters=("echo", "fetched"))
+            await ended(it, launch)
+            assert await said(it) == b"fetched\n"
+            await it.clear("e1")
+            await it.images.prune()
+            assert full_name(image) in it.presence.images, "it was used a moment ago"
+        monkeypatch.setattr(images, "KEEP_S", 0.0)
+        async with engine(root, docker) as it:
+            it.images.standing = lambda: frozenset({full_name(image)})
+            await it.images.prune()
+            assert full_name(image) in it.presence.images, "a standing job has it"
+            it.images.standing = frozenset
+            await it.images.prune()
+            assert full_name(image) not in it.presence.images
+            assert full_name(IMAGE) in it.presence.images, "nobody of us fetched that"
+
+
+async def test_a_disk_that_is_nearly_full_costs_unused_images(
+    root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with docker.registry("far/other:1") as image:
+        async with engine(root, docker) as it:
+            await it.images.fetch(ContainerParams(image=image))
+            monkeypatch.setattr(images, "FREE_BYTES_MIN", 1 << 60)
+            await it.start(ContainerLaunch("e1", image, parameters=("sleep", "100")))
+            await it.images.prune()
+            assert full_name(image) in it.presence.images, "a container runs of it"
+            await it.stop("e1", 0)
+            await it.wait("e1")
+            await it.clear("e1")
+            await it.images.prune()
+            assert full_name(image) not in it.presence.images
+
+
+async def test_a_pull_that_is_cut_off_says_so_and_the_next_one_goes_through(
+    root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = {"big": os.urandom(48 << 20)}
+    with docker.registry("far/big:1", files=big) as image:
+        async with engine(root, docker) as it:
+            monkeypatch.setattr(images, "PULL_S", 0.05)
+            with pytest.raises(docker_client.EngineFailed, match="was not fetched within 0 s"):
+                await it.images.fetch(ContainerParams(image=image))
+            monkeypatch.setattr(images, "PULL_S", 60.0)
+            await it.images.fetch(ContainerParams(image=image))
+            assert full_name(image) in it.presence.images
+            docker.api.remove_image(image)
+            assert docker.registry_process is not None
+            docker.registry_process.kill()
+            docker.registry_process.wait()
+            await it.presence.look()
+            with pytest.raises(
+                docker_client.EngineFailed, match=f"image {image} cannot be fetched"
+            ):
+                await it.images.fetch(ContainerParams(image=image))
+
+
+async def test_an_image_for_another_processor_is_refused_and_not_kept(
+    root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    with docker.registry("far/foreign:1") as image:
+        async with engine(root, docker) as it:
+            with pytest.raises(docker_client.EngineFailed, match="is not for this device's kind"):
+                await it.images.fetch(ContainerParams(image=image))
+            assert not docker.api.images(image)
 
 
 async def test_started_twice_it_runs_once(root: Path, docker: DockerHost) -> None:
