@@ -307,6 +307,8 @@ def _logs(parser: ArgumentParser) -> None:
         "--stream", choices=("stdout", "stderr", "both"), default="both", help="(both)"
     )
     parser.add_argument("--tail", metavar="N", type=int, default=-1, help="begin with the last N")
+    parser.add_argument("--since", metavar="TIME", help="begin 10m ago, or at 2026-11-26T12:00:00Z")
+    parser.add_argument("--peer", metavar="PEER", help="of this device alone: its name or id")
 
 
 def _wait(parser: ArgumentParser) -> None:

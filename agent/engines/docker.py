@@ -31,6 +31,7 @@ from agent.engines.docker_live import READERS_MAX, live
 from agent.engines.docker_log import (
     STREAMS,
     Places,
+    before,
     chunks,
     keep_logs,
     kept_log,
@@ -268,10 +269,18 @@ class DockerEngine:
         return LogChunk(end - len(data), data, end)
 
     async def log(
-        self, execution_id: str, stream: Stream, offset: int, tail: int, follow: bool
+        self,
+        execution_id: str,
+        stream: Stream,
+        offset: int,
+        tail: int,
+        follow: bool,
+        since_ms: int = 0,
     ) -> AsyncGenerator[LogChunk, None]:
         """Offsets are docker_log's. Raises KeyError while it has not started."""
         directory, lines = self.directories.of(execution_id), tail if offset == 0 else -1
+        if since_ms and lines < 0 and offset == 0:
+            offset = before(since_ms)
         if directory.read_exit() is not None:
             kept = read_kept(kept_log(directory, stream), offset, lines)
             while (chunk := await self.directories.in_thread(lambda: next(kept, None))) is not None:

@@ -23,7 +23,7 @@ from agent.engines.task import (
     TaskLaunch,
     TaskUser,
 )
-from agent.engines.task_log import LogChunk, Stream, read_chunk, read_tail
+from agent.engines.task_log import LogChunk, Stream, offset_since, read_chunk, read_tail
 from agent.engines.watch import Watch, sight, spawn
 
 _T = TypeVar("_T")
@@ -137,10 +137,19 @@ class ProcessEngine:
         return await self._in_thread(self._directory(execution_id).of_this_boot)
 
     async def log(
-        self, execution_id: str, stream: Stream, offset: int, tail: int, follow: bool
+        self,
+        execution_id: str,
+        stream: Stream,
+        offset: int,
+        tail: int,
+        follow: bool,
+        since_ms: int = 0,
     ) -> AsyncGenerator[LogChunk, None]:
         """Raises KeyError for an unknown execution where it is followed."""
-        if tail >= 0 and offset == 0:
+        path = self._directory(execution_id).path
+        if since_ms and tail < 0 and offset == 0:
+            offset = await self._in_thread(lambda: offset_since(path, stream, since_ms))
+        elif tail >= 0 and offset == 0:
             chunk = await self.tail(execution_id, stream, tail)
             yield chunk
             offset = chunk.next_offset

@@ -428,6 +428,24 @@ async def test_a_reader_that_broke_off_goes_on_where_it_was(root: Path, docker: 
         assert first.data + rest == whole
 
 
+async def test_what_was_written_since_a_moment_is_read_live_and_kept(
+    root: Path, docker: DockerHost
+) -> None:
+    async with engine(root, docker) as it:
+        await it.start(shell("echo before; sleep 1; echo after; sleep 1"))
+        moment_ms = 0
+        async with aclosing(it.log("e1", "stdout", 0, -1, True)) as chunks:
+            async for chunk in chunks:
+                if b"before" in chunk.data:
+                    moment_ms = int(time.time() * 1000) + 300
+        assert (await it.wait("e1")).code == 0
+        for kept in (False, True):
+            if kept:
+                await it.clear("e1")
+            since = it.log("e1", "stdout", 0, -1, False, moment_ms)
+            assert b"".join([chunk.data async for chunk in since]) == b"after\n"
+
+
 async def test_a_flood_is_bounded_on_disk_and_a_slow_reader_slows_nobody(
     root: Path, docker: DockerHost
 ) -> None:
