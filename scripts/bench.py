@@ -13,10 +13,9 @@ import os
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ import psutil
 
 from scripts.bench_docker import docker
 from scripts.bench_files import files, logs
-from scripts.figures import Figure, as_line, bounded, compared, quantile
+from scripts.figures import Figure, as_line, bounded, compared, quantile, rate
 from tests.lab import Device, Lab, process_job
 from tests.netlab import NetLab
 
@@ -139,52 +138,24 @@ def latency(peers: int, most: float, n: int = 100) -> list[Figure]:
 
 def throughput(seconds: float = 15.0, in_flight: int = 8) -> list[Figure]:
     """Jobs a second with 8 callers that each wait for their job, on 3 peers."""
-    with Lab(3) as lab:
+    with Lab(3) as lab, ExitStack() as stack:
         time.sleep(5)
         latencies(lab, 5)
-        done = [0] * in_flight
-        end = time.monotonic() + seconds
-
-        def caller(number: int) -> None:
-            with lab[number % 3].client() as client:
-                while time.monotonic() < end:
-                    run_once(lab[number % 3], client)
-                    done[number] += 1
-
-        threads = [threading.Thread(target=caller, args=(i,)) for i in range(in_flight)]
-        began = time.monotonic()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        rate = sum(done) / (time.monotonic() - began)
+        clients = [stack.enter_context(lab[number % 3].client()) for number in range(in_flight)]
+        ours = rate(lambda number: run_once(lab[number % 3], clients[number]), in_flight, seconds)
     with dask(3) as once:
-        done = [0] * in_flight
-        end = time.monotonic() + seconds
-
-        def rival(number: int) -> None:
-            while time.monotonic() < end:
-                once()
-                done[number] += 1
-
-        threads = [threading.Thread(target=rival, args=(i,)) for i in range(in_flight)]
-        began = time.monotonic()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        against = sum(done) / (time.monotonic() - began)
-    count = int(rate * seconds)
+        against = rate(lambda number: once(), in_flight, seconds)
+    count = int(ours * seconds)
     return [
         Figure(
             "jobs-a-second-8-in-flight",
-            rate,
+            ours,
             "1/s",
             count,
             against,
-            rate / against,
+            ours / against,
             ">= 80 1/s",
-            rate >= 80,
+            ours >= 80,
         )
     ]
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from agent.engines.container import ContainerLaunch, create_options, host_options
-from scripts.figures import Figure, compared, quantile
+from scripts.figures import Figure, compared, quantile, rate
 from tests.dockerhost import IMAGE, DockerHost
 from tests.lab import Lab
 
@@ -36,7 +35,7 @@ def docker(n: int = 40) -> list[Figure]:
         host.api.leave_swarm(force=True)
         figures = _latency(times)
         for in_flight in IN_FLIGHT:
-            ours, sdk = _rate(once, in_flight), _rate(floor, in_flight)
+            ours, sdk = rate(once, in_flight, RATE_S), rate(floor, in_flight, RATE_S)
             name = f"containers-a-second-{in_flight}-in-flight"
             text = "beside the engine's own"
             figures.append(Figure(name, ours, "1/s", int(ours * RATE_S), sdk, ours / sdk, text))
@@ -123,22 +122,3 @@ def _timed(call: Callable[[int], None]) -> float:
     began = time.perf_counter()
     call(0)
     return time.perf_counter() - began
-
-
-def _rate(call: Callable[[int], None], in_flight: int) -> float:
-    """Calls a second, by so many callers that each wait for theirs."""
-    done = [0] * in_flight
-    end = time.monotonic() + RATE_S
-
-    def caller(number: int) -> None:
-        while time.monotonic() < end:
-            call(number)
-            done[number] += 1
-
-    threads = [threading.Thread(target=caller, args=(number,)) for number in range(in_flight)]
-    began = time.monotonic()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(done) / (time.monotonic() - began)

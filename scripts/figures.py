@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -31,6 +34,25 @@ def bounded(name: str, value: float, unit: str, n: int, most: float) -> Figure:
 
 def quantile(times: list[float], share: float) -> float:
     return sorted(times)[min(len(times) - 1, int(len(times) * share))]
+
+
+def rate(call: Callable[[int], object], in_flight: int, seconds: float) -> float:
+    """Calls a second, by so many callers that each wait for theirs; each is told its number."""
+    done = [0] * in_flight
+    end = time.monotonic() + seconds
+
+    def caller(number: int) -> None:
+        while time.monotonic() < end:
+            call(number)
+            done[number] += 1
+
+    threads = [threading.Thread(target=caller, args=(number,)) for number in range(in_flight)]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(done) / (time.monotonic() - began)
 
 
 def as_line(figure: Figure) -> str:
