@@ -75,9 +75,21 @@ class Doctor:
         return check("database", None, f"the database {what}", fix)
 
     def _tasks(self) -> View:
-        user = self._agent.engines.process.user
+        user, cgroups = self._agent.engines.process.user, self._agent.engines.process.cgroups
+        if user is not None and cgroups is not None:
+            text = (
+                f"tasks run as user {user.uid}, apart from the agent, and are held to their memory"
+            )
+            return check("tasks", True, text)
         if user is not None:
-            return check("tasks", True, f"tasks run as user {user.uid}, apart from the agent")
+            return check(
+                "tasks",
+                None,
+                f"tasks run as user {user.uid}, apart from the agent, and nothing holds programs to "
+                "their memory: there are no control groups that the agent may make",
+                "on a Raspberry Pi add cgroup_enable=memory cgroup_memory=1 to the kernel's command "
+                "line (/boot/firmware/cmdline.txt) and reboot; containers may be used meanwhile",
+            )
         return check(
             "tasks",
             None,

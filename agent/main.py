@@ -30,6 +30,7 @@ from agent.device import Device
 from agent.discovery import Discovery
 from agent.doctor import Doctor
 from agent.driver import Disk, Driver
+from agent.engines.cgroups import Cgroups
 from agent.engines.docker import DockerEngine
 from agent.engines.engine import Engines
 from agent.engines.process import ProcessEngine
@@ -188,7 +189,8 @@ class Agent:
 
     def _processes(self) -> ProcessEngine:
         user = _task_user(self.config.task.user)
-        return ProcessEngine(self.config.data_dir / "executions", user)
+        cgroups = Cgroups.find(self.member.keyring.peer[-8:])
+        return ProcessEngine(self.config.data_dir / "executions", user, cgroups=cgroups)
 
     def _docker(self) -> DockerEngine:
         root, socket = self.config.data_dir / "containers", self.config.docker.path()

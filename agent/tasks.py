@@ -13,7 +13,7 @@ import trio
 from agent.archives import ArchiveError
 from agent.engines.container import container_launch
 from agent.engines.engine import Engine, Engines
-from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit, TaskLaunch
+from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit, TaskLaunch, TaskLimits
 from agent.inputs.inputs import Inputs
 from agent.packing import Packed
 from agent.results import Results
@@ -145,7 +145,7 @@ class Tasks:
             container = container_launch(task, _environment(task), self._log_bytes_max)
             await self._engines.docker.start(container)
             return
-        params = task.spec.task.engine.process
+        params, need = task.spec.task.engine.process, task.spec.task.resources
         launch = TaskLaunch(
             execution_id=task.execution,
             argv=params.command,
@@ -153,6 +153,7 @@ class Tasks:
             cwd=params.working_directory.lstrip("/") or None,
             timeout_s=task.timeout_s,
             log_bytes_max=self._log_bytes_max,
+            limits=TaskLimits(memory_bytes=need.memory_bytes, cpu_m=need.cpu_m),
         )
         await self._engines.process.start(launch)
 

@@ -26,7 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CHUNK_BYTES = 65536, PIPE_BYTES = 262144, GROUPS_MAX = 64, DEPTH_MAX = 4096 };
+enum { CHUNK_BYTES = 65536, PIPE_BYTES = 262144, GROUPS_MAX = 64, CGROUPS_MAX = 4, DEPTH_MAX = 4096 };
 enum { KILL_AGAIN_MS = 2, KILL_AGAIN_MS_MAX = 512 };
 enum { NOTE_EVERY_MS = 50, NOTES_MAX = 4096 }; /* of a segment; beyond, times are coarser */
 static const char OOM_SCORE[] = "300";
@@ -44,6 +44,8 @@ static struct {
     int64_t timeout_ms, grace_ms, segment_bytes, uid, gid, limit[RLIM_NLIMITS];
     gid_t groups[GROUPS_MAX];
     size_t groups_count;
+    const char *cgroups[CGROUPS_MAX]; /* files that a process joins a control group by */
+    size_t cgroups_count;
 } spec = {.grace_ms = 10000, .segment_bytes = 1 << 20, .uid = -1, .gid = -1};
 
 static struct log logs[2] = {{"stdout", -1, -1, 0, 0, -1, -1, 0, 0}, {"stderr", -1, -1, 0, 0, -1, -1, 0, 0}};
@@ -289,6 +291,8 @@ static void take(const char *key, char *value, size_t *args, size_t *vars)
     else if (!strcmp(key, "gid")) spec.gid = number;
     else if (!strcmp(key, "group") && spec.groups_count < GROUPS_MAX)
         spec.groups[spec.groups_count++] = (gid_t)number;
+    else if (!strcmp(key, "cgroup") && spec.cgroups_count < CGROUPS_MAX)
+        spec.cgroups[spec.cgroups_count++] = value;
     for (size_t i = 0; i < sizeof limits / sizeof *limits; i++)
         if (!strcmp(key, limits[i].key))
             spec.limit[limits[i].resource] = number;
@@ -374,6 +378,11 @@ static const char *become_task(int out, int err)
     int oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (oom >= 0 && write(oom, OOM_SCORE, strlen(OOM_SCORE)) > 0)
         close(oom); /* a hungry task dies before the agent */
+    for (size_t i = 0; i < spec.cgroups_count; i++) {
+        int group = open(spec.cgroups[i], O_WRONLY | O_CLOEXEC);
+        if (group < 0 || write(group, "0", 1) != 1) return "cgroup";
+        close(group);
+    }
     if (setsid() < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0) return "setup";
     lower_limits();
     if (fchdir(work)) return "workdir";
