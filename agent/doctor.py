@@ -77,18 +77,16 @@ class Doctor:
     def _tasks(self) -> View:
         user, cgroups = self._agent.engines.process.user, self._agent.engines.process.cgroups
         if user is not None and cgroups is not None:
-            text = (
-                f"tasks run as user {user.uid}, apart from the agent, and are held to their memory"
-            )
+            text = f"tasks run as user {user.uid}, apart from the agent, held to their memory"
             return check("tasks", True, text)
         if user is not None:
             return check(
                 "tasks",
                 None,
-                f"tasks run as user {user.uid}, apart from the agent, and nothing holds programs to "
-                "their memory: there are no control groups that the agent may make",
-                "on a Raspberry Pi add cgroup_enable=memory cgroup_memory=1 to the kernel's command "
-                "line (/boot/firmware/cmdline.txt) and reboot; containers may be used meanwhile",
+                f"tasks run as user {user.uid}, apart from the agent; nothing holds programs to "
+                "their memory, since the agent may make no control groups here",
+                "on a Raspberry Pi add cgroup_enable=memory cgroup_memory=1 to the one line of "
+                "/boot/firmware/cmdline.txt and reboot; containers are held to theirs meanwhile",
             )
         return check(
             "tasks",
