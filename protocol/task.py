@@ -215,7 +215,8 @@ def _read_result_paths(node: Node) -> tuple[ResultPath, ...]:
         result = ResultPath.read(item)
         if any(earlier.name == result.name for earlier in found):
             item.fail(f"the name '{result.name}' is taken by an earlier result path")
-        if any(earlier.path == result.path for earlier in found):
+        # `/out` and `out` are one place for a process
+        if any(earlier.path.lstrip("/") == result.path.lstrip("/") for earlier in found):
             item.fail(f"the path '{result.path}' is taken by an earlier result path")
         found.append(result)
     return tuple(found)

@@ -53,6 +53,7 @@ def container_launch(
     params, need = spec.engine.container, spec.resources
     variables = (text.partition("=") for text in params.environment)
     targets, mounts = [], []
+    places = [each.target for each in spec.input_sources]
     for each in spec.input_sources:
         if isinstance(each.source, DirectorySource):
             mounts.append((each.source.path, within(each.target), each.source.writable))
@@ -76,7 +77,7 @@ def container_launch(
         inputs=tuple(path for path in targets if path.startswith("/")),
         mounts=tuple(mounts),
         results=tuple(path for path in results if path.startswith("/")),
-        has_task_dir=any(not path.startswith("/") for path in (*targets, *results)),
+        has_task_dir=any(not path.startswith("/") for path in (*places, *results)),
         timeout_s=task.timeout_s,
         log_bytes_max=log_bytes_max,
     )

@@ -246,7 +246,10 @@ def moment_ns(text: str) -> int:
     if match is None:
         return 0
     zone = "+00:00" if match[3] == "Z" else match[3]
-    seconds = int(datetime.fromisoformat(match[1] + zone).timestamp())
+    try:
+        seconds = int(datetime.fromisoformat(match[1] + zone).timestamp())
+    except (ValueError, OverflowError):  # no such day, as in a damaged file
+        return 0
     return max(0, seconds * 1_000_000_000 + int((match[2] or "0").ljust(9, "0")))
 
 

@@ -26,8 +26,10 @@ from protocol.container import ContainerParams, full_name
 PULLS_MAX: Final = 2  # at a time: a device's link has one width
 PULL_S: Final = 540.0  # within coordination's start_max_s
 KEEP_S: Final = 7 * 86_400.0  # as long as jobs are kept
+YOUNG_S: Final = 600.0  # an image used since then is not removed whatever the disk says
 FREE_BYTES_MIN: Final = 1 << 30  # of docker's disk; below that unused ones go, however young
 PRUNE_S: Final = 3600.0
+KNOWN_S: Final = 1_700_000_000.0  # no clock that is right shows less
 _log = logging.getLogger("shoal.docker")
 
 
@@ -82,8 +84,12 @@ class Images:
     async def prune(self) -> None:
         """Remove what no job has used for long. Raises EngineFailed."""
         if self._used:
-            oldest = time.time() - KEEP_S
-            await self._remove([name for name, used in self._used.items() if used < oldest])
+            now = time.time()
+            for name, used in self._used.items():
+                if used < KNOWN_S or used > now:  # stamped before this device knew the time
+                    self._used[name] = now
+            old = [name for name, used in self._used.items() if used < now - KEEP_S]
+            await self._remove(old)
             await self._make_room()
             await self._save()  # times of use, too, which are not worth a write of their own
 
@@ -91,8 +97,10 @@ class Images:
         """Where docker's disk is nearly full, the longest unused go, one by one."""
         if not self._used:
             return
-        root = (await self._link.client()).root
+        root, young = (await self._link.client()).root, time.time() - YOUNG_S
         for name in sorted(self._used, key=lambda name: self._used[name]):
+            if self._used.get(name, 0.0) > young:  # its container is about to be made
+                continue
             free = await trio.to_thread.run_sync(_free_bytes, root)
             if free >= FREE_BYTES_MIN:
                 return
@@ -110,7 +118,7 @@ class Images:
             except EngineFailed as error:  # a container of somebody's uses it
                 _log.debug("image %s stays: %s", name, error)
                 continue
-            del self._used[name]
+            self._used.pop(name, None)  # another that makes room may have been sooner
             _log.info("image %s was not used for long, or the disk is full: removed", name)
         await self._presence.look()
 
