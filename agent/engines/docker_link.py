@@ -14,6 +14,7 @@ from agent.engines.docker_client import DockerClient, EngineFailed, Events, NotA
 
 _T = TypeVar("_T")
 CALLS_MAX: Final = 16  # at a time; each is a thread that waits for docker
+LATE_S: Final = 5.0  # after it is well again, for what it had queued
 LOOK_S: Final = 15.0  # between tries to reach a docker that is not there
 PAUSES_S: Final = (0.2, 10.0)  # before the stream of events is opened again: first, and at most
 _log = logging.getLogger("shoal.docker")
@@ -86,7 +87,13 @@ class DockerLink:
         breaks no stream."""
         if self._doubtful and self._listens.is_set():
             self._doubtful = False
-            self.spawn(self._on_open)
+            self.spawn(self._look_twice)
+
+    async def _look_twice(self) -> None:
+        """What was asked of it while it hung it may do yet, though nobody waits for that now."""
+        await self._on_open()
+        await trio.sleep(LATE_S)
+        await self._on_open()
 
     def took_down(self, finished: float) -> bool:
         """Whether what ended then ended with docker itself, and not of its own accord."""

@@ -245,6 +245,7 @@ async def test_a_disk_that_is_nearly_full_costs_unused_images(
         async with engine(root, docker) as it:
             await it.images.fetch(ContainerParams(image=image))
             monkeypatch.setattr(images, "FREE_BYTES_MIN", 1 << 60)
+            monkeypatch.setattr(images, "YOUNG_S", 0.0)
             await it.start(ContainerLaunch("e1", image, parameters=("sleep", "100")))
             await it.images.prune()
             assert full_name(image) in it.presence.images, "a container runs of it"
