@@ -255,7 +255,8 @@ class ProcessEngine:
             directory.create(user)
             if not directory.never_started():
                 return sight(directory)
-            directory.write_spec(encode_spec(launch, user, self._environment(directory, launch)))
+            who = None if launch.becomes_user else user
+            directory.write_spec(encode_spec(launch, who, self._environment(directory, launch)))
             return spawn(directory)
         except (OSError, ValueError) as failure:
             return Watch(exit=directory.fail_start(f"it could not be started: {failure}"))
