@@ -234,10 +234,11 @@ class Agent:
         """Until told to stop; then the others are told, and tasks run on, supervised."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._on_signals)
-            nursery.start_soon(self.wasm.look)  # until it is done its tasks wait, and nothing else
+            nursery.start_soon(self.wasm.look)  # beside all that takes its time
             self._serve_streams()
             await nursery.start(self.transport.run)
             await nursery.start(self.docker.run)
+            await self.wasm.looked.wait()  # what runs from earlier is kept where its engine is here
             await nursery.start(self.tasks.run)
             await nursery.start(self.checks.run)
             await nursery.start(self.driver.run, self.outside)

@@ -20,13 +20,14 @@ import trio
 
 from agent.engines.beside import Place, run_beside
 
-MODULE_BYTES_MAX: Final = 64 << 20  # what ships with a job is 16 MiB; the largest known are 40 MB
-COMPILE_S: Final = 600.0  # a Pi Zero takes minutes for a module of 10 MB
+MODULE_BYTES_MAX: Final = 64 << 20  # four times what `shoal wasm run` ships
+COMPILE_S: Final = 600.0  # 8 MB took 6 s on a core of a server; a Pi is ten or twenty times slower
 COUNT_MAX: Final = 64
-BYTES_MAX: Final = 256 << 20  # SD cards are small; machine code is two to four times its module
+BYTES_MAX: Final = 256 << 20  # SD cards are small; machine code is twice its module (measured)
 SPARED_S: Final = 60.0  # a task that was just prepared opens its file within that
 UNFIT: Final = 3  # what the child ends with where the module is at fault
 SUFFIX: Final = ".cwasm"
+FUELLED: Final = "-fuel"  # ends the target of code that counts its instructions
 
 
 class UnfitModule(Exception):
@@ -90,9 +91,6 @@ class Compiled:
             kept, total = kept + 1, total + status.st_size
             if (kept > COUNT_MAX or total > BYTES_MAX) and status.st_mtime < spared:
                 path.unlink(missing_ok=True)
-
-
-FUELLED: Final = "-fuel"
 
 
 def target_of(version: str, *, fuelled: bool) -> str:

@@ -32,7 +32,7 @@ CHILD: Final = Path(__file__).with_name("wasm_child.py")
 PYTHON: Final = (sys.executable, "-I", "-X", "utf8")
 # Of probe and compiler: no task's directory, and the agent's user, until they become another.
 PLACE: Final = Place(Path("/"), {"PATH": TASK_PATH, "LANG": "C.UTF-8"}, None)
-PROBE_S: Final = 60.0  # importing wasmtime takes a Pi Zero with a cold card seconds
+PROBE_S: Final = 30.0  # the agent's start waits for it; 0.1 s here, and a cold card is slow
 VARIABLE_PREFIX: Final = "MODULE_"  # see wasm_child.py
 CANNOT_RUN: Final = 126  # likewise, of a module that does not even compile
 _log = logging.getLogger("shoal.wasm")
@@ -47,7 +47,7 @@ class Wasm:
         self.user = user
         self.version = ""  # of wasmtime; empty where it is not, or does not work
         self.trouble = ""  # why it does not work, where it is installed
-        self._looked = trio.Event()
+        self.looked = trio.Event()
 
     @property
     def present(self) -> bool:
@@ -60,7 +60,7 @@ class Wasm:
             self.version, self.trouble = await self._probe()
             if self.trouble:
                 _log.warning("no WebAssembly tasks here: %s", self.trouble)
-        self._looked.set()
+        self.looked.set()
 
     async def _probe(self) -> tuple[str, str]:
         try:
@@ -84,7 +84,6 @@ class Wasm:
 
         Raises UnfitModule, OSError.
         """
-        await self._looked.wait()
         if not self.present:
             raise OSError(f"wasmtime is not here: {self.trouble or 'it is not installed'}")
         spec = task.spec.task

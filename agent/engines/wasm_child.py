@@ -41,7 +41,7 @@ NOT_FOUND: Final = 127  # as a shell has it: here, the entry point
 TRAPPED: Final = 134  # as wasmtime's own command line: 128 + SIGABRT
 OUT_OF_FUEL: Final = 152  # 128 + SIGXCPU, which is what a process gets for the same
 
-COMPILE_SPACE_BYTES: Final = 2 << 30  # address space; a module of 10 MB takes 0.5 GB (measured)
+COMPILE_SPACE_BYTES: Final = 1 << 30  # address space; a module of 8 MB took 205 MB (measured)
 COMPILE_CPU_S: Final = 600
 CODE_BYTES_MAX: Final = 512 << 20
 # Of each table; a function takes 8 bytes of ours, and the largest programs have 100,000.

@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from agent.engines import wasm_child
+from agent.engines.compiled import Compiled
 from agent.engines.engine import Engines
 from agent.engines.process import ProcessEngine
 from agent.engines.task import TaskUser
@@ -58,8 +59,8 @@ class Device(Running):
 @asynccontextmanager
 async def device(root: Path) -> AsyncIterator[Device]:
     it = Device(root)
+    await it.wasm.look()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(it.wasm.look)
         await nursery.start(it.tasks.run)
         yield it
         nursery.cancel_scope.cancel()
@@ -327,7 +328,8 @@ async def test_python_and_what_was_compiled_may_be_where_the_tasks_user_cannot_r
     shutil.copy(wasm_child.__file__, child)
     monkeypatch.setattr("agent.engines.wasm.CHILD", child)
     async with device(root) as it:
-        it.wasm.compiled.root = closed / "compiled"
+        it.wasm.compiled = Compiled(closed / "compiled")
+        it.wasm.compiled.open()
         assert (await it.ended(task(wat.exits(3)))).exit_code == 3
 
 
