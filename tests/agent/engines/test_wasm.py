@@ -278,8 +278,13 @@ async def test_what_limits_do_not_hold_back_does_not_compile(root: Path, text: s
             126,
             "it may have 64 MiB, see Resources.Memory",
         ),
+        (
+            wat.module('(module (table 2000000 funcref) (func (export "_start")))'),
+            126,
+            "table minimum size of 2000000 elements exceeds table limits",
+        ),
     ],
-    ids=["trap", "status", "start", "arguments", "import", "memory"],
+    ids=["trap", "status", "start", "arguments", "import", "memory", "table"],
 )
 async def test_bad_ends_have_their_code_and_one_line(
     root: Path, module: bytes, code: int, said: str
@@ -353,6 +358,20 @@ async def test_it_runs_as_the_tasks_user_and_what_it_writes_is_its_own(root: Pat
             status = proc(pid)
             assert "CapEff:\t0000000000000000" in status and "NoNewPrivs:\t1" in status
         it.tasks.stop(StopTask(ExecutionId("e2"), "withdrawn"))
+        await it.until(TaskEnded)
+
+
+async def test_where_the_agent_is_not_root_it_stays_who_it_is(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TaskUser, "default", classmethod(lambda cls: None))
+    async with device(root) as it:
+        it.tasks.start(task(wat.LOOPS))
+        await it.until(TaskStarted)
+        await until((root / "executions/e1/task").exists)
+        pid = int((root / "executions/e1/task").read_text().split()[0])
+        assert uids(pid) == {os.getuid()}
+        it.tasks.stop(StopTask(E1, "withdrawn"))
         await it.until(TaskEnded)
 
 
