@@ -28,7 +28,8 @@ UNPACKED_BYTES_MAX: Final = 512 * 1024**2  # a gzip bomb stops here
 FILES_MAX: Final = 10_000
 QUOTA_BYTES: Final = 512 * 1024**2  # of all kept archives; the longest unused go first
 KEEP_S: Final = 7 * 86_400.0  # as long as jobs are kept
-FETCH_S: Final = 60.0  # from one peer; 16 MiB at 300 KB/s
+FETCH_S: Final = 10.0  # from one peer, and besides
+SLOW_BYTES_S: Final = 300_000  # what it sends in a second at least
 CHUNK_BYTES: Final = 64 * 1024
 DIGESTS_MAX: Final = 1000  # that are told of as being here
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -138,7 +139,7 @@ class Archives:
                     if path.exists():
                         break
                     try:
-                        with trio.fail_after(FETCH_S):
+                        with trio.fail_after(FETCH_S + size / SLOW_BYTES_S):
                             await self._fetch_from(digest, size, await dial(source))
                     except (ShoalError, OSError, EOFError, trio.TooSlowError) as error:
                         said.append(f"{source[-8:]}: {error or type(error).__name__}")

@@ -11,12 +11,12 @@ import trio
 from agent.archives import ArchiveError, Archives
 from agent.client import FRESH
 from agent.clock import Clock
-from agent.control.backend import Lines, RequestError, View
+from agent.control.backend import Lines, LogQuery, RequestError, View
 from agent.control.feed import Feed
 from agent.driver import Driver, RequestFailed
 from agent.grant import ROLES, InviteError
 from agent.invites import Invites
-from agent.logs import BOTH, JobLogs, Logs, StreamName
+from agent.logs import JobLogs, Logs
 from agent.peers import Peers
 from agent.results import Results
 from agent.storesql import StoreFailed
@@ -207,15 +207,14 @@ class AgentBackend:
 
     # ---- logs, invites, archives -------------------------------------------------------------
 
-    def logs(self, job: str, slot: int | None, stream: str, tail: int, follow: bool) -> Lines:
+    def logs(self, job: str, wanted: LogQuery) -> Lines:
         assert self._nursery is not None
         events = self._feed.follow(self._feed.seq, job)
 
         async def look() -> View:
             return await self.job(job)
 
-        streams = BOTH if stream == "both" else (cast(StreamName, stream),)
-        return JobLogs(self._logs, look, events, slot, streams, tail, follow, self._nursery)
+        return JobLogs(self._logs, look, events, wanted, self._nursery)
 
     async def results(
         self, job: str, slot: int, offset: int, write: Callable[[bytes], Awaitable[None]]

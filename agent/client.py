@@ -244,11 +244,13 @@ class Client:
         stream: str = "both",
         tail: int = -1,
         follow: bool = False,
+        peer: str = "",
+        since_ms: int = 0,
     ) -> Iterator[dict[str, Any]]:
         """Output as {slot, peer, stream, data}; see `log_bytes`."""
-        query = {"stream": stream, "tail": tail, "follow": int(follow)}
-        if slot is not None:
-            query["slot"] = slot
+        query: dict[str, str | int] = {"stream": stream, "tail": tail, "follow": int(follow)}
+        more = {"slot": slot, "peer": peer or None, "since_ms": since_ms or None}
+        query |= {name: value for name, value in more.items() if value is not None}
         return self._stream("GET", f"{_job(job)}/logs?{urlencode(query)}")
 
     def results(self, job: str, slot: int = 0, offset: int = 0) -> Iterator[bytes]:

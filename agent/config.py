@@ -138,6 +138,30 @@ class Accept:
             "CHOWN); all others are dropped.",
         ),
     )
+    directories: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            WORDS,
+            "Directories of this device that jobs may have as input (localDirectory), with what is "
+            "below: /srv/data to read, /srv/out:rw to write to as well. Empty: none.",
+        ),
+    )
+    downloads: tuple[str, ...] = field(
+        default=("*",),
+        metadata=about(
+            WORDS,
+            "Hosts that inputs are downloaded from (urlDownload), a * at one end standing for any "
+            "rest: *.example.org. The agent fetches them, from wherever it can reach.",
+        ),
+    )
+    environment: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            WORDS,
+            "Variables of the agent's own environment that a job may give its task by env:NAME, so "
+            "that a secret stays on the device: API_TOKEN, SENSOR_*. Empty: none.",
+        ),
+    )
     authors: tuple[str, ...] = field(
         default=(),
         metadata=about(

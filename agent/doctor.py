@@ -76,9 +76,19 @@ class Doctor:
         return check("database", None, f"the database {what}", fix)
 
     def _tasks(self) -> View:
-        user = self._agent.engines.process.user
+        user, cgroups = self._agent.engines.process.user, self._agent.engines.process.cgroups
+        if user is not None and cgroups is not None:
+            text = f"tasks run as user {user.uid}, apart from the agent, held to their memory"
+            return check("tasks", True, text)
         if user is not None:
-            return check("tasks", True, f"tasks run as user {user.uid}, apart from the agent")
+            return check(
+                "tasks",
+                None,
+                f"tasks run as user {user.uid}, apart from the agent; nothing holds programs to "
+                "their memory, since the agent may make no control groups here",
+                "on a Raspberry Pi add cgroup_enable=memory cgroup_memory=1 to the one line of "
+                "/boot/firmware/cmdline.txt and reboot; containers are held to theirs meanwhile",
+            )
         return check(
             "tasks",
             None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,7 @@ DEPTH_MAX: Final = 16  # twice what any job has
 # or a code `007` stays the string it is, and so do 1.1's `on`, `yes` and `22:22`.
 _INT: Final = re.compile(r"[-+]?(0|[1-9][0-9]{0,39})")
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_BLANK: Final = re.compile(r"\{\{\s*\.([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
 _NULLS: Final = ("", "~", "null", "Null", "NULL")
 _TRUE: Final = ("true", "True", "TRUE")
 _FALSE: Final = ("false", "False", "FALSE")
@@ -57,6 +58,26 @@ def load_job(text: str | bytes, engines: Sequence[str] = ENGINES) -> JobSpec:
         return spec
     except JobSpecError as error:
         raise JobFileError(_line_of(error.path, lines), error.path, error.message) from None
+
+
+def filled(text: bytes, values: Mapping[str, str]) -> bytes:
+    """A file whose blanks, `{{.NAME}}` as in Bacalhau's, have these values; every blank needs one,
+    and every value a blank. Raises JobFileError."""
+    used: set[str] = set()
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in values:
+            line = decoded.count("\n", 0, match.start()) + 1
+            raise JobFileError(line, "", f"{match[0]} has no value; give it with -V {name}=VALUE")
+        used.add(name)
+        return values[name]
+
+    decoded = _decoded(text)
+    done = _BLANK.sub(value, decoded)
+    if unused := sorted(set(values) - used):
+        raise JobFileError(None, "", f"-V {unused[0]}: the file has no {{{{.{unused[0]}}}}}")
+    return done.encode()
 
 
 def load_tree(text: str | bytes) -> tuple[Plain, dict[str, int]]:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Self, cast
 import trio
 
 from agent.archives import ByteStream, Dialler
-from agent.control.backend import FINAL_STATES, Lines, RequestError, View
+from agent.control.backend import FINAL_STATES, Lines, LogQuery, RequestError, View
 from agent.engines.engine import Engines
 from protocol.errors import ShoalError
 from protocol.ids import ExecutionId, PeerId
@@ -72,7 +72,8 @@ class Logs:
         Raises KeyError for an unknown execution.
         """
         engine = self._engines.of(execution)
-        read = engine.log(execution, stream, offset, request.tail, request.follow)
+        tail, since_ms = request.tail, request.since_ms
+        read = engine.log(execution, stream, offset, tail, request.follow, since_ms)
         async with aclosing(read) as chunks:
             async for chunk in chunks:
                 await write(LogChunk(chunk.offset, chunk.data, False))
@@ -84,8 +85,7 @@ class Logs:
         execution: ExecutionId,
         peer: PeerId,
         stream: StreamName,
-        tail: int,
-        follow: bool,
+        wanted: LogQuery,
         write: Callable[[LogChunk], Awaitable[None]],
     ) -> None:
         """One execution's stream from this device or another; tries again from where it broke off.
@@ -93,9 +93,7 @@ class Logs:
         Raises ShoalError or KeyError when it cannot be had.
         """
         if peer == self._me:
-            await self._read_here(
-                execution, stream, 0, LogRequest(execution, stream, 0, tail, follow), write
-            )
+            await self._read_here(execution, stream, 0, _asked(execution, stream, 0, wanted), write)
             return
         offset = 0
         for attempt in range(TRIES_MAX):
@@ -104,8 +102,7 @@ class Logs:
             try:
                 remote = await self._dial(peer)
                 try:
-                    first = tail if not offset else -1
-                    request = LogRequest(execution, stream, offset, first, follow)
+                    request = _asked(execution, stream, offset, wanted)
                     await remote.write_frame(encode_message(request))
                     while True:
                         chunk = decode_as(await remote.read_frame(), LogChunk)
@@ -138,19 +135,15 @@ class JobLogs:
         logs: Logs,
         look: Callable[[], Awaitable[View]],
         events: Lines,
-        slot: int | None,
-        streams: tuple[StreamName, ...],
-        tail: int,
-        follow: bool,
+        wanted: LogQuery,
         nursery: trio.Nursery,
     ) -> None:
         self._logs = logs
         self._look = look
         self._events = events
-        self._slot = slot
-        self._streams = streams
-        self._tail = tail
-        self._follow = follow
+        self._wanted = wanted
+        self._streams = BOTH if wanted.stream == "both" else (cast("StreamName", wanted.stream),)
+        self._follow = wanted.follow
         self._scope = trio.CancelScope()
         self._send, self._receive = trio.open_memory_channel[View](0)  # the reader sets the pace
         self._read: set[tuple[str, StreamName]] = set()
@@ -196,7 +189,7 @@ class JobLogs:
                 await trio.sleep(LOOK_S)
                 continue
             self._ended = view["state"] in FINAL_STATES
-            for execution in _executions(view, self._slot):
+            for execution in _executions(view, self._wanted):
                 for stream in self._streams:
                     key = (str(execution["id"]), stream)
                     if key not in self._read and execution["peer"]:
@@ -211,9 +204,7 @@ class JobLogs:
         write = partial(self._write, execution, stream)
         peer = PeerId(str(execution["peer"]))
         try:
-            await self._logs.read(
-                ExecutionId(execution["id"]), peer, stream, self._tail, self._follow, write
-            )
+            await self._logs.read(ExecutionId(execution["id"]), peer, stream, self._wanted, write)
         except (ShoalError, KeyError, RequestError, OSError) as error:
             _log.debug("log of %s: %s", execution["id"], error)
             key = (str(execution["id"]), stream)
@@ -239,11 +230,19 @@ class JobLogs:
         await self._send.send(line)
 
 
-def _executions(view: View, slot: int | None) -> list[View]:
+def _asked(execution: ExecutionId, stream: StreamName, offset: int, wanted: LogQuery) -> LogRequest:
+    """From the beginning as it is wanted; from where it broke off, all."""
+    if offset:
+        return LogRequest(execution, stream, offset, -1, wanted.follow)
+    return LogRequest(execution, stream, 0, wanted.tail, wanted.follow, wanted.since_ms)
+
+
+def _executions(view: View, wanted: LogQuery) -> list[View]:
     """Each slot's present execution, with the tails of its result where it has one."""
     found: list[View] = []
     for place in view["slots"]:
-        if place["execution"] and (slot is None or place["slot"] == slot):
+        here = wanted.peer in ("", place["executor"], place["executor_name"])
+        if place["execution"] and here and wanted.slot in (None, place["slot"]):
             found.append(
                 {
                     **place,

@@ -30,12 +30,15 @@ from agent.device import Device
 from agent.discovery import Discovery
 from agent.doctor import Doctor
 from agent.driver import Disk, Driver
+from agent.engines.cgroups import Cgroups
 from agent.engines.docker import DockerEngine
 from agent.engines.engine import Engines
 from agent.engines.process import ProcessEngine
 from agent.engines.task import TaskUser
 from agent.engines.wasm import Wasm
 from agent.hardware import Hardware
+from agent.inputs.downloads import BYTES_MAX, QUOTA_BYTES, Downloads
+from agent.inputs.inputs import Inputs
 from agent.invites import Invites
 from agent.join import serve_join
 from agent.logs import Logs
@@ -140,8 +143,7 @@ class Agent:
         self.results = Results(kept, self.engines, dial_archives, me)
         self.tasks = Tasks(
             self.engines,
-            self.archives,
-            dial_archives,
+            self._inputs(kept, dial_archives),
             self.driver.post,
             self.config.task.log_bytes_max,
             self.results,
@@ -168,14 +170,21 @@ class Agent:
             self.doctor.checks,
             self.stop,
         )
+        self.docker.images.standing = lambda: self.driver.node.steward.standing.images
         self._started_at = self.clock.now().mono
         self._stopping = trio.Event()
         self.cloned = ""
         self.outside = self._outside()
 
+    def _inputs(self, kept: Archives, dial: Dialler) -> Inputs:
+        files = Archives(self.config.data_dir / "downloads", BYTES_MAX, QUOTA_BYTES)
+        policy = self.config.accept.policy()
+        return Inputs(self.archives, kept, Downloads(files), policy, dial, self.transport.connected)
+
     def _processes(self) -> ProcessEngine:
         user = _task_user(self.config.task.user)
-        return ProcessEngine(self.config.data_dir / "executions", user)
+        cgroups = Cgroups.find(self.member.keyring.peer[-8:])
+        return ProcessEngine(self.config.data_dir / "executions", user, cgroups=cgroups)
 
     def _docker(self) -> DockerEngine:
         root, socket = self.config.data_dir / "containers", self.config.docker.path()

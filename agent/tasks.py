@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from agent.archives import ArchiveError, Archives, Dialler, unpack
+from agent.archives import ArchiveError
 from agent.engines.compiled import UnfitModule
 from agent.engines.container import container_launch
 from agent.engines.engine import Engine, Engines
-from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit, TaskLaunch
+from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit, TaskLaunch, TaskLimits
 from agent.engines.wasm import CANNOT_RUN, make_results, wasm_launch
+from agent.inputs.inputs import Inputs
 from agent.packing import Packed
 from agent.results import Results
 from protocol.effects import RemoveTask, StartTask, StopTask
 from protocol.events import Event, TaskEnded, TaskFound, TaskStarted
 from protocol.ids import ExecutionId
-from protocol.inputs import ArchiveSource, InlineSource, InputSource
+from protocol.task import of_device
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # libp2p brings stubs that hide trio's own
@@ -30,7 +31,6 @@ TAIL_LINES: Final = 40
 TAIL_BYTES: Final = 2048
 # After these the task's files are as it left them; what was stopped is nobody's result.
 LEAVING: Final = (ExitReason.EXITED, ExitReason.SIGNALLED, ExitReason.TIMEOUT)
-GZIP: Final = ("application/gzip", "application/x-gzip")
 _log = logging.getLogger("shoal.tasks")
 
 
@@ -40,16 +40,14 @@ class Tasks:
     def __init__(
         self,
         engines: Engines,
-        archives: Archives,
-        dial: Dialler,
+        inputs: Inputs,
         post: Callable[[Event], None],
         log_bytes_max: int,
         results: Results,
     ) -> None:
         self._engines = engines
         self._results = results
-        self._archives = archives
-        self._dial = dial
+        self._inputs = inputs
         self._post = post
         self._log_bytes_max = log_bytes_max
         self._nursery: trio.Nursery | None = None
@@ -154,19 +152,22 @@ class Tasks:
     async def _launch(self, task: StartTask, module: tuple[str, ...]) -> None:
         if task.spec.task.engine.type == "docker":
             assert self._engines.docker is not None, task
-            await self._engines.docker.start(container_launch(task, self._log_bytes_max))
+            container = container_launch(task, _environment(task), self._log_bytes_max)
+            await self._engines.docker.start(container)
             return
         if module:
-            await self._engines.process.start(wasm_launch(task, module, self._log_bytes_max))
+            launch = wasm_launch(task, _environment(task), module, self._log_bytes_max)
+            await self._engines.process.start(launch)
             return
-        params = task.spec.task.engine.process
+        params, need = task.spec.task.engine.process, task.spec.task.resources
         launch = TaskLaunch(
             execution_id=task.execution,
             argv=params.command,
-            env={**task.spec.task.env, **task.environment},
+            env=_environment(task),
             cwd=params.working_directory.lstrip("/") or None,
             timeout_s=task.timeout_s,
             log_bytes_max=self._log_bytes_max,
+            limits=TaskLimits(memory_bytes=need.memory_bytes, cpu_m=need.cpu_m),
         )
         await self._engines.process.start(launch)
 
@@ -174,18 +175,8 @@ class Tasks:
         work = await engine.directories.prepare(task.execution)
         if task.spec.task.engine.type == "wasm":
             await trio.to_thread.run_sync(make_results, task.spec.task, work)
-        for source in task.spec.task.input_sources:
-            await self._put_input(source, work, task)
+        await self._inputs.put(task, work)
         await engine.hand_over(task.execution)
-
-    async def _put_input(self, source: InputSource, work: Path, task: StartTask) -> None:
-        target = work / source.target.lstrip("/")
-        match source.source:
-            case ArchiveSource(digest=digest, size_bytes=size):
-                path = await self._archives.fetch(digest, size, task.sources, self._dial)
-                await trio.to_thread.run_sync(_unpack, path, target)
-            case InlineSource():
-                await trio.to_thread.run_sync(_write, source.source, target)
 
     def _watch(self, key: ExecutionId) -> None:
         assert self._nursery is not None
@@ -239,6 +230,21 @@ class Tasks:
             _log.warning("removing %s: %s", task.execution, error)
 
 
+def _environment(task: StartTask) -> dict[str, str]:
+    """The job's and the agent's variables; what is the device's own is known here alone.
+
+    Raises ValueError for one that is not set.
+    """
+    own = {}
+    for name, value in task.spec.task.env.items():
+        if referred := of_device(value):
+            if referred not in os.environ:
+                raise ValueError(f"the agent of this device has no variable {referred}")
+            value = os.environ[referred]
+        own[name] = value
+    return {**own, **task.environment}
+
+
 def told(ended: TaskExit) -> tuple[int | None, str]:
     """Exit code and reason as the protocol takes them: 128 + n for signal n, None for no exit."""
     match ended.reason:
@@ -263,22 +269,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _unpack(path: Path, target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
-    unpack(path, target)
-
-
-def _write(source: InlineSource, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    content = source.content()
-    if source.media_type in GZIP:
-        packed = target.with_name(target.name + ".packed")
-        packed.write_bytes(content)
-        try:
-            _unpack(packed, target)
-        finally:
-            packed.unlink()
-    else:
-        target.write_bytes(content)

@@ -6,28 +6,46 @@ the owner of an earlier one, and not overlooked.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from protocol.config import PolicyConfig
 from protocol.engine import EngineSpec
-from protocol.task import NetworkSpec, TaskSpec
+from protocol.sources import DirectorySource, Source, UrlSource
+from protocol.task import NetworkSpec, TaskSpec, of_device
 
 NETWORK: Final = "network"
 DEVICE: Final = "device"
 CAPABILITY: Final = "capability"
+DIRECTORY: Final = "directory"
+DOWNLOAD: Final = "download"
+ENVIRONMENT: Final = "environment"
+WRITABLE: Final = ":rw"
 
 
 def asks_of(task: TaskSpec) -> tuple[str, ...]:
     """What its owner has to allow. A process has the device's own network, asked or not: whoever
-    lets processes run lets them do that. A WebAssembly module reaches nothing of the device."""
+    lets processes run lets them do that. A WebAssembly module has none."""
+    inputs = (
+        *(ask for each in task.input_sources for ask in _of_source(each.source)),
+        *(f"{ENVIRONMENT} {of_device(value)}" for value in task.env.values() if of_device(value)),
+    )
     if task.engine.type != "docker":
-        return ()
+        return inputs
     params = task.engine.container
     return (
         f"{NETWORK} {network_of(task.engine, task.network)}",
         *(f"{DEVICE} {path}" for path in params.devices),
         *(f"{CAPABILITY} {name}" for name in params.capabilities),
+        *inputs,
     )
+
+
+def _of_source(source: Source) -> Iterator[str]:
+    if isinstance(source, DirectorySource):
+        yield f"{DIRECTORY} {source.path}{WRITABLE if source.writable else ''}"
+    if isinstance(source, UrlSource):
+        yield f"{DOWNLOAD} {source.host}"
 
 
 def network_of(engine: EngineSpec, network: NetworkSpec) -> str:
@@ -44,20 +62,34 @@ def not_allowed(policy: PolicyConfig, asks: tuple[str, ...]) -> str:
         NETWORK: ("networks", policy.networks),
         DEVICE: ("devices", policy.devices),
         CAPABILITY: ("capabilities", policy.capabilities),
+        DIRECTORY: ("directories", policy.directories),
+        DOWNLOAD: ("downloads", policy.downloads),
+        ENVIRONMENT: ("environment", policy.environment),
     }
     for ask in asks:
         kind, _, what = ask.partition(" ")
         if kind not in allowed:
             return f"policy: {ask} is nothing this version knows of"
         key, patterns = allowed[kind]
-        if not any(_matches(what, pattern) for pattern in patterns):
+        matches = _holds if kind == DIRECTORY else matching
+        if not any(matches(what, pattern) for pattern in patterns):
             line = ", ".join(f'"{pattern}"' for pattern in patterns)
             return f"policy: {ask} is not allowed here ([accept] {key} = [{line}])"
     return ""
 
 
-def _matches(what: str, pattern: str) -> bool:
-    """A star at the end stands for any rest: /dev/video*."""
+def matching(what: str, pattern: str) -> bool:
+    """A star at one end stands for any rest: /dev/video*, *.example.org."""
     if pattern.endswith("*"):
         return what.startswith(pattern[:-1])
+    if pattern.startswith("*"):
+        return what.endswith(pattern[1:])
     return what == pattern
+
+
+def _holds(what: str, pattern: str) -> bool:
+    """A directory holds what is below it; one that may be written to may be read."""
+    path, allowed = what.removesuffix(WRITABLE), pattern.removesuffix(WRITABLE).rstrip("/")
+    if what.endswith(WRITABLE) and not pattern.endswith(WRITABLE):
+        return False
+    return path == allowed or path.startswith(f"{allowed}/")

@@ -19,12 +19,13 @@ from protocol.check import CheckSpec
 from protocol.constraints import Constraint, read_constraints
 from protocol.engine import ENGINES, EngineSpec, ProcessParams
 from protocol.errors import JobSpecError
-from protocol.inputs import ArchiveSource, InlineSource, InputSource
+from protocol.inputs import InputSource
 from protocol.jobtype import JobType
 from protocol.moment import format_moment, parse_moment_s
 from protocol.resources import Resources
 from protocol.retry import Disconnect, RetryOn, RetrySpec
 from protocol.schedule import Schedule
+from protocol.sources import ArchiveSource, InlineSource
 from protocol.task import (
     META_MAX,
     META_VALUE_BYTES_MAX,

@@ -11,10 +11,10 @@ from protocol.clock import NEVER
 from protocol.effects import Effect
 from protocol.heldjob import HeldJob, Slot
 from protocol.ids import PeerId
-from protocol.inputs import ArchiveSource
 from protocol.job import JobSpec
 from protocol.messages import Requirements
 from protocol.records import Fence
+from protocol.sources import ArchiveSource
 
 
 class Phase(StrEnum):

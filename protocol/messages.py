@@ -95,6 +95,7 @@ class LogRequest(msgspec.Struct, array_like=True, tag=122, frozen=True):
     offset: Count
     tail: Known
     follow: bool
+    since_ms: Millis = 0  # Unix time; where offset and tail leave it open, what was written since
 
 
 class LogChunk(msgspec.Struct, array_like=True, tag=123, frozen=True):

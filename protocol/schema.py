@@ -20,6 +20,7 @@ from protocol import (
     resources,
     retry,
     schedule,
+    sources,
     task,
     template,
     update,
@@ -391,20 +392,44 @@ def _module(description: str) -> Schema:
 def _input() -> Schema:
     size = _quantity(_SIZE, f"The archive's size; {SIZE_ALLOWED}")
     digest: Schema = {**_text(64, "SHA-256 in hex."), "pattern": "^[0-9a-fA-F]{64}$"}
-    inline = _object({"URL": _text(inputs.URL_BYTES_MAX, "data:...")}, "", required=["URL"])
-    archive = _object({"Digest": digest, "Size": size}, "", required=["Digest", "Size"])
+    params: dict[str, Schema] = {
+        "inline": _object({"URL": _text(sources.URL_BYTES_MAX, "data:...")}, "", ["URL"]),
+        "archive": _object({"Digest": digest, "Size": size}, "", ["Digest", "Size"]),
+        "peer": _object({"Digest": digest, "Size": size}, "", ["Digest", "Size"]),
+        "localdirectory": _object(
+            {
+                "SourcePath": _text(sources.DIRECTORY_BYTES_MAX, "A path of the device."),
+                "ReadWrite": {"type": ["boolean", "null"], "description": "Default: false."},
+            },
+            "",
+            ["SourcePath"],
+        ),
+        "urldownload": _object(
+            {"URL": _text(sources.WEB_URL_BYTES_MAX, "http(s)://..."), "SHA256": digest},
+            "",
+            ["URL"],
+        ),
+    }
     source: Schema = {
         **_object(
             {
-                "Type": _enum(inputs.SOURCES, "inline: in the job; archive: shipped beside it."),
-                "Params": {"type": "object", "description": "URL, or Digest and Size."},
+                "Type": _enum(
+                    sources.SOURCES,
+                    "inline: in the job; archive: shipped beside it; peer: kept of an earlier job; "
+                    "localDirectory: of the device; urlDownload: of the web.",
+                ),
+                "Params": {"type": "object", "description": "As the source needs them."},
             },
             "Where it comes from.",
             required=["Type", "Params"],
         ),
-        "if": {"properties": {"Type": {"const": "inline"}}},
-        "then": {"properties": {"Params": inline}},
-        "else": {"properties": {"Params": archive}},
+        "allOf": [
+            {
+                "if": {"properties": {"Type": {"const": kind}}},
+                "then": {"properties": {"Params": each}},
+            }
+            for kind, each in params.items()
+        ],
     }
     return _object(
         {

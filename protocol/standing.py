@@ -16,6 +16,7 @@ from typing import Final
 from protocol.antientropy import Reconciler, check
 from protocol.clock import NEVER, Now
 from protocol.config import StandingConfig
+from protocol.container import full_name
 from protocol.courier import Courier
 from protocol.effects import Bucket, Effect, Save, Send, Tell
 from protocol.errors import RemoteProtocolError
@@ -80,6 +81,14 @@ class Standing:
     def __post_init__(self) -> None:
         self.reconciler = Reconciler(DOMAIN, self._load)
         self.versions = Versions(self.keyring)
+
+    @property
+    def images(self) -> frozenset[str]:
+        """Of all containers that standing jobs run, by container.full_name, stopped ones too: they
+        may be wanted again where there is no network."""
+        specs = [held.job for held in self.jobs.values() if held.job is not None]
+        engines = [spec.task.engine for spec in specs if spec.task.engine.type == "docker"]
+        return frozenset(full_name(engine.container.image) for engine in engines)
 
     # ---- what the disk held ------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ NETWORK_HINTS: Final = {
 }
 TIMEOUT_FIELDS: Final = ("ExecutionTimeout", "QueueTimeout", "TotalTimeout")
 
+OF_DEVICE: Final = "env:"
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _ENV_RESERVED: Final = ("SHOAL_", "BACALHAU_")  # what the agent itself tells a task
 
@@ -214,10 +215,14 @@ def _read_env(node: Node) -> dict[str, str]:
         if name.upper().startswith(_ENV_RESERVED):
             at.fail(f"names that start with {' or '.join(_ENV_RESERVED)} belong to the agent")
         env[name] = at.word(ENV_VALUE_BYTES_MAX)
-        # Bacalhau would put the device's own variable there; the text itself would be no use.
-        if env[name].startswith("env:"):
-            at.fail("references to the device's environment (env:NAME) are not something we have")
+        if env[name].startswith(OF_DEVICE) and not _ENV_NAME.fullmatch(of_device(env[name])):
+            at.fail(f"{shown(env[name])} names no variable; allowed: e.g. env:API_TOKEN")
     return env
+
+
+def of_device(value: str) -> str:
+    """The variable of the device that a value stands for, as in Bacalhau; empty for any other."""
+    return value.removeprefix(OF_DEVICE) if value.startswith(OF_DEVICE) else ""
 
 
 def _read_result_paths(node: Node) -> tuple[ResultPath, ...]:
@@ -226,7 +231,8 @@ def _read_result_paths(node: Node) -> tuple[ResultPath, ...]:
         result = ResultPath.read(item)
         if any(earlier.name == result.name for earlier in found):
             item.fail(f"the name '{result.name}' is taken by an earlier result path")
-        if any(earlier.path == result.path for earlier in found):
+        # `/out` and `out` are one place for a process
+        if any(earlier.path.lstrip("/") == result.path.lstrip("/") for earlier in found):
             item.fail(f"the path '{result.path}' is taken by an earlier result path")
         found.append(result)
     return tuple(found)

@@ -12,8 +12,9 @@ from typing import Final
 import msgspec
 
 from protocol.container import VARIABLE_BYTES_MAX, VARIABLES_MAX, read_arguments, read_variables
-from protocol.inputs import INPUTS_MAX, InlineSource, InputSource, add_source
+from protocol.inputs import INPUTS_MAX, InputSource, add_source
 from protocol.paths import PATH_BYTES_MAX, read_path
+from protocol.sources import DirectorySource, InlineSource
 from protocol.tree import INT_MAX, Node, Plain, shown
 
 ENTRY_POINT: Final = "_start"  # of WASI's commands; Bacalhau's default, too
@@ -105,8 +106,10 @@ def sources_with(params: Node, sources: tuple[InputSource, ...]) -> tuple[InputS
 def module_path(name: str, sources: Sequence[InputSource]) -> str:
     """Where the module of that name is, as the task finds it; empty where no source has it.
 
-    A source of many files may be named as well: its one module is meant.
+    A source of many files may be named as well: its one module is meant. A directory of the
+    device is none of them: what is there another device has not.
     """
+    sources = [each for each in sources if not isinstance(each.source, DirectorySource)]
     for source in sources:
         if name in (source.alias, source.target):
             return source.target

@@ -13,11 +13,10 @@ import os
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import psutil
 
+from scripts.bench_docker import docker
+from scripts.bench_files import files, logs
+from scripts.figures import Figure, as_line, bounded, compared, quantile, rate
 from tests.lab import Device, Lab, process_job
 from tests.netlab import NetLab
 
@@ -38,30 +40,6 @@ METERED_PEERS = 5
 METERED_LAN = 3
 MONTH_S = 30 * 86_400.0
 YOUNG_S = 12.0  # an agent that just started gives a coordinator 10 s to be heard of
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    name: str
-    value: float
-    unit: str
-    n: int
-    against: float | None = None
-    ratio: float | None = None
-    budget: str = ""
-    met: bool | None = None
-
-
-def compared(
-    name: str, value: float, unit: str, n: int, against: float, most: float, rival: str
-) -> Figure:
-    """A figure whose ratio to a rival's may be `most`."""
-    ratio = value / against
-    return Figure(name, value, unit, n, against, ratio, f"<= {most:g} x {rival}", ratio <= most)
-
-
-def bounded(name: str, value: float, unit: str, n: int, most: float) -> Figure:
-    return Figure(name, value, unit, n, None, None, f"<= {most:g} {unit}", value <= most)
 
 
 # ---- latency ------------------------------------------------------------
@@ -123,10 +101,6 @@ def dask(workers: int) -> Iterator[Callable[[], float]]:
         cluster.close()
 
 
-def quantile(times: list[float], share: float) -> float:
-    return sorted(times)[min(len(times) - 1, int(len(times) * share))]
-
-
 def latency(peers: int, most: float, n: int = 100) -> list[Figure]:
     """In turn, a block of ours and a block of theirs, so that a drifting machine favours nobody."""
     ours: list[float] = []
@@ -164,52 +138,24 @@ def latency(peers: int, most: float, n: int = 100) -> list[Figure]:
 
 def throughput(seconds: float = 15.0, in_flight: int = 8) -> list[Figure]:
     """Jobs a second with 8 callers that each wait for their job, on 3 peers."""
-    with Lab(3) as lab:
+    with Lab(3) as lab, ExitStack() as stack:
         time.sleep(5)
         latencies(lab, 5)
-        done = [0] * in_flight
-        end = time.monotonic() + seconds
-
-        def caller(number: int) -> None:
-            with lab[number % 3].client() as client:
-                while time.monotonic() < end:
-                    run_once(lab[number % 3], client)
-                    done[number] += 1
-
-        threads = [threading.Thread(target=caller, args=(i,)) for i in range(in_flight)]
-        began = time.monotonic()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        rate = sum(done) / (time.monotonic() - began)
+        clients = [stack.enter_context(lab[number % 3].client()) for number in range(in_flight)]
+        ours = rate(lambda number: run_once(lab[number % 3], clients[number]), in_flight, seconds)
     with dask(3) as once:
-        done = [0] * in_flight
-        end = time.monotonic() + seconds
-
-        def rival(number: int) -> None:
-            while time.monotonic() < end:
-                once()
-                done[number] += 1
-
-        threads = [threading.Thread(target=rival, args=(i,)) for i in range(in_flight)]
-        began = time.monotonic()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        against = sum(done) / (time.monotonic() - began)
-    count = int(rate * seconds)
+        against = rate(lambda number: once(), in_flight, seconds)
+    count = int(ours * seconds)
     return [
         Figure(
             "jobs-a-second-8-in-flight",
-            rate,
+            ours,
             "1/s",
             count,
             against,
-            rate / against,
+            ours / against,
             ">= 80 1/s",
-            rate >= 80,
+            ours >= 80,
         )
     ]
 
@@ -442,6 +388,9 @@ BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "takeover": takeover,
     "idle": idle,
     "metered": metered,
+    "docker": docker,
+    "files": files,
+    "logs": logs,
 }
 
 
@@ -458,20 +407,10 @@ def main() -> int:
     for name in arguments.names or BENCHES:
         for figure in BENCHES[name]():
             figures.append(figure)
-            print(line(figure), flush=True)
+            print(as_line(figure), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=1))
     return 0 if all(figure.met is not False for figure in figures) else 1
-
-
-def line(figure: Figure) -> str:
-    against = f"{figure.against:.3g}" if figure.against is not None else ""
-    ratio = f"{figure.ratio:.2f}" if figure.ratio is not None else ""
-    met = {True: "met", False: "MISSED", None: ""}[figure.met]
-    return (
-        f"{figure.name:44} {figure.value:10.3g} {figure.unit:5} {figure.n:5} {against:>9} "
-        f"{ratio:>6}  {figure.budget} {met}"
-    )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
@@ -36,6 +37,7 @@ class DockerHost:
         self.namespace = self.namespaces.add("docker")
         self.flags = list(flags)
         self.process: subprocess.Popen[bytes] | None = None
+        self.registry_process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -103,6 +105,48 @@ class DockerHost:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             (self.root / "pid").unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def registry(self, tag: str, **more: Any) -> Iterator[str]:
+        """A registry in the engine's network that has one image of ours, which is not here; the
+        image's name. It ends with the block."""
+        port = 5000
+        config = self.root / "registry.yml"
+        config.write_text(
+            f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {self.root}/registry\n"
+            f"http:\n  addr: 127.0.0.1:{port}\n"
+        )
+        with (self.root / "registry.log").open("ab") as log:
+            process = subprocess.Popen(
+                [
+                    *("nsenter", f"--net=/var/run/netns/{self.namespace}"),
+                    *("docker-registry", "serve", str(config)),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        image = f"127.0.0.1:{port}/{tag}"
+        try:
+            self.make_image(image, **more)
+            self._push(image)
+            self.api.remove_image(image)
+            self.registry_process = process
+            yield image
+        finally:
+            process.kill()
+            process.wait()
+
+    def _push(self, image: str) -> None:
+        end = time.monotonic() + START_S
+        while True:  # until the registry listens
+            said = list(self.api.push(image, stream=True, decode=True))
+            errors = [line["error"] for line in said if "error" in line]
+            if not errors:
+                return
+            assert time.monotonic() < end, errors
+            time.sleep(0.1)
 
     def freeze(self) -> None:
         assert self.process is not None

@@ -256,6 +256,10 @@ def _exec(parser: ArgumentParser) -> None:
 def _job_run(parser: ArgumentParser) -> None:
     _file(parser)
     parser.add_argument(
+        "-V", "--variable", metavar="K=V", action="append", default=[],
+        help="fills {{.K}} in the file, as in Bacalhau's",
+    )  # fmt: skip
+    parser.add_argument(
         "--dry-run", action="store_true", help="say what it would change and where it would run"
     )
     _following(parser)
@@ -315,6 +319,8 @@ def _logs(parser: ArgumentParser) -> None:
         "--stream", choices=("stdout", "stderr", "both"), default="both", help="(both)"
     )
     parser.add_argument("--tail", metavar="N", type=int, default=-1, help="begin with the last N")
+    parser.add_argument("--since", metavar="TIME", help="begin 10m ago, or at 2026-11-26T12:00:00Z")
+    parser.add_argument("--peer", metavar="PEER", help="of this device alone: its name or id")
 
 
 def _wait(parser: ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from agent.cli.exitcodes import OK, USAGE, CliError
@@ -40,14 +41,24 @@ def schema(args: Namespace) -> int:
     return OK
 
 
-def load(file: str) -> JobSpec:
-    """Read a job file, `-` being standard input. Raises JobFileError with line and path."""
-    from agent.jobfile import FILE_BYTES_MAX, load_job
+def load(file: str, variables: Sequence[str] = ()) -> JobSpec:
+    """Read a job file, `-` being standard input, its `{{.NAME}}` filled with `variables` (K=V)
+    where any are given. Raises JobFileError with line and path."""
+    from agent.jobfile import FILE_BYTES_MAX, filled, load_job
 
     try:
         if file == "-":
-            return load_job(sys.stdin.buffer.read(FILE_BYTES_MAX + 1))
-        with open(file, "rb") as opened:
-            return load_job(opened.read(FILE_BYTES_MAX + 1))
+            text = sys.stdin.buffer.read(FILE_BYTES_MAX + 1)
+        else:
+            with open(file, "rb") as opened:
+                text = opened.read(FILE_BYTES_MAX + 1)
+        return load_job(filled(text, _pairs(variables)) if variables else text)
     except OSError as error:
         raise CliError(f"{file}: {(error.strerror or str(error)).lower()}", USAGE) from None
+
+
+def _pairs(texts: Sequence[str]) -> dict[str, str]:
+    pairs = dict(text.partition("=")[::2] for text in texts)
+    if wrong := [text for text in texts if "=" not in text or text.startswith("=")]:
+        raise CliError(f"-V {wrong[0]}: allowed: NAME=VALUE", USAGE)
+    return pairs

@@ -152,7 +152,7 @@ def job_run(args: Namespace) -> int:
     """Submit a job file; a wrong one is told of here, with its line, and nothing is submitted."""
     from agent.cli.jobfiles import load
 
-    spec = load(args.file)
+    spec = load(args.file, args.variable)
     if spec.parameters is not None:
         raise CliError(
             f"{args.file} is a template, for its Parameters: shoal template set NAME FILE", USAGE

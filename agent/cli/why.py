@@ -160,6 +160,10 @@ _HINTS: Final = tuple(
         (r"\[accept\] namespaces = \[(.*)\]", r"fits in namespace \1"),
         (r"\[accept\] authors", "fits from a device its owner trusts, see accept.authors there"),
         (r"\[accept\] roles = \[(.*)\]", r"fits from a device with role \1"),
+        (
+            r"policy: (\S+ \S+) is not allowed here \(\[accept\] (\w+)",
+            r"fits without \1, or once its owner adds it to accept.\2 there",
+        ),
         (r"\[accept\] job_timeout_max_s = (\d+)", r"fits with --timeout \1 or less"),
     )
 )

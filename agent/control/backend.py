@@ -14,6 +14,7 @@ disk_bytes, version, roles, since_s, reason, draining.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeAlias
 
 View: TypeAlias = dict[str, Any]
@@ -43,6 +44,18 @@ class Lines(Protocol):
     async def __anext__(self) -> View: ...
 
     async def aclose(self) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LogQuery:
+    """Which output of a job somebody wants to read."""
+
+    slot: int | None = None
+    peer: str = ""  # of this device alone: its id, or its name
+    stream: str = "both"  # stdout, stderr or both
+    tail: int = -1  # last lines to begin with; -1: all
+    since_ms: int = 0  # Unix time; where `tail` is not given
+    follow: bool = False  # on to what starts later, until the job has ended and all was given
 
 
 class Backend(Protocol):
@@ -128,13 +141,10 @@ class Backend(Protocol):
     def recent(self, since_seq: int, job: str | None) -> list[View]:
         """The remembered part of `events`."""
 
-    def logs(self, job: str, slot: int | None, stream: str, tail: int, follow: bool) -> Lines:
+    def logs(self, job: str, wanted: LogQuery) -> Lines:
         """Output of the executions of a job, wherever they ran, as {slot, peer, peer_name, stream,
-        data, execution}; `data` is bytes or text.
-
-        `stream` is stdout, stderr or both; `tail` is the number of last lines to begin with, -1
-        for all. With `follow` it goes on to executions that start later, and ends when the job has
-        ended and everything was given. Raises RequestError 404, here or at the first item.
+        data, execution}; `data` is bytes or text. Raises RequestError 404, here or at the first
+        item.
         """
 
     async def results(

@@ -9,7 +9,14 @@ from __future__ import annotations
 
 import trio
 
-from agent.control.backend import FINAL_KINDS, FINAL_STATES, Backend, RequestError, View
+from agent.control.backend import (
+    FINAL_KINDS,
+    FINAL_STATES,
+    Backend,
+    LogQuery,
+    RequestError,
+    View,
+)
 from agent.control.streams import Emit, plain_log
 
 PATIENCE = 0.1  # of the time it has taken so far: who waits for a long job can wait a little more
@@ -90,7 +97,7 @@ class _JobFollower:
             await events.aclose()
 
     async def read_logs(self) -> None:
-        lines = self.backend.logs(self.job, None, "both", -1, True)
+        lines = self.backend.logs(self.job, LogQuery(follow=True))
         try:
             async for line in lines:
                 await self.emit({"log": plain_log(line)})

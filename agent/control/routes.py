@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from agent.control.backend import Backend, RequestError
+from agent.control.backend import Backend, LogQuery, RequestError
 from agent.control.bodies import (
     Draining,
     Invitation,
@@ -40,6 +40,7 @@ Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 JOBS_MAX = 1000  # of one answer
 TAIL_MAX = 100_000  # lines
+SINCE_MS_MAX = 253_402_300_799_000  # the end of the year 9999
 
 
 def build_app(backend: Backend, limits: Limits) -> Starlette:
@@ -224,12 +225,19 @@ class Routes:
         if stream not in ("stdout", "stderr", "both"):
             raise RequestError(400, "stream: allowed: stdout, stderr, both")
         tail = integer(request, "tail", -1, -1, TAIL_MAX)
+        wanted = LogQuery(
+            None if slot < 0 else slot,
+            request.query_params.get("peer", ""),
+            stream,
+            tail,
+            integer(request, "since_ms", 0, 0, SINCE_MS_MAX),
+            flag(request, "follow"),
+        )
         view = await self._backend.job(request.path_params["job"])
-        follow = flag(request, "follow")
         self._enter()
 
         async def produce(emit: Emit) -> None:
-            lines = self._backend.logs(view["id"], None if slot < 0 else slot, stream, tail, follow)
+            lines = self._backend.logs(view["id"], wanted)
             try:
                 async for line in lines:
                     await emit(plain_log(line))

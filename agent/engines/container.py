@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from protocol.asks import network_of
 from protocol.effects import StartTask
+from protocol.sources import DirectorySource
 
 # Where paths without a slash at their beginning are: shipped files, and results beside them.
 TASK_DIR: Final = "/shoal"
@@ -19,7 +20,8 @@ LOG_FILES: Final = 2  # docker keeps the one it writes and the one before
 @dataclass(frozen=True, slots=True)
 class ContainerLaunch:
     """One execution to start. `inputs` are absolute targets that stand below the work directory
-    under the same names; `results` absolute directories of the container that it may write to."""
+    under the same names, `mounts` parts of the device: path, target in the container, and whether
+    it may be written to; `results` absolute directories of the container that it may write to."""
 
     execution_id: str
     image: str
@@ -35,6 +37,7 @@ class ContainerLaunch:
     memory_bytes: int = 256 << 20
     gpus: int = 0
     inputs: tuple[str, ...] = ()
+    mounts: tuple[tuple[str, str, bool], ...] = ()
     results: tuple[str, ...] = ()
     has_task_dir: bool = False
     timeout_s: float | None = None
@@ -42,18 +45,27 @@ class ContainerLaunch:
     log_bytes_max: int = 4 << 20  # of each stream
 
 
-def container_launch(task: StartTask, log_bytes_max: int) -> ContainerLaunch:
+def container_launch(
+    task: StartTask, environment: Mapping[str, str], log_bytes_max: int
+) -> ContainerLaunch:
+    """`environment`: that of the job and of the agent, over what the engine's parameters say."""
     spec = task.spec.task
     params, need = spec.engine.container, spec.resources
     variables = (text.partition("=") for text in params.environment)
-    targets = [source.target for source in spec.input_sources]
+    targets, mounts = [], []
+    places = [each.target for each in spec.input_sources]
+    for each in spec.input_sources:
+        if isinstance(each.source, DirectorySource):
+            mounts.append((each.source.path, within(each.target), each.source.writable))
+        else:
+            targets.append(each.target)
     results = [path.path for path in spec.result_paths]
     return ContainerLaunch(
         execution_id=task.execution,
         image=params.image,
         entrypoint=params.entrypoint,
         parameters=params.parameters,
-        env={name: value for name, _, value in variables} | spec.env | task.environment,
+        env={name: value for name, _, value in variables} | dict(environment),
         cwd=params.working_directory,
         user=params.user,
         network=network_of(spec.engine, spec.network),
@@ -63,8 +75,9 @@ def container_launch(task: StartTask, log_bytes_max: int) -> ContainerLaunch:
         memory_bytes=need.memory_bytes,
         gpus=need.gpu,
         inputs=tuple(path for path in targets if path.startswith("/")),
+        mounts=tuple(mounts),
         results=tuple(path for path in results if path.startswith("/")),
-        has_task_dir=any(not path.startswith("/") for path in (*targets, *results)),
+        has_task_dir=any(not path.startswith("/") for path in (*places, *results)),
         timeout_s=task.timeout_s,
         log_bytes_max=log_bytes_max,
     )
@@ -95,6 +108,10 @@ def host_options(launch: ContainerLaunch, work: Path, log_driver: str) -> dict[s
     mounts = [
         {"Type": "bind", "Source": str(work / path.lstrip("/")), "Target": path, "ReadOnly": True}
         for path in launch.inputs
+    ]
+    mounts += [
+        {"Type": "bind", "Source": path, "Target": target, "ReadOnly": not writable}
+        for path, target, writable in launch.mounts
     ]
     options: dict[str, Any] = {
         "network_mode": None if launch.network == "none" else launch.network,

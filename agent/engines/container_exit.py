@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from typing import Final
 
 from agent.engines.docker_client import Seen
 from agent.engines.task import ExitReason, TaskExit
 
-REBOOTED: int = 255  # what docker writes of containers that a reboot took
+SIGNAL_MAX: Final = 64
+REBOOTED: Final = 255  # what docker writes of containers that a reboot took
 
 
 def exit_of(
@@ -37,7 +39,7 @@ def exit_of(
         reason, detail = ExitReason.INTERRUPTED, "docker was stopped on this device"
     elif seen.out_of_memory and code != 0:  # OOMKilled stands beside exit code 0 as well
         detail = f"out of memory: it may have {memory_bytes >> 20} MiB, see Resources.Memory"
-    elif code > 128:
+    elif 128 < code <= 128 + SIGNAL_MAX:
         reason, signal = ExitReason.SIGNALLED, code - 128
     exited = code if reason is ExitReason.EXITED else None
     return TaskExit(exited, signal, reason, seen.finished, duration_s, detail)

@@ -34,10 +34,13 @@ def put_files(client: DockerClient, launch: ContainerLaunch, work: Path, spool: 
                 info.type, info.mtime = tarfile.DIRTYPE, int(time.time())
                 tar.addfile(_anybodys(info))
             if launch.has_task_dir:
-                mounted = {path.lstrip("/").partition("/")[0] for path in launch.inputs}
-                for entry in sorted(set(os.listdir(work)) - mounted):
-                    name = f"{TASK_DIR.lstrip('/')}/{entry}"
-                    tar.add(work / entry, name, filter=_anybodys)
+                mounted = {f"{TASK_DIR}{path}".lstrip("/") for path in launch.inputs}
+
+                def shipped(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
+                    return None if info.name in mounted else _anybodys(info)
+
+                for entry in sorted(os.listdir(work)):
+                    tar.add(work / entry, f"{TASK_DIR}/{entry}", filter=shipped)
         file.seek(0)
         client.put(launch.execution_id, cast("IO[bytes]", file))
 
@@ -66,15 +69,20 @@ def open_up(tree: Path) -> None:
     of a container is anybody."""
     for directory, _, files in os.walk(tree):
         for path in (directory, *(os.path.join(directory, name) for name in files)):
-            mode = os.stat(path, follow_symlinks=False).st_mode & 0o777
-            os.chmod(path, mode | (0o055 if path == directory else 0o044))
+            if not os.path.islink(path):
+                os.chmod(path, _for_all(os.stat(path).st_mode & 0o777, 0o044))
 
 
 def _anybodys(info: tarfile.TarInfo) -> tarfile.TarInfo:
     info.uid = info.gid = 0
     info.uname = info.gname = ""
-    info.mode |= 0o777 if info.isdir() else 0o666
+    info.mode = 0o777 if info.isdir() else _for_all(info.mode, 0o666)
     return info
+
+
+def _for_all(mode: int, rights: int) -> int:
+    """And whatever its owner may run or pass through, all may."""
+    return mode | rights | (0o111 if mode & 0o100 else 0)
 
 
 class _Pieces(io.RawIOBase):

@@ -31,6 +31,7 @@ from agent.engines.docker_live import READERS_MAX, live
 from agent.engines.docker_log import (
     STREAMS,
     Places,
+    before,
     chunks,
     keep_logs,
     kept_log,
@@ -53,6 +54,7 @@ ADOPT_S: Final = 20.0  # for docker's word on what earlier lives left; without i
 KILL_S: Final = 10.0  # for docker to carry out a KILL, before it is told again
 GIVE_UP_S: Final = 90.0  # past the grace: docker hangs, and what it runs is given up
 SAID_BYTES_MAX: Final = 4096
+AGAIN_S: Final = 0.5  # before output is asked for again that docker broke off
 RUNS: Final = ("running", "paused", "restarting")
 _log = logging.getLogger("shoal.docker")
 
@@ -98,7 +100,7 @@ class DockerEngine:
         expected = any(is_execution_id(name) for name in os.listdir(root))
         self.presence = Presence(socket, expected=expected)
         self._link = DockerLink(lambda: connect(socket, owner), self._on_event, self._look_at_all)
-        self.images = Images(self._link, self.presence)
+        self.images = Images(self._link, self.presence, root.parent / "images.json")
         self._held: dict[str, _Held] = {}
         self._readers = trio.CapacityLimiter(READERS_MAX)
         self._turns: dict[str, trio.Lock] = {}  # of those being started
@@ -108,6 +110,7 @@ class DockerEngine:
         """Until cancelled; containers go on."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._link.run)
+            nursery.start_soon(self.images.run)
             await self.presence.look()
             task_status.started()
             while True:
@@ -131,6 +134,8 @@ class DockerEngine:
                 return
             held = self._held[name] = _Held(launch.stop_grace_s, launch.memory_bytes, boot_id())
             try:
+                # Before docker is asked: whatever becomes of it, this execution is docker's.
+                await self.directories.in_thread(lambda: _note(directory, launch))
                 client = await self._link.client()
                 await self._link.call(partial(_start, client, directory, launch))
             except (OSError, ValueError) as failure:
@@ -190,12 +195,13 @@ class DockerEngine:
         held, directory = self._known(execution_id), self.directories.of(execution_id)
         assert held.exit is not None, execution_id
         held.clearing, ended = True, held.exit
-        if directory.read_exit() is None:
-            client = await self._link.client()
-            await self._link.call(lambda: keep_logs(client, directory))
-            await self.directories.in_thread(lambda: directory.record(ended))
-        await self._discard(execution_id)
-        await self.directories.clear(execution_id)
+        async with self._alone(execution_id):  # who looks at all of them clears as well
+            if directory.read_exit() is None:
+                client = await self._link.client()
+                await self._link.call(lambda: keep_logs(client, directory))
+                await self.directories.in_thread(lambda: directory.record(ended))
+            await self._discard(execution_id)
+            await self.directories.clear(execution_id)
 
     async def remove(self, execution_id: str) -> None:
         """Delete all of it; unknown is fine. Raises ExecutionRunningError."""
@@ -234,7 +240,7 @@ class DockerEngine:
     async def _adopt(self, name: str, statuses: dict[str, str] | None) -> bool:
         """False for one that never ran, which may be started yet."""
         directory = self.directories.of(name)
-        held, left_s = _read_spec(directory)
+        held, left_s = await self.directories.in_thread(lambda: _read_spec(directory))
         self._held[name] = held
         if (ended := directory.read_exit()) is not None:
             held.end(ended)
@@ -267,10 +273,18 @@ class DockerEngine:
         return LogChunk(end - len(data), data, end)
 
     async def log(
-        self, execution_id: str, stream: Stream, offset: int, tail: int, follow: bool
+        self,
+        execution_id: str,
+        stream: Stream,
+        offset: int,
+        tail: int,
+        follow: bool,
+        since_ms: int = 0,
     ) -> AsyncGenerator[LogChunk, None]:
         """Offsets are docker_log's. Raises KeyError while it has not started."""
         directory, lines = self.directories.of(execution_id), tail if offset == 0 else -1
+        if since_ms and lines < 0 and offset == 0:
+            offset = before(since_ms)
         if directory.read_exit() is not None:
             kept = read_kept(kept_log(directory, stream), offset, lines)
             while (chunk := await self.directories.in_thread(lambda: next(kept, None))) is not None:
@@ -278,6 +292,23 @@ class DockerEngine:
             return
         if not self._known(execution_id).started:
             raise KeyError(execution_id)
+        while True:
+            place = offset
+            read = self._live(execution_id, stream, offset, lines, follow)
+            async with aclosing(read) as found:
+                async for chunk in found:
+                    yield chunk
+                    place = max(place, chunk.end)
+            if not follow or self._known(execution_id).exit is not None:
+                return
+            # Docker broke off and the task goes on, or its end is about to be heard of.
+            await trio.sleep(AGAIN_S)
+            offset, lines = place, -1
+
+    async def _live(
+        self, execution_id: str, stream: Stream, offset: int, lines: int, follow: bool
+    ) -> AsyncGenerator[LogChunk, None]:
+        """To the end, or to where docker breaks off."""
         client, since_s = await self._link.client(), second_of(offset)
         frames, source = await self._link.call(
             lambda: client.log(execution_id, stream, since_s, lines, follow)
@@ -287,7 +318,6 @@ class DockerEngine:
             async for batch in batches:
                 for chunk in chunks(batch, offset, places):
                     yield chunk
-                    offset = chunk.end
 
     # ---- docker's word -----------------------------------------------------------------------
 
@@ -326,7 +356,7 @@ class DockerEngine:
         try:
             seen = await self._link.call(lambda: client.inspect(name))
         except NotThere:
-            held.end(lost("its container was removed by somebody else"))
+            held.end(lost("it has no container: somebody removed it, or it was never made"))
             return
         if seen.status in RUNS:
             return
@@ -399,9 +429,12 @@ class DockerEngine:
                 self._turns.pop(name, None)
 
 
-def _start(client: DockerClient, directory: ExecutionDir, launch: ContainerLaunch) -> None:
+def _note(directory: ExecutionDir, launch: ContainerLaunch) -> None:
     directory.create(None)
     directory.write_spec(_spec(launch))
+
+
+def _start(client: DockerClient, directory: ExecutionDir, launch: ContainerLaunch) -> None:
     host = host_options(launch, directory.work, client.log_driver)
     client.create(launch.execution_id, create_options(launch), host)
     put_files(client, launch, directory.work, directory.tmp)
@@ -424,7 +457,10 @@ def _spec(launch: ContainerLaunch) -> bytes:
 
 def _read_spec(directory: ExecutionDir) -> tuple[_Held, float | None]:
     """And how long it may run from now on: by the time since boot, which nobody sets."""
-    spec = (directory.path / "spec").read_bytes()
+    try:
+        spec = (directory.path / "spec").read_bytes()
+    except FileNotFoundError:  # on a full disk only its end may have been written
+        spec = b""
     held = _Held(
         int(spec_field(spec, "grace_ms") or 10_000) / 1000,
         int(spec_field(spec, "memory") or 0),

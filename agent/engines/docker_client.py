@@ -5,6 +5,7 @@ The SDK is loaded when the first container is: it takes 17 MB and half a second 
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Final
+
+from agent.labels import ARCHITECTURES
 
 TIMEOUT_S: Final = 60.0  # a slow card takes seconds to make a container
 LABEL: Final = "shoal.execution"  # with its id; how a container is known to be ours
@@ -62,6 +65,7 @@ class DockerClient:
             info = self._api.info()
             self.log_driver = "local" if "local" in info["Plugins"]["Log"] else "json-file"
             self.live_restore = bool(info.get("LiveRestoreEnabled"))
+            self.root = str(info.get("DockerRootDir") or "/")
 
     def close(self) -> None:
         self._api.close()
@@ -195,6 +199,18 @@ class DockerClient:
             return False
         return True
 
+    def fits_here(self, image: str) -> bool:
+        """Whether it was built for this kind of processor; docker runs none that was not."""
+        with _told():
+            found = self._api.inspect_image(image).get("Architecture") or ""
+        own = ARCHITECTURES.get(platform.machine(), platform.machine())
+        return found in ("", own) or (own, found) == ("arm64", "arm")  # most of them run both
+
+    def remove_image(self, image: str) -> None:
+        """Missing is fine. Raises EngineFailed while a container uses it."""
+        with suppress(NotThere), _told():
+            self._api.remove_image(image)
+
     def pull(self, image: str) -> Iterator[str]:
         """Fetch it; what docker says about that, line by line."""
         repository, tag = _split(image)
@@ -230,7 +246,10 @@ def moment_ns(text: str) -> int:
     if match is None:
         return 0
     zone = "+00:00" if match[3] == "Z" else match[3]
-    seconds = int(datetime.fromisoformat(match[1] + zone).timestamp())
+    try:
+        seconds = int(datetime.fromisoformat(match[1] + zone).timestamp())
+    except (ValueError, OverflowError):  # no such day, as in a damaged file
+        return 0
     return max(0, seconds * 1_000_000_000 + int((match[2] or "0").ljust(9, "0")))
 
 

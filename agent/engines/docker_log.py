@@ -54,6 +54,11 @@ def second_of(offset: int) -> int:
     return (offset >> 8) // 10_000_000
 
 
+def before(moment_ms: int) -> int:
+    """The offset after all that was written before that Unix time."""
+    return max(0, moment_ms * 10_000 - 1) << 8 | SAME_MAX
+
+
 def chunks(frames: Iterable[bytes], after: int, places: Places | None = None) -> Iterator[LogChunk]:
     """Frames after that place, put together as far as they go into a chunk.
 

@@ -60,10 +60,17 @@ class Engine(Protocol):
         """Whether it was started since the device booted."""
 
     def log(
-        self, execution_id: str, stream: Stream, offset: int, tail: int, follow: bool
+        self,
+        execution_id: str,
+        stream: Stream,
+        offset: int,
+        tail: int,
+        follow: bool,
+        since_ms: int = 0,
     ) -> AsyncGenerator[LogChunk, None]:
-        """Its output from `offset` on, or the last `tail` lines where that is not negative and the
-        offset 0; with `follow` what comes, until its end."""
+        """Its output from `offset` on. Where that is 0, the last `tail` lines if that is not
+        negative, else what was written since that Unix time. With `follow` what comes, until its
+        end."""
 
     async def tails(self, execution_id: str, lines_max: int) -> tuple[LogChunk, LogChunk]:
         """The last lines of stdout and of stderr."""

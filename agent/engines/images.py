@@ -1,33 +1,68 @@
-"""Images: fetched for a job when it needs one."""
+"""Images: fetched for a job when it needs one, and removed when none has for long.
+
+Only what was fetched here is removed; what a person brought to this device is theirs. Images of
+standing jobs stay, so that a daemon's container starts after a reboot without a network.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Final
 
+import msgspec
 import trio
 
-from agent.engines.docker_client import EngineFailed
+from agent.engines.docker_client import EngineFailed, NotAnswering
 from agent.engines.docker_link import DockerLink
 from agent.engines.presence import Presence
 from protocol.container import ContainerParams, full_name
 
 PULLS_MAX: Final = 2  # at a time: a device's link has one width
 PULL_S: Final = 540.0  # within coordination's start_max_s
+KEEP_S: Final = 7 * 86_400.0  # as long as jobs are kept
+YOUNG_S: Final = 600.0  # an image used since then is not removed whatever the disk says
+FREE_BYTES_MIN: Final = 1 << 30  # of docker's disk; below that unused ones go, however young
+PRUNE_S: Final = 3600.0
+KNOWN_S: Final = 1_700_000_000.0  # no clock that is right shows less
 _log = logging.getLogger("shoal.docker")
 
 
 class Images:
-    def __init__(self, link: DockerLink, presence: Presence) -> None:
+    def __init__(
+        self,
+        link: DockerLink,
+        presence: Presence,
+        record: Path,
+        standing: Callable[[], frozenset[str]] = frozenset,
+    ) -> None:
+        """`record`: the file that says which were fetched here. `standing`: the images of standing
+        jobs, by their full names."""
         self._link = link
         self._presence = presence
+        self._record = record
+        self.standing = standing
+        self._used = _read(record)  # full name: Unix time of its last use
         self._pulls = trio.Semaphore(PULLS_MAX)
         self._turns: dict[str, trio.Lock] = {}
 
+    async def run(self) -> None:
+        """Remove what is not needed, as long as it is not cancelled."""
+        while True:
+            await trio.sleep(PRUNE_S)
+            with contextlib.suppress(EngineFailed):
+                await self.prune()
+
     async def fetch(self, params: ContainerParams) -> None:
         """Have the image here, as the job's Pull says. Raises EngineFailed."""
-        image = params.image
+        image, name = params.image, full_name(params.image)
+        if name in self._used:
+            self._used[name] = time.time()
         if params.pull != "always" and await self._here(image):
             return
         if params.pull == "never":
@@ -37,10 +72,54 @@ class Images:
             async with turn, self._pulls:
                 # Another job that waited for it too may have fetched it meanwhile.
                 if params.pull == "always" or not await self._here(image):
+                    await self._make_room()
                     await self._pull(image)
+                    self._used[name] = time.time()
+                    await self._save()
         finally:
             if not turn.locked():
                 self._turns.pop(image, None)
+        await self._presence.look()
+
+    async def prune(self) -> None:
+        """Remove what no job has used for long. Raises EngineFailed."""
+        if self._used:
+            now = time.time()
+            for name, used in self._used.items():
+                if used < KNOWN_S or used > now:  # stamped before this device knew the time
+                    self._used[name] = now
+            old = [name for name, used in self._used.items() if used < now - KEEP_S]
+            await self._remove(old)
+            await self._make_room()
+            await self._save()  # times of use, too, which are not worth a write of their own
+
+    async def _make_room(self) -> None:
+        """Where docker's disk is nearly full, the longest unused go, one by one."""
+        if not self._used:
+            return
+        root, young = (await self._link.client()).root, time.time() - YOUNG_S
+        for name in sorted(self._used, key=lambda name: self._used[name]):
+            if self._used.get(name, 0.0) > young:  # its container is about to be made
+                continue
+            free = await trio.to_thread.run_sync(_free_bytes, root)
+            if free >= FREE_BYTES_MIN:
+                return
+            await self._remove([name])
+
+    async def _remove(self, names: list[str]) -> None:
+        client, standing = await self._link.client(), self.standing()
+        for name in names:
+            if name in standing:
+                continue
+            try:
+                await self._link.call(partial(client.remove_image, name))
+            except NotAnswering:
+                raise
+            except EngineFailed as error:  # a container of somebody's uses it
+                _log.debug("image %s stays: %s", name, error)
+                continue
+            self._used.pop(name, None)  # another that makes room may have been sooner
+            _log.info("image %s was not used for long, or the disk is full: removed", name)
         await self._presence.look()
 
     async def _here(self, image: str) -> bool:
@@ -63,8 +142,37 @@ class Images:
             raise EngineFailed(f"image {image} was not fetched within {PULL_S:.0f} s") from None
         except EngineFailed as error:
             raise EngineFailed(f"image {image} cannot be fetched: {error}") from None
+        if not await self._link.call(lambda: client.fits_here(image)):
+            await self._link.call(lambda: client.remove_image(image))
+            raise EngineFailed(f"image {image} is not for this device's kind of processor")
+
+    async def _save(self) -> None:
+        used = dict(self._used)
+        with contextlib.suppress(OSError):  # a full disk: it is written again within the hour
+            await trio.to_thread.run_sync(lambda: _write(self._record, used))
 
 
 def _exhaust(lines: Iterator[str]) -> None:
     for line in lines:
         _log.debug("pull: %s", line)
+
+
+def _free_bytes(root: str) -> int:
+    """Plenty where that cannot be seen, as from within another mount namespace."""
+    try:
+        return shutil.disk_usage(root).free
+    except OSError:
+        return FREE_BYTES_MIN
+
+
+def _read(record: Path) -> dict[str, float]:
+    try:
+        return msgspec.json.decode(record.read_bytes(), type=dict[str, float])
+    except (OSError, msgspec.MsgspecError):  # none yet, or zeroes after a power cut
+        return {}
+
+
+def _write(record: Path, used: dict[str, float]) -> None:
+    fresh = record.with_suffix(".new")
+    fresh.write_bytes(msgspec.json.encode(used))
+    fresh.rename(record)

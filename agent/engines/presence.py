@@ -6,11 +6,11 @@ Asked for in plain HTTP: the SDK would cost a device without container jobs 17 M
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import trio
 
 from agent.unixhttp import Connection, Lost, Silent
@@ -34,11 +34,21 @@ class Presence:
         """Returns within seconds, whatever the engine does."""
         try:
             self.images = await trio.to_thread.run_sync(_images, self.path)
-        except (OSError, Lost, Silent, ValueError, KeyError, TypeError) as error:
-            why = f"no answer within {TIMEOUT_S:.0f} s" if isinstance(error, Silent) else error
-            self.trouble = f"docker does not answer: {why}" if self.present else ""
+        except (OSError, ValueError, RecursionError, Lost, Silent, msgspec.MsgspecError) as error:
+            self.trouble = f"docker does not answer: {_why(error)}" if self.present else ""
             return
         self.present, self.trouble = True, ""
+
+
+class _Image(msgspec.Struct, frozen=True):
+    tags: list[str] | None = msgspec.field(name="RepoTags", default=None)
+    digests: list[str] | None = msgspec.field(name="RepoDigests", default=None)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, Silent | BlockingIOError):  # nobody takes connections, or answers one
+        return f"no answer within {TIMEOUT_S:.0f} s"
+    return "what it says is not docker's" if not isinstance(error, OSError) else str(error)
 
 
 def _images(path: Path) -> frozenset[str]:
@@ -53,12 +63,12 @@ def _images(path: Path) -> frozenset[str]:
             answer = connection.request("GET", "/images/json", b"")
             if answer.status != 200:
                 raise OSError(f"it answers {answer.status}")
-            found = json.loads(answer.body())
+            found = msgspec.json.decode(answer.body(), type=list[_Image])
         finally:
             connection.close()
     names = [
         name
         for image in found[:IMAGES_MAX]
-        for name in (*(image.get("RepoTags") or ()), *(image.get("RepoDigests") or ()))
+        for name in (*(image.tags or ()), *(image.digests or ()))
     ]
     return frozenset(full_name(name) for name in names if "<none>" not in name)

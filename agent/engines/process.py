@@ -7,23 +7,26 @@ import os
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import trio
 
 from agent.engines.beside import Place, run_beside
+from agent.engines.cgroups import Cgroups
 from agent.engines.directories import Directories
 from agent.engines.engine import FoundExecution
 from agent.engines.execution_dir import ExecutionDir, closed_parent
-from agent.engines.supervisor import encode_spec
+from agent.engines.supervisor import encode_spec, spec_field
 from agent.engines.task import (
     ExecutionRunningError,
+    ExitReason,
     TaskExit,
     TaskLaunch,
     TaskUser,
 )
-from agent.engines.task_log import LogChunk, Stream, read_chunk, read_tail
+from agent.engines.task_log import LogChunk, Stream, offset_since, read_chunk, read_tail
 from agent.engines.watch import Watch, sight, spawn
 
 _T = TypeVar("_T")
@@ -42,12 +45,20 @@ class ProcessEngine:
     KeyError for one that it does not know.
     """
 
-    def __init__(self, root: Path, user: TaskUser | None = None, path: str = TASK_PATH) -> None:
-        """Tasks run as `user`; None means the agent's own user."""
+    def __init__(
+        self,
+        root: Path,
+        user: TaskUser | None = None,
+        path: str = TASK_PATH,
+        cgroups: Cgroups | None = None,
+    ) -> None:
+        """Tasks run as `user`; None means the agent's own user. `cgroups` hold them to their
+        limits, where there are any."""
         self.directories = Directories(root, user)
         self.root = self.directories.root
         self.user = user
         self._path = path
+        self.cgroups = cgroups
         self._watches: dict[str, Watch] = {}
         self._turns: dict[str, trio.Lock] = {}  # of those being started or looked for
         if user and (closed := closed_parent(self.root, user)):
@@ -110,7 +121,11 @@ class ProcessEngine:
     async def adopt(self) -> list[FoundExecution]:
         """Everything on disk, sorted by id: running, ended, or lost (for good: see look)."""
         found = []
-        for execution_id in await self._in_thread(self.directories.sweep):
+        names = await self._in_thread(self.directories.sweep)
+        if self.cgroups is not None:
+            cgroups = self.cgroups
+            await self._in_thread(lambda: cgroups.sweep(names))
+        for execution_id in names:
             watch = await self._watch(execution_id)
             found.append(FoundExecution(execution_id, watch.exit))
         return found
@@ -131,16 +146,27 @@ class ProcessEngine:
     async def clear(self, execution_id: str) -> None:
         """Delete the files of a task that has ended; its output stays."""
         await self.directories.clear(execution_id)
+        if self.cgroups is not None:
+            self.cgroups.remove(execution_id)
 
     async def of_this_boot(self, execution_id: str) -> bool:
         """Whether it was started since the device booted."""
         return await self._in_thread(self._directory(execution_id).of_this_boot)
 
     async def log(
-        self, execution_id: str, stream: Stream, offset: int, tail: int, follow: bool
+        self,
+        execution_id: str,
+        stream: Stream,
+        offset: int,
+        tail: int,
+        follow: bool,
+        since_ms: int = 0,
     ) -> AsyncGenerator[LogChunk, None]:
         """Raises KeyError for an unknown execution where it is followed."""
-        if tail >= 0 and offset == 0:
+        path = self._directory(execution_id).path
+        if since_ms and tail < 0 and offset == 0:
+            offset = await self._in_thread(lambda: offset_since(path, stream, since_ms))
+        elif tail >= 0 and offset == 0:
             chunk = await self.tail(execution_id, stream, tail)
             yield chunk
             offset = chunk.next_offset
@@ -207,6 +233,8 @@ class ProcessEngine:
                 if execution_id not in self._watches:
                     directory = self._directory(execution_id)
                     watch = await self._in_thread(lambda: sight(directory))
+                    if watch.exit is not None:
+                        watch.exit = self._explained(execution_id, watch.exit)
                     self._watches[execution_id] = watch
         watch = self._watches[execution_id]
         if watch.exit is None and watch.over():
@@ -235,8 +263,23 @@ class ProcessEngine:
             else:
                 await self._look_again(directory, watch)
                 return
-        watch.exit = ended
+        watch.exit = self._explained(execution_id, ended)
         watch.close()
+
+    def _explained(self, execution_id: str, ended: TaskExit) -> TaskExit:
+        """With its reason where the kernel ended it for want of memory."""
+        killed = ended.signal == signal.SIGKILL or ended.code == 128 + signal.SIGKILL
+        asked = ended.reason not in (ExitReason.EXITED, ExitReason.SIGNALLED)
+        if self.cgroups is None or not killed or asked or not self.cgroups.ran_out(execution_id):
+            return ended
+        try:
+            spec = (self._directory(execution_id).path / "spec").read_bytes()
+        except OSError:
+            return ended
+        limit = int(spec_field(spec, "memory") or 0) >> 20
+        return replace(
+            ended, detail=f"out of memory: it may have {limit} MiB, see Resources.Memory"
+        )
 
     async def _look_again(self, directory: ExecutionDir, watch: Watch) -> None:
         """No exit: the supervisor was killed, or was a second one that left it to the first."""
@@ -255,8 +298,12 @@ class ProcessEngine:
             directory.create(user)
             if not directory.never_started():
                 return sight(directory)
+            groups: tuple[str, ...] = ()
+            if self.cgroups is not None:
+                groups = self.cgroups.create(launch.execution_id, launch.limits)
+            env = self._environment(directory, launch)
             who = None if launch.becomes_user else user
-            directory.write_spec(encode_spec(launch, who, self._environment(directory, launch)))
+            directory.write_spec(encode_spec(launch, who, env, groups))
             return spawn(directory)
         except (OSError, ValueError) as failure:
             return Watch(exit=directory.fail_start(f"it could not be started: {failure}"))

@@ -26,14 +26,17 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CHUNK_BYTES = 65536, PIPE_BYTES = 262144, GROUPS_MAX = 64, DEPTH_MAX = 4096 };
+enum { CHUNK_BYTES = 65536, PIPE_BYTES = 262144, GROUPS_MAX = 64, CGROUPS_MAX = 4, DEPTH_MAX = 4096 };
 enum { KILL_AGAIN_MS = 2, KILL_AGAIN_MS_MAX = 512 };
+enum { NOTE_EVERY_MS = 50, NOTES_MAX = 4096 }; /* of a segment; beyond, times are coarser */
 static const char OOM_SCORE[] = "300";
 
 struct log {           /* one stream: at most two segments, each named by its absolute start */
     const char *name;
     int pipe, segment; /* fds, -1 when closed */
     int64_t end, start, previous; /* absolute offsets; previous is -1 when there is none */
+    int times; /* of the segment: pairs of an offset and the wall time when it was written */
+    int64_t noted_ms, notes;
 };
 
 static struct {
@@ -41,9 +44,11 @@ static struct {
     int64_t timeout_ms, grace_ms, segment_bytes, uid, gid, limit[RLIM_NLIMITS];
     gid_t groups[GROUPS_MAX];
     size_t groups_count;
+    const char *cgroups[CGROUPS_MAX]; /* files that a process joins a control group by */
+    size_t cgroups_count;
 } spec = {.grace_ms = 10000, .segment_bytes = 1 << 20, .uid = -1, .gid = -1};
 
-static struct log logs[2] = {{"stdout", -1, -1, 0, 0, -1}, {"stderr", -1, -1, 0, 0, -1}};
+static struct log logs[2] = {{"stdout", -1, -1, 0, 0, -1, -1, 0, 0}, {"stderr", -1, -1, 0, 0, -1, -1, 0, 0}};
 static int dir = -1, exit_file = -1, work = -1;
 static int64_t dropped_bytes, started_ms;
 static pid_t self, task;
@@ -164,6 +169,11 @@ static void segment_path(char path[48], const struct log *log, int64_t start)
     snprintf(path, 48, "%s.%020" PRId64, log->name, start);
 }
 
+static void times_path(char path[48], const struct log *log, int64_t start)
+{
+    snprintf(path, 48, "times-%s.%020" PRId64, log->name, start);
+}
+
 static bool rotate(struct log *log)
 {
     char path[48];
@@ -174,12 +184,31 @@ static bool rotate(struct log *log)
     if (log->previous >= 0) {
         segment_path(path, log, log->previous);
         unlinkat(dir, path, 0);
+        times_path(path, log, log->previous);
+        unlinkat(dir, path, 0);
     }
     log->previous = log->segment >= 0 ? log->start : -1;
     if (log->segment >= 0)
         close(log->segment);
     log->segment = file, log->start = log->end;
+    if (log->times >= 0)
+        close(log->times);
+    times_path(path, log, log->start);
+    log->times = openat(dir, path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    log->noted_ms = log->notes = 0;
     return true;
+}
+
+/* When what stands at this offset was written; nothing is lost where it cannot be noted. */
+static void note_time(struct log *log, int64_t offset)
+{
+    int64_t now = now_ms(CLOCK_MONOTONIC);
+    if (log->times < 0 || log->notes >= NOTES_MAX || (log->notes && now < log->noted_ms + NOTE_EVERY_MS))
+        return;
+    int64_t pair[2] = {offset, now_ms(CLOCK_REALTIME)};
+    if (write(log->times, pair, sizeof pair) == (ssize_t)sizeof pair)
+        log->notes++;
+    log->noted_ms = now;
 }
 
 static void keep(struct log *log, const char *data, int64_t n)
@@ -194,6 +223,7 @@ static void keep(struct log *log, const char *data, int64_t n)
         ssize_t wrote = write(log->segment, data, (size_t)(n < room ? n : room));
         if (wrote <= 0)
             break;
+        note_time(log, log->end);
         data += wrote, n -= wrote, log->end += wrote;
     }
     dropped_bytes += n; /* a full disk costs output, never the task */
@@ -261,6 +291,8 @@ static void take(const char *key, char *value, size_t *args, size_t *vars)
     else if (!strcmp(key, "gid")) spec.gid = number;
     else if (!strcmp(key, "group") && spec.groups_count < GROUPS_MAX)
         spec.groups[spec.groups_count++] = (gid_t)number;
+    else if (!strcmp(key, "cgroup") && spec.cgroups_count < CGROUPS_MAX)
+        spec.cgroups[spec.cgroups_count++] = value;
     for (size_t i = 0; i < sizeof limits / sizeof *limits; i++)
         if (!strcmp(key, limits[i].key))
             spec.limit[limits[i].resource] = number;
@@ -346,6 +378,11 @@ static const char *become_task(int out, int err)
     int oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (oom >= 0 && write(oom, OOM_SCORE, strlen(OOM_SCORE)) > 0)
         close(oom); /* a hungry task dies before the agent */
+    for (size_t i = 0; i < spec.cgroups_count; i++) {
+        int group = open(spec.cgroups[i], O_WRONLY | O_CLOEXEC);
+        if (group < 0 || write(group, "0", 1) != 1) return "cgroup";
+        close(group);
+    }
     if (setsid() < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0) return "setup";
     lower_limits();
     if (fchdir(work)) return "workdir";

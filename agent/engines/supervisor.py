@@ -3,9 +3,10 @@
 import functools
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from agent.engines.cgroups import memory_bytes_max
 from agent.engines.task import TaskLaunch, TaskUser
 
 _NULL_FD_ACTIONS = (
@@ -44,8 +45,14 @@ def spawn_supervisor(directory: Path) -> int:
     )
 
 
-def encode_spec(launch: TaskLaunch, user: TaskUser | None, env: Mapping[str, str]) -> bytes:
-    """NUL-ended `key=value` fields, the boot id first. Raises ValueError for what cannot run."""
+def encode_spec(
+    launch: TaskLaunch,
+    user: TaskUser | None,
+    env: Mapping[str, str],
+    groups: Sequence[str] = (),
+) -> bytes:
+    """NUL-ended `key=value` fields, the boot id first; `groups` are the files by which the task
+    joins its control groups. Raises ValueError for what cannot run."""
     if not launch.argv or not launch.argv[0]:
         raise ValueError("there is no command to run")
     if any(not key or "=" in key for key in env):
@@ -66,6 +73,8 @@ def encode_spec(launch: TaskLaunch, user: TaskUser | None, env: Mapping[str, str
     fields = [("boot", boot_id())]
     fields += [(key, str(number)) for key, number in numbers.items() if number is not None]
     fields += [("group", str(group)) for group in (user.groups if user else ())]
+    fields += [("cgroup", path) for path in groups]
+    fields += [("memory", str(memory_bytes_max(limits)))] if groups else []
     fields += [("cwd", launch.cwd)] if launch.cwd else []
     fields += [("arg", arg) for arg in launch.argv]
     fields += [("env", f"{key}={value}") for key, value in env.items()]

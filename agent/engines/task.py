@@ -50,12 +50,15 @@ class TaskUser:
 
 @dataclass(frozen=True, slots=True)
 class TaskLimits:
-    """Resource limits of each of a task's processes; None leaves the device's own."""
+    """Resource limits of each of a task's processes, where nothing else is said; None leaves the
+    device's own."""
 
     open_files_max: int = 1024  # the kernel's customary soft limit
     processes_max: int | None = None  # counted per user, over all of its tasks
     file_bytes_max: int | None = None
     address_space_bytes_max: int | None = None  # address space, not resident memory
+    memory_bytes: int = 0  # of all processes together, where there are control groups
+    cpu_m: int = 100  # millicores; what it has of a busy device, likewise
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ given out, means the same byte for ever; what lies before the oldest segment was
 
 import os
 import stat
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,8 @@ from typing import Literal
 Stream = Literal["stdout", "stderr"]
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+TIMES_BYTES_MAX = 1 << 16  # supervise.c, NOTES_MAX
+_PAIR = struct.Struct("=qq")  # an offset and when it was written; supervise.c, note_time
 _ATTEMPTS = 16  # each but the last lost a race with the writer, which turned over megabytes
 
 
@@ -67,6 +70,20 @@ def read_tail(directory: Path, stream: Stream, lines_max: int, bytes_max: int) -
     lines = data.splitlines(keepends=True)
     kept = b"".join(lines[-lines_max:]) if lines_max > 0 else b""
     return LogChunk(first + len(data) - len(kept), kept, end)
+
+
+def offset_since(directory: Path, stream: Stream, since_ms: int) -> int:
+    """Where what was written from that moment on begins, to about a twentieth of a second; the end
+    where nothing was. `since_ms` is Unix time."""
+    for start in _segments(directory, stream):
+        try:
+            pairs = _read(directory / f"times-{stream}.{start:020d}", 0, TIMES_BYTES_MAX)
+        except OSError:  # trimmed meanwhile
+            continue
+        for offset, written_ms in _PAIR.iter_unpack(pairs[: len(pairs) // _PAIR.size * _PAIR.size]):
+            if written_ms >= since_ms:
+                return int(offset)
+    return read_chunk(directory, stream, 1 << 62, 0).end
 
 
 def _segments(directory: Path, stream: Stream) -> list[int]:

@@ -21,9 +21,10 @@ import trio
 from agent.engines.beside import Place, run_beside, user_word
 from agent.engines.compiled import Compiled, open_module, target_of
 from agent.engines.process import TASK_PATH
-from agent.engines.task import TaskLaunch, TaskUser
+from agent.engines.task import TaskLaunch, TaskLimits, TaskUser
 from protocol.effects import StartTask
 from protocol.inputs import InputSource
+from protocol.sources import DirectorySource
 from protocol.task import TaskSpec
 from protocol.wasm import module_path
 
@@ -35,6 +36,9 @@ PLACE: Final = Place(Path("/"), {"PATH": TASK_PATH, "LANG": "C.UTF-8"}, None)
 PROBE_S: Final = 30.0  # the agent's start waits for it; 0.1 s here, and a cold card is slow
 VARIABLE_PREFIX: Final = "MODULE_"  # see wasm_child.py
 CANNOT_RUN: Final = 126  # likewise, of a module that does not even compile
+# Python, wasmtime and its library's pages beside the module's memory, which a store holds to its
+# own limit: 32 MB measured, and a large module has as much again of machine code.
+RUNTIME_BYTES: Final = 96 << 20
 _log = logging.getLogger("shoal.wasm")
 
 
@@ -101,6 +105,7 @@ class Wasm:
             "entry": params.entry_point,
             "memory_bytes": spec.resources.memory_bytes,
             "fuel": params.fuel,
+            "directories": _directories(sources),
         }
         program = entry.rpartition("/")[2]
         return (*self._child(), "run", json.dumps(order), program, *params.parameters)
@@ -110,17 +115,21 @@ class Wasm:
             return str(await self.compiled.of(module, PLACE, self._child(), target))
 
 
-def wasm_launch(task: StartTask, argv: tuple[str, ...], log_bytes_max: int) -> TaskLaunch:
+def wasm_launch(
+    task: StartTask, environment: dict[str, str], argv: tuple[str, ...], log_bytes_max: int
+) -> TaskLaunch:
     """Its variables go below a prefix: among the child's own they could lead out of the sandbox."""
     spec = task.spec.task
     given = (text.partition("=") for text in spec.engine.wasm.environment)
-    env = {name: value for name, _, value in given} | spec.env | task.environment
+    env = {name: value for name, _, value in given} | environment
+    memory_bytes = spec.resources.memory_bytes + RUNTIME_BYTES
     return TaskLaunch(
         execution_id=task.execution,
         argv=argv,
         env={f"{VARIABLE_PREFIX}{name}": value for name, value in env.items()},
         timeout_s=task.timeout_s,
         log_bytes_max=log_bytes_max,
+        limits=TaskLimits(memory_bytes=memory_bytes, cpu_m=spec.resources.cpu_m),
         becomes_user=True,
     )
 
@@ -130,6 +139,17 @@ def make_results(spec: TaskSpec, work: Path) -> None:
     for result in spec.result_paths:
         if result.path.startswith("/"):
             (work / result.path.lstrip("/")).mkdir(parents=True, exist_ok=True)
+
+
+def _directories(sources: tuple[InputSource, ...]) -> list[tuple[str, str, bool]]:
+    """Of the device, as it is asked for: path, name, and whether it may be written to."""
+    found = []
+    for each in sources:
+        if isinstance(given := each.source, DirectorySource):
+            if not os.path.isdir(given.path):
+                raise OSError(f"{given.path} is a file; a module is given directories")
+            found.append((os.path.realpath(given.path), each.target, given.writable))
+    return found
 
 
 @contextmanager

@@ -68,6 +68,7 @@ class Order:
     entry: str
     memory_bytes: int
     fuel: int  # zero: no bound
+    directories: list[tuple[str, str, bool]]  # of the device: path, name, writable
 
     def opened(self) -> Order:
         """The same by descriptors: the tasks' user may not get to the files by their paths."""
@@ -182,7 +183,7 @@ def run_module(order: Order, words: Sequence[str]) -> int:
     )
     if order.fuel:
         store.set_fuel(order.fuel)
-    store.set_wasi(_wasi(words))
+    store.set_wasi(_wasi(words, order.directories))
     linker = wasmtime.Linker(store.engine)
     linker.define_wasi()
     try:
@@ -199,9 +200,12 @@ def run_module(order: Order, words: Sequence[str]) -> int:
     return 0
 
 
-def _wasi(words: Sequence[str]) -> wasmtime.WasiConfig:
+def _wasi(
+    words: Sequence[str], directories: Sequence[tuple[str, str, bool]]
+) -> wasmtime.WasiConfig:
     """Its own directory is all of the file system that it sees, under both names that libraries
-    look for; some take the first one for the current directory."""
+    look for (some take the first one for the current directory), and what it was given of the
+    device's; no link leads from one into another."""
     wasi = wasmtime.WasiConfig()
     wasi.argv = list(words)
     wasi.env = [
@@ -211,6 +215,11 @@ def _wasi(words: Sequence[str]) -> wasmtime.WasiConfig:
     ]
     wasi.preopen_dir(".", "/")
     wasi.preopen_dir(".", ".")
+    for path, name, writable in directories:
+        try:
+            wasi.preopen_dir(path, "/" + name.lstrip("/"), writable)
+        except wasmtime.WasmtimeError:
+            raise Ended(CANNOT_RUN, f"{path} cannot be opened by the tasks' user") from None
     wasi.inherit_stdout()
     wasi.inherit_stderr()
     return wasi

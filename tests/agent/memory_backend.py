@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from agent.client import THIS_DEVICE
-from agent.control.backend import FINAL_STATES, RequestError
+from agent.control.backend import FINAL_STATES, LogQuery, RequestError
 from agent.control.feed import Feed, Follower
 from protocol.errors import JobSpecError
 from protocol.job import JobSpec
@@ -211,9 +211,7 @@ class MemoryBackend:
     def recent(self, since_seq: int, job: str | None) -> list[dict[str, Any]]:
         return self.feed.recent(since_seq, job)
 
-    async def logs(
-        self, job: str, slot: int | None, stream: str, tail: int, follow: bool
-    ) -> AsyncIterator[dict[str, Any]]:
+    async def logs(self, job: str, wanted: LogQuery) -> AsyncIterator[dict[str, Any]]:
         if job not in self.views:
             raise RequestError(404, "no such job")
         for i in range(self.log_flood):
@@ -224,9 +222,10 @@ class MemoryBackend:
             while at < len(lines):
                 line = lines[at]
                 at += 1
+                slot, stream = wanted.slot, wanted.stream
                 if slot in (None, line["slot"]) and stream in ("both", line["stream"]):
                     yield line
-            if not follow or self.views[job]["state"] in FINAL_STATES:
+            if not wanted.follow or self.views[job]["state"] in FINAL_STATES:
                 return
             await self.changed.wait()
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.backend import AgentBackend
-from agent.control.backend import FINAL_STATES, RequestError
+from agent.control.backend import FINAL_STATES, LogQuery, RequestError
 from tests.agent.whole import open_directory, running_agent, until
 from tests.lab import process_job
 
@@ -43,7 +43,7 @@ async def test_a_job_from_its_submission_to_its_end(data_dir: Path) -> None:
             assert (await backend.job(wanted))["id"] == accepted["job"]
         listed = await backend.jobs("", 10, False)
         assert [v["name"] for v in listed["jobs"]] == ["one"] and listed["silent"] == []
-        lines = [line async for line in backend.logs(accepted["job"], None, "both", -1, False)]
+        lines = [line async for line in backend.logs(accepted["job"], LogQuery())]
         assert [(line["stream"], line["data"]) for line in lines] == [("stdout", b"hi\n")]
         stopped = await backend.stop("one")
         assert stopped["note"] == "it has ended already"
@@ -125,10 +125,10 @@ async def test_readers_of_logs_leave_nothing_behind(data_dir: Path) -> None:
         accepted = await agent.backend.submit(process_job("echo", "x"), "")
         await ended(agent.backend, accepted["job"])
         for follow in (False, True):
-            reader = agent.backend.logs(accepted["job"], None, "both", -1, follow)
+            reader = agent.backend.logs(accepted["job"], LogQuery(follow=follow))
             assert len([line async for line in reader]) == 1
             await reader.aclose()
-        unread = agent.backend.logs(accepted["job"], None, "both", -1, True)
+        unread = agent.backend.logs(accepted["job"], LogQuery(follow=True))
         await unread.aclose()
         await until(lambda: agent.feed.followers == 0)
 
@@ -144,7 +144,7 @@ async def test_a_daemon_runs_until_it_is_deleted(data_dir: Path) -> None:
         assert (await backend.job("d"))["state"] == "running"
         assert (await backend.submit(spec, ""))["unchanged"] is True
         await refused(403, "leave --key out", backend.submit({**spec, "Priority": 1}, "mine"))
-        follow = backend.logs(accepted["job"], None, "stdout", -1, True)
+        follow = backend.logs(accepted["job"], LogQuery(stream="stdout", follow=True))
         assert (await anext(follow))["data"] == b"up\n"
         await follow.aclose()
         answer = await backend.delete("d")

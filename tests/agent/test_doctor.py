@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agent import doctor
+from agent.engines.cgroups import Cgroups
 from agent.engines.task import TaskUser
 from agent.main import Agent
 from protocol.ids import PeerId
@@ -49,7 +50,12 @@ async def test_an_agent_that_is_not_root_says_what_a_task_may_do(data_dir: Path)
         assert entry["ok"] is None and "can read this device's key" in entry["text"]
         assert "as root" in entry["fix"]
         agent.engines.process.user = TaskUser(1234, 1234)
+        agent.engines.process.cgroups = Cgroups("peer", 2, ())
+        assert checks(agent)["tasks"]["ok"] is True
         assert "user 1234" in checks(agent)["tasks"]["text"]
+        agent.engines.process.cgroups = None
+        entry = checks(agent)["tasks"]
+        assert entry["ok"] is None and "cgroup_enable=memory" in entry["fix"]
 
 
 async def test_a_device_that_takes_no_work_says_why(data_dir: Path) -> None:

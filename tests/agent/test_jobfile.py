@@ -11,10 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.jobfile import EXAMPLES, FILE_BYTES_MAX, JobFileError, example, load_job, load_tree
-from protocol.inputs import InlineSource
+from agent.jobfile import (
+    EXAMPLES,
+    FILE_BYTES_MAX,
+    JobFileError,
+    example,
+    filled,
+    load_job,
+    load_tree,
+)
 from protocol.job import JobSpec, JobType
 from protocol.schema import job_schema
+from protocol.sources import InlineSource
 from protocol.tree import Plain
 from tests import wat
 
@@ -207,3 +215,14 @@ def test_no_text_raises_anything_but_a_file_error(text: str) -> None:
 def test_reading_a_file_imports_neither_trio_nor_libp2p() -> None:
     code = "import sys, agent.jobfile; sys.exit(any(m in sys.modules for m in ('trio', 'libp2p')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_blanks_are_filled_as_in_bacalhaus_files() -> None:
+    text = b"Name: {{.name}}\nCount: {{ .n }}\nFormat: '{{json .}} {{x}}'\n"
+    assert filled(text, {"name": "a", "n": "2"}) == (
+        b"Name: a\nCount: 2\nFormat: '{{json .}} {{x}}'\n"
+    )
+    with pytest.raises(JobFileError, match=r"line 2: {{ .n }} has no value; give it with -V n="):
+        filled(text, {"name": "a"})
+    with pytest.raises(JobFileError, match=r"-V more: the file has no {{.more}}"):
+        filled(text, {"name": "a", "n": "2", "more": "x"})

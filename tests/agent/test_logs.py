@@ -12,12 +12,12 @@ import trio
 
 from agent import logs
 from agent.archives import ByteStream
-from agent.control.backend import RequestError, View
+from agent.control.backend import LogQuery, RequestError, View
 from agent.control.feed import Feed
 from agent.engines.engine import Engines
 from agent.engines.process import ProcessEngine
 from agent.engines.task import TaskLaunch, TaskUser
-from agent.logs import BOTH, JobLogs, Logs
+from agent.logs import JobLogs, Logs
 from agent.transport.errors import NotReachable
 from protocol.errors import ShoalError
 from protocol.ids import ExecutionId, PeerId
@@ -91,11 +91,11 @@ async def test_output_is_the_same_here_and_from_another_device(engine: ProcessEn
         for place in (near, far):
             for follow in (False, True):
                 out, err = Reader(), Reader()
-                await place.read(E1, ME, "stdout", -1, follow, out.write)
-                await place.read(E1, ME, "stderr", -1, follow, err.write)
+                await place.read(E1, ME, "stdout", LogQuery(follow=follow), out.write)
+                await place.read(E1, ME, "stderr", LogQuery(follow=follow), err.write)
                 assert (out.data, err.data) == (expected, b"err\n")
             last = Reader()
-            await place.read(E1, ME, "stdout", 2, False, last.write)
+            await place.read(E1, ME, "stdout", LogQuery(tail=2), last.write)
             assert last.data == b"19999\n20000\n"
 
 
@@ -105,18 +105,38 @@ async def test_what_comes_is_followed_to_the_end(engine: ProcessEngine) -> None:
         far = Logs(Engines(engine), served_by(Logs(Engines(engine), nowhere, ME), nursery), OTHER)
         reader = Reader()
         with trio.fail_after(WITHIN_S):
-            await far.read(E1, ME, "stdout", -1, True, reader.write)
+            await far.read(E1, ME, "stdout", LogQuery(follow=True), reader.write)
     assert reader.data == b"begin\nend\n"
+
+
+async def test_what_was_written_since_a_moment_is_read_here_and_there(
+    engine: ProcessEngine,
+) -> None:
+    await run(engine, "echo before; sleep 0.5; date +%s%3N; sleep 0.2; echo after")
+    everything = Reader()
+    async with trio.open_nursery() as nursery:
+        near = Logs(Engines(engine), nowhere, ME)
+        far = Logs(Engines(engine), served_by(near, nursery), OTHER)
+        await near.read(E1, ME, "stdout", LogQuery(), everything.write)
+        moment_ms = int(everything.data.split()[1])
+        for place in (near, far):
+            for since_ms, lines in ((1, 3), (moment_ms - 200, 2), (moment_ms + 100, 1)):
+                reader = Reader()
+                await place.read(E1, ME, "stdout", LogQuery(since_ms=since_ms), reader.write)
+                assert len(reader.data.splitlines()) == lines, (since_ms, reader.data)
+            late = Reader()
+            await place.read(E1, ME, "stdout", LogQuery(since_ms=moment_ms + 10**9), late.write)
+            assert late.data == b""
 
 
 async def test_an_unknown_execution_is_an_error_in_words(engine: ProcessEngine) -> None:
     async with trio.open_nursery() as nursery:
         near = Logs(Engines(engine), nowhere, ME)
         with pytest.raises(KeyError):
-            await near.read(E1, ME, "stdout", -1, True, Reader().write)
+            await near.read(E1, ME, "stdout", LogQuery(follow=True), Reader().write)
         far = Logs(Engines(engine), served_by(near, nursery), OTHER)
         with pytest.raises(RequestError, match="no longer here"):
-            await far.read(E1, ME, "stdout", -1, True, Reader().write)
+            await far.read(E1, ME, "stdout", LogQuery(follow=True), Reader().write)
 
 
 async def test_a_connection_that_breaks_off_is_taken_up_where_it_was(
@@ -144,7 +164,9 @@ async def test_a_connection_that_breaks_off_is_taken_up_where_it_was(
 
     reader = Reader()
     async with trio.open_nursery() as nursery:
-        await Logs(Engines(engine), dial, ME).read(E1, OTHER, "stdout", 10, True, reader.write)
+        await Logs(Engines(engine), dial, ME).read(
+            E1, OTHER, "stdout", LogQuery(tail=10, follow=True), reader.write
+        )
     assert asked == [0, 5, 5] and reader.data == b"1234512345"
 
 
@@ -153,7 +175,9 @@ async def test_a_peer_that_cannot_be_reached_is_given_up(
 ) -> None:
     del autojump_clock
     with pytest.raises(ShoalError, match="cannot be reached"):
-        await Logs(Engines(engine), nowhere, ME).read(E1, OTHER, "stdout", -1, True, Reader().write)
+        await Logs(Engines(engine), nowhere, ME).read(
+            E1, OTHER, "stdout", LogQuery(follow=True), Reader().write
+        )
 
 
 async def test_readers_are_bounded(engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +186,7 @@ async def test_readers_are_bounded(engine: ProcessEngine, monkeypatch: pytest.Mo
     async with trio.open_nursery() as nursery:
         far = Logs(Engines(engine), served_by(Logs(Engines(engine), nowhere, ME), nursery), OTHER)
         with pytest.raises(RequestError, match="too many"):
-            await far.read(E1, ME, "stdout", -1, False, Reader().write)
+            await far.read(E1, ME, "stdout", LogQuery(), Reader().write)
 
 
 # ---- a job ------------------------------------------------------------------------------------
@@ -197,7 +221,7 @@ class Job:
         place = Logs(Engines(engine), nowhere, ME)
         with trio.fail_after(WITHIN_S):
             async with trio.open_nursery() as nursery:
-                reader = JobLogs(place, self.look, events, None, BOTH, -1, follow, nursery)
+                reader = JobLogs(place, self.look, events, LogQuery(follow=follow), nursery)
                 found = [line async for line in reader]
                 await reader.aclose()
         assert self.feed.followers == 0

@@ -21,9 +21,12 @@ from agent.engines.engine import Engines
 from agent.engines.execution_dir import ExecutionDir
 from agent.engines.process import ProcessEngine
 from agent.engines.task import ExitReason, TaskExit, TaskUser
+from agent.inputs.downloads import Downloads
+from agent.inputs.inputs import Inputs
 from agent.results import Results
 from agent.tasks import TAIL_BYTES, Tasks, told
 from agent.transport.errors import NotReachable
+from protocol.config import PolicyConfig
 from protocol.effects import RemoveTask, StartTask, StopTask
 from protocol.events import Event, TaskEnded, TaskFound, TaskStarted
 from protocol.ids import ExecutionId, JobId, PeerId
@@ -54,7 +57,10 @@ class Running:
         engines = Engines(self.engine)
         results = Results(self.kept, engines, self.dial, PeerId("me"))
         post = self.events.append
-        self.tasks = Tasks(engines, self.archives, self.dial, post, 100_000, results)
+        downloads = Downloads(Archives(root / "downloads"))
+        policy = PolicyConfig(directories=(str(root / "shared"),))
+        inputs = Inputs(self.archives, self.kept, downloads, policy, self.dial, list)
+        self.tasks = Tasks(engines, inputs, post, 100_000, results)
 
     async def dial(self, peer: PeerId) -> ByteStream:
         await self.may_dial.wait()
@@ -105,6 +111,33 @@ async def test_a_task_starts_and_ends_with_the_tails_of_its_output(root: Path) -
         assert (ended.exit_code, ended.reason) == (3, "")
         assert (ended.stdout_tail, ended.stderr_tail) == (b"out\n", b"err\n")
         assert ended.duration_ms >= 0
+
+
+async def test_a_variable_of_the_device_is_filled_in_where_the_task_runs(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("API_TOKEN", "of this device")
+    async with running(root) as it:
+        ended = await it.ended(shell("echo $T", Env={"T": "env:API_TOKEN"}))
+        assert ended.stdout_tail == b"of this device\n"
+    async with running(root) as it:
+        absent = task("true", execution=ExecutionId("e2"), Env={"T": "env:NO_SUCH_THING"})
+        refused = await it.ended(absent)
+        assert refused.reason == "the agent of this device has no variable NO_SUCH_THING"
+
+
+async def test_a_directory_of_the_device_is_an_input_where_its_owner_allows_it(root: Path) -> None:
+    shared = root / "shared"
+    shared.mkdir(mode=0o755)
+    (shared / "reading").write_text("21.5\n")
+    own = source("localDirectory", "in", SourcePath=str(shared))
+    other = source("localDirectory", "in", SourcePath=str(root))
+    async with running(root) as it:
+        ended = await it.ended(shell("cat in/reading", InputSources=[own]))
+        assert ended.stdout_tail == b"21.5\n", ended
+    async with running(root) as it:
+        refused = await it.ended(task("true", execution=ExecutionId("e2"), InputSources=[other]))
+        assert "which its owner does not allow" in refused.reason
 
 
 async def test_tails_are_bounded(root: Path) -> None:

@@ -17,12 +17,12 @@ import pytest
 import trio
 
 from agent.engines import docker as docker_module
-from agent.engines import docker_client
+from agent.engines import docker_client, images
 from agent.engines.container import ContainerLaunch
 from agent.engines.docker import DockerEngine
 from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit
 from agent.engines.task_log import Stream
-from protocol.container import ContainerParams
+from protocol.container import ContainerParams, full_name
 from tests.agent.whole import until
 from tests.dockerhost import IMAGE, DockerHost
 
@@ -212,6 +212,83 @@ async def test_a_missing_image_says_so(root: Path, docker: DockerHost) -> None:
         await it.images.fetch(ContainerParams(image=IMAGE, pull="never"))
 
 
+async def test_an_image_is_fetched_from_its_registry_and_removed_when_unused(
+    root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with docker.registry("far/tool:1") as image:
+        async with engine(root, docker) as it:
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(it.images.fetch, ContainerParams(image=image))
+            assert full_name(image) in it.presence.images
+            launch = ContainerLaunch("e1", image, parameters=("echo", "fetched"))
+            await ended(it, launch)
+            assert await said(it) == b"fetched\n"
+            await it.clear("e1")
+            await it.images.prune()
+            assert full_name(image) in it.presence.images, "it was used a moment ago"
+        monkeypatch.setattr(images, "KEEP_S", 0.0)
+        async with engine(root, docker) as it:
+            it.images.standing = lambda: frozenset({full_name(image)})
+            await it.images.prune()
+            assert full_name(image) in it.presence.images, "a standing job has it"
+            it.images.standing = frozenset
+            await it.images.prune()
+            assert full_name(image) not in it.presence.images
+            assert full_name(IMAGE) in it.presence.images, "nobody of us fetched that"
+
+
+async def test_a_disk_that_is_nearly_full_costs_unused_images(
+    root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with docker.registry("far/other:1") as image:
+        async with engine(root, docker) as it:
+            await it.images.fetch(ContainerParams(image=image))
+            monkeypatch.setattr(images, "FREE_BYTES_MIN", 1 << 60)
+            await it.start(ContainerLaunch("e1", image, parameters=("sleep", "100")))
+            await it.images.prune()
+            assert full_name(image) in it.presence.images, "a container runs of it"
+            await it.stop("e1", 0)
+            await it.wait("e1")
+            await it.clear("e1")
+            await it.images.prune()
+            assert full_name(image) not in it.presence.images
+
+
+async def test_a_pull_that_is_cut_off_says_so_and_the_next_one_goes_through(
+    root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = {"big": os.urandom(48 << 20)}
+    with docker.registry("far/big:1", files=big) as image:
+        async with engine(root, docker) as it:
+            monkeypatch.setattr(images, "PULL_S", 0.05)
+            with pytest.raises(docker_client.EngineFailed, match="was not fetched within 0 s"):
+                await it.images.fetch(ContainerParams(image=image))
+            monkeypatch.setattr(images, "PULL_S", 60.0)
+            await it.images.fetch(ContainerParams(image=image))
+            assert full_name(image) in it.presence.images
+            docker.api.remove_image(image)
+            assert docker.registry_process is not None
+            docker.registry_process.kill()
+            docker.registry_process.wait()
+            await it.presence.look()
+            with pytest.raises(
+                docker_client.EngineFailed, match=f"image {image} cannot be fetched"
+            ):
+                await it.images.fetch(ContainerParams(image=image))
+
+
+async def test_an_image_for_another_processor_is_refused_and_not_kept(
+    root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    with docker.registry("far/foreign:1") as image:
+        async with engine(root, docker) as it:
+            with pytest.raises(docker_client.EngineFailed, match="is not for this device's kind"):
+                await it.images.fetch(ContainerParams(image=image))
+            assert not docker.api.images(image)
+
+
 async def test_started_twice_it_runs_once(root: Path, docker: DockerHost) -> None:
     async with engine(root, docker) as it:
         async with trio.open_nursery() as nursery:
@@ -291,6 +368,22 @@ async def test_files_go_in_and_results_come_out(root: Path, docker: DockerHost) 
         assert not out.exists() and not list((root / "e1/work").glob("*"))
 
 
+async def test_parts_of_the_device_are_mounted_as_their_owner_allows(
+    root: Path, docker: DockerHost, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    (shared / "in").write_text("of the device\n")
+    async with engine(root, docker) as it:
+        mounts = ((str(shared), "/ro", False), (str(shared), "/shoal/rw", True))
+        script = "cat /ro/in; echo kept > rw/out; touch /ro/not"
+        await ended(it, shell(script, mounts=mounts, has_task_dir=True))
+        assert await said(it) == b"of the device\n"
+        assert (shared / "out").read_text() == "kept\n"
+        assert b"Read-only file system" in await said(it, stream="stderr")
+
+
 async def test_too_much_is_refused_before_it_is_on_disk(root: Path, docker: DockerHost) -> None:
     async with engine(root, docker) as it:
         bomb = "truncate -s 10G /outputs/sparse"
@@ -333,6 +426,24 @@ async def test_a_reader_that_broke_off_goes_on_where_it_was(root: Path, docker: 
             [c.data async for c in it.log("e1", "stdout", first.next_offset, -1, False)]
         )
         assert first.data + rest == whole
+
+
+async def test_what_was_written_since_a_moment_is_read_live_and_kept(
+    root: Path, docker: DockerHost
+) -> None:
+    async with engine(root, docker) as it:
+        await it.start(shell("echo before; sleep 1; echo after; sleep 1"))
+        moment_ms = 0
+        async with aclosing(it.log("e1", "stdout", 0, -1, True)) as chunks:
+            async for chunk in chunks:
+                if b"before" in chunk.data:
+                    moment_ms = int(time.time() * 1000) + 300
+        assert (await it.wait("e1")).code == 0
+        for kept in (False, True):
+            if kept:
+                await it.clear("e1")
+            since = it.log("e1", "stdout", 0, -1, False, moment_ms)
+            assert b"".join([chunk.data async for chunk in since]) == b"after\n"
 
 
 async def test_a_flood_is_bounded_on_disk_and_a_slow_reader_slows_nobody(

@@ -65,3 +65,61 @@ def test_what_a_later_version_asks_for_is_refused_and_not_overlooked() -> None:
     assert not_allowed(policy, ("privileges all",)) == (
         "policy: privileges all is nothing this version knows of"
     )
+
+
+# ---- inputs ------------------------------------------------------------------------------------
+
+
+def process(*sources: Plain) -> tuple[str, ...]:
+    inputs: Plain = [
+        {"Source": source, "Target": f"in{number}"} for number, source in enumerate(sources)
+    ]
+    return asks_of(task_spec(InputSources=inputs).task)
+
+
+def test_parts_of_the_device_and_hosts_of_the_web_are_asked_for() -> None:
+    found = process(
+        {"Type": "localDirectory", "Params": {"SourcePath": "/srv/data"}},
+        {"Type": "localDirectory", "Params": {"SourcePath": "/srv/out", "ReadWrite": True}},
+        {"Type": "urlDownload", "Params": {"URL": "https://Example.org:8443/f"}},
+        {"Type": "inline", "Params": {"URL": "data:,x"}},
+    )
+    assert found == ("directory /srv/data", "directory /srv/out:rw", "download example.org")
+
+
+@pytest.mark.parametrize(
+    ("directories", "path", "allowed"),
+    [
+        ((), "/srv", False),
+        (("/srv",), "/srv", True),
+        (("/srv/",), "/srv/deep/er", True),
+        (("/srv",), "/srvice", False),
+        (("/srv/data",), "/srv", False),
+        (("/srv",), "/srv:rw", False),
+        (("/srv:rw",), "/srv/out:rw", True),
+        (("/srv:rw",), "/srv/out", True),
+    ],
+)
+def test_a_directory_holds_what_is_below_it(
+    directories: tuple[str, ...], path: str, allowed: bool
+) -> None:
+    policy = PolicyConfig(directories=directories)
+    assert (not_allowed(policy, (f"directory {path}",)) == "") is allowed
+
+
+def test_downloads_are_allowed_unless_the_owner_says_from_where() -> None:
+    ask = ("download data.example.org",)
+    assert not_allowed(PolicyConfig(), ask) == ""
+    assert not_allowed(PolicyConfig(downloads=("*.example.org",)), ask) == ""
+    refused = not_allowed(PolicyConfig(downloads=("example.org",)), ask)
+    assert refused.startswith("policy: download data.example.org is not allowed here")
+    assert refused.endswith('([accept] downloads = ["example.org"])')
+
+
+def test_variables_of_the_device_are_asked_for_one_by_one() -> None:
+    task = task_spec(Env={"TOKEN": "env:API_TOKEN", "PLAIN": "environment"}).task
+    assert asks_of(task) == ("environment API_TOKEN",)
+    assert not_allowed(PolicyConfig(), asks_of(task)) == (
+        "policy: environment API_TOKEN is not allowed here ([accept] environment = [])"
+    )
+    assert not_allowed(PolicyConfig(environment=("API_*",)), asks_of(task)) == ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from protocol.errors import JobSpecError
-from protocol.inputs import ArchiveSource, InlineSource, InputSource, read_inputs
+from protocol.inputs import read_inputs
 from protocol.tree import Node, Plain
 
 DIGEST = "ab" * 32
@@ -20,54 +20,14 @@ def archive(**params: Plain) -> Plain:
 
 
 @pytest.mark.parametrize(
-    ("url", "content", "media_type"),
-    [
-        ("data:,hello%20you", b"hello you", "text/plain;charset=us-ascii"),
-        ("data:;base64,aGVsbG8=", b"hello", "text/plain;charset=us-ascii"),
-        ("DATA:text/HTML;charset=utf-8,x", b"x", "text/html;charset=utf-8"),
-        ("data:application/gzip;base64,", b"", "application/gzip"),
-        ("data:,zwölf", "zwölf".encode(), "text/plain;charset=us-ascii"),
-    ],
-)
-def test_inline_sources_hold_their_bytes(url: str, content: bytes, media_type: str) -> None:
-    (found,) = read_inputs(Node([inline(url)]))
-    assert isinstance(found.source, InlineSource)
-    assert (found.source.content(), found.source.media_type) == (content, media_type)
-    assert read_inputs(Node([found.to_plain()])) == (found,)
-
-
-@pytest.mark.parametrize("url", ["http://x", "data:x", "data:;base64,a", "data:;base64,§", ""])
-def test_what_is_no_data_url_is_refused(url: str) -> None:
-    with pytest.raises(JobSpecError, match=r"\[0\].Source.Params.URL: .* is not a data URL"):
-        read_inputs(Node([inline(url)]))
-
-
-def test_a_source_that_was_never_read_has_no_content() -> None:
-    assert InlineSource("nothing").media_type == "text/plain;charset=us-ascii"
-    with pytest.raises(ValueError, match="does not start like one"):
-        InlineSource("nothing").content()
-
-
-def test_archives_are_named_by_their_content() -> None:
-    (found,) = read_inputs(Node([archive(digest=DIGEST.upper(), SIZE="1Ki")]))
-    assert found == InputSource(ArchiveSource(DIGEST, 1024), "in")
-    assert read_inputs(Node([found.to_plain()])) == (found,)
-
-
-@pytest.mark.parametrize(
     ("item", "path", "message"),
     [
-        (archive(Digest="abc", Size=1), "I[0].Source.Params.Digest", "SHA-256 as 64 hex digits"),
-        (archive(Digest=DIGEST), "I[0].Source.Params.Size", "missing"),
-        (archive(Digest=DIGEST, Size="5Ti"), "I[0].Source.Params.Size", "allowed: 0 to 4Gi"),
         ({"Source": {"Type": "s3"}, "Target": "x"}, "I[0].Source.Type", "'s3' is not an input"),
-        ({"Source": {"Type": "inline"}, "Target": "x"}, "I[0].Source.Params.URL", "missing"),
         ({"Source": {}, "Target": "x"}, "I[0].Source.Type", "missing"),
         ({"Target": "x"}, "I[0].Source", "missing"),
         (inline("data:,", "../etc"), "I[0].Target", "without '..'"),
         (inline("data:,", "/"), "I[0].Target", "is not a path here"),
         (inline("data:,", "a\nb"), "I[0].Target", "is not a path here"),
-        (inline("data:," + "x" * 70000), "I[0].Source.Params.URL", "at most 61440"),
     ],
 )
 def test_errors_name_the_place(item: Plain, path: str, message: str) -> None:

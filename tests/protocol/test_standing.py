@@ -23,6 +23,7 @@ from protocol.messages import (
 from protocol.records import Departure, Desired
 from protocol.standing import DOMAIN, NEWS_MAX, NO_ROOM, Standing
 from protocol.standingjob import StandingJob
+from protocol.tree import Plain
 from protocol.wire import encode_message, seal
 from tests.protocol.nodenet import NodeNet
 from tests.protocol.standingbook import StandingBook, daemon
@@ -343,3 +344,16 @@ def test_a_restart_finds_them_all_and_names_what_it_cannot_read() -> None:
     assert versions(net, "a") == before
     assert net["a"].unreadable == ["x"]
     assert isinstance(standing(net, "a").jobs[book_of(net).id], StandingJob)
+
+
+# ---- images
+
+
+def test_images_of_all_that_stands_are_known_whether_or_not_it_runs() -> None:
+    net = NodeNet("a", "b")
+    engine: Plain = {"Type": "docker", "Params": {"Image": "busybox:1.37.0"}}
+    net.submit("a", daemon())
+    assert standing(net, "a").images == frozenset()
+    net.submit("a", daemon("boxed", task={"Engine": engine}))
+    net.until(lambda: len(versions(net, "b")) == 2)
+    assert standing(net, "b").images == {"docker.io/library/busybox:1.37.0"}

@@ -16,6 +16,9 @@ INLINE: Plain = {"Type": "inline", "Params": {"URL": "data:application/wasm;base
 ARCHIVE: Plain = {"Type": "archive", "Params": {"Digest": "0" * 64, "Size": 5}}
 GZIP: Plain = {"Type": "inline", "Params": {"URL": "data:application/gzip;base64,AAAA"}}
 
+URL: Plain = {"Type": "urldownload", "Params": {"URL": "https://example.org/m.wasm"}}
+DIRECTORY: Plain = {"Type": "localdirectory", "Params": {"SourcePath": "/srv/mod"}}
+
 
 def read(**params: Plain) -> WasmParams:
     return WasmParams.read(Node({"EntryModule": "m.wasm", **params}, "Params"))
@@ -125,6 +128,8 @@ def test_a_module_that_is_written_as_a_source_becomes_one() -> None:
         ("bin/m.wasm", entry(".", ARCHIVE), "bin/m.wasm"),
         ("mod/m.wasm", entry("mod", ARCHIVE), "mod/m.wasm"),
         ("/mod/m.wasm", entry("/mod", GZIP), "/mod/m.wasm"),
+        ("mod", entry("mod", URL), "mod"),
+        ("mod/m.wasm", entry("mod", URL), "mod/m.wasm"),
     ],
 )
 def test_a_module_is_found_by_target_alias_or_within_an_archive(
@@ -140,6 +145,7 @@ def test_a_module_is_found_by_target_alias_or_within_an_archive(
         ({"EntryModule": "m"}, [], "EntryModule", "'m' is none of the task's input sources: none"),
         ({"entrymodule": "m"}, [entry()], "entrymodule", "input sources: m.wasm"),
         ({"EntryModule": "m.wasm/x"}, [entry()], "EntryModule", "is none of"),
+        ({"EntryModule": "mod"}, [entry("mod", DIRECTORY)], "EntryModule", "is none of"),
         ({"EntryModule": "x/m"}, [entry("mod", ARCHIVE)], "EntryModule", "is none of"),
         (
             {"EntryModule": "m.wasm", "ImportModules": ["m.wasm", "b"]},

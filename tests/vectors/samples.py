@@ -516,6 +516,7 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
             0,
             10,
             True,
+            1_800_000_000_000,
         ),
         LogChunk(4096, "12 gefunden ✓\n".encode(), False, ""),
         SpliceRequest(GUEST.peer, "/shoal/log/1"),

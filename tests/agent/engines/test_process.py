@@ -513,6 +513,18 @@ async def test_a_killed_supervisor_is_lost_and_takes_the_task_along(
 LIMIT = 1 << 20
 
 
+async def test_times_of_output_go_with_it_and_are_bounded(
+    engine: ProcessEngine, root: Path
+) -> None:
+    script = "for i in $(seq 40); do head -c 1000 /dev/zero; sleep 0.06; done"
+    await ended(engine, shell(script, log_bytes_max=8000))
+    kept = {path.name.rpartition(".")[2] for path in (root / "e1").glob("stdout.*")}
+    timed = {path.name.rpartition(".")[2] for path in (root / "e1").glob("times-stdout.*")}
+    assert timed == kept and len(kept) == 2
+    sizes = [path.stat().st_size for path in (root / "e1").glob("times-stdout.*")]
+    assert all(0 < size <= 65536 and size % 16 == 0 for size in sizes)
+
+
 async def test_a_flood_is_bounded_and_offsets_never_move(engine: ProcessEngine, root: Path) -> None:
     written = 300_000_000
     script = f"yes 0123456789abcdef | head -c {written}; echo; echo the end"

@@ -14,14 +14,18 @@ from typing import Any
 import pytest
 import trio
 
+from agent.archives import Archives
 from agent.engines import wasm_child
 from agent.engines.compiled import Compiled
 from agent.engines.engine import Engines
 from agent.engines.process import ProcessEngine
 from agent.engines.task import TaskUser
 from agent.engines.wasm import CANNOT_RUN, VARIABLE_PREFIX, Wasm
+from agent.inputs.downloads import Downloads
+from agent.inputs.inputs import Inputs
 from agent.results import Results
 from agent.tasks import Tasks
+from protocol.config import PolicyConfig
 from protocol.effects import StartTask, StopTask
 from protocol.events import TaskEnded, TaskFound, TaskStarted
 from protocol.ids import ExecutionId, JobId, PeerId
@@ -50,7 +54,10 @@ class Device(Running):
         engines = Engines(self.engine, wasm=self.wasm)
         results = Results(self.kept, engines, self.dial, PeerId("me"))
         post = self.events.append
-        self.tasks = Tasks(engines, self.archives, self.dial, post, 100_000, results)
+        downloads = Downloads(Archives(root / "downloads"))
+        policy = PolicyConfig(directories=(f"{root}/shared:rw",))
+        inputs = Inputs(self.archives, self.kept, downloads, policy, self.dial, list)
+        self.tasks = Tasks(engines, inputs, post, 100_000, results)
 
     def code(self) -> list[Path]:
         return sorted(self.wasm.compiled.root.iterdir())
@@ -149,6 +156,29 @@ async def test_inputs_are_read_and_results_are_kept(root: Path, preopen: int) ->
 @pytest.mark.parametrize("path", ["../spec", "../../../etc/passwd", "/etc/passwd"])
 async def test_nothing_else_of_the_device_can_be_opened(root: Path, path: str) -> None:
     assert (await ended(root, task(wat.shouts(path, "x")))).exit_code == 1
+
+
+@pytest.mark.parametrize(("writable", "code"), [(True, 0), (False, 2)])
+async def test_a_directory_of_the_device_is_given_as_its_owner_and_the_job_say(
+    root: Path, writable: bool, code: int
+) -> None:
+    shared = root / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    (shared / "text").write_text("quiet")
+    given = source("localdirectory", "/data", SourcePath=str(shared), ReadWrite=writable)
+    start = task(wat.shouts("text", "shout", 5), Task={"InputSources": [given]})
+    found = await ended(root, start)
+    assert (found.exit_code, found.stdout_tail) == (code, b"QUIET"), found
+    assert (shared / "shout").exists() == writable
+
+
+async def test_a_module_is_given_no_single_file_of_the_device(root: Path) -> None:
+    (root / "shared").write_text("x")
+    given = source("localdirectory", "/data", SourcePath=f"{root}/shared")
+    found = await ended(root, task(wat.exits(0), Task={"InputSources": [given]}))
+    assert found.exit_code is None
+    assert found.reason.endswith("shared is a file; a module is given directories")
 
 
 async def test_a_module_may_come_in_an_archive(root: Path) -> None:

@@ -1,0 +1,1 @@
+"""Inputs: what is put beside a task before it starts."""

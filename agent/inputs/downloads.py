@@ -1,0 +1,197 @@
+"""Downloads: files of the web as inputs, each fetched once as long as it stays the same.
+
+What is kept is named by the SHA-256 of its bytes. A job that says the digest needs no network where
+that is here; one that does not asks the server whether its copy is still the present one (ETag).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import trio
+
+from agent.archives import ArchiveError, Archives
+from protocol.asks import matching
+from protocol.sources import UrlSource
+
+if TYPE_CHECKING:
+    import urllib.request
+
+BYTES_MAX: Final = 1024**3  # of one file; larger ones are for an object store
+QUOTA_BYTES: Final = 2 * 1024**3  # of all that are kept; the longest unused go first
+FETCH_S: Final = 540.0  # within coordination's start_max_s
+SILENCE_S: Final = 30.0  # of a server that sends nothing
+FREE_BYTES_MIN: Final = 128 * 1024**2  # of the disk are left alone, as with results
+CHUNK_BYTES: Final = 256 * 1024
+AT_ONCE_MAX: Final = 2  # a device's link has one width
+TAGS: Final = "tags"  # below the store: per address what was last had from there
+_log = logging.getLogger("shoal.inputs")
+
+
+class _Tag(msgspec.Struct, frozen=True):
+    etag: str
+    digest: str
+
+
+class Downloads:
+    def __init__(self, store: Archives) -> None:
+        self._store = store
+        self._tags = store.directory / TAGS
+        self._tags.mkdir(exist_ok=True)
+        self._turns: dict[str, trio.Lock] = {}
+        self._limiter = trio.CapacityLimiter(AT_ONCE_MAX)
+
+    async def fetch(self, source: UrlSource, hosts: Sequence[str]) -> Path:
+        """Where it is on disk. `hosts` may be fetched from, see asks.matching. Raises ArchiveError
+        with a sentence that names the address."""
+        if source.digest and self._store.holds(source.digest):
+            return self._used(source.digest)
+        turn, given_up = self._turns.setdefault(source.url, trio.Lock()), threading.Event()
+        try:
+            async with turn:
+                digest = await trio.to_thread.run_sync(
+                    lambda: self._fetch(source, hosts, given_up),
+                    abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's old stubs
+                    limiter=self._limiter,
+                )
+        finally:
+            given_up.set()
+            if not turn.locked():
+                self._turns.pop(source.url, None)
+        return self._used(digest)
+
+    def _used(self, digest: str) -> Path:
+        path = self._store.path(digest)
+        os.utime(path)
+        return path
+
+    # ---- in a thread -------------------------------------------------------------------------
+
+    def _fetch(self, source: UrlSource, hosts: Sequence[str], given_up: threading.Event) -> str:
+        import http.client
+
+        known = self._tag(source.url)
+        try:
+            return self._get(source, known, hosts, given_up)
+        except ArchiveError:
+            raise
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            why = getattr(error, "reason", None) or error
+            raise ArchiveError(f"{source.url} cannot be fetched: {why}") from None
+
+    def _get(
+        self,
+        source: UrlSource,
+        known: _Tag | None,
+        hosts: Sequence[str],
+        given_up: threading.Event,
+    ) -> str:
+        import urllib.error
+        import urllib.request
+
+        headers = {"User-Agent": "shoal"}
+        if known is not None and not source.digest:
+            headers["If-None-Match"] = known.etag
+        request = urllib.request.Request(source.url, headers=headers)
+        opener = urllib.request.build_opener(_redirects(hosts))
+        try:
+            answer = opener.open(request, timeout=SILENCE_S)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == 304 and known is not None:
+                return known.digest
+            text = f"{source.url} answers {error.code} {error.reason}"
+            raise ArchiveError(text) from None
+        partial = self._store.partial()
+        try:
+            with answer, partial.open("wb") as file:
+                digest = _receive(answer, file, source.url, self._go_on(source.url, given_up))
+                file.flush()
+                os.fsync(file.fileno())
+            if source.digest and digest != source.digest:
+                raise ArchiveError(f"{source.url} has the SHA-256 {digest}, and not the job's")
+            self._store.adopt(partial, digest)
+        finally:
+            partial.unlink(missing_ok=True)
+        if etag := answer.headers.get("ETag"):
+            self._remember(source.url, _Tag(etag, digest))
+        return digest
+
+    def _go_on(self, url: str, given_up: threading.Event) -> Callable[[], None]:
+        until = time.monotonic() + FETCH_S
+
+        def go_on() -> None:
+            if given_up.is_set():
+                raise ArchiveError(f"{url} is no longer wanted")
+            if time.monotonic() > until:
+                raise ArchiveError(f"{url} was not fetched within {FETCH_S:.0f} s")
+            if shutil.disk_usage(self._store.directory).free < FREE_BYTES_MIN:
+                text = f"less than {FREE_BYTES_MIN >> 20} MiB of disk are free"
+                raise ArchiveError(f"{url} is not fetched: {text}")
+
+        return go_on
+
+    def _tag(self, url: str) -> _Tag | None:
+        """What was had from there, if it still is here."""
+        try:
+            tag = msgspec.json.decode(self._tag_path(url).read_bytes(), type=_Tag)
+            return tag if self._store.holds(tag.digest) else None
+        except (OSError, msgspec.MsgspecError, ArchiveError):
+            return None
+
+    def _remember(self, url: str, tag: _Tag) -> None:
+        path = self._tag_path(url)
+        fresh = path.with_suffix(".new")
+        fresh.write_bytes(msgspec.json.encode(tag))
+        fresh.rename(path)
+        for other in self._tags.iterdir():  # those whose file is gone
+            if other != path and time.time() - other.stat().st_mtime > 30 * 86_400:
+                other.unlink(missing_ok=True)
+
+    def _tag_path(self, url: str) -> Path:
+        return self._tags / hashlib.sha256(url.encode()).hexdigest()
+
+
+def _receive(answer: Any, file: Any, url: str, go_on: Callable[[], None]) -> str:
+    digest, size = hashlib.sha256(), 0
+    while chunk := answer.read1(CHUNK_BYTES):
+        size += len(chunk)
+        if size > BYTES_MAX:
+            raise ArchiveError(f"{url} is longer than {BYTES_MAX >> 20} MiB")
+        go_on()
+        digest.update(chunk)
+        file.write(chunk)
+    length = answer.headers.get("Content-Length")
+    if length is not None and length.isdigit() and int(length) != size:
+        raise ArchiveError(f"{url} broke off after {size} of {length} bytes")
+    return digest.hexdigest()
+
+
+def _redirects(hosts: Sequence[str]) -> urllib.request.HTTPRedirectHandler:
+    """Followed within http and https, to hosts that may be fetched from."""
+    import urllib.request
+    from urllib.parse import urlsplit
+
+    class Redirects(urllib.request.HTTPRedirectHandler):
+        def redirect_request(
+            self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+        ) -> urllib.request.Request | None:
+            parts = urlsplit(newurl)
+            host = (parts.hostname or "").lower()
+            allowed = any(matching(host, pattern) for pattern in hosts)
+            if parts.scheme not in ("http", "https") or not allowed:
+                fp.close()
+                text = f"{req.full_url} leads to {newurl:.200}, where nothing is fetched from"
+                raise ArchiveError(text)
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    return Redirects()

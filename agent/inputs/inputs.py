@@ -1,0 +1,114 @@
+"""A task's inputs, put below its work directory one after the other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, assert_never
+
+import trio
+
+from agent.archives import ArchiveError, Archives, Dialler, unpack
+from agent.inputs.downloads import Downloads
+from protocol.asks import not_allowed
+from protocol.config import PolicyConfig
+from protocol.effects import StartTask
+from protocol.ids import PeerId
+from protocol.inputs import InputSource
+from protocol.sources import ArchiveSource, DirectorySource, InlineSource, UrlSource
+
+GZIP: Final = ("application/gzip", "application/x-gzip")
+ASKED_MAX: Final = 32  # peers, for an archive that anybody may have
+
+
+class Inputs:
+    """All that fails is an ArchiveError, OSError or ValueError with a sentence."""
+
+    def __init__(
+        self,
+        shipped: Archives,
+        results: Archives,
+        downloads: Downloads,
+        policy: PolicyConfig,
+        dial: Dialler,
+        neighbours: Callable[[], Sequence[PeerId]],
+    ) -> None:
+        """`shipped` beside jobs, `results` of this device's own tasks and what was fetched of
+        others'; `neighbours` are asked for what anybody may have."""
+        self._shipped = shipped
+        self._results = results
+        self._downloads = downloads
+        self._policy = policy
+        self._dial = dial
+        self._neighbours = neighbours
+
+    async def put(self, task: StartTask, work: Path) -> None:
+        for each in task.spec.task.input_sources:
+            await self._put(each, work / each.target.lstrip("/"), task)
+
+    async def _put(self, each: InputSource, target: Path, task: StartTask) -> None:
+        match each.source:
+            case ArchiveSource() as source:
+                await self._unpack(source, target, task)
+            case InlineSource() as source:
+                await trio.to_thread.run_sync(_write, source, target)
+            case UrlSource() as source:
+                path = await self._downloads.fetch(source, self._policy.downloads)
+                await trio.to_thread.run_sync(_copy, path, target / source.file_name)
+            case DirectorySource() as source:
+                linked = task.spec.task.engine.type == "process"
+                await trio.to_thread.run_sync(self._give, source, target if linked else None)
+            case _:
+                assert_never(each.source)
+
+    async def _unpack(self, source: ArchiveSource, target: Path, task: StartTask) -> None:
+        store, peers = self._shipped, list(task.sources)
+        if source.anywhere:
+            store = self._results
+            peers = list(dict.fromkeys([*peers, *self._neighbours()]))[:ASKED_MAX]
+        path = await store.fetch(source.digest, source.size_bytes, peers, self._dial)
+        await trio.to_thread.run_sync(_unpack, path, target)
+
+    def _give(self, source: DirectorySource, link: Path | None) -> None:
+        """See that it is there, and is what its owner allowed: a link may lead elsewhere. To a
+        process it is given by a link, to a container or module by the engine."""
+        if not os.path.lexists(source.path):
+            raise ArchiveError(f"{source.path} is not on this device")
+        real = os.path.realpath(source.path)
+        allowed = tuple(
+            os.path.realpath(path.removesuffix(":rw")) + (":rw" if path.endswith(":rw") else "")
+            for path in self._policy.directories
+        )
+        ask = f"directory {real}{':rw' if source.writable else ''}"
+        if not_allowed(PolicyConfig(directories=allowed), (ask,)):
+            raise ArchiveError(f"{source.path} leads to {real}, which its owner does not allow")
+        if link is not None:
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(real)
+
+
+def _unpack(path: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    unpack(path, target)
+
+
+def _write(source: InlineSource, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    content = source.content()
+    if source.media_type in GZIP:
+        packed = target.with_name(target.name + ".packed")
+        packed.write_bytes(content)
+        try:
+            _unpack(packed, target)
+        finally:
+            packed.unlink()
+    else:
+        target.write_bytes(content)
+
+
+def _copy(path: Path, target: Path) -> None:
+    """The task may do with its own as it likes."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, target)

@@ -1,0 +1,176 @@
+"""Sources: where the bytes of a task's input come from.
+
+Names and parameters are Bacalhau's; `archive` and `peer` are ours.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from base64 import b64decode
+from typing import Final, TypeAlias
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
+
+import msgspec
+
+from protocol.quantities import format_size, parse_size_bytes
+from protocol.tree import Node, Plain, shown
+
+SOURCES: Final = ("inline", "archive", "peer", "localdirectory", "urldownload")
+URL_BYTES_MAX: Final = 60 * 1024  # what a spec of 64 KiB has room for beside the rest
+WEB_URL_BYTES_MAX: Final = 4096
+ARCHIVE_BYTES_MAX: Final = 4 * 1024**3  # more than most SD cards have free
+DIRECTORY_BYTES_MAX: Final = 1024
+
+# RFC 2397. The media type is kept: `application/gzip` is how Bacalhau marks a packed directory.
+_DATA_URL: Final = re.compile(r"data:([^,;]*(?:;[^,;=]+=[^,;]*)*)(;base64)?,(.*)", re.DOTALL | re.I)
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class InlineSource(msgspec.Struct, frozen=True):
+    """Bytes carried in the job itself, as a data URL (RFC 2397). Bacalhau's `inline`."""
+
+    url: str
+
+    @classmethod
+    def read(cls, params: Node) -> InlineSource:
+        at = params.fields("URL").need("URL")
+        source = cls(at.text(URL_BYTES_MAX).strip())
+        try:
+            source.content()
+        except ValueError as error:
+            at.fail(f"{shown(at.value)} is not a data URL ({error}); allowed: e.g. data:,hello")
+        return source
+
+    def content(self) -> bytes:
+        """The bytes themselves. Raises ValueError, never on a source that was read."""
+        match = _DATA_URL.fullmatch(self.url)
+        if match is None:
+            raise ValueError("it does not start like one")
+        raw = unquote_to_bytes(match[3])
+        if not match[2]:
+            return raw
+        try:
+            return b64decode(raw, validate=True)
+        except binascii.Error as error:
+            raise ValueError(f"base64: {error}") from None
+
+    @property
+    def media_type(self) -> str:
+        match = _DATA_URL.fullmatch(self.url)
+        return (match[1].lower() if match else "") or "text/plain;charset=us-ascii"
+
+    def to_plain(self) -> dict[str, Plain]:
+        return {"Type": "inline", "Params": {"URL": self.url}}
+
+
+class ArchiveSource(msgspec.Struct, frozen=True):
+    """Files by content: the SHA-256 of one tar.gz, and its size.
+
+    Shipped beside the job (`archive`), or kept as the result of an earlier one by whichever peer
+    (`peer`).
+    """
+
+    digest: str  # lower-case hex
+    size_bytes: int
+    anywhere: bool = False  # whoever has it is asked, not only who had to do with the job
+
+    @classmethod
+    def read(cls, params: Node, *, anywhere: bool = False) -> ArchiveSource:
+        fields = params.fields("Digest", "Size")
+        digest = _read_digest(fields.need("Digest"))
+        size = fields.need("Size").quantity(parse_size_bytes, 0, ARCHIVE_BYTES_MAX, format_size)
+        return cls(digest, size, anywhere)
+
+    def to_plain(self) -> dict[str, Plain]:
+        kind = "peer" if self.anywhere else "archive"
+        return {"Type": kind, "Params": {"Digest": self.digest, "Size": self.size_bytes}}
+
+
+class DirectorySource(msgspec.Struct, frozen=True):
+    """A directory or file of the device itself, where its owner allows that."""
+
+    path: str
+    writable: bool = False
+
+    @classmethod
+    def read(cls, params: Node) -> DirectorySource:
+        fields = params.fields("SourcePath", "ReadWrite", later={"CreateAs": _CREATE})
+        at = fields.need("SourcePath")
+        text = at.text(DIRECTORY_BYTES_MAX).strip()
+        parts = [part for part in text.split("/") if part not in ("", ".")]
+        if not text.startswith("/") or ".." in parts or not parts or not text.isprintable():
+            at.fail(f"{shown(text)} is not a path of a device here; allowed: e.g. /srv/data")
+        return cls("/" + "/".join(parts), fields.read("ReadWrite", Node.flag, False))
+
+    def to_plain(self) -> dict[str, Plain]:
+        params: dict[str, Plain] = {"SourcePath": self.path}
+        return {
+            "Type": "localdirectory",
+            "Params": {**params, "ReadWrite": True} if self.writable else params,
+        }
+
+
+class UrlSource(msgspec.Struct, frozen=True):
+    """One file of the web, put below the target under the last part of its path."""
+
+    url: str
+    digest: str = ""  # its SHA-256; what is known by it is fetched once
+
+    @classmethod
+    def read(cls, params: Node) -> UrlSource:
+        fields = params.fields("URL", "SHA256")
+        at = fields.need("URL")
+        source = cls(at.text(WEB_URL_BYTES_MAX).strip(), fields.read("SHA256", _read_digest, ""))
+        try:
+            parts = urlsplit(source.url)
+            known = parts.scheme in ("http", "https") and bool(parts.hostname)
+            _ = parts.port
+        except ValueError:
+            known = False
+        if not known or not source.url.isprintable() or " " in source.url:
+            at.fail(f"{shown(source.url)} is not an address here; allowed: http:// or https://")
+        if not source.file_name:
+            at.fail(f"{shown(source.url)} names no file: its path ends with a slash")
+        return source
+
+    @property
+    def host(self) -> str:
+        return (urlsplit(self.url).hostname or "").lower()
+
+    @property
+    def file_name(self) -> str:
+        """As Bacalhau calls it; empty where the address has none that may be used."""
+        name = unquote(urlsplit(self.url).path.rpartition("/")[2])
+        plain = name.isprintable() and "/" not in name and len(name.encode()) <= 255
+        return name if plain and name not in (".", "..") else ""
+
+    def to_plain(self) -> dict[str, Plain]:
+        params: dict[str, Plain] = {"URL": self.url}
+        return {
+            "Type": "urldownload",
+            "Params": {**params, "SHA256": self.digest} if self.digest else params,
+        }
+
+
+Source: TypeAlias = InlineSource | ArchiveSource | DirectorySource | UrlSource
+_CREATE: Final = "is not something this version has; make the path on the device first"
+
+
+def read_source(kind: str, params: Node) -> Source:
+    match kind:
+        case "inline":
+            return InlineSource.read(params)
+        case "localdirectory":
+            return DirectorySource.read(params)
+        case "urldownload":
+            return UrlSource.read(params)
+        case _:
+            return ArchiveSource.read(params, anywhere=kind == "peer")
+
+
+def _read_digest(node: Node) -> str:
+    digest = node.text(128).strip().lower()
+    if not _DIGEST.fullmatch(digest):
+        node.fail(f"{shown(node.value)} is not a digest; allowed: SHA-256 as 64 hex digits")
+    return digest

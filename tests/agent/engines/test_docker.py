@@ -1,0 +1,146 @@
+"""The docker engine without docker: what is kept when it does not answer, and live output."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, cast
+
+import trio
+
+from agent.engines.container import ContainerLaunch
+from agent.engines.docker import DockerEngine
+from agent.engines.docker_client import NotAnswering
+from agent.engines.engine import Engines
+from agent.engines.process import ProcessEngine
+from agent.engines.task import ExitReason
+from tests.agent.engines.test_docker_log import NOW, frame
+from tests.agent.whole import until
+
+PEER = "12D3KooWTestPeer"
+
+
+def unreachable(socket: Path, owner: str) -> Any:
+    raise NotAnswering("docker cannot be reached: refused")
+
+
+async def test_a_start_that_docker_did_not_answer_is_found_by_the_next_life(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "containers"
+    root.mkdir()
+    it = DockerEngine(root, tmp_path / "d.sock", PEER, unreachable)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(it.run)
+        await it.directories.prepare("e1")  # it has inputs
+        await it.start(ContainerLaunch("e1", "busybox"))
+        assert (await it.wait("e1")).reason is ExitReason.START_FAILED
+        nursery.cancel_scope.cancel()
+    again = DockerEngine(root, tmp_path / "d.sock", PEER, unreachable)
+    found = await again.adopt()  # FileNotFoundError: .../e1/spec
+    assert [each.exit.reason for each in found if each.exit] == [ExitReason.START_FAILED]
+
+
+async def test_and_without_inputs_its_engine_is_still_docker(tmp_path: Path) -> None:
+    root = tmp_path / "containers"
+    root.mkdir()
+    it = DockerEngine(root, tmp_path / "d.sock", PEER, unreachable)
+    process = ProcessEngine(tmp_path / "executions", None)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(it.run)
+        await it.start(ContainerLaunch("e1", "busybox"))
+        engine = Engines(process, it).of("e1")
+        nursery.cancel_scope.cancel()
+    process.close()
+    # Tasks asks this one, which raises KeyError: "its directory is gone: 'e1'" is what people see.
+    assert engine is it
+
+
+class Stream:
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        self.closed.wait(20)
+        yield from ()
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+class Paced:
+    """Frames in batches: the next is given when all of the one before has been taken."""
+
+    def __init__(self, *batches: list[bytes]) -> None:
+        self.batches = batches
+        self.next = [threading.Event() for _ in batches]
+
+    def __iter__(self) -> Iterator[bytes]:
+        for batch, turn in zip(self.batches, self.next, strict=True):
+            turn.wait(20)
+            yield from batch
+
+    def close(self) -> None:
+        for turn in self.next:
+            turn.set()
+
+
+class Client:
+    live_restore = False
+    log_driver = "local"
+
+    def __init__(self, frames: Paced) -> None:
+        self.frames = frames
+
+    def events(self) -> Stream:
+        return Stream()
+
+    def all(self) -> dict[str, str]:
+        return {"e1": "running"}
+
+    def create(self, *args: Any) -> None: ...
+    def start(self, *args: Any) -> None: ...
+    def close(self) -> None: ...
+
+    def log(self, *args: Any) -> Any:
+        return iter(self.frames), self.frames
+
+
+async def lived(tmp_path: Path, tail: int, expected: bytes, *batches: list[bytes]) -> bytes:
+    """What a reader gets of these batches, the second given when the first has been taken."""
+    root = tmp_path / "containers"
+    root.mkdir()
+    paced = Paced(*batches)
+    it = DockerEngine(root, tmp_path / "d.sock", PEER, lambda *_: cast(Any, Client(paced)))
+    found: list[bytes] = []
+
+    async def take() -> None:
+        async with aclosing(it.log("e1", "stdout", 0, tail, True)) as chunks:
+            async for chunk in chunks:
+                found.append(chunk.data)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(it.run)
+        await it.start(ContainerLaunch("e1", "busybox"))
+        nursery.start_soon(take)
+        paced.next[0].set()
+        await until(lambda: found)
+        for turn in paced.next[1:]:
+            turn.set()
+        with trio.move_on_after(5):
+            await until(lambda: len(b"".join(found)) >= len(expected))
+        nursery.cancel_scope.cancel()
+    return b"".join(found)
+
+
+async def test_a_line_of_more_than_4_mib_is_whole_live(tmp_path: Path) -> None:
+    piece = b"x" * 100
+    one, two = [frame(NOW, piece)] * 300, [frame(NOW, piece)] * 50
+    assert await lived(tmp_path, -1, piece * 350, one, two) == piece * 350
+
+
+async def test_a_tail_whose_first_moment_comes_in_two_batches_is_whole(tmp_path: Path) -> None:
+    one, two = [frame(NOW, b"begins ")], [frame(NOW, b"ends\n")]
+    assert await lived(tmp_path, 2, b"begins ends\n", one, two) == b"begins ends\n"

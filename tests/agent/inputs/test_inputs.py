@@ -1,0 +1,134 @@
+"""Inputs of the device itself and of other peers; those in the job are tested with its tasks."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from agent.archives import ArchiveError, Archives, ByteStream
+from agent.inputs.downloads import Downloads
+from agent.inputs.inputs import ASKED_MAX, Inputs
+from agent.transport.errors import NotReachable
+from protocol.config import PolicyConfig
+from protocol.effects import StartTask
+from protocol.ids import ExecutionId, JobId, PeerId
+from protocol.job import JobSpec
+from protocol.tree import Plain
+
+
+class Bench:
+    def __init__(self, root: Path, *directories: str) -> None:
+        self.root = root
+        self.asked: list[PeerId] = []
+        self.neighbours: Sequence[PeerId] = ()
+        self.results = Archives(root / "results", 1 << 30)
+        policy = PolicyConfig(directories=directories)
+        self.inputs = Inputs(
+            Archives(root / "archives"),
+            self.results,
+            Downloads(Archives(root / "downloads")),
+            policy,
+            self.dial,
+            lambda: self.neighbours,
+        )
+
+    async def dial(self, peer: PeerId) -> ByteStream:
+        self.asked.append(peer)
+        raise NotReachable("nobody there")
+
+    async def put(self, source: dict[str, Plain], target: str = "in", engine: str = "") -> Path:
+        params: Plain = {"Image": "busybox"} if engine else {"Command": ["true"]}
+        task: Plain = {
+            "Engine": {"Type": engine or "process", "Params": params},
+            "InputSources": [{"Source": source, "Target": target}],
+        }
+        spec = JobSpec.from_plain({"Type": "batch", "Tasks": [task]})
+        work = self.root / "work"
+        work.mkdir(exist_ok=True)
+        await self.inputs.put(
+            StartTask(ExecutionId("e"), JobId("j"), spec, {}, None, (PeerId("author"),)), work
+        )
+        return work / target.lstrip("/")
+
+
+def local(path: Path | str, writable: bool = False) -> dict[str, Plain]:
+    return {"Type": "localDirectory", "Params": {"SourcePath": str(path), "ReadWrite": writable}}
+
+
+# ---- of the device -----------------------------------------------------------------------------
+
+
+async def test_a_directory_is_given_to_a_process_by_a_link(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    (shared / "deep").mkdir(parents=True)
+    (shared / "deep/file").write_text("x")
+    bench = Bench(tmp_path, str(shared))
+    assert (await bench.put(local(shared / "deep"), "/data/in") / "file").read_text() == "x"
+
+
+async def test_a_container_has_it_as_a_mount_and_so_no_link(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, str(tmp_path))
+    assert not (await bench.put(local(tmp_path), "/data", "docker")).exists()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "writable", "fits"),
+    [("shared", False, True), ("shared", True, False), ("shared:rw", True, True)],
+)
+async def test_what_may_be_written_to_is_said_by_its_owner(
+    tmp_path: Path, allowed: str, writable: bool, fits: bool
+) -> None:
+    (tmp_path / "shared").mkdir()
+    bench = Bench(tmp_path, f"{tmp_path}/{allowed}")
+    if fits:
+        await bench.put(local(tmp_path / "shared", writable))
+    else:
+        with pytest.raises(ArchiveError, match="its owner does not allow"):
+            await bench.put(local(tmp_path / "shared", writable))
+
+
+async def test_a_link_out_of_what_is_allowed_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared/way").symlink_to("/etc")
+    bench = Bench(tmp_path, str(tmp_path / "shared"))
+    with pytest.raises(ArchiveError, match="shared/way leads to /etc, which its owner does not"):
+        await bench.put(local(tmp_path / "shared/way"))
+
+
+async def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="/absent is not on this device"):
+        await Bench(tmp_path, str(tmp_path)).put(local(tmp_path / "absent"))
+
+
+# ---- of other peers ----------------------------------------------------------------------------
+
+
+def packed(path: Path) -> None:
+    with tarfile.open(path, "w:gz") as tar:
+        info = tarfile.TarInfo("out/file")
+        info.size = 2
+        tar.addfile(info, io.BytesIO(b"hi"))
+
+
+async def test_a_result_of_an_earlier_job_is_an_input_where_it_is_here(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    digest = "ab" * 32
+    packed(bench.results.path(digest))
+    size = bench.results.size_of(digest)
+    found = await bench.put({"Type": "peer", "Params": {"Digest": digest, "Size": size}})
+    assert (found / "out/file").read_bytes() == b"hi"
+    assert bench.asked == []
+
+
+async def test_else_whoever_is_connected_is_asked_for_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.neighbours = [PeerId("author"), *(PeerId(f"p{number}") for number in range(100))]
+    source: dict[str, Plain] = {"Type": "peer", "Params": {"Digest": "ab" * 32, "Size": 1}}
+    with pytest.raises(ArchiveError, match="author: nobody there; p0: nobody there"):
+        await bench.put(source)
+    assert bench.asked[:3] == [PeerId("author"), PeerId("p0"), PeerId("p1")]
+    assert len(bench.asked) == ASKED_MAX
