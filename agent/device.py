@@ -14,8 +14,9 @@ from agent.clock import utc_offset_s
 from agent.conditions import Conditions
 from agent.config import Config
 from agent.engines.presence import Presence
+from agent.engines.wasm import Wasm
 from agent.hardware import Hardware
-from agent.labels import FOUND, Label, found, together
+from agent.labels import FOUND, WASM, Label, found, together
 from protocol.events import FactsSampled, SelfDescribed
 from protocol.messages import Facts
 
@@ -35,6 +36,7 @@ class Device:
         hardware: Hardware,
         docker: Presence,
         archives: Archives,
+        wasm: Wasm,
     ) -> None:
         self._config = config
         self._invited_labels = invited_labels
@@ -43,6 +45,7 @@ class Device:
         self._hardware = hardware
         self._docker = docker
         self._archives = archives
+        self._wasm = wasm
         status = os.statvfs(config.data_dir)
         # What is free changes all the time; the offer is of what was free at the start.
         self._disk_bytes = config.offer.disk_bytes(status.f_bavail * status.f_frsize)
@@ -53,7 +56,7 @@ class Device:
     def labels(self) -> dict[str, Label]:
         """All of them, and where each came from; a look at the hardware."""
         return together(
-            found(self._hardware),
+            found(self._hardware) | ({WASM: "true"} if self._wasm.present else {}),
             self._invited_labels,
             self._config.labels,
             self._conditions.labels,
@@ -68,8 +71,12 @@ class Device:
             memory_bytes=offer.memory_bytes(self._hardware.memory_bytes()),
             disk_bytes=self._disk_bytes,
             draining=self._conditions.draining,
-            engines=("process", "docker") if self._docker.present else ("process",),
+            engines=self._engines(),
         )
+
+    def _engines(self) -> tuple[str, ...]:
+        there = {"docker": self._docker.present, "wasm": self._wasm.present}
+        return ("process", *(name for name, present in there.items() if present))
 
     def sample(self, running: int) -> FactsSampled:
         """A reading, and what of jobs to come is here already."""

@@ -32,6 +32,7 @@ class Doctor:
             self._disk(),
             self._database(),
             self._tasks(),
+            *self._wasm(),
             self._work(),
             self._network(),
             self._peers(),
@@ -95,6 +96,13 @@ class Doctor:
             "and talk to its control socket",
             "run the agent as root (its tasks then run as nobody), or accept only jobs you trust",
         )
+
+    def _wasm(self) -> list[View]:
+        """Nothing to say where it was never installed."""
+        if not (trouble := self._agent.wasm.trouble):
+            return []
+        fix = "install wasmtime anew (pip install 'shoal[wasm]'), and start the agent again"
+        return [check("wasm", None, f"no WebAssembly tasks here: {trouble}", fix)]
 
     def _work(self) -> View:
         """A device that was drained for a repair and forgotten looks well in everything else."""

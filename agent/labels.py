@@ -28,6 +28,7 @@ FOUND_CHARS_MAX: Final = 63  # of a value: names of boards and drivers say enoug
 ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 POWER: Final = {1: "mains", 0: "battery", -1: "unknown"}
 DEVICE: Final = "device."
+WASM: Final = "engine.wasm"
 RESERVED: Final = (
     "arch",
     "cpus",

@@ -35,6 +35,7 @@ from agent.engines.docker import DockerEngine
 from agent.engines.engine import Engines
 from agent.engines.process import ProcessEngine
 from agent.engines.task import TaskUser
+from agent.engines.wasm import Wasm
 from agent.hardware import Hardware
 from agent.inputs.downloads import BYTES_MAX, QUOTA_BYTES, Downloads
 from agent.inputs.inputs import Inputs
@@ -123,7 +124,9 @@ class Agent:
         self.driver = Driver(self._build, store, self.clock)
         data_dir = self.config.data_dir
         self.docker = self._docker()
-        self.engines = Engines(self._processes(), self.docker)
+        processes = self._processes()
+        self.wasm = Wasm(data_dir / "wasm", processes.user)
+        self.engines = Engines(processes, self.docker, self.wasm)
         self.archives = Archives(data_dir / "archives")
         kept = Archives(data_dir / "results", RESULT_BYTES_MAX, RESULT_QUOTA_BYTES)
         self._stores = (self.archives, kept)
@@ -152,16 +155,7 @@ class Agent:
         self.logs = Logs(self.engines, self._dial(LOG_PROTOCOL), me)
         self.invites = Invites(store, member, self._own_addresses, self.clock.now())
         self.doctor = Doctor(self)
-        labels, addresses = member.membership.labels, self.transport.addresses
-        self.device = Device(
-            self.config,
-            labels,
-            addresses,
-            self.conditions,
-            Hardware(docker=self.config.docker.path()),
-            self.docker.presence,
-            self.archives,
-        )
+        self.device = self._device()
         self.backend = AgentBackend(
             self.driver,
             self._peers(loaded.view()),
@@ -195,6 +189,18 @@ class Agent:
     def _docker(self) -> DockerEngine:
         root, socket = self.config.data_dir / "containers", self.config.docker.path()
         return DockerEngine(root, socket, self.member.keyring.peer)
+
+    def _device(self) -> Device:
+        return Device(
+            self.config,
+            self.member.membership.labels,
+            self.transport.addresses,
+            self.conditions,
+            Hardware(docker=self.config.docker.path()),
+            self.docker.presence,
+            self.archives,
+            self.wasm,
+        )
 
     def _outside(self) -> Outside:
         return Outside(
@@ -237,9 +243,11 @@ class Agent:
         """Until told to stop; then the others are told, and tasks run on, supervised."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._on_signals)
+            nursery.start_soon(self.wasm.look)  # beside all that takes its time
             self._serve_streams()
             await nursery.start(self.transport.run)
             await nursery.start(self.docker.run)
+            await self.wasm.looked.wait()  # what runs from earlier is kept where its engine is here
             await nursery.start(self.tasks.run)
             await nursery.start(self.checks.run)
             await nursery.start(self.driver.run, self.outside)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from agent.archives import ArchiveError
+from agent.engines.compiled import UnfitModule
 from agent.engines.container import container_launch
 from agent.engines.engine import Engine, Engines
 from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit, TaskLaunch, TaskLimits
+from agent.engines.wasm import CANNOT_RUN, make_results, wasm_launch
 from agent.inputs.inputs import Inputs
 from agent.packing import Packed
 from agent.results import Results
@@ -111,26 +113,29 @@ class Tasks:
     async def _run(self, task: StartTask) -> None:
         """Fetch, start, watch. Whatever goes wrong is the execution's end, never the agent's."""
         key = task.execution
+        module: tuple[str, ...] = ()
         try:
             with self._scopes[key] as scope:
                 await trio.lowlevel.checkpoint_if_cancelled()
-                await self._prepare(task)
+                module = await self._prepare(task)
             del self._scopes[key]
             if scope.cancelled_caught:
                 self._post(TaskEnded(key, None, "stopped before it started"))
                 return
-            await self._launch(task)
+            await self._launch(task, module)
         except Exception as error:
-            if not isinstance(error, ArchiveError | OSError | ValueError):
+            if not isinstance(error, ArchiveError | OSError | ValueError | UnfitModule):
                 _log.exception("starting %s", key)
             self._scopes.pop(key, None)
-            self._post(TaskEnded(key, None, str(error) or type(error).__name__))
+            # Another device would fare no better with such a module: that is the task's failure.
+            code = CANNOT_RUN if isinstance(error, UnfitModule) else None
+            self._post(TaskEnded(key, code, str(error) or type(error).__name__))
             return
         self._post(TaskStarted(key))
         self._watch(key)
 
-    async def _prepare(self, task: StartTask) -> None:
-        """All that may take minutes, and may be given up."""
+    async def _prepare(self, task: StartTask) -> tuple[str, ...]:
+        """All that may take minutes, and may be given up; the command line of a compiled module."""
         spec = task.spec.task
         engine = self._engines.named(spec.engine.type)
         if self._engines.docker is not None and engine is self._engines.docker:
@@ -138,12 +143,21 @@ class Tasks:
         if spec.input_sources:
             await self._fetch_inputs(engine, task)
         await self._results.want(engine.directories, task.execution, spec.result_paths)
+        if spec.engine.type != "wasm":
+            return ()
+        assert self._engines.wasm is not None, task
+        work = await engine.directories.prepare(task.execution)
+        return await self._engines.wasm.prepare(task, work)
 
-    async def _launch(self, task: StartTask) -> None:
+    async def _launch(self, task: StartTask, module: tuple[str, ...]) -> None:
         if task.spec.task.engine.type == "docker":
             assert self._engines.docker is not None, task
             container = container_launch(task, _environment(task), self._log_bytes_max)
             await self._engines.docker.start(container)
+            return
+        if module:
+            launch = wasm_launch(task, _environment(task), module, self._log_bytes_max)
+            await self._engines.process.start(launch)
             return
         params, need = task.spec.task.engine.process, task.spec.task.resources
         launch = TaskLaunch(
@@ -159,6 +173,8 @@ class Tasks:
 
     async def _fetch_inputs(self, engine: Engine, task: StartTask) -> None:
         work = await engine.directories.prepare(task.execution)
+        if task.spec.task.engine.type == "wasm":
+            await trio.to_thread.run_sync(make_results, task.spec.task, work)
         await self._inputs.put(task, work)
         await engine.hand_over(task.execution)
 

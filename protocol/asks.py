@@ -25,7 +25,7 @@ WRITABLE: Final = ":rw"
 
 def asks_of(task: TaskSpec) -> tuple[str, ...]:
     """What its owner has to allow. A process has the device's own network, asked or not: whoever
-    lets processes run lets them do that."""
+    lets processes run lets them do that. A WebAssembly module has none."""
     inputs = (
         *(ask for each in task.input_sources for ask in _of_source(each.source)),
         *(f"{ENVIRONMENT} {of_device(value)}" for value in task.env.values() if of_device(value)),
@@ -52,7 +52,7 @@ def network_of(engine: EngineSpec, network: NetworkSpec) -> str:
     """What is meant where the job leaves it out: a container's is a bridge, as in Bacalhau."""
     if network.type != "default":
         return network.type
-    return "bridge" if engine.type == "docker" else "host"
+    return {"docker": "bridge", "wasm": "none"}.get(engine.type, "host")
 
 
 def not_allowed(policy: PolicyConfig, asks: tuple[str, ...]) -> str:

@@ -78,9 +78,9 @@ class ContainerParams(msgspec.Struct, frozen=True, kw_only=True):
         fields = node.fields(*FIELDS, later=HINTS)
         return cls(
             image=_read_image(fields.need("Image")),
-            entrypoint=fields.read("Entrypoint", _read_arguments, ()),
-            parameters=fields.read("Parameters", _read_arguments, ()),
-            environment=fields.read("EnvironmentVariables", _read_variables, ()),
+            entrypoint=fields.read("Entrypoint", read_arguments, ()),
+            parameters=fields.read("Parameters", read_arguments, ()),
+            environment=fields.read("EnvironmentVariables", read_variables, ()),
             working_directory=fields.read("WorkingDirectory", _read_directory, ""),
             user=fields.read("User", _read_user, ""),
             pull=fields.read("Pull", lambda at: at.choice(PULLS, "a pull policy"), "missing"),
@@ -127,11 +127,11 @@ def _read_image(node: Node) -> str:
     return text
 
 
-def _read_arguments(node: Node) -> tuple[str, ...]:
+def read_arguments(node: Node) -> tuple[str, ...]:
     return tuple(item.word(ARGUMENT_BYTES_MAX) for item in node.items(ARGUMENTS_MAX))
 
 
-def _read_variables(node: Node) -> tuple[str, ...]:
+def read_variables(node: Node) -> tuple[str, ...]:
     found = []
     for item in node.items(VARIABLES_MAX):
         text = item.text(VARIABLE_BYTES_MAX)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -10,14 +9,12 @@ import msgspec
 
 from protocol.container import ContainerParams
 from protocol.paths import read_path
-from protocol.tree import INT_MAX, Node, Plain, shown
+from protocol.tree import Node, Plain
+from protocol.wasm import WasmParams
 
-ENGINES: Final = ("process", "docker")  # what this version runs; wasm comes later
+ENGINES: Final = ("process", "docker", "wasm")  # what this version runs
 COMMAND_MAX: Final = 256  # arguments
 ARGUMENT_BYTES_MAX: Final = 16 * 1024  # room for a script after `sh -c`
-PARAMS_MAX: Final = 64
-PARAMS_DEPTH_MAX: Final = 3  # the whole tree then stays within what wire.scan lets through
-PARAM_BYTES_MAX: Final = 16 * 1024
 
 ENGINE_FIELDS: Final = ("Type", "Params")
 PROCESS_FIELDS: Final = ("Command", "WorkingDirectory")
@@ -46,14 +43,8 @@ class EngineSpec(msgspec.Struct, frozen=True):
             return cls(kind, ProcessParams.read(params).to_plain())
         if kind == "docker":
             return cls(kind, ContainerParams.read(params).to_plain())
-        return cls(kind, _read_opaque(params))
-
-    def param(self, name: str) -> Plain:
-        """Look a parameter up in any letter case; None where there is none."""
-        for key, value in self.params.items():
-            if key.lower() == name.lower():
-                return value
-        return None
+        assert kind == "wasm", kind
+        return cls(kind, WasmParams.read(params).to_plain())
 
     @property
     def process(self) -> ProcessParams:
@@ -66,6 +57,12 @@ class EngineSpec(msgspec.Struct, frozen=True):
         """The parameters of a `docker` engine. Calling it on another is our own bug."""
         assert self.type == "docker", self.type
         return ContainerParams.read(Node(self.params))
+
+    @property
+    def wasm(self) -> WasmParams:
+        """The parameters of a `wasm` engine. Calling it on another is our own bug."""
+        assert self.type == "wasm", self.type
+        return WasmParams.read(Node(self.params))
 
     def to_plain(self) -> dict[str, Plain]:
         params: dict[str, Plain] = dict(self.params)
@@ -104,37 +101,3 @@ def _read_command(node: Node) -> tuple[str, ...]:
     if not command or not command[0]:
         node.fail("names no program; allowed: [program, argument, ...] or a line for the shell")
     return command
-
-
-def _read_opaque(params: Node) -> dict[str, Plain]:
-    """Parameters of an engine that reads its own, which looks them up in any letter case."""
-    written: dict[str, str] = {}
-    read: dict[str, Plain] = {}
-    for key, at in params.entries(PARAMS_MAX):
-        if key.lower() in written:
-            at.fail(f"given twice, first as {written[key.lower()]}")
-        written[key.lower()] = key
-        if at.value is not None:
-            read[key] = _exact(at, 1)
-    return read
-
-
-def _exact(node: Node, depth: int) -> Plain:
-    """A value kept as written, in a form that deterministic CBOR carries: no floats."""
-    if depth > PARAMS_DEPTH_MAX and isinstance(node.value, (list, dict)):
-        node.fail(f"nested too deep; allowed: {PARAMS_DEPTH_MAX} levels below Params")
-    match node.value:
-        case None | bool():
-            return node.value
-        case int():
-            return node.integer(-INT_MAX, INT_MAX)
-        case float() if math.isfinite(node.value) and node.value == int(node.value):
-            return Node(int(node.value), node.path).integer(-INT_MAX, INT_MAX)
-        case str():
-            return node.text(PARAM_BYTES_MAX)
-        case list():
-            return [_exact(item, depth + 1) for item in node.items(PARAMS_MAX)]
-        case dict():
-            return {key: _exact(at, depth + 1) for key, at in node.entries(PARAMS_MAX)}
-        case _:
-            node.fail(f"{shown(node.value)} has no exact form; put it in quotes")

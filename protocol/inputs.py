@@ -42,15 +42,18 @@ def read_inputs(node: Node) -> tuple[InputSource, ...]:
     """Read the list; two sources in one place, or under one alias, are refused."""
     found: list[InputSource] = []
     for item in node.items(INPUTS_MAX):
-        source = InputSource.read(item)
-        for earlier in found:
-            # `/data` and `data` are one place for an engine that mounts below the task's directory
-            if earlier.target.lstrip("/") == source.target.lstrip("/"):
-                item.fail(f"the target '{source.target}' is taken by an earlier source")
-            if source.alias and earlier.alias == source.alias:
-                item.fail(f"the alias '{source.alias}' is taken by an earlier source")
-        found.append(source)
+        add_source(found, InputSource.read(item), item)
     return tuple(found)
+
+
+def add_source(found: list[InputSource], source: InputSource, item: Node) -> None:
+    for earlier in found:
+        # `/data` and `data` are one place for an engine that mounts below the task's directory
+        if earlier.target.lstrip("/") == source.target.lstrip("/"):
+            item.fail(f"the target '{source.target}' is taken by an earlier source")
+        if source.alias and earlier.alias == source.alias:
+            item.fail(f"the alias '{source.alias}' is taken by an earlier source")
+    found.append(source)
 
 
 def _read_target(node: Node, source: Source) -> str:

@@ -18,7 +18,7 @@ import msgspec
 from protocol.check import CheckSpec
 from protocol.constraints import Constraint, read_constraints
 from protocol.engine import ENGINES, EngineSpec, ProcessParams
-from protocol.errors import JobSpecError, RemoteProtocolError
+from protocol.errors import JobSpecError
 from protocol.inputs import InputSource
 from protocol.jobtype import JobType
 from protocol.moment import format_moment, parse_moment_s
@@ -38,7 +38,7 @@ from protocol.task import (
 from protocol.template import Parameter, filled, read_parameters
 from protocol.tree import NAME, NAME_ALLOWED, Fields, Node, Plain
 from protocol.update import OnFailure, UpdateSpec
-from protocol.wire import dumps, load_plain, scan
+from protocol.wire import dumps, load_plain
 
 __all__ = [
     "ArchiveSource",
@@ -152,7 +152,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
             update=fields.read("Update", lambda at: UpdateSpec.read(at, kind), UpdateSpec()),
             schedule=schedule,
             parameters=parameters,
-            check=fields.read("Check", lambda at: CheckSpec.read(at, kind), None),
+            check=fields.read("Check", lambda at: _read_check(at, kind, task), None),
             tasks=(task,),
         )
         spec.check_blanks()
@@ -214,17 +214,16 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
                 filled(task.to_plain(), names, f"Tasks[{index}]")
 
     def check_size(self) -> None:
-        """Each field has its bound; this one is on all of them together. Raises JobSpecError."""
+        """Each field has its bound; this one is on all of them together. Raises JobSpecError.
+
+        As many items as peers take no more of, or as deep, are more than the fields have room for.
+        """
         body = self.encode()
         if len(body) > SPEC_BYTES_MAX:
             message = (
                 f"{len(body)} bytes as a record; allowed: {SPEC_BYTES_MAX}; ship files instead"
             )
             raise JobSpecError("", message)
-        try:
-            scan(body, SPEC_BYTES_MAX)
-        except RemoteProtocolError as error:  # peers would refuse it
-            raise JobSpecError("", str(error)) from None
 
     @property
     def task(self) -> TaskSpec:
@@ -269,6 +268,14 @@ def _read_count(node: Node, kind: JobType) -> int:
     if node.value == 0 and not isinstance(node.value, bool):
         node.fail(f"0 slots; allowed: 1 to {COUNT_MAX}; to end a job: shoal job stop NAME")
     return node.integer(1, COUNT_MAX)
+
+
+def _read_check(node: Node, kind: JobType, task: TaskSpec) -> CheckSpec:
+    check = CheckSpec.read(node, kind)
+    if check.command and task.engine.type == "wasm":
+        # It would run on the device itself: the owner may have allowed modules, and no processes.
+        node.fail("there is no command to run within a WebAssembly module; write Http or Tcp")
+    return check
 
 
 def _read_spread(node: Node | None, kind: JobType) -> bool:

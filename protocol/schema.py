@@ -24,6 +24,7 @@ from protocol import (
     task,
     template,
     update,
+    wasm,
 )
 from protocol.moment import MOMENT_ALLOWED
 from protocol.paths import PATH_BYTES_MAX
@@ -306,6 +307,10 @@ def _engine(engines: Sequence[str]) -> Schema:
         "else": {
             "if": {"properties": {"Type": {"const": "docker"}}},
             "then": {"properties": {"Params": _container()}, "required": ["Params"]},
+            "else": {
+                "if": {"properties": {"Type": {"const": "wasm"}}},
+                "then": {"properties": {"Params": _wasm()}, "required": ["Params"]},
+            },
         },
     }
 
@@ -342,6 +347,46 @@ def _container() -> Schema:
         "Parameters of the docker engine.",
         required=["Image"],
     )
+
+
+def _wasm() -> Schema:
+    argument = _word(container.ARGUMENT_BYTES_MAX, "An argument.")
+    variable = _text(container.VARIABLE_BYTES_MAX, "NAME=value.")
+    value = _word(container.VARIABLE_BYTES_MAX, "A value; quote true or 1.0.")
+    variables: Schema = {
+        "description": "NAME=value in a list, or a mapping, beside the task's Env.",
+        "anyOf": [
+            _array(variable, container.VARIABLES_MAX, "NAME=value."),
+            {
+                "type": "object",
+                "additionalProperties": value,
+                "maxProperties": container.VARIABLES_MAX,
+            },
+        ],
+    }
+    return _object(
+        {
+            "EntryModule": _module("The module to run"),
+            "ImportModules": _array(
+                _module("A module to link with it"),
+                inputs.INPUTS_MAX,
+                "Modules it imports from, by their Alias or file name; in order.",
+            ),
+            "EntryPoint": _text(wasm.ENTRY_POINT_BYTES_MAX, "A function. Default: _start."),
+            "Parameters": _array(argument, container.ARGUMENTS_MAX, "Its arguments."),
+            "EnvironmentVariables": variables,
+            "Fuel": _integer(
+                0, wasm.FUEL_MAX, "About one for each instruction; 0: no bound. Default: 0."
+            ),
+        },
+        "Parameters of the wasm engine.",
+        required=["EntryModule"],
+    )
+
+
+def _module(description: str) -> Schema:
+    text = f"{description}: the Target or Alias of an input source, or a source of its own."
+    return {"description": text, "anyOf": [_path(text), _input()]}
 
 
 def _input() -> Schema:

@@ -8,12 +8,13 @@ from typing import Final
 
 import msgspec
 
-from protocol.engine import EngineSpec
+from protocol.engine import ENGINE_FIELDS, EngineSpec
 from protocol.inputs import InputSource, read_inputs
 from protocol.paths import read_path
 from protocol.quantities import format_duration, parse_duration_s
 from protocol.resources import CONTAINER_DEFAULT, RESOURCES_DEFAULT, Resources
-from protocol.tree import NAME, NAME_ALLOWED, Node, Plain, shown
+from protocol.tree import NAME, NAME_ALLOWED, Fields, Node, Plain, shown
+from protocol.wasm import sources_with
 
 PUBLISHERS: Final = ("local",)
 NETWORKS: Final = ("default", "none", "host", "bridge")
@@ -159,11 +160,11 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
             name=fields.read("Name", lambda at: at.matching(NAME, NAME_ALLOWED), NAME_DEFAULT),
             engine=engine,
             env=fields.read("Env", _read_env, {}),
-            input_sources=fields.read("InputSources", read_inputs, ()),
+            input_sources=_read_sources(fields, engine),
             result_paths=fields.read("ResultPaths", _read_result_paths, ()),
             publisher=fields.read("Publisher", PublisherSpec.read, PublisherSpec()),
             resources=fields.read("Resources", lambda at: Resources.read(at, base), base),
-            network=fields.read("Network", NetworkSpec.read, NetworkSpec()),
+            network=fields.read("Network", lambda at: _read_network(at, engine), NetworkSpec()),
             timeouts=TimeoutsSpec() if standing else timeouts,
             meta=fields.read("Meta", lambda at: at.words(META_MAX, META_VALUE_BYTES_MAX), {}),
         )
@@ -185,6 +186,21 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
             **{key: value for key, value in lists.items() if value},
             **{key: value for key, value in words.items() if value},
         }
+
+
+def _read_sources(fields: Fields, engine: EngineSpec) -> tuple[InputSource, ...]:
+    """Modules that are written as a source in their engine's parameters are sources like others."""
+    sources = read_inputs(fields.get_or("InputSources", []))
+    if engine.type != "wasm":
+        return sources
+    return sources_with(fields.need("Engine").fields(*ENGINE_FIELDS).need("Params"), sources)
+
+
+def _read_network(node: Node, engine: EngineSpec) -> NetworkSpec:
+    network = NetworkSpec.read(node)
+    if engine.type == "wasm" and network.type not in ("default", "none"):
+        node.fail("a WebAssembly module reaches no network; leave it out, or write Type: none")
+    return network
 
 
 def read_timeout_s(node: Node) -> int:

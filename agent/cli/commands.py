@@ -184,8 +184,20 @@ def _docker_run(parser: ArgumentParser) -> None:
     parser.add_argument("command", nargs=REMAINDER, metavar="ARGUMENT", help="(the image's own)")
 
 
+def _wasm_run(parser: ArgumentParser) -> None:
+    parser.usage = "shoal wasm run [options] MODULE.wasm [ARGUMENT ...]"
+    _one_off(parser)
+    group = parser.add_argument_group("the module")
+    group.add_argument("--entry-point", metavar="NAME", help="the function to run (_start)")
+    group.add_argument(
+        "--fuel", metavar="N", type=int, help="end it after about so many instructions (none)"
+    )
+    parser.add_argument("module", metavar="MODULE.wasm", help="a file, which is shipped with it")
+    parser.add_argument("command", nargs=REMAINDER, metavar="ARGUMENT", help="what it is told")
+
+
 def _one_off(parser: ArgumentParser) -> None:
-    """What `run` and `docker run` have in common."""
+    """What `run`, `docker run` and `wasm run` have in common."""
     parser.add_argument("--count", metavar="N", type=int, default=1, help="slots to run it in (1)")
     parser.add_argument("--cpu", metavar="CORES", help="what each needs: 2, 0.5, 500m")
     parser.add_argument("--memory", metavar="SIZE", help="64Mi, 1.5Gi")
@@ -324,7 +336,7 @@ def _stop(parser: ArgumentParser) -> None:
 
 
 def _example(parser: ArgumentParser) -> None:
-    kinds = ("batch", "ops", "daemon", "service", "docker", "schedule", "template")
+    kinds = ("batch", "ops", "daemon", "service", "docker", "wasm", "schedule", "template")
     parser.add_argument("kind", nargs="?", choices=kinds, default="batch", help="(batch)")
 
 
@@ -368,6 +380,7 @@ GROUPS: Final = {
     "job": "Jobs in files, and what became of them",
     "template": "Jobs with blanks, kept by every device to be run by name",
     "docker": "Containers",
+    "wasm": "WebAssembly modules",
     "config": "The configuration of this device's agent",
 }
 SHORT: Final = ("jobs", "logs", "why", "stop")
@@ -381,6 +394,7 @@ COMMANDS: Final = (
     Command("peers", "short for `peer list`", "peers:peers", _peers),
     Command("run", "run a command somewhere in the shoal", "runs:run", _run),
     Command("docker run", "run a container somewhere in the shoal", "runs:docker_run", _docker_run),
+    Command("wasm run", "run a module somewhere in the shoal", "runs:wasm_run", _wasm_run),
     Command("exec", "run a command once on each device that matches", "execs:run", _exec),
     Command("jobs", "short for `job list`", "jobs:list_jobs", _list),
     Command("logs", "short for `job logs`", "logs:logs", _logs),

@@ -39,6 +39,9 @@ _FLAGS = {
     "Tasks[0].Engine.Params.Devices": "--device",
     "Tasks[0].Engine.Params.Capabilities": "--cap-add",
     "Tasks[0].Resources.GPU": "--gpu",
+    "Tasks[0].Engine.Params.EntryModule": "the module",
+    "Tasks[0].Engine.Params.EntryPoint": "--entry-point",
+    "Tasks[0].Engine.Params.Fuel": "--fuel",
 }
 
 
@@ -62,6 +65,22 @@ def docker_run(args: Namespace) -> int:
     if args.network:
         spec["Tasks"][0]["Network"] = {"Type": args.network}
     return _run(args, spec, collect(args.file, args.directory))
+
+
+def wasm_run(args: Namespace) -> int:
+    """As `run`, of a WebAssembly module, which is shipped with the job."""
+    from agent.cli.shipping import collect, with_module
+
+    name, shipped = with_module(args.module, collect(args.file, args.directory))
+    params = {
+        "EntryModule": name,
+        "EntryPoint": args.entry_point,
+        "Parameters": list(args.command),
+        "Fuel": args.fuel,
+    }
+    engine = {"Type": "wasm", "Params": {key: value for key, value in params.items() if value}}
+    args.name = args.name or label([name.removesuffix(".wasm")])
+    return _run(args, build_spec(args, engine), shipped)
 
 
 def _run(args: Namespace, spec: dict[str, Any], shipped: dict[str, str]) -> int:

@@ -81,6 +81,24 @@ def check_command(command: Sequence[str], found: dict[str, str]) -> None:
             )
 
 
+def with_module(path: str, found: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """A WebAssembly module's name there, and what is shipped with it among it. Raises CliError."""
+    try:
+        with open(path, "rb") as file:
+            begins = file.read(4)
+    except OSError as error:
+        raise CliError(f"{path}: {(error.strerror or str(error)).lower()}", USAGE) from None
+    if begins != b"\0asm":
+        raise CliError(f"{path} is not a WebAssembly module in its binary form", USAGE)
+    for name, other in found.items():  # of a directory that is shipped as a whole
+        if os.path.samefile(path, other):
+            return name, found
+    (name,) = module = collect([path], None)
+    if name in found:
+        raise CliError(f"{path} and {found[name]} would both be {name} there", USAGE)
+    return name, found | module
+
+
 def _directory(directory: str | None) -> Iterator[tuple[str, str]]:
     if directory is None:
         return

@@ -35,25 +35,29 @@ class Place:
         return cls(work / within, environment, user)
 
 
-async def run_beside(place: Place, argv: Sequence[str]) -> tuple[int, str]:
-    """Run to the end: exit code (128 + n for signal n) and the last line it wrote.
+async def run_beside(
+    place: Place, argv: Sequence[str], stdin: int = subprocess.DEVNULL, stdout: int | None = None
+) -> tuple[int, str]:
+    """Run to the end: exit code (128 + n for signal n) and the last line it wrote, on stderr alone
+    where `stdout` is somebody's file.
 
     Cancelled, it ends with all that it started. Raises OSError.
     """
     process = await trio.lowlevel.open_process(
-        [str(supervisor_path()), "--beside", _user(place.user), *argv],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        [str(supervisor_path()), "--beside", user_word(place.user), *argv],
+        stdin=stdin,
+        stdout=subprocess.PIPE if stdout is None else stdout,
+        stderr=subprocess.STDOUT if stdout is None else subprocess.PIPE,
         cwd=place.directory,
         env=place.environment,
         start_new_session=True,
     )
-    assert process.stdout is not None
+    words = process.stdout or process.stderr
+    assert words is not None
     said = b""
     try:
-        async with process.stdout:
-            while data := await process.stdout.receive_some(OUTPUT_BYTES_MAX):
+        async with words:
+            while data := await words.receive_some(OUTPUT_BYTES_MAX):
                 said = (said + data)[-OUTPUT_BYTES_MAX:]
         code = await process.wait()
     finally:
@@ -65,7 +69,7 @@ async def run_beside(place: Place, argv: Sequence[str]) -> tuple[int, str]:
     return (128 - code if code < 0 else code), (lines[-1] if lines else "")
 
 
-def _user(user: TaskUser | None) -> str:
+def user_word(user: TaskUser | None) -> str:
     """As supervise.c reads it: `uid:gid:group,...`, `-` for the agent's own."""
     if user is None:
         return "-"

@@ -15,6 +15,7 @@ from agent.engines.task_log import LogChunk, Stream
 if TYPE_CHECKING:
     from agent.engines.docker import DockerEngine
     from agent.engines.process import ProcessEngine
+    from agent.engines.wasm import Wasm
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class Engines:
 
     process: ProcessEngine
     docker: DockerEngine | None = None
+    wasm: Wasm | None = None  # whose tasks are processes
 
     def of(self, execution_id: str) -> Engine:
         """The one that has it; where none has, one that says so."""
@@ -91,7 +93,7 @@ class Engines:
 
     def named(self, name: str) -> Engine:
         """Raises KeyError for one that is not here."""
-        if name == "process":
+        if name == "process" or (name == "wasm" and self.wasm is not None):
             return self.process
         if name == "docker" and self.docker is not None:
             return self.docker

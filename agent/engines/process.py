@@ -302,7 +302,8 @@ class ProcessEngine:
             if self.cgroups is not None:
                 groups = self.cgroups.create(launch.execution_id, launch.limits)
             env = self._environment(directory, launch)
-            directory.write_spec(encode_spec(launch, user, env, groups))
+            who = None if launch.becomes_user else user
+            directory.write_spec(encode_spec(launch, who, env, groups))
             return spawn(directory)
         except (OSError, ValueError) as failure:
             return Watch(exit=directory.fail_start(f"it could not be started: {failure}"))

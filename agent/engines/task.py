@@ -76,6 +76,7 @@ class TaskLaunch:
     stop_grace_s: float = 10.0  # as docker stop
     log_bytes_max: int = 4 << 20  # of each stream, on disk
     user: TaskUser | None = None  # None: the engine's default
+    becomes_user: bool = False  # it is started as the agent's own user, and changes to it by itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,8 +58,8 @@ class Inputs:
                 path = await self._downloads.fetch(source, self._policy.downloads)
                 await trio.to_thread.run_sync(_copy, path, target / source.file_name)
             case DirectorySource() as source:
-                container = task.spec.task.engine.type == "docker"
-                await trio.to_thread.run_sync(self._give, source, None if container else target)
+                linked = task.spec.task.engine.type == "process"
+                await trio.to_thread.run_sync(self._give, source, target if linked else None)
             case _:
                 assert_never(each.source)
 
@@ -73,7 +73,7 @@ class Inputs:
 
     def _give(self, source: DirectorySource, link: Path | None) -> None:
         """See that it is there, and is what its owner allowed: a link may lead elsewhere. To a
-        process it is given by a link, to a container as a mount."""
+        process it is given by a link, to a container or module by the engine."""
         if not os.path.lexists(source.path):
             raise ArchiveError(f"{source.path} is not on this device")
         real = os.path.realpath(source.path)

@@ -14,6 +14,8 @@ import trio
 from agent.client import THIS_DEVICE
 from agent.control.backend import FINAL_STATES, LogQuery, RequestError
 from agent.control.feed import Feed, Follower
+from protocol.errors import JobSpecError
+from protocol.job import JobSpec
 
 PEERS = ("pi-kitchen", "pi-attic", "pi-shed")
 POLICY = {"types": ["batch", "ops"], "hours": [], "mains_only": True, "temperature_max_c": 80}
@@ -133,7 +135,14 @@ class MemoryBackend:
 
     async def submit(self, spec_plain: dict[str, Any], key: str) -> dict[str, Any]:
         try:
-            command = spec_plain["Tasks"][0]["Engine"]["Params"]["Command"]
+            engine = spec_plain["Tasks"][0]["Engine"]
+            if engine.get("Type") == "wasm":  # played as if its module did nothing else
+                JobSpec.from_plain(spec_plain)
+                command = ["echo", *engine["Params"].get("Parameters", ())]
+            else:
+                command = engine["Params"]["Command"]
+        except JobSpecError as error:
+            raise RequestError(400, error.message, error.path) from None
         except (KeyError, IndexError, TypeError):
             raise RequestError(400, "missing", "Tasks") from None
         if spec_plain.get("Count", 1) > 100:

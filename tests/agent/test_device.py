@@ -15,13 +15,14 @@ from agent.conditions import Conditions
 from agent.config import Config, Offer
 from agent.device import Device
 from agent.engines.presence import Presence
+from agent.engines.wasm import Wasm
 from agent.hardware import Hardware
 
 CPUS = Hardware().cpus()
 
 
-def here(path: Path) -> tuple[Presence, Archives]:
-    return Presence(path / "docker.sock"), Archives(path / "archives")
+def here(path: Path) -> tuple[Presence, Archives, Wasm]:
+    return Presence(path / "docker.sock"), Archives(path / "archives"), Wasm(path / "wasm", None)
 
 
 def described(path: Path, invited: dict[str, str] | None = None, **settings: object) -> Device:
@@ -74,6 +75,26 @@ async def test_what_changes_is_described_anew(tmp_path: Path) -> None:
     (tmp_path / "dev/ttyUSB0").touch()
     after = it.describe()
     assert after.draining and set(after.labels) - set(before.labels) == {"room", "device.ttyUSB0"}
+
+
+def test_engines_and_their_labels_are_those_that_are_here(tmp_path: Path) -> None:
+    presence, archives, wasm = here(tmp_path)
+    it = Device(
+        Config(data_dir=tmp_path),
+        {},
+        lambda: (),
+        Conditions(tmp_path),
+        Hardware(tmp_path),
+        presence,
+        archives,
+        wasm,
+    )
+    assert it.describe().engines == ("process",)
+    assert "engine.wasm" not in it.labels()
+    presence.present, wasm.version = True, "50.0"
+    said = it.describe()
+    assert said.engines == ("process", "docker", "wasm")
+    assert said.labels["engine.wasm"] == "true"
 
 
 def test_facts_are_of_now(tmp_path: Path) -> None:

@@ -71,6 +71,17 @@ async def test_a_device_that_takes_no_work_says_why(data_dir: Path) -> None:
         assert entry["ok"] is None and entry["fix"] == "`shoal peer undrain`"
 
 
+async def test_webassembly_is_spoken_of_where_it_should_be_here_and_does_not_work(
+    data_dir: Path,
+) -> None:
+    async with running_agent(data_dir) as agent:
+        assert "wasm" not in checks(agent)
+        agent.wasm.trouble = "its library is for another processor"
+        entry = checks(agent)["wasm"]
+        assert entry["ok"] is None and entry["text"].endswith("is for another processor")
+        assert "pip install" in entry["fix"]
+
+
 async def test_a_clone_is_told_with_the_way_out(data_dir: Path) -> None:
     async with running_agent(data_dir) as agent:
         agent._on_cloned(OTHER)

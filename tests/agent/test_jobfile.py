@@ -22,7 +22,9 @@ from agent.jobfile import (
 )
 from protocol.job import JobSpec, JobType
 from protocol.schema import job_schema
+from protocol.sources import InlineSource
 from protocol.tree import Plain
+from tests import wat
 
 JOB = """\
 name: job
@@ -75,6 +77,12 @@ def test_a_wrong_cron_is_told_of_with_its_line() -> None:
         load_job(text)
     with pytest.raises(JobFileError, match=r"Schedule.TimeZone: unknown time zone 'Europe/Berlim'"):
         load_job(example("schedule").replace("Europe/Berlin ", "Europe/Berlim "))
+
+
+def test_the_module_of_the_example_is_the_one_that_can_be_read() -> None:
+    source = load_job(example("wasm")).task.input_sources[0].source
+    assert isinstance(source, InlineSource)
+    assert source.content() == wat.EXAMPLE
 
 
 def test_there_is_no_example_of_another_type() -> None:

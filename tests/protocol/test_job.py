@@ -8,12 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import JobSpecError, RemoteProtocolError
-from protocol.job import Disconnect, JobSpec, JobType, RetrySpec
+from protocol.job import SPEC_BYTES_MAX, Disconnect, JobSpec, JobType, RetrySpec
 from protocol.tree import Plain
 from protocol.wire import scan
 
 ENGINE: Plain = {"Type": "process", "Params": {"Command": ["true"]}}
-LATER = ("process", "wasm")
 
 
 def tree(type_: str = "batch", **fields: Plain) -> dict[str, Plain]:
@@ -183,16 +182,37 @@ def test_a_job_larger_than_a_record_is_refused() -> None:
         read(Tasks=[{"Engine": ENGINE, "Env": env}])
 
 
-def test_a_job_with_more_parts_than_peers_take_is_refused() -> None:
-    params: Plain = {f"p{i}": [[1] * 64] * 40 for i in range(5)}
-    with pytest.raises(JobSpecError, match="more than 8192 items"):
-        JobSpec.from_plain(tree(Tasks=[{"Engine": {"Type": "wasm", "Params": params}}]), LATER)
-
-
-def test_the_deepest_job_passes_the_scan_of_its_record() -> None:
-    params: Plain = {"a": [[{"b": 1}]]}
-    spec = JobSpec.from_plain(tree(Tasks=[{"Engine": {"Type": "wasm", "Params": params}}]), LATER)
-    assert JobSpec.decode(spec.encode(), LATER) == spec
+def test_the_widest_and_deepest_job_passes_the_scan_of_its_record() -> None:
+    """Peers read no more than 8192 items, 8 deep, and no job comes near."""
+    source: Plain = {
+        "Source": {"Type": "inline", "Params": {"URL": "data:,"}},
+        "Target": "m",
+        "Alias": "a",
+    }
+    params: Plain = {
+        "EntryModule": "m",
+        "ImportModules": ["m"] * 16,
+        "Parameters": ["x"] * 256,
+        "EnvironmentVariables": [f"E{i}=" for i in range(64)],
+    }
+    many: Plain = {f"k{i}": "" for i in range(32)}
+    values: Plain = [f"{i}" for i in range(64)]
+    spec = read(
+        Constraints=[{"Key": f"k{i}", "Operator": "in", "Values": values} for i in range(32)],
+        Meta=many,
+        Labels=many,
+        Tasks=[
+            {
+                "Engine": {"Type": "wasm", "Params": params},
+                "InputSources": [source],
+                "ResultPaths": [{"Name": f"r{i}", "Path": f"p{i}"} for i in range(16)],
+                "Env": {f"V{i}": "" for i in range(64)},
+                "Meta": many,
+            }
+        ],
+    )
+    scan(spec.encode(), SPEC_BYTES_MAX)
+    assert JobSpec.decode(spec.encode()) == spec
 
 
 def test_a_record_that_is_no_job_is_refused() -> None:

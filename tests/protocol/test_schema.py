@@ -83,11 +83,17 @@ def test_every_value_is_described() -> None:
     walk(job_schema())
 
 
-def test_an_agent_with_more_engines_lists_them() -> None:
-    tree = task_tree(Engine={"Type": "wasm", "Params": {"Module": "m"}})
-    assert not VALIDATOR.is_valid(tree)
-    wider = jsonschema.Draft202012Validator(job_schema(("process", "wasm")))
-    assert wider.is_valid(tree)
+def test_an_agent_with_fewer_engines_lists_those() -> None:
+    tree = task_tree(Engine={"Type": "wasm", "Params": {"EntryModule": "m"}})
+    assert VALIDATOR.is_valid(tree)
+    narrower = jsonschema.Draft202012Validator(job_schema(("process", "docker")))
+    assert not narrower.is_valid(tree)
+
+
+MODULE: dict[str, Plain] = {
+    "Source": {"Type": "inline", "Params": {"URL": "data:,x"}},
+    "Target": "m.wasm",
+}
 
 
 @pytest.mark.parametrize(
@@ -118,6 +124,26 @@ def test_an_agent_with_more_engines_lists_them() -> None:
                 },
             },
         ),
+        task_tree(
+            Engine={
+                "Type": "wasm",
+                "Params": {
+                    "EntryModule": MODULE,
+                    "ImportModules": [{**MODULE, "Target": "b.wasm", "Alias": "b"}, "m.wasm"],
+                    "EntryPoint": "main",
+                    "Parameters": ["--n", 5],
+                    "EnvironmentVariables": {"A": 1},
+                    "Fuel": 10**9,
+                },
+            },
+        ),
+        task_tree(
+            Engine={
+                "Type": "wasm",
+                "Params": {"EntryModule": "m.wasm", "EnvironmentVariables": ["A=1"], "Fuel": None},
+            },
+            InputSources=[MODULE],
+        ),
         task_tree(Resources={"CPU": "500m", "Memory": "1.5Gi", "Disk": 1000, "GPU": "1"}),
         task_tree(Resources={"CPU": 0.5, "Memory": "64 Mb", "Disk": None}),
         task_tree(Resources=None, Env={"A": 1}, Network={"Type": "full"}, Publisher={"Type": ""}),
@@ -135,6 +161,10 @@ def test_what_the_reader_takes_it_takes_and_so_with_the_canonical_form(tree: Pla
 @pytest.mark.parametrize(
     "tree",
     [
+        task_tree(Engine={"Type": "wasm", "Params": {}}),
+        task_tree(Engine={"Type": "wasm", "Params": {"EntryModule": 5}}),
+        task_tree(Engine={"Type": "wasm", "Params": {"EntryModule": "m", "Fuel": -1}}),
+        task_tree(Engine={"Type": "wasm", "Params": {"EntryModule": "m", "Module": "m"}}),
         {"Type": "batch"},
         {"Type": "daemon", "Tasks": [{"Engine": PROCESS}]},
         job_tree("cron"),

@@ -102,11 +102,23 @@ def test_numbers_and_nothing_are_left_as_they_are() -> None:
             "Type": "batch",
             "Parameters": [{"Name": "fuel", "Default": 7}],
             "Tasks": [
-                {"Engine": {"Type": "wasm", "Params": {"Fuel": 9, "Deep": [{"at": "${fuel}"}]}}}
+                {
+                    "Engine": {
+                        "Type": "wasm",
+                        "Params": {
+                            "EntryModule": {
+                                "Source": {"Type": "inline", "Params": {"URL": "data:,x"}},
+                                "Target": "m.wasm",
+                            },
+                            "Fuel": 9,
+                            "Parameters": ["x", "${fuel}"],
+                        },
+                    }
+                }
             ],
         },
-        engines=("wasm",),
     )
     assert spec.parameters == (Parameter(name="fuel", default="7"),)
-    filled = spec.filled(values_of(spec.parameters, {}), ("wasm",))
-    assert filled.task.engine.params == {"Fuel": 9, "Deep": [{"at": "7"}]}
+    filled = spec.filled(values_of(spec.parameters, {}))
+    assert filled.task.engine.wasm.fuel == 9
+    assert filled.task.engine.wasm.parameters == ("x", "7")

@@ -14,7 +14,6 @@ import msgspec
 from protocol import ids
 from protocol.derived import open_spec
 from protocol.ids import PeerId, Revision, ShoalId
-from protocol.job import JobSpec
 from protocol.wire import Envelope, dumps, loads, seal
 from tests.vectors import extremes, keys, kinds, samples
 from tests.vectors.notation import to_fields
@@ -85,20 +84,8 @@ def job_bodies() -> list[Vector]:
             "hex": spec.encode().hex(),
             "fields": spec.to_plain(),
         }
-        for name, spec in {**samples.JOBS, "opaque": _opaque()}.items()
+        for name, spec in samples.JOBS.items()
     ]
-
-
-def _opaque() -> JobSpec:
-    """A job for an engine that reads its own parameters."""
-    engine = {
-        "Type": "wasm",
-        "Params": {"Module": "m.wasm", "Fuel": 2**53 - 1, "Deep": [{"a": [-1]}]},
-    }
-    return JobSpec.from_plain(
-        {"Name": "w", "Type": "batch", "Retry": {"Attempts": 1}, "Tasks": [{"Engine": engine}]},
-        engines=("process", "wasm"),
-    )
 
 
 def envelopes() -> list[Vector]:

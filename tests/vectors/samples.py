@@ -208,6 +208,38 @@ TEMPLATE = JobSpec.from_plain(
         ],
     }
 )
+WASM = JobSpec.from_plain(
+    {
+        "Name": "count",
+        "Type": "batch",
+        "Retry": {"Attempts": 1},
+        "Tasks": [
+            {
+                "Engine": {
+                    "Type": "wasm",
+                    "Params": {
+                        "EntryModule": "bin/count.wasm",
+                        "ImportModules": ["words"],
+                        "Parameters": ["--lines", "/in/text"],
+                        "EnvironmentVariables": ["LANGUAGE=ü"],
+                        "Fuel": 2**53 - 1,
+                    },
+                },
+                "InputSources": [
+                    {
+                        "Source": {"Type": "archive", "Params": {"Digest": "ab" * 32, "Size": 9}},
+                        "Target": "bin",
+                    },
+                    {
+                        "Source": {"Type": "inline", "Params": {"URL": "data:;base64,AGFzbQ=="}},
+                        "Target": "words.wasm",
+                        "Alias": "words",
+                    },
+                ],
+            }
+        ],
+    }
+)
 JOBS = {
     "batch": BATCH,
     "ops": OPS,
@@ -216,6 +248,7 @@ JOBS = {
     "schedule": SCHEDULE,
     "ops-schedule": OPS_SCHEDULE,
     "template": TEMPLATE,
+    "wasm": WASM,
 }
 
 JOB = job_id(SHOAL, "default", "one-off", "3f9a")

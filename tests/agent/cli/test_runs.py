@@ -225,6 +225,57 @@ def test_a_path_that_was_not_shipped_is_an_error_that_names_the_flag(
     assert shoal("run", "-q", "-f", "detect.sh", "--", "echo", "./made-by-the-task").code == 0
 
 
+def test_a_module_is_shipped_and_named(agent: MemoryAgent, shoal: Shoal) -> None:
+    Path("mods").mkdir()
+    Path("mods/count.wasm").write_bytes(b"\0asm\1\0\0\0")
+    Path("text").write_text("x")
+    flags = ("-d", "--entry-point", "main", "--fuel", "1000", "-f", "text", "--memory", "16Mi")
+    ended = shoal("wasm", "run", *flags, "mods/count.wasm", "--lines", "text")
+    assert ended.code == 0, ended.err
+    spec = JobSpec.from_plain(submitted(agent))
+    params = spec.task.engine.wasm
+    assert (spec.name, params.entry_module) == ("count", "mods/count.wasm")
+    assert (params.entry_point, params.fuel) == ("main", 1000)
+    assert params.parameters == ("--lines", "text")
+    assert [source.target for source in spec.task.input_sources] == ["."]
+    (archive,) = agent.backend.archives.values()
+    with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
+        assert opened.getnames() == ["mods/count.wasm", "text"]
+
+
+def test_a_module_of_a_directory_that_is_shipped_goes_once(
+    agent: MemoryAgent, shoal: Shoal
+) -> None:
+    Path("mods").mkdir()
+    Path("mods/count.wasm").write_bytes(b"\0asm")
+    assert shoal("wasm", "run", "-d", "-C", "mods", "mods/count.wasm").code == 0
+    assert submitted(agent)["Tasks"][0]["Engine"]["Params"]["EntryModule"] == "count.wasm"
+    Path("other").mkdir()
+    Path("other/count.wasm").write_bytes(b"\0asm")
+    os.chdir("other")
+    ended = shoal("wasm", "run", "-d", "-C", "../mods", "count.wasm")
+    assert ended.code == 2 and "would both be count.wasm there" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("absent.wasm",), "absent.wasm: no such file"),
+        (("text.wat",), "text.wat is not a WebAssembly module in its binary form"),
+        (("--fuel", "-1", "m.wasm"), "--fuel: -1 is out of range"),
+        (("--entry-point", "a\nb", "m.wasm"), "--entry-point: 'a?b' is not a function's name"),
+    ],
+)
+def test_what_is_no_module_submits_nothing(
+    agent: MemoryAgent, shoal: Shoal, words: tuple[str, ...], text: str
+) -> None:
+    Path("text.wat").write_text("(module)")
+    Path("m.wasm").write_bytes(b"\0asm")
+    ended = shoal("wasm", "run", "-d", *words)
+    assert (ended.code, text in ended.err) == (2, True), ended
+    assert agent.backend.submitted == []
+
+
 def test_too_much_is_not_shipped(agent: MemoryAgent, shoal: Shoal) -> None:
     with open("large", "wb") as file:
         file.truncate(16 * 1024**2 + 1)
