@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
@@ -31,6 +32,7 @@ KEEP_S: Final = 7 * 86_400.0  # as long as jobs are kept
 FETCH_S: Final = 10.0  # from one peer, and besides
 SLOW_BYTES_S: Final = 300_000  # what it sends in a second at least
 CHUNK_BYTES: Final = 64 * 1024
+FREE_BYTES_MIN: Final = 128 * 1024**2  # of the disk are left alone: the agent lives on it
 DIGESTS_MAX: Final = 1000  # that are told of as being here
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _log = logging.getLogger("shoal.archives")
@@ -159,6 +161,7 @@ class Archives:
             answer = decode_as(await stream.read_frame(), ArchiveAnswer)
             if answer.error:
                 raise ArchiveError(answer.error)
+            await trio.to_thread.run_sync(check_room, self.directory, size)
             if answer.size != size:
                 raise ArchiveError(f"has {answer.size} bytes under this digest, not {size}")
             async with aclosing(_received(stream, size)) as chunks:
@@ -224,6 +227,13 @@ async def _received(stream: ByteStream, size: int) -> AsyncGenerator[bytes, None
             raise RemoteProtocolError("ended early")
         left -= len(chunk)
         yield chunk
+
+
+def check_room(where: Path, size: int) -> None:
+    """Raises ArchiveError where so much more would leave the agent itself too little."""
+    free = shutil.disk_usage(where).free - size
+    if free < FREE_BYTES_MIN:
+        raise ArchiveError(f"the disk is too full for {size >> 20} MiB more")
 
 
 def unpack(data: Path, into: Path) -> None:

@@ -143,7 +143,8 @@ class Accept:
         metadata=about(
             WORDS,
             "Directories of this device that jobs may have as input (localDirectory), with what is "
-            "below: /srv/data to read, /srv/out:rw to write to as well. Empty: none.",
+            "below: /srv/data. With :rw (/srv/out:rw) it may be written to, and is given as a "
+            "whole or not at all. Empty: none.",
         ),
     )
     downloads: tuple[str, ...] = field(

@@ -76,6 +76,9 @@ class Tasks:
                 self._watch(key)
             elif ended.reason is not ExitReason.LOST:
                 found.append(await self._found_ended(key, ended))
+            if ended is not None and key not in self._watched:
+                assert self._nursery is not None
+                self._nursery.start_soon(self._clear, key)
         return tuple(found)
 
     async def _found_ended(self, key: ExecutionId, ended: TaskExit) -> TaskFound:
@@ -139,6 +142,7 @@ class Tasks:
         spec = task.spec.task
         engine = self._engines.named(spec.engine.type)
         if self._engines.docker is not None and engine is self._engines.docker:
+            await engine.directories.prepare(task.execution)  # it is docker's from here on
             await self._engines.docker.images.fetch(spec.engine.container)
         if spec.input_sources:
             await self._fetch_inputs(engine, task)
@@ -208,11 +212,13 @@ class Tasks:
                 packed.note,
             )
         )
+        await self._clear(key)
+
+    async def _clear(self, key: ExecutionId) -> None:
+        """Hundreds of ended ones keep their output, and no files."""
         try:
-            await self._engines.of(key).clear(
-                key
-            )  # hundreds of ended ones keep their output, and no files
-        except OSError as error:
+            await self._engines.of(key).clear(key)
+        except (KeyError, OSError) as error:
             _log.warning("clearing %s: %s", key, error)
 
     async def _stop(self, task: StopTask) -> None:

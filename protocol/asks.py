@@ -88,8 +88,10 @@ def matching(what: str, pattern: str) -> bool:
 
 
 def _holds(what: str, pattern: str) -> bool:
-    """A directory holds what is below it; one that may be written to may be read."""
+    """A directory holds what is below it, and one that may be written to may be read. Of that one
+    nothing below is given by itself: a task that has it could put a link there meanwhile, which
+    leads elsewhere."""
     path, allowed = what.removesuffix(WRITABLE), pattern.removesuffix(WRITABLE).rstrip("/")
-    if what.endswith(WRITABLE) and not pattern.endswith(WRITABLE):
-        return False
-    return path == allowed or path.startswith(f"{allowed}/")
+    if pattern.endswith(WRITABLE):
+        return path == allowed
+    return not what.endswith(WRITABLE) and (path == allowed or path.startswith(f"{allowed}/"))

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from protocol.paths import read_path
-from protocol.sources import SOURCES, ArchiveSource, Source, read_source
+from protocol.sources import SOURCES, ArchiveSource, DirectorySource, Source, read_source
 from protocol.tree import NAME, NAME_ALLOWED, Node, Plain
 
 INPUTS_MAX: Final = 16
@@ -51,9 +51,23 @@ def add_source(found: list[InputSource], source: InputSource, item: Node) -> Non
         # `/data` and `data` are one place for an engine that mounts below the task's directory
         if earlier.target.lstrip("/") == source.target.lstrip("/"):
             item.fail(f"the target '{source.target}' is taken by an earlier source")
+        if _within(earlier, source) or _within(source, earlier):
+            item.fail(
+                f"the target '{source.target}' and the earlier '{earlier.target}' lie within one "
+                "another, and one of them is a directory of the device"
+            )
         if source.alias and earlier.alias == source.alias:
             item.fail(f"the alias '{source.alias}' is taken by an earlier source")
     found.append(source)
+
+
+def _within(outer: InputSource, inner: InputSource) -> bool:
+    """Whether one would be written into a directory of the device, or over it."""
+    kinds = (type(outer.source), type(inner.source))
+    if DirectorySource not in kinds:
+        return False
+    above, below = outer.target.strip("/"), inner.target.strip("/")
+    return above == "." or below.startswith(f"{above}/")
 
 
 def _read_target(node: Node, source: Source) -> str:

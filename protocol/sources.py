@@ -20,7 +20,8 @@ SOURCES: Final = ("inline", "archive", "peer", "localdirectory", "urldownload")
 URL_BYTES_MAX: Final = 60 * 1024  # what a spec of 64 KiB has room for beside the rest
 WEB_URL_BYTES_MAX: Final = 4096
 ARCHIVE_BYTES_MAX: Final = 4 * 1024**3  # more than most SD cards have free
-DIRECTORY_BYTES_MAX: Final = 1024
+DIRECTORY_BYTES_MAX: Final = 900  # an ask of it is a bounds.Reason
+HOST_CHARS_MAX: Final = 253  # RFC 1035
 
 # RFC 2397. The media type is kept: `application/gzip` is how Bacalhau marks a packed directory.
 _DATA_URL: Final = re.compile(r"data:([^,;]*(?:;[^,;=]+=[^,;]*)*)(;base64)?,(.*)", re.DOTALL | re.I)
@@ -124,7 +125,8 @@ class UrlSource(msgspec.Struct, frozen=True):
         source = cls(at.text(WEB_URL_BYTES_MAX).strip(), fields.read("SHA256", _read_digest, ""))
         try:
             parts = urlsplit(source.url)
-            known = parts.scheme in ("http", "https") and bool(parts.hostname)
+            known = parts.scheme in ("http", "https")
+            known = known and 0 < len(parts.hostname or "") <= HOST_CHARS_MAX
             _ = parts.port
         except ValueError:
             known = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +57,8 @@ def container_launch(
     places = [each.target for each in spec.input_sources]
     for each in spec.input_sources:
         if isinstance(each.source, DirectorySource):
-            mounts.append((each.source.path, within(each.target), each.source.writable))
+            path = os.path.realpath(each.source.path)  # as it was looked at, see Inputs
+            mounts.append((path, within(each.target), each.source.writable))
         else:
             targets.append(each.target)
     results = [path.path for path in spec.result_paths]

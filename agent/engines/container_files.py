@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
+from agent.archives import ArchiveError, check_room
 from agent.engines.container import TASK_DIR, ContainerLaunch, within
 from agent.engines.docker_client import DockerClient, NotThere
 from agent.extract import NotExtracted, extract_stream
 
 RESULT_BYTES_MAX: Final = 1024**3  # as results.RESULT_BYTES_MAX: more is not kept anyhow
 RESULT_FILES_MAX: Final = 10_000
+LOOK_BYTES: Final = 4 << 20  # so much is written between two looks at the disk
 
 
 def put_files(client: DockerClient, launch: ContainerLaunch, work: Path, spool: Path) -> None:
@@ -29,7 +31,7 @@ def put_files(client: DockerClient, launch: ContainerLaunch, work: Path, spool: 
     with tempfile.TemporaryFile(dir=spool) as file:
         with tarfile.open(fileobj=file, mode="w") as tar:
             own = (TASK_DIR,) if launch.has_task_dir else ()
-            for path in own + launch.results:
+            for path in own + tuple(path for path in launch.results if not _mounted(path, launch)):
                 info = tarfile.TarInfo(path.lstrip("/"))
                 info.type, info.mtime = tarfile.DIRTYPE, int(time.time())
                 tar.addfile(_anybodys(info))
@@ -46,19 +48,25 @@ def put_files(client: DockerClient, launch: ContainerLaunch, work: Path, spool: 
 
 
 def fetch_files(
-    client: DockerClient, execution_id: str, path: str, out: Path, given_up: threading.Event
-) -> None:
-    """What is at a result path, regular files only, to the same path below `out`. Nothing there is
-    no error. Raises OSError."""
+    client: DockerClient,
+    execution_id: str,
+    path: str,
+    out: Path,
+    bytes_max: int,
+    given_up: threading.Event,
+) -> int:
+    """What is at a result path, regular files only, to the same path below `out`; how many bytes
+    docker sent. Nothing there is no error. Raises OSError."""
     place = out / path.lstrip("/")
     place.parent.mkdir(parents=True, exist_ok=True)
     tar = client.get(execution_id, within(path))
     try:
-        pieces = io.BufferedReader(_Pieces(tar, given_up))
-        extract_stream(pieces, place.parent, RESULT_BYTES_MAX, RESULT_FILES_MAX)
+        raw = _Pieces(tar, out, given_up)
+        extract_stream(io.BufferedReader(raw), place.parent, bytes_max, RESULT_FILES_MAX)
+        return raw.count
     except NotThere:
-        pass
-    except NotExtracted as error:
+        return 0
+    except (NotExtracted, ArchiveError) as error:
         raise OSError(str(error)) from None
     finally:
         tar.close()  # docker keeps the container locked while it sends
@@ -71,6 +79,11 @@ def open_up(tree: Path) -> None:
         for path in (directory, *(os.path.join(directory, name) for name in files)):
             if not os.path.islink(path):
                 os.chmod(path, _for_all(os.stat(path).st_mode & 0o777, 0o044))
+
+
+def _mounted(path: str, launch: ContainerLaunch) -> bool:
+    """Whether it lies in a part of the device, which docker would change with what it unpacks."""
+    return any(path == at or path.startswith(f"{at}/") for _, at, _ in launch.mounts)
 
 
 def _anybodys(info: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -88,10 +101,12 @@ def _for_all(mode: int, rights: int) -> int:
 class _Pieces(io.RawIOBase):
     """A file of pieces as they come."""
 
-    def __init__(self, pieces: Iterator[bytes], given_up: threading.Event) -> None:
+    def __init__(self, pieces: Iterator[bytes], out: Path, given_up: threading.Event) -> None:
         self._pieces = pieces
+        self._out = out
         self._given_up = given_up
         self._rest = b""
+        self.count = 0
 
     def readable(self) -> bool:
         return True
@@ -101,6 +116,9 @@ class _Pieces(io.RawIOBase):
             raise OSError("the agent ends")
         if not self._rest:
             self._rest = next(self._pieces, b"")
+            if self.count // LOOK_BYTES != (self.count + len(self._rest)) // LOOK_BYTES:
+                check_room(self._out, 0)
+            self.count += len(self._rest)
         count = min(len(buffer), len(self._rest))
         buffer[:count] = self._rest[:count]
         self._rest = self._rest[count:]

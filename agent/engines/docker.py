@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +23,7 @@ import trio
 
 from agent.engines.container import ContainerLaunch, create_options, host_options
 from agent.engines.container_exit import exit_of, lost
-from agent.engines.container_files import fetch_files, open_up, put_files
+from agent.engines.container_files import RESULT_BYTES_MAX, fetch_files, open_up, put_files
 from agent.engines.directories import Directories
 from agent.engines.docker_client import KILL, DockerClient, EngineFailed, NotThere
 from agent.engines.docker_link import DockerLink
@@ -42,6 +42,7 @@ from agent.engines.engine import FoundExecution
 from agent.engines.execution_dir import ExecutionDir
 from agent.engines.images import Images
 from agent.engines.presence import Presence
+from agent.engines.removal import remove_tree
 from agent.engines.supervisor import boot_id, spec_field
 from agent.engines.task import ExecutionRunningError, TaskExit, is_execution_id
 from agent.engines.task_log import LogChunk, Stream
@@ -54,6 +55,7 @@ ADOPT_S: Final = 20.0  # for docker's word on what earlier lives left; without i
 KILL_S: Final = 10.0  # for docker to carry out a KILL, before it is told again
 GIVE_UP_S: Final = 90.0  # past the grace: docker hangs, and what it runs is given up
 SAID_BYTES_MAX: Final = 4096
+TAILS_S: Final = 20.0  # for the last lines of a stream, before its end is told without
 AGAIN_S: Final = 0.5  # before output is asked for again that docker broke off
 RUNS: Final = ("running", "paused", "restarting")
 _log = logging.getLogger("shoal.docker")
@@ -97,12 +99,16 @@ class DockerEngine:
     ) -> None:
         """`owner`: the peer whose containers these are; two agents may share one docker."""
         self.directories = Directories(root, None)
-        expected = any(is_execution_id(name) for name in os.listdir(root))
+        expected = any(
+            is_execution_id(name) and self.directories.of(name).read_exit() is None
+            for name in os.listdir(root)
+        )
         self.presence = Presence(socket, expected=expected)
         self._link = DockerLink(lambda: connect(socket, owner), self._on_event, self._look_at_all)
         self.images = Images(self._link, self.presence, root.parent / "images.json")
         self._held: dict[str, _Held] = {}
         self._readers = trio.CapacityLimiter(READERS_MAX)
+        self._collecting = trio.CapacityLimiter(1)  # the card's whole width, as for packing
         self._turns: dict[str, trio.Lock] = {}  # of those being started
         self._adopted = False  # what is not held then is a stray
 
@@ -154,7 +160,8 @@ class DockerEngine:
 
     async def stop(self, execution_id: str, grace_s: float | None = None) -> None:
         """A later, shorter grace counts; one that has ended stays as it is."""
-        held = self._known(execution_id)
+        async with self._alone(execution_id):  # it may be about to start
+            held = self._known(execution_id)
         if held.exit is None:
             held.stopping = True
             self._bring_down(execution_id, held, held.grace_s if grace_s is None else grace_s)
@@ -178,14 +185,20 @@ class DockerEngine:
         given_up = threading.Event()
 
         def fetch() -> None:
+            left = RESULT_BYTES_MAX
             for path in paths:
-                fetch_files(client, execution_id, path, out, given_up)
+                left -= fetch_files(client, execution_id, path, out, left, given_up)
 
         try:
             await trio.to_thread.run_sync(
                 fetch,
                 abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's old stubs
+                limiter=self._collecting,
             )
+        except BaseException:  # what is no result shall not fill the disk either
+            with trio.CancelScope(shield=True):
+                await self.directories.in_thread(lambda: remove_tree(out))
+            raise
         finally:
             given_up.set()
         return out
@@ -196,12 +209,12 @@ class DockerEngine:
         assert held.exit is not None, execution_id
         held.clearing, ended = True, held.exit
         async with self._alone(execution_id):  # who looks at all of them clears as well
+            await self.directories.clear(execution_id)  # first: it may be what fills the disk
             if directory.read_exit() is None:
                 client = await self._link.client()
                 await self._link.call(lambda: keep_logs(client, directory))
                 await self.directories.in_thread(lambda: directory.record(ended))
             await self._discard(execution_id)
-            await self.directories.clear(execution_id)
 
     async def remove(self, execution_id: str) -> None:
         """Delete all of it; unknown is fine. Raises ExecutionRunningError."""
@@ -210,7 +223,8 @@ class DockerEngine:
         if held is not None:
             if held.exit is None:
                 raise ExecutionRunningError(execution_id)
-            await self._discard(execution_id)
+            if self.directories.of(execution_id).read_exit() is None:
+                await self._discard(execution_id)  # else that was done, or is a stray's to be
         await self.directories.remove(execution_id)
         self._held.pop(execution_id, None)
 
@@ -229,10 +243,16 @@ class DockerEngine:
             statuses = None
             with contextlib.suppress(EngineFailed), trio.move_on_after(ADOPT_S):
                 client = await self._link.client()
-                statuses = await self._link.call(client.all)
+                statuses = await self._link.ask(client.all)
         found = []
         for name in names:
-            if name in self._held or await self._adopt(name, statuses):
+            try:
+                known = name in self._held or await self._adopt(name, statuses)
+            except OSError as error:  # it runs for all we know, until docker says more
+                _log.warning("adopting %s: %s", name, error)
+                self._link.doubt()
+                known = name in self._held
+            if known:
                 found.append(FoundExecution(name, self._held[name].exit))
         self._adopted = True
         return found
@@ -248,8 +268,8 @@ class DockerEngine:
         if statuses is None:
             self._link.spawn(self._link.when_there)
         elif statuses.get(name) == "created":
-            del self._held[name]
             await self._discard(name)
+            del self._held[name]
             return False
         elif statuses.get(name) not in RUNS:
             await self._settle(name, held)
@@ -266,7 +286,7 @@ class DockerEngine:
 
     async def _tail(self, execution_id: str, stream: Stream, lines_max: int) -> LogChunk:
         tail: list[LogChunk] = []
-        with contextlib.suppress(EngineFailed, KeyError):
+        with contextlib.suppress(EngineFailed, KeyError), trio.move_on_after(TAILS_S):
             async with aclosing(self.log(execution_id, stream, 0, lines_max, False)) as read:
                 tail = [chunk async for chunk in read]
         data, end = b"".join(chunk.data for chunk in tail), tail[-1].end if tail else 0
@@ -293,28 +313,36 @@ class DockerEngine:
         if not self._known(execution_id).started:
             raise KeyError(execution_id)
         while True:
-            place = offset
-            read = self._live(execution_id, stream, offset, lines, follow)
-            async with aclosing(read) as found:
-                async for chunk in found:
-                    yield chunk
-                    place = max(place, chunk.end)
+            try:
+                read = self._live(execution_id, stream, offset, lines, follow)
+                async with aclosing(read) as found:
+                    async for chunk in found:
+                        yield chunk
+                        offset, lines = max(offset, chunk.end), -1
+            except EngineFailed:
+                if not follow:
+                    raise
             if not follow or self._known(execution_id).exit is not None:
-                return
+                break
             # Docker broke off and the task goes on, or its end is about to be heard of.
             await trio.sleep(AGAIN_S)
-            offset, lines = place, -1
+        if follow and directory.read_exit() is not None:  # what came since, if it was cut off
+            kept = read_kept(kept_log(directory, stream), offset, lines)
+            while (chunk := await self.directories.in_thread(lambda: next(kept, None))) is not None:
+                yield chunk
 
     async def _live(
         self, execution_id: str, stream: Stream, offset: int, lines: int, follow: bool
     ) -> AsyncGenerator[LogChunk, None]:
         """To the end, or to where docker breaks off."""
         client, since_s = await self._link.client(), second_of(offset)
-        frames, source = await self._link.call(
+        frames, source = await self._link.ask(
             lambda: client.log(execution_id, stream, since_s, lines, follow)
         )
+        # Whoever follows may wait for hours, and must not keep the others from reading.
+        readers = self._readers if follow else trio.CapacityLimiter(1)
         places = Places(lines >= 0)
-        async with aclosing(live(frames, source, self._readers, self._link.spawn)) as batches:
+        async with aclosing(live(frames, source, readers, self._link.spawn)) as batches:
             async for batch in batches:
                 for chunk in chunks(batch, offset, places):
                     yield chunk
@@ -328,20 +356,29 @@ class DockerEngine:
         if action == KILL:
             held.killed = held.killed or not (held.stopping or held.timed_out)
         else:
-            self._link.spawn(self._settle, execution_id, held)
+            self._link.spawn(self._trying, execution_id, self._settle(execution_id, held))
 
     async def _look_at_all(self) -> None:
         """What docker has, against what is held: ends that nobody heard, strays, leftovers."""
         client = await self._link.client()
-        statuses = await self._link.call(client.all)
+        statuses = await self._link.ask(client.all)
         for name, held in list(self._held.items()):
             if held.exit is None and held.started and statuses.get(name) not in RUNS:
-                await self._settle(name, held)
-            elif held.clearing and self.directories.of(name).read_exit() is None:
-                await self.clear(name)  # docker was not there when it was to be
+                await self._trying(name, self._settle(name, held))
+        for name, held in list(self._held.items()):
+            if held.clearing and self.directories.of(name).read_exit() is None:
+                await self._trying(name, self.clear(name))  # docker was not there when it was to be
         for name in statuses:
             if self._is_left_over(name):
-                await self._discard(name)
+                await self._trying(name, self._discard(name))
+
+    async def _trying(self, name: str, work: Awaitable[None]) -> None:
+        """One that fails keeps the others from nothing, and is tried again."""
+        try:
+            await work
+        except OSError as error:
+            _log.warning("%s: %s", name, error)
+            self._link.doubt()
 
     def _is_left_over(self, name: str) -> bool:
         """A container that nobody asks for any more: of a removed execution, of one that could not
@@ -354,7 +391,7 @@ class DockerEngine:
         """Find out how it ended, if it did. Raises EngineFailed."""
         client = await self._link.client()
         try:
-            seen = await self._link.call(lambda: client.inspect(name))
+            seen = await self._link.ask(lambda: client.inspect(name))
         except NotThere:
             held.end(lost("it has no container: somebody removed it, or it was never made"))
             return

@@ -89,6 +89,8 @@ class DockerClient:
                 "name": name,
                 "labels": {LABEL: execution_id, OWNER: self._owner},
                 "host_config": config,
+                # A proxy's password in the agent's own configuration is nothing for jobs.
+                "use_config_proxy": False,
             }
             try:
                 self._api.create_container(**options)
@@ -156,7 +158,8 @@ class DockerClient:
             said = b""
             for data in self._api.exec_start(made, stream=True):
                 said = (said + data)[-bytes_max:]
-            return int(self._api.exec_inspect(made)["ExitCode"] or 0), said
+            code = self._api.exec_inspect(made)["ExitCode"]
+            return (125 if code is None else int(code)), said
 
     # ---- files -------------------------------------------------------------------------------
 
@@ -187,7 +190,9 @@ class DockerClient:
                 since=since_s or None,
                 tail=tail if tail >= 0 else "all",
             )
-        return _frames(frames), frames
+        # Whoever reads to the end has to know that it is; the SDK's wrapper takes any failure for
+        # one, which is right only for who follows until the container ends.
+        return _frames(frames if follow else getattr(frames, "_stream", frames)), frames
 
     # ---- images ------------------------------------------------------------------------------
 

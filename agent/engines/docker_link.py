@@ -48,19 +48,21 @@ class DockerLink:
                 self._nursery = nursery
                 await trio.sleep_forever()
         finally:
+            self._nursery = None
             if self._client is not None:
                 self._client.close()
 
     def spawn(self, work: Callable[..., Awaitable[None]], *args: Any) -> None:
-        """Do it beside all else; what goes wrong with it is logged."""
-        assert self._nursery is not None
-        self._nursery.start_soon(_guarded, work, args)
+        """Do it beside all else; what goes wrong with it is logged. Nothing is begun once this has
+        ended: docker may tell of more while the agent stops."""
+        if self._nursery is not None:
+            self._nursery.start_soon(_guarded, work, args)
 
     async def client(self) -> DockerClient:
         """Once events are listened to, so that no end is missed. Raises EngineFailed."""
         async with self._connecting:
             if self._client is None:
-                self._client = await self.call(self._connect)
+                self._client = await self.ask(self._connect)
                 self.spawn(self._listen, self._client)
         with trio.move_on_after(PAUSES_S[1]):  # where docker hangs, the call that follows says so
             await self._listens.wait()
@@ -81,6 +83,22 @@ class DockerLink:
         except NotAnswering:
             self._doubtful = True
             raise
+
+    async def ask(self, work: Callable[[], _T]) -> _T:
+        """As `call`, of what may be left to itself: it changes nothing."""
+        try:
+            return await trio.to_thread.run_sync(
+                work,
+                abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's old stubs
+                limiter=self._limiter,
+            )
+        except NotAnswering:
+            self._doubtful = True
+            raise
+
+    def doubt(self) -> None:
+        """Something failed that has to be tried again."""
+        self._doubtful = True
 
     def look_again(self) -> None:
         """It is well now: do what it did not do when it was not. A docker that hung for a while
@@ -105,7 +123,11 @@ class DockerLink:
         pause_s, broken = PAUSES_S[0], 0.0
         while True:
             try:
-                events = await self.call(client.events)
+                events = await trio.to_thread.run_sync(
+                    client.events,
+                    abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's old stubs
+                    limiter=trio.CapacityLimiter(1),  # it has no timeout
+                )
                 if broken:
                     self._away = (broken, time.time())
                 self._listens.set()

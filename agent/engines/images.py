@@ -73,9 +73,7 @@ class Images:
                 # Another job that waited for it too may have fetched it meanwhile.
                 if params.pull == "always" or not await self._here(image):
                     await self._make_room()
-                    await self._pull(image)
-                    self._used[name] = time.time()
-                    await self._save()
+                    await self._pull(image, name)
         finally:
             if not turn.locked():
                 self._turns.pop(image, None)
@@ -129,8 +127,12 @@ class Images:
         client = await self._link.client()
         return await self._link.call(lambda: client.has_image(image))
 
-    async def _pull(self, image: str) -> None:
+    async def _pull(self, image: str, name: str) -> None:
         client = await self._link.client()
+        ours = name in self._used or not await self._link.ask(lambda: client.has_image(image))
+        if ours:  # at once: docker may go on with a pull that is given up here
+            self._used[name] = time.time()
+            await self._save()
         try:
             with trio.fail_after(PULL_S):
                 await trio.to_thread.run_sync(
@@ -142,8 +144,11 @@ class Images:
             raise EngineFailed(f"image {image} was not fetched within {PULL_S:.0f} s") from None
         except EngineFailed as error:
             raise EngineFailed(f"image {image} cannot be fetched: {error}") from None
-        if not await self._link.call(lambda: client.fits_here(image)):
-            await self._link.call(lambda: client.remove_image(image))
+        if ours and not await self._link.ask(lambda: client.fits_here(image)):
+            with contextlib.suppress(EngineFailed):
+                await self._link.call(lambda: client.remove_image(image))
+            self._used.pop(name, None)
+            await self._save()
             raise EngineFailed(f"image {image} is not for this device's kind of processor")
 
     async def _save(self) -> None:

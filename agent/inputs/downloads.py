@@ -48,7 +48,7 @@ class Downloads:
         self._tags = store.directory / TAGS
         self._tags.mkdir(exist_ok=True)
         self._turns: dict[str, trio.Lock] = {}
-        self._limiter = trio.CapacityLimiter(AT_ONCE_MAX)
+        self._slots = trio.Semaphore(AT_ONCE_MAX)
 
     async def fetch(self, source: UrlSource, hosts: Sequence[str]) -> Path:
         """Where it is on disk. `hosts` may be fetched from, see asks.matching. Raises ArchiveError
@@ -57,12 +57,16 @@ class Downloads:
             return self._used(source.digest)
         turn, given_up = self._turns.setdefault(source.url, trio.Lock()), threading.Event()
         try:
-            async with turn:
-                digest = await trio.to_thread.run_sync(
-                    lambda: self._fetch(source, hosts, given_up),
-                    abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's old stubs
-                    limiter=self._limiter,
-                )
+            async with turn, self._slots:
+                with trio.fail_after(FETCH_S + SILENCE_S):  # a server can drip its headers for ever
+                    digest = await trio.to_thread.run_sync(
+                        lambda: self._fetch(source, hosts, given_up),
+                        abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's old stubs
+                        limiter=trio.CapacityLimiter(1),  # one left behind takes no place
+                    )
+        except trio.TooSlowError:
+            text = f"{source.url} was not fetched within {FETCH_S + SILENCE_S:.0f} s"
+            raise ArchiveError(text) from None
         finally:
             given_up.set()
             if not turn.locked():

@@ -10,7 +10,7 @@ from typing import Final, assert_never
 
 import trio
 
-from agent.archives import ArchiveError, Archives, Dialler, unpack
+from agent.archives import ArchiveError, Archives, Dialler, check_room, unpack
 from agent.inputs.downloads import Downloads
 from protocol.asks import not_allowed
 from protocol.config import PolicyConfig
@@ -45,7 +45,9 @@ class Inputs:
         self._neighbours = neighbours
 
     async def put(self, task: StartTask, work: Path) -> None:
-        for each in task.spec.task.input_sources:
+        """Links into the device come last: nothing may be written through one."""
+        sources = task.spec.task.input_sources
+        for each in sorted(sources, key=lambda each: isinstance(each.source, DirectorySource)):
             await self._put(each, work / each.target.lstrip("/"), task)
 
     async def _put(self, each: InputSource, target: Path, task: StartTask) -> None:
@@ -109,6 +111,7 @@ def _write(source: InlineSource, target: Path) -> None:
 
 
 def _copy(path: Path, target: Path) -> None:
-    """The task may do with its own as it likes."""
+    """The task may do with its own as it likes. Raises ArchiveError where the disk is too full."""
+    check_room(target.parent.parent, path.stat().st_size)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, target)

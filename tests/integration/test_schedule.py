@@ -113,7 +113,9 @@ def test_another_goes_on_where_the_first_rank_is_killed(
     before = len(lines_of(log))
     lab.until(lambda: len(lines_of(log)) >= before + 2, "it goes on", SOON_S)
     lab.until(lambda: len(runs(other, job)) >= 1, "and is known", SOON_S)
-    assert once_each(log)
+    # What was under way on the device as it died is placed again: at least once is the promise.
+    again = [times for times in Counter(lines_of(log)).values() if times > 1]
+    assert again in ([], [2])
 
 
 def test_each_device_runs_its_own(lab: Lab, tmp_path: Path, log: Path) -> None:

@@ -96,8 +96,10 @@ def test_parts_of_the_device_and_hosts_of_the_web_are_asked_for() -> None:
         (("/srv",), "/srvice", False),
         (("/srv/data",), "/srv", False),
         (("/srv",), "/srv:rw", False),
-        (("/srv:rw",), "/srv/out:rw", True),
-        (("/srv:rw",), "/srv/out", True),
+        (("/srv:rw",), "/srv:rw", True),
+        (("/srv:rw",), "/srv", True),
+        (("/srv:rw",), "/srv/out:rw", False),
+        (("/srv:rw",), "/srv/out", False),
     ],
 )
 def test_a_directory_holds_what_is_below_it(

@@ -50,3 +50,33 @@ def test_two_sources_in_one_place_or_under_one_alias_are_refused() -> None:
         read_inputs(Node([{**a, "Target": "x"}, {**a, "Target": "y"}]))
     (found, _) = read_inputs(Node([{**a, "Target": "x"}, inline("data:,")]))
     assert read_inputs(Node([found.to_plain()])) == (found,)
+
+
+@pytest.mark.parametrize(
+    ("directory", "other", "refused"),
+    [
+        ("data", "data/x", True),
+        ("a", "/a/b", True),
+        ("data", ".", True),
+        ("/data/x", "data", True),
+        ("data", "database", False),
+    ],
+)
+def test_nothing_is_put_into_a_directory_of_the_device_or_around_it(
+    directory: str, other: str, refused: bool
+) -> None:
+    own: Plain = {
+        "Source": {"Type": "localDirectory", "Params": {"SourcePath": "/srv"}},
+        "Target": directory,
+    }
+    shipped: Plain = {
+        "Source": {"Type": "archive", "Params": {"Digest": DIGEST, "Size": 1}},
+        "Target": other,
+    }
+    orders: tuple[list[Plain], ...] = ([own, shipped], [shipped, own])
+    for items in orders:
+        if refused:
+            with pytest.raises(JobSpecError, match="lie within one another"):
+                read_inputs(Node(items))
+        else:
+            assert len(read_inputs(Node(items))) == 2

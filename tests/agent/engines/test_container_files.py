@@ -166,7 +166,9 @@ class Giving:
 
 def fetch(client: Giving, path: str, out: Path, given_up: threading.Event | None = None) -> None:
     try:
-        fetch_files(cast("DockerClient", client), "e1", path, out, given_up or threading.Event())
+        given_up = given_up or threading.Event()
+        bytes_max = container_files.RESULT_BYTES_MAX
+        fetch_files(cast("DockerClient", client), "e1", path, out, bytes_max, given_up)
     finally:
         assert client.closed == 1, "docker keeps the container locked while it sends"
 
@@ -309,7 +311,7 @@ def test_given_up_before_it_begins_nothing_is_read(out: Path) -> None:
     given_up.set()
     client = Giving(tree("outputs", a=b"1"))
     with pytest.raises(OSError, match="the agent ends"):
-        fetch_files(cast("DockerClient", client), "e1", "/outputs", out, given_up)
+        fetch_files(cast("DockerClient", client), "e1", "/outputs", out, 1 << 30, given_up)
     assert client.given == 0 and found(out) == {}
 
 

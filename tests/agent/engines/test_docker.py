@@ -8,13 +8,18 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 import trio
+import trio.testing
 
 from agent.engines.container import ContainerLaunch
+from agent.engines.directories import Directories
 from agent.engines.docker import DockerEngine
-from agent.engines.docker_client import NotAnswering
+from agent.engines.docker_client import EngineFailed, NotAnswering, Seen
 from agent.engines.engine import Engines
+from agent.engines.presence import Presence
 from agent.engines.process import ProcessEngine
+from agent.engines.supervisor import boot_id
 from agent.engines.task import ExitReason
 from tests.agent.engines.test_docker_log import NOW, frame
 from tests.agent.whole import until
@@ -144,3 +149,99 @@ async def test_a_line_of_more_than_4_mib_is_whole_live(tmp_path: Path) -> None:
 async def test_a_tail_whose_first_moment_comes_in_two_batches_is_whole(tmp_path: Path) -> None:
     one, two = [frame(NOW, b"begins ")], [frame(NOW, b"ends\n")]
     assert await lived(tmp_path, 2, b"begins ends\n", one, two) == b"begins ends\n"
+
+
+# ---- docker says no ------------------------------------------------------------------------------
+
+
+class Troubled(Client):
+    """Two containers of an earlier life have ended, and asking about the first one fails."""
+
+    def __init__(self) -> None:
+        super().__init__(Paced())
+        self.failing = True
+        self.removed: list[str] = []
+
+    def all(self) -> dict[str, str]:
+        return {name: "exited" for name in ("e1", "e2") if name not in self.removed}
+
+    def inspect(self, name: str) -> Seen:
+        if self.failing and name == "e1":
+            raise EngineFailed("driver failed: device or resource busy")
+        return Seen(name, "exited", exit_code=3, started=1.0, finished=2.0)
+
+    def remove(self, name: str) -> None:
+        self.removed.append(name)
+
+
+def of_earlier_life(root: Path, *names: str) -> None:
+    directories = Directories(root, None)
+    for name in names:
+        directory = directories.of(name)
+        directory.create(None)
+        directory.write_spec(b"boot=%s\0arg=busybox\0" % boot_id().encode())
+
+
+async def test_one_that_docker_cannot_tell_of_keeps_the_agent_and_the_others_from_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.engines.docker.PRESENCE_S", 0.02)
+    monkeypatch.setattr("agent.engines.docker_link.LATE_S", 0.02)
+
+    async def there(presence: Presence) -> None:
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(Presence, "look", there)
+    root = tmp_path / "containers"
+    of_earlier_life(root, "e1", "e2")
+    client = Troubled()
+    it = DockerEngine(root, tmp_path / "d.sock", PEER, lambda *_: cast(Any, client))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(it.run)
+        found = {each.execution_id: each.exit for each in await it.adopt()}
+        assert found["e1"] is None, "it runs for all we know"
+        assert found["e2"] is not None and found["e2"].code == 3
+        client.failing = False
+        with trio.fail_after(20):
+            assert (await it.wait("e1")).code == 3, "it is asked about again"
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_docker_tells_while_the_agent_stops_begins_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "containers"
+    root.mkdir()
+    it = DockerEngine(root, tmp_path / "d.sock", PEER, unreachable)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(it.run)
+        nursery.cancel_scope.cancel()
+    it._link.spawn(it._look_at_all)
+
+
+async def test_a_stop_that_comes_as_it_starts_is_not_lost(tmp_path: Path) -> None:
+    root = tmp_path / "containers"
+    root.mkdir()
+    started = trio.Event()
+
+    class Slow(Client):
+        def create(self, *args: Any) -> None:
+            trio.from_thread.run(started.wait)
+
+        def inspect(self, name: str) -> Seen:
+            return Seen(name, "exited", exit_code=143, started=1.0, finished=2.0)
+
+        def kill(self, name: str, signal: str) -> None:
+            asked.append(signal)
+
+    asked: list[str] = []
+    client = Slow(Paced())
+    it = DockerEngine(root, tmp_path / "d.sock", PEER, lambda *_: cast(Any, client))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(it.run)
+        nursery.start_soon(it.start, ContainerLaunch("e1", "busybox"))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        nursery.start_soon(it.stop, "e1")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        started.set()
+        await until(lambda: asked)
+        assert asked == ["SIGTERM"]
+        nursery.cancel_scope.cancel()

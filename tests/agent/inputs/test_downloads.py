@@ -175,6 +175,34 @@ async def test_one_that_falls_silent_is_given_up(
     assert left_over(store) == []
 
 
+async def test_a_server_that_drips_its_headers_takes_nobodys_place(
+    server: Server, store: Archives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = threading.Event()
+
+    def drip(to: Handler) -> None:
+        try:
+            while not done.wait(0.02):
+                to.wfile.write(b"x")
+                to.wfile.flush()
+        except OSError:
+            pass
+
+    server.answers["/drip"] = drip
+    server.answers["/f"] = lambda to: to.say(BODY)
+    monkeypatch.setattr(downloads, "FETCH_S", 0.1)
+    monkeypatch.setattr(downloads, "SILENCE_S", 0.2)
+    it = Downloads(store)
+    try:
+        for _ in range(downloads.AT_ONCE_MAX + 1):
+            with pytest.raises(ArchiveError, match="/drip was not fetched within"):
+                await it.fetch(UrlSource(server.url("/drip")), ANY)
+        monkeypatch.setattr(downloads, "FETCH_S", 60.0)
+        assert (await it.fetch(UrlSource(server.url("/f")), ANY)).read_bytes() == BODY
+    finally:
+        done.set()
+
+
 async def test_a_full_disk_stops_it(
     server: Server, store: Archives, monkeypatch: pytest.MonkeyPatch
 ) -> None:
