@@ -70,6 +70,7 @@ class Device:
             cpu_m=offer.cpu_m(self._hardware.cpus() * 1000),
             memory_bytes=offer.memory_bytes(self._hardware.memory_bytes()),
             disk_bytes=self._disk_bytes,
+            gpus=self._hardware.gpus(),
             draining=self._conditions.draining,
             engines=self._engines(),
         )

@@ -19,6 +19,7 @@ DEVICES: Final = ("video", "i2c-", "spidev", "ttyUSB", "ttyACM", "gpiochip")
 # Where the kernel keeps a name for one of them, below /sys/class.
 _NAMES: Final = ("video4linux/{}/name", "i2c-dev/{}/name", "gpio/{}/label")
 _DEVICE: Final = re.compile(rf"(?:{'|'.join(DEVICES)})[0-9]+(?:\.[0-9]+)?")
+_CARD: Final = re.compile(r"nvidia[0-9]+")
 _RENDER: Final = re.compile(r"renderD[0-9]+")
 _VENDORS: Final = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}
 
@@ -57,6 +58,10 @@ class Hardware:
         found = [maker for card in cards if (maker := self._maker(card / "device"))]
         # The vendors come before a core on the chip: where there are both, the card is meant.
         return next((maker for maker in (*_VENDORS.values(), *sorted(found)) if maker in found), "")
+
+    def gpus(self) -> int:
+        """Cards that tasks may be given one by one: NVIDIA's, by their device files."""
+        return sum(1 for path in _list(self._dev) if _CARD.fullmatch(path.name))
 
     def docker(self) -> bool:
         """Whether somebody listens on docker's socket, and lets this process in."""

@@ -136,6 +136,14 @@ def test_of_several_the_card_is_meant(root: Path) -> None:
     assert Hardware(root).gpu() == "nvidia"
 
 
+def test_nvidias_cards_are_counted_and_its_other_files_are_none(root: Path) -> None:
+    assert Hardware(root).gpus() == 0
+    (root / "dev").mkdir(exist_ok=True)
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (root / "dev" / name).touch()
+    assert Hardware(root).gpus() == 2
+
+
 # ---- docker -----------------------------------------------------------------------------------
 
 
