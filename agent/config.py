@@ -122,6 +122,14 @@ class Accept:
             "in Bacalhau.",
         ),
     )
+    ports: tuple[str, ...] = field(
+        default=("*",),
+        metadata=about(
+            WORDS,
+            "Ports of this device that containers may be reached at, a * at one end standing for "
+            "any rest: 80*, 8080. Who can reach the device can reach them.",
+        ),
+    )
     devices: tuple[str, ...] = field(
         default=(),
         metadata=about(

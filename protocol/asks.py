@@ -11,10 +11,12 @@ from typing import Final
 
 from protocol.config import PolicyConfig
 from protocol.engine import EngineSpec
+from protocol.network import NetworkSpec
 from protocol.sources import DirectorySource, Source, UrlSource
-from protocol.task import NetworkSpec, TaskSpec, of_device
+from protocol.task import TaskSpec, of_device
 
 NETWORK: Final = "network"
+PORT: Final = "port"
 DEVICE: Final = "device"
 CAPABILITY: Final = "capability"
 DIRECTORY: Final = "directory"
@@ -35,6 +37,7 @@ def asks_of(task: TaskSpec) -> tuple[str, ...]:
     params = task.engine.container
     return (
         f"{NETWORK} {network_of(task.engine, task.network)}",
+        *(f"{PORT} {port.static}" for port in task.network.ports),
         *(f"{DEVICE} {path}" for path in params.devices),
         *(f"{CAPABILITY} {name}" for name in params.capabilities),
         *inputs,
@@ -60,6 +63,7 @@ def not_allowed(policy: PolicyConfig, asks: tuple[str, ...]) -> str:
     empty where all are."""
     allowed = {
         NETWORK: ("networks", policy.networks),
+        PORT: ("ports", policy.ports),
         DEVICE: ("devices", policy.devices),
         CAPABILITY: ("capabilities", policy.capabilities),
         DIRECTORY: ("directories", policy.directories),

@@ -165,6 +165,7 @@ class PolicyConfig:
     engines: tuple[str, ...] = ("*",)
     namespaces: tuple[str, ...] = ("*",)
     networks: tuple[str, ...] = ("none", "bridge")  # a container's; as Bacalhau allows
+    ports: tuple[str, ...] = ("*",)  # of this device that containers may be reached at
     devices: tuple[str, ...] = ()  # device files that containers may have
     capabilities: tuple[str, ...] = ()  # of capabilities(7), that containers may keep
     directories: tuple[str, ...] = ()  # of this device that tasks may read; with :rw also write

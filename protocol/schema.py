@@ -17,6 +17,7 @@ from protocol import (
     engine,
     inputs,
     job,
+    network,
     resources,
     retry,
     schedule,
@@ -257,7 +258,12 @@ def _task(engines: Sequence[str]) -> Schema:
         ),
         "Resources": _resources(),
         "Network": _object(
-            {"Type": _enum((*task.NETWORKS, "full"), "default: as the engine and device have it.")},
+            {
+                "Type": _enum(
+                    (*network.NETWORKS, "full"), "default: as engine and device have it."
+                ),
+                "Ports": _array(_port(), network.PORTS_MAX, "Where the task is reached."),
+            },
             "What the task may reach.",
         ),
         "Timeouts": _object(
@@ -271,6 +277,18 @@ def _task(engines: Sequence[str]) -> Schema:
         "Meta": _words(task.META_MAX, task.META_VALUE_BYTES_MAX, "Notes kept with the task."),
     }
     return _object(properties, "What one slot runs.", required=["Engine"])
+
+
+def _port() -> Schema:
+    return _object(
+        {
+            "Name": _name("What the port is for."),
+            "Static": _integer(1, network.PORT_MAX, "Of the device, the same wherever it runs."),
+            "Target": _integer(1, network.PORT_MAX, "Of the container. Default: the same."),
+        },
+        "A port.",
+        required=["Name", "Static"],
+    )
 
 
 def _engine(engines: Sequence[str]) -> Schema:

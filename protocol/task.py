@@ -10,6 +10,7 @@ import msgspec
 
 from protocol.engine import ENGINE_FIELDS, EngineSpec
 from protocol.inputs import InputSource, read_inputs
+from protocol.network import NetworkSpec
 from protocol.paths import read_path
 from protocol.quantities import format_duration, parse_duration_s
 from protocol.resources import CONTAINER_DEFAULT, RESOURCES_DEFAULT, Resources
@@ -17,7 +18,6 @@ from protocol.tree import NAME, NAME_ALLOWED, Fields, Node, Plain, shown
 from protocol.wasm import sources_with
 
 PUBLISHERS: Final = ("local",)
-NETWORKS: Final = ("default", "none", "host", "bridge")
 
 NAME_DEFAULT: Final = "main"  # what Bacalhau's CLI calls the one task of a job
 ENV_MAX: Final = 64
@@ -42,11 +42,6 @@ FIELDS: Final = (
 )
 RESULT_FIELDS: Final = ("Name", "Path")
 PUBLISHER_FIELDS: Final = ("Type", "Params")
-NETWORK_FIELDS: Final = ("Type",)
-NETWORK_HINTS: Final = {
-    "Domains": "filtering by domain is not something this version has",
-    "Ports": "port allocation is not something this version has",
-}
 TIMEOUT_FIELDS: Final = ("ExecutionTimeout", "QueueTimeout", "TotalTimeout")
 
 OF_DEVICE: Final = "env:"
@@ -83,25 +78,6 @@ class PublisherSpec(msgspec.Struct, frozen=True):
         # Bacalhau writes an empty type where nothing was chosen.
         at = fields.get("Type")
         return cls() if at is None or at.value == "" else cls(at.choice(PUBLISHERS, "a publisher"))
-
-    def to_plain(self) -> dict[str, Plain]:
-        return {"Type": self.type}
-
-
-class NetworkSpec(msgspec.Struct, frozen=True):
-    """What the task may reach. `default` leaves it to the engine and the device's policy."""
-
-    type: str = "default"
-
-    @classmethod
-    def read(cls, node: Node) -> NetworkSpec:
-        fields = node.fields(*NETWORK_FIELDS, later=NETWORK_HINTS)
-        at = fields.get("Type")
-        if at is None:
-            return cls()
-        if isinstance(at.value, str) and at.value.strip().lower() == "full":
-            return cls("host")  # Bacalhau's deprecated name for it
-        return cls(at.choice(NETWORKS, "a network"))
 
     def to_plain(self) -> dict[str, Plain]:
         return {"Type": self.type}

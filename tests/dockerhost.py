@@ -182,6 +182,14 @@ class DockerHost:
             data.getvalue(), repository=name, tag=version, changes=changes
         )
 
+    def fetch(self, url: str) -> str:
+        """A page, as seen from the engine's network; empty while there is none."""
+        command = ["nsenter", f"--net=/var/run/netns/{self.namespace}", str(BUSYBOX)]
+        done = subprocess.run(
+            [*command, "wget", "-q", "-O", "-", url], check=False, capture_output=True, text=True
+        )
+        return done.stdout
+
     def ours(self) -> list[dict[str, Any]]:
         """Containers of agents, whatever their state."""
         found = self.api.containers(all=True, filters={"label": "shoal.execution"})

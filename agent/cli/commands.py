@@ -169,6 +169,10 @@ def _docker_run(parser: ArgumentParser) -> None:
         help="what it may reach; none starts in half the time (bridge)",
     )  # fmt: skip
     group.add_argument(
+        "-p", "--publish", metavar="PORT[:PORT]", action="append", default=[],
+        help="a port of the device, and the container's that it leads to (the same)",
+    )  # fmt: skip
+    group.add_argument(
         "--pull", choices=("missing", "always", "never"), help="when to fetch the image (missing)"
     )
     group.add_argument("--gpu", metavar="N", help="graphics processors")
@@ -412,6 +416,7 @@ COMMANDS: Final = (
     Command("job run", "run a job file", "runs:job_run", _job_run),
     Command("job list", "jobs, the newest first", "jobs:list_jobs", _list),
     Command("job describe", "all about one job", "jobs:describe", _job),
+    Command("job where", "where it runs, and how it is reached there", "jobs:where", _job),
     Command("job executions", "each attempt of each slot", "jobs:executions", _job),
     Command("job logs", "what its tasks wrote", "logs:logs", _logs),
     Command("job get", "fetch the files its tasks left", "results:get", _get),

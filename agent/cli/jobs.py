@@ -82,6 +82,52 @@ def describe(args: Namespace) -> int:
     return OK
 
 
+def where(args: Namespace) -> int:
+    """Where it runs, and at which addresses and ports it is reached there."""
+    with connect(args) as client:
+        view = client.job(args.job)
+        peers = {peer["id"]: peer for peer in client.peers()}
+    places = [
+        (str(part.get("slot", "-")), str(part.get("executor") or part.get("peer") or ""))
+        for part in view.get("slots") or view.get("parts") or []
+        if part["state"] == "running"
+    ]
+    network = ((view.get("spec") or {}).get("Tasks") or [{}])[0].get("Network") or {}
+    ports = [(port["Name"], port["Static"]) for port in network.get("Ports", [])]
+    found = [
+        {
+            "slot": slot,
+            "peer": peer,
+            "peer_name": peers.get(peer, {}).get("name", ""),
+            "hosts": _hosts(peers.get(peer, {}).get("addresses", [])),
+            "ports": dict(ports),
+        }
+        for slot, peer in places
+    ]
+    if args.json:
+        show_json(found)
+        return OK
+    rows = []
+    for place in found:
+        host = place["hosts"][0] if place["hosts"] else "?"
+        reached = [f"{name} {_address(host, port)}" for name, port in ports] or place["hosts"]
+        rows.append((place["slot"], place["peer_name"] or place["peer"], ", ".join(reached) or "-"))
+    show_table(("SLOT", "ON", "AT"), rows)
+    if not rows:
+        note(f"{view['name']} runs nowhere just now; see: shoal job describe {args.job}")
+    return OK
+
+
+def _hosts(addresses: list[str]) -> list[str]:
+    """Of multiaddrs: /ip4/192.0.2.1/tcp/4747 is at 192.0.2.1."""
+    words = [address.split("/") for address in addresses]
+    return list(dict.fromkeys(part[2] for part in words if len(part) > 2))
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _show_slots(view: dict[str, Any]) -> None:
     service = "parts" in view
     show_table(

@@ -39,6 +39,8 @@ _FLAGS = {
     "Tasks[0].Engine.Params.Devices": "--device",
     "Tasks[0].Engine.Params.Capabilities": "--cap-add",
     "Tasks[0].Resources.GPU": "--gpu",
+    "Tasks[0].Network.Ports": "--publish",
+    "Tasks[0].Network": "--network",
     "Tasks[0].Engine.Params.EntryModule": "the module",
     "Tasks[0].Engine.Params.EntryPoint": "--entry-point",
     "Tasks[0].Engine.Params.Fuel": "--fuel",
@@ -62,8 +64,11 @@ def docker_run(args: Namespace) -> int:
     from agent.cli.shipping import collect
 
     spec = build_spec(args, container_engine(args))
-    if args.network:
-        spec["Tasks"][0]["Network"] = {"Type": args.network}
+    network: dict[str, Any] = {"Type": args.network} if args.network else {}
+    if args.publish:
+        network["Ports"] = [_port(text) for text in args.publish]
+    if network:
+        spec["Tasks"][0]["Network"] = network
     return _run(args, spec, collect(args.file, args.directory))
 
 
@@ -254,6 +259,13 @@ def by_flag(error: AgentError) -> AgentError:
         if error.path == path or error.path.startswith((f"{path}.", f"{path}[")):
             return AgentError(error.status, error.text, flag)
     return error
+
+
+def _port(text: str) -> dict[str, Any]:
+    static, _, target = text.partition(":")
+    if not static.isdecimal() or not (target or static).isdecimal():
+        raise CliError(f"--publish {text}: allowed: 8080, or 8080:80", USAGE)
+    return {"Name": f"port-{static}", "Static": int(static), "Target": int(target or static)}
 
 
 def _called(path: str) -> str:

@@ -205,3 +205,22 @@ def test_a_check_runs_in_the_container(lab: Lab, docker: DockerHost, tmp_path: P
     lab.until(well, "it is well")
     assert lab.shoal(lab[0], "job", "stop", "checked", "-y").code == 0
     ended(lab, docker)
+
+
+def test_a_published_port_is_shown_and_answers(lab: Lab, docker: DockerHost) -> None:
+    serve = "echo served > index.html; exec httpd -f -p 80"
+    words = ("-d", "--name", "page", "-p", "8080:80", "-w", "/")
+    started = lab.shoal(lab[0], "docker", "run", *words, IMAGE, "sh", "-c", serve)
+    assert started.code == 0, started
+    where = lab.until(lambda: _at(lab, "page", "8080"), "it is told where")
+    assert re.search(r"d0[01] +port-8080 127\.0\.0\.1:8080", where), where
+    page = lab.until(lambda: docker.fetch("http://127.0.0.1:8080/"), "it answers")
+    assert page == "served\n"
+    assert lab.shoal(lab[0], "stop", "page", "-y").code == 0
+    ended(lab, docker)
+    assert "runs nowhere just now" in lab.shoal(lab[0], "job", "where", "page").err
+
+
+def _at(lab: Lab, job: str, port: str) -> str:
+    out = lab.shoal(lab[1], "job", "where", job).out
+    return out if port in out else ""

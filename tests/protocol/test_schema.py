@@ -7,7 +7,7 @@ from typing import cast
 import jsonschema
 import pytest
 
-from protocol import constraints, container, engine, inputs, job, resources, retry, task
+from protocol import constraints, container, engine, inputs, job, network, resources, retry, task
 from protocol.errors import JobSpecError
 from protocol.job import JobSpec
 from protocol.schema import job_schema
@@ -55,7 +55,7 @@ def test_its_keys_are_those_that_the_reader_knows() -> None:
         ("Engine", engine.ENGINE_FIELDS),
         ("Publisher", task.PUBLISHER_FIELDS),
         ("Resources", resources.FIELDS),
-        ("Network", task.NETWORK_FIELDS),
+        ("Network", network.FIELDS),
         ("Timeouts", task.TIMEOUT_FIELDS),
     ):
         assert properties(*tasks, "properties", key) == fields

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from protocol.errors import JobSpecError
+from protocol.network import NetworkSpec
 from protocol.resources import RESOURCES_DEFAULT
-from protocol.task import NetworkSpec, PublisherSpec, TaskSpec, TimeoutsSpec
+from protocol.task import PublisherSpec, TaskSpec, TimeoutsSpec
 from protocol.tree import Node, Plain
 
 ENGINE: Plain = {"Type": "process", "Params": {"Command": ["true"]}}

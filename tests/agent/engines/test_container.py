@@ -180,6 +180,7 @@ def test_what_is_left_out_is_the_images_own() -> None:
         "working_dir": None,
         "user": None,
         "network_disabled": True,
+        "ports": None,
     }
 
 
@@ -203,6 +204,7 @@ def test_what_is_given_is_asked_for() -> None:
         "working_dir": "/app",
         "user": "1000",
         "network_disabled": False,
+        "ports": None,
     }
 
 
@@ -214,6 +216,7 @@ def test_a_container_is_held_back_by_default() -> None:
     launch = ContainerLaunch("e1", "x", cpu_m=250, memory_bytes=32 * MIB, log_bytes_max=MIB)
     assert host_options(launch, WORK, "local") == {
         "network_mode": None,
+        "port_bindings": None,
         "cap_drop": ["ALL"],
         "cap_add": None,
         "security_opt": ["no-new-privileges:true"],
@@ -311,3 +314,13 @@ def test_a_part_of_the_device_at_a_relative_target_makes_a_task_directory() -> N
     launch = launched(InputSources=[{"Source": directory, "Target": "data"}])
     assert launch.mounts == (("/srv/data", "/shoal/data", False),)
     assert create_options(launch)["working_dir"] == "/shoal"
+
+
+def test_ports_are_published_from_a_bridge_and_are_the_devices_own_without() -> None:
+    ports: Any = [{"Name": "web", "Static": 8080, "Target": 80}]
+    bridged = launched(Network={"Ports": ports})
+    assert create_options(bridged)["ports"] == [80]
+    assert host_options(bridged, Path("/w"), "local")["port_bindings"] == {80: 8080}
+    own = launched(Network={"Type": "host", "Ports": ports})
+    assert create_options(own)["ports"] is None
+    assert host_options(own, Path("/w"), "local")["port_bindings"] is None
