@@ -55,11 +55,14 @@ class DockerHost:
                 self.api.remove_container(each["Id"], force=True)
         self.stop()
         self.namespaces.close()
-        for _ in range(10):  # mounts go a moment after the engine
-            shutil.rmtree(self.root, ignore_errors=True)
-            if not self.root.exists():
-                return
-            time.sleep(0.3)
+        for path in self._mounted():  # its own directory, and networks of containers
+            subprocess.run(["umount", "-l", path], check=False, capture_output=True)
+        shutil.rmtree(self.root)
+
+    def _mounted(self) -> list[str]:
+        """What is mounted below the root, the deepest first."""
+        mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+        return sorted((path for path in mounts if path.startswith(f"{self.root}/")), reverse=True)
 
     def start(self) -> None:
         with (self.root / "dockerd.log").open("ab") as log:
