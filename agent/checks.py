@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from agent.engines.engine import Engines
+from agent.threads import abandonable
 from protocol.check import CheckSpec, split_address
 from protocol.effects import CheckTask
 from protocol.events import HealthChanged
@@ -98,13 +99,7 @@ class Checks:
 async def _fetch_aside(url: str, timeout_s: float, limiter: trio.CapacityLimiter) -> str:
     """In a thread, left to itself when the time is over: one for each execution, so that a page
     that drips for minutes keeps none but its own check waiting."""
-    return await trio.to_thread.run_sync(
-        _fetch,
-        url,
-        timeout_s,
-        abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's old stubs
-        limiter=limiter,
-    )
+    return await abandonable(lambda: _fetch(url, timeout_s), limiter)
 
 
 async def _connect(address: str) -> str:

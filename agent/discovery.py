@@ -17,6 +17,7 @@ import trio
 
 from agent.mdns import Announcement
 from agent.sighting import Sighting, hint_of
+from agent.threads import abandonable
 from agent.transport.addresses import parse
 from agent.transport.errors import AddressInvalid
 from protocol.ids import PeerId, ShoalId
@@ -100,10 +101,7 @@ class Discovery:
         finally:
             if announcement is not None:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
-                    await trio.to_thread.run_sync(
-                        announcement.close,
-                        abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's old stubs
-                    )
+                    await abandonable(announcement.close)
 
     async def _announce(
         self,

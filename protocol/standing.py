@@ -84,11 +84,13 @@ class Standing:
 
     @property
     def images(self) -> frozenset[str]:
-        """Of all containers that standing jobs run, by container.full_name, stopped ones too: they
-        may be wanted again where there is no network."""
-        specs = [held.job for held in self.jobs.values() if held.job is not None]
-        engines = [spec.task.engine for spec in specs if spec.task.engine.type == "docker"]
-        return frozenset(full_name(engine.container.image) for engine in engines)
+        """Of all containers that standing jobs run, by container.full_name: stopped ones, too, and
+        what each was before, which a device may go back to where there is no network."""
+        now = [held.job for held in self.jobs.values()]
+        before = [version.spec for job in self.jobs for version in self.versions.of(job)[-1:]]
+        engines = [spec.task.engine for spec in (*now, *before) if spec is not None]
+        containers = [engine.container for engine in engines if engine.type == "docker"]
+        return frozenset(full_name(container.image) for container in containers)
 
     # ---- what the disk held ------------------------------------------------------------------
 

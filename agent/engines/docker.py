@@ -46,6 +46,7 @@ from agent.engines.removal import remove_tree
 from agent.engines.supervisor import boot_id, spec_field
 from agent.engines.task import ExecutionRunningError, TaskExit, is_execution_id
 from agent.engines.task_log import LogChunk, Stream
+from agent.threads import abandonable
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -169,10 +170,8 @@ class DockerEngine:
     async def run_beside(self, execution_id: str, argv: Sequence[str]) -> tuple[int, str]:
         """Cancelled, what was started is left to its end in the container."""
         held, client = self._known(execution_id), await self._link.client()
-        code, said = await trio.to_thread.run_sync(
-            lambda: client.run_beside(execution_id, list(argv), SAID_BYTES_MAX),
-            abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's old stubs
-            limiter=held.beside,
+        code, said = await abandonable(
+            lambda: client.run_beside(execution_id, list(argv), SAID_BYTES_MAX), held.beside
         )
         lines = said.decode("utf-8", "replace").strip().splitlines()
         return code, (lines[-1] if lines else "")
@@ -190,11 +189,7 @@ class DockerEngine:
                 left -= fetch_files(client, execution_id, path, out, left, given_up)
 
         try:
-            await trio.to_thread.run_sync(
-                fetch,
-                abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's old stubs
-                limiter=self._collecting,
-            )
+            await abandonable(fetch, self._collecting)
         except BaseException:  # what is no result shall not fill the disk either
             with trio.CancelScope(shield=True):
                 await self.directories.in_thread(lambda: remove_tree(out))

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 import trio
 
 from agent.engines.docker_client import DockerClient, EngineFailed, Events, NotAnswering
+from agent.threads import abandonable
 
 _T = TypeVar("_T")
 CALLS_MAX: Final = 16  # at a time; each is a thread that waits for docker
@@ -87,11 +88,7 @@ class DockerLink:
     async def ask(self, work: Callable[[], _T]) -> _T:
         """As `call`, of what may be left to itself: it changes nothing."""
         try:
-            return await trio.to_thread.run_sync(
-                work,
-                abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's old stubs
-                limiter=self._limiter,
-            )
+            return await abandonable(work, self._limiter)
         except NotAnswering:
             self._doubtful = True
             raise
@@ -123,11 +120,7 @@ class DockerLink:
         pause_s, broken = PAUSES_S[0], 0.0
         while True:
             try:
-                events = await trio.to_thread.run_sync(
-                    client.events,
-                    abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's old stubs
-                    limiter=trio.CapacityLimiter(1),  # it has no timeout
-                )
+                events = await abandonable(client.events)  # it has no timeout
                 if broken:
                     self._away = (broken, time.time())
                 self._listens.set()
@@ -150,12 +143,7 @@ class DockerLink:
                     token.run_sync_soon(self._on_event, execution_id, action)
 
         try:
-            await trio.to_thread.run_sync(
-                hear,
-                iter(events),
-                abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's old stubs
-                limiter=trio.CapacityLimiter(1),
-            )
+            await abandonable(lambda: hear(iter(events)))
         finally:
             events.close()  # the thread ends with it
 

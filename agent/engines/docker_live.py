@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import trio
 
+from agent.threads import abandonable
+
 READERS_MAX: Final = 64  # each is a thread
 QUEUED_BYTES: Final = 256 << 10  # read ahead of a slow reader
 _log = logging.getLogger("shoal.docker")
@@ -99,8 +101,4 @@ async def live(
 
 
 async def _read(follower: Follower, limiter: trio.CapacityLimiter) -> None:
-    await trio.to_thread.run_sync(
-        follower.run,
-        abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's old stubs
-        limiter=limiter,
-    )
+    await abandonable(follower.run, limiter)

@@ -21,6 +21,7 @@ import trio
 from agent.engines.docker_client import EngineFailed, NotAnswering
 from agent.engines.docker_link import DockerLink
 from agent.engines.presence import Presence
+from agent.threads import abandonable
 from protocol.container import ContainerParams, full_name
 
 PULLS_MAX: Final = 2  # at a time: a device's link has one width
@@ -135,11 +136,7 @@ class Images:
             await self._save()
         try:
             with trio.fail_after(PULL_S):
-                await trio.to_thread.run_sync(
-                    lambda: _exhaust(client.pull(image)),
-                    abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's old stubs
-                    limiter=trio.CapacityLimiter(1),  # one that is left behind takes no place
-                )
+                await abandonable(lambda: _exhaust(client.pull(image)))
         except trio.TooSlowError:
             raise EngineFailed(f"image {image} was not fetched within {PULL_S:.0f} s") from None
         except EngineFailed as error:

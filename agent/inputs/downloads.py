@@ -20,6 +20,7 @@ import msgspec
 import trio
 
 from agent.archives import ArchiveError, Archives
+from agent.threads import abandonable
 from protocol.asks import matching
 from protocol.sources import UrlSource
 
@@ -59,11 +60,7 @@ class Downloads:
         try:
             async with turn, self._slots:
                 with trio.fail_after(FETCH_S + SILENCE_S):  # a server can drip its headers for ever
-                    digest = await trio.to_thread.run_sync(
-                        lambda: self._fetch(source, hosts, given_up),
-                        abandon_on_cancel=True,  # type: ignore[call-arg]  # libp2p's old stubs
-                        limiter=trio.CapacityLimiter(1),  # one left behind takes no place
-                    )
+                    digest = await abandonable(lambda: self._fetch(source, hosts, given_up))
         except trio.TooSlowError:
             text = f"{source.url} was not fetched within {FETCH_S + SILENCE_S:.0f} s"
             raise ArchiveError(text) from None

@@ -264,6 +264,7 @@ async def test_the_next_life_finds_what_runs_and_what_ended_meanwhile(root: Path
         assert e1 == TaskFound(E1, running=True)
         assert (e2.running, e2.exit_code) == (False, 5)
         assert (e3.running, e3.exit_code, e3.reason) == (False, 170, "ended by signal 42")
+        await until(lambda: not (root / "executions/e2/work").exists())
         (root / "executions/e1/work/fifo").write_text("go on\n")
         ended = await again.until(TaskEnded)
         assert (ended.execution, ended.exit_code, ended.stdout_tail) == (E1, 4, b"go on\n")

@@ -357,3 +357,7 @@ def test_images_of_all_that_stands_are_known_whether_or_not_it_runs() -> None:
     net.submit("a", daemon("boxed", task={"Engine": engine}))
     net.until(lambda: len(versions(net, "b")) == 2)
     assert standing(net, "b").images == {"docker.io/library/busybox:1.37.0"}
+    later: Plain = {"Type": "docker", "Params": {"Image": "busybox:2"}}
+    net.submit("a", daemon("boxed", task={"Engine": later}))
+    net.until(lambda: "docker.io/library/busybox:2" in standing(net, "b").images)
+    assert "docker.io/library/busybox:1.37.0" in standing(net, "b").images, "to go back to"

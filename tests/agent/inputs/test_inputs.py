@@ -132,3 +132,23 @@ async def test_else_whoever_is_connected_is_asked_for_it(tmp_path: Path) -> None
         await bench.put(source)
     assert bench.asked[:3] == [PeerId("author"), PeerId("p0"), PeerId("p1")]
     assert len(bench.asked) == ASKED_MAX
+
+
+# ---- a full disk -------------------------------------------------------------------------------
+
+
+async def test_what_would_fill_the_disk_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path)
+    downloads = Archives(tmp_path / "downloads")
+    digest = "cd" * 32
+    downloads.path(digest).write_bytes(b"data")
+    url: dict[str, Plain] = {
+        "Type": "urlDownload",
+        "Params": {"URL": "http://192.0.2.1/f", "SHA256": digest},
+    }
+    assert (await bench.put(url) / "f").read_bytes() == b"data"
+    monkeypatch.setattr("agent.archives.FREE_BYTES_MIN", 1 << 60)
+    with pytest.raises(ArchiveError, match="the disk is too full for 0 MiB more"):
+        await bench.put(url, "again")
