@@ -205,11 +205,12 @@ class DockerEngine:
         held.clearing, ended = True, held.exit
         async with self._alone(execution_id):  # who looks at all of them clears as well
             await self.directories.clear(execution_id)  # first: it may be what fills the disk
-            if directory.read_exit() is None:
-                client = await self._link.client()
-                await self._link.call(lambda: keep_logs(client, directory))
-                await self.directories.in_thread(lambda: directory.record(ended))
-            await self._discard(execution_id)
+            if directory.read_exit() is not None:
+                return  # its container went, or is left over
+            client = await self._link.client()
+            await self._link.call(lambda: keep_logs(client, directory))
+            await self.directories.in_thread(lambda: directory.record(ended))
+            await self._trying(execution_id, self._discard(execution_id))
 
     async def remove(self, execution_id: str) -> None:
         """Delete all of it; unknown is fine. Raises ExecutionRunningError."""
@@ -300,14 +301,10 @@ class DockerEngine:
         directory, lines = self.directories.of(execution_id), tail if offset == 0 else -1
         if since_ms and lines < 0 and offset == 0:
             offset = before(since_ms)
-        if directory.read_exit() is not None:
-            kept = read_kept(kept_log(directory, stream), offset, lines)
-            while (chunk := await self.directories.in_thread(lambda: next(kept, None))) is not None:
-                yield chunk
-            return
-        if not self._known(execution_id).started:
+        ended = directory.read_exit() is not None
+        if not ended and not self._known(execution_id).started:
             raise KeyError(execution_id)
-        while True:
+        while not ended:
             try:
                 read = self._live(execution_id, stream, offset, lines, follow)
                 async with aclosing(read) as found:
@@ -321,10 +318,11 @@ class DockerEngine:
                 break
             # Docker broke off and the task goes on, or its end is about to be heard of.
             await trio.sleep(AGAIN_S)
-        if follow and directory.read_exit() is not None:  # what came since, if it was cut off
-            kept = read_kept(kept_log(directory, stream), offset, lines)
-            while (chunk := await self.directories.in_thread(lambda: next(kept, None))) is not None:
-                yield chunk
+        if directory.read_exit() is None:
+            return
+        kept = read_kept(kept_log(directory, stream), offset, lines)
+        while (more := await self.directories.in_thread(lambda: next(kept, None))) is not None:
+            yield more
 
     async def _live(
         self, execution_id: str, stream: Stream, offset: int, lines: int, follow: bool
