@@ -64,15 +64,19 @@ class Cgroups:
         return cls(owner, 2, (base,))
 
     def create(self, name: str, limits: TaskLimits) -> tuple[str, ...]:
-        """Make a group; the files that a process joins it by. Raises OSError."""
+        """Make a group; the files that a process joins it by. Raises OSError.
+
+        Of version 1 a single thread joins, as a task is before it becomes its program: a whole
+        process would wait for a grace period of RCU, 10 to 20 ms.
+        """
         files = []
         for base in self.bases:
             group = base / self._called(name)
             group.mkdir(exist_ok=True)
             for key, value in self._settings(base, limits):
-                with contextlib.suppress(FileNotFoundError):  # no swap is counted, or none there
-                    (group / key).write_text(value)
-            files.append(str(group / "cgroup.procs"))
+                with contextlib.suppress(FileNotFoundError):  # no such controller, or no swap
+                    _write(group / key, value)
+            files.append(str(group / ("cgroup.procs" if self.version == 2 else "tasks")))
         return tuple(files)
 
     def ran_out(self, name: str) -> bool:
@@ -123,6 +127,12 @@ class Cgroups:
 
 def memory_bytes_max(limits: TaskLimits) -> int:
     return max(limits.memory_bytes, MEMORY_BYTES_MIN)
+
+
+def _write(setting: Path, value: str) -> None:
+    """Never creating it: the kernel calls that forbidden, not missing."""
+    with open(setting, "r+") as file:
+        file.write(value)
 
 
 def _probe(base: Path, owner: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -16,6 +17,13 @@ from agent.engines.task import ExitReason, TaskExit, TaskLaunch, TaskLimits, Tas
 from tests.agent.whole import open_directory, until
 
 LIMITS = TaskLimits(memory_bytes=512 << 20, cpu_m=500)
+
+
+def with_settings(group: Path, *names: str) -> None:
+    """As the kernel makes them with the group."""
+    group.mkdir(parents=True)
+    for name in names:
+        (group / name).write_text("")
 
 
 def unified(root: Path, controllers: str = "cpuset cpu io memory pids") -> Path:
@@ -37,6 +45,8 @@ def test_in_a_unified_tree_one_group_has_all_limits(tmp_path: Path) -> None:
     root = unified(tmp_path)
     it = Cgroups.find("peer", root)
     assert it is not None and it.version == 2
+    settings = ("memory.max", "memory.swap.max", "cpu.weight", "pids.max")
+    with_settings(root / "shoal/peer-e1", *settings)
     assert (root / "cgroup.subtree_control").read_text() == "+memory +cpu +pids"
     assert it.create("e1", LIMITS) == (str(root / "shoal/peer-e1/cgroup.procs"),)
     assert read(root / "shoal/peer-e1") == {
@@ -52,8 +62,11 @@ def test_in_split_trees_each_controller_has_its_group(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     it = Cgroups.find("peer", tmp_path)
     assert it is not None and it.version == 1
+    with_settings(tmp_path / "memory/shoal/peer-e1", "memory.limit_in_bytes")
+    with_settings(tmp_path / "cpu/shoal/peer-e1", "cpu.shares")
+    with_settings(tmp_path / "pids/shoal/peer-e1", "pids.max")
     assert it.create("e1", LIMITS) == tuple(
-        str(tmp_path / name / "shoal/peer-e1/cgroup.procs") for name in ("memory", "cpu", "pids")
+        str(tmp_path / name / "shoal/peer-e1/tasks") for name in ("memory", "cpu", "pids")
     )
     assert read(tmp_path / "memory/shoal/peer-e1")["memory.limit_in_bytes"] == str(512 << 20)
     assert read(tmp_path / "cpu/shoal/peer-e1") == {"cpu.shares": "512"}
@@ -122,9 +135,55 @@ async def ended(engine: ProcessEngine, script: str, **more: object) -> TaskExit:
         return await engine.wait("e1")
 
 
+async def ended_as(engine: ProcessEngine, name: str, *argv: str) -> TaskExit:
+    await engine.start(TaskLaunch(name, argv))
+    with trio.fail_after(60):
+        return await engine.wait(name)
+
+
 def groups(engine: ProcessEngine) -> list[Path]:
     assert engine.cgroups is not None
     return [base / f"{engine.cgroups.owner}-e1" for base in engine.cgroups.bases]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Iterator[Path]:
+    """A real tree of version 2. Beside one of version 1 it has no controllers, and limits nothing."""
+    where = tmp_path / "unified"
+    where.mkdir()
+    subprocess.run(["mount", "-t", "cgroup2", "none", where], check=True)
+    base = where / f"shoal-test-{os.getpid()}"
+    base.mkdir()
+    yield base
+    for group in (*base.iterdir(), base):
+        if group.is_dir():
+            group.rmdir()
+    subprocess.run(["umount", where], check=True)
+
+
+async def test_a_task_is_born_in_its_group_of_a_unified_tree(root: Path, tree: Path) -> None:
+    engine = ProcessEngine(root / "executions", cgroups=Cgroups("peer", 2, (tree,)))
+    await engine.start(TaskLaunch("e1", ("sh", "-c", "sleep 60 & exec sleep 61"), stop_grace_s=0))
+    procs = tree / "peer-e1/cgroup.procs"
+    await until(lambda: len(procs.read_text().split()) == 2)
+    await engine.stop("e1")
+    assert (await engine.wait("e1")).reason is ExitReason.STOPPED
+    bad = await ended_as(engine, "e2", "/no/such/command")
+    assert bad.reason is ExitReason.START_FAILED and "/no/such/command" in bad.detail
+    await engine.clear("e1")
+    assert not (tree / "peer-e1").exists()
+    engine.close()
+
+
+async def test_a_group_that_is_gone_is_said(root: Path, tree: Path) -> None:
+    class Gone(Cgroups):
+        def create(self, name: str, limits: TaskLimits) -> tuple[str, ...]:
+            return tuple(file + "x" for file in super().create(name, limits))
+
+    engine = ProcessEngine(root / "executions", cgroups=Gone("peer", 2, (tree,)))
+    failed = await ended_as(engine, "e1", "true")
+    assert failed.reason is ExitReason.START_FAILED and "cgroup" in failed.detail
+    engine.close()
 
 
 GREEDY = "head -c 700000000 /dev/zero | tail -c 600000000 | wc -c"
