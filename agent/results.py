@@ -46,6 +46,8 @@ class Results:
         self._dial = dial
         self._me = me
         self._limiter = trio.CapacityLimiter(PACKERS_MAX)
+        # Started in this life, with nothing to keep: most, so nobody need look on the disk.
+        self._unwanted: set[ExecutionId] = set()
 
     async def run(self) -> None:
         """Delete what is too old, as long as it is not cancelled."""
@@ -62,11 +64,17 @@ class Results:
         if paths:
             pairs = [(path.name, path.path) for path in paths]
             await directories.write_note(execution, WANTED, msgspec.json.encode(pairs))
+        else:
+            self._unwanted.add(execution)
+
+    def forget(self, execution: ExecutionId) -> None:
+        """It has ended, and was told so."""
+        self._unwanted.discard(execution)
 
     async def kept(self, execution: ExecutionId) -> Packed | None:
         """What was packed of it, or an empty one where nothing was wanted; None: not yet known."""
         directories = self._engines.of(execution).directories
-        if await directories.read_note(execution, WANTED) is None:
+        if execution in self._unwanted or await directories.read_note(execution, WANTED) is None:
             return Packed()
         note = await directories.read_note(execution, PACKED)
         try:

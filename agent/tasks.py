@@ -123,6 +123,7 @@ class Tasks:
                 module = await self._prepare(task)
             del self._scopes[key]
             if scope.cancelled_caught:
+                self._results.forget(key)
                 self._post(TaskEnded(key, None, "stopped before it started"))
                 return
             await self._launch(task, module)
@@ -130,6 +131,7 @@ class Tasks:
             if not isinstance(error, ArchiveError | OSError | ValueError | UnfitModule):
                 _log.exception("starting %s", key)
             self._scopes.pop(key, None)
+            self._results.forget(key)
             # Another device would fare no better with such a module: that is the task's failure.
             code = CANNOT_RUN if isinstance(error, UnfitModule) else None
             self._post(TaskEnded(key, code, str(error) or type(error).__name__))
@@ -195,10 +197,12 @@ class Tasks:
             out, err = await self._engines.of(key).tails(key, TAIL_LINES)
         except (KeyError, OSError, ValueError) as error:
             self._watched.discard(key)
+            self._results.forget(key)
             self._post(TaskEnded(key, None, f"its directory is gone: {error}"))
             return
         packed = await self._results.keep(key) if ended.reason in LEAVING else Packed()
         self._watched.discard(key)
+        self._results.forget(key)
         self._post(
             TaskEnded(
                 key,

@@ -145,9 +145,14 @@ class ProcessEngine:
 
     async def clear(self, execution_id: str) -> None:
         """Delete the files of a task that has ended; its output stays."""
-        await self.directories.clear(execution_id)
-        if self.cgroups is not None:
-            self.cgroups.remove(execution_id)
+        directory = self._directory(execution_id)
+
+        def work() -> None:
+            directory.clear()
+            if self.cgroups is not None:
+                self.cgroups.remove(execution_id)
+
+        await self._in_thread(work)
 
     async def of_this_boot(self, execution_id: str) -> bool:
         """Whether it was started since the device booted."""

@@ -148,7 +148,7 @@ def groups(engine: ProcessEngine) -> list[Path]:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Iterator[Path]:
-    """A real tree of version 2. Beside one of version 1 it has no controllers, and limits nothing."""
+    """A real tree of version 2; beside one of version 1 it has no controllers."""
     where = tmp_path / "unified"
     where.mkdir()
     subprocess.run(["mount", "-t", "cgroup2", "none", where], check=True)
