@@ -21,7 +21,13 @@ from agent.peers import Peers
 from agent.results import Results
 from agent.storesql import StoreFailed
 from protocol.errors import JobSpecError, ShoalError
-from protocol.events import ControlRequested, QueryRequested, RunRequested, SubmitRequested
+from protocol.events import (
+    ControlRequested,
+    QueryRequested,
+    ResultRequested,
+    RunRequested,
+    SubmitRequested,
+)
 from protocol.heldjob import HeldJob
 from protocol.ids import JobId, PeerId
 from protocol.job import JobSpec
@@ -223,11 +229,16 @@ class AgentBackend:
         one = next((each for each in views_in(view["slots"]) if each["slot"] == slot), None)
         if one is None:
             raise RequestError(404, f"{view['name']} has no slot {slot}")
-        digest = str(one.get("archive", ""))
-        if not digest:
+        if not one.get("archive"):
             raise RequestError(404, f"slot {slot} of {view['name']} has left no result files")
+        # The view is a peer's word; whom to ask for what is in records that are signed.
+        whole = JobId(str(view["id"]))
+        signed = await self._ask(lambda number: ResultRequested(number, whole, slot), 504)
+        if signed["archive"] != one["archive"]:
+            raise RequestError(502, "a peer told of other result files than its record says")
+        executor = PeerId(str(signed["executor"]))
         try:
-            await self._results.read(digest, offset, PeerId(str(one["executor"])), write)
+            await self._results.read(str(signed["archive"]), offset, executor, write)
         except ShoalError as error:
             raise RequestError(502, str(error)) from None
 

@@ -132,6 +132,15 @@ class QueryRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class ResultRequested:
+    """What became of a slot, by the signed record of it, here or at a peer that has it."""
+
+    request: int
+    job: JobId
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetRequested:
     """Remember a peer no longer that is gone for good."""
 
@@ -199,6 +208,7 @@ Event = (
     | RunRequested
     | ControlRequested
     | QueryRequested
+    | ResultRequested
     | ForgetRequested
     | TaskStarted
     | HealthChanged

@@ -96,8 +96,8 @@ class Slot:
     def offer_acceptance(self, acceptance: Acceptance, data: bytes) -> bool:
         """Take it if it wins the merge: success before anything else, then the lowest fence."""
         if self.acceptance is not None:
-            mine = (_precedence(self.acceptance), self.acceptance_data)
-            if mine <= (_precedence(acceptance), data):
+            mine = (precedence(self.acceptance), self.acceptance_data)
+            if mine <= (precedence(acceptance), data):
                 return False
         self.acceptance, self.acceptance_data = acceptance, data
         return True
@@ -142,7 +142,8 @@ class Slots:
         return self._by_index[index]
 
 
-def _precedence(acceptance: Acceptance) -> tuple[bool, Fence, int]:
+def precedence(acceptance: Acceptance) -> tuple[bool, Fence, int]:
+    """Of two choices for one slot the lower counts."""
     return (acceptance.verdict != Verdict.SUCCESS, acceptance.fence, acceptance.verdict)
 
 
@@ -292,7 +293,7 @@ class HeldJob:
             merged.head |= self.follow(assignment.fence.term, assignment.fence.coordinator)
         if acceptance is not None and slot.offer_acceptance(acceptance, state.acceptance):
             changed = True
-            if before is not None and _precedence(before) != _precedence(acceptance):
+            if before is not None and precedence(before) != precedence(acceptance):
                 merged.superseded.append(before)
         if changed:
             merged.slots.append(state.slot)

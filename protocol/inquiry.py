@@ -105,7 +105,7 @@ class Inquiries:
     ) -> list[Effect]:
         """Collect views from here and from the peers that may hold such jobs, then go on."""
         limit = min(max(limit, 0), VIEWS_MAX)
-        asked = self._whom(prefix) if len(self._open) < OPEN_MAX else []
+        asked = self.whom(prefix) if len(self._open) < OPEN_MAX else []
         inquiry = Inquiry(dict.fromkeys(asked), now.mono + ANSWER_S, prefix, limit, then)
         inquiry.add(self.me, self.views(prefix, limit, detail, now))
         self._seq += 1
@@ -115,7 +115,7 @@ class Inquiries:
         query = JobQuery(self._seq, prefix, limit, detail)
         return [Send(peer, query) for peer in asked]
 
-    def _whom(self, prefix: str) -> list[PeerId]:
+    def whom(self, prefix: str) -> list[PeerId]:
         """The first ranks of a whole id, then neighbours; for a part of one, neighbours."""
         ranked: list[PeerId] = []
         if len(prefix) == 32:

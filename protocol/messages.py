@@ -457,6 +457,19 @@ class ControlAnswer(msgspec.Struct, array_like=True, tag=53, frozen=True):
     error: Reason = ""  # a sentence, empty when it is on disk
 
 
+class ResultQuery(msgspec.Struct, array_like=True, tag=54, frozen=True):
+    """Show me the record of what became of this slot."""
+
+    seq: Count
+    job: JobId
+    slot: Slot
+
+
+class ResultReport(msgspec.Struct, array_like=True, tag=55, frozen=True):
+    seq: Count
+    acceptance: bytes = b""  # sealed, with the sealed result inside; empty where none is known
+
+
 # ---- through a common neighbour ---------------------------------------------------------------
 
 
@@ -531,6 +544,8 @@ Message = (
     | JobReport
     | ControlRequest
     | ControlAnswer
+    | ResultQuery
+    | ResultReport
     | Relayed
     | PathQuery
     | PathReport
@@ -554,6 +569,8 @@ OVERTAKING = (
     Renew,
     JobQuery,
     JobReport,
+    ResultQuery,
+    ResultReport,
     PathQuery,
     PathReport,
 )

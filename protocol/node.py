@@ -37,6 +37,7 @@ from protocol.events import (
     PeerConnected,
     PeerDisconnected,
     QueryRequested,
+    ResultRequested,
     RunRequested,
     SelfDescribed,
     ShutdownRequested,
@@ -81,6 +82,8 @@ from protocol.messages import (
     RenewAck,
     ResultAck,
     ResultOffer,
+    ResultQuery,
+    ResultReport,
     Rumours,
     SyncBuckets,
     SyncHeld,
@@ -94,6 +97,7 @@ from protocol.messages import (
 from protocol.opsjournal import OpsJournal
 from protocol.placement import Placement
 from protocol.policy import minute_here
+from protocol.proofs import Proofs
 from protocol.records import Advert, Certificate, Keyring, Role, Verdict
 from protocol.relay import ANSWERING_S, Relay
 from protocol.requests import Requests
@@ -176,6 +180,7 @@ class Node:
         self.inquiries = Inquiries(
             keyring.peer, self._views, self.fleet.neighbours, self.membership.steady
         )
+        self.proofs = Proofs(keyring, self.catalogue.jobs, self.inquiries.whom)
         self.requests = self._requests()
         self.stories = stories
         self.steward = self._steward()
@@ -246,6 +251,7 @@ class Node:
             self.coordination.deadline,
             self.executor.deadline,
             self.inquiries.deadline,
+            self.proofs.deadline,
             self.steward.deadline,
             self._sweep_at,
         )
@@ -289,6 +295,8 @@ class Node:
                 return self.requests.control(event, now)
             case QueryRequested():
                 return self.requests.query(event, now)
+            case ResultRequested():
+                return self.proofs.ask(event.request, event.job, event.slot, now)
             case ForgetRequested():
                 return self._on_forget(event, now)
             case Booted() | SelfDescribed() | ShutdownRequested():
@@ -412,6 +420,7 @@ class Node:
         effects += self.coordination.on_deadline(now)
         effects += self.catalogue.on_deadline(now)
         effects += self.inquiries.on_deadline(now)
+        effects += self.proofs.on_deadline(now)
         effects += self.steward.on_deadline(now)
         if now.mono >= self._sweep_at:
             self._sweep_at = now.mono + SWEEP_S
@@ -477,6 +486,10 @@ class Node:
                 return self.inquiries.on_query(sender, message, now)
             case JobReport():
                 return self.inquiries.on_report(sender, message, now)
+            case ResultQuery():
+                return self.proofs.on_query(sender, message)
+            case ResultReport():
+                return self.proofs.on_report(sender, message)
             case ControlRequest():
                 return self.requests.on_control(sender, message, now)
             case ControlAnswer():

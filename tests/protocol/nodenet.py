@@ -44,6 +44,7 @@ from protocol.events import (
     PeerConnected,
     PeerDisconnected,
     QueryRequested,
+    ResultRequested,
     SelfDescribed,
     SubmitRequested,
     TaskEnded,
@@ -259,6 +260,11 @@ class NodeNet:
     def query(self, name: str, prefix: str = "", *, limit: int = 50, detail: bool = False) -> int:
         request = next(self._requests)
         self.handle(name, QueryRequested(request, prefix, limit, detail))
+        return request
+
+    def result(self, name: str, job: JobId, slot: int) -> int:
+        request = next(self._requests)
+        self.handle(name, ResultRequested(request, job, slot))
         return request
 
     def end(

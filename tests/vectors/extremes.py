@@ -31,6 +31,7 @@ INSIDE: dict[str, tuple[bytes, bool]] = {
     "JobSync.control": (samples.SEALED_CONTROL, True),
     "SlotState.assignment": (samples.SEALED_ASSIGNMENT, True),
     "SlotState.acceptance": (samples.SEALED_ACCEPTANCE, True),
+    "ResultReport.acceptance": (samples.SEALED_ACCEPTANCE, True),
     "Award.assignments": (samples.SEALED_ASSIGNMENT, False),
     "Award.spec": (samples.SEALED_SPEC, True),
     "Award.control": (samples.SEALED_CONTROL, True),

@@ -49,6 +49,8 @@ from protocol.messages import (
     Requirements,
     ResultAck,
     ResultOffer,
+    ResultQuery,
+    ResultReport,
     Rumours,
     SlotState,
     SpliceAnswer,
@@ -491,6 +493,8 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
         JobReport(5, (dumps({"id": JOB, "state": "running", "slots": [1, None]}),)),
         ControlRequest(6, SEALED_CONTROL),
         ControlAnswer(6, "no peer that answers for the job could be reached"),
+        ResultQuery(7, JOB, 1),
+        ResultReport(7, SEALED_ACCEPTANCE),
     ),
     "relaying": (
         Relayed(SEALED_LETTER, PEER.sign(CONTEXT + SEALED_LETTER), PEER.certificate),
