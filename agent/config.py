@@ -244,6 +244,15 @@ class Task:
             "not root runs them as itself.",
         ),
     )
+    sandbox: str = field(
+        default="auto",
+        metadata=about(
+            choice("auto", "always", "never"),
+            "Whether programs run in a sandbox of bubblewrap: the device's files to read, no home, "
+            "no sockets, no others' tasks. auto: those that ask for no network; always: all, and "
+            "none where it does not work; never: none, nor any that asks for no network.",
+        ),
+    )
     log_bytes_max: int = field(
         default=4 * 1024**2,
         metadata=about(

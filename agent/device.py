@@ -37,7 +37,9 @@ class Device:
         docker: Presence,
         archives: Archives,
         wasm: Wasm,
+        programs: bool = True,
     ) -> None:
+        """`programs`: whether it runs any, see `[task] sandbox`."""
         self._config = config
         self._invited_labels = invited_labels
         self._addresses = addresses
@@ -46,6 +48,7 @@ class Device:
         self._docker = docker
         self._archives = archives
         self._wasm = wasm
+        self._programs = programs
         status = os.statvfs(config.data_dir)
         # What is free changes all the time; the offer is of what was free at the start.
         self._disk_bytes = config.offer.disk_bytes(status.f_bavail * status.f_frsize)
@@ -77,7 +80,8 @@ class Device:
 
     def _engines(self) -> tuple[str, ...]:
         there = {"docker": self._docker.present, "wasm": self._wasm.present}
-        return ("process", *(name for name, present in there.items() if present))
+        programs = ("process",) if self._programs else ()
+        return (*programs, *(name for name, present in there.items() if present))
 
     def sample(self, running: int) -> FactsSampled:
         """A reading, and what of jobs to come is here already."""

@@ -32,6 +32,7 @@ class Doctor:
             self._disk(),
             self._database(),
             self._tasks(),
+            *self._sandbox(),
             *self._wasm(),
             self._work(),
             self._network(),
@@ -96,6 +97,16 @@ class Doctor:
             "and talk to its control socket",
             "run the agent as root (its tasks then run as nobody), or accept only jobs you trust",
         )
+
+    def _sandbox(self) -> list[View]:
+        """Where every program is to be in one: whether they are."""
+        if self._agent.config.task.sandbox != "always":
+            return []
+        if self._agent.engines.process.sandbox is not None:
+            return [check("sandbox", True, "every program runs in a sandbox of bubblewrap")]
+        text = "no programs run here: [task] sandbox = always, and bubblewrap does not work"
+        fix = "sudo apt install bubblewrap, and start the agent again; its log says what it misses"
+        return [check("sandbox", False, text, fix)]
 
     def _wasm(self) -> list[View]:
         """Nothing to say where it was never installed."""

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +35,7 @@ from agent.engines.cgroups import Cgroups
 from agent.engines.docker import DockerEngine
 from agent.engines.engine import Engines
 from agent.engines.process import ProcessEngine
+from agent.engines.sandbox import Sandbox
 from agent.engines.task import TaskUser
 from agent.engines.wasm import Wasm
 from agent.hardware import Hardware
@@ -61,7 +63,7 @@ from agent.transport import (
     TransportSettings,
 )
 from agent.version import VERSION
-from protocol.config import MembershipConfig, NodeConfig
+from protocol.config import MembershipConfig, NodeConfig, PolicyConfig
 from protocol.effects import Tell
 from protocol.errors import ShoalError
 from protocol.events import ShutdownRequested
@@ -121,6 +123,8 @@ class Agent:
         self.clock = Clock(_saved_wall_s(store), self.config.trust_clock)
         self.name = self.config.name or member.certificate.name
         self.conditions = Conditions(self.config.data_dir)
+        self._user = _task_user(self.config.task.user)
+        self._sandbox = self._find_sandbox()
         self.driver = Driver(self._build, store, self.clock)
         data_dir = self.config.data_dir
         self.docker = self._docker()
@@ -182,9 +186,20 @@ class Agent:
         return Inputs(self.archives, kept, Downloads(files), policy, dial, self.transport.connected)
 
     def _processes(self) -> ProcessEngine:
-        user = _task_user(self.config.task.user)
         cgroups = Cgroups.find(self.member.keyring.peer[-8:])
-        return ProcessEngine(self.config.data_dir / "executions", user, cgroups=cgroups)
+        root = self.config.data_dir / "executions"
+        return ProcessEngine(root, self._user, cgroups=cgroups, sandbox=self._sandbox)
+
+    def _find_sandbox(self) -> Sandbox | None:
+        wanted = self.config.task.sandbox
+        if wanted == "never":
+            return None
+        devices = self.config.accept.devices
+        return Sandbox.find(self._user, wanted == "always", self.config.data_dir, devices)
+
+    def _policy(self) -> PolicyConfig:
+        policy = self.config.accept.policy()
+        return replace(policy, isolation=("network",)) if self._sandbox is not None else policy
 
     def _docker(self) -> DockerEngine:
         root, socket = self.config.data_dir / "containers", self.config.docker.path()
@@ -200,6 +215,7 @@ class Agent:
             self.docker.presence,
             self.archives,
             self.wasm,
+            self.config.task.sandbox != "always" or self._sandbox is not None,
         )
 
     def _outside(self) -> Outside:
@@ -231,7 +247,7 @@ class Agent:
     def _build(self, disk: Disk) -> Node:
         config = NodeConfig(
             membership=self._membership_config(),
-            policy=self.config.accept.policy(),
+            policy=self._policy(),
             version=VERSION,
             name=self.name,
         )

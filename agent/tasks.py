@@ -22,6 +22,7 @@ from agent.results import Results
 from protocol.effects import RemoveTask, StartTask, StopTask
 from protocol.events import Event, TaskEnded, TaskFound, TaskStarted
 from protocol.ids import ExecutionId
+from protocol.sources import DirectorySource
 from protocol.task import of_device
 
 if TYPE_CHECKING:
@@ -174,6 +175,8 @@ class Tasks:
             timeout_s=task.timeout_s,
             log_bytes_max=self._log_bytes_max,
             limits=TaskLimits(memory_bytes=need.memory_bytes, cpu_m=need.cpu_m),
+            network=task.spec.task.network.type != "none",
+            shared=_shared(task),
         )
         await self._engines.process.start(launch)
 
@@ -238,6 +241,13 @@ class Tasks:
             pass
         except OSError as error:  # the next start tries again
             _log.warning("removing %s: %s", task.execution, error)
+
+
+def _shared(task: StartTask) -> dict[str, bool]:
+    """The device's own directories that it reaches by links, and whether it may write to them."""
+    sources = [each.source for each in task.spec.task.input_sources]
+    given = [each for each in sources if isinstance(each, DirectorySource)]
+    return {os.path.realpath(each.path): each.writable for each in given}
 
 
 def _environment(task: StartTask) -> dict[str, str]:

@@ -22,16 +22,19 @@ CAPABILITY: Final = "capability"
 DIRECTORY: Final = "directory"
 DOWNLOAD: Final = "download"
 ENVIRONMENT: Final = "environment"
+ISOLATION: Final = "isolation"
 WRITABLE: Final = ":rw"
 
 
 def asks_of(task: TaskSpec) -> tuple[str, ...]:
-    """What its owner has to allow. A process has the device's own network, asked or not: whoever
-    lets processes run lets them do that. A WebAssembly module has none."""
+    """What its owner has to allow. A process has the device's own network, unless it asks for
+    none: whoever lets processes run lets them do that. A WebAssembly module has none."""
     inputs = (
         *(ask for each in task.input_sources for ask in _of_source(each.source)),
         *(f"{ENVIRONMENT} {of_device(value)}" for value in task.env.values() if of_device(value)),
     )
+    if task.engine.type == "process" and task.network.type == "none":
+        return (f"{ISOLATION} network", *inputs)
     if task.engine.type != "docker":
         return inputs
     params = task.engine.container
@@ -72,6 +75,10 @@ def not_allowed(policy: PolicyConfig, asks: tuple[str, ...]) -> str:
     }
     for ask in asks:
         kind, _, what = ask.partition(" ")
+        if kind == ISOLATION:
+            if what not in policy.isolation:
+                return f"only bubblewrap can keep a program from the {what}, and it is not here"
+            continue
         if kind not in allowed:
             return f"policy: {ask} is nothing this version knows of"
         key, patterns = allowed[kind]

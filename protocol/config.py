@@ -171,6 +171,7 @@ class PolicyConfig:
     directories: tuple[str, ...] = ()  # of this device that tasks may read; with :rw also write
     downloads: tuple[str, ...] = ("*",)  # hosts that inputs may be fetched from
     environment: tuple[str, ...] = ()  # variables of the agent that tasks may have by env:NAME
+    isolation: tuple[str, ...] = ()  # what a program can be kept from here: "network"
     authors: tuple[str, ...] = ()  # peer ids, or names in certificates; empty is everybody
     hours: tuple[str, ...] = ()  # "22:00-06:00", local time; empty is always
     mains_only: bool = False

@@ -176,6 +176,8 @@ def _read_network(node: Node, engine: EngineSpec) -> NetworkSpec:
     network = NetworkSpec.read(node)
     if engine.type == "wasm" and network.type not in ("default", "none"):
         node.fail("a WebAssembly module reaches no network; leave it out, or write Type: none")
+    if engine.type == "process" and network.type == "bridge":
+        node.fail("a process has the device's own network; leave Type out, or write None or Host")
     return network
 
 

@@ -18,6 +18,7 @@ from agent.engines.cgroups import Cgroups
 from agent.engines.directories import Directories
 from agent.engines.engine import FoundExecution
 from agent.engines.execution_dir import ExecutionDir, closed_parent
+from agent.engines.sandbox import Sandbox, command_here
 from agent.engines.supervisor import encode_spec, spec_field
 from agent.engines.task import (
     ExecutionRunningError,
@@ -51,14 +52,16 @@ class ProcessEngine:
         user: TaskUser | None = None,
         path: str = TASK_PATH,
         cgroups: Cgroups | None = None,
+        sandbox: Sandbox | None = None,
     ) -> None:
         """Tasks run as `user`; None means the agent's own user. `cgroups` hold them to their
-        limits, where there are any."""
+        limits, and `sandbox` keeps them to themselves, where there are any."""
         self.directories = Directories(root, user)
         self.root = self.directories.root
         self.user = user
         self._path = path
         self.cgroups = cgroups
+        self.sandbox = sandbox
         self._watches: dict[str, Watch] = {}
         self._turns: dict[str, trio.Lock] = {}  # of those being started or looked for
         if user and (closed := closed_parent(self.root, user)):
@@ -308,10 +311,29 @@ class ProcessEngine:
                 groups = self.cgroups.create(launch.execution_id, launch.limits)
             env = self._environment(directory, launch)
             who = None if launch.becomes_user else user
-            directory.write_spec(encode_spec(launch, who, env, groups))
+            sandbox = self._sandboxed(directory, launch, env)
+            directory.write_spec(encode_spec(launch, who, env, groups, sandbox))
             return spawn(directory)
         except (OSError, ValueError) as failure:
             return Watch(exit=directory.fail_start(f"it could not be started: {failure}"))
+
+    def _sandboxed(
+        self, directory: ExecutionDir, launch: TaskLaunch, env: dict[str, str]
+    ) -> tuple[str, ...]:
+        """The words before its command. Raises OSError where it cannot have what it asked for.
+
+        WebAssembly's child is not put into one: its modules reach nothing but what it hands them.
+        """
+        wanted = not launch.network or (self.sandbox is not None and self.sandbox.always)
+        if launch.becomes_user or not wanted:
+            return ()
+        if self.sandbox is None:
+            raise OSError("a program without a network needs bubblewrap, which is not here")
+        start = directory.work / (launch.cwd or "")
+        if launch.argv and not command_here(launch.argv[0], env["PATH"], start):
+            raise OSError(f"{launch.argv[0]}: no such command here")
+        own = (directory.work, directory.tmp)
+        return self.sandbox.prefix(start, own, dict(launch.shared), network=launch.network)
 
     def _environment(self, directory: ExecutionDir, launch: TaskLaunch) -> dict[str, str]:
         """An allow-list: nothing else of the agent's own environment reaches a task."""

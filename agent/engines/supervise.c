@@ -30,7 +30,7 @@
 #include <unistd.h>
 
 enum { CHUNK_BYTES = 65536, PIPE_BYTES = 262144, GROUPS_MAX = 64, CGROUPS_MAX = 4, DEPTH_MAX = 4096 };
-enum { KILL_AGAIN_MS = 2, KILL_AGAIN_MS_MAX = 512 };
+enum { KILL_AGAIN_MS = 2, KILL_AGAIN_MS_MAX = 512, ASK_AGAIN_MS = 10 };
 enum { NOTE_EVERY_MS = 50, NOTES_MAX = 4096 }; /* of a segment; beyond, times are coarser */
 static const char OOM_SCORE[] = "300";
 
@@ -49,6 +49,7 @@ static struct {
     size_t groups_count;
     const char *cgroups[CGROUPS_MAX]; /* files that a process joins a control group by */
     size_t cgroups_count;
+    bool sandboxed;
 } spec = {.grace_ms = 10000, .segment_bytes = 1 << 20, .uid = -1, .gid = -1};
 
 static struct log logs[2] = {{"stdout", -1, -1, 0, 0, -1, -1, 0, 0}, {"stderr", -1, -1, 0, 0, -1, -1, 0, 0}};
@@ -138,6 +139,30 @@ static void signal_tree(int sig)
     }
     if (list)
         closedir(list);
+}
+
+/* Ask what is in a sandbox to end, but not bubblewrap itself, which would take all of it along at
+ * once; false while nothing but bubblewrap is there yet. Its process 1 does not hear a TERM. */
+static bool signal_inside(int sig)
+{
+    DIR *list = opendir("/proc");
+    int inside = 0;
+    for (struct dirent *entry; list && (entry = readdir(list));) {
+        struct stat_line line;
+        pid_t pid = (pid_t)strtol(entry->d_name, NULL, 10);
+        int proc = pid > 0 && pid != task ? open_proc(pid) : -1;
+        if (proc < 0)
+            continue;
+        if (read_stat(proc, &line) && descends(line)) {
+            inside++;
+            if (syscall(SYS_pidfd_send_signal, proc, sig, NULL, 0) && errno != ESRCH)
+                kill(pid, sig);
+        }
+        close(proc);
+    }
+    if (list)
+        closedir(list);
+    return inside > 1;
 }
 
 /* False once no child is left; as subreaper that means no descendant either. */
@@ -292,6 +317,7 @@ static void take(const char *key, char *value, size_t *args, size_t *vars)
     else if (!strcmp(key, "log_bytes")) spec.segment_bytes = number > 2 ? number / 2 : 1;
     else if (!strcmp(key, "uid")) spec.uid = number;
     else if (!strcmp(key, "gid")) spec.gid = number;
+    else if (!strcmp(key, "sandbox")) spec.sandboxed = true;
     else if (!strcmp(key, "group") && spec.groups_count < GROUPS_MAX)
         spec.groups[spec.groups_count++] = (gid_t)number;
     else if (!strcmp(key, "cgroup") && spec.cgroups_count < CGROUPS_MAX)
@@ -465,10 +491,16 @@ static int64_t asked_grace_ms(void)
     return n > 0 ? strtoll(text, NULL, 10) : spec.grace_ms;
 }
 
-static void end_gently(void)
+/* False while there is nobody to hear it. */
+static bool end_gently(void)
 {
-    signal_tree(SIGTERM);
+    bool heard = true;
+    if (spec.sandboxed)
+        heard = signal_inside(SIGTERM);
+    else
+        signal_tree(SIGTERM);
     signal_tree(SIGCONT); /* one that is stopped could not hear it */
+    return heard;
 }
 
 static void run(int signals)
@@ -476,14 +508,17 @@ static void run(int signals)
     int64_t timeout_at = spec.timeout_ms > 0 ? started_ms + spec.timeout_ms : INT64_MAX;
     int64_t kill_at = INT64_MAX, again_ms = KILL_AGAIN_MS;
     unsigned reaped_before = 0;
+    bool heard = true; /* once it was asked to end: whether anybody was there */
     while (reap()) {
         int64_t now = now_ms(CLOCK_MONOTONIC);
         if (task_reaped && !reason && kill_at == INT64_MAX)
             kill_at = now; /* it ended by itself: what it left behind ends too */
         if (now >= timeout_at && !reason && !task_reaped) {
             reason = "timeout", kill_at = now + spec.grace_ms;
-            end_gently();
+            heard = end_gently();
         }
+        if (!heard && now < kill_at && !task_reaped)
+            heard = end_gently();
         if (now >= kill_at) {
             signal_tree(SIGKILL);
             kill_at = now + again_ms;
@@ -493,6 +528,8 @@ static void run(int signals)
         }
         int64_t until = reason || task_reaped ? kill_at : timeout_at;
         int64_t rest = until == INT64_MAX ? 3600000 : until - now;
+        if (!heard && rest > ASK_AGAIN_MS)
+            rest = ASK_AGAIN_MS;
         struct pollfd fds[] = {{signals, POLLIN, 0}, {logs[0].pipe, POLLIN, 0}, {logs[1].pipe, POLLIN, 0}};
         poll(fds, 3, rest < 0 ? 0 : rest > 3600000 ? 3600000 : (int)rest);
         for (struct signalfd_siginfo got; read(signals, &got, sizeof got) == (ssize_t)sizeof got;)
@@ -501,7 +538,7 @@ static void run(int signals)
                 int64_t asked_at = now_ms(CLOCK_MONOTONIC) + asked_grace_ms();
                 kill_at = asked_at < kill_at ? asked_at : kill_at;
                 if (first)
-                    end_gently();
+                    heard = end_gently();
             }
         for (int i = 0; i < 2; i++)
             if (fds[i + 1].revents && logs[i].pipe >= 0)

@@ -50,9 +50,11 @@ def encode_spec(
     user: TaskUser | None,
     env: Mapping[str, str],
     groups: Sequence[str] = (),
+    sandbox: Sequence[str] = (),
 ) -> bytes:
     """NUL-ended `key=value` fields, the boot id first; `groups` are the files by which the task
-    joins its control groups. Raises ValueError for what cannot run."""
+    joins its control groups, `sandbox` the words that come before its command. Raises ValueError
+    for what cannot run."""
     if not launch.argv or not launch.argv[0]:
         raise ValueError("there is no command to run")
     if any(not key or "=" in key for key in env):
@@ -76,7 +78,8 @@ def encode_spec(
     fields += [("cgroup", path) for path in groups]
     fields += [("memory", str(memory_bytes_max(limits)))] if groups else []
     fields += [("cwd", launch.cwd)] if launch.cwd else []
-    fields += [("arg", arg) for arg in launch.argv]
+    fields += [("sandbox", word) for word in sandbox]  # again, for what is run beside it
+    fields += [("arg", arg) for arg in (*sandbox, *launch.argv)]
     fields += [("env", f"{key}={value}") for key, value in env.items()]
     if any("\0" in value for _, value in fields):
         raise ValueError("a NUL byte in the command, its environment or its directory")

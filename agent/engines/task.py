@@ -77,6 +77,9 @@ class TaskLaunch:
     log_bytes_max: int = 4 << 20  # of each stream, on disk
     user: TaskUser | None = None  # None: the engine's default
     becomes_user: bool = False  # it is started as the agent's own user, and changes to it by itself
+    network: bool = True  # without one it is put into a sandbox
+    shared: Mapping[str, bool] = field(default_factory=dict)  # the device's own directories that it
+    # is given, and whether to write to
 
 
 @dataclass(frozen=True, slots=True)

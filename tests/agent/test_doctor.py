@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from agent import doctor
 from agent.engines.cgroups import Cgroups
+from agent.engines.sandbox import Sandbox
 from agent.engines.task import TaskUser
 from agent.main import Agent
 from protocol.ids import PeerId
@@ -56,6 +58,18 @@ async def test_an_agent_that_is_not_root_says_what_a_task_may_do(data_dir: Path)
         agent.engines.process.cgroups = None
         entry = checks(agent)["tasks"]
         assert entry["ok"] is None and "cgroup_enable=memory" in entry["fix"]
+
+
+async def test_where_every_program_is_to_be_in_a_sandbox_that_is_checked(data_dir: Path) -> None:
+    async with running_agent(data_dir) as agent:
+        assert "sandbox" not in checks(agent)
+        task = dataclasses.replace(agent.config.task, sandbox="always")
+        agent.config = dataclasses.replace(agent.config, task=task)
+        agent.engines.process.sandbox = None
+        entry = checks(agent)["sandbox"]
+        assert entry["ok"] is False and "apt install bubblewrap" in entry["fix"]
+        agent.engines.process.sandbox = Sandbox("/usr/bin/bwrap", True, ())
+        assert checks(agent)["sandbox"]["ok"] is True
 
 
 async def test_a_device_that_takes_no_work_says_why(data_dir: Path) -> None:

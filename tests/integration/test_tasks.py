@@ -118,6 +118,37 @@ def test_a_stopped_task_that_ignores_it_is_killed(lab: Lab) -> None:
     lab.until(lambda: not [p for d in lab.devices for p in supervisors_of(d)], "it is gone", 20)
 
 
+# ---- in a sandbox -----------------------------------------------------------------------------
+
+
+def offline(*command: str, **more: Any) -> dict[str, Any]:
+    return process_job(*command, name="offline", Task={"Network": {"Type": "None"}}, **more)
+
+
+def test_a_program_that_asked_for_no_network_has_none(lab: Lab) -> None:
+    with lab[0].client() as client:
+        job = client.submit(offline("cat", "/proc/net/route"))["job"]
+        lab.until(lambda: client.job(job)["state"] not in ("pending", "running"), "it ended", 30)
+        slot = client.job(job)["slots"][0]
+        assert (slot["exit_code"], slot["stdout_tail"].count("\n")) == (0, 1), slot  # its heading
+
+
+def test_a_device_without_sandboxes_says_so_and_another_whose_owner_wants_them_uses_them() -> None:
+    lab = Lab(2)
+    lab.devices[0].flags = ["--task-sandbox", "never"]
+    lab.devices[1].flags = ["--task-sandbox", "always"]
+    with lab, lab[0].client() as client:
+        there = {"Key": "shoal/peer", "Operator": "=", "Values": [lab[0].peer]}
+        job = client.submit(offline("true", Constraints=[there]))["job"]
+        lab.until(lambda: client.job(job)["why"], "a round is over", 30)
+        asked = {each["name"]: each["reason"] for each in client.job(job)["why"][0]["asked"]}
+        assert "only bubblewrap can keep a program from the network" in asked["d00"]
+        client.stop(job)
+        where = f"shoal/peer={lab[1].peer}"
+        done = lab.shoal(lab[0], "run", "-q", "--constraint", where, "--", "ls", "/root", "/home")
+        assert (done.code, done.out) == (0, "/home:\n\n/root:\n")
+
+
 # ---- hostile archives -------------------------------------------------------------------------
 
 

@@ -19,6 +19,15 @@ def container(network: str = "", **params: Plain) -> tuple[str, ...]:
 
 def test_a_process_asks_for_nothing() -> None:
     assert asks_of(task_spec().task) == ()
+    assert asks_of(task_spec(Network={"Type": "host"}).task) == ()
+
+
+def test_a_process_without_a_network_needs_a_device_that_can_keep_it_from_it() -> None:
+    asks = asks_of(task_spec(Network={"Type": "None"}).task)
+    assert asks == ("isolation network",)
+    refused = not_allowed(PolicyConfig(), asks)
+    assert refused == "only bubblewrap can keep a program from the network, and it is not here"
+    assert not_allowed(PolicyConfig(isolation=("network",)), asks) == ""
 
 
 def test_a_container_asks_for_a_bridge_where_the_file_says_nothing() -> None:

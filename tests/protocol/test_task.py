@@ -73,10 +73,15 @@ def test_result_paths_and_inputs_are_kept_in_order() -> None:
 
 @pytest.mark.parametrize(
     ("written", "type_"),
-    [("Full", "host"), ("HOST", "host"), ("bridge", "bridge"), (None, "default")],
+    [("Full", "host"), ("HOST", "host"), ("None", "none"), (None, "default")],
 )
 def test_networks_are_bacalhaus(written: Plain, type_: str) -> None:
     assert read(Network={"Type": written}).network.type == type_
+
+
+def test_a_process_has_no_bridge() -> None:
+    with pytest.raises(JobSpecError, match=r"the device's own network.* write None or Host"):
+        read(Network={"Type": "bridge"})
 
 
 def test_an_empty_publisher_is_the_local_one() -> None:

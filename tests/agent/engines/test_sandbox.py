@@ -1,0 +1,177 @@
+"""The sandbox of programs, by a real bubblewrap: what they see, write and reach."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from agent.engines.process import ProcessEngine
+from agent.engines.sandbox import Sandbox, command_here
+from agent.engines.task import ExitReason, TaskExit, TaskLaunch, TaskUser
+from tests.agent.whole import open_directory
+
+Make = Callable[..., ProcessEngine]
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    made = open_directory()
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+async def make(root: Path) -> AsyncIterator[Make]:
+    """An engine whose sandbox hides `root`, the agent's own directory."""
+    made: list[ProcessEngine] = []
+
+    def engine(always: bool = True, devices: tuple[str, ...] = ()) -> ProcessEngine:
+        user = TaskUser.default()
+        sandbox = Sandbox.find(user, always, root, devices)
+        assert sandbox is not None, "bubblewrap is needed (scripts/setup --docker)"
+        made.append(ProcessEngine(root / "executions", user, sandbox=sandbox))
+        return made[-1]
+
+    yield engine
+    for each in made:
+        each.close()
+
+
+async def ended(engine: ProcessEngine, *argv: str, **more: object) -> tuple[TaskExit, str, str]:
+    """How it ended, and the ends of its two streams."""
+    await engine.start(TaskLaunch("e1", argv, **more))  # type: ignore[arg-type]
+    with trio.fail_after(60):
+        exit = await engine.wait("e1")
+    out, err = await engine.tails("e1", 40)
+    return exit, out.data.decode(), err.data.decode()
+
+
+async def test_it_reads_the_device_and_writes_to_its_own_directory(make: Make, root: Path) -> None:
+    (root / "identity.key").write_text("secret")
+    script = (
+        "cat /etc/passwd >copy; echo x >$TMPDIR/x; touch /usr/x; cat ../../../identity.key;"
+        f"ls {root} /root /home /run; pwd"
+    )
+    exit, out, err = await ended(make(), "sh", "-c", script)
+    work = root / "executions/e1/work"
+    assert exit.succeeded and b"root:" in (work / "copy").read_bytes()
+    assert "Read-only file system" in err and "identity.key: No such file" in err
+    assert "/home:\n\n/root:\n\n/run:\n" in out and f"{root}:\nexecutions\n" in out
+    assert out.endswith(f"{work}\n") and "secret" not in out
+
+
+async def test_it_sees_no_process_but_its_own(make: Make) -> None:
+    exit, out, _ = await ended(make(), "sh", "-c", "ls -d /proc/[0-9]* | wc -l")
+    assert exit.succeeded and int(out) < 6
+    assert len([name for name in os.listdir("/proc") if name.isdigit()]) > 6
+
+
+async def test_without_a_network_it_reaches_not_even_the_device_itself(make: Make) -> None:
+    engine = make(always=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        dial = f"exec 3<>/dev/tcp/127.0.0.1/{port}"
+        exit, _, err = await ended(engine, "bash", "-c", dial, network=False)
+        assert exit.code == 1 and "Connection refused" in err
+        await engine.remove("e1")
+        assert (await ended(engine, "bash", "-c", dial))[0].succeeded
+
+
+async def test_it_has_directories_that_it_was_given(make: Make, root: Path) -> None:
+    read, write = root / "read", root / "write"  # below what is hidden otherwise
+    for given in (read, write):
+        given.mkdir()
+        given.chmod(0o777)
+        (given / "old").write_text(given.name)
+    script = f"cat {read}/old {write}/old; echo n >{write}/new; echo n >{read}/new"
+    shared = {str(read): False, str(write): True}
+    exit, out, err = await ended(make(), "sh", "-c", script, shared=shared)
+    assert exit.code == 2 and out == "readwrite" and "Read-only file system" in err
+    assert (write / "new").read_text() == "n\n"
+    assert sorted(os.listdir(read)) == ["old"]
+
+
+async def test_its_devices_are_those_that_the_owner_lists(make: Make) -> None:
+    look = ("sh", "-c", "ls /dev | grep -c '^loop-control$\\|^kmsg$'; cat /dev/zero | head -c 1")
+    exit, out, _ = await ended(make(), *look)
+    assert exit.succeeded and out == "0\n\0"
+    listed = make(devices=("/dev/kms*",))
+    await listed.remove("e1")
+    exit, out, _ = await ended(listed, *look)
+    assert exit.succeeded and out == "1\n\0"
+
+
+async def test_a_command_that_is_not_there_is_no_failure_of_the_task(make: Make) -> None:
+    exit, _, _ = await ended(make(), "/no/such/thing")
+    assert exit.reason is ExitReason.START_FAILED
+    assert exit.detail == "it could not be started: /no/such/thing: no such command here"
+
+
+async def test_stopped_it_ends_with_all_that_it_started(make: Make) -> None:
+    engine = make()
+    loop = "while :; do sleep 0.1; done"
+    script = f"trap 'echo bye; exit 3' TERM; setsid sleep 1000 & echo ready; {loop}"
+    await engine.start(TaskLaunch("e1", ("sh", "-c", script), stop_grace_s=30))
+    with trio.fail_after(60):
+        assert (await engine.follow("e1", "stdout", 0)).data == b"ready\n"
+        await engine.stop("e1")
+        exit = await engine.wait("e1")
+    assert exit.reason is ExitReason.STOPPED and exit.duration_s < 20
+    assert (await engine.tails("e1", 9))[0].data == b"ready\nbye\n"
+
+
+async def test_stopped_as_it_starts_it_need_not_be_killed(make: Make) -> None:
+    engine = make()
+    for number in range(20):
+        name = f"e{number}"
+        await engine.start(TaskLaunch(name, ("sleep", "1000"), stop_grace_s=30))
+        await trio.sleep(number / 2000)
+        with trio.fail_after(60):
+            await engine.stop(name)
+            exit = await engine.wait(name)
+        assert exit.reason is ExitReason.STOPPED and exit.duration_s < 20
+
+
+async def test_a_check_runs_in_a_sandbox_too(make: Make, root: Path) -> None:
+    engine = make()
+    await engine.start(TaskLaunch("e1", ("sleep", "60"), stop_grace_s=0))
+    code, said = await engine.run_beside("e1", ("sh", "-c", f"pwd; ls {root}/identity.key; exit 7"))
+    assert code == 7 and "No such file" in said
+    await engine.stop("e1")
+    with trio.fail_after(60):
+        await engine.wait("e1")
+
+
+async def test_who_asks_for_no_network_is_not_started_without_a_sandbox(root: Path) -> None:
+    engine = ProcessEngine(root / "executions", TaskUser.default())
+    exit, _, _ = await ended(engine, "true", network=False)
+    assert exit.reason is ExitReason.START_FAILED and "bubblewrap" in exit.detail
+    engine.close()
+
+
+def test_where_there_is_none_or_it_does_not_work_there_is_no_sandbox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert Sandbox.find(None, False, tmp_path, ()) is None
+    broken = tmp_path / "bwrap"
+    broken.write_text("#!/bin/sh\necho no namespaces for you >&2; exit 1\n")
+    broken.chmod(0o755)
+    assert Sandbox.find(None, False, tmp_path, ()) is None
+    broken.write_text("no program")
+    assert Sandbox.find(None, False, tmp_path, ()) is None
+
+
+def test_a_command_is_looked_for_where_it_would_run(tmp_path: Path) -> None:
+    (tmp_path / "run.sh").write_text("")
+    assert not command_here("./run.sh", "/bin", tmp_path)
+    (tmp_path / "run.sh").chmod(0o755)
+    assert command_here("./run.sh", "/bin", tmp_path)
+    assert command_here("sh", "/bin", tmp_path) and not command_here("sh", "/nowhere", tmp_path)
+    assert command_here("/bin/sh", "", tmp_path)
