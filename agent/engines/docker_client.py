@@ -20,6 +20,7 @@ TIMEOUT_S: Final = 60.0  # a slow card takes seconds to make a container
 LABEL: Final = "shoal.execution"  # with its id; how a container is known to be ours
 OWNER: Final = "shoal.peer"  # two agents may share one engine
 DIE: Final = "die"
+DIED: Final = "died"  # as podman calls it in filters, and there alone
 KILL: Final = "kill"
 ENDING: Final = ("9", "15")  # signals; HUP and others may mean anything
 _MOMENT: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
@@ -146,7 +147,7 @@ class DockerClient:
         with _told():
             filters = {
                 "type": "container",
-                "event": [DIE, KILL],
+                "event": [DIE, DIED, KILL],
                 "label": f"{OWNER}={self._owner}",
             }
             return Events(self._api.events(filters=filters, decode=True))
