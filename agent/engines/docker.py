@@ -144,7 +144,7 @@ class DockerEngine:
                 # Before docker is asked: whatever becomes of it, this execution is docker's.
                 await self.directories.in_thread(lambda: _note(directory, launch))
                 client = await self._link.client()
-                await self._link.call(partial(_start, client, directory, launch))
+                await self._link.ask(partial(_start, client, directory, launch))
             except (OSError, ValueError) as failure:
                 held.end(directory.fail_start(_why_not_started(failure)))
                 self._link.spawn(self._discard, name)
@@ -208,7 +208,7 @@ class DockerEngine:
             if directory.read_exit() is not None:
                 return  # its container went, or is left over
             client = await self._link.client()
-            await self._link.call(lambda: keep_logs(client, directory))
+            await self._link.ask(lambda: keep_logs(client, directory))
             await self.directories.in_thread(lambda: directory.record(ended))
             await self._trying(execution_id, self._discard(execution_id))
 
@@ -251,6 +251,9 @@ class DockerEngine:
             if known:
                 found.append(FoundExecution(name, self._held[name].exit))
         self._adopted = True
+        if statuses is not None and any(each.exit is None for each in found):
+            # One that ended since docker was asked, and before it was held, is heard of by nobody.
+            self._link.spawn(self._look_at_all)
         return found
 
     async def _adopt(self, name: str, statuses: dict[str, str] | None) -> bool:
@@ -428,7 +431,7 @@ class DockerEngine:
             if killing or not asked:
                 try:
                     client = await self._link.client()
-                    await self._link.call(partial(_signal, client, name, killing))
+                    await self._link.ask(partial(_signal, client, name, killing))
                     asked = True
                 except EngineFailed as error:  # not started yet, or docker is away
                     _log.debug("ending %s: %s", name, error)
@@ -446,7 +449,7 @@ class DockerEngine:
 
     async def _discard(self, execution_id: str) -> None:
         client = await self._link.client()
-        await self._link.call(lambda: client.remove(execution_id))
+        await self._link.ask(lambda: client.remove(execution_id))
 
     @asynccontextmanager
     async def _alone(self, name: str) -> AsyncIterator[None]:

@@ -77,16 +77,9 @@ class DockerLink:
             except EngineFailed:
                 await trio.sleep(LOOK_S)
 
-    async def call(self, work: Callable[[], _T]) -> _T:
-        """In a thread; to its end, which the client's timeout bounds."""
-        try:
-            return await trio.to_thread.run_sync(work, limiter=self._limiter)
-        except NotAnswering:
-            self._doubtful = True
-            raise
-
     async def ask(self, work: Callable[[], _T]) -> _T:
-        """As `call`, of what may be left to itself: it changes nothing."""
+        """In a thread, whose end the client's timeout bounds. An agent that ends does not wait for
+        that: what was asked for may be done yet, and the next life looks."""
         try:
             return await abandonable(work, self._limiter)
         except NotAnswering:

@@ -111,7 +111,7 @@ class Images:
             if name in standing:
                 continue
             try:
-                await self._link.call(partial(client.remove_image, name))
+                await self._link.ask(partial(client.remove_image, name))
             except NotAnswering:
                 raise
             except EngineFailed as error:  # a container of somebody's uses it
@@ -126,7 +126,7 @@ class Images:
         if full_name(image) in self._presence.images:
             return True
         client = await self._link.client()
-        return await self._link.call(lambda: client.has_image(image))
+        return await self._link.ask(lambda: client.has_image(image))
 
     async def _pull(self, image: str, name: str) -> None:
         client = await self._link.client()
@@ -143,7 +143,7 @@ class Images:
             raise EngineFailed(f"image {image} cannot be fetched: {error}") from None
         if ours and not await self._link.ask(lambda: client.fits_here(image)):
             with contextlib.suppress(EngineFailed):
-                await self._link.call(lambda: client.remove_image(image))
+                await self._link.ask(lambda: client.remove_image(image))
             self._used.pop(name, None)
             await self._save()
             raise EngineFailed(f"image {image} is not for this device's kind of processor")

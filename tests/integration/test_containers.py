@@ -167,6 +167,33 @@ def daemon(name: str, script: str) -> str:
     )
 
 
+def test_what_ends_while_its_agent_is_away_is_no_lost_work(
+    lab: Lab, docker: DockerHost, tmp_path: Path
+) -> None:
+    script = "sleep 3; echo told; echo made > /outputs/file"
+    words = ("-d", "--name", "away", "-o", "/outputs", "--constraint", f"shoal/peer={lab[2].peer}")
+    job = lab.shoal(lab[0], "docker", "run", *words, *SHELL, script).out.strip()
+    with lab[0].client() as client:
+        lab.until(lambda: client.job(job)["slots"][0]["state"] == "running", "it runs")
+        name = client.job(job)["slots"][0]["execution"]
+        lab.kill(lab[2])
+        lab.until(lambda: _runs(docker, name) == [False], "its container ends")
+        lab.start(lab[2])
+        lab.until(lambda: client.job(job)["state"] == "completed", "its end is told", 60)
+        (slot,) = client.job(job)["slots"]
+    assert (slot["execution"], slot["stdout_tail"]) == (name, "told\n"), slot
+    got = lab.shoal(lab[1], "job", "get", job, "-o", str(tmp_path / "got"))
+    assert got.code == 0, got
+    assert (tmp_path / "got/outputs/file").read_text() == "made\n"
+    ended(lab, docker)
+
+
+def _runs(docker: DockerHost, execution: str) -> list[bool]:
+    """Of each container of that execution, whether it runs."""
+    ours = (each for each in docker.ours() if each["Labels"]["shoal.execution"] == execution)
+    return [each["State"] == "running" for each in ours]
+
+
 def test_a_daemons_container_outlives_its_agent_and_goes_when_it_is_stopped(
     lab: Lab, docker: DockerHost, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import signal
 import socket
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from agent.engines import docker as docker_module
 from agent.engines import docker_client, images
@@ -393,6 +395,40 @@ async def test_too_much_is_refused_before_it_is_on_disk(root: Path, docker: Dock
             await it.collect("e1", ["/outputs"])
 
 
+async def test_a_disk_that_fills_up_keeps_no_result_and_no_piece_of_one(
+    root: Path, docker: DockerHost
+) -> None:
+    await trio.run_process(["mount", "-t", "tmpfs", "-o", "size=220m", "none", root])
+    try:
+        async with engine(root, docker) as it:
+            big = "dd if=/dev/zero of=/outputs/big bs=1M count=150 2>/dev/null"
+            exit = await ended(it, shell(big, results=("/outputs",), memory_bytes=512 << 20))
+            assert exit.code == 0
+            with pytest.raises(OSError, match="the disk is too full"):
+                await it.collect("e1", ["/outputs"])
+            assert shutil.disk_usage(root).used < 1 << 20
+            await it.clear("e1")
+            await it.remove("e1")
+    finally:
+        await trio.run_process(["umount", root])
+
+
+async def test_results_below_a_part_of_the_device_come_out_too(
+    root: Path, docker: DockerHost, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    (shared / "out").mkdir(parents=True)
+    (shared / "out").chmod(0o777)
+    async with engine(root, docker) as it:
+        mounts = ((str(shared), "/data", True),)
+        launch = shell("echo kept > /data/out/file", mounts=mounts, results=("/data/out",))
+        assert (await ended(it, launch)).code == 0
+        out = await it.collect("e1", ["/data/out"])
+        assert (out / "data/out/file").read_text() == "kept\n"
+        await it.clear("e1")
+    assert (shared / "out/file").read_text() == "kept\n", "the device's own is left alone"
+
+
 # ---- output ------------------------------------------------------------------------------------
 
 
@@ -593,6 +629,30 @@ async def test_a_docker_that_hangs_is_given_up_and_what_it_ran_is_ended_later(
         finally:
             docker.thaw()
         await until(lambda: docker.ours() == [])
+
+
+async def test_an_agent_ends_in_time_though_docker_hangs(root: Path, docker: DockerHost) -> None:
+    async with engine(root, docker) as it:
+        await it.start(shell("sleep 2; exit 4"))
+        docker.freeze()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(it.stop, "e1")
+                nursery.start_soon(it.collect, "e1", ["/outputs"])
+                await trio.testing.wait_all_tasks_blocked(0.1)
+                began = trio.current_time()
+                nursery.cancel_scope.cancel()
+            took = trio.current_time() - began
+        except BaseException:
+            docker.thaw()
+            raise
+    assert took < docker_client.TIMEOUT_S / 2, took
+    docker.thaw()
+    async with engine(root, docker) as it:
+        found = await it.adopt()
+        assert [each.execution_id for each in found] == ["e1"]
+        with trio.fail_after(60):
+            assert (await it.wait("e1")).reason in (ExitReason.EXITED, ExitReason.INTERRUPTED)
 
 
 async def test_an_agent_that_starts_before_docker_waits_for_its_word(

@@ -207,6 +207,36 @@ async def test_one_that_docker_cannot_tell_of_keeps_the_agent_and_the_others_fro
         nursery.cancel_scope.cancel()
 
 
+class Ends(Client):
+    """A container of an earlier life ends just after docker was asked, while nobody holds it yet."""
+
+    def __init__(self) -> None:
+        super().__init__(Paced())
+        self.asked = 0
+
+    def all(self) -> dict[str, str]:
+        self.asked += 1
+        return {"e1": "running" if self.asked <= 2 else "exited"}
+
+    def inspect(self, name: str) -> Seen:
+        return Seen(name, "exited", exit_code=3, started=1.0, finished=2.0)
+
+
+async def test_one_that_ends_while_it_is_adopted_is_asked_about_again(tmp_path: Path) -> None:
+    root = tmp_path / "containers"
+    of_earlier_life(root, "e1")
+    client = Ends()
+    it = DockerEngine(root, tmp_path / "d.sock", PEER, lambda *_: cast(Any, client))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(it.run)
+        await it._link.client()
+        await until(lambda: client.asked == 1)  # the look at the opening of the events
+        assert [each.exit for each in await it.adopt()] == [None]
+        with trio.fail_after(20):
+            assert (await it.wait("e1")).code == 3
+        nursery.cancel_scope.cancel()
+
+
 async def test_what_docker_tells_while_the_agent_stops_begins_nothing(tmp_path: Path) -> None:
     root = tmp_path / "containers"
     root.mkdir()
