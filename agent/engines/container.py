@@ -120,7 +120,7 @@ def host_options(launch: ContainerLaunch, work: Path, log_driver: str) -> dict[s
         for path, target, writable in launch.mounts
     ]
     options: dict[str, Any] = {
-        "network_mode": None if launch.network == "none" else launch.network,
+        "network_mode": launch.network,  # podman looks at this alone
         "port_bindings": {port.target: port.static for port in _published(launch)} or None,
         "cap_drop": ["ALL"],
         "cap_add": list(launch.capabilities) or None,

@@ -215,7 +215,7 @@ def test_a_task_directory_is_where_it_runs() -> None:
 def test_a_container_is_held_back_by_default() -> None:
     launch = ContainerLaunch("e1", "x", cpu_m=250, memory_bytes=32 * MIB, log_bytes_max=MIB)
     assert host_options(launch, WORK, "local") == {
-        "network_mode": None,
+        "network_mode": "none",
         "port_bindings": None,
         "cap_drop": ["ALL"],
         "cap_add": None,
@@ -235,10 +235,10 @@ def test_a_container_is_held_back_by_default() -> None:
 
 @pytest.mark.parametrize(
     ("network", "disabled", "mode"),
-    [("none", True, None), ("bridge", False, "bridge"), ("host", False, "host")],
+    [("none", True, "none"), ("bridge", False, "bridge"), ("host", False, "host")],
 )
 def test_without_a_network_there_is_not_even_one_that_leads_nowhere(
-    network: str, disabled: bool, mode: str | None
+    network: str, disabled: bool, mode: str
 ) -> None:
     launch = ContainerLaunch("e1", "x", network=network)
     assert create_options(launch)["network_disabled"] is disabled

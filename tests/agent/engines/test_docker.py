@@ -208,7 +208,7 @@ async def test_one_that_docker_cannot_tell_of_keeps_the_agent_and_the_others_fro
 
 
 class Ends(Client):
-    """A container of an earlier life ends just after docker was asked, while nobody holds it yet."""
+    """A container of an earlier life ends just after docker was asked, before it is held."""
 
     def __init__(self) -> None:
         super().__init__(Paced())

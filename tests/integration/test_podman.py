@@ -1,0 +1,87 @@
+"""The docker engine on podman's docker API: what it does alike."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from agent.engines.task import ExitReason
+from tests.agent.whole import until
+from tests.integration.test_docker import detail, ended, engine, said, shell
+from tests.podmanhost import PodmanHost
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@pytest.fixture(scope="module")
+def podman() -> Iterator[PodmanHost]:
+    with PodmanHost() as host:
+        yield host
+
+
+@pytest.fixture
+def root(tmp_path: Path, podman: PodmanHost) -> Iterator[Path]:
+    path = tmp_path / "containers"
+    path.mkdir()
+    yield path
+    gc.collect()  # what is collected later is another test's failure
+    for container in podman.ours():
+        podman.api.remove_container(container["Id"], force=True)
+
+
+async def test_it_runs_to_its_end_and_leaves_output_and_no_container(
+    root: Path, podman: PodmanHost
+) -> None:
+    async with engine(root, podman) as it:
+        exit = await ended(it, shell("echo out; echo err >&2; exit 3"))
+        assert (exit.code, exit.reason, exit.detail) == (3, ExitReason.EXITED, "")
+        assert await said(it) == b"out\n" and await said(it, stream="stderr") == b"err\n"
+        await it.clear("e1")
+        assert podman.ours() == []
+        assert await said(it) == b"out\n"
+
+
+async def test_it_has_no_network_no_capabilities_and_bounded_memory(
+    root: Path, podman: PodmanHost
+) -> None:
+    look = "ls /sys/class/net; grep CapEff /proc/self/status; grep NoNewPrivs /proc/self/status"
+    greedy = "x=aaaa; while true; do x=$x$x; done"
+    async with engine(root, podman) as it:
+        assert (await ended(it, shell(look))).code == 0
+        assert (await said(it)).split() == [b"lo", b"CapEff:", b"0" * 16, b"NoNewPrivs:", b"1"]
+        killed = await ended(it, shell(greedy, "e2", memory_bytes=32 << 20))
+        assert killed.reason is ExitReason.SIGNALLED and killed.signal == 9
+
+
+async def test_files_go_in_and_results_come_out(root: Path, podman: PodmanHost) -> None:
+    async with engine(root, podman) as it:
+        work = await it.directories.prepare("e1")
+        (work / "script.sh").write_text("echo kept > out.txt; echo r > /outputs/deep")
+        await it.hand_over("e1")
+        launch = shell("sh script.sh", results=("/outputs",), has_task_dir=True)
+        assert (await ended(it, launch)).code == 0
+        out = await it.collect("e1", ["/outputs", "out.txt"])
+        assert (out / "outputs/deep").read_text() == "r\n"
+        assert (out / "out.txt").read_text() == "kept\n"
+        await it.clear("e1")
+
+
+async def test_it_outlives_the_agent_and_is_stopped_by_the_next_life(
+    root: Path, podman: PodmanHost
+) -> None:
+    async with engine(root, podman) as it:
+        await it.start(shell("trap 'exit 9' TERM; while true; do sleep 0.1; done"))
+    async with engine(root, podman) as it:
+        assert [each.exit for each in await it.adopt()] == [None]
+        assert detail(podman)["State"]["Running"]
+        await it.stop("e1", 30)
+        with trio.fail_after(60):
+            assert (await it.wait("e1")).reason is ExitReason.STOPPED
+        await it.clear("e1")
+        await until(lambda: podman.ours() == [])
