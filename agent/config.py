@@ -130,6 +130,14 @@ class Accept:
             "any rest: 80*, 8080. Who can reach the device can reach them.",
         ),
     )
+    volumes: tuple[str, ...] = field(
+        default=("*",),
+        metadata=about(
+            WORDS,
+            "Names of volumes that jobs may keep here from one start to the next, a * at one end "
+            "standing for any rest. Nothing but the disk bounds what is in them. Empty: none.",
+        ),
+    )
     devices: tuple[str, ...] = field(
         default=(),
         metadata=about(

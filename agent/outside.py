@@ -101,6 +101,9 @@ class Outside:
     def remove(self, task: RemoveTask) -> None:
         self._tasks.remove(task)
 
+    def drop_volumes(self) -> None:
+        self._tasks.drop_volumes()
+
     def tell(self, tell: Tell) -> None:
         """Log it, keep it, and push it to whoever follows."""
         event = self._store.tell(tell, self._clock.now().wall_ms)

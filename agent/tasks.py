@@ -19,6 +19,7 @@ from agent.engines.wasm import CANNOT_RUN, make_results, wasm_launch
 from agent.inputs.inputs import Inputs
 from agent.packing import Packed
 from agent.results import Results
+from agent.volumes import Volumes
 from protocol.effects import RemoveTask, StartTask, StopTask
 from protocol.events import Event, TaskEnded, TaskFound, TaskStarted
 from protocol.ids import ExecutionId
@@ -44,8 +45,10 @@ class Tasks:
         post: Callable[[Event], None],
         log_bytes_max: int,
         results: Results,
+        volumes: Volumes,
     ) -> None:
         self._engines = engines
+        self._volumes = volumes
         self._results = results
         self._inputs = inputs
         self._post = post
@@ -58,6 +61,7 @@ class Tasks:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
+            nursery.start_soon(self._volumes.run)
             await self._results.run()
 
     async def found(self) -> tuple[TaskFound, ...]:
@@ -111,20 +115,25 @@ class Tasks:
         assert self._nursery is not None
         self._nursery.start_soon(self._remove, task)
 
+    def drop_volumes(self) -> None:
+        self._volumes.drop()
+
     # ---- lives -------------------------------------------------------------------------------
 
     async def _run(self, task: StartTask) -> None:
         """Fetch, start, watch. Whatever goes wrong is the execution's end, never the agent's."""
         key = task.execution
         module: tuple[str, ...] = ()
+        launching = False
         try:
             with self._scopes[key] as scope:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 module = await self._prepare(task)
             del self._scopes[key]
             if scope.cancelled_caught:
-                self._post(TaskEnded(key, None, "stopped before it started"))
+                self._post(TaskEnded(key, None, "stopped before it started", untouched=True))
                 return
+            launching = True
             await self._launch(task, module)
         except Exception as error:
             if not isinstance(error, ArchiveError | OSError | ValueError | UnfitModule):
@@ -132,7 +141,8 @@ class Tasks:
             self._scopes.pop(key, None)
             # Another device would fare no better with such a module: that is the task's failure.
             code = CANNOT_RUN if isinstance(error, UnfitModule) else None
-            self._post(TaskEnded(key, code, str(error) or type(error).__name__))
+            text = str(error) or type(error).__name__
+            self._post(TaskEnded(key, code, text, untouched=not launching))
             return
         self._post(TaskStarted(key))
         self._watch(key)
@@ -144,7 +154,7 @@ class Tasks:
         if self._engines.docker is not None and engine is self._engines.docker:
             await engine.directories.prepare(task.execution)  # it is docker's from here on
             await self._engines.docker.images.fetch(spec.engine.container)
-        if spec.input_sources:
+        if spec.input_sources or spec.volumes:
             await self._fetch_inputs(engine, task)
         await self._results.want(engine.directories, task.execution, spec.result_paths)
         if spec.engine.type != "wasm":
@@ -180,6 +190,8 @@ class Tasks:
         if task.spec.task.engine.type == "wasm":
             await trio.to_thread.run_sync(make_results, task.spec.task, work)
         await self._inputs.put(task, work)
+        if task.spec.task.volumes:
+            await self._volumes.prepare(task, work)
         await engine.hand_over(task.execution)
 
     def _watch(self, key: ExecutionId) -> None:
@@ -210,6 +222,7 @@ class Tasks:
                 packed.digest,
                 packed.size_bytes,
                 packed.note,
+                ended.reason is ExitReason.START_FAILED,
             )
         )
         await self._clear(key)

@@ -22,6 +22,7 @@ CAPABILITY: Final = "capability"
 DIRECTORY: Final = "directory"
 DOWNLOAD: Final = "download"
 ENVIRONMENT: Final = "environment"
+VOLUME: Final = "volume"
 WRITABLE: Final = ":rw"
 
 
@@ -31,6 +32,7 @@ def asks_of(task: TaskSpec) -> tuple[str, ...]:
     inputs = (
         *(ask for each in task.input_sources for ask in _of_source(each.source)),
         *(f"{ENVIRONMENT} {of_device(value)}" for value in task.env.values() if of_device(value)),
+        *(f"{VOLUME} {volume.name}" for volume in task.volumes),
     )
     if task.engine.type != "docker":
         return inputs
@@ -69,6 +71,7 @@ def not_allowed(policy: PolicyConfig, asks: tuple[str, ...]) -> str:
         DIRECTORY: ("directories", policy.directories),
         DOWNLOAD: ("downloads", policy.downloads),
         ENVIRONMENT: ("environment", policy.environment),
+        VOLUME: ("volumes", policy.volumes),
     }
     for ask in asks:
         kind, _, what = ask.partition(" ")

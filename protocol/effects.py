@@ -87,6 +87,7 @@ class StartTask:
     environment: dict[str, str]  # the SHOAL_ variables; the job's own come on top of the engine's
     timeout_s: float | None
     sources: tuple[PeerId, ...]  # who may have the shipped archives, the likeliest first
+    slot: int = 0  # whose volumes it finds
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,11 @@ class RemoveTask:
     """Everything the execution left on disk may go."""
 
     execution: ExecutionId
+
+
+@dataclass(frozen=True, slots=True)
+class DropVolumes:
+    """What is kept of volumes that nobody wants any more may go, once nothing uses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +146,7 @@ Effect = (
     | CheckTask
     | StopTask
     | RemoveTask
+    | DropVolumes
     | Reply
     | Tell
 )

@@ -166,6 +166,7 @@ class TaskEnded:
     archive: str = ""  # the SHA-256 of what its ResultPaths held; empty where nothing is kept
     archive_bytes: int = 0
     archive_note: str = ""  # what of them could not be kept
+    untouched: bool = False  # it never began, and has left nothing in its volumes
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,7 @@ class Execution:
     began_at: float = 0.0  # monotonic; when it was started, or found running
     passing: bool = False  # its checks have passed; a service without checks needs none
     sick: str = ""  # why it is not well, and so started again
+    touched: bool = False  # a task of it may have begun, and left something in its volumes
 
     @property
     def job(self) -> JobId:
@@ -129,6 +130,11 @@ class Execution:
     def service(self) -> bool:
         """It does not end of itself: it is started again, or handed back to its coordinator."""
         return self.spec.type is JobType.SERVICE
+
+    @property
+    def keeps_volumes(self) -> bool:
+        """Its volumes stay as long as something is remembered of its job here."""
+        return bool(self.spec.task.volumes) and not self.service
 
     @property
     def owes(self) -> bool:

@@ -14,6 +14,7 @@ from protocol.constraints import explain_all
 from protocol.effects import (
     Bucket,
     CheckTask,
+    DropVolumes,
     Effect,
     RemoveTask,
     Save,
@@ -96,6 +97,7 @@ class Executor:
             except (RemoteProtocolError, ValueError):
                 unreadable.append(key)
                 continue
+            execution.touched = True  # for all that is known
             self.executions[execution.id] = execution
         return unreadable
 
@@ -220,7 +222,8 @@ class Executor:
         it beside each other would fight for the same port or file."""
         need = execution.spec.task.resources
         older = [e for e in self._same_slot(execution) if e.fence < execution.fence]
-        if not execution.service or not older:
+        waits = execution.service or bool(execution.spec.task.volumes)
+        if not waits or not older:
             return self.bidder.take(sender, auction, execution.id, need)
         for each in older:
             if self.bidder.inherit(each.id, execution.id, need):
@@ -242,6 +245,7 @@ class Executor:
             execution.environment(self.keyring.peer),
             float(timeout) if timeout else None,
             tuple(dict.fromkeys(sources)),
+            execution.slot,
         )
 
     def _again(self, sender: PeerId, accepted: Accepted, known: Execution) -> list[Effect]:
@@ -375,6 +379,7 @@ class Executor:
         execution = self.executions.get(event.execution)
         if execution is None or execution.ended:
             return []
+        execution.touched |= not event.untouched
         if execution.stopping == CUT_OFF and event.exit_code != 0:
             event = TaskEnded(event.execution, None, CUT_OFF, event.duration_ms)
             return self._end(execution, State.STOPPED, event, now)
@@ -471,6 +476,7 @@ class Executor:
             archive=event.archive,
             archive_bytes=event.archive_bytes,
             archive_note=clipped(event.archive_note),
+            untouched=not execution.touched,
         )
         execution.result_data = seal(result, self.keyring)
         execution.tries = 0  # of renewals; it is the coordinator that is asked first
@@ -630,7 +636,7 @@ class Executor:
     def _never_started(self, execution: Execution, now: Now) -> list[Effect]:
         """The engine took it and nothing came of it: a device that swallows jobs is no use."""
         reason = f"the device did not start it within {self.config.start_max_s:.0f} s"
-        execution.start_by = NEVER
+        execution.start_by, execution.touched = NEVER, True  # it may begin yet
         stop = StopTask(execution.id, reason)
         if execution.stopping and execution.stopping != CUT_OFF:
             return [*self._end_stopped(execution, now), stop]
@@ -690,10 +696,16 @@ class Executor:
     def forget_ended(self, keep: int, before_ms: int) -> list[Effect]:
         """Remove what ended before then (Unix milliseconds), or is one too many, oldest first."""
         old = self.executions.surplus(keep, before_ms)
+        kept = any(self.executions[key].spec.task.volumes for key in old)
         for key in old:
             del self.executions[key]
         rows: list[Row] = [("execution", key, None) for key in old]
-        return [Save(tuple(rows)), *map(RemoveTask, old)] if rows else []
+        effects: list[Effect] = [Save(tuple(rows)), *map(RemoveTask, old)] if rows else []
+        return [*effects, DropVolumes()] if kept else effects
+
+    def keeps(self, job: JobId) -> bool:
+        """Whether anything is remembered of a one-off job: so long its volumes are kept as well."""
+        return any(execution.job == job for execution in self.executions.values())
 
     # ---- reading -----------------------------------------------------------------------------
 

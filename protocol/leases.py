@@ -88,12 +88,14 @@ class Leases:
         if slot.assignment is None or slot.assignment.executor != sender:
             return "over", []
         # Its lease had ended, or its peer drains, and somebody else is being sought.
-        if plan.phase is Phase.BIDDING or plan.leaving == sender:
+        sought = plan.phase is Phase.BIDDING and not led.held.job.task.volumes
+        if sought or plan.leaving == sender:
             return "kept", []
         if plan.phase is not Phase.RUNNING:
             return "kept", self.placement.running(led, item.slot, now)
         plan.lease(now.mono + self.config.lease_s)
         plan.begin(item.fence, now.mono)
+        plan.answered = item.fence
         if item.restarts != plan.restarts or item.state == CHECKING:
             plan.restarts, plan.began = item.restarts, now.mono
         return "kept", self.reviewed(led, now)

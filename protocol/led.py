@@ -38,6 +38,8 @@ class Plan:
     repeated: bool = False  # the award was sent a second time
     dry_rounds: int = 0  # auctions in a row that found nobody
     reason: str = ""
+    untouched: Fence | None = None  # an award that nothing came of: its volumes do not exist
+    answered: Fence | None = None  # an award that its executor is known to have taken
     # Of a service:
     begun: Fence | None = None  # the award that `began` and `restarts` are about
     began: float = 0.0  # monotonic; when that was accepted, as far as this peer knows

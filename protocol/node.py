@@ -685,6 +685,10 @@ class Node:
     def name_of(self, peer_id: PeerId) -> str:
         return self.fleet.name(peer_id)
 
+    def keeps_volumes(self, job: JobId, standing: bool) -> bool:
+        """Whether what a job's slots keep on this device is wanted, or in use."""
+        return self.steward.keeps_volumes(job) if standing else self.executor.keeps(job)
+
     def _views(self, prefix: str, limit: int, detail: bool, now: Now) -> list[View]:
         """Views of the jobs held here whose id starts with `prefix`, newest first; standing jobs
         come before: they are few, and of all peers."""

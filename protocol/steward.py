@@ -9,7 +9,7 @@ from protocol.clock import Now
 from protocol.config import NodeConfig
 from protocol.coordination import Coordination
 from protocol.daemons import Daemons
-from protocol.effects import Bucket, Effect, Reply
+from protocol.effects import Bucket, DropVolumes, Effect, Reply
 from protocol.events import (
     Booted,
     ControlRequested,
@@ -175,6 +175,9 @@ class Steward:
                 *self.services.review(job, now),
                 *self.schedules.review(job, now),
             ]
+            record = self.standing.jobs.get(job)
+            if record is not None and record.desired is Desired.DELETED:
+                effects.append(DropVolumes())
         confirmed, self.standing.confirmed[:] = list(self.standing.confirmed), []
         for job, peer in confirmed:
             effects += self.acts.confirmed(job, peer, now)
@@ -202,6 +205,16 @@ class Steward:
         ]
 
     # ---- reading -----------------------------------------------------------------------------
+
+    def keeps_volumes(self, job: JobId) -> bool:
+        """Whether a standing job's volumes are wanted, or in use yet. One that is not known here is
+        heard of again, where it was not deleted."""
+        record = self.standing.jobs.get(job)
+        if record is None or record.desired is not Desired.DELETED:
+            return True
+        daemon = self.daemons.daemons.get(job)
+        running = self.services.executor.executions.open
+        return (daemon is not None and daemon.active) or any(each.job == job for each in running)
 
     def versions(self, job: JobId) -> list[View]:
         """The specs of a standing job that this peer remembers, the present one first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,7 @@ from protocol.asks import network_of
 from protocol.effects import StartTask
 from protocol.network import Port
 from protocol.sources import DirectorySource
+from protocol.volumes import volume_id
 
 # Where paths without a slash at their beginning are: shipped files, and results beside them.
 TASK_DIR: Final = "/shoal"
@@ -41,6 +42,9 @@ class ContainerLaunch:
     gpus: int = 0
     inputs: tuple[str, ...] = ()
     mounts: tuple[tuple[str, str, bool], ...] = ()
+    volumes: tuple[tuple[str, str, bool], ...] = ()  # id, target, and whether it may be written to
+    job: str = ""  # whose volumes they are
+    standing: bool = False
     results: tuple[str, ...] = ()
     has_task_dir: bool = False
     timeout_s: float | None = None
@@ -81,6 +85,12 @@ def container_launch(
         gpus=need.gpu,
         inputs=tuple(path for path in targets if path.startswith("/")),
         mounts=tuple(mounts),
+        volumes=tuple(
+            (volume_id(task.job, task.slot, each.name), each.target, not each.read_only)
+            for each in spec.volumes
+        ),
+        job=task.job,
+        standing=task.spec.standing,
         results=tuple(path for path in results if path.startswith("/")),
         has_task_dir=any(not path.startswith("/") for path in (*places, *results)),
         timeout_s=task.timeout_s,
@@ -109,8 +119,14 @@ def create_options(launch: ContainerLaunch) -> dict[str, Any]:
     }
 
 
-def host_options(launch: ContainerLaunch, work: Path, log_driver: str) -> dict[str, Any]:
-    """For the SDK's `create_host_config`: what holds the container back, and the logs' bound."""
+def host_options(
+    launch: ContainerLaunch,
+    work: Path,
+    log_driver: str,
+    volume_name: Callable[[str], str] = str,
+) -> dict[str, Any]:
+    """For the SDK's `create_host_config`: what holds the container back, and the logs' bound.
+    `volume_name`: what docker calls a volume."""
     mounts = [
         {"Type": "bind", "Source": str(work / path.lstrip("/")), "Target": path, "ReadOnly": True}
         for path in launch.inputs
@@ -118,6 +134,15 @@ def host_options(launch: ContainerLaunch, work: Path, log_driver: str) -> dict[s
     mounts += [
         {"Type": "bind", "Source": path, "Target": target, "ReadOnly": not writable}
         for path, target, writable in launch.mounts
+    ]
+    mounts += [
+        {
+            "Type": "volume",
+            "Source": volume_name(volume),
+            "Target": target,
+            "ReadOnly": not writable,
+        }
+        for volume, target, writable in launch.volumes
     ]
     options: dict[str, Any] = {
         "network_mode": None if launch.network == "none" else launch.network,

@@ -23,9 +23,21 @@ import trio
 
 from agent.engines.container import ContainerLaunch, create_options, host_options
 from agent.engines.container_exit import exit_of, lost
-from agent.engines.container_files import RESULT_BYTES_MAX, fetch_files, open_up, put_files
+from agent.engines.container_files import (
+    RESULT_BYTES_MAX,
+    fetch_files,
+    open_up,
+    open_volumes,
+    put_files,
+)
 from agent.engines.directories import Directories
-from agent.engines.docker_client import KILL, DockerClient, EngineFailed, NotThere
+from agent.engines.docker_client import (
+    KILL,
+    DockerClient,
+    EngineFailed,
+    NotAnswering,
+    NotThere,
+)
 from agent.engines.docker_link import DockerLink
 from agent.engines.docker_live import READERS_MAX, live
 from agent.engines.docker_log import (
@@ -223,6 +235,22 @@ class DockerEngine:
                 await self._discard(execution_id)  # else that was done, or is a stray's to be
         await self.directories.remove(execution_id)
         self._held.pop(execution_id, None)
+
+    async def prune_volumes(self, keeps: Callable[[str, bool], bool]) -> None:
+        """Remove volumes of jobs that want none any more, told job and whether it is a standing
+        one. Raises EngineFailed."""
+        client = await self._link.client()
+        for name, job, standing in await self._link.ask(client.volumes):
+            if keeps(job, standing):
+                continue
+            try:
+                await self._link.call(partial(client.remove_volume, name))
+            except NotAnswering:
+                raise
+            except EngineFailed as error:  # its container is not gone yet
+                _log.debug("volume %s stays: %s", name, error)
+            else:
+                _log.info("volume %s is removed: nobody wants it any more", name)
 
     async def of_this_boot(self, execution_id: str) -> bool:
         return await self.directories.in_thread(self.directories.of(execution_id).of_this_boot)
@@ -465,9 +493,12 @@ def _note(directory: ExecutionDir, launch: ContainerLaunch) -> None:
 
 
 def _start(client: DockerClient, directory: ExecutionDir, launch: ContainerLaunch) -> None:
-    host = host_options(launch, directory.work, client.log_driver)
+    host = host_options(launch, directory.work, client.log_driver, client.volume_name)
+    for volume, _, _ in launch.volumes:
+        client.make_volume(volume, launch.job, launch.standing)
     client.create(launch.execution_id, create_options(launch), host)
     put_files(client, launch, directory.work, directory.tmp)
+    open_volumes(client, launch, directory.tmp)
     client.start(launch.execution_id)
 
 

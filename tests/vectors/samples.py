@@ -311,6 +311,8 @@ ASSIGNMENT = Assignment(
     lease_ms=15_000,
     failures=1,
     memory=bytes(range(8)),
+    volumes=("data",),
+    fresh=True,
 )
 RESULT = Result(
     job=JOB,
