@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ from agent.archives import ArchiveError
 from agent.engines.compiled import UnfitModule
 from agent.engines.container import container_launch
 from agent.engines.engine import Engine, Engines
+from agent.engines.ports import NOTE, Ports, note_of, read_note, variables
 from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit, TaskLaunch, TaskLimits
 from agent.engines.wasm import CANNOT_RUN, make_results, wasm_launch
 from agent.inputs.inputs import Inputs
@@ -49,6 +51,7 @@ class Tasks:
     ) -> None:
         self._engines = engines
         self._volumes = volumes
+        self._free = Ports()
         self._results = results
         self._inputs = inputs
         self._post = post
@@ -76,7 +79,7 @@ class Tasks:
             if key in self._scopes:
                 continue
             if ended is None:
-                found.append(TaskFound(key, running=True))
+                found.append(TaskFound(key, running=True, ports=await self._ports(key)))
                 self._watch(key)
             elif ended.reason is not ExitReason.LOST:
                 found.append(await self._found_ended(key, ended))
@@ -144,8 +147,15 @@ class Tasks:
             text = str(error) or type(error).__name__
             self._post(TaskEnded(key, code, text, untouched=not launching))
             return
-        self._post(TaskStarted(key))
+        ports = await self._ports(key) if task.spec.task.network.ports else ()
+        self._post(TaskStarted(key, ports))
         self._watch(key)
+
+    async def _ports(self, key: ExecutionId) -> tuple[tuple[str, int], ...]:
+        """Of this device that lead to it; a disk that does not tell is no reason to lose it."""
+        with contextlib.suppress(OSError):
+            return read_note(await self._engines.of(key).directories.read_note(key, NOTE))
+        return ()
 
     async def _prepare(self, task: StartTask) -> tuple[str, ...]:
         """All that may take minutes, and may be given up; the command line of a compiled module."""
@@ -177,13 +187,22 @@ class Tasks:
         launch = TaskLaunch(
             execution_id=task.execution,
             argv=params.command,
-            env=_environment(task),
+            env={**_environment(task), **await self._choose_ports(task)},
             cwd=params.working_directory.lstrip("/") or None,
             timeout_s=task.timeout_s,
             log_bytes_max=self._log_bytes_max,
             limits=TaskLimits(memory_bytes=need.memory_bytes, cpu_m=need.cpu_m),
         )
         await self._engines.process.start(launch)
+
+    async def _choose_ports(self, task: StartTask) -> dict[str, str]:
+        """Of a process, which has the device's own network; what it is told of them."""
+        if not task.spec.task.network.ports:
+            return {}
+        ports = await trio.to_thread.run_sync(self._free.choose, task.spec.task.network.ports)
+        directories = self._engines.process.directories
+        await directories.write_note(task.execution, NOTE, note_of(ports))
+        return variables(ports, within=False)
 
     async def _fetch_inputs(self, engine: Engine, task: StartTask) -> None:
         work = await engine.directories.prepare(task.execution)

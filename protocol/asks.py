@@ -24,6 +24,7 @@ DOWNLOAD: Final = "download"
 ENVIRONMENT: Final = "environment"
 VOLUME: Final = "volume"
 WRITABLE: Final = ":rw"
+DYNAMIC: Final = "dynamic"  # a port that the device chooses
 
 
 def asks_of(task: TaskSpec) -> tuple[str, ...]:
@@ -39,7 +40,7 @@ def asks_of(task: TaskSpec) -> tuple[str, ...]:
     params = task.engine.container
     return (
         f"{NETWORK} {network_of(task.engine, task.network)}",
-        *(f"{PORT} {port.static}" for port in task.network.ports),
+        *dict.fromkeys(f"{PORT} {port.static or DYNAMIC}" for port in task.network.ports),
         *(f"{DEVICE} {path}" for path in params.devices),
         *(f"{CAPABILITY} {name}" for name in params.capabilities),
         *inputs,

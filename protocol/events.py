@@ -22,6 +22,7 @@ class TaskFound:
     archive: str = ""  # as in TaskEnded
     archive_bytes: int = 0
     archive_note: str = ""
+    ports: tuple[tuple[str, int], ...] = ()  # as in TaskStarted
 
     def as_ended(self) -> TaskEnded:
         """What is known of its end, where it is over; its output stays where it is."""
@@ -142,6 +143,7 @@ class ForgetRequested:
 @dataclass(frozen=True, slots=True)
 class TaskStarted:
     execution: ExecutionId
+    ports: tuple[tuple[str, int], ...] = ()  # of this device that lead to it, by name
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,7 @@ class Execution:
     began_at: float = 0.0  # monotonic; when it was started, or found running
     passing: bool = False  # its checks have passed; a service without checks needs none
     sick: str = ""  # why it is not well, and so started again
+    ports: tuple[tuple[str, int], ...] = ()  # of this device that lead to the present run
     touched: bool = False  # a task of it may have begun, and left something in its volumes
 
     @property
@@ -229,6 +230,7 @@ class Execution:
             ended_ms=0,
             passing=False,
             sick="",
+            ports=(),
         )
 
     def environment(self, peer: PeerId) -> dict[str, str]:

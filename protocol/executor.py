@@ -137,6 +137,7 @@ class Executor:
                 return self._lost(execution, ended, now)
             return self.on_ended(ended, now)
         execution.started_ms = execution.started_ms or _before(now, task.duration_ms)
+        execution.ports = task.ports
         self.bidder.adopt(execution.id, execution.spec.task.resources)
         if execution.state is State.STARTING:
             execution.move(State.RUNNING)
@@ -343,7 +344,9 @@ class Executor:
 
     # ---- the task's life ---------------------------------------------------------------------
 
-    def on_started(self, key: ExecutionId, now: Now) -> list[Effect]:
+    def on_started(
+        self, key: ExecutionId, now: Now, ports: tuple[tuple[str, int], ...] = ()
+    ) -> list[Effect]:
         execution = self.executions.get(key)
         if execution is not None and execution.ended:  # it was given up, and started after all
             return [StopTask(key, "it started too late")]
@@ -351,6 +354,8 @@ class Executor:
             return []
         execution.move(State.RUNNING)
         execution.started_ms, execution.began_at = now.wall_ms, now.mono
+        if ports:  # whoever looks for it waits for them
+            execution.ports, execution.next_at = ports, now.mono
         # The start itself was journaled with the award: this save may be lost without harm, so
         # there is none.
         tell = self._tell(execution, "execution.running", f"{self._label(execution)} runs here")
@@ -664,6 +669,7 @@ class Executor:
                 execution.proves,
                 b"" if known else execution.assignment_data,
                 execution.run,
+                execution.ports,
             )
             by_target.setdefault(target, []).append(renewal)
             execution.tries = min(execution.tries + 1, 16)

@@ -87,6 +87,7 @@ class Leases:
             return self._adopted(sender, led, slot, plan, item, now)
         if slot.assignment is None or slot.assignment.executor != sender:
             return "over", []
+        plan.ports = item.ports
         # Its lease had ended, or its peer drains, and somebody else is being sought.
         sought = plan.phase is Phase.BIDDING and not led.held.job.task.volumes
         if sought or plan.leaving == sender:

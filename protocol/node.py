@@ -271,7 +271,7 @@ class Node:
             case HealthChanged():
                 return self.executor.on_health(event, now)
             case TaskStarted():
-                return self.executor.on_started(event.execution, now)
+                return self.executor.on_started(event.execution, now, event.ports)
             case TaskEnded():
                 return self.executor.on_ended(event, now)
             case FactsSampled():

@@ -302,11 +302,16 @@ def _port() -> Schema:
     return _object(
         {
             "Name": _name("What the port is for."),
-            "Static": _integer(1, network.PORT_MAX, "Of the device, the same wherever it runs."),
+            "Static": _integer(
+                0,
+                network.PORT_MAX,
+                "Of the device, the same wherever it runs; 0: one that each device chooses at each "
+                "start. Default: 0.",
+            ),
             "Target": _integer(1, network.PORT_MAX, "Of the container. Default: the same."),
         },
         "A port.",
-        required=["Name", "Static"],
+        required=["Name"],
     )
 
 

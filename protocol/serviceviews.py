@@ -105,4 +105,5 @@ def _execution(execution: Execution, me: PeerId, name: Name, now: Now) -> View:
         "started_ms": execution.started_ms,
         "ended_ms": execution.ended_ms,
         "restarts": execution.run,
+        "ports": {**dict(execution.ports)},
     }

@@ -106,6 +106,7 @@ def _part(held: StandingJob, daemons: Daemons, name: Name, now: Now) -> View:
         "exit_code": past[1] if past is not None and past[1] >= 0 else None,
         "started_ms": daemon.started_ms,
         "ended_ms": past[4] if past is not None else 0,
+        "ports": {**dict(daemon.ports)} if daemon.active else {},
         "past": [
             {"id": key, "exit_code": None if code < 0 else code, "reason": why,
              "started_ms": started, "ended_ms": ended}
@@ -238,6 +239,7 @@ def _slot(index: int, part: View) -> View:
         "duration_ms": 0,
         "stdout_tail": "",
         "stderr_tail": "",
+        "ports": part.get("ports", {}),
     }
 
 

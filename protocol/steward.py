@@ -116,7 +116,7 @@ class Steward:
     def on_task(self, event: TaskStarted | HealthChanged | TaskEnded, now: Now) -> list[Effect]:
         """What became of it."""
         if isinstance(event, TaskStarted):
-            return self.daemons.on_started(event.execution, now)
+            return self.daemons.on_started(event.execution, now, event.ports)
         if isinstance(event, HealthChanged):
             return self.daemons.on_health(event, now)
         return self.daemons.on_ended(event, now)

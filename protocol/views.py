@@ -130,6 +130,7 @@ def _slot_view(held: HeldJob, slot: Slot, plan: Plan | None, name: Name, keyring
         "archive": result.archive if result is not None else "",
         "archive_bytes": result.archive_bytes if result is not None else 0,
         "archive_note": result.archive_note if result is not None else "",
+        "ports": {**dict(plan.ports)} if plan is not None and state == "running" else {},
     }
 
 

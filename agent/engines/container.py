@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from agent.engines.ports import variables
 from protocol.asks import network_of
 from protocol.effects import StartTask
 from protocol.network import Port
@@ -50,6 +51,10 @@ class ContainerLaunch:
     timeout_s: float | None = None
     stop_grace_s: float = 10.0  # as docker stop
     log_bytes_max: int = 4 << 20  # of each stream
+
+    @property
+    def chooses_ports(self) -> bool:
+        return any(not port.static for port in self.ports)
 
 
 def container_launch(
@@ -96,6 +101,12 @@ def container_launch(
         timeout_s=task.timeout_s,
         log_bytes_max=log_bytes_max,
     )
+
+
+def with_ports(launch: ContainerLaunch, ports: tuple[Port, ...]) -> ContainerLaunch:
+    """The same with ports that all have a number, which its task is told."""
+    told = variables(ports, within=launch.network == "bridge")
+    return replace(launch, ports=ports, env={**launch.env, **told})
 
 
 def within(path: str) -> str:

@@ -20,6 +20,7 @@ from agent.archives import Archives, ByteStream
 from agent.engines.docker import DockerEngine
 from agent.engines.engine import Engines
 from agent.engines.execution_dir import ExecutionDir
+from agent.engines.ports import FIRST, LAST
 from agent.engines.process import ProcessEngine
 from agent.engines.task import ExitReason, TaskExit, TaskUser
 from agent.inputs.downloads import Downloads
@@ -177,6 +178,30 @@ async def test_a_task_that_was_never_begun_has_touched_nothing(root: Path) -> No
         assert (absent.exit_code, absent.untouched) == (None, True), absent
         it.events.clear()
         assert not (await it.ended(task("false", execution=ExecutionId("e2")))).untouched
+
+
+async def test_a_port_that_no_file_names_is_chosen_and_told(root: Path) -> None:
+    ports = [{"Name": "my web"}, {"Name": "fixed", "Static": 8080}]
+    script = "env | grep -E '^(SHOAL|BACALHAU)_(HOST_)?PORT_' | sort; sleep 1000"
+    async with running(root) as it:
+        it.tasks.start(shell(script, Network={"Ports": ports}))
+        started = await it.until(TaskStarted)
+        (_, chosen), fixed = started.ports
+        assert FIRST <= chosen <= LAST and fixed == ("fixed", 8080)
+
+        def lines() -> list[str]:
+            logs = sorted((root / "executions/e1").glob("stdout.*"))
+            return "".join(path.read_text() for path in logs).splitlines()
+
+        await until(lambda: len(lines()) == 8)
+        assert f"BACALHAU_HOST_PORT_my_web={chosen}" in lines()
+        assert f"SHOAL_PORT_my_web={chosen}" in lines()
+        assert "BACALHAU_PORT_fixed=8080" in lines()
+    async with running(root) as later:
+        (found,) = await later.tasks.found()
+        assert found.ports == started.ports, "the agent's next life knows them too"
+        later.tasks.stop(StopTask(E1, "over"))
+        await later.until(TaskEnded)
 
 
 async def test_a_directory_of_the_device_is_an_input_where_its_owner_allows_it(root: Path) -> None:

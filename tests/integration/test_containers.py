@@ -221,6 +221,21 @@ def test_a_published_port_is_shown_and_answers(lab: Lab, docker: DockerHost) -> 
     assert "runs nowhere just now" in lab.shoal(lab[0], "job", "where", "page").err
 
 
+def test_a_port_that_the_device_chooses_is_shown_and_answers(lab: Lab, docker: DockerHost) -> None:
+    serve = "echo chosen > index.html; exec httpd -f -p 80"
+    words = ("-d", "--name", "any", "-p", ":80", "-w", "/")
+    started = lab.shoal(lab[0], "docker", "run", *words, IMAGE, "sh", "-c", serve)
+    assert started.code == 0, started
+    where = lab.until(lambda: _at(lab, "any", "127.0.0.1:2") or _at(lab, "any", "127.0.0.1:3"), "")
+    (port,) = re.findall(r"port-80 127\.0\.0\.1:(\d+)", where)
+    page = lab.until(lambda: docker.fetch(f"http://127.0.0.1:{port}/"), "it answers")
+    assert page == "chosen\n"
+    on = json.loads(lab.shoal(lab[2], "job", "where", "any", "--json").out)
+    assert [place["ports"] for place in on] == [{"port-80": int(port)}]
+    assert lab.shoal(lab[0], "stop", "any", "-y").code == 0
+    ended(lab, docker)
+
+
 def _at(lab: Lab, job: str, port: str) -> str:
     out = lab.shoal(lab[1], "job", "where", job).out
     return out if port in out else ""

@@ -20,9 +20,11 @@ from agent.engines import docker as docker_module
 from agent.engines import docker_client, images
 from agent.engines.container import ContainerLaunch
 from agent.engines.docker import DockerEngine
+from agent.engines.ports import FIRST, LAST, NOTE, read_note
 from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit
 from agent.engines.task_log import Stream
 from protocol.container import ContainerParams, full_name
+from protocol.network import Port
 from tests.agent.whole import until
 from tests.dockerhost import IMAGE, DockerHost
 
@@ -742,3 +744,43 @@ async def test_two_agents_on_one_docker_have_volumes_of_their_own(
         await it.clear("e1")
         await it.prune_volumes(lambda job, standing: False)
         assert volumes(docker) == []
+
+
+# ---- ports -------------------------------------------------------------------------------------
+
+
+async def test_a_port_is_chosen_as_the_container_starts(root: Path, docker: DockerHost) -> None:
+    serve = (
+        "echo $BACALHAU_PORT_web $BACALHAU_HOST_PORT_web > /tmp/index.html; httpd -f -p 80 -h /tmp"
+    )
+    async with engine(root, docker) as it:
+        ports = (Port("web", 0, 80), Port("any", 0, 0))
+        await it.start(shell(serve, network="bridge", ports=ports))
+        (_, chosen), (_, other) = read_note(await it.directories.read_note("e1", NOTE))
+        assert FIRST <= chosen <= LAST and chosen != other
+        bound = detail(docker)["HostConfig"]["PortBindings"]
+        assert bound["80/tcp"][0]["HostPort"] == str(chosen)
+        assert bound[f"{other}/tcp"][0]["HostPort"] == str(other)
+        with trio.fail_after(60):
+            while (page := docker.fetch(f"http://127.0.0.1:{chosen}/")) == "":  # noqa: ASYNC110
+                await trio.sleep(0.05)
+        assert page == f"80 {chosen}\n"
+        await it.stop("e1", 0)
+        await it.wait("e1")
+
+
+async def test_a_port_that_is_taken_meanwhile_is_given_up_for_another(
+    root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with engine(root, docker) as it:
+        await it.start(shell("sleep 100", network="bridge", ports=(Port("a", 23_456, 80),)))
+        given = iter((23_456, 23_456, 23_457))
+        monkeypatch.setattr(it.ports, "_free", lambda: next(given))
+        await it.start(shell("sleep 100", "e2", network="bridge", ports=(Port("a", 0, 80),)))
+        assert read_note(await it.directories.read_note("e2", NOTE)) == (("a", 23_457),)
+        assert detail(docker, "e2")["State"]["Running"]
+        fixed = shell("sleep 100", "e3", network="bridge", ports=(Port("a", 23_456, 80),))
+        assert "port is already allocated" in (await ended(it, fixed)).detail
+        for name in ("e1", "e2"):
+            await it.stop(name, 0)
+            await it.wait(name)

@@ -1013,3 +1013,20 @@ def test_the_wall_clock_may_say_anything() -> None:
     it.does(it.executor.on_ended(TaskEnded(it.key(), 0, duration_ms=9000), Now(1.0, 0.0)))
     assert it.executor.executions[it.key()].ended_ms == 0
     assert saved(it.disk) == [it.key()]
+
+
+def test_ports_that_were_chosen_are_told_at_once_and_with_each_renewal() -> None:
+    it = device()
+    it.award()
+    it.executor.on_started(it.key(), at(1.0), (("web", 20_001),))
+    assert it.executor.deadline == 1.0
+    (send,) = [e for e in it.executor.on_deadline(at(1.0)) if isinstance(e, Send)]
+    assert isinstance(send.message, Renew)
+    assert [item.ports for item in send.message.items] == [(("web", 20_001),)]
+
+
+def test_the_ports_of_a_task_that_is_found_again_are_told_too() -> None:
+    it = running()
+    found = TaskFound(it.key(), True, ports=(("web", 20_002),))
+    it.executor.boot(Booted((found,)), at(5.0))
+    assert it.executor.executions[it.key()].ports == (("web", 20_002),)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+import msgspec
+
 from protocol.effects import Send
 from protocol.ids import PeerId
 from protocol.leases import RENEWALS_MAX
@@ -18,6 +22,7 @@ from protocol.messages import (
 )
 from protocol.placement import Placement
 from protocol.records import Fence
+from protocol.tree import Plain
 from protocol.wire import FRAME_BYTES_MAX, encode_message
 from tests.protocol.jobs import Book, fence
 from tests.protocol.nodenet import NodeNet, batch, queue
@@ -226,3 +231,22 @@ def test_a_flood_of_renewals_gets_an_answer_that_fits_a_frame() -> None:
     answers = renew(net, "b", *[renewal(net)] * 500)
     assert len(answers) == RENEWALS_MAX
     assert len(encode_message(RenewAck(tuple(answers)))) < FRAME_BYTES_MAX
+
+
+def test_where_its_task_is_reached_is_what_the_executor_says_last() -> None:
+    net = awarded()
+    assert shown(net) == {}
+    renew(net, "b", msgspec.structs.replace(renewal(net), ports=(("web", 20_001),)))
+    assert shown(net) == {"web": 20_001}
+    renew(net, "b", msgspec.structs.replace(renewal(net), ports=(("web", 20_007),)))
+    assert shown(net) == {"web": 20_007}
+    net.boxes["a"].node = None
+    net.boot("a")
+    assert shown(net) == {}, "nobody keeps it"
+    renew(net, "b", msgspec.structs.replace(renewal(net), ports=(("web", 20_007),)))
+    assert shown(net) == {"web": 20_007}
+
+
+def shown(net: NodeNet) -> Plain:
+    (slot,) = cast("list[dict[str, Plain]]", net["a"].view(net.held("a"))["slots"])
+    return slot["ports"]

@@ -475,7 +475,17 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
     "executions": (
         Renew(
             (
-                Renewal(JOB, REVISION, 1, FENCE, "running", SEALED_ASSIGNMENT, 3),
+                Renewal(
+                    JOB,
+                    REVISION,
+                    1,
+                    FENCE,
+                    "running",
+                    SEALED_ASSIGNMENT,
+                    3,
+                    (("web", 20_080),),
+                    "pulling",
+                ),
                 Renewal(JOB, REVISION, 0, FENCE, "starting"),
             )
         ),
