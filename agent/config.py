@@ -127,8 +127,8 @@ class Accept:
         metadata=about(
             WORDS,
             "Ports of this device that containers may be reached at, a * at one end standing for "
-            "any rest: 80*, 8080; dynamic are those that the device chooses itself. Who can reach the "
-            "device can reach them.",
+            "any rest: 80*, 8080; dynamic are those that the device chooses itself. Who can reach "
+            "the device can reach them.",
         ),
     )
     volumes: tuple[str, ...] = field(

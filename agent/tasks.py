@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -23,7 +24,7 @@ from agent.packing import Packed
 from agent.results import Results
 from agent.volumes import Volumes
 from protocol.effects import RemoveTask, StartTask, StopTask
-from protocol.events import Event, TaskEnded, TaskFound, TaskStarted
+from protocol.events import Event, TaskEnded, TaskFound, TaskProgressed, TaskStarted
 from protocol.ids import ExecutionId
 from protocol.task import of_device
 
@@ -163,7 +164,8 @@ class Tasks:
         engine = self._engines.named(spec.engine.type)
         if self._engines.docker is not None and engine is self._engines.docker:
             await engine.directories.prepare(task.execution)  # it is docker's from here on
-            await self._engines.docker.images.fetch(spec.engine.container)
+            say = partial(self._say, task.execution)
+            await self._engines.docker.images.fetch(spec.engine.container, say)
         if spec.input_sources or spec.volumes:
             await self._fetch_inputs(engine, task)
         await self._results.want(engine.directories, task.execution, spec.result_paths)
@@ -172,6 +174,9 @@ class Tasks:
         assert self._engines.wasm is not None, task
         work = await engine.directories.prepare(task.execution)
         return await self._engines.wasm.prepare(task, work)
+
+    def _say(self, key: ExecutionId, text: str) -> None:
+        self._post(TaskProgressed(key, text))
 
     async def _launch(self, task: StartTask, module: tuple[str, ...]) -> None:
         if task.spec.task.engine.type == "docker":

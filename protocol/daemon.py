@@ -68,6 +68,7 @@ class Daemon:
     passing: bool = True  # its checks, if it has any
     sick: str = ""  # why it is restarted although it ran
     ports: tuple[tuple[str, int], ...] = ()  # of this device that lead to it
+    doing: str = ""  # what takes long before it starts
     parked: bool = False  # it is not to run, or not known to be
 
     def execution(self, me: PeerId) -> ExecutionId:

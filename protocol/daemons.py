@@ -240,7 +240,7 @@ class Daemons:
             daemon.restarts += 1
         daemon.now, daemon.attempt, daemon.state = target, attempt, State.STARTING
         daemon.stopping, daemon.started_ms, daemon.next_at = "", now.wall_ms, NEVER
-        daemon.ports = ()
+        daemon.ports, daemon.doing = (), ""
         daemon.switch_to, daemon.switch_at = None, NEVER
         self._begun(daemon, now)
         daemon.start_by = now.mono + self.start_max_s
@@ -314,10 +314,17 @@ class Daemons:
         if daemon.state is not State.STARTING:
             return []
         daemon.state, daemon.start_by, daemon.ports = State.RUNNING, NEVER, ports
+        daemon.doing = ""
         kind = "daemon.restarted" if daemon.restarts else "daemon.started"
         again = f" again ({daemon.restarts} restarts)" if daemon.restarts else ""
         tell = self._tell(daemon, kind, f"{daemon.now.spec.name} runs here{again}")
         return [tell, *self._check(daemon)]
+
+    def on_progress(self, execution: ExecutionId, text: str) -> None:
+        """Shown to whoever asks; nothing of it is kept."""
+        daemon = self.find(execution)
+        if daemon is not None and daemon.state is State.STARTING:
+            daemon.doing = text
 
     def on_health(self, event: HealthChanged, now: Now) -> list[Effect]:
         """Its checks pass, or fail: what runs and is not well is started again."""

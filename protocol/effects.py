@@ -134,6 +134,7 @@ class Tell:
     job: JobId | None = None
     peer: PeerId | None = None
     fields: dict[str, object] = field(default_factory=dict)
+    fleeting: bool = False  # for whoever looks on just now, and kept nowhere
 
 
 Effect = (

@@ -147,6 +147,14 @@ class TaskStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskProgressed:
+    """What takes long before it starts, and how far that is: text for people, told not often."""
+
+    execution: ExecutionId
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class HealthChanged:
     """What the checks of a running task found, each time that it is something else than before."""
 
@@ -204,6 +212,7 @@ Event = (
     | QueryRequested
     | ForgetRequested
     | TaskStarted
+    | TaskProgressed
     | HealthChanged
     | TaskEnded
     | DeadlinePassed

@@ -100,6 +100,7 @@ class Execution:
     passing: bool = False  # its checks have passed; a service without checks needs none
     sick: str = ""  # why it is not well, and so started again
     ports: tuple[tuple[str, int], ...] = ()  # of this device that lead to the present run
+    doing: str = ""  # what takes long before it starts
     touched: bool = False  # a task of it may have begun, and left something in its volumes
 
     @property
@@ -231,6 +232,7 @@ class Execution:
             passing=False,
             sick="",
             ports=(),
+            doing="",
         )
 
     def environment(self, peer: PeerId) -> dict[str, str]:

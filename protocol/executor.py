@@ -24,7 +24,7 @@ from protocol.effects import (
     Tell,
 )
 from protocol.errors import RemoteProtocolError
-from protocol.events import Booted, HealthChanged, TaskEnded, TaskFound
+from protocol.events import Booted, HealthChanged, TaskEnded, TaskFound, TaskProgressed
 from protocol.execution import (
     Execution,
     Fences,
@@ -57,6 +57,7 @@ from protocol.resources import Resources
 from protocol.restarts import Restarts
 from protocol.wire import Sealed, seal
 
+DOING_CHARS_MAX = 400  # a line on a terminal, with an image of the longest name
 TAIL_BYTES = 2048  # of each stream, kept in the result itself
 RENEWALS_PER_MESSAGE = 32
 BATCH_S = 0.5  # renewals due this soon go along: fewer, larger messages
@@ -354,12 +355,20 @@ class Executor:
             return []
         execution.move(State.RUNNING)
         execution.started_ms, execution.began_at = now.wall_ms, now.mono
-        if ports:  # whoever looks for it waits for them
-            execution.ports, execution.next_at = ports, now.mono
+        if ports or execution.doing:  # whoever looks on waits for that
+            execution.next_at = now.mono
+        execution.ports, execution.doing = ports, ""
         # The start itself was journaled with the award: this save may be lost without harm, so
         # there is none.
         tell = self._tell(execution, "execution.running", f"{self._label(execution)} runs here")
         return [tell, *self._check(execution)]
+
+    def on_progress(self, event: TaskProgressed, now: Now) -> list[Effect]:
+        """Whoever holds the job hears of it with a renewal; nothing of it is kept."""
+        execution = self.executions.get(event.execution)
+        if execution is not None and execution.state is State.STARTING and not execution.stopping:
+            execution.doing, execution.next_at = event.text[:DOING_CHARS_MAX], now.mono
+        return []
 
     def _check(self, execution: Execution) -> list[Effect]:
         check = execution.spec.check
@@ -670,6 +679,7 @@ class Executor:
                 b"" if known else execution.assignment_data,
                 execution.run,
                 execution.ports,
+                execution.doing,
             )
             by_target.setdefault(target, []).append(renewal)
             execution.tries = min(execution.tries + 1, 16)

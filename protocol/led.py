@@ -41,6 +41,7 @@ class Plan:
     untouched: Fence | None = None  # an award that nothing came of: its volumes do not exist
     answered: Fence | None = None  # an award that its executor is known to have taken
     ports: tuple[tuple[str, int], ...] = ()  # that lead to its task, as its executor says
+    doing: str = ""  # what takes long before that starts, likewise
     # Of a service:
     begun: Fence | None = None  # the award that `began` and `restarts` are about
     began: float = 0.0  # monotonic; when that was accepted, as far as this peer knows

@@ -42,6 +42,7 @@ from protocol.events import (
     ShutdownRequested,
     SubmitRequested,
     TaskEnded,
+    TaskProgressed,
     TaskStarted,
 )
 from protocol.executor import Executor
@@ -264,10 +265,12 @@ class Node:
                 return self._on_gossip(event, now)
             case DeadlinePassed():
                 return self._on_deadline(now)
-            case TaskStarted() | HealthChanged() | TaskEnded() if self.steward.owns(
-                event.execution
+            case TaskStarted() | TaskProgressed() | HealthChanged() | TaskEnded() if (
+                self.steward.owns(event.execution)
             ):
                 return self.steward.on_task(event, now)
+            case TaskProgressed():
+                return self.executor.on_progress(event, now)
             case HealthChanged():
                 return self.executor.on_health(event, now)
             case TaskStarted():

@@ -295,7 +295,7 @@ class Placement:
         )
         taken = slot.offer_assignment(assignment, seal(assignment, self.keyring))
         assert taken, (led.held.id, index, before, assignment)
-        plan.phase, plan.repeated, plan.ports = Phase.OFFERED, False, ()
+        plan.phase, plan.repeated, plan.ports, plan.doing = Phase.OFFERED, False, (), ""
         plan.due = now.mono + self.auction_config.accept_s / 2
         self.stories.of(led.held.id).add_attempt(
             Attempt(

@@ -129,6 +129,8 @@ def _reason(daemon: Daemon, now: Now) -> str:
     """Why it is not simply running."""
     if daemon.active and daemon.stopping:
         return daemon.stopping
+    if daemon.active and daemon.state is State.STARTING and daemon.doing:
+        return daemon.doing
     if daemon.active:
         if daemon.switch_to is not None and daemon.switch_to != daemon.now.revision:
             return f"changes to the next revision in {_seconds_to(daemon.switch_at, now)} s"

@@ -17,6 +17,7 @@ from protocol.events import (
     RunRequested,
     SubmitRequested,
     TaskEnded,
+    TaskProgressed,
     TaskStarted,
 )
 from protocol.executor import Executor
@@ -113,10 +114,15 @@ class Steward:
         """Whether it is a daemon's execution, the present one or one that is over."""
         return self.daemons.find(execution) is not None or self.daemons.over(execution)
 
-    def on_task(self, event: TaskStarted | HealthChanged | TaskEnded, now: Now) -> list[Effect]:
+    def on_task(
+        self, event: TaskStarted | TaskProgressed | HealthChanged | TaskEnded, now: Now
+    ) -> list[Effect]:
         """What became of it."""
         if isinstance(event, TaskStarted):
             return self.daemons.on_started(event.execution, now, event.ports)
+        if isinstance(event, TaskProgressed):
+            self.daemons.on_progress(event.execution, event.text)
+            return []
         if isinstance(event, HealthChanged):
             return self.daemons.on_health(event, now)
         return self.daemons.on_ended(event, now)

@@ -108,6 +108,8 @@ def _slot_view(held: HeldJob, slot: Slot, plan: Plan | None, name: Name, keyring
     elif plan is not None:
         states = {Phase.RUNNING: "running", Phase.OFFERED: "starting"}
         state = states.get(plan.phase, "pending")
+        if plan.phase is Phase.RUNNING and plan.doing:
+            state, reason = "starting", plan.doing
     else:
         state = "running" if assignment is not None else "pending"
     return {

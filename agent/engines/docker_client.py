@@ -244,14 +244,14 @@ class DockerClient:
         with suppress(NotThere), _told():
             self._api.remove_image(image)
 
-    def pull(self, image: str) -> Iterator[str]:
-        """Fetch it; what docker says about that, line by line."""
+    def pull(self, image: str) -> Generator[Mapping[str, Any], None, None]:
+        """Fetch it; what docker says about that, line by line. Closed, docker gives it up."""
         repository, tag = _split(image)
         with _told():
             for line in self._api.pull(repository, tag=tag, stream=True, decode=True):
                 if "error" in line:
                     raise EngineFailed(str(line["error"]))
-                yield str(line.get("status", ""))
+                yield line
 
 
 class Events:

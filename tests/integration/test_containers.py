@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -239,6 +240,21 @@ def test_a_port_that_the_device_chooses_is_shown_and_answers(lab: Lab, docker: D
 def _at(lab: Lab, job: str, port: str) -> str:
     out = lab.shoal(lab[1], "job", "where", job).out
     return out if port in out else ""
+
+
+def test_who_waits_is_told_that_an_image_is_pulled(lab: Lab, docker: DockerHost) -> None:
+    with docker.registry("far/large:1", files={"large": os.urandom(30_000_000)}) as image:
+        words = ("--name", "large", "--network", "none", image, "echo", "pulled")
+        done = lab.shoal(lab[0], "docker", "run", *words)
+        assert (done.code, done.out) == (0, "pulled\n"), done
+        assert re.search(rf"shoal: on d0\d: pulling {image}", done.err), done.err
+        kinds = [json.loads(line)["kind"] for line in _told(lab, "large")]
+        assert "job.accepted" in kinds and "execution.progress" not in kinds, "it is kept nowhere"
+    ended(lab, docker)
+
+
+def _told(lab: Lab, job: str) -> list[str]:
+    return lab.shoal(lab[0], "events", "--json", "--job", job).out.splitlines()
 
 
 # ---- what a slot keeps -------------------------------------------------------------------------

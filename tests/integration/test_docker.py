@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -267,6 +268,20 @@ async def test_a_disk_that_is_nearly_full_costs_unused_images(
             await it.clear("e1")
             await it.images.prune()
             assert full_name(image) not in it.presence.images
+
+
+async def test_a_pull_says_how_far_it_is(
+    root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.engines.pulling.SAY_S", 0.0)
+    large = {"large": os.urandom(40_000_000)}
+    with docker.registry("large:1", files=large) as image:
+        async with engine(root, docker) as it:
+            said: list[str] = []
+            await it.images.fetch(ContainerParams(image=image), said.append)
+            assert said[0] == f"pulling {image}"
+            assert any(re.fullmatch(rf"pulling {image}: [0-9.]+ of 4\d MB", text) for text in said)
+        docker.api.remove_image(image)
 
 
 async def test_a_pull_that_is_cut_off_says_so_and_the_next_one_goes_through(

@@ -8,7 +8,7 @@ import msgspec
 
 from protocol.effects import Send
 from protocol.ids import PeerId
-from protocol.leases import RENEWALS_MAX
+from protocol.leases import PROGRESS, RENEWALS_MAX
 from protocol.led import Phase
 from protocol.messages import (
     Accepted,
@@ -250,3 +250,23 @@ def test_where_its_task_is_reached_is_what_the_executor_says_last() -> None:
 def shown(net: NodeNet) -> Plain:
     (slot,) = cast("list[dict[str, Plain]]", net["a"].view(net.held("a"))["slots"])
     return slot["ports"]
+
+
+def test_what_takes_long_is_told_to_whoever_looks_on_and_kept_nowhere() -> None:
+    net = awarded()
+    pulls = msgspec.structs.replace(renewal(net), state="starting", doing="pulling x, 1 of 2 MB")
+    rows = str(net.boxes["a"].disk)
+    renew(net, "b", pulls)
+    renew(net, "b", pulls)
+    (told,) = net.told("a", PROGRESS)
+    assert (told.text, told.fleeting) == ("on b: pulling x, 1 of 2 MB", True)
+    assert told.fields == {"slot": 0, "doing": "pulling x, 1 of 2 MB"}
+    assert doing(net) == ("starting", "pulling x, 1 of 2 MB")
+    assert str(net.boxes["a"].disk) == rows
+    renew(net, "b", renewal(net))
+    assert doing(net) == ("running", "")
+
+
+def doing(net: NodeNet) -> tuple[Plain, Plain]:
+    (slot,) = cast("list[dict[str, Plain]]", net["a"].view(net.held("a"))["slots"])
+    return slot["state"], slot["reason"]
