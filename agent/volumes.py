@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
 LOOK_S: Final = 3600.0  # between looks that nobody asked for
+FIRST_S: Final = 60.0  # after a start; what was to go may not have gone before
 # What is deleted may run for as long as its grace, and more where docker hangs.
 AGAIN_S: Final = (0.5, 2.0, 5.0, 15.0, 30.0, 120.0)
 DOCKER: Final = ".docker"  # there where docker has some of ours: else it is not even asked
@@ -48,9 +49,11 @@ class Volumes:
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Remove what nobody wants any more, until cancelled."""
         task_status.started()
+        pause_s = FIRST_S
         while True:
-            with trio.move_on_after(LOOK_S):
+            with trio.move_on_after(pause_s):
                 await self._asked.wait()
+            pause_s = LOOK_S
             pauses = AGAIN_S if self._asked.is_set() else ()
             self._asked = trio.Event()
             await self.prune()

@@ -94,6 +94,7 @@ class Led:
     confirmations: list[Confirmation] = field(default_factory=list)
     busy: dict[PeerId, None] = field(default_factory=dict)  # may tell that they have room now
     invited_by: PeerId | None = None  # who has told so: it is asked first
+    waits: dict[PeerId, str] = field(default_factory=dict)  # told of slots that wait for just these
     told: tuple[str, int] | None = None  # the outcome that people were told: state, exit code
     review_at: float = NEVER  # of a service whose slots go from one revision to another
     held_back: bool = False  # ops: its list is not known to be at a standby yet, so nobody starts

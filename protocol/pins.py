@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from protocol.heldjob import HeldJob, Slot
 from protocol.ids import PeerId
-from protocol.led import Led, Plan
+from protocol.led import Led, Phase, Plan
 from protocol.volumes import lost_on
 
 
@@ -29,11 +29,13 @@ def home_of(
 
 
 def homes_of(led: Led, name_of: Callable[[PeerId], str]) -> dict[int, PeerId]:
-    """By slot, of those that have one."""
+    """By slot, of those that are to run and have one."""
     if not led.held.job.task.volumes:
         return {}
     found = {}
     for slot, plan in led.pairs():
+        if plan.phase is Phase.DONE:
+            continue
         home = home_of(led.held, slot, plan, name_of)
         if home is not None:
             found[slot.index] = home

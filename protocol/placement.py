@@ -369,9 +369,11 @@ class Placement:
             return effects
         led.busy.update(dict.fromkeys(auction.busy()))
         story = self.stories.of(led.held.id)
-        if story.waiting == summary:  # told before; a job may wait for days
+        before, story.waiting = story.waiting, summary
+        if auction.home is not None:  # slots that wait for others are told of in turn
+            before, led.waits[auction.home] = led.waits.get(auction.home, ""), summary
+        if before == summary:  # told before; a job may wait for days
             return effects
-        story.waiting = summary
         fields: dict[str, object] = {
             "reasons": [{"peer": self.fleet.name(peer), "reason": why} for peer, why in reasons]
         }
@@ -430,6 +432,7 @@ class Placement:
         moved = self._moved(slot, plan)
         self.stories.of(led.held.id).update(led.held.execution_of(slot), "running")
         self.stories.of(led.held.id).waiting = ""
+        led.waits.pop(executor, None)
         fields: dict[str, object] = {"slot": index, "execution": led.held.execution_of(slot)}
         text = f"running on {self.fleet.name(executor)}"
         tell = Tell("execution.started", text, led.held.id, executor, fields)

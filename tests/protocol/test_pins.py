@@ -150,6 +150,32 @@ def test_a_slot_does_not_take_the_place_of_another_that_comes_back() -> None:
     assert "runs there" in plans[3].reason or "keeps its volumes there" in plans[3].reason
 
 
+def test_slots_that_wait_for_two_devices_are_told_of_once_each() -> None:
+    net, home = started(count=2)
+    (other,) = [each[1:] for each in net.on() if each[0] == "1"]
+    lost = {name: list(net.boxes[name].running) for name in (home, other)}
+    net.kill(home, other)
+    net.run(600.0)
+    told = [tell.text for tell in net.told("a", "job.waiting") if "and is away" in tell.text]
+    assert sorted(text.split(" is on ")[1][0] for text in told) == sorted([home, other])
+    for name in (home, other):
+        net.boot(name, lost=lost[name])
+    net.until(lambda: net.on() == sorted([f"0{home}", f"1{other}"]))
+
+
+def test_a_slot_that_is_not_to_run_keeps_no_device_from_the_others() -> None:
+    net, home = started(count=3)
+    net.ran("a", keeping(2, Constraints=NOT_A))
+    net.until(lambda: len(net.on()) == 2)
+    (third,) = {"b", "c", "d"} - set(net.where())
+    net.ran("a", keeping(2, name="other", without="", Constraints=NOT_A))
+    net.until(lambda: net.service("a").settled)
+    net.kill(home)
+    net.until(lambda: "is away" in str(net.coordination("a").led[net.id].plans[0].reason))
+    net.ran("a", keeping(2, name="other", without=home, Constraints=NOT_A))
+    net.until(lambda: f"0{third}" in net.on())
+
+
 def test_a_drained_device_keeps_what_it_has() -> None:
     net, home = started()
     net.boxes[home].described = replace(net.boxes[home].described, draining=True)
