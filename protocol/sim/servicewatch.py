@@ -129,7 +129,8 @@ class ServiceWatch:
         plan = node.coordination.led[held.id].plans[index]
         if here:
             device, execution = here[0]
-            if execution.revision != held.revision and not held.paused:
+            stuck = held.paused or _waits_for_volumes(node, held)
+            if execution.revision != held.revision and not stuck:
                 return [(device.index, f"{slot} runs another revision than it should")]
             running = len(self._running(held.id, index))
             if running == 1 or execution.start_at < NEVER:
@@ -154,6 +155,13 @@ class ServiceWatch:
             return [device for device in room if device == homes[index]]
         others = list(homes.values()) if held.job.spread else []
         return [device for device in room if device not in others]
+
+
+def _waits_for_volumes(node: Node, held: HeldService) -> bool:
+    """Whether an update is held up by a slot whose device cannot run it, and nobody else may."""
+    led = node.coordination.led[held.id]
+    homes = homes_of(led, node.coordination.fleet.name)
+    return any(led.plans[index].phase is Phase.WAITING for index in homes)
 
 
 def _open(job: JobId, up: list[Device]) -> list[tuple[Device, Execution]]:
