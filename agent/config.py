@@ -127,7 +127,16 @@ class Accept:
         metadata=about(
             WORDS,
             "Ports of this device that containers may be reached at, a * at one end standing for "
-            "any rest: 80*, 8080. Who can reach the device can reach them.",
+            "any rest: 80*, 8080; dynamic are those that the device chooses itself. Who can reach "
+            "the device can reach them.",
+        ),
+    )
+    volumes: tuple[str, ...] = field(
+        default=("*",),
+        metadata=about(
+            WORDS,
+            "Names of volumes that jobs may keep here from one start to the next, a * at one end "
+            "standing for any rest. Nothing but the disk bounds what is in them. Empty: none.",
         ),
     )
     devices: tuple[str, ...] = field(

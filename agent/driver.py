@@ -22,6 +22,7 @@ from protocol.effects import (
     Bucket,
     CheckTask,
     Dial,
+    DropVolumes,
     Effect,
     Gossip,
     Hangup,
@@ -67,6 +68,7 @@ class Outside(Protocol):
     def check(self, task: CheckTask) -> None: ...
     def stop(self, task: StopTask) -> None: ...
     def remove(self, task: RemoveTask) -> None: ...
+    def drop_volumes(self) -> None: ...
     def tell(self, tell: Tell) -> None: ...
 
     async def first_events(self) -> Sequence[Event]:
@@ -211,6 +213,8 @@ class Driver:
                 outside.stop(effect)
             case RemoveTask():
                 outside.remove(effect)
+            case DropVolumes():
+                outside.drop_volumes()
             case Tell():
                 outside.tell(effect)
             case Reply():

@@ -63,11 +63,12 @@ from agent.transport import (
     TransportSettings,
 )
 from agent.version import VERSION
+from agent.volumes import Volumes
 from protocol.config import MembershipConfig, NodeConfig, PolicyConfig
 from protocol.effects import Tell
 from protocol.errors import ShoalError
 from protocol.events import ShutdownRequested
-from protocol.ids import PeerId
+from protocol.ids import JobId, PeerId
 from protocol.node import Node
 from protocol.wire import dumps, loads
 
@@ -145,12 +146,15 @@ class Agent:
         )
         dial_archives, me = self._dial(ARCHIVE_PROTOCOL), member.keyring.peer
         self.results = Results(kept, self.engines, dial_archives, me)
+        user = _task_user(self.config.task.user)
+        self.volumes = Volumes(self.config.data_dir / "volumes", user, self.docker)
         self.tasks = Tasks(
             self.engines,
             self._inputs(kept, dial_archives),
             self.driver.post,
             self.config.task.log_bytes_max,
             self.results,
+            self.volumes,
         )
         self.checks = Checks(self.engines, self.driver.post)
         self.feed = Feed(lambda: self.clock.now().wall_ms)
@@ -175,6 +179,7 @@ class Agent:
             self.stop,
         )
         self.docker.images.standing = lambda: self.driver.node.steward.standing.images
+        self.volumes.keeps = self._keeps_volumes
         self._started_at = self.clock.now().mono
         self._stopping = trio.Event()
         self.cloned = ""
@@ -184,6 +189,9 @@ class Agent:
         files = Archives(self.config.data_dir / "downloads", BYTES_MAX, QUOTA_BYTES)
         policy = self.config.accept.policy()
         return Inputs(self.archives, kept, Downloads(files), policy, dial, self.transport.connected)
+
+    def _keeps_volumes(self, job: JobId, standing: bool) -> bool:
+        return self.driver.node.keeps_volumes(job, standing)  # which may be built anew
 
     def _processes(self) -> ProcessEngine:
         cgroups = Cgroups.find(self.member.keyring.peer[-8:])

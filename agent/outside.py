@@ -101,8 +101,15 @@ class Outside:
     def remove(self, task: RemoveTask) -> None:
         self._tasks.remove(task)
 
+    def drop_volumes(self) -> None:
+        self._tasks.drop_volumes()
+
     def tell(self, tell: Tell) -> None:
         """Log it, keep it, and push it to whoever follows."""
+        if tell.fleeting:
+            fields = dict(tell.fields)
+            self._feed.pass_on(tell.kind, tell.text, job=tell.job, peer=tell.peer, fields=fields)
+            return
         event = self._store.tell(tell, self._clock.now().wall_ms)
         self._feed.put(event_view(event))
         level = logging.DEBUG if tell.kind in QUIET else logging.INFO

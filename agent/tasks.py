@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -14,13 +16,15 @@ from agent.archives import ArchiveError
 from agent.engines.compiled import UnfitModule
 from agent.engines.container import container_launch
 from agent.engines.engine import Engine, Engines
+from agent.engines.ports import NOTE, Ports, note_of, read_note, variables
 from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit, TaskLaunch, TaskLimits
 from agent.engines.wasm import CANNOT_RUN, make_results, wasm_launch
 from agent.inputs.inputs import Inputs
 from agent.packing import Packed
 from agent.results import Results
+from agent.volumes import Volumes
 from protocol.effects import RemoveTask, StartTask, StopTask
-from protocol.events import Event, TaskEnded, TaskFound, TaskStarted
+from protocol.events import Event, TaskEnded, TaskFound, TaskProgressed, TaskStarted
 from protocol.ids import ExecutionId
 from protocol.sources import DirectorySource
 from protocol.task import of_device
@@ -45,8 +49,11 @@ class Tasks:
         post: Callable[[Event], None],
         log_bytes_max: int,
         results: Results,
+        volumes: Volumes,
     ) -> None:
         self._engines = engines
+        self._volumes = volumes
+        self._free = Ports()
         self._results = results
         self._inputs = inputs
         self._post = post
@@ -59,6 +66,7 @@ class Tasks:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
+            nursery.start_soon(self._volumes.run)
             await self._results.run()
 
     async def found(self) -> tuple[TaskFound, ...]:
@@ -73,7 +81,7 @@ class Tasks:
             if key in self._scopes:
                 continue
             if ended is None:
-                found.append(TaskFound(key, running=True))
+                found.append(TaskFound(key, running=True, ports=await self._ports(key)))
                 self._watch(key)
             elif ended.reason is not ExitReason.LOST:
                 found.append(await self._found_ended(key, ended))
@@ -112,12 +120,16 @@ class Tasks:
         assert self._nursery is not None
         self._nursery.start_soon(self._remove, task)
 
+    def drop_volumes(self) -> None:
+        self._volumes.drop()
+
     # ---- lives -------------------------------------------------------------------------------
 
     async def _run(self, task: StartTask) -> None:
         """Fetch, start, watch. Whatever goes wrong is the execution's end, never the agent's."""
         key = task.execution
         module: tuple[str, ...] = ()
+        launching = False
         try:
             with self._scopes[key] as scope:
                 await trio.lowlevel.checkpoint_if_cancelled()
@@ -125,8 +137,9 @@ class Tasks:
             del self._scopes[key]
             if scope.cancelled_caught:
                 self._results.forget(key)
-                self._post(TaskEnded(key, None, "stopped before it started"))
+                self._post(TaskEnded(key, None, "stopped before it started", untouched=True))
                 return
+            launching = True
             await self._launch(task, module)
         except Exception as error:
             if not isinstance(error, ArchiveError | OSError | ValueError | UnfitModule):
@@ -135,10 +148,18 @@ class Tasks:
             self._results.forget(key)
             # Another device would fare no better with such a module: that is the task's failure.
             code = CANNOT_RUN if isinstance(error, UnfitModule) else None
-            self._post(TaskEnded(key, code, str(error) or type(error).__name__))
+            text = str(error) or type(error).__name__
+            self._post(TaskEnded(key, code, text, untouched=not launching))
             return
-        self._post(TaskStarted(key))
+        ports = await self._ports(key) if task.spec.task.network.ports else ()
+        self._post(TaskStarted(key, ports))
         self._watch(key)
+
+    async def _ports(self, key: ExecutionId) -> tuple[tuple[str, int], ...]:
+        """Of this device that lead to it; a disk that does not tell is no reason to lose it."""
+        with contextlib.suppress(OSError):
+            return read_note(await self._engines.of(key).directories.read_note(key, NOTE))
+        return ()
 
     async def _prepare(self, task: StartTask) -> tuple[str, ...]:
         """All that may take minutes, and may be given up; the command line of a compiled module."""
@@ -146,8 +167,9 @@ class Tasks:
         engine = self._engines.named(spec.engine.type)
         if self._engines.docker is not None and engine is self._engines.docker:
             await engine.directories.prepare(task.execution)  # it is docker's from here on
-            await self._engines.docker.images.fetch(spec.engine.container)
-        if spec.input_sources:
+            say = partial(self._say, task.execution)
+            await self._engines.docker.images.fetch(spec.engine.container, say)
+        if spec.input_sources or spec.volumes:
             await self._fetch_inputs(engine, task)
         await self._results.want(engine.directories, task.execution, spec.result_paths)
         if spec.engine.type != "wasm":
@@ -155,6 +177,9 @@ class Tasks:
         assert self._engines.wasm is not None, task
         work = await engine.directories.prepare(task.execution)
         return await self._engines.wasm.prepare(task, work)
+
+    def _say(self, key: ExecutionId, text: str) -> None:
+        self._post(TaskProgressed(key, text))
 
     async def _launch(self, task: StartTask, module: tuple[str, ...]) -> None:
         if task.spec.task.engine.type == "docker":
@@ -170,21 +195,41 @@ class Tasks:
         launch = TaskLaunch(
             execution_id=task.execution,
             argv=params.command,
-            env=_environment(task),
+            env={**_environment(task), **await self._choose_ports(task)},
             cwd=params.working_directory.lstrip("/") or None,
             timeout_s=task.timeout_s,
             log_bytes_max=self._log_bytes_max,
             limits=TaskLimits(memory_bytes=need.memory_bytes, cpu_m=need.cpu_m),
             network=task.spec.task.network.type != "none",
-            shared=_shared(task),
+            shared=self._shared(task),
         )
         await self._engines.process.start(launch)
+
+    async def _choose_ports(self, task: StartTask) -> dict[str, str]:
+        """Of a process, which has the device's own network; what it is told of them."""
+        if not task.spec.task.network.ports:
+            return {}
+        ports = await trio.to_thread.run_sync(self._free.choose, task.spec.task.network.ports)
+        directories = self._engines.process.directories
+        await directories.write_note(task.execution, NOTE, note_of(ports))
+        return variables(ports, within=False)
+
+    def _shared(self, task: StartTask) -> dict[str, bool]:
+        """The directories that it reaches by links, and whether it may write to them."""
+        sources = [each.source for each in task.spec.task.input_sources]
+        given = [each for each in sources if isinstance(each, DirectorySource)]
+        kept = [str(path) for path in self._volumes.directories(task).values()]
+        return {os.path.realpath(each.path): each.writable for each in given} | dict.fromkeys(
+            kept, True
+        )
 
     async def _fetch_inputs(self, engine: Engine, task: StartTask) -> None:
         work = await engine.directories.prepare(task.execution)
         if task.spec.task.engine.type == "wasm":
             await trio.to_thread.run_sync(make_results, task.spec.task, work)
         await self._inputs.put(task, work)
+        if task.spec.task.volumes:
+            await self._volumes.prepare(task, work)
         await engine.hand_over(task.execution)
 
     def _watch(self, key: ExecutionId) -> None:
@@ -217,6 +262,7 @@ class Tasks:
                 packed.digest,
                 packed.size_bytes,
                 packed.note,
+                ended.reason is ExitReason.START_FAILED,
             )
         )
         await self._clear(key)
@@ -241,13 +287,6 @@ class Tasks:
             pass
         except OSError as error:  # the next start tries again
             _log.warning("removing %s: %s", task.execution, error)
-
-
-def _shared(task: StartTask) -> dict[str, bool]:
-    """The device's own directories that it reaches by links, and whether it may write to them."""
-    sources = [each.source for each in task.spec.task.input_sources]
-    given = [each for each in sources if isinstance(each, DirectorySource)]
-    return {os.path.realpath(each.path): each.writable for each in given}
 
 
 def _environment(task: StartTask) -> dict[str, str]:

@@ -124,6 +124,8 @@ class Acceptances:
         counted = counted and self.placement.retries(led, result.slot, cause)
         if not led.current(result.slot, result.fence) or plan.phase is Phase.DONE or counted:
             return [Send(sender, ack(result, "superseded", None))]
+        if result.untouched:
+            plan.untouched = result.fence
         reason = result.reason or f"exit code {result.exit_code}"
         where = f"{reason} on {self.fleet.name(result.executor)}"
         effects = self.placement.failed(led, result.slot, cause, where, data, now)

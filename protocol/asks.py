@@ -23,7 +23,9 @@ DIRECTORY: Final = "directory"
 DOWNLOAD: Final = "download"
 ENVIRONMENT: Final = "environment"
 ISOLATION: Final = "isolation"
+VOLUME: Final = "volume"
 WRITABLE: Final = ":rw"
+DYNAMIC: Final = "dynamic"  # a port that the device chooses
 
 
 def asks_of(task: TaskSpec) -> tuple[str, ...]:
@@ -32,6 +34,7 @@ def asks_of(task: TaskSpec) -> tuple[str, ...]:
     inputs = (
         *(ask for each in task.input_sources for ask in _of_source(each.source)),
         *(f"{ENVIRONMENT} {of_device(value)}" for value in task.env.values() if of_device(value)),
+        *(f"{VOLUME} {volume.name}" for volume in task.volumes),
     )
     if task.engine.type == "process" and task.network.type == "none":
         return (f"{ISOLATION} network", *inputs)
@@ -40,7 +43,7 @@ def asks_of(task: TaskSpec) -> tuple[str, ...]:
     params = task.engine.container
     return (
         f"{NETWORK} {network_of(task.engine, task.network)}",
-        *(f"{PORT} {port.static}" for port in task.network.ports),
+        *dict.fromkeys(f"{PORT} {port.static or DYNAMIC}" for port in task.network.ports),
         *(f"{DEVICE} {path}" for path in params.devices),
         *(f"{CAPABILITY} {name}" for name in params.capabilities),
         *inputs,
@@ -72,6 +75,7 @@ def not_allowed(policy: PolicyConfig, asks: tuple[str, ...]) -> str:
         DIRECTORY: ("directories", policy.directories),
         DOWNLOAD: ("downloads", policy.downloads),
         ENVIRONMENT: ("environment", policy.environment),
+        VOLUME: ("volumes", policy.volumes),
     }
     for ask in asks:
         kind, _, what = ask.partition(" ")

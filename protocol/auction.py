@@ -39,6 +39,7 @@ class Auction:
     answers: dict[PeerId, Answer] = field(default_factory=dict)
     awarding: bool = False
     note: str = ""
+    home: PeerId | None = None  # who has the volumes of its slots, and is the only one asked
 
     def ask(self, count: int, now: float) -> list[PeerId]:
         """The next `count` candidates; the window starts anew for them."""

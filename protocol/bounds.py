@@ -63,6 +63,8 @@ Labels = Annotated[dict[Key, Value], Meta(max_length=64)]
 Addresses = Annotated[tuple[Address, ...], Meta(max_length=32)]
 Words = Annotated[tuple[Word, ...], Meta(max_length=16)]
 Names = Annotated[tuple[Name, ...], Meta(max_length=64)]
+PortNumber = Annotated[int, Meta(ge=1, le=65_535)]
+Ports = Annotated[tuple[tuple[Name, PortNumber], ...], Meta(max_length=16)]  # network.PORTS_MAX
 Peers = Annotated[tuple[PeerId, ...], Meta(max_length=PEERS_MAX)]
 
 

@@ -170,6 +170,7 @@ class PolicyConfig:
     capabilities: tuple[str, ...] = ()  # of capabilities(7), that containers may keep
     directories: tuple[str, ...] = ()  # of this device that tasks may read; with :rw also write
     downloads: tuple[str, ...] = ("*",)  # hosts that inputs may be fetched from
+    volumes: tuple[str, ...] = ("*",)  # names of what jobs may keep here between starts
     environment: tuple[str, ...] = ()  # variables of the agent that tasks may have by env:NAME
     isolation: tuple[str, ...] = ()  # what a program can be kept from here: "network"
     authors: tuple[str, ...] = ()  # peer ids, or names in certificates; empty is everybody

@@ -39,7 +39,7 @@ HINTS: Final = {
     "Env": "is not a key here; write it into the task's Env",
     "PullPolicy": "is not a key here; write Pull: missing, always or never",
     "Privileged": "is nothing that a job may ask for; name the Devices and Capabilities it needs",
-    "Volumes": "is not something this version has",
+    "Volumes": "is not a key here; write Volumes into the task, beside its Engine",
     "Mounts": "is not a key here; write InputSources",
 }
 

@@ -67,6 +67,8 @@ class Daemon:
     waiting: str = ""  # why it does not start just now
     passing: bool = True  # its checks, if it has any
     sick: str = ""  # why it is restarted although it ran
+    ports: tuple[tuple[str, int], ...] = ()  # of this device that lead to it
+    doing: str = ""  # what takes long before it starts
     parked: bool = False  # it is not to run, or not known to be
 
     def execution(self, me: PeerId) -> ExecutionId:

@@ -104,7 +104,7 @@ class Daemons:
         if not task.running:
             return self.on_ended(task.as_ended(), now)
         self.bidder.adopt(key, daemon.now.spec.task.resources)
-        daemon.state = State.RUNNING
+        daemon.state, daemon.ports = State.RUNNING, task.ports
         self._begun(daemon, now)
         text = f"{daemon.now.spec.name} still runs"
         tell = self._tell(daemon, "daemon.adopted", text)
@@ -240,6 +240,7 @@ class Daemons:
             daemon.restarts += 1
         daemon.now, daemon.attempt, daemon.state = target, attempt, State.STARTING
         daemon.stopping, daemon.started_ms, daemon.next_at = "", now.wall_ms, NEVER
+        daemon.ports, daemon.doing = (), ""
         daemon.switch_to, daemon.switch_at = None, NEVER
         self._begun(daemon, now)
         daemon.start_by = now.mono + self.start_max_s
@@ -304,17 +305,26 @@ class Daemons:
         past = (ended for daemon in self.daemons.values() for ended in daemon.past)
         return any(ended[0] == execution for ended in past)
 
-    def on_started(self, execution: ExecutionId, now: Now) -> list[Effect]:
+    def on_started(
+        self, execution: ExecutionId, now: Now, ports: tuple[tuple[str, int], ...] = ()
+    ) -> list[Effect]:
         daemon = self.find(execution)
         if daemon is None:  # it was given up
             return [StopTask(execution, "it started too late")]
         if daemon.state is not State.STARTING:
             return []
-        daemon.state, daemon.start_by = State.RUNNING, NEVER
+        daemon.state, daemon.start_by, daemon.ports = State.RUNNING, NEVER, ports
+        daemon.doing = ""
         kind = "daemon.restarted" if daemon.restarts else "daemon.started"
         again = f" again ({daemon.restarts} restarts)" if daemon.restarts else ""
         tell = self._tell(daemon, kind, f"{daemon.now.spec.name} runs here{again}")
         return [tell, *self._check(daemon)]
+
+    def on_progress(self, execution: ExecutionId, text: str) -> None:
+        """Shown to whoever asks; nothing of it is kept."""
+        daemon = self.find(execution)
+        if daemon is not None and daemon.state is State.STARTING:
+            daemon.doing = text
 
     def on_health(self, event: HealthChanged, now: Now) -> list[Effect]:
         """Its checks pass, or fail: what runs and is not well is started again."""

@@ -87,6 +87,7 @@ class StartTask:
     environment: dict[str, str]  # the SHOAL_ variables; the job's own come on top of the engine's
     timeout_s: float | None
     sources: tuple[PeerId, ...]  # who may have the shipped archives, the likeliest first
+    slot: int = 0  # whose volumes it finds
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,11 @@ class RemoveTask:
 
 
 @dataclass(frozen=True, slots=True)
+class DropVolumes:
+    """What is kept of volumes that nobody wants any more may go, once nothing uses it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """Answer to a request event; `error` is a sentence for a person, empty on success."""
 
@@ -128,6 +134,7 @@ class Tell:
     job: JobId | None = None
     peer: PeerId | None = None
     fields: dict[str, object] = field(default_factory=dict)
+    fleeting: bool = False  # for whoever looks on just now, and kept nowhere
 
 
 Effect = (
@@ -140,6 +147,7 @@ Effect = (
     | CheckTask
     | StopTask
     | RemoveTask
+    | DropVolumes
     | Reply
     | Tell
 )

@@ -22,6 +22,7 @@ class TaskFound:
     archive: str = ""  # as in TaskEnded
     archive_bytes: int = 0
     archive_note: str = ""
+    ports: tuple[tuple[str, int], ...] = ()  # as in TaskStarted
 
     def as_ended(self) -> TaskEnded:
         """What is known of its end, where it is over; its output stays where it is."""
@@ -151,6 +152,15 @@ class ForgetRequested:
 @dataclass(frozen=True, slots=True)
 class TaskStarted:
     execution: ExecutionId
+    ports: tuple[tuple[str, int], ...] = ()  # of this device that lead to it, by name
+
+
+@dataclass(frozen=True, slots=True)
+class TaskProgressed:
+    """What takes long before it starts, and how far that is: text for people, told not often."""
+
+    execution: ExecutionId
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +185,7 @@ class TaskEnded:
     archive: str = ""  # the SHA-256 of what its ResultPaths held; empty where nothing is kept
     archive_bytes: int = 0
     archive_note: str = ""  # what of them could not be kept
+    untouched: bool = False  # it never began, and has left nothing in its volumes
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +222,7 @@ Event = (
     | ResultRequested
     | ForgetRequested
     | TaskStarted
+    | TaskProgressed
     | HealthChanged
     | TaskEnded
     | DeadlinePassed

@@ -99,6 +99,9 @@ class Execution:
     began_at: float = 0.0  # monotonic; when it was started, or found running
     passing: bool = False  # its checks have passed; a service without checks needs none
     sick: str = ""  # why it is not well, and so started again
+    ports: tuple[tuple[str, int], ...] = ()  # of this device that lead to the present run
+    doing: str = ""  # what takes long before it starts
+    touched: bool = False  # a task of it may have begun, and left something in its volumes
 
     @property
     def job(self) -> JobId:
@@ -129,6 +132,11 @@ class Execution:
     def service(self) -> bool:
         """It does not end of itself: it is started again, or handed back to its coordinator."""
         return self.spec.type is JobType.SERVICE
+
+    @property
+    def keeps_volumes(self) -> bool:
+        """Its volumes stay as long as something is remembered of its job here."""
+        return bool(self.spec.task.volumes) and not self.service
 
     @property
     def owes(self) -> bool:
@@ -223,6 +231,8 @@ class Execution:
             ended_ms=0,
             passing=False,
             sick="",
+            ports=(),
+            doing="",
         )
 
     def environment(self, peer: PeerId) -> dict[str, str]:

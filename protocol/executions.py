@@ -51,10 +51,11 @@ class Executions(UserDict[ExecutionId, Execution]):
         """Of those that ended, which are more than to `keep` or ended before then, oldest first.
 
         A result still owed counts for nothing but its age: by then nobody keeps its job any more.
+        Nor does what has volumes, which would go with it: its slot may come back to them.
         """
         ended = [execution for execution in self.values() if execution.ended]
         ended.sort(key=lambda execution: (execution.ended_ms, execution.id))
-        delivered = [execution for execution in ended if not execution.owes]
+        delivered = [each for each in ended if not each.owes and not each.keeps_volumes]
         over = delivered[: max(0, len(delivered) - keep)]
         old = (execution for execution in ended if execution.ended_ms < before_ms)
         return list(dict.fromkeys(execution.id for execution in (*over, *old)))

@@ -14,6 +14,7 @@ from protocol.constraints import explain_all
 from protocol.effects import (
     Bucket,
     CheckTask,
+    DropVolumes,
     Effect,
     RemoveTask,
     Save,
@@ -23,7 +24,7 @@ from protocol.effects import (
     Tell,
 )
 from protocol.errors import RemoteProtocolError
-from protocol.events import Booted, HealthChanged, TaskEnded, TaskFound
+from protocol.events import Booted, HealthChanged, TaskEnded, TaskFound, TaskProgressed
 from protocol.execution import (
     Execution,
     Fences,
@@ -56,6 +57,7 @@ from protocol.resources import Resources
 from protocol.restarts import Restarts
 from protocol.wire import Sealed, seal
 
+DOING_CHARS_MAX = 400  # a line on a terminal, with an image of the longest name
 TAIL_BYTES = 2048  # of each stream, kept in the result itself
 RENEWALS_PER_MESSAGE = 32
 BATCH_S = 0.5  # renewals due this soon go along: fewer, larger messages
@@ -96,6 +98,7 @@ class Executor:
             except (RemoteProtocolError, ValueError):
                 unreadable.append(key)
                 continue
+            execution.touched = True  # for all that is known
             self.executions[execution.id] = execution
         return unreadable
 
@@ -135,6 +138,7 @@ class Executor:
                 return self._lost(execution, ended, now)
             return self.on_ended(ended, now)
         execution.started_ms = execution.started_ms or _before(now, task.duration_ms)
+        execution.ports = task.ports
         self.bidder.adopt(execution.id, execution.spec.task.resources)
         if execution.state is State.STARTING:
             execution.move(State.RUNNING)
@@ -220,7 +224,8 @@ class Executor:
         it beside each other would fight for the same port or file."""
         need = execution.spec.task.resources
         older = [e for e in self._same_slot(execution) if e.fence < execution.fence]
-        if not execution.service or not older:
+        waits = execution.service or bool(execution.spec.task.volumes)
+        if not waits or not older:
             return self.bidder.take(sender, auction, execution.id, need)
         for each in older:
             if self.bidder.inherit(each.id, execution.id, need):
@@ -242,6 +247,7 @@ class Executor:
             execution.environment(self.keyring.peer),
             float(timeout) if timeout else None,
             tuple(dict.fromkeys(sources)),
+            execution.slot,
         )
 
     def _again(self, sender: PeerId, accepted: Accepted, known: Execution) -> list[Effect]:
@@ -339,7 +345,9 @@ class Executor:
 
     # ---- the task's life ---------------------------------------------------------------------
 
-    def on_started(self, key: ExecutionId, now: Now) -> list[Effect]:
+    def on_started(
+        self, key: ExecutionId, now: Now, ports: tuple[tuple[str, int], ...] = ()
+    ) -> list[Effect]:
         execution = self.executions.get(key)
         if execution is not None and execution.ended:  # it was given up, and started after all
             return [StopTask(key, "it started too late")]
@@ -347,10 +355,20 @@ class Executor:
             return []
         execution.move(State.RUNNING)
         execution.started_ms, execution.began_at = now.wall_ms, now.mono
+        if ports or execution.doing:  # whoever looks on waits for that
+            execution.next_at = now.mono
+        execution.ports, execution.doing = ports, ""
         # The start itself was journaled with the award: this save may be lost without harm, so
         # there is none.
         tell = self._tell(execution, "execution.running", f"{self._label(execution)} runs here")
         return [tell, *self._check(execution)]
+
+    def on_progress(self, event: TaskProgressed, now: Now) -> list[Effect]:
+        """Whoever holds the job hears of it with a renewal; nothing of it is kept."""
+        execution = self.executions.get(event.execution)
+        if execution is not None and execution.state is State.STARTING and not execution.stopping:
+            execution.doing, execution.next_at = event.text[:DOING_CHARS_MAX], now.mono
+        return []
 
     def _check(self, execution: Execution) -> list[Effect]:
         check = execution.spec.check
@@ -375,6 +393,7 @@ class Executor:
         execution = self.executions.get(event.execution)
         if execution is None or execution.ended:
             return []
+        execution.touched |= not event.untouched
         if execution.stopping == CUT_OFF and event.exit_code != 0:
             event = TaskEnded(event.execution, None, CUT_OFF, event.duration_ms)
             return self._end(execution, State.STOPPED, event, now)
@@ -471,6 +490,7 @@ class Executor:
             archive=event.archive,
             archive_bytes=event.archive_bytes,
             archive_note=clipped(event.archive_note),
+            untouched=not execution.touched,
         )
         execution.result_data = seal(result, self.keyring)
         execution.tries = 0  # of renewals; it is the coordinator that is asked first
@@ -630,7 +650,7 @@ class Executor:
     def _never_started(self, execution: Execution, now: Now) -> list[Effect]:
         """The engine took it and nothing came of it: a device that swallows jobs is no use."""
         reason = f"the device did not start it within {self.config.start_max_s:.0f} s"
-        execution.start_by = NEVER
+        execution.start_by, execution.touched = NEVER, True  # it may begin yet
         stop = StopTask(execution.id, reason)
         if execution.stopping and execution.stopping != CUT_OFF:
             return [*self._end_stopped(execution, now), stop]
@@ -658,6 +678,8 @@ class Executor:
                 execution.proves,
                 b"" if known else execution.assignment_data,
                 execution.run,
+                execution.ports,
+                execution.doing,
             )
             by_target.setdefault(target, []).append(renewal)
             execution.tries = min(execution.tries + 1, 16)
@@ -690,10 +712,16 @@ class Executor:
     def forget_ended(self, keep: int, before_ms: int) -> list[Effect]:
         """Remove what ended before then (Unix milliseconds), or is one too many, oldest first."""
         old = self.executions.surplus(keep, before_ms)
+        kept = any(self.executions[key].spec.task.volumes for key in old)
         for key in old:
             del self.executions[key]
         rows: list[Row] = [("execution", key, None) for key in old]
-        return [Save(tuple(rows)), *map(RemoveTask, old)] if rows else []
+        effects: list[Effect] = [Save(tuple(rows)), *map(RemoveTask, old)] if rows else []
+        return [*effects, DropVolumes()] if kept else effects
+
+    def keeps(self, job: JobId) -> bool:
+        """Whether anything is remembered of a one-off job: so long its volumes are kept as well."""
+        return any(execution.job == job for execution in self.executions.values())
 
     # ---- reading -----------------------------------------------------------------------------
 

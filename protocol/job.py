@@ -38,6 +38,7 @@ from protocol.task import (
 from protocol.template import Parameter, filled, read_parameters
 from protocol.tree import NAME, NAME_ALLOWED, Fields, Node, Plain
 from protocol.update import OnFailure, UpdateSpec
+from protocol.volumes import why_none
 from protocol.wire import dumps, load_plain
 
 __all__ = [
@@ -157,6 +158,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
         )
         spec.check_blanks()
         spec.check_size()
+        fired = schedule is not None or parameters is not None
+        if task.volumes and (reason := why_none(kind, fired)):
+            raise JobSpecError("Tasks[0].Volumes", reason)
         return spec
 
     def to_plain(self) -> dict[str, Plain]:

@@ -25,6 +25,8 @@ from protocol.records import Assignment, Fence, Keyring, Result
 # them, and all answers together must stay below the frame's 128 KiB.
 RENEWALS_MAX = 64
 
+PROGRESS = "execution.progress"
+
 
 @dataclass(slots=True)
 class Leases:
@@ -87,16 +89,29 @@ class Leases:
             return self._adopted(sender, led, slot, plan, item, now)
         if slot.assignment is None or slot.assignment.executor != sender:
             return "over", []
+        said = self._said(sender, led, plan, item)
         # Its lease had ended, or its peer drains, and somebody else is being sought.
-        if plan.phase is Phase.BIDDING or plan.leaving == sender:
-            return "kept", []
+        sought = plan.phase is Phase.BIDDING and not led.held.job.task.volumes
+        if sought or plan.leaving == sender:
+            return "kept", said
         if plan.phase is not Phase.RUNNING:
-            return "kept", self.placement.running(led, item.slot, now)
+            return "kept", [*said, *self.placement.running(led, item.slot, now)]
         plan.lease(now.mono + self.config.lease_s)
         plan.begin(item.fence, now.mono)
+        plan.answered = item.fence
         if item.restarts != plan.restarts or item.state == CHECKING:
             plan.restarts, plan.began = item.restarts, now.mono
-        return "kept", self.reviewed(led, now)
+        return "kept", [*said, *self.reviewed(led, now)]
+
+    def _said(self, sender: PeerId, led: Led, plan: Plan, item: Renewal) -> list[Effect]:
+        """What it says of its execution for people, of which nothing is kept."""
+        before, plan.ports, plan.doing = plan.doing, item.ports, item.doing
+        if not item.doing or item.doing == before:
+            return []
+        place = f"slot {item.slot} " if len(led.plans) > 1 and not led.held.listed else ""
+        text = f"{place}on {self.fleet.name(sender)}: {item.doing}"
+        fields: dict[str, object] = {"slot": item.slot, "doing": item.doing}
+        return [Tell(PROGRESS, text, led.held.id, sender, fields, fleeting=True)]
 
     def _surplus(self, sender: PeerId, led: Led, plan: Plan, item: Renewal) -> list[Effect]:
         """What ran beside the slot's present execution is told of, once."""
@@ -116,6 +131,7 @@ class Leases:
         if item.slot not in led.plans:
             return "unknown", effects
         plan, acceptance = led.plans[item.slot], led.held.slots[item.slot].acceptance
+        effects += self._said(sender, led, plan, item)
         if acceptance is not None:  # one given up for lost is let run on: it may succeed after all
             return ("kept" if acceptance.lost else "over"), effects
         if plan.phase is not Phase.RUNNING:

@@ -38,6 +38,10 @@ class Plan:
     repeated: bool = False  # the award was sent a second time
     dry_rounds: int = 0  # auctions in a row that found nobody
     reason: str = ""
+    untouched: Fence | None = None  # an award that nothing came of: its volumes do not exist
+    answered: Fence | None = None  # an award that its executor is known to have taken
+    ports: tuple[tuple[str, int], ...] = ()  # that lead to its task, as its executor says
+    doing: str = ""  # what takes long before that starts, likewise
     # Of a service:
     begun: Fence | None = None  # the award that `began` and `restarts` are about
     began: float = 0.0  # monotonic; when that was accepted, as far as this peer knows
@@ -90,6 +94,7 @@ class Led:
     confirmations: list[Confirmation] = field(default_factory=list)
     busy: dict[PeerId, None] = field(default_factory=dict)  # may tell that they have room now
     invited_by: PeerId | None = None  # who has told so: it is asked first
+    waits: dict[PeerId, str] = field(default_factory=dict)  # told of slots that wait for just these
     told: tuple[str, int] | None = None  # the outcome that people were told: state, exit code
     review_at: float = NEVER  # of a service whose slots go from one revision to another
     held_back: bool = False  # ops: its list is not known to be at a standby yet, so nobody starts

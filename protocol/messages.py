@@ -25,6 +25,7 @@ from protocol.bounds import (
     Outcome,
     Peers,
     Percent,
+    Ports,
     Prefix,
     Reason,
     Score,
@@ -390,6 +391,8 @@ class Renewal(msgspec.Struct, array_like=True, frozen=True):
     state: Word
     assignment: bytes = b""  # sealed, for a successor that may not know of it
     restarts: Count = 0  # of a service, since the award
+    ports: Ports = ()  # of the sender that lead to it: their names in the job file, and numbers
+    doing: Reason = ""  # what takes long before it starts, for people
 
 
 class Renew(msgspec.Struct, array_like=True, tag=40, frozen=True):

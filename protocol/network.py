@@ -19,18 +19,16 @@ PORT_HINTS: Final = {"HostNetwork": "is not a key here; a port is published on e
 
 
 class Port(msgspec.Struct, frozen=True):
-    """A port of the device, the same wherever the task runs, and the one it leads to."""
+    """A port of the device, and the one it leads to within a bridge."""
 
     name: str
-    static: int
-    target: int  # within a bridge; without one the same
+    static: int  # the same wherever the task runs; 0: each device chooses one at each start
+    target: int  # without a bridge the same as the device's; 0: the one that is chosen
 
     @classmethod
     def read(cls, node: Node) -> Port:
         fields = node.fields(*PORT_FIELDS, later=PORT_HINTS)
-        if fields.get("Static") is None:
-            node.fail("names no Static port; ports that are chosen later are not something we have")
-        static = fields.need("Static").integer(1, PORT_MAX)
+        static = fields.read("Static", lambda at: at.integer(0, PORT_MAX), 0)
         return cls(
             name=fields.need("Name").matching(NAME, NAME_ALLOWED),
             static=static,
@@ -38,7 +36,9 @@ class Port(msgspec.Struct, frozen=True):
         )
 
     def to_plain(self) -> dict[str, Plain]:
-        return {"Name": self.name, "Static": self.static, "Target": self.target}
+        tree: dict[str, Plain] = {"Name": self.name}
+        numbers = {"Static": self.static, "Target": self.target}
+        return {**tree, **{key: number for key, number in numbers.items() if number}}
 
 
 class NetworkSpec(msgspec.Struct, frozen=True):
@@ -75,7 +75,7 @@ def _read_ports(node: Node) -> tuple[Port, ...]:
         port = Port.read(item)
         if any(port.name == earlier.name for earlier in found):
             item.fail(f"the name '{port.name}' is taken by an earlier port")
-        if any(port.static == earlier.static for earlier in found):
+        if port.static and any(port.static == earlier.static for earlier in found):
             item.fail(f"port {port.static} is taken by an earlier one")
         found.append(port)
     return tuple(found)

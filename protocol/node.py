@@ -43,6 +43,7 @@ from protocol.events import (
     ShutdownRequested,
     SubmitRequested,
     TaskEnded,
+    TaskProgressed,
     TaskStarted,
 )
 from protocol.executor import Executor
@@ -270,14 +271,16 @@ class Node:
                 return self._on_gossip(event, now)
             case DeadlinePassed():
                 return self._on_deadline(now)
-            case TaskStarted() | HealthChanged() | TaskEnded() if self.steward.owns(
-                event.execution
+            case TaskStarted() | TaskProgressed() | HealthChanged() | TaskEnded() if (
+                self.steward.owns(event.execution)
             ):
                 return self.steward.on_task(event, now)
+            case TaskProgressed():
+                return self.executor.on_progress(event, now)
             case HealthChanged():
                 return self.executor.on_health(event, now)
             case TaskStarted():
-                return self.executor.on_started(event.execution, now)
+                return self.executor.on_started(event.execution, now, event.ports)
             case TaskEnded():
                 return self.executor.on_ended(event, now)
             case FactsSampled():
@@ -697,6 +700,10 @@ class Node:
 
     def name_of(self, peer_id: PeerId) -> str:
         return self.fleet.name(peer_id)
+
+    def keeps_volumes(self, job: JobId, standing: bool) -> bool:
+        """Whether what a job's slots keep on this device is wanted, or in use."""
+        return self.steward.keeps_volumes(job) if standing else self.executor.keeps(job)
 
     def _views(self, prefix: str, limit: int, detail: bool, now: Now) -> list[View]:
         """Views of the jobs held here whose id starts with `prefix`, newest first; standing jobs

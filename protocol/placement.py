@@ -16,7 +16,7 @@ from protocol.effects import Effect, Send, Tell
 from protocol.fleet import Fleet
 from protocol.heldjob import Slot
 from protocol.ids import JobId, PeerId
-from protocol.led import Led, Phase, Plan
+from protocol.led import Confirmation, Led, Phase, Plan
 from protocol.messages import (
     Accepted,
     Announce,
@@ -28,10 +28,12 @@ from protocol.messages import (
     Vacancy,
     Withdraw,
 )
+from protocol.pins import away, group_of, home_of, homes_of
 from protocol.records import Assignment, Fence, Keyring, Verdict
 from protocol.resources import Resources
 from protocol.retry import RetryOn
 from protocol.story import Attempt, Stories
+from protocol.volumes import lost_on
 from protocol.wire import seal
 
 AWARDS_PER_MESSAGE = 32
@@ -66,9 +68,13 @@ class Placement:
         effects: list[Effect] = []
         if led.auction is not None and led.auction.awarding:
             effects = self._close_if_settled(led, led.auction)
-        slots = led.waiting(now.mono)
-        if led.auction is not None or not slots:
+        if led.auction is not None or not (waiting := led.waiting(now.mono)):
             return effects
+        homes = homes_of(led, self.fleet.name)
+        slots = group_of(led, waiting, homes)
+        unsure = [index for index in slots if self._unsure(led, index, homes)]
+        if unsure:
+            return effects + self._ask_again(led, homes[unsure[0]], unsure, now)
         auction = Auction(
             id=self.rng.getrandbits(48),
             config=self.auction_config,
@@ -76,8 +82,9 @@ class Placement:
             candidates=[],
             closes_at=now.mono,
             started_ms=now.wall_ms,
+            home=homes.get(slots[0]),
         )
-        auction.candidates = self._candidates(led, auction)
+        auction.candidates = self._candidates(led, auction, homes)
         first, led.invited_by = led.invited_by, None
         invited = first is not None and auction.begin_with(first)
         for slot in slots:
@@ -88,7 +95,7 @@ class Placement:
         count = 1 if invited else self.auction_config.ask_first
         return effects + self._ask(led, auction, count, now)
 
-    def _candidates(self, led: Led, auction: Auction) -> list[PeerId]:
+    def _candidates(self, led: Led, auction: Auction, homes: dict[int, PeerId]) -> list[PeerId]:
         """Whom to ask, in order: mostly peers connected already, some at random among the rest.
 
         A connection made to ask one question costs ten times the question (simulated); asking
@@ -97,8 +104,10 @@ class Placement:
         near: list[PeerId] = []
         far: list[PeerId] = []
         me, needs = self.keyring.peer, led.needs
-        taken = _taken(led)
+        taken = self._taken(led, auction, homes)
         for advert in self.fleet.adverts():
+            if auction.home not in (None, advert.peer):
+                continue
             offers = Resources(advert.cpu_m, advert.memory_bytes, advert.disk_bytes, advert.gpus)
             labels = {**advert.labels, PEER_LABEL: advert.peer}
             reason = why_unfit(needs, advert.engines, labels, offers)
@@ -108,6 +117,8 @@ class Placement:
             elif not reason:
                 close = advert.peer == me or self.fleet.connected(advert.peer)
                 (near if close else far).append(advert.peer)
+        if auction.home is not None and auction.home not in (*near, *far, *auction.answers):
+            auction.filtered(auction.home, away(led.held, self._kept(led)))
         self.rng.shuffle(near)
         self.rng.shuffle(far)
         if me in near:  # costs no message
@@ -225,7 +236,10 @@ class Placement:
         for index, plan in led.plans.items():
             if plan.phase is not Phase.BIDDING:
                 continue
-            peer = auction.best(self._penalty(plan), now.mono, self.rng)
+            home = home_of(led.held, led.held.slots[index], plan, self.fleet.name)
+            peer = None
+            if home in (None, auction.home):  # else it is another's since this round began
+                peer = auction.best(self._penalty(plan), now.mono, self.rng)
             if peer is None:
                 left.append(index)
                 continue
@@ -234,12 +248,27 @@ class Placement:
             awards.setdefault(peer, []).append(index)
         if awards:
             slots = sorted(slot for given in awards.values() for slot in given)
-            wait_s = self.config.assignment_wait_s
+            wait_s = 0.0 if led.held.job.task.volumes else self.config.assignment_wait_s
             saved = self.catalogue.changed(led.held, slots, now, head=False, wait_s=wait_s)
             effects = saved + effects
+        sent: list[Effect] = []
         for peer, slots in awards.items():
-            effects += self.send_award(led, peer, auction.id, slots)
+            sent += self.send_award(led, peer, auction.id, slots)
+        effects += self._once_known(led, sent, now)
         return effects + self._leave(led, auction, left, now)
+
+    def _once_known(self, led: Led, awards: list[Effect], now: Now) -> list[Effect]:
+        """Where volumes begin to exist, or exist, a successor has to know it: the award waits until
+        a standby has it on disk, as far as one answers before the award would be repeated."""
+        if not awards or not led.held.job.task.volumes:
+            return awards
+        version, due = self.catalogue.version(led.held), now.mono + self.auction_config.accept_s / 2
+        others = [peer for peer in led.held.holders if peer != self.keyring.peer]
+        alone = not any(self.fleet.reachable(peer) for peer in others)
+        if alone or self.catalogue.replicated(led.held, version):
+            return awards
+        led.confirmations.append(Confirmation(version, due, awards))
+        return []
 
     def _penalty(self, plan: Plan) -> Callable[[PeerId], int]:
         each = self.auction_config.failed_penalty
@@ -250,6 +279,9 @@ class Placement:
         slot, plan = led.held.slots[index], led.plans[index]
         before = slot.assignment
         attempt = before.fence.attempt + 1 if before is not None else 1
+        home = home_of(led.held, slot, plan, self.fleet.name)
+        names = tuple(volume.name for volume in led.held.job.task.volumes)
+        assert home in (None, peer), (led.held.id, index, home, peer)
         assignment = Assignment(
             job=led.held.id,
             revision=led.held.revision,
@@ -258,10 +290,12 @@ class Placement:
             executor=peer,
             lease_ms=int(self.config.lease_s * 1000),
             failures=plan.failures,
+            volumes=names,
+            fresh=bool(names) and home is None,
         )
         taken = slot.offer_assignment(assignment, seal(assignment, self.keyring))
         assert taken, (led.held.id, index, before, assignment)
-        plan.phase, plan.repeated = Phase.OFFERED, False
+        plan.phase, plan.repeated, plan.ports, plan.doing = Phase.OFFERED, False, (), ""
         plan.due = now.mono + self.auction_config.accept_s / 2
         self.stories.of(led.held.id).add_attempt(
             Attempt(
@@ -319,15 +353,14 @@ class Placement:
             return []
         reasons = auction.reasons(self.config.asked_max)
         summary = self.summary(reasons)
+        if auction.home is not None:
+            there = f"{self._kept(led)} is on {self.fleet.name(auction.home)}"
+            summary = f"{there}: {reasons[0][1]}" if reasons else there
         effects: list[Effect] = []
         for index in left:
             plan = led.plans[index]
             plan.dry_rounds, plan.reason = plan.dry_rounds + 1, summary
-            pause = min(
-                self.config.requeue_first_s * 2 ** min(plan.dry_rounds - 1, 16),
-                self.config.requeue_max_s,
-            )
-            plan.wait(now.mono, pause * self.rng.uniform(0.8, 1.2))
+            plan.wait(now.mono, self._pause(plan))
             if now.mono >= self._patience_ends(led, index):
                 reason = f"no peer took it: {summary}"
                 effects += self.give_up(led, index, Verdict.FAULT, reason, b"", now)
@@ -336,23 +369,33 @@ class Placement:
             return effects
         led.busy.update(dict.fromkeys(auction.busy()))
         story = self.stories.of(led.held.id)
-        if story.waiting == summary:  # told before; a job may wait for days
+        before, story.waiting = story.waiting, summary
+        if auction.home is not None:  # slots that wait for others are told of in turn
+            before, led.waits[auction.home] = led.waits.get(auction.home, ""), summary
+        if before == summary:  # told before; a job may wait for days
             return effects
-        story.waiting = summary
         fields: dict[str, object] = {
             "reasons": [{"peer": self.fleet.name(peer), "reason": why} for peer, why in reasons]
         }
         count = f"{len(still)} slots wait" if len(still) > 1 else "waiting"
         return [*effects, Tell("job.waiting", f"{count}: {summary}", led.held.id, fields=fields)]
 
+    def _pause(self, plan: Plan) -> float:
+        """Until it is asked for again, after so many rounds in vain."""
+        doubled = self.config.requeue_first_s * 2 ** min(max(0, plan.dry_rounds - 1), 16)
+        pause_s: float = min(doubled, self.config.requeue_max_s)
+        return pause_s * self.rng.uniform(0.8, 1.2)
+
     def _patience_ends(self, led: Led, index: int) -> float:
         """Until when a slot waits for a peer: QueueTimeout at first, a while after a loss."""
-        if led.held.service:
+        slot, plan = led.held.slots[index], led.plans[index]
+        home = home_of(led.held, slot, plan, self.fleet.name)
+        if led.held.service or home is not None:  # nobody else has what it kept
             return NEVER
-        if led.held.slots[index].assignment is None:
+        if slot.assignment is None:
             return led.queue_due
         queue_s = led.held.job.task.timeouts.queue_s
-        return led.plans[index].since + max(queue_s, self.config.patience_s)
+        return plan.since + max(queue_s, self.config.patience_s)
 
     def summary(self, reasons: list[tuple[PeerId, str]]) -> str:
         """The commonest reasons first, each with how many peers gave it or whose it is."""
@@ -384,10 +427,12 @@ class Placement:
         plan.lease(now.mono + self.config.lease_s)
         assert slot.assignment is not None
         plan.begin(slot.assignment.fence, now.mono)
+        plan.answered = slot.assignment.fence
         executor = slot.assignment.executor
         moved = self._moved(slot, plan)
         self.stories.of(led.held.id).update(led.held.execution_of(slot), "running")
         self.stories.of(led.held.id).waiting = ""
+        led.waits.pop(executor, None)
         fields: dict[str, object] = {"slot": index, "execution": led.held.execution_of(slot)}
         text = f"running on {self.fleet.name(executor)}"
         tell = Tell("execution.started", text, led.held.id, executor, fields)
@@ -408,7 +453,8 @@ class Placement:
         draining = {advert.peer: None for advert in self.fleet.adverts() if advert.draining}
         for slot, plan in led.pairs():
             executor = slot.assignment.executor if slot.assignment is not None else None
-            if executor in draining and plan.phase is Phase.RUNNING:
+            stays = home_of(led.held, slot, plan, self.fleet.name) is not None
+            if executor in draining and plan.phase is Phase.RUNNING and not stays:
                 plan.leaving = executor
                 plan.wait(now.mono)
                 plan.reason = f"{self.fleet.name(executor)} drains"
@@ -422,6 +468,10 @@ class Placement:
         led, plan = self._awarded(sender, declined.job, declined.slot, declined.fence)
         if led is None or plan is None or plan.phase is not Phase.OFFERED:
             return []
+        if declined.known is None:  # it has never begun this award, nor a later one
+            plan.untouched = declined.fence
+        else:
+            plan.answered = declined.fence
         effects = self._outrank(led, plan, declined.known, now) if led.held.service else []
         return effects + self._next_best(led, declined.slot, f"declined: {declined.reason}", now)
 
@@ -462,7 +512,8 @@ class Placement:
         plan.reason = reason
         auction = led.auction
         if auction is None or not auction.awarding:
-            plan.wait(now.mono)
+            # One that was asked again and was silent may be so for long.
+            plan.wait(now.mono, self._pause(plan) if plan.dry_rounds else 0.0)
             return self.open(led, now)
         answer = auction.answers.get(slot.assignment.executor)
         if answer is not None:
@@ -565,6 +616,46 @@ class Placement:
                 effects += self.failed(led, slot.index, RetryOn.LOST, why, b"", now)
         return effects + self.settle(led, now) + self.open(led, now)
 
+    # ---- volumes -----------------------------------------------------------------------------
+
+    def _taken(self, led: Led, auction: Auction, homes: dict[int, PeerId]) -> dict[PeerId, str]:
+        """Who is asked for no slot of this round, and why."""
+        taken = _running(led)
+        wanted = led.held.job.task.volumes
+        for advert in self.fleet.adverts() if wanted else ():
+            if lost_on(wanted, advert.peer, self.fleet.name(advert.peer)):
+                taken[advert.peer] = "the job file says that what it kept there is lost (Without)"
+        for index, peer in homes.items() if led.held.job.spread else ():
+            if peer != auction.home:  # its own slot comes back to it
+                taken.setdefault(peer, f"slot {index} of it keeps its volumes there")
+        return taken
+
+    def _unsure(self, led: Led, index: int, homes: dict[int, PeerId]) -> bool:
+        """Whether its volumes may not have begun at all: nobody has heard what became of the award
+        with which they were to."""
+        plan, award = led.plans[index], led.held.slots[index].assignment
+        if index not in homes or award is None or not award.fresh:
+            return False
+        if award.revision != led.held.revision:  # its spec is not here any more
+            return False
+        unheard = award.fence not in (plan.answered, plan.ended)
+        return unheard and self.fleet.reachable(homes[index])
+
+    def _ask_again(self, led: Led, home: PeerId, slots: list[int], now: Now) -> list[Effect]:
+        """Send the very award once more. Who declines it has never begun it: it remembers the
+        fences of what it began."""
+        for index in slots:
+            plan = led.plans[index]
+            plan.phase, plan.repeated = Phase.OFFERED, True
+            plan.dry_rounds += 1
+            plan.due = now.mono + self.auction_config.accept_s
+        return self.send_award(led, home, 0, slots)
+
+    def _kept(self, led: Led) -> str:
+        """For people."""
+        names = [volume.name for volume in led.held.job.task.volumes]
+        return f"volume {names[0]}" if len(names) == 1 else f"volumes {', '.join(names)}"
+
     def stop(self, led: Led, index: int, reason: str) -> list[Effect]:
         """Tell the slot's executor, if there may be one, to stop."""
         slot, plan = led.held.slots[index], led.plans[index]
@@ -577,7 +668,7 @@ class Placement:
         return [Send(slot.assignment.executor, withdraw)]
 
 
-def _taken(led: Led) -> dict[PeerId, str]:
+def _running(led: Led) -> dict[PeerId, str]:
     """Who runs a slot of a job whose slots are to be spread, and so is asked for no other."""
     if not led.held.job.spread:
         return {}

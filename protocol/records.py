@@ -175,6 +175,8 @@ class Assignment(msgspec.Struct, array_like=True, tag=7, frozen=True, kw_only=Tr
     lease_ms: Millis
     failures: Count = 0  # of the slot so far, so that retry limits survive a takeover
     memory: Nonce = b""  # ops: the executor's, as its advert had it when it was listed
+    volumes: Names = ()  # that the slot keeps at the executor: a later award goes there as well
+    fresh: bool = False  # no device has them yet: they begin with this award
 
 
 class Result(msgspec.Struct, array_like=True, tag=8, frozen=True, kw_only=True):
@@ -197,6 +199,7 @@ class Result(msgspec.Struct, array_like=True, tag=8, frozen=True, kw_only=True):
     archive: DigestOrEmpty = ""  # of its ResultPaths, kept by the executor; empty: there is none
     archive_bytes: Count = 0
     archive_note: Reason = ""  # what of them could not be kept, for people
+    untouched: bool = False  # its task never began, so that nothing is in its volumes
 
 
 class Acceptance(msgspec.Struct, array_like=True, tag=9, frozen=True, kw_only=True):

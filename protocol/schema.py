@@ -25,6 +25,7 @@ from protocol import (
     task,
     template,
     update,
+    volumes,
     wasm,
 )
 from protocol.moment import MOMENT_ALLOWED
@@ -275,19 +276,42 @@ def _task(engines: Sequence[str]) -> Schema:
             "Limits on the time of a batch or ops job.",
         ),
         "Meta": _words(task.META_MAX, task.META_VALUE_BYTES_MAX, "Notes kept with the task."),
+        "Volumes": _array(_volume(), volumes.VOLUMES_MAX, "What a slot keeps on its device."),
     }
     return _object(properties, "What one slot runs.", required=["Engine"])
+
+
+def _volume() -> Schema:
+    return _object(
+        {
+            "Name": _name("What it is called; another name is another volume."),
+            "Target": _path("Where the task finds it; in a container an absolute path."),
+            "ReadOnly": {"type": ["boolean", "null"], "description": "Default: false."},
+            "Without": _array(
+                _name("A device, by name or id."),
+                volumes.WITHOUT_MAX,
+                "Devices that it is not looked for on any more, because they are gone for good.",
+            ),
+        },
+        "A directory that outlives the task; its slot goes back to the device that has it.",
+        required=["Name", "Target"],
+    )
 
 
 def _port() -> Schema:
     return _object(
         {
             "Name": _name("What the port is for."),
-            "Static": _integer(1, network.PORT_MAX, "Of the device, the same wherever it runs."),
+            "Static": _integer(
+                0,
+                network.PORT_MAX,
+                "Of the device, the same wherever it runs; 0: one that each device chooses at each "
+                "start. Default: 0.",
+            ),
             "Target": _integer(1, network.PORT_MAX, "Of the container. Default: the same."),
         },
         "A port.",
-        required=["Name", "Static"],
+        required=["Name"],
     )
 
 

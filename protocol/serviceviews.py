@@ -89,7 +89,7 @@ def _state(execution: Execution) -> str:
 
 
 def _execution(execution: Execution, me: PeerId, name: Name, now: Now) -> View:
-    reason = execution.stopping or execution.sick
+    reason = execution.stopping or execution.sick or execution.doing
     if execution.state is State.PENDING and execution.start_at < NEVER:
         reason = f"started again in {max(0, round(execution.start_at - now.mono))} s"
     return {
@@ -105,4 +105,5 @@ def _execution(execution: Execution, me: PeerId, name: Name, now: Now) -> View:
         "started_ms": execution.started_ms,
         "ended_ms": execution.ended_ms,
         "restarts": execution.run,
+        "ports": {**dict(execution.ports)},
     }

@@ -35,6 +35,7 @@ class SlotShape(TypedDict):
     archive: NotRequired[str]  # the SHA-256 of its result files; empty where there are none
     archive_bytes: NotRequired[int]
     archive_note: NotRequired[str]
+    ports: NotRequired[dict[str, int]]  # of its device, by the names in the job file
 
 
 class ExecutionShape(TypedDict):
@@ -49,6 +50,7 @@ class ExecutionShape(TypedDict):
     reason: str
     started_ms: int
     ended_ms: int
+    ports: NotRequired[dict[str, int]]
 
 
 class AnswerShape(TypedDict):
@@ -94,6 +96,7 @@ class PartShape(TypedDict):
     started_ms: int
     ended_ms: int
     past: list[PastShape]
+    ports: NotRequired[dict[str, int]]
 
 
 class RunShape(TypedDict):

@@ -72,6 +72,7 @@ def _overlaid(slot: View, executions: list[View]) -> View:
         "failures": latest["restarts"],
         "started_ms": latest["started_ms"],
         "reason": latest["reason"],
+        "ports": latest.get("ports", {}),
     }
 
 

@@ -106,6 +106,7 @@ def _part(held: StandingJob, daemons: Daemons, name: Name, now: Now) -> View:
         "exit_code": past[1] if past is not None and past[1] >= 0 else None,
         "started_ms": daemon.started_ms,
         "ended_ms": past[4] if past is not None else 0,
+        "ports": {**dict(daemon.ports)} if daemon.active else {},
         "past": [
             {"id": key, "exit_code": None if code < 0 else code, "reason": why,
              "started_ms": started, "ended_ms": ended}
@@ -128,6 +129,8 @@ def _reason(daemon: Daemon, now: Now) -> str:
     """Why it is not simply running."""
     if daemon.active and daemon.stopping:
         return daemon.stopping
+    if daemon.active and daemon.state is State.STARTING and daemon.doing:
+        return daemon.doing
     if daemon.active:
         if daemon.switch_to is not None and daemon.switch_to != daemon.now.revision:
             return f"changes to the next revision in {_seconds_to(daemon.switch_at, now)} s"
@@ -238,6 +241,7 @@ def _slot(index: int, part: View) -> View:
         "duration_ms": 0,
         "stdout_tail": "",
         "stderr_tail": "",
+        "ports": part.get("ports", {}),
     }
 
 

@@ -9,7 +9,7 @@ from protocol.clock import Now
 from protocol.config import NodeConfig
 from protocol.coordination import Coordination
 from protocol.daemons import Daemons
-from protocol.effects import Bucket, Effect, Reply
+from protocol.effects import Bucket, DropVolumes, Effect, Reply
 from protocol.events import (
     Booted,
     ControlRequested,
@@ -17,6 +17,7 @@ from protocol.events import (
     RunRequested,
     SubmitRequested,
     TaskEnded,
+    TaskProgressed,
     TaskStarted,
 )
 from protocol.executor import Executor
@@ -113,10 +114,15 @@ class Steward:
         """Whether it is a daemon's execution, the present one or one that is over."""
         return self.daemons.find(execution) is not None or self.daemons.over(execution)
 
-    def on_task(self, event: TaskStarted | HealthChanged | TaskEnded, now: Now) -> list[Effect]:
+    def on_task(
+        self, event: TaskStarted | TaskProgressed | HealthChanged | TaskEnded, now: Now
+    ) -> list[Effect]:
         """What became of it."""
         if isinstance(event, TaskStarted):
-            return self.daemons.on_started(event.execution, now)
+            return self.daemons.on_started(event.execution, now, event.ports)
+        if isinstance(event, TaskProgressed):
+            self.daemons.on_progress(event.execution, event.text)
+            return []
         if isinstance(event, HealthChanged):
             return self.daemons.on_health(event, now)
         return self.daemons.on_ended(event, now)
@@ -175,6 +181,9 @@ class Steward:
                 *self.services.review(job, now),
                 *self.schedules.review(job, now),
             ]
+            record = self.standing.jobs.get(job)
+            if record is not None and record.desired is Desired.DELETED:
+                effects.append(DropVolumes())
         confirmed, self.standing.confirmed[:] = list(self.standing.confirmed), []
         for job, peer in confirmed:
             effects += self.acts.confirmed(job, peer, now)
@@ -202,6 +211,16 @@ class Steward:
         ]
 
     # ---- reading -----------------------------------------------------------------------------
+
+    def keeps_volumes(self, job: JobId) -> bool:
+        """Whether a standing job's volumes are wanted, or in use yet. One that is not known here is
+        heard of again, where it was not deleted."""
+        record = self.standing.jobs.get(job)
+        if record is None or record.desired is not Desired.DELETED:
+            return True
+        daemon = self.daemons.daemons.get(job)
+        running = self.services.executor.executions.open
+        return (daemon is not None and daemon.active) or any(each.job == job for each in running)
 
     def versions(self, job: JobId) -> list[View]:
         """The specs of a standing job that this peer remembers, the present one first."""

@@ -15,6 +15,7 @@ from protocol.paths import read_path
 from protocol.quantities import format_duration, parse_duration_s
 from protocol.resources import CONTAINER_DEFAULT, RESOURCES_DEFAULT, Resources
 from protocol.tree import NAME, NAME_ALLOWED, Fields, Node, Plain, shown
+from protocol.volumes import Volume, read_volumes
 from protocol.wasm import sources_with
 
 PUBLISHERS: Final = ("local",)
@@ -39,6 +40,7 @@ FIELDS: Final = (
     "Network",
     "Timeouts",
     "Meta",
+    "Volumes",
 )
 RESULT_FIELDS: Final = ("Name", "Path")
 PUBLISHER_FIELDS: Final = ("Type", "Params")
@@ -125,6 +127,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     network: NetworkSpec = NetworkSpec()
     timeouts: TimeoutsSpec = TimeoutsSpec()
     meta: dict[str, str] = {}
+    volumes: tuple[Volume, ...] = ()
 
     @classmethod
     def read(cls, node: Node, engines: Sequence[str], *, standing: bool) -> TaskSpec:
@@ -132,17 +135,19 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
         timeouts = TimeoutsSpec.read(fields.get_or("Timeouts", {}))
         engine = EngineSpec.read(fields.need("Engine"), engines)
         base = CONTAINER_DEFAULT if engine.type == "docker" else RESOURCES_DEFAULT
+        sources = _read_sources(fields, engine)
         return cls(
             name=fields.read("Name", lambda at: at.matching(NAME, NAME_ALLOWED), NAME_DEFAULT),
             engine=engine,
             env=fields.read("Env", _read_env, {}),
-            input_sources=_read_sources(fields, engine),
+            input_sources=sources,
             result_paths=fields.read("ResultPaths", _read_result_paths, ()),
             publisher=fields.read("Publisher", PublisherSpec.read, PublisherSpec()),
             resources=fields.read("Resources", lambda at: Resources.read(at, base), base),
             network=fields.read("Network", lambda at: _read_network(at, engine), NetworkSpec()),
             timeouts=TimeoutsSpec() if standing else timeouts,
             meta=fields.read("Meta", lambda at: at.words(META_MAX, META_VALUE_BYTES_MAX), {}),
+            volumes=read_volumes(fields, engine.type, [each.target for each in sources]),
         )
 
     def to_plain(self) -> dict[str, Plain]:
@@ -150,6 +155,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
         lists: dict[str, list[Plain]] = {
             "InputSources": [source.to_plain() for source in self.input_sources],
             "ResultPaths": [path.to_plain() for path in self.result_paths],
+            "Volumes": [volume.to_plain() for volume in self.volumes],
         }
         words: dict[str, dict[str, Plain]] = {"Env": {**self.env}, "Meta": {**self.meta}}
         return {

@@ -108,6 +108,8 @@ def _slot_view(held: HeldJob, slot: Slot, plan: Plan | None, name: Name, keyring
     elif plan is not None:
         states = {Phase.RUNNING: "running", Phase.OFFERED: "starting"}
         state = states.get(plan.phase, "pending")
+        if plan.phase is Phase.RUNNING and plan.doing:
+            state, reason = "starting", plan.doing
     else:
         state = "running" if assignment is not None else "pending"
     return {
@@ -130,6 +132,7 @@ def _slot_view(held: HeldJob, slot: Slot, plan: Plan | None, name: Name, keyring
         "archive": result.archive if result is not None else "",
         "archive_bytes": result.archive_bytes if result is not None else 0,
         "archive_note": result.archive_note if result is not None else "",
+        "ports": {**dict(plan.ports)} if plan is not None and state == "running" else {},
     }
 
 

@@ -88,21 +88,26 @@ def where(args: Namespace) -> int:
         view = client.job(args.job)
         peers = {peer["id"]: peer for peer in client.peers()}
     places = [
-        (str(part.get("slot", "-")), str(part.get("executor") or part.get("peer") or ""))
+        (
+            str(part.get("slot", "-")),
+            str(part.get("executor") or part.get("peer") or ""),
+            dict(part.get("ports") or {}),
+        )
         for part in view.get("slots") or view.get("parts") or []
         if part["state"] == "running"
     ]
     network = ((view.get("spec") or {}).get("Tasks") or [{}])[0].get("Network") or {}
-    ports = [(port["Name"], port["Static"]) for port in network.get("Ports", [])]
+    named = [(port["Name"], port.get("Static", 0)) for port in network.get("Ports", [])]
     found = [
         {
             "slot": slot,
             "peer": peer,
             "peer_name": peers.get(peer, {}).get("name", ""),
             "hosts": _hosts(peers.get(peer, {}).get("addresses", [])),
-            "ports": dict(ports),
+            # What the device has chosen counts; that is told a moment after the start.
+            "ports": {name: chosen.get(name, static) or None for name, static in named},
         }
-        for slot, peer in places
+        for slot, peer, chosen in places
     ]
     if args.json:
         show_json(found)
@@ -110,6 +115,7 @@ def where(args: Namespace) -> int:
     rows = []
     for place in found:
         host = place["hosts"][0] if place["hosts"] else "?"
+        ports = place["ports"].items()
         reached = [f"{name} {_address(host, port)}" for name, port in ports] or place["hosts"]
         rows.append((place["slot"], place["peer_name"] or place["peer"], ", ".join(reached) or "-"))
     show_table(("SLOT", "ON", "AT"), rows)
@@ -124,8 +130,9 @@ def _hosts(addresses: list[str]) -> list[str]:
     return list(dict.fromkeys(part[2] for part in words if len(part) > 2))
 
 
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _address(host: str, port: int | None) -> str:
+    number = str(port) if port is not None else "(not known yet)"
+    return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
 
 
 def _show_slots(view: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final, TextIO
 from agent.printable import clean
 
 _STEPS_SHOWN: Final = 4
+_PROGRESS: Final = "execution.progress"
 _CLEAR: Final = "\r\x1b[K"  # to the line's start, erase to its end (ECMA-48, EL)
 # What a person wants to have on the screen afterwards, too.
 _LASTING: Final = (
@@ -32,13 +33,16 @@ class Progress:
         self._steps: list[str] = []
         self._drawn = False
         self._last = ""
+        self._going_on: dict[tuple[Any, Any], str] = {}
 
     def event(self, event: dict[str, Any]) -> None:
         text = clean(str(event.get("text") or ""))
         if self._quiet or not text or event["kind"] in _ELSEWHERE or text == self._last:
             return
         self._last = text
-        if not self._live:
+        if event["kind"] == _PROGRESS:
+            self._step_of(event, text)
+        elif not self._live:
             self._print(text)
         elif event["kind"] in _LASTING:
             self.clear()
@@ -46,6 +50,20 @@ class Progress:
         else:
             self._steps = [*self._steps, text][-_STEPS_SHOWN:]
             self._draw()
+
+    def _step_of(self, event: dict[str, Any], text: str) -> None:
+        """It takes the place of what was said before of the same; in a file once is enough."""
+        of = (event.get("peer"), (event.get("fields") or {}).get("slot"))
+        before, self._going_on[of] = self._going_on.get(of), text
+        if not self._live:
+            if before is None:
+                self._print(text)
+            return
+        if before in self._steps:
+            self._steps[self._steps.index(before)] = text
+        else:
+            self._steps = [*self._steps, text][-_STEPS_SHOWN:]
+        self._draw()
 
     def clear(self) -> None:
         """Make room for the task's output, or for a question."""

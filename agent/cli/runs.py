@@ -263,8 +263,10 @@ def by_flag(error: AgentError) -> AgentError:
 
 def _port(text: str) -> dict[str, Any]:
     static, _, target = text.partition(":")
+    if not static and target.isdecimal():
+        return {"Name": f"port-{target}", "Target": int(target)}
     if not static.isdecimal() or not (target or static).isdecimal():
-        raise CliError(f"--publish {text}: allowed: 8080, or 8080:80", USAGE)
+        raise CliError(f"--publish {text}: allowed: 8080, 8080:80, or :80", USAGE)
     return {"Name": f"port-{static}", "Static": int(static), "Target": int(target or static)}
 
 

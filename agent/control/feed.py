@@ -56,10 +56,30 @@ class Feed:
         self.put(event)
         return event
 
+    def pass_on(
+        self, kind: str, text: str, *, job: str | None, peer: str | None, fields: dict[str, Any]
+    ) -> None:
+        """Tell whoever follows just now, and remember nothing: it has no number of its own."""
+        self._push(
+            {
+                "seq": self.seq,
+                "at_ms": self._wall_ms(),
+                "kind": kind,
+                "text": text,
+                "job": job,
+                "peer": peer,
+                "fields": fields,
+            }
+        )
+
     def put(self, event: View) -> None:
         """Take in an event that was numbered elsewhere; numbers only ever rise."""
         self.seq, job = event["seq"], event["job"]
         self._keep(event, job)
+        self._push(event)
+
+    def _push(self, event: View) -> None:
+        job = event["job"]
         for follower in self._followers.get(None, ()):
             follower.put(event)
         if job is not None:

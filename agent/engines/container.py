@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from agent.engines.ports import variables
 from protocol.asks import network_of
 from protocol.effects import StartTask
 from protocol.network import Port
 from protocol.sources import DirectorySource
+from protocol.volumes import volume_id
 
 # Where paths without a slash at their beginning are: shipped files, and results beside them.
 TASK_DIR: Final = "/shoal"
@@ -41,11 +43,18 @@ class ContainerLaunch:
     gpus: int = 0
     inputs: tuple[str, ...] = ()
     mounts: tuple[tuple[str, str, bool], ...] = ()
+    volumes: tuple[tuple[str, str, bool], ...] = ()  # id, target, and whether it may be written to
+    job: str = ""  # whose volumes they are
+    standing: bool = False
     results: tuple[str, ...] = ()
     has_task_dir: bool = False
     timeout_s: float | None = None
     stop_grace_s: float = 10.0  # as docker stop
     log_bytes_max: int = 4 << 20  # of each stream
+
+    @property
+    def chooses_ports(self) -> bool:
+        return any(not port.static for port in self.ports)
 
 
 def container_launch(
@@ -81,11 +90,23 @@ def container_launch(
         gpus=need.gpu,
         inputs=tuple(path for path in targets if path.startswith("/")),
         mounts=tuple(mounts),
+        volumes=tuple(
+            (volume_id(task.job, task.slot, each.name), each.target, not each.read_only)
+            for each in spec.volumes
+        ),
+        job=task.job,
+        standing=task.spec.standing,
         results=tuple(path for path in results if path.startswith("/")),
         has_task_dir=any(not path.startswith("/") for path in (*places, *results)),
         timeout_s=task.timeout_s,
         log_bytes_max=log_bytes_max,
     )
+
+
+def with_ports(launch: ContainerLaunch, ports: tuple[Port, ...]) -> ContainerLaunch:
+    """The same with ports that all have a number, which its task is told."""
+    told = variables(ports, within=launch.network == "bridge")
+    return replace(launch, ports=ports, env={**launch.env, **told})
 
 
 def within(path: str) -> str:
@@ -109,8 +130,14 @@ def create_options(launch: ContainerLaunch) -> dict[str, Any]:
     }
 
 
-def host_options(launch: ContainerLaunch, work: Path, log_driver: str) -> dict[str, Any]:
-    """For the SDK's `create_host_config`: what holds the container back, and the logs' bound."""
+def host_options(
+    launch: ContainerLaunch,
+    work: Path,
+    log_driver: str,
+    volume_name: Callable[[str], str] = str,
+) -> dict[str, Any]:
+    """For the SDK's `create_host_config`: what holds the container back, and the logs' bound.
+    `volume_name`: what docker calls a volume."""
     mounts = [
         {"Type": "bind", "Source": str(work / path.lstrip("/")), "Target": path, "ReadOnly": True}
         for path in launch.inputs
@@ -118,6 +145,15 @@ def host_options(launch: ContainerLaunch, work: Path, log_driver: str) -> dict[s
     mounts += [
         {"Type": "bind", "Source": path, "Target": target, "ReadOnly": not writable}
         for path, target, writable in launch.mounts
+    ]
+    mounts += [
+        {
+            "Type": "volume",
+            "Source": volume_name(volume),
+            "Target": target,
+            "ReadOnly": not writable,
+        }
+        for volume, target, writable in launch.volumes
     ]
     options: dict[str, Any] = {
         "network_mode": launch.network,  # podman looks at this alone

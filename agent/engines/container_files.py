@@ -47,6 +47,34 @@ def put_files(client: DockerClient, launch: ContainerLaunch, work: Path, spool: 
         client.put(launch.execution_id, cast("IO[bytes]", file))
 
 
+def open_volumes(client: DockerClient, launch: ContainerLaunch, spool: Path) -> None:
+    """A volume that holds nothing yet may be written to by the container's user, whoever that is.
+    What an image has at its place docker has put there, and whose that is, is the image's to say.
+    """
+    for _, target, writable in launch.volumes:
+        own = _empty_directory(client, launch.execution_id, target) if writable else None
+        if own is None or own.mode & 0o002:
+            continue
+        own.name, own.mode = target.lstrip("/"), own.mode | 0o777
+        with tempfile.TemporaryFile(dir=spool) as file:
+            with tarfile.open(fileobj=file, mode="w") as tar:
+                tar.addfile(own)
+            file.seek(0)
+            client.put(launch.execution_id, cast("IO[bytes]", file))
+
+
+def _empty_directory(client: DockerClient, execution_id: str, path: str) -> tarfile.TarInfo | None:
+    """What docker says of a directory, if there is nothing in it."""
+    pieces = client.get(execution_id, path)
+    try:
+        raw = io.BufferedReader(_Pieces(pieces, None, threading.Event()))
+        with tarfile.open(fileobj=raw, mode="r|") as tar:
+            own = tar.next()
+            return own if own is not None and own.isdir() and tar.next() is None else None
+    finally:
+        pieces.close()
+
+
 def fetch_files(
     client: DockerClient,
     execution_id: str,
@@ -82,8 +110,10 @@ def open_up(tree: Path) -> None:
 
 
 def _mounted(path: str, launch: ContainerLaunch) -> bool:
-    """Whether it lies in a part of the device, which docker would change with what it unpacks."""
-    return any(path == at or path.startswith(f"{at}/") for _, at, _ in launch.mounts)
+    """Whether it lies in a part of the device, which docker would change with what it unpacks, or
+    in what its slot keeps."""
+    places = (*launch.mounts, *launch.volumes)
+    return any(path == at or path.startswith(f"{at}/") for _, at, _ in places)
 
 
 def _anybodys(info: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -101,7 +131,10 @@ def _for_all(mode: int, rights: int) -> int:
 class _Pieces(io.RawIOBase):
     """A file of pieces as they come."""
 
-    def __init__(self, pieces: Iterator[bytes], out: Path, given_up: threading.Event) -> None:
+    def __init__(
+        self, pieces: Iterator[bytes], out: Path | None, given_up: threading.Event
+    ) -> None:
+        """`out`: where they are written to, if they are."""
         self._pieces = pieces
         self._out = out
         self._given_up = given_up
@@ -116,7 +149,8 @@ class _Pieces(io.RawIOBase):
             raise OSError("the agent ends")
         if not self._rest:
             self._rest = next(self._pieces, b"")
-            if self.count // LOOK_BYTES != (self.count + len(self._rest)) // LOOK_BYTES:
+            passed = self.count // LOOK_BYTES != (self.count + len(self._rest)) // LOOK_BYTES
+            if passed and self._out is not None:
                 check_room(self._out, 0)
             self.count += len(self._rest)
         count = min(len(buffer), len(self._rest))

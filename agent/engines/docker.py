@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
@@ -21,11 +22,23 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from agent.engines.container import ContainerLaunch, create_options, host_options
+from agent.engines.container import ContainerLaunch, create_options, host_options, with_ports
 from agent.engines.container_exit import exit_of, lost
-from agent.engines.container_files import RESULT_BYTES_MAX, fetch_files, open_up, put_files
+from agent.engines.container_files import (
+    RESULT_BYTES_MAX,
+    fetch_files,
+    open_up,
+    open_volumes,
+    put_files,
+)
 from agent.engines.directories import Directories
-from agent.engines.docker_client import KILL, DockerClient, EngineFailed, NotThere
+from agent.engines.docker_client import (
+    KILL,
+    DockerClient,
+    EngineFailed,
+    NotAnswering,
+    NotThere,
+)
 from agent.engines.docker_link import DockerLink
 from agent.engines.docker_live import READERS_MAX, live
 from agent.engines.docker_log import (
@@ -41,6 +54,7 @@ from agent.engines.docker_log import (
 from agent.engines.engine import FoundExecution
 from agent.engines.execution_dir import ExecutionDir
 from agent.engines.images import Images
+from agent.engines.ports import NOTE, Ports, note_of
 from agent.engines.presence import Presence
 from agent.engines.removal import remove_tree
 from agent.engines.supervisor import boot_id, spec_field
@@ -57,6 +71,8 @@ KILL_S: Final = 10.0  # for docker to carry out a KILL, before it is told again
 GIVE_UP_S: Final = 90.0  # past the grace: docker hangs, and what it runs is given up
 SAID_BYTES_MAX: Final = 4096
 TAILS_S: Final = 20.0  # for the last lines of a stream, before its end is told without
+PORT_TRIES: Final = 8  # ports that others took a moment before
+_TAKEN: Final = re.compile(r"port is already allocated|address already in use", re.IGNORECASE)
 AGAIN_S: Final = 0.5  # before output is asked for again that docker broke off
 RUNS: Final = ("running", "paused", "restarting")
 _log = logging.getLogger("shoal.docker")
@@ -107,6 +123,7 @@ class DockerEngine:
         self.presence = Presence(socket, expected=expected)
         self._link = DockerLink(lambda: connect(socket, owner), self._on_event, self._look_at_all)
         self.images = Images(self._link, self.presence, root.parent / "images.json")
+        self.ports = Ports()
         self._held: dict[str, _Held] = {}
         self._readers = trio.CapacityLimiter(READERS_MAX)
         self._collecting = trio.CapacityLimiter(1)  # the card's whole width, as for packing
@@ -144,7 +161,7 @@ class DockerEngine:
                 # Before docker is asked: whatever becomes of it, this execution is docker's.
                 await self.directories.in_thread(lambda: _note(directory, launch))
                 client = await self._link.client()
-                await self._link.ask(partial(_start, client, directory, launch))
+                await self._link.ask(partial(_start, client, directory, launch, self.ports))
             except (OSError, ValueError) as failure:
                 held.end(directory.fail_start(_why_not_started(failure)))
                 self._link.spawn(self._discard, name)
@@ -223,6 +240,22 @@ class DockerEngine:
                 await self._discard(execution_id)  # else that was done, or is a stray's to be
         await self.directories.remove(execution_id)
         self._held.pop(execution_id, None)
+
+    async def prune_volumes(self, keeps: Callable[[str, bool], bool]) -> None:
+        """Remove volumes of jobs that want none any more, told job and whether it is a standing
+        one. Raises EngineFailed."""
+        client = await self._link.client()
+        for name, job, standing in await self._link.ask(client.volumes):
+            if keeps(job, standing):
+                continue
+            try:
+                await self._link.ask(partial(client.remove_volume, name))
+            except NotAnswering:
+                raise
+            except EngineFailed as error:  # its container is not gone yet
+                _log.debug("volume %s stays: %s", name, error)
+            else:
+                _log.info("volume %s is removed: nobody wants it any more", name)
 
     async def of_this_boot(self, execution_id: str) -> bool:
         return await self.directories.in_thread(self.directories.of(execution_id).of_this_boot)
@@ -467,10 +500,33 @@ def _note(directory: ExecutionDir, launch: ContainerLaunch) -> None:
     directory.write_spec(_spec(launch))
 
 
-def _start(client: DockerClient, directory: ExecutionDir, launch: ContainerLaunch) -> None:
-    host = host_options(launch, directory.work, client.log_driver)
+def _start(
+    client: DockerClient, directory: ExecutionDir, launch: ContainerLaunch, ports: Ports
+) -> None:
+    """Ports are chosen here: somebody else may take one until docker has it, and then another is
+    tried."""
+    chosen = launch
+    for left in reversed(range(PORT_TRIES if launch.chooses_ports else 1)):
+        if launch.ports:
+            chosen = with_ports(launch, ports.choose(launch.ports))
+            directory.write_note(NOTE, note_of(chosen.ports))
+        try:
+            _start_once(client, directory, chosen)
+        except EngineFailed as error:
+            if not left or not _TAKEN.search(str(error)):
+                raise
+            client.remove(launch.execution_id)
+        else:
+            return
+
+
+def _start_once(client: DockerClient, directory: ExecutionDir, launch: ContainerLaunch) -> None:
+    host = host_options(launch, directory.work, client.log_driver, client.volume_name)
+    for volume, _, _ in launch.volumes:
+        client.make_volume(volume, launch.job, launch.standing)
     client.create(launch.execution_id, create_options(launch), host)
     put_files(client, launch, directory.work, directory.tmp)
+    open_volumes(client, launch, directory.tmp)
     client.start(launch.execution_id)
 
 

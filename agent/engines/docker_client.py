@@ -19,6 +19,8 @@ from agent.labels import ARCHITECTURES
 TIMEOUT_S: Final = 60.0  # a slow card takes seconds to make a container
 LABEL: Final = "shoal.execution"  # with its id; how a container is known to be ours
 OWNER: Final = "shoal.peer"  # two agents may share one engine
+JOB: Final = "shoal.job"  # of a volume, whose it is
+KIND: Final = "shoal.kind"  # of that job: standing, or one-off
 DIE: Final = "die"
 DIED: Final = "died"  # as podman calls it in filters, and there alone
 KILL: Final = "kill"
@@ -162,6 +164,32 @@ class DockerClient:
             code = self._api.exec_inspect(made)["ExitCode"]
             return (125 if code is None else int(code)), said
 
+    # ---- volumes -----------------------------------------------------------------------------
+
+    def volume_name(self, volume: str) -> str:
+        return f"shoal-{self._owner[-8:]}-{volume}"
+
+    def make_volume(self, volume: str, job: str, standing: bool) -> None:
+        """One that is there stays as it is."""
+        labels = {OWNER: self._owner, JOB: job, KIND: "standing" if standing else "one-off"}
+        with _told():
+            self._api.create_volume(self.volume_name(volume), labels=labels)
+
+    def volumes(self) -> list[tuple[str, str, bool]]:
+        """Each volume of this peer: its name, its job, and whether that is a standing one."""
+        with _told():
+            found = self._api.volumes(filters={"label": f"{OWNER}={self._owner}"})["Volumes"] or []
+        return [
+            (each["Name"], each["Labels"][JOB], each["Labels"].get(KIND) != "one-off")
+            for each in found
+            if JOB in (each["Labels"] or {})
+        ]
+
+    def remove_volume(self, name: str) -> None:
+        """Missing is fine. Raises EngineFailed while a container has it."""
+        with suppress(NotThere), _told():
+            self._api.remove_volume(name)
+
     # ---- files -------------------------------------------------------------------------------
 
     def put(self, execution_id: str, tar: IO[bytes]) -> None:
@@ -217,14 +245,14 @@ class DockerClient:
         with suppress(NotThere), _told():
             self._api.remove_image(image)
 
-    def pull(self, image: str) -> Iterator[str]:
-        """Fetch it; what docker says about that, line by line."""
+    def pull(self, image: str) -> Generator[Mapping[str, Any], None, None]:
+        """Fetch it; what docker says about that, line by line. Closed, docker gives it up."""
         repository, tag = _split(image)
         with _told():
             for line in self._api.pull(repository, tag=tag, stream=True, decode=True):
                 if "error" in line:
                     raise EngineFailed(str(line["error"]))
-                yield str(line.get("status", ""))
+                yield line
 
 
 class Events:

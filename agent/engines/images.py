@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import trio
@@ -21,6 +22,7 @@ import trio
 from agent.engines.docker_client import EngineFailed, NotAnswering
 from agent.engines.docker_link import DockerLink
 from agent.engines.presence import Presence
+from agent.engines.pulling import Pulling
 from agent.threads import abandonable
 from protocol.container import ContainerParams, full_name
 
@@ -59,8 +61,11 @@ class Images:
             with contextlib.suppress(EngineFailed):
                 await self.prune()
 
-    async def fetch(self, params: ContainerParams) -> None:
-        """Have the image here, as the job's Pull says. Raises EngineFailed."""
+    async def fetch(
+        self, params: ContainerParams, say: Callable[[str], None] = lambda text: None
+    ) -> None:
+        """Have the image here, as the job's Pull says. `say` hears of what takes long, from this
+        loop and not often. Raises EngineFailed."""
         image, name = params.image, full_name(params.image)
         if name in self._used:
             self._used[name] = time.time()
@@ -70,11 +75,13 @@ class Images:
             raise EngineFailed(f"image {image} is not here, and its job says Pull: never")
         turn = self._turns.setdefault(image, trio.Lock())
         try:
+            if turn.locked() or not self._pulls.value:
+                say(f"pulling {image}: waits for others that are being pulled here")
             async with turn, self._pulls:
                 # Another job that waited for it too may have fetched it meanwhile.
                 if params.pull == "always" or not await self._here(image):
                     await self._make_room()
-                    await self._pull(image, name)
+                    await self._pull(image, name, say)
         finally:
             if not turn.locked():
                 self._turns.pop(image, None)
@@ -128,19 +135,32 @@ class Images:
         client = await self._link.client()
         return await self._link.ask(lambda: client.has_image(image))
 
-    async def _pull(self, image: str, name: str) -> None:
+    async def _pull(self, image: str, name: str, say: Callable[[str], None]) -> None:
         client = await self._link.client()
         ours = name in self._used or not await self._link.ask(lambda: client.has_image(image))
         if ours:  # at once: docker may go on with a pull that is given up here
             self._used[name] = time.time()
             await self._save()
+        given_up, token = threading.Event(), trio.lowlevel.current_trio_token()
+
+        def tell(text: str) -> None:
+            if not given_up.is_set():
+                say(text)
+
+        def told(text: str) -> None:
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(tell, text)
+
+        pulling = Pulling(image, told, time.monotonic)
         try:
             with trio.fail_after(PULL_S):
-                await abandonable(lambda: _exhaust(client.pull(image)))
+                await abandonable(lambda: _exhaust(client.pull(image), pulling, given_up))
         except trio.TooSlowError:
             raise EngineFailed(f"image {image} was not fetched within {PULL_S:.0f} s") from None
         except EngineFailed as error:
             raise EngineFailed(f"image {image} cannot be fetched: {error}") from None
+        finally:
+            given_up.set()  # where it is: what its job is told of later is not about this
         if ours and not await self._link.ask(lambda: client.fits_here(image)):
             with contextlib.suppress(EngineFailed):
                 await self._link.ask(lambda: client.remove_image(image))
@@ -154,9 +174,19 @@ class Images:
             await trio.to_thread.run_sync(lambda: _write(self._record, used))
 
 
-def _exhaust(lines: Iterator[str]) -> None:
-    for line in lines:
-        _log.debug("pull: %s", line)
+def _exhaust(
+    lines: Generator[Mapping[str, Any], None, None], pulling: Pulling, given_up: threading.Event
+) -> None:
+    """To the end; or, once nobody waits for it any more, until docker says its next word: then the
+    connection is closed, and docker stops as well."""
+    try:
+        for line in lines:
+            if given_up.is_set():
+                _log.debug("a pull was given up: %s", line.get("status"))
+                return
+            pulling.take(line)
+    finally:
+        lines.close()
 
 
 def _free_bytes(root: str) -> int:

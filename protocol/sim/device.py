@@ -18,6 +18,7 @@ from protocol.config import NodeConfig
 from protocol.effects import (
     CheckTask,
     Dial,
+    DropVolumes,
     Effect,
     Gossip,
     Hangup,
@@ -466,6 +467,8 @@ class Device:
                 self.host.stop(effect.execution)
             case RemoveTask():
                 self.host.remove(effect.execution)
+            case DropVolumes():
+                pass  # `sim.volumewatch` remembers who has what
             case Reply():
                 if self.world.on_reply is not None:
                     self.world.on_reply(self, effect)

@@ -43,6 +43,7 @@ class Host:
             return None
         self.tasks[task.execution] = task
         if rng.random() < self.world.start_failures:
+            task.untouched = True
             heap.after(0.01, self._finish, task, None, "start-failed")
             return task
         reason = "timeout" if task.code == KILLED else "exited"

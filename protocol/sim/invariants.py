@@ -49,6 +49,7 @@ from protocol.sim.schedulewatch import ScheduleWatch, fired
 from protocol.sim.servicewatch import ServiceWatch
 from protocol.sim.standingwatch import StandingWatch
 from protocol.sim.tasks import Task
+from protocol.sim.volumewatch import VolumeWatch
 from protocol.sim.world import World
 from protocol.wire import Sealed, decode_as, decode_message, loads
 
@@ -102,12 +103,14 @@ class Invariants:
     standing: StandingWatch = field(init=False)
     schedules: ScheduleWatch = field(init=False)
     services: ServiceWatch = field(init=False)
+    volumes: VolumeWatch = field(init=False)
 
     def __post_init__(self) -> None:
         self._ledgers = [Ledger(self._record) for _ in self.world.devices]
         self.standing = StandingWatch(self.world, self.violate, self._open)
         self.schedules = ScheduleWatch(self.violate)
         self.services = ServiceWatch(self.world, self.violate, self.exclusive)
+        self.volumes = VolumeWatch(self.violate, [self.contested, self.services.contested])
 
     def violate(self, device: int, text: str) -> None:
         if len(self.violations) < VIOLATIONS_MAX:
@@ -187,6 +190,7 @@ class Invariants:
 
     def began(self, device: Device, start: StartTask, task: Task) -> None:
         """The host has started a task."""
+        self.volumes.began(device, start, task)
         if task.daemon:
             self.standing.began(device, start, task)
             return

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
+import msgspec
+
 from protocol.effects import Reply
 from protocol.events import ControlRequested, Event, SubmitRequested
 from protocol.ids import JobId, job_id
@@ -16,6 +18,7 @@ from protocol.sim.faults import HEAL_S
 from protocol.sim.standingwatch import StandingWatch
 from protocol.sim.tasks import Behaviour
 from protocol.sim.world import World
+from protocol.volumes import Volume
 
 SERVICE: Final = "service-"  # how its name begins
 FIRST_REQUEST: Final = 1_000_000  # so that no request of other people's has the same number
@@ -48,6 +51,7 @@ class Keepers:
     heal_s: float = HEAL_S  # what they wish is spread over this time
     contested: dict[JobId, None] = field(default_factory=dict)  # services run at several devices
     wishes: list[Wish] = field(default_factory=list)
+    volumes: dict[JobId, None] | None = None  # services keep some; those deleted, which begin anew
     _requests: dict[int, Wish] = field(default_factory=dict)
     _askers: dict[str, dict[int, None]] = field(default_factory=dict)
     _count: int = FIRST_REQUEST
@@ -114,6 +118,8 @@ class Keepers:
     def _event(self, wish: Wish, request: int) -> Event:
         if wish.event in ("stop", "delete"):
             desired = Desired.STOPPED if wish.event == "stop" else Desired.DELETED
+            if wish.event == "delete" and self.volumes is not None:
+                self.volumes[self.job(wish.name)] = None
             return ControlRequested(request, self.job(wish.name), desired)
         # "again" is the file as it was first run: it brings back what was stopped or deleted.
         edit = 0 if wish.event == "again" else wish.number
@@ -121,6 +127,10 @@ class Keepers:
         if wish.event in ("update", "again"):
             self._note_contest(wish)
         spec = draw(wish.name, edit, Random(f"{self.world.seed}/{wish.name}/{edit}"))
+        if self.volumes is not None:
+            (task,) = spec.tasks
+            kept = msgspec.structs.replace(task, volumes=(Volume("data", "data"),))
+            spec = msgspec.structs.replace(spec, tasks=(kept,))
         return SubmitRequested(request, spec, f"{wish.name}/{wish.number}")
 
     def _note_contest(self, wish: Wish) -> None:

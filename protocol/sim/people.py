@@ -53,6 +53,7 @@ class People:
     invariants: Invariants
     rng: Random
     heal_s: float = HEAL_S
+    volumes: bool = False  # what batch jobs keep
     calls: list[Call] = field(default_factory=list)
     stops: dict[int, JobId] = field(default_factory=dict)  # requests under way
     _requests: dict[int, Call] = field(default_factory=dict)
@@ -61,7 +62,7 @@ class People:
     def draw(self, jobs: int) -> None:
         """Draw the calls and put them on the heap; some are made twice, at one peer or at two."""
         for number in range(jobs):
-            spec = draw_spec(number, self.rng)
+            spec = draw_spec(number, self.rng, self.volumes)
             if self.rng.random() < OPS:
                 spec = draw_ops(number, self.rng)
             call = Call(
@@ -157,7 +158,7 @@ class People:
             call.error = error
 
 
-def draw_spec(number: int, rng: Random) -> JobSpec:
+def draw_spec(number: int, rng: Random, volumes: bool = False) -> JobSpec:
     """A batch job: how many slots, how long, how often it fails, what it does about that."""
     shortest = rng.choice((50, 200, 1000, 4000))
     behaviour = Behaviour(
@@ -167,21 +168,20 @@ def draw_spec(number: int, rng: Random) -> JobSpec:
         "Name": f"job-{number}",
         "Type": "batch",
         "Count": rng.choice((1, 1, 2, 3, 4)),
-        "Tasks": [
-            {
-                "Engine": {"Type": "process", "Params": {"Command": list(behaviour.command)}},
-                "Resources": {
-                    "CPU": f"{rng.choice((100, 500, 1000))}m",
-                    "Memory": rng.choice(("32Mi", "256Mi", "900Mi")),
-                },
-                "Timeouts": {
-                    "ExecutionTimeout": rng.choice((0, 0, 2, 10)),
-                    "QueueTimeout": rng.choice((20, 40)),
-                    "TotalTimeout": rng.choice((0, 0, 60)),
-                },
-            }
-        ],
     }
+    task: dict[str, Plain] = {
+        "Engine": {"Type": "process", "Params": {"Command": list(behaviour.command)}},
+        "Resources": {
+            "CPU": f"{rng.choice((100, 500, 1000))}m",
+            "Memory": rng.choice(("32Mi", "256Mi", "900Mi")),
+        },
+        "Timeouts": {
+            "ExecutionTimeout": rng.choice((0, 0, 2, 10)),
+            "QueueTimeout": rng.choice((20, 40)),
+            "TotalTimeout": rng.choice((0, 0, 60)),
+        },
+    }
+    tree["Tasks"] = [task]
     if rng.random() < 0.7:
         causes: list[list[Plain]] = [["failure"], ["lost", "system"], ["lost", "system", "failure"]]
         tree["Retry"] = {
@@ -193,6 +193,9 @@ def draw_spec(number: int, rng: Random) -> JobSpec:
         tree["Constraints"] = [{"Key": "zone", "Operator": "=", "Values": ["attic"]}]
     if rng.random() < 0.1:
         tree["Disconnect"] = {"StopAfter": rng.choice((12, 20))}
+    if volumes:  # its device may be gone for long
+        task["Volumes"] = [{"Name": "data", "Target": "data"}]
+        task["Timeouts"] = {"QueueTimeout": 20, "TotalTimeout": 60}
     return JobSpec.from_plain(tree)
 
 

@@ -79,6 +79,7 @@ def run(seed: int, options: Options, line: Callable[[str], None] | None = None) 
     invariants = Invariants(world, seed, exclusive=faults.clean, steady=faults.steady)
     world.watcher = invariants
     people = People(world, invariants, Random(f"{name}/people"), faults.heal_s)
+    people.volumes = scenario.volumes
     people.draw(options.jobs)
     keepers = Keepers(
         world,
@@ -87,6 +88,8 @@ def run(seed: int, options: Options, line: Callable[[str], None] | None = None) 
         faults.heal_s,
         invariants.services.contested,
     )
+    if scenario.volumes:
+        keepers.volumes = invariants.volumes.deleted
     keepers.draw(options.daemons, options.services)
     rng = Random(f"{name}/timers")
     timers = Timers(world, invariants.schedules, rng, faults.heal_s)

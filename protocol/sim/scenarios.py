@@ -27,6 +27,7 @@ class Scenario:
     peers: int = 0  # zero: as many as asked for
     every: int = 1  # of so many rounds through all scenarios it takes part in one
     boot_s: float = 2.0  # within this all devices are switched on
+    volumes: bool = False  # batch jobs and services keep volumes
     config: NodeConfig = field(default_factory=NodeConfig)
 
 
@@ -74,6 +75,16 @@ def _away(rng: Random) -> Faults:
     return Faults(absences=rng.randint(1, 2), heal_s=240.0)
 
 
+def _restarting(rng: Random) -> Faults:
+    return Faults(
+        Conditions(loss=rng.choice((0.0, 0.05))),
+        crashes=rng.randint(2, 8),
+        power_cuts=rng.randint(1, 6),
+        freezes=rng.randint(0, 1),
+        start_failures=rng.choice((0.0, 0.1)),
+    )
+
+
 def _none(rng: Random) -> Faults:
     return Faults()
 
@@ -97,6 +108,9 @@ _ALL: Final = (
     Scenario("away", "devices that are off while jobs end, are stopped and deleted", _away),
     Scenario("nats", "two in three behind NATs, relays that go down", _natted),
     Scenario("metered", "half of the shoal or all of it on metered links", _metered),
+    Scenario(
+        "volumes", "slots that keep something, on devices that go down", _restarting, volumes=True
+    ),
     Scenario("crowd", "a hundred devices join within ten seconds", _none, 100, 20, 10.0),
 )
 SCENARIOS: Final = {scenario.name: scenario for scenario in _ALL}

@@ -19,6 +19,7 @@ from protocol.ids import JobId
 from protocol.job import JobSpec, JobType
 from protocol.led import Phase
 from protocol.node import Node
+from protocol.pins import homes_of
 from protocol.records import Fence, Role
 from protocol.resources import Resources
 from protocol.sim.device import Device
@@ -128,7 +129,8 @@ class ServiceWatch:
         plan = node.coordination.led[held.id].plans[index]
         if here:
             device, execution = here[0]
-            if execution.revision != held.revision and not held.paused:
+            stuck = held.paused or _waits_for_volumes(node, held)
+            if execution.revision != held.revision and not stuck:
                 return [(device.index, f"{slot} runs another revision than it should")]
             running = len(self._running(held.id, index))
             if running == 1 or execution.start_at < NEVER:
@@ -137,7 +139,29 @@ class ServiceWatch:
         if plan.phase is Phase.WAITING and plan.ended is not None and not plan.dry_rounds:
             return []  # handed back, and in its pause
         room = [device.index for device in up if _fits(device, held, up)]
+        if held.job.task.volumes:  # of which the world may know less, see VolumeWatch
+            room = self._with_volumes(node, held, index, room)
         return [(room[0], f"{slot} runs nowhere, and would fit here")] if room else []
+
+    def _with_volumes(
+        self, node: Node, held: HeldService, index: int, room: list[int]
+    ) -> list[int]:
+        """Those that have its volumes; while nobody has, those that keep no other slot's."""
+        fleet, led = node.coordination.fleet, node.coordination.led[held.id]
+        homes = {
+            slot: self.world.by_peer[home].index for slot, home in homes_of(led, fleet.name).items()
+        }
+        if index in homes:
+            return [device for device in room if device == homes[index]]
+        others = list(homes.values()) if held.job.spread else []
+        return [device for device in room if device not in others]
+
+
+def _waits_for_volumes(node: Node, held: HeldService) -> bool:
+    """Whether an update is held up by a slot whose device cannot run it, and nobody else may."""
+    led = node.coordination.led[held.id]
+    homes = homes_of(led, node.coordination.fleet.name)
+    return any(led.plans[index].phase is Phase.WAITING for index in homes)
 
 
 def _open(job: JobId, up: list[Device]) -> list[tuple[Device, Execution]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
@@ -46,6 +46,7 @@ class Task:
     code: int | None
     daemon: bool = False
     service: bool = False
+    untouched: bool = False  # it did not begin
     running: bool = True
     ended: TaskEnded | None = None
 
@@ -76,6 +77,7 @@ class Task:
             self.running, self.code = False, code
             duration_ms = int((now - self.began) * 1000)
             self.ended = TaskEnded(self.execution, code, reason, duration_ms, b"out\n", b"")
+            self.ended = replace(self.ended, untouched=self.untouched)
         return self.ended
 
     def found(self) -> TaskFound:

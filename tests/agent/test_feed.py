@@ -47,3 +47,14 @@ async def test_a_slow_follower_loses_the_oldest_and_is_told_how_many() -> None:
     dropped = await anext(follower)
     assert (dropped["kind"], dropped["fields"]) == ("feed.dropped", {"dropped": 6})
     assert [(await anext(follower))["text"] for _ in range(4)] == ["6", "7", "8", "9"]
+
+
+async def test_what_is_passed_on_reaches_whoever_follows_and_is_not_remembered() -> None:
+    events = feed()
+    events.tell("one", "1", job="a")
+    follower = events.follow(1, "a")
+    events.pass_on("execution.progress", "on b: pulling", job="a", peer="b", fields={})
+    events.tell("two", "2", job="a")
+    assert [(await anext(follower))["kind"] for _ in range(2)] == ["execution.progress", "two"]
+    assert [(event["seq"], event["kind"]) for event in events.recent(0)] == [(1, "one"), (2, "two")]
+    await follower.aclose()

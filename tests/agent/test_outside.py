@@ -77,3 +77,15 @@ async def test_links_are_kept_and_let_go(data_dir: Path) -> None:
         agent.outside.hangup(OTHER)
         agent.outside.send(OTHER, b"to nobody")
         agent.outside.gossip(b"to nobody")
+
+
+async def test_what_is_fleeting_reaches_whoever_follows_and_no_disk(data_dir: Path) -> None:
+    async with running_agent(data_dir) as agent:
+        follower = agent.feed.follow(agent.feed.seq, "j")
+        before = agent.store.log.unsaved
+        text = "on b: pulling x"
+        agent.outside.tell(Tell("execution.progress", text, JobId("j"), fleeting=True))
+        assert (await anext(follower))["text"] == text
+        assert agent.store.log.unsaved == before
+        assert agent.feed.recent(0, "j") == []
+        await follower.aclose()

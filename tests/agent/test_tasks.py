@@ -17,8 +17,10 @@ import trio
 import trio.testing
 
 from agent.archives import Archives, ByteStream
+from agent.engines.docker import DockerEngine
 from agent.engines.engine import Engines
 from agent.engines.execution_dir import ExecutionDir
+from agent.engines.ports import FIRST, LAST
 from agent.engines.process import ProcessEngine
 from agent.engines.task import ExitReason, TaskExit, TaskUser
 from agent.inputs.downloads import Downloads
@@ -26,6 +28,7 @@ from agent.inputs.inputs import Inputs
 from agent.results import Results
 from agent.tasks import TAIL_BYTES, Tasks, told
 from agent.transport.errors import NotReachable
+from agent.volumes import Volumes
 from protocol.config import PolicyConfig
 from protocol.effects import RemoveTask, StartTask, StopTask
 from protocol.events import Event, TaskEnded, TaskFound, TaskStarted
@@ -60,7 +63,11 @@ class Running:
         downloads = Downloads(Archives(root / "downloads"))
         policy = PolicyConfig(directories=(str(root / "shared"),))
         inputs = Inputs(self.archives, self.kept, downloads, policy, self.dial, list)
-        self.tasks = Tasks(engines, inputs, post, 100_000, results)
+        containers = root / "containers"
+        containers.mkdir(exist_ok=True)
+        docker = DockerEngine(containers, root / "no.sock", "me")
+        self.volumes = Volumes(root / "volumes", TaskUser.default(), docker)
+        self.tasks = Tasks(engines, inputs, post, 100_000, results, self.volumes)
 
     async def dial(self, peer: PeerId) -> ByteStream:
         await self.may_dial.wait()
@@ -97,6 +104,11 @@ def shell(script: str, **more: Any) -> StartTask:
     return task("sh", "-c", script, **more)
 
 
+def keeping(script: str, name: str, **more: Any) -> StartTask:
+    volumes = [{"Name": "data", "Target": "kept", **more}]
+    return shell(script, execution=ExecutionId(name), Volumes=volumes)
+
+
 def source(kind: str, target: str, **params: Any) -> dict[str, Any]:
     return {"Source": {"Type": kind, "Params": params}, "Target": target}
 
@@ -124,6 +136,72 @@ async def test_a_variable_of_the_device_is_filled_in_where_the_task_runs(
         absent = task("true", execution=ExecutionId("e2"), Env={"T": "env:NO_SUCH_THING"})
         refused = await it.ended(absent)
         assert refused.reason == "the agent of this device has no variable NO_SUCH_THING"
+
+
+async def test_what_is_in_a_volume_is_there_at_the_next_start(root: Path) -> None:
+    async with running(root) as it:
+        first = await it.ended(keeping("ls kept; echo one >> kept/log", "e1"))
+        assert (first.exit_code, first.stdout_tail) == (0, b""), first
+        it.events.clear()
+        second = await it.ended(keeping("echo two >> kept/log; cat kept/log", "e2"))
+        assert second.stdout_tail == b"one\ntwo\n"
+        it.tasks.remove(RemoveTask(ExecutionId("e2")))
+        await until(lambda: not it.engine.directories.has("e2"))
+        assert [path.read_text() for path in (root / "volumes").glob("*/*/log")] == ["one\ntwo\n"]
+
+
+async def test_a_volume_goes_when_its_job_is_wanted_no_more(root: Path) -> None:
+    async with running(root) as it:
+        asked = []
+        it.volumes.keeps = lambda job, standing: bool(asked.append((job, standing)))
+        await it.ended(keeping("echo one >> kept/log", "e1"))
+        it.tasks.drop_volumes()
+        await until(lambda: not list((root / "volumes").glob("*/*")))
+        assert asked[0] == (JobId("j"), False)
+
+
+async def test_a_volume_where_inputs_are_is_refused(root: Path) -> None:
+    async with running(root) as it:
+        inputs = [source("inline", "there/file", URL="data:,x")]
+        volumes = [{"Name": "data", "Target": "kept"}]
+        start = shell("true", InputSources=inputs, Volumes=volumes)
+        await it.engine.directories.prepare(E1)
+        (root / "executions/e1/work/kept").mkdir()
+        ended = await it.ended(start)
+        assert ended.reason == "the volume data finds kept taken by its inputs"
+        assert ended.untouched
+
+
+async def test_a_task_that_was_never_begun_has_touched_nothing(root: Path) -> None:
+    async with running(root) as it:
+        absent = await it.ended(task("no-such-program"))
+        assert (absent.exit_code, absent.untouched) == (None, True), absent
+        it.events.clear()
+        assert not (await it.ended(task("false", execution=ExecutionId("e2")))).untouched
+
+
+async def test_a_port_that_no_file_names_is_chosen_and_told(root: Path) -> None:
+    ports = [{"Name": "my web"}, {"Name": "fixed", "Static": 8080}]
+    script = "env | grep -E '^(SHOAL|BACALHAU)_(HOST_)?PORT_' | sort; sleep 1000"
+    async with running(root) as it:
+        it.tasks.start(shell(script, Network={"Ports": ports}))
+        started = await it.until(TaskStarted)
+        (_, chosen), fixed = started.ports
+        assert FIRST <= chosen <= LAST and fixed == ("fixed", 8080)
+
+        def lines() -> list[str]:
+            logs = sorted((root / "executions/e1").glob("stdout.*"))
+            return "".join(path.read_text() for path in logs).splitlines()
+
+        await until(lambda: len(lines()) == 8)
+        assert f"BACALHAU_HOST_PORT_my_web={chosen}" in lines()
+        assert f"SHOAL_PORT_my_web={chosen}" in lines()
+        assert "BACALHAU_PORT_fixed=8080" in lines()
+    async with running(root) as later:
+        (found,) = await later.tasks.found()
+        assert found.ports == started.ports, "the agent's next life knows them too"
+        later.tasks.stop(StopTask(E1, "over"))
+        await later.until(TaskEnded)
 
 
 async def test_a_directory_of_the_device_is_an_input_where_its_owner_allows_it(root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.dockerhost import IMAGE, DockerHost
-from tests.lab import Done, Lab
+from tests.lab import Device, Done, Lab
 
 SHELL = ("--network", "none", IMAGE, "sh", "-c")
 
@@ -248,6 +249,90 @@ def test_a_published_port_is_shown_and_answers(lab: Lab, docker: DockerHost) -> 
     assert "runs nowhere just now" in lab.shoal(lab[0], "job", "where", "page").err
 
 
+def test_a_port_that_the_device_chooses_is_shown_and_answers(lab: Lab, docker: DockerHost) -> None:
+    serve = "echo chosen > index.html; exec httpd -f -p 80"
+    words = ("-d", "--name", "any", "-p", ":80", "-w", "/")
+    started = lab.shoal(lab[0], "docker", "run", *words, IMAGE, "sh", "-c", serve)
+    assert started.code == 0, started
+    where = lab.until(lambda: _at(lab, "any", "127.0.0.1:2") or _at(lab, "any", "127.0.0.1:3"), "")
+    (port,) = re.findall(r"port-80 127\.0\.0\.1:(\d+)", where)
+    page = lab.until(lambda: docker.fetch(f"http://127.0.0.1:{port}/"), "it answers")
+    assert page == "chosen\n"
+    on = json.loads(lab.shoal(lab[2], "job", "where", "any", "--json").out)
+    assert [place["ports"] for place in on] == [{"port-80": int(port)}]
+    assert lab.shoal(lab[0], "stop", "any", "-y").code == 0
+    ended(lab, docker)
+
+
 def _at(lab: Lab, job: str, port: str) -> str:
     out = lab.shoal(lab[1], "job", "where", job).out
     return out if port in out else ""
+
+
+def test_who_waits_is_told_that_an_image_is_pulled(lab: Lab, docker: DockerHost) -> None:
+    with docker.registry("far/large:1", files={"large": os.urandom(30_000_000)}) as image:
+        words = ("--name", "large", "--network", "none", image, "echo", "pulled")
+        done = lab.shoal(lab[0], "docker", "run", *words)
+        assert (done.code, done.out) == (0, "pulled\n"), done
+        assert re.search(rf"shoal: on d0\d: pulling {image}", done.err), done.err
+        kinds = [json.loads(line)["kind"] for line in _told(lab, "large")]
+        assert "job.accepted" in kinds and "execution.progress" not in kinds, "it is kept nowhere"
+    ended(lab, docker)
+
+
+def _told(lab: Lab, job: str) -> list[str]:
+    return lab.shoal(lab[0], "events", "--json", "--job", job).out.splitlines()
+
+
+# ---- what a slot keeps -------------------------------------------------------------------------
+
+
+def test_a_slot_waits_for_the_device_that_has_its_volume(
+    lab: Lab, docker: DockerHost, tmp_path: Path
+) -> None:
+    spec = json.loads(daemon("ledger", "echo line >> /data/log; cat /data/log; sleep 1000"))
+    spec["Type"] = "service"
+    spec["Constraints"] = [{"Key": "arch", "Operator": "exists"}]
+    spec["Tasks"][0]["Volumes"] = [{"name": "state", "target": "/data"}]
+    (tmp_path / "l.json").write_text(json.dumps(spec))
+    assert lab.shoal(lab[0], "job", "run", "l.json", cwd=tmp_path).code == 0
+    home = lab.until(lambda: _home(lab, "ledger"), "it runs")
+    (container,) = running(docker)
+    others = [device for device in lab.devices if device is not home]
+    lab.kill(home)
+    docker.api.remove_container(container, force=True)
+
+    def waits() -> bool:
+        told = [lab.shoal(device, "why", "ledger").out for device in others]
+        return any(
+            f"{home.name} " in out and "it has volume state, and is away" in out for out in told
+        )
+
+    lab.until(waits, "it waits for its device")
+    assert running(docker) == set()
+    lab.start(home)
+    lab.until(lambda: _home(lab, "ledger") is home, "it is back")
+    lab.until(
+        lambda: "line\nline\n" in lab.shoal(home, "logs", "ledger", "--tail", "2").out,
+        "what it wrote before is there",
+    )
+    assert len(_volumes(docker)) == 1
+    assert lab.shoal(others[0], "job", "stop", "ledger", "-y").code == 0
+    ended(lab, docker)
+    assert len(_volumes(docker)) == 1, "a stop keeps it"
+    assert lab.shoal(others[0], "job", "delete", "ledger", "-y").code == 0
+    lab.until(lambda: not _volumes(docker), "nobody wants it any more")
+
+
+def _home(lab: Lab, job: str) -> Device | None:
+    """Where its one slot runs, as any device that is up sees it."""
+    asked = next(device for device in lab.devices if device.process is not None)
+    with asked.client() as client:
+        slots = client.job(job)["slots"]
+    names = [slot["executor_name"] for slot in slots if slot["state"] == "running"]
+    return next((device for device in lab.devices if device.name in names), None)
+
+
+def _volumes(docker: DockerHost) -> list[str]:
+    found = docker.api.volumes(filters={"label": "shoal.job"})["Volumes"] or []
+    return [volume["Name"] for volume in found]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -22,9 +23,11 @@ from agent.engines import docker as docker_module
 from agent.engines import docker_client, images
 from agent.engines.container import ContainerLaunch
 from agent.engines.docker import DockerEngine
+from agent.engines.ports import FIRST, LAST, NOTE, read_note
 from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit
 from agent.engines.task_log import Stream
 from protocol.container import ContainerParams, full_name
+from protocol.network import Port
 from tests.agent.whole import until
 from tests.dockerhost import IMAGE, DockerHost
 
@@ -69,9 +72,20 @@ async def said(it: DockerEngine, name: str = "e1", stream: Stream = "stdout") ->
     return b"".join([chunk.data async for chunk in it.log(name, stream, 0, -1, False)])
 
 
+async def until_said(it: DockerEngine, name: str, text: bytes) -> None:
+    with trio.fail_after(60):
+        while await said(it, name) != text:  # noqa: ASYNC110 -- docker tells of no line
+            await trio.sleep(0.05)
+
+
 def detail(docker: DockerHost, name: str = "e1") -> dict[str, Any]:
     found: dict[str, Any] = docker.api.inspect_container(f"shoal-{PEER[-8:]}-{name}")
     return found
+
+
+def volumes(docker: DockerHost) -> list[str]:
+    found = docker.api.volumes(filters={"label": "shoal.job"})["Volumes"] or []
+    return sorted(volume["Labels"]["shoal.job"] for volume in found)
 
 
 # ---- a container's life ------------------------------------------------------------------------
@@ -256,6 +270,20 @@ async def test_a_disk_that_is_nearly_full_costs_unused_images(
             await it.clear("e1")
             await it.images.prune()
             assert full_name(image) not in it.presence.images
+
+
+async def test_a_pull_says_how_far_it_is(
+    root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.engines.pulling.SAY_S", 0.0)
+    large = {"large": os.urandom(40_000_000)}
+    with docker.registry("large:1", files=large) as image:
+        async with engine(root, docker) as it:
+            said: list[str] = []
+            await it.images.fetch(ContainerParams(image=image), said.append)
+            assert said[0] == f"pulling {image}"
+            assert any(re.fullmatch(rf"pulling {image}: [0-9.]+ of 4\d MB", text) for text in said)
+        docker.api.remove_image(image)
 
 
 async def test_a_pull_that_is_cut_off_says_so_and_the_next_one_goes_through(
@@ -711,3 +739,123 @@ async def test_a_socket_that_says_nothing_is_not_waited_for(
         await it.presence.look()
         assert not it.presence.present and time.monotonic() - begun < 10
         assert json.dumps(it.presence.trouble) == '""'
+
+
+# ---- volumes -----------------------------------------------------------------------------------
+
+
+async def test_a_volume_outlives_its_containers_and_goes_when_nobody_wants_it(
+    root: Path, docker: DockerHost
+) -> None:
+    kept: dict[str, Any] = {"volumes": (("v1", "/data", True),), "job": "j1", "standing": True}
+    async with engine(root, docker) as it:
+        first = await ended(it, shell("echo one >> /data/log", **kept))
+        assert first.code == 0
+        await it.clear("e1")
+        assert docker.ours() == []
+        again = shell("echo two >> /data/log; cat /data/log; sleep 100", "e2", **kept)
+        await it.start(again)
+        await until_said(it, "e2", b"one\ntwo\n")
+        await it.prune_volumes(lambda job, standing: False)
+        assert volumes(docker) == ["j1"], "a container has it"
+        await it.stop("e2", 0)
+        await it.wait("e2")
+        await it.clear("e2")
+        asked: list[tuple[str, bool]] = []
+        await it.prune_volumes(lambda *each: not asked.append(each))
+        assert (asked, volumes(docker)) == ([("j1", True)], ["j1"])
+        await it.prune_volumes(lambda job, standing: False)
+        assert volumes(docker) == []
+
+
+async def test_whoever_a_container_runs_as_may_write_to_its_volume(
+    root: Path, docker: DockerHost
+) -> None:
+    kept: dict[str, Any] = {"volumes": (("v2", "/data/in", True),), "job": "j2"}
+    async with engine(root, docker) as it:
+        first = await ended(it, shell("touch /data/in/a", user="1000", **kept))
+        assert first.code == 0, await said(it, stream="stderr")
+        listed = await ended(it, shell("stat -c %u:%a /data/in; ls /data/in", "e2", **kept))
+        assert (listed.code, await said(it, "e2")) == (0, b"0:777\na\n")
+        reader = (("v2", "/data/in", False),)
+        refused = await ended(it, shell("touch /data/in/b", "e3", volumes=reader, job="j2"))
+        assert refused.code == 1 and b"Read-only file system" in await said(it, "e3", "stderr")
+        for name in ("e1", "e2", "e3"):
+            await it.clear(name)
+        await it.prune_volumes(lambda job, standing: False)
+        assert volumes(docker) == []
+
+
+async def test_what_an_image_has_at_the_place_of_a_volume_stays_as_the_image_has_it(
+    root: Path, docker: DockerHost
+) -> None:
+    docker.make_image("seeded:1", {"data/seed": b"of the image"})
+    async with engine(root, docker) as it:
+        kept: dict[str, Any] = {"volumes": (("v3", "/data", True),), "job": "j3"}
+        launch = ContainerLaunch(
+            "e1", "seeded:1", parameters=("sh", "-c", "cat /data/seed; stat -c %a /data"), **kept
+        )
+        await ended(it, launch)
+        assert await said(it) == b"of the image755\n"
+        await it.clear("e1")
+        await it.prune_volumes(lambda job, standing: False)
+
+
+async def test_two_agents_on_one_docker_have_volumes_of_their_own(
+    root: Path, docker: DockerHost
+) -> None:
+    kept: dict[str, Any] = {"volumes": (("v4", "/data", True),), "job": "j4"}
+    other = root.parent / "other"
+    other.mkdir()
+    async with engine(root, docker) as it, engine(other, docker, "12D3KooWAnother1") as its:
+        await ended(it, shell("echo mine > /data/a", **kept))
+        await its.start(shell("ls /data", **kept))
+        with trio.fail_after(60):
+            await its.wait("e1")
+        assert await said(its) == b""
+        await its.clear("e1")
+        await its.prune_volumes(lambda job, standing: False)
+        assert volumes(docker) == ["j4"]
+        await it.clear("e1")
+        await it.prune_volumes(lambda job, standing: False)
+        assert volumes(docker) == []
+
+
+# ---- ports -------------------------------------------------------------------------------------
+
+
+async def test_a_port_is_chosen_as_the_container_starts(root: Path, docker: DockerHost) -> None:
+    serve = (
+        "echo $BACALHAU_PORT_web $BACALHAU_HOST_PORT_web > /tmp/index.html; httpd -f -p 80 -h /tmp"
+    )
+    async with engine(root, docker) as it:
+        ports = (Port("web", 0, 80), Port("any", 0, 0))
+        await it.start(shell(serve, network="bridge", ports=ports))
+        (_, chosen), (_, other) = read_note(await it.directories.read_note("e1", NOTE))
+        assert FIRST <= chosen <= LAST and chosen != other
+        bound = detail(docker)["HostConfig"]["PortBindings"]
+        assert bound["80/tcp"][0]["HostPort"] == str(chosen)
+        assert bound[f"{other}/tcp"][0]["HostPort"] == str(other)
+        with trio.fail_after(60):
+            while (page := docker.fetch(f"http://127.0.0.1:{chosen}/")) == "":  # noqa: ASYNC110
+                await trio.sleep(0.05)
+        assert page == f"80 {chosen}\n"
+        await it.stop("e1", 0)
+        await it.wait("e1")
+
+
+async def test_a_port_that_is_taken_meanwhile_is_given_up_for_another(
+    root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with engine(root, docker) as it:
+        await it.start(shell("sleep 100", network="bridge", ports=(Port("a", 23_456, 80),)))
+        given = iter((23_456, 23_456, 23_457))
+        monkeypatch.setattr(it.ports, "_free", lambda: next(given))
+        await it.start(shell("sleep 100", "e2", network="bridge", ports=(Port("a", 0, 80),)))
+        assert read_note(await it.directories.read_note("e2", NOTE)) == (("a", 23_457),)
+        assert detail(docker, "e2")["State"]["Running"]
+        fixed = shell("sleep 100", "e3", network="bridge", ports=(Port("a", 23_456, 80),))
+        assert "port is already allocated" in (await ended(it, fixed)).detail
+        for name in ("e1", "e2"):
+            await it.stop(name, 0)
+            await it.wait(name)

@@ -22,6 +22,7 @@ from protocol.effects import (
     Bucket,
     CheckTask,
     Dial,
+    DropVolumes,
     Effect,
     Gossip,
     Hangup,
@@ -441,7 +442,7 @@ class NodeNet:
             case Reply():
                 box.replies.setdefault(effect.request, []).append(effect)
                 assert len(box.replies[effect.request]) == 1, effect
-            case Dial() | Hangup():
+            case Dial() | Hangup() | DropVolumes():
                 pass
 
     def _send(self, name: str, to: PeerId, message: Message) -> None:

@@ -11,7 +11,7 @@ from protocol.clock import NEVER
 from protocol.config import CoordinationConfig, NodeConfig, PolicyConfig, StandingConfig
 from protocol.daemons import CUT_OFF
 from protocol.effects import RemoveTask, Save, StartTask, StopTask
-from protocol.events import HealthChanged, TaskStarted
+from protocol.events import HealthChanged, TaskProgressed, TaskStarted
 from protocol.execution import State
 from protocol.ids import ExecutionId, PeerId
 from protocol.job import JobSpec
@@ -697,3 +697,27 @@ def test_the_same_news_of_a_task_again_changes_nothing() -> None:
     net.run(0.1)
     assert net.handle("a", TaskStarted(net.execution("a"))) == []
     assert len(net.told("a", "daemon.started")) == 1
+
+
+def test_what_takes_long_before_it_starts_is_shown_and_where_it_is_reached_then() -> None:
+    net = DaemonNet("a")
+    net.ran("a")
+    net.until(lambda: net.on() == ["a"])
+    key, own = net.execution("a"), net.daemon("a")
+    own.state = State.STARTING
+    assert net.handle("a", TaskProgressed(key, "pulling x")) == []
+    part = parts(net)
+    assert (part["state"], part["reason"], part["ports"]) == ("starting", "pulling x", {})
+    net.handle("a", TaskStarted(key, (("web", 20_001),)))
+    part = parts(net)
+    assert (part["state"], part["reason"], part["ports"]) == ("running", "", {"web": 20_001})
+    net.handle("a", TaskProgressed(key, "late"))
+    net.handle("a", TaskProgressed(ExecutionId("other"), "x"))
+    assert parts(net)["reason"] == ""
+
+
+def parts(net: DaemonNet) -> dict[str, Plain]:
+    now = net.clock("a")
+    (view,) = net["a"].steward.views("", 9, False, now)
+    (part,) = cast("list[dict[str, Plain]]", view["parts"])
+    return part

@@ -16,9 +16,16 @@ from protocol.clock import NEVER, Now
 from protocol.config import AuctionConfig, CoordinationConfig, PolicyConfig, StandingConfig
 from protocol.effects import Bucket, Effect, RemoveTask, Save, Send, StartTask, StopTask, Tell
 from protocol.errors import RemoteProtocolError
-from protocol.events import Booted, TaskEnded, TaskFound
+from protocol.events import Booted, TaskEnded, TaskFound, TaskProgressed
 from protocol.execution import State
-from protocol.executor import CUT_OFF, HINTS_MAX, RENEWALS_PER_MESSAGE, TAIL_BYTES, Executor
+from protocol.executor import (
+    CUT_OFF,
+    DOING_CHARS_MAX,
+    HINTS_MAX,
+    RENEWALS_PER_MESSAGE,
+    TAIL_BYTES,
+    Executor,
+)
 from protocol.ids import ExecutionId, PeerId, execution_id
 from protocol.messages import (
     Accepted,
@@ -1013,3 +1020,40 @@ def test_the_wall_clock_may_say_anything() -> None:
     it.does(it.executor.on_ended(TaskEnded(it.key(), 0, duration_ms=9000), Now(1.0, 0.0)))
     assert it.executor.executions[it.key()].ended_ms == 0
     assert saved(it.disk) == [it.key()]
+
+
+def test_ports_that_were_chosen_are_told_at_once_and_with_each_renewal() -> None:
+    it = device()
+    it.award()
+    it.executor.on_started(it.key(), at(1.0), (("web", 20_001),))
+    assert it.executor.deadline == 1.0
+    (send,) = [e for e in it.executor.on_deadline(at(1.0)) if isinstance(e, Send)]
+    assert isinstance(send.message, Renew)
+    assert [item.ports for item in send.message.items] == [(("web", 20_001),)]
+
+
+def test_the_ports_of_a_task_that_is_found_again_are_told_too() -> None:
+    it = running()
+    found = TaskFound(it.key(), True, ports=(("web", 20_002),))
+    it.executor.boot(Booted((found,)), at(5.0))
+    assert it.executor.executions[it.key()].ports == (("web", 20_002),)
+
+
+def test_what_takes_long_before_a_start_is_told_with_the_next_renewal_at_once() -> None:
+    it = device()
+    it.award()
+    assert it.executor.on_progress(TaskProgressed(it.key(), "pulling " + "x" * 900), at(1.0)) == []
+    assert it.executor.deadline == 1.0
+    effects = it.executor.on_deadline(at(1.0))
+    assert not any(isinstance(effect, Save) for effect in effects)
+    assert [len(doing) for doing in renewed(effects)] == [DOING_CHARS_MAX]
+    it.executor.on_started(it.key(), at(2.0))
+    assert renewed(it.executor.on_deadline(at(2.0))) == [""], "that is news too"
+    it.executor.on_progress(TaskProgressed(it.key(), "late"), at(3.0))
+    it.executor.on_progress(TaskProgressed(ExecutionId("other"), "x"), at(3.0))
+    assert it.executor.executions[it.key()].doing == ""
+
+
+def renewed(effects: list[Effect]) -> list[str]:
+    sent = [e.message for e in effects if isinstance(e, Send)]
+    return [item.doing for message in sent if isinstance(message, Renew) for item in message.items]

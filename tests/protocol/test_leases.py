@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+import msgspec
+
 from protocol.effects import Send
 from protocol.ids import PeerId
-from protocol.leases import RENEWALS_MAX
+from protocol.leases import PROGRESS, RENEWALS_MAX
 from protocol.led import Phase
 from protocol.messages import (
     Accepted,
@@ -18,6 +22,7 @@ from protocol.messages import (
 )
 from protocol.placement import Placement
 from protocol.records import Fence
+from protocol.tree import Plain
 from protocol.wire import FRAME_BYTES_MAX, encode_message
 from tests.protocol.jobs import Book, fence
 from tests.protocol.nodenet import NodeNet, batch, queue
@@ -226,3 +231,42 @@ def test_a_flood_of_renewals_gets_an_answer_that_fits_a_frame() -> None:
     answers = renew(net, "b", *[renewal(net)] * 500)
     assert len(answers) == RENEWALS_MAX
     assert len(encode_message(RenewAck(tuple(answers)))) < FRAME_BYTES_MAX
+
+
+def test_where_its_task_is_reached_is_what_the_executor_says_last() -> None:
+    net = awarded()
+    assert shown(net) == {}
+    renew(net, "b", msgspec.structs.replace(renewal(net), ports=(("web", 20_001),)))
+    assert shown(net) == {"web": 20_001}
+    renew(net, "b", msgspec.structs.replace(renewal(net), ports=(("web", 20_007),)))
+    assert shown(net) == {"web": 20_007}
+    net.boxes["a"].node = None
+    net.boot("a")
+    assert shown(net) == {}, "nobody keeps it"
+    renew(net, "b", msgspec.structs.replace(renewal(net), ports=(("web", 20_007),)))
+    assert shown(net) == {"web": 20_007}
+
+
+def shown(net: NodeNet) -> Plain:
+    (slot,) = cast("list[dict[str, Plain]]", net["a"].view(net.held("a"))["slots"])
+    return slot["ports"]
+
+
+def test_what_takes_long_is_told_to_whoever_looks_on_and_kept_nowhere() -> None:
+    net = awarded()
+    pulls = msgspec.structs.replace(renewal(net), state="starting", doing="pulling x, 1 of 2 MB")
+    rows = str(net.boxes["a"].disk)
+    renew(net, "b", pulls)
+    renew(net, "b", pulls)
+    (told,) = net.told("a", PROGRESS)
+    assert (told.text, told.fleeting) == ("on b: pulling x, 1 of 2 MB", True)
+    assert told.fields == {"slot": 0, "doing": "pulling x, 1 of 2 MB"}
+    assert doing(net) == ("starting", "pulling x, 1 of 2 MB")
+    assert str(net.boxes["a"].disk) == rows
+    renew(net, "b", renewal(net))
+    assert doing(net) == ("running", "")
+
+
+def doing(net: NodeNet) -> tuple[Plain, Plain]:
+    (slot,) = cast("list[dict[str, Plain]]", net["a"].view(net.held("a"))["slots"])
+    return slot["state"], slot["reason"]

@@ -28,6 +28,12 @@ def port(static: Plain = 8080, **fields: Plain) -> Plain:
         ({"type": "Full"}, NetworkSpec("host")),
         ({"Ports": [port(Target=80)]}, NetworkSpec("default", (Port("web", 8080, 80),))),
         ({"Type": "bridge", "ports": [port()]}, NetworkSpec("bridge", (Port("web", 8080, 8080),))),
+        ({"Ports": [{"Name": "web"}]}, NetworkSpec("default", (Port("web", 0, 0),))),
+        ({"Ports": [port(0, target=80)]}, NetworkSpec("default", (Port("web", 0, 80),))),
+        (
+            {"Ports": [{"Name": "a"}, {"Name": "b"}]},
+            NetworkSpec("default", (Port("a", 0, 0), Port("b", 0, 0))),
+        ),
     ],
 )
 def test_networks_are_read_and_written(fields: dict[str, Plain], found: NetworkSpec) -> None:
@@ -41,8 +47,8 @@ def test_networks_are_read_and_written(fields: dict[str, Plain], found: NetworkS
         ({"Type": "HTTP", "Domains": ["x"]}, "Network.Domains", "filtering by domain"),
         ({"Type": "http"}, "Network.Type", "allowed: default, none, host, bridge"),
         ({"Type": "none", "Ports": [port()]}, "Network.Ports", "is reached at none"),
-        ({"Ports": [{"Name": "web"}]}, "Network.Ports[0]", "names no Static port"),
-        ({"Ports": [port(0)]}, "Network.Ports[0].Static", "allowed: 1 to 65535"),
+        ({"Ports": [{"Target": 80}]}, "Network.Ports[0].Name", "missing"),
+        ({"Ports": [port(65536)]}, "Network.Ports[0].Static", "allowed: 0 to 65535"),
         ({"Ports": [port(Target=65536)]}, "Network.Ports[0].Target", "out of range"),
         ({"Ports": [port(), port(81)]}, "Network.Ports[1]", "the name 'web' is taken"),
         ({"Ports": [port(), port(Name="b")]}, "Network.Ports[1]", "port 8080 is taken"),
@@ -64,3 +70,9 @@ def test_a_devices_owner_says_at_which_ports() -> None:
     assert not_allowed(PolicyConfig(ports=("443",)), asks) == (
         'policy: port 8080 is not allowed here ([accept] ports = ["443"])'
     )
+    chosen: Plain = {"Ports": [{"Name": "a", "Target": 80}, {"Name": "b", "Target": 81}]}
+    asks = asks_of(task_spec(Engine=engine, Network=chosen).task)
+    assert asks == ("network bridge", "port dynamic")
+    assert not_allowed(PolicyConfig(), asks) == ""
+    assert not_allowed(PolicyConfig(ports=("80*", "dynamic")), asks) == ""
+    assert "port dynamic is not allowed here" in not_allowed(PolicyConfig(ports=("80*",)), asks)

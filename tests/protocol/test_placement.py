@@ -630,7 +630,7 @@ def test_announcements_go_mostly_to_those_who_are_connected() -> None:
     led = net.led("a")
     led.held.job = batch(on="bcdefghij")
     auction = Auction(1, AuctionConfig(), 1, [], 0.0, 0)
-    order = placement._candidates(led, auction)
+    order = placement._candidates(led, auction, {})
     assert sorted(order) == list("bcdefghij")
     assert set(order[:NEAR_PER_FAR]) < set("bcdefg")
     assert order[NEAR_PER_FAR] in "hij"

@@ -7,7 +7,18 @@ from typing import cast
 import jsonschema
 import pytest
 
-from protocol import constraints, container, engine, inputs, job, network, resources, retry, task
+from protocol import (
+    constraints,
+    container,
+    engine,
+    inputs,
+    job,
+    network,
+    resources,
+    retry,
+    task,
+    volumes,
+)
 from protocol.errors import JobSpecError
 from protocol.job import JobSpec
 from protocol.schema import job_schema
@@ -60,6 +71,7 @@ def test_its_keys_are_those_that_the_reader_knows() -> None:
     ):
         assert properties(*tasks, "properties", key) == fields
     assert properties(*tasks, "properties", "ResultPaths", "items") == task.RESULT_FIELDS
+    assert properties(*tasks, "properties", "Volumes", "items") == volumes.FIELDS
     source = (*tasks, "properties", "InputSources", "items")
     assert properties(*source) == inputs.FIELDS
     assert properties(*source, "properties", "Source") == inputs.SOURCE_FIELDS

@@ -552,6 +552,12 @@ def _never_given_up(patch: Patch) -> None:
     patch.setattr(Direct, "_lose", lambda self, led, slot, reason, now: [])
 
 
+def _lost_volumes(patch: Patch) -> None:
+    """A slot is placed again without looking where its volumes are."""
+    patch.setattr(placement_module, "homes_of", lambda led, name_of: {})
+    patch.setattr(placement_module, "home_of", lambda held, slot, plan, name_of: None)
+
+
 ORPHANS = Faults(crashes=6, burials=1)  # coordinators die, and somebody takes over
 AMNESIA = Faults(amnesia=True, crashes=3)
 CUTS = Faults(power_cuts=6)
@@ -741,6 +747,7 @@ MUTATIONS = (
     Mutation(
         "mark not saved", _unsaved_marks, "without saving it with its mark", about="schedules"
     ),
+    Mutation("volumes forgotten", _lost_volumes, "runs without its volume", scenario="volumes"),
     Mutation("gone peers waited for", _never_given_up, "has not ended|woken", GRAVE),
 )
 

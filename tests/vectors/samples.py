@@ -313,6 +313,8 @@ ASSIGNMENT = Assignment(
     lease_ms=15_000,
     failures=1,
     memory=bytes(range(8)),
+    volumes=("data",),
+    fresh=True,
 )
 RESULT = Result(
     job=JOB,
@@ -475,7 +477,17 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
     "executions": (
         Renew(
             (
-                Renewal(JOB, REVISION, 1, FENCE, "running", SEALED_ASSIGNMENT, 3),
+                Renewal(
+                    JOB,
+                    REVISION,
+                    1,
+                    FENCE,
+                    "running",
+                    SEALED_ASSIGNMENT,
+                    3,
+                    (("web", 20_080),),
+                    "pulling",
+                ),
                 Renewal(JOB, REVISION, 0, FENCE, "starting"),
             )
         ),

@@ -20,6 +20,7 @@ from protocol.effects import StartTask
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.job import JobSpec
 from protocol.tree import Plain
+from protocol.volumes import volume_id
 
 API_VERSION = "1.41"  # of docker 20.10, which Debian 11 has
 MIB = 1 << 20
@@ -68,6 +69,7 @@ def test_an_image_is_all_that_a_job_has_to_say() -> None:
         network="bridge",
         cpu_m=500,
         memory_bytes=256 * MIB,
+        job="j",
         log_bytes_max=4 * MIB,
     )
 
@@ -91,6 +93,7 @@ def test_all_that_a_job_says_arrives() -> None:
         Resources={"CPU": "250m", "Memory": 64 * MIB, "GPU": 1},
         InputSources=[*inline("/input", "script.sh"), *directories],
         ResultPaths=results("/outputs", "out.txt"),
+        Volumes=[{"Name": "state", "Target": "/state"}],
     )
     environment = {"A": "1", "SHOAL_JOB_ID": "j"}
     assert container_launch(task, environment, 1000) == ContainerLaunch(
@@ -109,6 +112,8 @@ def test_all_that_a_job_says_arrives() -> None:
         gpus=1,
         inputs=("/input",),
         mounts=(("/srv/data", "/data", False), ("/srv/out", "/shoal/out", True)),
+        volumes=((volume_id(JobId("j"), 0, "state"), "/state", True),),
+        job="j",
         results=("/outputs",),
         has_task_dir=True,
         timeout_s=30.0,
@@ -265,6 +270,14 @@ def test_parts_of_the_device_are_mounted_as_they_were_asked_for() -> None:
         {"Type": "bind", "Source": f"{WORK}/input", "Target": "/input", "ReadOnly": True},
         {"Type": "bind", "Source": "/srv/data", "Target": "/data", "ReadOnly": True},
         {"Type": "bind", "Source": "/srv/out", "Target": "/shoal/out", "ReadOnly": False},
+    ]
+
+
+def test_what_a_slot_keeps_is_a_volume_of_docker() -> None:
+    launch = ContainerLaunch("e1", "x", volumes=(("v1", "/data", True), ("v2", "/ro", False)))
+    assert host_options(launch, WORK, "local", "ours-{}".format)["mounts"] == [
+        {"Type": "volume", "Source": "ours-v1", "Target": "/data", "ReadOnly": False},
+        {"Type": "volume", "Source": "ours-v2", "Target": "/ro", "ReadOnly": True},
     ]
 
 

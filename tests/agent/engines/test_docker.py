@@ -105,6 +105,9 @@ class Client:
     def all(self) -> dict[str, str]:
         return {"e1": "running"}
 
+    def volume_name(self, volume: str) -> str:
+        return volume
+
     def create(self, *args: Any) -> None: ...
     def start(self, *args: Any) -> None: ...
     def close(self) -> None: ...

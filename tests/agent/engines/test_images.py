@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import pytest
 import trio
@@ -64,17 +64,17 @@ class Engine:
         self.asked.append(image)
         return image in self.here
 
-    def pull(self, image: str) -> Iterator[str]:
+    def pull(self, image: str) -> Generator[Mapping[str, Any], None, None]:
         """In a thread: each line is the test's to let through."""
         trio.from_thread.run_sync(self._begin, image)
-        yield "Pulling from library"
+        yield {"status": "Pulling from library"}
         if image in self.held:
             trio.from_thread.run(self.held[image].wait)
         trio.from_thread.run_sync(self._end)
         if self.failure is not None:
             raise self.failure
         self.here.add(image)
-        yield "Download complete"
+        yield {"status": "Download complete"}
 
     def fits_here(self, image: str) -> bool:
         return image not in self.other_kind
@@ -258,6 +258,24 @@ async def test_given_up_while_it_waits_others_go_on(record: Path) -> None:
     assert (it.begun, it.here) == (["busybox:1"], {"busybox:1"})
 
 
+async def test_who_waits_hears_how_far_it_is(record: Path) -> None:
+    it, said = Engine(), list[str]()
+    wanted = [f"image:{number}" for number in range(PULLS_MAX + 1)]
+    it.held = {name: trio.Event() for name in wanted[:PULLS_MAX]}
+    images = it.made(record)
+    async with trio.open_nursery() as nursery:
+        for name in wanted[:PULLS_MAX]:
+            nursery.start_soon(images.fetch, job(name))
+        await it.until_begun(PULLS_MAX)
+        nursery.start_soon(images.fetch, job(wanted[-1]), said.append)
+        await trio.testing.wait_all_tasks_blocked()
+        last = wanted[-1]
+        assert said == [f"pulling {last}: waits for others that are being pulled here"]
+        for event in it.held.values():
+            event.set()
+    assert said[1:] == [f"pulling {last}"]
+
+
 # ---- removed -----------------------------------------------------------------------------------
 
 LIBRARY = "docker.io/library"
@@ -404,9 +422,40 @@ class Hanging(Engine):
         super().__init__()
         self.go_on = threading.Event()
 
-    def pull(self, image: str) -> Iterator[str]:
+    def pull(self, image: str) -> Generator[Mapping[str, Any], None, None]:
         self.go_on.wait(WITHIN_S)
-        yield "too late"
+        yield {"status": "too late"}
+
+
+class Endless(Engine):
+    """Docker goes on with what nobody waits for any more, while the connection stands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = 0
+        self.closed = threading.Event()
+
+    def pull(self, image: str) -> Generator[Mapping[str, Any], None, None]:
+        try:
+            while not self.closed.wait(0.001):
+                self.words += 1
+                detail = {"current": self.words, "total": 10_000_000}
+                yield {"status": "Downloading", "id": "a", "progressDetail": detail}
+        finally:
+            self.closed.set()
+
+
+async def test_a_fetch_that_is_given_up_ends_at_docker_too_and_says_no_more(record: Path) -> None:
+    it, said = Endless(), list[str]()
+    with trio.move_on_after(0.1) as scope:
+        await it.made(record).fetch(job("busybox:1"), said.append)
+    assert scope.cancelled_caught
+    before = len(said)
+    with trio.fail_after(WITHIN_S):
+        while not it.closed.is_set():  # noqa: ASYNC110 -- a thread's event
+            await trio.sleep(0.001)
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(said) == before == 1
 
 
 async def test_a_fetch_that_hangs_is_given_up_and_takes_no_place(

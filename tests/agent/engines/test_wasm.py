@@ -57,7 +57,7 @@ class Device(Running):
         downloads = Downloads(Archives(root / "downloads"))
         policy = PolicyConfig(directories=(f"{root}/shared:rw",))
         inputs = Inputs(self.archives, self.kept, downloads, policy, self.dial, list)
-        self.tasks = Tasks(engines, inputs, post, 100_000, results)
+        self.tasks = Tasks(engines, inputs, post, 100_000, results, self.volumes)
 
     def code(self) -> list[Path]:
         return sorted(self.wasm.compiled.root.iterdir())

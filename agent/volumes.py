@@ -1,0 +1,132 @@
+"""Volumes: what slots of jobs keep on this device, and what of it may go.
+
+A container's are docker's named volumes, a process's are directories below `root`, which it reaches
+by a link. Those of a standing job stay until it is deleted, those of a one-off job as long as
+anything is remembered of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from agent.engines.docker import DockerEngine
+from agent.engines.removal import remove_tree
+from agent.engines.task import TaskUser
+from protocol.effects import StartTask
+from protocol.ids import JobId
+from protocol.volumes import volume_id
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+LOOK_S: Final = 3600.0  # between looks that nobody asked for
+FIRST_S: Final = 60.0  # after a start; what was to go may not have gone before
+# What is deleted may run for as long as its grace, and more where docker hangs.
+AGAIN_S: Final = (0.5, 2.0, 5.0, 15.0, 30.0, 120.0)
+DOCKER: Final = ".docker"  # there where docker has some of ours: else it is not even asked
+STANDING: Final = "standing-"
+ONE_OFF: Final = "one-off-"
+_log = logging.getLogger("shoal.volumes")
+
+
+class Volumes:
+    """`keeps` says whether a job's volumes are wanted, or in use; told job and whether it is a
+    standing one."""
+
+    def __init__(self, root: Path, user: TaskUser | None, docker: DockerEngine) -> None:
+        self._root = root
+        self._user = user
+        self._docker = docker
+        self.keeps: Callable[[JobId, bool], bool] = lambda job, standing: True
+        self._asked = trio.Event()
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Remove what nobody wants any more, until cancelled."""
+        task_status.started()
+        pause_s = FIRST_S
+        while True:
+            with trio.move_on_after(pause_s):
+                await self._asked.wait()
+            pause_s = LOOK_S
+            pauses = AGAIN_S if self._asked.is_set() else ()
+            self._asked = trio.Event()
+            await self.prune()
+            for pause_s in pauses:
+                await trio.sleep(pause_s)
+                await self.prune()
+
+    def drop(self) -> None:
+        """Something was deleted: look soon."""
+        self._asked.set()
+
+    async def prune(self) -> None:
+        """What cannot be removed now, because it is in use or docker is away, is so later."""
+        try:
+            await trio.to_thread.run_sync(self._prune_directories, self._unwanted())
+            if (self._root / DOCKER).exists():
+                await self._docker.prune_volumes(self._wanted)
+        except OSError as error:
+            _log.debug("volumes: %s", error)
+
+    async def prepare(self, task: StartTask, work: Path) -> None:
+        """Have its volumes ready: of a process, linked into its directory. Raises OSError."""
+        engine = task.spec.task.engine.type
+        if engine == "docker":
+            await trio.to_thread.run_sync(self._note_docker)
+        elif engine == "process":
+            await trio.to_thread.run_sync(self._link, task, work)
+
+    def directories(self, task: StartTask) -> dict[str, Path]:
+        """Of a process, by the names of its volumes."""
+        kind = STANDING if task.spec.standing else ONE_OFF
+        own = self._root / f"{kind}{task.job}"
+        names = [volume.name for volume in task.spec.task.volumes]
+        return {name: own / volume_id(task.job, task.slot, name) for name in names}
+
+    def _note_docker(self) -> None:
+        self._make_root()
+        (self._root / DOCKER).touch()
+
+    def _make_root(self) -> None:
+        self._root.mkdir(parents=True, exist_ok=True)
+        self._root.chmod(0o711 if self._user else 0o700)
+
+    def _link(self, task: StartTask, work: Path) -> None:
+        self._make_root()
+        directories = self.directories(task)
+        for volume in task.spec.task.volumes:
+            path = directories[volume.name]
+            path.parent.mkdir(exist_ok=True)
+            path.parent.chmod(0o711 if self._user else 0o700)
+            path.mkdir(mode=0o700, exist_ok=True)
+            if self._user is not None:
+                os.chown(path, self._user.uid, self._user.gid, follow_symlinks=False)
+            link = work / volume.target.lstrip("/")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if os.path.lexists(link):
+                raise OSError(f"the volume {volume.name} finds {volume.target} taken by its inputs")
+            link.symlink_to(path)
+
+    def _unwanted(self) -> list[Path]:
+        """Asked here, and not in a thread: the node is the driver's."""
+        found = []
+        for name in os.listdir(self._root) if self._root.exists() else ():
+            for kind in (STANDING, ONE_OFF):
+                job = name.removeprefix(kind)
+                if job != name and not self._wanted(job, kind == STANDING):
+                    found.append(self._root / name)
+        return found
+
+    def _wanted(self, job: str, standing: bool) -> bool:
+        return self.keeps(JobId(job), standing)
+
+    def _prune_directories(self, paths: list[Path]) -> None:
+        for path in paths:
+            remove_tree(path)
+            _log.info("volumes of %s are removed: nobody wants them any more", path.name)
