@@ -147,6 +147,13 @@ def test_a_device_without_sandboxes_says_so_and_another_whose_owner_wants_them_u
         where = f"shoal/peer={lab[1].peer}"
         done = lab.shoal(lab[0], "run", "-q", "--constraint", where, "--", "ls", "/root", "/home")
         assert (done.code, done.out) == (0, "/home:\n\n/root:\n")
+        there["Values"] = [lab[1].peer]
+        keeps = {"Volumes": [{"Name": "state", "Target": "keep"}]}
+        script = "echo kept > keep/it && cat keep/it"
+        spec = process_job("sh", "-c", script, name="keeper", Task=keeps, Constraints=[there])
+        job = client.submit(spec)["job"]
+        lab.until(lambda: client.job(job)["state"] not in ("pending", "running"), "it ended", 30)
+        assert client.job(job)["slots"][0]["stdout_tail"] == "kept\n", client.job(job)
 
 
 # ---- hostile archives -------------------------------------------------------------------------
