@@ -224,7 +224,7 @@ class Tasks:
         )
 
     async def _fetch_inputs(self, engine: Engine, task: StartTask) -> None:
-        work = await engine.directories.prepare(task.execution)
+        work = await engine.directories.begin(task.execution)
         if task.spec.task.engine.type == "wasm":
             await trio.to_thread.run_sync(make_results, task.spec.task, work)
         await self._inputs.put(task, work)

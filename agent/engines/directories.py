@@ -44,9 +44,23 @@ class Directories:
         return await trio.to_thread.run_sync(work, limiter=self._limiter)
 
     async def prepare(self, execution_id: str) -> Path:
-        """Make the work directory for its inputs, before start."""
+        """Make the work directory, before start; whose it is does not change."""
         directory = self.of(execution_id)
-        await self.in_thread(lambda: directory.create(self.user))
+        await self.in_thread(lambda: directory.create(self.user, give=False))
+        return directory.work
+
+    async def begin(self, execution_id: str) -> Path:
+        """An empty work directory for its inputs. It is the agent's own until `hand_over`: other
+        tasks are the same user, and could put a link where the agent is about to write."""
+        directory = self.of(execution_id)
+
+        def work() -> None:
+            directory.create(self.user, give=False)
+            if self.user is not None and directory.never_started():
+                remove_tree(directory.work)  # an earlier life may have handed it over
+                directory.work.mkdir(mode=0o700)
+
+        await self.in_thread(work)
         return directory.work
 
     async def clear(self, execution_id: str) -> None:

@@ -117,7 +117,7 @@ class DockerEngine:
         """`owner`: the peer whose containers these are; two agents may share one docker."""
         self.directories = Directories(root, None)
         expected = any(
-            is_execution_id(name) and self.directories.of(name).read_exit() is None
+            is_execution_id(name) and self.directories.of(name).unfinished()
             for name in os.listdir(root)
         )
         self.presence = Presence(socket, expected=expected)

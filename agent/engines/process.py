@@ -144,7 +144,7 @@ class ProcessEngine:
 
     async def collect(self, execution_id: str, paths: Sequence[str]) -> Path:
         """Its work directory: the files are where it left them."""
-        return await self.directories.prepare(execution_id)
+        return self._directory(execution_id).work
 
     async def clear(self, execution_id: str) -> None:
         """Delete the files of a task that has ended; its output stays."""
@@ -347,8 +347,9 @@ class ProcessEngine:
 
 
 def _give_away(tree: Path, owner: tuple[int, int]) -> None:
-    """Make everything below `tree`, itself included, the task user's; links are not followed."""
-    os.chown(tree, *owner, follow_symlinks=False)
+    """Make everything below `tree` the task user's, itself last: until then no other task of that
+    user comes in, and puts a link where a directory was."""
     for directory, names, files in os.walk(tree):
         for name in (*names, *files):
             os.chown(Path(directory) / name, *owner, follow_symlinks=False)
+    os.chown(tree, *owner, follow_symlinks=False)

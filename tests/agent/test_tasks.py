@@ -162,12 +162,10 @@ async def test_a_volume_goes_when_its_job_is_wanted_no_more(root: Path) -> None:
 
 async def test_a_volume_where_inputs_are_is_refused(root: Path) -> None:
     async with running(root) as it:
-        inputs = [source("inline", "there/file", URL="data:,x")]
+        digest, size = await it.archives.put(pieces(packed(("kept/file", b"shipped"))))
+        inputs = [source("archive", ".", Digest=digest, Size=size)]
         volumes = [{"Name": "data", "Target": "kept"}]
-        start = shell("true", InputSources=inputs, Volumes=volumes)
-        await it.engine.directories.prepare(E1)
-        (root / "executions/e1/work/kept").mkdir()
-        ended = await it.ended(start)
+        ended = await it.ended(shell("true", InputSources=inputs, Volumes=volumes))
         assert ended.reason == "the volume data finds kept taken by its inputs"
         assert ended.untouched
 

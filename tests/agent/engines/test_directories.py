@@ -57,6 +57,28 @@ async def test_a_work_directory_is_made_once(it: Directories, root: Path) -> Non
     assert (mode(root / "e1"), mode(work), mode(root / "e1/tmp")) == (0o700, 0o700, 0o700)
 
 
+async def test_for_inputs_it_is_the_agents_own_and_empty_until_it_is_handed_over(
+    root: Path,
+) -> None:
+    user = TaskUser.named("nobody")
+    it = Directories(root, user)
+    work = await it.begin("e1")
+    assert work.stat().st_uid == os.geteuid()
+    assert (await it.prepare("e1")).stat().st_uid == os.geteuid()
+    it.of("e1").create(user)  # an earlier life handed it over, and another task planted a link
+    (work / "input").symlink_to("/etc")
+    work = await it.begin("e1")
+    assert work.stat().st_uid == os.geteuid() and os.listdir(work) == []
+
+
+async def test_what_was_started_keeps_its_files_whoever_begins_again(root: Path) -> None:
+    it = Directories(root, TaskUser.named("nobody"))
+    work = await it.begin("e1")
+    (work / "file").write_text("")
+    (root / "e1/supervisor").write_text("1 1\n")
+    assert os.listdir(await it.begin("e1")) == ["file"]
+
+
 async def test_it_has_what_was_prepared_and_nothing_else(it: Directories, root: Path) -> None:
     await it.prepare("e1")
     (root / "file").write_text("x")
