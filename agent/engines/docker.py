@@ -313,8 +313,15 @@ class DockerEngine:
 
     async def tails(self, execution_id: str, lines_max: int) -> tuple[LogChunk, LogChunk]:
         """Empty where docker does not answer: that is no reason not to tell of an end."""
-        out, err = [await self._tail(execution_id, stream, lines_max) for stream in STREAMS]
-        return out, err
+        found: dict[Stream, LogChunk] = {}
+
+        async def read(stream: Stream) -> None:
+            found[stream] = await self._tail(execution_id, stream, lines_max)
+
+        async with trio.open_nursery() as nursery:  # each is a call of some milliseconds
+            for stream in STREAMS:
+                nursery.start_soon(read, stream)
+        return found["stdout"], found["stderr"]
 
     async def _tail(self, execution_id: str, stream: Stream, lines_max: int) -> LogChunk:
         tail: list[LogChunk] = []
