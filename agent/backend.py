@@ -235,7 +235,10 @@ class AgentBackend:
         whole = JobId(str(view["id"]))
         signed = await self._ask(lambda number: ResultRequested(number, whole, slot), 504)
         if signed["archive"] != one["archive"]:
-            raise RequestError(502, "a peer told of other result files than its record says")
+            text = (
+                f"two results of slot {slot} are about, as in a shoal that was parted until lately"
+            )
+            raise RequestError(502, f"{text}; try again")
         executor = PeerId(str(signed["executor"]))
         try:
             await self._results.read(str(signed["archive"]), offset, executor, write)

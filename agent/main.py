@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Final
 
@@ -202,8 +203,10 @@ class Agent:
         wanted = self.config.task.sandbox
         if wanted == "never":
             return None
-        devices = self.config.accept.devices
-        return Sandbox.find(self._user, wanted == "always", self.config.data_dir, devices)
+        own = [self.config.data_dir, self.config.socket_path, self.config.docker.path()]
+        if (home := Path.home()) != Path("/"):
+            own.append(home)
+        return Sandbox.find(self._user, wanted == "always", tuple(own), self.config.accept.devices)
 
     def _policy(self) -> PolicyConfig:
         policy = self.config.accept.policy()

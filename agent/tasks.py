@@ -61,6 +61,8 @@ class Tasks:
         self._nursery: trio.Nursery | None = None
         self._scopes: dict[ExecutionId, trio.CancelScope] = {}  # of tasks not started yet
         self._watched: set[ExecutionId] = set()
+        # Where paths of the device lead that are given to what is being started, see Inputs.
+        self._given: dict[ExecutionId, dict[str, str]] = {}
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
@@ -136,15 +138,18 @@ class Tasks:
                 module = await self._prepare(task)
             del self._scopes[key]
             if scope.cancelled_caught:
+                self._given.pop(key, None)
                 self._results.forget(key)
                 self._post(TaskEnded(key, None, "stopped before it started", untouched=True))
                 return
             launching = True
             await self._launch(task, module)
+            self._given.pop(key, None)
         except Exception as error:
             if not isinstance(error, ArchiveError | OSError | ValueError | UnfitModule):
                 _log.exception("starting %s", key)
             self._scopes.pop(key, None)
+            self._given.pop(key, None)
             self._results.forget(key)
             # Another device would fare no better with such a module: that is the task's failure.
             code = CANNOT_RUN if isinstance(error, UnfitModule) else None
@@ -176,7 +181,7 @@ class Tasks:
             return ()
         assert self._engines.wasm is not None, task
         work = await engine.directories.prepare(task.execution)
-        return await self._engines.wasm.prepare(task, work)
+        return await self._engines.wasm.prepare(task, work, self._given.get(task.execution))
 
     def _say(self, key: ExecutionId, text: str) -> None:
         self._post(TaskProgressed(key, text))
@@ -184,7 +189,8 @@ class Tasks:
     async def _launch(self, task: StartTask, module: tuple[str, ...]) -> None:
         if task.spec.task.engine.type == "docker":
             assert self._engines.docker is not None, task
-            container = container_launch(task, _environment(task), self._log_bytes_max)
+            given = self._given.get(task.execution)
+            container = container_launch(task, _environment(task), self._log_bytes_max, given)
             await self._engines.docker.start(container)
             return
         if module:
@@ -215,19 +221,19 @@ class Tasks:
         return variables(ports, within=False)
 
     def _shared(self, task: StartTask) -> dict[str, bool]:
-        """The directories that it reaches by links, and whether it may write to them."""
-        sources = [each.source for each in task.spec.task.input_sources]
-        given = [each for each in sources if isinstance(each, DirectorySource)]
-        kept = [str(path) for path in self._volumes.directories(task).values()]
-        return {os.path.realpath(each.path): each.writable for each in given} | dict.fromkeys(
-            kept, True
-        )
+        """The directories that a process reaches by links, and whether it may write to them."""
+        found = {str(path): True for path in self._volumes.directories(task).values()}
+        for each in task.spec.task.input_sources:
+            if isinstance(each.source, DirectorySource):
+                path = self._given[task.execution][each.source.path]
+                found[path] = each.source.writable
+        return found
 
     async def _fetch_inputs(self, engine: Engine, task: StartTask) -> None:
         work = await engine.directories.begin(task.execution)
         if task.spec.task.engine.type == "wasm":
             await trio.to_thread.run_sync(make_results, task.spec.task, work)
-        await self._inputs.put(task, work)
+        self._given[task.execution] = await self._inputs.put(task, work)
         if task.spec.task.volumes:
             await self._volumes.prepare(task, work)
         await engine.hand_over(task.execution)

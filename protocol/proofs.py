@@ -1,7 +1,8 @@
 """Proofs: what became of a slot, by the records that say so, from whoever holds them.
 
 A view of a job is a peer's word. Whoever fetches files checks them against a digest, which has to
-come from the executor's signed result inside a coordinator's signed choice of it.
+come from the executor's signed result inside the signed choice of a member that may coordinate: so
+nobody else can make one up.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import Final
 from protocol.authority import verified_acceptance, verified_result
 from protocol.clock import NEVER, Now
 from protocol.effects import Effect, Reply, Send
+from protocol.errors import RemoteProtocolError
 from protocol.heldjob import HeldJob, precedence
 from protocol.ids import JobId, PeerId
 from protocol.inquiry import ANSWER_S, OPEN_MAX
 from protocol.messages import ResultQuery, ResultReport
 from protocol.records import Acceptance, Keyring
 
+BUSY: Final = "too many questions of that kind are open on this device; try again"
 UNPROVEN: Final = "no peer that can be reached has a record of this slot's result; try again"
 
 
@@ -55,7 +58,9 @@ class Proofs:
         search = _Search(request, job, slot, {}, now.mono + ANSWER_S)
         if held:
             search.add(verified_acceptance(held, self.keyring), held)
-        elif len(self._open) < OPEN_MAX:
+        elif len(self._open) >= OPEN_MAX:
+            return [Reply(request, error=BUSY)]
+        else:
             search.waiting = dict.fromkeys(self.whom(job))
         if not search.waiting:
             return [self._answer(search)]
@@ -72,11 +77,16 @@ class Proofs:
         search = self._open.get(report.seq)
         if search is None or sender not in search.waiting:
             return []
-        if report.acceptance:
-            acceptance = verified_acceptance(report.acceptance, self.keyring)
-            if (acceptance.job, acceptance.slot) == (search.job, search.slot):
-                search.add(acceptance, report.acceptance)
         del search.waiting[sender]
+        try:
+            if report.acceptance:
+                acceptance = verified_acceptance(report.acceptance, self.keyring)
+                if (acceptance.job, acceptance.slot) == (search.job, search.slot):
+                    search.add(acceptance, report.acceptance)
+        except RemoteProtocolError:
+            if not search.waiting:  # the next deadline, at once, answers by what the others said
+                search.due = 0.0
+            raise
         return [] if search.waiting else self._finish(report.seq)
 
     @property

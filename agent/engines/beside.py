@@ -20,12 +20,11 @@ OUTPUT_BYTES_MAX = 4096  # its last words are all that is told
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where and as whom; `sandbox` are words that come before the command."""
+    """Where and as whom."""
 
     directory: Path
     environment: dict[str, str]
     user: TaskUser | None
-    sandbox: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, spec: bytes, work: Path, user: TaskUser | None) -> Place:
@@ -33,7 +32,7 @@ class Place:
         pairs = (value.partition("=") for value in spec_fields(spec, "env"))
         environment = {key: value for key, _, value in pairs}
         within = next(iter(spec_fields(spec, "cwd")), "")
-        return cls(work / within, environment, user, tuple(spec_fields(spec, "sandbox")))
+        return cls(work / within, environment, user)
 
 
 async def run_beside(
@@ -45,7 +44,7 @@ async def run_beside(
     Cancelled, it ends with all that it started. Raises OSError.
     """
     process = await trio.lowlevel.open_process(
-        [str(supervisor_path()), "--beside", user_word(place.user), *place.sandbox, *argv],
+        [str(supervisor_path()), "--beside", user_word(place.user), *argv],
         stdin=stdin,
         stdout=subprocess.PIPE if stdout is None else stdout,
         stderr=subprocess.STDOUT if stdout is None else subprocess.PIPE,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -58,9 +57,13 @@ class ContainerLaunch:
 
 
 def container_launch(
-    task: StartTask, environment: Mapping[str, str], log_bytes_max: int
+    task: StartTask,
+    environment: Mapping[str, str],
+    log_bytes_max: int,
+    given: Mapping[str, str] | None = None,
 ) -> ContainerLaunch:
-    """`environment`: that of the job and of the agent, over what the engine's parameters say."""
+    """`environment`: that of the job and of the agent, over what the engine's parameters say;
+    `given`: where paths of the device lead, see Inputs."""
     spec = task.spec.task
     params, need = spec.engine.container, spec.resources
     variables = (text.partition("=") for text in params.environment)
@@ -68,7 +71,7 @@ def container_launch(
     places = [each.target for each in spec.input_sources]
     for each in spec.input_sources:
         if isinstance(each.source, DirectorySource):
-            path = os.path.realpath(each.source.path)  # as it was looked at, see Inputs
+            path = (given or {})[each.source.path]
             mounts.append((path, within(each.target), each.source.writable))
         else:
             targets.append(each.target)

@@ -312,7 +312,8 @@ class DockerEngine:
     # ---- output ------------------------------------------------------------------------------
 
     async def tails(self, execution_id: str, lines_max: int) -> tuple[LogChunk, LogChunk]:
-        """Empty where docker does not answer: that is no reason not to tell of an end."""
+        """Empty where docker or the disk does not give it: that is no reason not to tell of an
+        end."""
         found: dict[Stream, LogChunk] = {}
 
         async def read(stream: Stream) -> None:
@@ -325,7 +326,7 @@ class DockerEngine:
 
     async def _tail(self, execution_id: str, stream: Stream, lines_max: int) -> LogChunk:
         tail: list[LogChunk] = []
-        with contextlib.suppress(EngineFailed, KeyError), trio.move_on_after(TAILS_S):
+        with contextlib.suppress(OSError, KeyError, ValueError), trio.move_on_after(TAILS_S):
             async with aclosing(self.log(execution_id, stream, 0, lines_max, False)) as read:
                 tail = [chunk async for chunk in read]
         data, end = b"".join(chunk.data for chunk in tail), tail[-1].end if tail else 0

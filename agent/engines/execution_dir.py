@@ -4,6 +4,7 @@
     supervisor      `pid starttime` of the supervisor; task: the same of the task
     stop            written to ask for the end; holds the grace in milliseconds, or nothing
     exit            how it ended, as JSON; whoever renames it here first decides
+    sandbox         what bubblewrap told of the task's sandbox, where it is in one
     note.NAME       what the agent keeps beside it
     stdout.OFFSET   log segments, named by the absolute offset of their first byte; stderr.OFFSET
     work/ tmp/      the task's own; the only entries it may read or write
@@ -60,6 +61,10 @@ class ExecutionDir:
     @property
     def tmp(self) -> Path:
         return self.path / "tmp"
+
+    @property
+    def sandbox(self) -> Path:
+        return self.path / "sandbox"
 
     def create(self, user: TaskUser | None, *, give: bool = True) -> None:
         """Make it and the task's own directories, which are given to its user, if not later;

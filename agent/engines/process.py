@@ -18,7 +18,7 @@ from agent.engines.cgroups import Cgroups
 from agent.engines.directories import Directories
 from agent.engines.engine import FoundExecution
 from agent.engines.execution_dir import ExecutionDir, closed_parent
-from agent.engines.sandbox import Sandbox, command_here
+from agent.engines.sandbox import Sandbox, Status, inside_only
 from agent.engines.supervisor import encode_spec, spec_field
 from agent.engines.task import (
     ExecutionRunningError,
@@ -119,7 +119,10 @@ class ProcessEngine:
         """
         directory = self._directory(execution_id)
         spec = await self._in_thread((directory.path / "spec").read_bytes)
-        return await run_beside(Place.of(spec, directory.work, self.user), argv)
+        place = Place.of(spec, directory.work, self.user)
+        if (status := Status.read(directory.sandbox)) is not None:
+            argv = (*status.entry(place.directory), *argv)
+        return await run_beside(place, argv)
 
     async def adopt(self) -> list[FoundExecution]:
         """Everything on disk, sorted by id: running, ended, or lost (for good: see look)."""
@@ -276,6 +279,9 @@ class ProcessEngine:
 
     def _explained(self, execution_id: str, ended: TaskExit) -> TaskExit:
         """With its reason where the kernel ended it for want of memory."""
+        status = Status.read(self._directory(execution_id).sandbox)
+        if status is not None and ended.reason is ExitReason.EXITED and not status.ended:
+            return self._sandbox_failed(execution_id, ended)
         killed = ended.signal == signal.SIGKILL or ended.code == 128 + signal.SIGKILL
         asked = ended.reason not in (ExitReason.EXITED, ExitReason.SIGNALLED)
         if self.cgroups is None or not killed or asked or not self.cgroups.ran_out(execution_id):
@@ -288,6 +294,14 @@ class ProcessEngine:
         return replace(
             ended, detail=f"out of memory: it may have {limit} MiB, see Resources.Memory"
         )
+
+    def _sandbox_failed(self, execution_id: str, ended: TaskExit) -> TaskExit:
+        """Bubblewrap ended, and the command never ran: another device may do better."""
+        path = self._directory(execution_id).path
+        said = read_tail(path, "stderr", 1, CHUNK_BYTES_MAX).data.decode("utf-8", "replace").strip()
+        why = said.removeprefix("bwrap: ") or "bubblewrap did not say why"
+        detail = f"it could not be started in its sandbox: {why}"
+        return replace(ended, code=None, reason=ExitReason.START_FAILED, detail=detail)
 
     async def _look_again(self, directory: ExecutionDir, watch: Watch) -> None:
         """No exit: the supervisor was killed, or was a second one that left it to the first."""
@@ -312,6 +326,8 @@ class ProcessEngine:
             env = self._environment(directory, launch)
             who = None if launch.becomes_user else user
             sandbox = self._sandboxed(directory, launch, env)
+            if sandbox:
+                env = {name: env[name] for name in env if name not in inside_only(env)}
             directory.write_spec(encode_spec(launch, who, env, groups, sandbox))
             return spawn(directory)
         except (OSError, ValueError) as failure:
@@ -330,10 +346,8 @@ class ProcessEngine:
         if self.sandbox is None:
             raise OSError("a program without a network needs bubblewrap, which is not here")
         start = directory.work / (launch.cwd or "")
-        if launch.argv and not command_here(launch.argv[0], env["PATH"], start):
-            raise OSError(f"{launch.argv[0]}: no such command here")
-        own = (directory.work, directory.tmp)
-        return self.sandbox.prefix(start, own, dict(launch.shared), network=launch.network)
+        own, within = (directory.work, directory.tmp), inside_only(env)
+        return self.sandbox.prefix(start, own, launch.shared, within, network=launch.network)
 
     def _environment(self, directory: ExecutionDir, launch: TaskLaunch) -> dict[str, str]:
         """An allow-list: nothing else of the agent's own environment reaches a task."""

@@ -7,38 +7,39 @@ own are all it sees; a network is there unless it asked for none.
 
 from __future__ import annotations
 
-import glob
+import json
 import logging
 import os
 import shutil
+import stat
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from agent.engines.task import TaskUser
+from protocol.asks import matching
 
 PROGRAM: Final = "bwrap"
 PROBE_S: Final = 10.0  # 7 ms on a PC; a card that is busy takes its time
+STATUS_FD: Final = 100  # as supervise.c opens it for bubblewrap, on `sandbox` beside the task
 # Kept from what is hidden: names are looked up with these.
 RESOLVERS: Final = ("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager")
 HIDDEN: Final = ("/tmp", "/var/tmp", "/run", "/home", "/root")  # noqa: S108
-_BASE: Final = [
-    "--unshare-user",
-    "--unshare-pid",
-    "--unshare-ipc",
-    "--unshare-uts",
-    "--unshare-cgroup-try",
-    "--die-with-parent",
-    "--ro-bind",
-    "/",
-    "/",
-    "--dev",
-    "/dev",
-    "--proc",
-    "/proc",
-]
+_BASE: Final = (
+    *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts"),
+    *("--unshare-cgroup-try", "--die-with-parent", "--ro-bind", "/", "/", "--proc", "/proc"),
+)
+# Bubblewrap's own --dev makes terminals, and for these a second user namespace, which checks beside
+# the task could not enter.
+_DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
+_LINKS: Final = (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2"))
+# As ld.so(8) drops them for a program that gains rights: they would work on bubblewrap itself.
+_UNSAFE: Final = (
+    *("GCONV_PATH", "GETCONF_DIR", "GLIBC_TUNABLES", "HOSTALIASES", "LOCALDOMAIN", "LOCPATH"),
+    *("MALLOC_TRACE", "NIS_PATH", "NLSPATH", "RESOLV_HOST_CONF", "RES_OPTIONS", "TZDIR"),
+)
 _log = logging.getLogger("shoal.engines")
 
 
@@ -48,24 +49,29 @@ class Sandbox:
 
     program: str
     always: bool
-    hidden: tuple[Path, ...]  # the agent's own directories
+    hidden: tuple[Path, ...] = ()  # the agent's own directories and sockets
     devices: tuple[str, ...] = ()  # device files, as in the policy: a star stands for any rest
 
     @classmethod
     def find(
-        cls, user: TaskUser | None, always: bool, hidden: Path, devices: tuple[str, ...]
+        cls, user: TaskUser | None, always: bool, hidden: tuple[Path, ...], devices: tuple[str, ...]
     ) -> Sandbox | None:
         """None where tasks of `user` cannot be put into one. Blocks for some milliseconds."""
         program = shutil.which(PROGRAM)
         if program is None:
             _log.debug("no %s", PROGRAM)
             return None
-        made = cls(program, always, (hidden.absolute(),), devices)
+        made = cls(program, always, hidden, devices)
         who = {} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": []}
-        command = (*made.prefix(Path("/"), (), {}, network=False), "/bin/sh", "-c", ":")
+        words = made.words(Path("/"), (), {}, network=False)
         try:
             ran = subprocess.run(
-                command, timeout=PROBE_S, check=False, capture_output=True, cwd="/", **who
+                (program, *words, "--", "/bin/sh", "-c", ":"),
+                timeout=PROBE_S,
+                check=False,
+                capture_output=True,
+                cwd="/",
+                **who,
             )  # type: ignore[call-overload]
         except (OSError, subprocess.SubprocessError) as error:
             _log.warning("%s is here and does not work: %s", program, error)
@@ -80,31 +86,109 @@ class Sandbox:
         self,
         directory: Path,
         writable: Sequence[Path],
-        shared: dict[str, bool],
+        shared: Mapping[str, bool],
+        env: Mapping[str, str],
         *,
         network: bool,
     ) -> tuple[str, ...]:
-        """What stands before the command: it starts in `directory`, may write to `writable`, and
-        has of the device's own directories those in `shared`, where that says so to write to."""
-        words = [self.program, *_BASE, *([] if network else ["--unshare-net"])]
-        for path in (*HIDDEN, *map(str, self.hidden)):
-            if os.path.isdir(path) and not os.path.islink(path):
+        """What stands before the command; `env` is what of its variables is set inside only."""
+        words = self.words(directory, writable, shared, network=network)
+        set_ = [word for name, value in env.items() for word in ("--setenv", name, value)]
+        return (self.program, *words, *set_, "--json-status-fd", str(STATUS_FD), "--")
+
+    def words(
+        self,
+        directory: Path,
+        writable: Sequence[Path],
+        shared: Mapping[str, bool],
+        *,
+        network: bool,
+    ) -> list[str]:
+        """It starts in `directory`, may write to `writable`, and has of the device's own
+        directories those in `shared`, where that says so to write to."""
+        words = [*_BASE, *([] if network else ["--unshare-net"]), *_own_devices()]
+        hidden = (*HIDDEN, *map(str, self.hidden))
+        for path in dict.fromkeys(os.path.realpath(path) for path in hidden):
+            if os.path.isdir(path):
                 words += ["--tmpfs", path]
+            elif os.path.exists(path):
+                words += ["--ro-bind", "/dev/null", path]
         for path in RESOLVERS:
             words += ["--ro-bind-try", path, path]
-        for pattern in self.devices:
-            for path in sorted(glob.glob(pattern)):
-                words += ["--dev-bind-try", path, path]
+        for path, real in _listed(self.devices).items():
+            words += ["--dev-bind-try", real, path]
         for path, may_write in sorted(shared.items()):
             words += ["--bind" if may_write else "--ro-bind", path, path]
         for own in writable:
             words += ["--bind", str(own), str(own)]
-        return (*words, "--chdir", str(directory), "--")
+        return [*words, "--chdir", str(directory)]
 
 
-def command_here(name: str, path: str, directory: Path) -> bool:
-    """Whether there is such a command to run in `directory`: inside, nobody could tell that from
-    the command's own failure."""
-    if "/" in name:
-        return os.access(directory / name, os.X_OK)
-    return shutil.which(name, path=path) is not None
+def inside_only(env: Mapping[str, str]) -> dict[str, str]:
+    """Of a task's variables those that would do something to bubblewrap, outside of all."""
+    return {k: v for k, v in env.items() if k.startswith("LD_") or k in _UNSAFE}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What bubblewrap told of a sandbox: the process that is there as number 1, and whether the
+    command itself has ended, which tells its failures from bubblewrap's."""
+
+    pid: int = 0
+    ended: bool = False
+
+    @classmethod
+    def read(cls, path: Path) -> Status | None:
+        """None where there is no sandbox."""
+        try:
+            lines = path.read_text().splitlines()
+        except (OSError, ValueError):
+            return None
+        told: dict[str, object] = {}
+        for line in lines:
+            try:
+                told |= json.loads(line)
+            except ValueError:  # cut short, as the disk was full
+                break
+        pid = told.get("child-pid", 0)
+        return cls(pid if isinstance(pid, int) else 0, "exit-code" in told)
+
+    def entry(self, directory: Path) -> tuple[str, ...]:
+        """What stands before a command that is to run within, beside the task. Raises OSError."""
+        if not self.pid:
+            raise OSError("it is not in its sandbox yet")
+        namespaces = ("-U", "-m", "-p", "-n", "-i", "-u", "--preserve-credentials")
+        return ("nsenter", "-t", str(self.pid), *namespaces, f"--wdns={directory}", "--")
+
+
+def _own_devices() -> Iterator[str]:
+    yield from ("--tmpfs", "/dev", "--perms", "1777", "--tmpfs", "/dev/shm")  # noqa: S108
+    for name in _DEVICES:
+        yield from ("--dev-bind-try", f"/dev/{name}", f"/dev/{name}")
+    for name, rest in _LINKS:
+        yield from ("--symlink", f"/proc/self/fd{rest}", f"/dev/{name}")
+
+
+def _listed(patterns: tuple[str, ...]) -> dict[str, str]:
+    """Device files that match, and what each is a link to; of all below /dev where a star asks for
+    more than one, but for links, which are made anew."""
+    found = {
+        path: os.path.realpath(path)
+        for path in patterns
+        if "*" not in path and os.path.normpath(path).startswith("/dev/")
+    }
+    starred = [pattern for pattern in patterns if "*" in pattern]
+    for directory, _, names in os.walk("/dev") if starred else ():
+        for name in names:
+            path = os.path.join(directory, name)
+            if any(matching(path, pattern) for pattern in starred) and not os.path.islink(path):
+                found[path] = path
+    return {path: real for path, real in sorted(found.items()) if _is_device(real)}
+
+
+def _is_device(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)

@@ -29,7 +29,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CHUNK_BYTES = 65536, PIPE_BYTES = 262144, GROUPS_MAX = 64, CGROUPS_MAX = 4, DEPTH_MAX = 4096 };
+enum { CHUNK_BYTES = 65536, PIPE_BYTES = 262144, GROUPS_MAX = 64, CGROUPS_MAX = 4, DEPTH_MAX = 4096, STATUS_FD = 100 };
 enum { KILL_AGAIN_MS = 2, KILL_AGAIN_MS_MAX = 512, ASK_AGAIN_MS = 10 };
 enum { NOTE_EVERY_MS = 50, NOTES_MAX = 4096 }; /* of a segment; beyond, times are coarser */
 static const char OOM_SCORE[] = "300";
@@ -411,6 +411,11 @@ static const char *become_task(int out, int err, bool joined)
         int group = open(spec.cgroups[i], O_WRONLY | O_CLOEXEC);
         if (group < 0 || write(group, "0", 1) != 1) return "cgroup";
         close(group);
+    }
+    if (spec.sandboxed) { /* as sandbox.py asks bubblewrap to */
+        int told = openat(dir, "sandbox", O_WRONLY | O_CREAT | O_TRUNC, 0600);
+        if (told < 0 || dup2(told, STATUS_FD) < 0) return "sandbox";
+        close(told);
     }
     if (setsid() < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0) return "setup";
     lower_limits();

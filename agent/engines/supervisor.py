@@ -78,7 +78,7 @@ def encode_spec(
     fields += [("cgroup", path) for path in groups]
     fields += [("memory", str(memory_bytes_max(limits)))] if groups else []
     fields += [("cwd", launch.cwd)] if launch.cwd else []
-    fields += [("sandbox", word) for word in sandbox]  # again, for what is run beside it
+    fields += [("sandbox", "1")] if sandbox else []
     fields += [("arg", arg) for arg in (*sandbox, *launch.argv)]
     fields += [("env", f"{key}={value}") for key, value in env.items()]
     if any("\0" in value for _, value in fields):

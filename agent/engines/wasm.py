@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -83,7 +83,9 @@ class Wasm:
 
     # ---- one task ----------------------------------------------------------------------------
 
-    async def prepare(self, task: StartTask, work: Path) -> tuple[str, ...]:
+    async def prepare(
+        self, task: StartTask, work: Path, given: Mapping[str, str] | None = None
+    ) -> tuple[str, ...]:
         """Compile its modules, where they were not before; the command line that runs it.
 
         Raises UnfitModule, OSError.
@@ -105,7 +107,7 @@ class Wasm:
             "entry": params.entry_point,
             "memory_bytes": spec.resources.memory_bytes,
             "fuel": params.fuel,
-            "directories": _directories(sources),
+            "directories": _directories(sources, given or {}),
         }
         program = entry.rpartition("/")[2]
         return (*self._child(), "run", json.dumps(order), program, *params.parameters)
@@ -141,14 +143,16 @@ def make_results(spec: TaskSpec, work: Path) -> None:
             (work / result.path.lstrip("/")).mkdir(parents=True, exist_ok=True)
 
 
-def _directories(sources: tuple[InputSource, ...]) -> list[tuple[str, str, bool]]:
+def _directories(
+    sources: tuple[InputSource, ...], paths: Mapping[str, str]
+) -> list[tuple[str, str, bool]]:
     """Of the device, as it is asked for: path, name, and whether it may be written to."""
     found = []
     for each in sources:
         if isinstance(given := each.source, DirectorySource):
-            if not os.path.isdir(given.path):
+            if not os.path.isdir(paths[given.path]):
                 raise OSError(f"{given.path} is a file; a module is given directories")
-            found.append((os.path.realpath(given.path), each.target, given.writable))
+            found.append((paths[given.path], each.target, given.writable))
     return found
 
 

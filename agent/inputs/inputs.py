@@ -12,6 +12,7 @@ import trio
 
 from agent.archives import ArchiveError, Archives, Dialler, check_room, unpack
 from agent.inputs.downloads import Downloads
+from agent.threads import abandonable
 from protocol.asks import not_allowed
 from protocol.config import PolicyConfig
 from protocol.effects import StartTask
@@ -44,13 +45,17 @@ class Inputs:
         self._dial = dial
         self._neighbours = neighbours
 
-    async def put(self, task: StartTask, work: Path) -> None:
-        """Links into the device come last: nothing may be written through one."""
-        sources = task.spec.task.input_sources
+    async def put(self, task: StartTask, work: Path) -> dict[str, str]:
+        """Of the device's own paths among them, where each leads, as it was found and allowed: who
+        gives them on must not look again. Links come last: nothing may be written through one."""
+        sources, given = task.spec.task.input_sources, dict[str, str]()
         for each in sorted(sources, key=lambda each: isinstance(each.source, DirectorySource)):
-            await self._put(each, work / each.target.lstrip("/"), task)
+            real = await self._put(each, work / each.target.lstrip("/"), task)
+            if isinstance(each.source, DirectorySource):
+                given[each.source.path] = real
+        return given
 
-    async def _put(self, each: InputSource, target: Path, task: StartTask) -> None:
+    async def _put(self, each: InputSource, target: Path, task: StartTask) -> str:
         match each.source:
             case ArchiveSource() as source:
                 await self._unpack(source, target, task)
@@ -61,9 +66,11 @@ class Inputs:
                 await trio.to_thread.run_sync(_copy, path, target / source.file_name)
             case DirectorySource() as source:
                 linked = task.spec.task.engine.type == "process"
-                await trio.to_thread.run_sync(self._give, source, target if linked else None)
+                link = target if linked else None
+                return await abandonable(lambda: self._give(source, link))
             case _:
                 assert_never(each.source)
+        return ""
 
     async def _unpack(self, source: ArchiveSource, target: Path, task: StartTask) -> None:
         store, peers = self._shipped, list(task.sources)
@@ -73,9 +80,9 @@ class Inputs:
         path = await store.fetch(source.digest, source.size_bytes, peers, self._dial)
         await trio.to_thread.run_sync(_unpack, path, target)
 
-    def _give(self, source: DirectorySource, link: Path | None) -> None:
+    def _give(self, source: DirectorySource, link: Path | None) -> str:
         """See that it is there, and is what its owner allowed: a link may lead elsewhere. To a
-        process it is given by a link, to a container or module by the engine."""
+        process it is given by a link, to a container or module by the engine. Where it leads to."""
         if not os.path.lexists(source.path):
             raise ArchiveError(f"{source.path} is not on this device")
         real = os.path.realpath(source.path)
@@ -86,9 +93,14 @@ class Inputs:
         ask = f"directory {real}{':rw' if source.writable else ''}"
         if not_allowed(PolicyConfig(directories=allowed), (ask,)):
             raise ArchiveError(f"{source.path} leads to {real}, which its owner does not allow")
+        for path in allowed:
+            if path.endswith(":rw") and real.startswith(f"{path.removesuffix(':rw').rstrip('/')}/"):
+                within = f"lies in {path.removesuffix(':rw')}, where tasks may put links"
+                raise ArchiveError(f"{source.path} {within}: only that as a whole is given")
         if link is not None:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(real)
+        return real
 
 
 def _unpack(path: Path, target: Path) -> None:

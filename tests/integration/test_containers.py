@@ -177,6 +177,7 @@ def test_what_ends_while_its_agent_is_away_is_no_lost_work(
     with lab[0].client() as client:
         lab.until(lambda: client.job(job)["slots"][0]["state"] == "running", "it runs")
         name = client.job(job)["slots"][0]["execution"]
+        lab.until(lambda: _runs(docker, name) == [True], "its container runs")
         lab.kill(lab[2])
         lab.until(lambda: _runs(docker, name) == [False], "its container ends")
         lab.start(lab[2])

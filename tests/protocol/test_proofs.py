@@ -13,7 +13,7 @@ from protocol.heldjob import HeldJob
 from protocol.ids import JobId, PeerId
 from protocol.inquiry import ANSWER_S, OPEN_MAX
 from protocol.messages import ResultQuery, ResultReport
-from protocol.proofs import UNPROVEN, Proofs
+from protocol.proofs import BUSY, UNPROVEN, Proofs
 from protocol.records import Fence, Role, Verdict
 from tests.protocol.jobs import Book, at, fence
 from tests.protocol.nodenet import NodeNet, batch
@@ -111,8 +111,17 @@ def test_a_forged_record_is_refused_and_the_others_still_count(data: bytes) -> N
     it.ask()
     with pytest.raises(RemoteProtocolError):
         it.report("b", data)
-    assert it.report("c", it.accepted(FENCE)) == []
-    assert told(it.proofs.on_deadline(at(ANSWER_S))) == (DIGEST, "executor")
+    assert told(it.report("c", it.accepted(FENCE))) == (DIGEST, "executor")
+
+
+def test_one_that_forges_last_keeps_nobody_waiting() -> None:
+    it = Asker()
+    it.ask()
+    it.report("c", it.accepted(FENCE))
+    with pytest.raises(RemoteProtocolError):
+        it.report("b", b"nothing")
+    assert it.proofs.deadline <= 0.1
+    assert told(it.proofs.on_deadline(at(0.1))) == (DIGEST, "executor")
 
 
 def test_the_word_of_one_that_may_not_coordinate_is_refused() -> None:
@@ -129,7 +138,7 @@ def test_strangers_are_not_heard_and_questions_are_bounded() -> None:
     assert it.report("stranger", it.accepted(FENCE)) == []
     for number in range(2, OPEN_MAX + 1):
         it.proofs.ask(number, it.book.id, 0, at(0.0))
-    assert it.ask() == [Reply(1, error=UNPROVEN)]
+    assert it.ask() == [Reply(1, error=BUSY)]
 
 
 def test_who_holds_the_job_answers_and_who_does_not_says_so() -> None:

@@ -23,6 +23,7 @@ from protocol.tree import Plain
 from protocol.volumes import volume_id
 
 API_VERSION = "1.41"  # of docker 20.10, which Debian 11 has
+GIVEN = {"/srv/data": "/srv/data"}  # where it leads
 MIB = 1 << 20
 WORK = Path("/data/containers/e1/work")
 
@@ -43,7 +44,7 @@ def start_task(
 
 
 def launched(*args: Any, **more: Any) -> ContainerLaunch:
-    return container_launch(start_task(*args, **more), {}, 4 * MIB)
+    return container_launch(start_task(*args, **more), {}, 4 * MIB, GIVEN)
 
 
 def inline(*targets: str) -> list[Plain]:
@@ -96,7 +97,8 @@ def test_all_that_a_job_says_arrives() -> None:
         Volumes=[{"Name": "state", "Target": "/state"}],
     )
     environment = {"A": "1", "SHOAL_JOB_ID": "j"}
-    assert container_launch(task, environment, 1000) == ContainerLaunch(
+    given = {"/srv/data": "/srv/data", "/srv/out": "/mnt/out"}
+    assert container_launch(task, environment, 1000, given) == ContainerLaunch(
         execution_id="e1",
         image="busybox:1.37.0",
         entrypoint=("/bin/sh", "-c"),
@@ -111,7 +113,7 @@ def test_all_that_a_job_says_arrives() -> None:
         memory_bytes=64 * MIB,
         gpus=1,
         inputs=("/input",),
-        mounts=(("/srv/data", "/data", False), ("/srv/out", "/shoal/out", True)),
+        mounts=(("/srv/data", "/data", False), ("/mnt/out", "/shoal/out", True)),
         volumes=((volume_id(JobId("j"), 0, "state"), "/state", True),),
         job="j",
         results=("/outputs",),

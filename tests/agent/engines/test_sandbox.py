@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from agent.engines.process import ProcessEngine
-from agent.engines.sandbox import Sandbox, command_here
+from agent.engines.sandbox import Sandbox, Status, inside_only
 from agent.engines.task import ExitReason, TaskExit, TaskLaunch, TaskUser
 from tests.agent.whole import open_directory
 
@@ -31,9 +31,11 @@ async def make(root: Path) -> AsyncIterator[Make]:
     """An engine whose sandbox hides `root`, the agent's own directory."""
     made: list[ProcessEngine] = []
 
-    def engine(always: bool = True, devices: tuple[str, ...] = ()) -> ProcessEngine:
+    def engine(
+        always: bool = True, devices: tuple[str, ...] = (), hidden: tuple[Path, ...] = ()
+    ) -> ProcessEngine:
         user = TaskUser.default()
-        sandbox = Sandbox.find(user, always, root, devices)
+        sandbox = Sandbox.find(user, always, hidden or (root,), devices)
         assert sandbox is not None, "bubblewrap is needed (scripts/setup --docker)"
         made.append(ProcessEngine(root / "executions", user, sandbox=sandbox))
         return made[-1]
@@ -107,10 +109,70 @@ async def test_its_devices_are_those_that_the_owner_lists(make: Make) -> None:
     assert exit.succeeded and out == "1\n\0"
 
 
-async def test_a_command_that_is_not_there_is_no_failure_of_the_task(make: Make) -> None:
-    exit, _, _ = await ended(make(), "/no/such/thing")
-    assert exit.reason is ExitReason.START_FAILED
-    assert exit.detail == "it could not be started: /no/such/thing: no such command here"
+async def test_what_the_job_sets_for_the_loader_does_nothing_outside(
+    make: Make, root: Path
+) -> None:
+    planted = root / "planted"
+    planted.mkdir(mode=0o777)
+    planted.chmod(0o777)
+    engine = make()
+    work = await engine.directories.prepare("e1")
+    write = f'fopen("{planted}/out", "w");'
+    code = f"#include <stdio.h>\nvoid __attribute__((constructor)) go(void) {{ {write} }}\n"
+    (work / "evil.c").write_text(code)
+    evil = str(work / "evil.so")
+    compiler = ["gcc", "-shared", "-fPIC", "-o", evil, str(work / "evil.c")]
+    await trio.run_process(compiler)
+    env = {"LD_PRELOAD": evil, "LD_LIBRARY_PATH": "/x", "TOKEN": "secret"}
+    exit, out, _ = await ended(engine, "sh", "-c", "echo $LD_LIBRARY_PATH $TOKEN", env=env)
+    assert exit.succeeded and out == "/x secret\n"
+    assert os.listdir(planted) == [], "inside it may load what it likes, and write nothing"
+    assert inside_only(env) == {"LD_PRELOAD": evil, "LD_LIBRARY_PATH": "/x"}
+
+
+async def test_a_directory_behind_a_link_and_a_socket_are_hidden_too(
+    make: Make, root: Path
+) -> None:
+    real, link = root / "real", root / "link"
+    real.mkdir(mode=0o755)
+    (real / "key").write_text("secret")
+    link.symlink_to(real)
+    listening = root / "a.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(listening))
+        server.listen()
+        listening.chmod(0o777)
+        dial = f"import socket; socket.socket(socket.AF_UNIX).connect('{listening}')"
+        look = f'cat {link}/key {real}/key; /usr/bin/python3 -c "{dial}"'
+        _, out, err = await ended(make(hidden=(link, listening)), "sh", "-c", look)
+    assert "secret" not in out and err.count("No such file") == 2
+    assert "Connection refused" in err or "Errno 111" in err or "not found" in err, err
+
+
+async def test_a_star_means_device_files_and_nothing_else(make: Make, root: Path) -> None:
+    engine = make(devices=("*", "relative", "/etc/passwd", "/dev/../etc/shadow"))
+    exit, out, _ = await ended(engine, "sh", "-c", f"ls -d /dev/kmsg; ls {root} /root; ls /dev/fd/")
+    assert exit.succeeded and out.startswith("/dev/kmsg\n")
+    assert f"{root}:\nexecutions\n" in out
+
+
+@pytest.mark.parametrize("command", ["/no/such/thing", "no-such-thing", "/etc"])
+async def test_a_command_that_cannot_be_run_is_no_failure_of_the_task(
+    make: Make, command: str
+) -> None:
+    exit, _, _ = await ended(make(), command)
+    assert (exit.reason, exit.code) == (ExitReason.START_FAILED, None)
+    assert exit.detail.startswith(f"it could not be started in its sandbox: execvp {command}: ")
+
+
+async def test_what_bubblewrap_cannot_give_it_is_no_failure_of_the_task(make: Make) -> None:
+    exit, _, _ = await ended(make(), "true", shared={"/no/such/directory": False})
+    assert exit.reason is ExitReason.START_FAILED and "/no/such/directory" in exit.detail
+
+
+async def test_its_own_failure_is_its_own(make: Make) -> None:
+    exit, _, _ = await ended(make(), "sh", "-c", "echo bwrap: pretends >&2; exit 1")
+    assert (exit.reason, exit.code, exit.detail) == (ExitReason.EXITED, 1, "")
 
 
 async def test_stopped_it_ends_with_all_that_it_started(make: Make) -> None:
@@ -138,14 +200,41 @@ async def test_stopped_as_it_starts_it_need_not_be_killed(make: Make) -> None:
         assert exit.reason is ExitReason.STOPPED and exit.duration_s < 20
 
 
-async def test_a_check_runs_in_a_sandbox_too(make: Make, root: Path) -> None:
+async def test_a_check_runs_within_where_it_sees_and_reaches_the_task(
+    make: Make, root: Path
+) -> None:
     engine = make()
-    await engine.start(TaskLaunch("e1", ("sleep", "60"), stop_grace_s=0))
-    code, said = await engine.run_beside("e1", ("sh", "-c", f"pwd; ls {root}/identity.key; exit 7"))
-    assert code == 7 and "No such file" in said
-    await engine.stop("e1")
+    listen = "s = socket.create_server(('127.0.0.1', 8123)); print('ready', flush=True)"
+    serve = f"import socket, time; {listen}; time.sleep(1000)"
+    argv = ("/usr/bin/python3", "-c", serve)
+    await engine.start(TaskLaunch("e1", argv, stop_grace_s=0, network=False))
     with trio.fail_after(60):
+        assert (await engine.follow("e1", "stdout", 0)).data == b"ready\n"
+        dial = ("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8123")
+        assert await engine.run_beside("e1", dial) == (0, "")
+        look = f"ls /proc | grep -c '^[0-9]'; ls {root}/identity.key /root; pwd >&2; exit 7"
+        code, said = await engine.run_beside("e1", ("sh", "-c", look))
+        assert (code, said) == (7, str(root / "executions/e1/work"))
+        assert await engine.run_beside("e1", ("grep", "-c", "8123", "/proc/2/cmdline")) == (0, "1")
+        code, said = await engine.run_beside("e1", ("grep", "CapEff", "/proc/self/status"))
+        assert (code, int(said.split()[1], 16)) == (0, 0), "it gains nothing on the way in"
+        await engine.stop("e1")
         await engine.wait("e1")
+
+
+def test_what_bubblewrap_tells_is_read_though_it_is_cut_short(tmp_path: Path) -> None:
+    file = tmp_path / "sandbox"
+    assert Status.read(file) is None
+    for text, status in (
+        ("", Status()),
+        ('{ "child-pid": 12', Status()),
+        ('{ "child-pid": 12 }\n{ "exit', Status(12)),
+        ('{ "child-pid": 12 }\n{ "exit-code": 3 }\n', Status(12, True)),
+    ):
+        file.write_text(text)
+        assert Status.read(file) == status
+    with pytest.raises(OSError, match="not in its sandbox yet"):
+        Status().entry(tmp_path)
 
 
 async def test_who_asks_for_no_network_is_not_started_without_a_sandbox(root: Path) -> None:
@@ -159,19 +248,10 @@ def test_where_there_is_none_or_it_does_not_work_there_is_no_sandbox(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert Sandbox.find(None, False, tmp_path, ()) is None
+    assert Sandbox.find(None, False, (tmp_path,), ()) is None
     broken = tmp_path / "bwrap"
     broken.write_text("#!/bin/sh\necho no namespaces for you >&2; exit 1\n")
     broken.chmod(0o755)
-    assert Sandbox.find(None, False, tmp_path, ()) is None
+    assert Sandbox.find(None, False, (tmp_path,), ()) is None
     broken.write_text("no program")
-    assert Sandbox.find(None, False, tmp_path, ()) is None
-
-
-def test_a_command_is_looked_for_where_it_would_run(tmp_path: Path) -> None:
-    (tmp_path / "run.sh").write_text("")
-    assert not command_here("./run.sh", "/bin", tmp_path)
-    (tmp_path / "run.sh").chmod(0o755)
-    assert command_here("./run.sh", "/bin", tmp_path)
-    assert command_here("sh", "/bin", tmp_path) and not command_here("sh", "/nowhere", tmp_path)
-    assert command_here("/bin/sh", "", tmp_path)
+    assert Sandbox.find(None, False, (tmp_path,), ()) is None
