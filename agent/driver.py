@@ -33,7 +33,14 @@ from protocol.effects import (
     StopTask,
     Tell,
 )
-from protocol.events import DeadlinePassed, Event, LoopLagged, TaskEnded, TaskStarted
+from protocol.events import (
+    DeadlinePassed,
+    Event,
+    LoopLagged,
+    TaskEnded,
+    TaskPublishing,
+    TaskStarted,
+)
 from protocol.ids import PeerId
 from protocol.messages import OVERTAKING
 from protocol.node import Node
@@ -111,7 +118,7 @@ class Driver:
         Except for those that nobody would repeat.
         """
         if self._broken:
-            if isinstance(event, TaskStarted | TaskEnded):
+            if isinstance(event, TaskStarted | TaskPublishing | TaskEnded):
                 self._late.append(event)
             return
         try:

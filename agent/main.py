@@ -39,14 +39,17 @@ from agent.engines.wasm import Wasm
 from agent.hardware import Hardware
 from agent.inputs.downloads import BYTES_MAX, QUOTA_BYTES, Downloads
 from agent.inputs.inputs import Inputs
+from agent.inputs.objects import Objects
 from agent.invites import Invites
 from agent.join import serve_join
 from agent.logs import Logs
 from agent.membership import Member, load_member
 from agent.outside import Outside, event_view
 from agent.peers import Peers
+from agent.publishing import Publishing
 from agent.results import QUOTA_BYTES as RESULT_QUOTA_BYTES
 from agent.results import RESULT_BYTES_MAX, Results
+from agent.s3 import S3
 from agent.settings import ConfigError
 from agent.store import Store
 from agent.storesql import StoreFailed
@@ -126,6 +129,7 @@ class Agent:
         self.docker = self._docker()
         processes = self._processes()
         self.wasm = Wasm(data_dir / "wasm", processes.user)
+        self.s3 = S3(self.config.s3)
         self.engines = Engines(processes, self.docker, self.wasm)
         self.archives = Archives(data_dir / "archives")
         kept = Archives(data_dir / "results", RESULT_BYTES_MAX, RESULT_QUOTA_BYTES)
@@ -147,6 +151,7 @@ class Agent:
             self.driver.post,
             self.config.task.log_bytes_max,
             self.results,
+            Publishing(self.engines, kept, self.s3, me, lambda: self.clock.now().wall),
         )
         self.checks = Checks(self.engines, self.driver.post)
         self.feed = Feed(lambda: self.clock.now().wall_ms)
@@ -179,7 +184,8 @@ class Agent:
     def _inputs(self, kept: Archives, dial: Dialler) -> Inputs:
         files = Archives(self.config.data_dir / "downloads", BYTES_MAX, QUOTA_BYTES)
         policy = self.config.accept.policy()
-        return Inputs(self.archives, kept, Downloads(files), policy, dial, self.transport.connected)
+        web, objects = Downloads(files), Objects(files, self.s3)
+        return Inputs(self.archives, kept, web, objects, policy, dial, self.transport.connected)
 
     def _processes(self) -> ProcessEngine:
         user = _task_user(self.config.task.user)
@@ -200,6 +206,7 @@ class Agent:
             self.docker.presence,
             self.archives,
             self.wasm,
+            self.s3,
         )
 
     def _outside(self) -> Outside:
@@ -231,7 +238,7 @@ class Agent:
     def _build(self, disk: Disk) -> Node:
         config = NodeConfig(
             membership=self._membership_config(),
-            policy=self.config.accept.policy(),
+            policy=self.config.accept.policy(self.s3.lacking),
             version=VERSION,
             name=self.name,
         )

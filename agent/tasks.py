@@ -18,9 +18,10 @@ from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit, Task
 from agent.engines.wasm import CANNOT_RUN, make_results, wasm_launch
 from agent.inputs.inputs import Inputs
 from agent.packing import Packed
+from agent.publishing import Published, Publishing
 from agent.results import Results
 from protocol.effects import RemoveTask, StartTask, StopTask
-from protocol.events import Event, TaskEnded, TaskFound, TaskStarted
+from protocol.events import Event, TaskEnded, TaskFound, TaskPublishing, TaskStarted
 from protocol.ids import ExecutionId
 from protocol.task import of_device
 
@@ -44,15 +45,18 @@ class Tasks:
         post: Callable[[Event], None],
         log_bytes_max: int,
         results: Results,
+        publishing: Publishing,
     ) -> None:
         self._engines = engines
         self._results = results
+        self._publishing = publishing
         self._inputs = inputs
         self._post = post
         self._log_bytes_max = log_bytes_max
         self._nursery: trio.Nursery | None = None
         self._scopes: dict[ExecutionId, trio.CancelScope] = {}  # of tasks not started yet
         self._watched: set[ExecutionId] = set()
+        self._uploads: dict[ExecutionId, trio.CancelScope] = {}  # of ended ones, that are published
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
@@ -82,14 +86,16 @@ class Tasks:
         return tuple(found)
 
     async def _found_ended(self, key: ExecutionId, ended: TaskExit) -> TaskFound:
-        """One whose files are not packed yet counts as running until they are."""
+        """One whose files are not packed and published yet counts as running until they are."""
         code, reason = told(ended)
-        packed = await self._results.kept(key) if ended.reason in LEAVING else Packed()
-        if packed is None:
+        left = ended.reason in LEAVING
+        packed = await self._results.kept(key) if left else Packed()
+        published = await self._publishing.known(key) if left else Published()
+        if packed is None or published is None:
             self._watch(key)
             return TaskFound(key, running=True)
         duration_ms = int(ended.duration_s * 1000)
-        kept = (packed.digest, packed.size_bytes, packed.note)
+        kept = (packed.digest, packed.size_bytes, packed.note, published.url, published.problem)
         return TaskFound(key, False, code, reason, duration_ms, *kept)
 
     # ---- effects -----------------------------------------------------------------------------
@@ -104,6 +110,8 @@ class Tasks:
         scope = self._scopes.get(task.execution)
         if scope is not None:
             scope.cancel()  # its inputs are still being fetched
+        elif task.execution in self._uploads:
+            self._uploads[task.execution].cancel()
         else:
             self._nursery.start_soon(self._stop, task)
 
@@ -147,6 +155,7 @@ class Tasks:
         if spec.input_sources:
             await self._fetch_inputs(engine, task)
         await self._results.want(engine.directories, task.execution, spec.result_paths)
+        await self._publishing.want(engine.directories, task)
         if spec.engine.type != "wasm":
             return ()
         assert self._engines.wasm is not None, task
@@ -197,7 +206,9 @@ class Tasks:
             self._watched.discard(key)
             self._post(TaskEnded(key, None, f"its directory is gone: {error}"))
             return
-        packed = await self._results.keep(key) if ended.reason in LEAVING else Packed()
+        left = ended.reason in LEAVING
+        packed = await self._results.keep(key) if left else Packed()
+        published = await self._publish(key, packed) if left else Published()
         self._watched.discard(key)
         self._post(
             TaskEnded(
@@ -210,9 +221,28 @@ class Tasks:
                 packed.digest,
                 packed.size_bytes,
                 packed.note,
+                published.url,
+                published.problem,
             )
         )
         await self._clear(key)
+
+    async def _publish(self, key: ExecutionId, packed: Packed) -> Published:
+        """What it left, where its job wants that; once, and not if it is stopped meanwhile."""
+        try:
+            known = await self._publishing.known(key)
+            if known is not None:
+                return known
+            self._post(TaskPublishing(key))
+            with trio.CancelScope() as scope:
+                self._uploads[key] = scope
+                return await self._publishing.publish(key, packed)
+            stopped = "it was stopped while its results were being published"
+            return await self._publishing.settle(key, Published(problem=stopped))
+        except (KeyError, OSError, ValueError) as error:
+            return Published(problem=f"its results could not be published: {error}")
+        finally:
+            self._uploads.pop(key, None)
 
     async def _clear(self, key: ExecutionId) -> None:
         """Hundreds of ended ones keep their output, and no files."""

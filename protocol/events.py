@@ -22,6 +22,8 @@ class TaskFound:
     archive: str = ""  # as in TaskEnded
     archive_bytes: int = 0
     archive_note: str = ""
+    published: str = ""
+    unpublished: str = ""
 
     def as_ended(self) -> TaskEnded:
         """What is known of its end, where it is over; its output stays where it is."""
@@ -33,6 +35,8 @@ class TaskFound:
             archive=self.archive,
             archive_bytes=self.archive_bytes,
             archive_note=self.archive_note,
+            published=self.published,
+            unpublished=self.unpublished,
         )
 
 
@@ -145,6 +149,13 @@ class TaskStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskPublishing:
+    """It ended, and left files that are brought to its publisher; TaskEnded follows."""
+
+    execution: ExecutionId
+
+
+@dataclass(frozen=True, slots=True)
 class HealthChanged:
     """What the checks of a running task found, each time that it is something else than before."""
 
@@ -166,6 +177,8 @@ class TaskEnded:
     archive: str = ""  # the SHA-256 of what its ResultPaths held; empty where nothing is kept
     archive_bytes: int = 0
     archive_note: str = ""  # what of them could not be kept
+    published: str = ""  # where else they are: s3://bucket/key
+    unpublished: str = ""  # why they are not there, where they were to be
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +214,7 @@ Event = (
     | QueryRequested
     | ForgetRequested
     | TaskStarted
+    | TaskPublishing
     | HealthChanged
     | TaskEnded
     | DeadlinePassed

@@ -12,7 +12,7 @@ from protocol.clock import Now
 from protocol.config import CoordinationConfig
 from protocol.effects import Effect, Send, Tell
 from protocol.errors import RemoteProtocolError
-from protocol.execution import CHECKING
+from protocol.execution import CHECKING, State
 from protocol.fleet import Fleet
 from protocol.heldjob import HeldJob, Slot
 from protocol.ids import PeerId
@@ -94,6 +94,7 @@ class Leases:
             return "kept", self.placement.running(led, item.slot, now)
         plan.lease(now.mono + self.config.lease_s)
         plan.begin(item.fence, now.mono)
+        self._note_publishing(led, item, plan)
         if item.restarts != plan.restarts or item.state == CHECKING:
             plan.restarts, plan.began = item.restarts, now.mono
         return "kept", self.reviewed(led, now)
@@ -121,7 +122,14 @@ class Leases:
         if plan.phase is not Phase.RUNNING:
             return "kept", [*effects, *self.placement.running(led, item.slot, now)]
         plan.lease(now.mono + self.config.lease_s)
+        self._note_publishing(led, item, plan)
         return "kept", effects
+
+    def _note_publishing(self, led: Led, item: Renewal, plan: Plan) -> None:
+        plan.publishing = item.state == State.PUBLISHING
+        if plan.publishing:
+            execution = led.held.execution_of(led.held.slots[item.slot])
+            self.placement.stories.of(led.held.id).update(execution, State.PUBLISHING.value)
 
     def _adopted(
         self, sender: PeerId, led: Led, slot: Slot, plan: Plan, item: Renewal, now: Now

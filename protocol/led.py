@@ -36,6 +36,7 @@ class Plan:
     counted: Fence | None = None  # the latest attempt whose failure is among them
     failed_on: dict[PeerId, int] = field(default_factory=dict)
     repeated: bool = False  # the award was sent a second time
+    publishing: bool = False  # its task has ended, and its results are on their way
     dry_rounds: int = 0  # auctions in a row that found nobody
     reason: str = ""
     # Of a service:
@@ -58,7 +59,7 @@ class Plan:
 
     def begin(self, fence: Fence, now: float) -> None:
         """An execution of this award runs; told so again, nothing changes."""
-        self.outranked = NEVER
+        self.outranked, self.publishing = NEVER, False
         if self.begun != fence:
             self.begun, self.began, self.restarts = fence, now, 0
 

@@ -42,6 +42,7 @@ from protocol.events import (
     ShutdownRequested,
     SubmitRequested,
     TaskEnded,
+    TaskPublishing,
     TaskStarted,
 )
 from protocol.executor import Executor
@@ -272,6 +273,8 @@ class Node:
                 return self.executor.on_health(event, now)
             case TaskStarted():
                 return self.executor.on_started(event.execution, now)
+            case TaskPublishing():
+                return self.executor.on_publishing(event.execution, now)
             case TaskEnded():
                 return self.executor.on_ended(event, now)
             case FactsSampled():

@@ -35,6 +35,7 @@ class SlotShape(TypedDict):
     archive: NotRequired[str]  # the SHA-256 of its result files; empty where there are none
     archive_bytes: NotRequired[int]
     archive_note: NotRequired[str]
+    published: NotRequired[str]  # where else they are; empty where nowhere
 
 
 class ExecutionShape(TypedDict):
