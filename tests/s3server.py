@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,7 @@ class S3Server:
 
     def client(self) -> Any:
         """AWS' own client, to look at what is there without what is tested."""
-        import boto3
-
-        return boto3.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            region_name="us-east-1",
-            aws_access_key_id=self.access,
-            aws_secret_access_key=self.secret,
-        )
+        return _client(self.endpoint, self.access, self.secret)
 
     def put(self, bucket: str, key: str, body: bytes) -> str:
         """Returns its version, where the bucket keeps those."""
@@ -74,6 +67,19 @@ class S3Server:
         path.write_text("\n".join([*lines, f"aws_secret_access_key = {secret or self.secret}\n"]))
         path.chmod(0o600)
         return path
+
+
+@cache
+def _client(endpoint: str, access: str, secret: str) -> Any:
+    import boto3
+
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=access,
+        aws_secret_access_key=secret,
+    )
 
 
 @contextmanager

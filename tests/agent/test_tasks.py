@@ -17,13 +17,17 @@ import trio
 import trio.testing
 
 from agent.archives import Archives, ByteStream
+from agent.config import S3 as Settings
 from agent.engines.engine import Engines
 from agent.engines.execution_dir import ExecutionDir
 from agent.engines.process import ProcessEngine
 from agent.engines.task import ExitReason, TaskExit, TaskUser
 from agent.inputs.downloads import Downloads
 from agent.inputs.inputs import Inputs
+from agent.inputs.objects import Objects
+from agent.publishing import Publishing
 from agent.results import Results
+from agent.s3 import S3
 from agent.tasks import TAIL_BYTES, Tasks, told
 from agent.transport.errors import NotReachable
 from protocol.config import PolicyConfig
@@ -36,6 +40,7 @@ from tests.agent.whole import open_directory, until
 from tests.lab import process_job
 
 E1 = ExecutionId("e1")
+WALL = 1_800_000_000.0  # 2027-01-15 08:00:00
 
 
 @pytest.fixture
@@ -54,13 +59,22 @@ class Running:
         self.archives = Archives(root / "archives")
         self.may_dial = trio.Event()
         self.kept = Archives(root / "results", 1 << 30)
-        engines = Engines(self.engine)
-        results = Results(self.kept, engines, self.dial, PeerId("me"))
-        post = self.events.append
-        downloads = Downloads(Archives(root / "downloads"))
-        policy = PolicyConfig(directories=(str(root / "shared"),))
-        inputs = Inputs(self.archives, self.kept, downloads, policy, self.dial, list)
-        self.tasks = Tasks(engines, inputs, post, 100_000, results)
+        self.tasks = self.tasks_of(Engines(self.engine), root, str(root / "shared"))
+
+    def tasks_of(self, engines: Engines, root: Path, directory: str) -> Tasks:
+        """`directory` may be given to tasks; keys for S3 are expected in `root`."""
+        files, me = Archives(root / "downloads"), PeerId("me")
+        s3 = S3(Settings(credentials=root / "credentials"))
+        policy = PolicyConfig(directories=(directory,))
+        web, objects = Downloads(files), Objects(files, s3)
+        return Tasks(
+            engines,
+            Inputs(self.archives, self.kept, web, objects, policy, self.dial, list),
+            self.events.append,
+            100_000,
+            Results(self.kept, engines, self.dial, me),
+            Publishing(engines, self.kept, s3, me, lambda: WALL),
+        )
 
     async def dial(self, peer: PeerId) -> ByteStream:
         await self.may_dial.wait()

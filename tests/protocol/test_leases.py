@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from protocol.effects import Send
 from protocol.ids import PeerId
 from protocol.leases import RENEWALS_MAX
@@ -18,6 +20,7 @@ from protocol.messages import (
 )
 from protocol.placement import Placement
 from protocol.records import Fence
+from protocol.tree import Plain
 from protocol.wire import FRAME_BYTES_MAX, encode_message
 from tests.protocol.jobs import Book, fence
 from tests.protocol.nodenet import NodeNet, batch, queue
@@ -226,3 +229,15 @@ def test_a_flood_of_renewals_gets_an_answer_that_fits_a_frame() -> None:
     answers = renew(net, "b", *[renewal(net)] * 500)
     assert len(answers) == RENEWALS_MAX
     assert len(encode_message(RenewAck(tuple(answers)))) < FRAME_BYTES_MAX
+
+
+def test_a_slot_whose_results_are_published_is_shown_so_until_it_runs_anew() -> None:
+    net = awarded()
+
+    def shown() -> tuple[Plain, dict[str, str]]:
+        return net["a"].view(net.held("a"))["state"], net.states("a")
+
+    assert verdict(net, "b", msgspec.structs.replace(renewal(net), state="publishing")) == "kept"
+    assert shown() == ("running", {"b": "publishing"})
+    assert verdict(net, "b", renewal(net)) == "kept"
+    assert shown() == ("running", {"b": "running"})
