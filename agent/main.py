@@ -124,12 +124,12 @@ class Agent:
         self.clock = Clock(_saved_wall_s(store), self.config.trust_clock)
         self.name = self.config.name or member.certificate.name
         self.conditions = Conditions(self.config.data_dir)
+        self.s3 = S3(self.config.s3)
         self.driver = Driver(self._build, store, self.clock)
         data_dir = self.config.data_dir
         self.docker = self._docker()
         processes = self._processes()
         self.wasm = Wasm(data_dir / "wasm", processes.user)
-        self.s3 = S3(self.config.s3)
         self.engines = Engines(processes, self.docker, self.wasm)
         self.archives = Archives(data_dir / "archives")
         kept = Archives(data_dir / "results", RESULT_BYTES_MAX, RESULT_QUOTA_BYTES)

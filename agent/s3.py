@@ -39,6 +39,18 @@ class S3:
         """Kinds of asks that cannot be met, as PolicyConfig has them."""
         return () if self.present else (BUCKET,)
 
+    def trouble(self) -> str:
+        """What is wrong with the file of keys that its owner has named; empty where nothing is."""
+        file = self._settings.credentials
+        if file is None:
+            return ""
+        try:
+            keys_for("", file, self._settings.profile, {})
+            mode = file.stat().st_mode
+        except (KeysError, OSError) as error:
+            return str(error)
+        return f"tasks and others can read the access keys in {file}" if mode & 0o044 else ""
+
     def open(self, place: Place, go_on: Callable[[], None]) -> Bucket:
         """The bucket, which nobody has spoken to yet; see there for `go_on`. Blocks. Raises
         ArchiveError where it cannot be spoken to from here, and BucketError."""

@@ -132,6 +132,7 @@ class Tasks:
             del self._scopes[key]
             if scope.cancelled_caught:
                 self._post(TaskEnded(key, None, "stopped before it started"))
+                await self._discard(key)
                 return
             await self._launch(task, module)
         except Exception as error:
@@ -141,6 +142,7 @@ class Tasks:
             # Another device would fare no better with such a module: that is the task's failure.
             code = CANNOT_RUN if isinstance(error, UnfitModule) else None
             self._post(TaskEnded(key, code, str(error) or type(error).__name__))
+            await self._discard(key)
             return
         self._post(TaskStarted(key))
         self._watch(key)
@@ -249,6 +251,13 @@ class Tasks:
         try:
             await self._engines.of(key).clear(key)
         except (KeyError, OSError) as error:
+            _log.warning("clearing %s: %s", key, error)
+
+    async def _discard(self, key: ExecutionId) -> None:
+        """It never started: of what was to be beside it a part may be there."""
+        try:
+            await self._engines.of(key).directories.clear(key)
+        except (OSError, ValueError) as error:
             _log.warning("clearing %s: %s", key, error)
 
     async def _stop(self, task: StopTask) -> None:

@@ -363,7 +363,7 @@ class Executor:
         execution.next_at = now.mono  # its coordinator hears of it
         self.bidder.free_up(execution.id)
         text = f"{self._label(execution)} has ended here; its results are being published"
-        return [self._tell(execution, "execution.publishing", text), *self._call(now)]
+        return [self._tell(execution, "execution.publishing-here", text), *self._call(now)]
 
     def _check(self, execution: Execution) -> list[Effect]:
         check = execution.spec.check

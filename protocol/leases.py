@@ -94,10 +94,10 @@ class Leases:
             return "kept", self.placement.running(led, item.slot, now)
         plan.lease(now.mono + self.config.lease_s)
         plan.begin(item.fence, now.mono)
-        self._note_publishing(led, item, plan)
+        noted = self._noted(sender, led, item, plan)
         if item.restarts != plan.restarts or item.state == CHECKING:
             plan.restarts, plan.began = item.restarts, now.mono
-        return "kept", self.reviewed(led, now)
+        return "kept", [*noted, *self.reviewed(led, now)]
 
     def _surplus(self, sender: PeerId, led: Led, plan: Plan, item: Renewal) -> list[Effect]:
         """What ran beside the slot's present execution is told of, once."""
@@ -122,14 +122,18 @@ class Leases:
         if plan.phase is not Phase.RUNNING:
             return "kept", [*effects, *self.placement.running(led, item.slot, now)]
         plan.lease(now.mono + self.config.lease_s)
-        self._note_publishing(led, item, plan)
-        return "kept", effects
+        return "kept", [*effects, *self._noted(sender, led, item, plan)]
 
-    def _note_publishing(self, led: Led, item: Renewal, plan: Plan) -> None:
-        plan.publishing = item.state == State.PUBLISHING
-        if plan.publishing:
-            execution = led.held.execution_of(led.held.slots[item.slot])
-            self.placement.stories.of(led.held.id).update(execution, State.PUBLISHING.value)
+    def _noted(self, sender: PeerId, led: Led, item: Renewal, plan: Plan) -> list[Effect]:
+        """Whether its task has ended, and its results are on their way; told of once."""
+        before, plan.publishing = plan.publishing, item.state == State.PUBLISHING
+        if before or not plan.publishing:
+            return []
+        execution = led.held.execution_of(led.held.slots[item.slot])
+        self.placement.stories.of(led.held.id).update(execution, State.PUBLISHING.value)
+        fields: dict[str, object] = {"slot": item.slot, "execution": execution}
+        text = f"results are being published by {self.fleet.name(sender)}"
+        return [Tell("execution.publishing", text, led.held.id, sender, fields)]
 
     def _adopted(
         self, sender: PeerId, led: Led, slot: Slot, plan: Plan, item: Renewal, now: Now

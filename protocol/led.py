@@ -59,9 +59,10 @@ class Plan:
 
     def begin(self, fence: Fence, now: float) -> None:
         """An execution of this award runs; told so again, nothing changes."""
-        self.outranked, self.publishing = NEVER, False
+        self.outranked = NEVER
         if self.begun != fence:
             self.begun, self.began, self.restarts = fence, now, 0
+            self.publishing = False
 
 
 @dataclass(slots=True)

@@ -36,6 +36,17 @@ def test_keys_that_cannot_be_read_are_told_of(tmp_path: Path) -> None:
         s3.open(Place("readings"), lambda: None)
 
 
+def test_what_is_wrong_with_the_file_of_keys_is_known(tmp_path: Path) -> None:
+    file = tmp_path / "credentials"
+    assert S3(Settings()).trouble() == ""
+    assert "cannot be read" in S3(Settings(credentials=file)).trouble()
+    file.write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    file.chmod(0o644)
+    assert "others can read the access keys" in S3(Settings(credentials=file)).trouble()
+    file.chmod(0o600)
+    assert S3(Settings(credentials=file)).trouble() == ""
+
+
 def test_a_client_that_does_not_load_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "agent.bucket", None)
     with pytest.raises(ArchiveError, match="s3 does not work on this device: "):

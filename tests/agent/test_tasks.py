@@ -217,6 +217,7 @@ async def test_inputs_that_cannot_be_had_are_the_end(root: Path) -> None:
         ended = await it.ended(shell("true", InputSources=sources))
         assert ended.exit_code is None and "could not be fetched" in ended.reason
         assert not [event for event in it.events if isinstance(event, TaskStarted)]
+        await until(lambda: not (root / "executions" / E1 / "work").exists())
 
 
 # ---- stopping ---------------------------------------------------------------------------------

@@ -239,5 +239,9 @@ def test_a_slot_whose_results_are_published_is_shown_so_until_it_runs_anew() -> 
 
     assert verdict(net, "b", msgspec.structs.replace(renewal(net), state="publishing")) == "kept"
     assert shown() == ("running", {"b": "publishing"})
+    assert verdict(net, "b", msgspec.structs.replace(renewal(net), state="publishing")) == "kept"
+    assert [tell.text for tell in net.told("a", "execution.publishing")] == [
+        "results are being published by b"
+    ]
     assert verdict(net, "b", renewal(net)) == "kept"
     assert shown() == ("running", {"b": "running"})
