@@ -27,6 +27,7 @@ from protocol.s3 import AWS, Place
 
 CONNECT_S: Final = 10.0
 SILENCE_S: Final = 30.0  # of a server that sends nothing
+COMPLETE_S: Final = 300.0  # likewise, while it puts an upload together: minutes at AWS
 ANSWER_S: Final = 60.0  # for the whole of an answer that is no object
 ANSWER_BYTES_MAX: Final = 8 << 20  # likewise; a page of a list is a thousand keys, at most 3 MB
 CHUNK_BYTES: Final = 256 * 1024
@@ -40,7 +41,8 @@ RETRY: Final = urllib3.Retry(
     total=2,
     redirect=False,
     status_forcelist=(500, 502, 503, 504),
-    allowed_methods=None,
+    # What completes an upload in parts may have done so, though nobody heard of it.
+    allowed_methods=("GET", "HEAD", "PUT", "DELETE"),
     backoff_factor=0.3,
     raise_on_status=False,
     respect_retry_after_header=False,
@@ -144,20 +146,20 @@ class Bucket:
         except S3Error as error:
             said = clean(f"{error.code}: {error.message}"[:SAID_CHARS_MAX])
             status = getattr(error.response, "status", 0)
-            text = f"{what} cannot be had: the server says {said}"
+            text = f"{what}: the server says {said}"
             raise BucketError(text, error.code in PASSING or status >= 500) from None
         except MinioException as error:  # an answer that is not S3's
             status = error.status_code if isinstance(error, ServerError) else _code_in(error)
-            text = f"{what} cannot be had: the server answers {status or 'what is not S3'}"
+            text = f"{what}: the server answers {status or 'what is not S3'}"
             raise BucketError(text, status >= 500) from None
         except urllib3.exceptions.HTTPError as error:
             cause = getattr(error, "reason", None) or error
             said = clean(str(cause).rpartition(": ")[2][:SAID_CHARS_MAX])
-            raise BucketError(f"{what} cannot be had: {said}", True) from None
+            raise BucketError(f"{what}: {said}", True) from None
         except (ValueError, SyntaxError, LookupError, TypeError, AttributeError) as error:
             # No XML, or not that of S3: the client looks into it without a second thought.
             said = clean(str(error)[:SAID_CHARS_MAX])
-            raise BucketError(f"{what} cannot be had: {said}", False) from None
+            raise BucketError(f"{what}: {said}", False) from None
 
 
 def _code_in(error: MinioException) -> int:
@@ -179,6 +181,8 @@ class _Connections(urllib3.PoolManager):
         self, method: str, url: str, redirect: bool = True, **more: Any
     ) -> urllib3.BaseHTTPResponse:
         whole = more.pop("preload_content", True)
+        if method == "POST":
+            more["timeout"] = urllib3.Timeout(connect=CONNECT_S, read=COMPLETE_S)
         answer = super().urlopen(method, url, redirect, preload_content=False, **more)
         if answer.status in (200, 206) and not whole:
             return answer

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 import tracemalloc
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,50 @@ def test_without_keys_requests_are_not_signed() -> None:
     with pytest.raises(BucketError, match="Connection refused") as caught:
         it.stat("a")
     assert caught.value.passing
+
+
+class Forgetful(BaseHTTPRequestHandler):
+    """Takes an upload in parts, and falls silent once it is to be put together."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.server.posts.append(self.path)  # type: ignore[attr-defined]
+        if "uploadId" in self.path:
+            self.close_connection = True
+            return
+        text = b"<InitiateMultipartUploadResult><UploadId>u</UploadId>"
+        self.answer(text + b"</InitiateMultipartUploadResult>")
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(b"")
+
+    def do_DELETE(self) -> None:
+        self.answer(b"")
+
+    def answer(self, body: bytes) -> None:
+        self.send_response(200)
+        for name, value in (("ETag", '"v"'), ("Content-Type", "application/xml")):
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_an_upload_is_put_together_once_though_nobody_hears_of_it() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Forgetful) as server:
+        server.posts = []  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        place = Place("results", f"http://127.0.0.1:{server.server_address[1]}")
+        it = Bucket(place, Keys("a", "b"), "", lambda: None)
+        with pytest.raises(BucketError) as caught:
+            it.write("long", io.BytesIO(bytes(LONG)), LONG)
+        server.shutdown()
+        thread.join()
+    assert caught.value.passing
+    completing = [path for path in server.posts if "uploadId" in path]  # type: ignore[attr-defined]
+    assert len(completing) == 1

@@ -113,10 +113,10 @@ def test_a_device_that_may_not_says_so_with_its_line(
 @pytest.mark.parametrize(
     ("name", "on", "more", "reason"),
     [
-        ("missing", 1, {"key": "attic/none.csv"}, "attic/none.csv cannot be had: the server says"),
+        ("missing", 1, {"key": "attic/none.csv"}, "attic/none.csv: the server says"),
         ("checksum", 1, {"key": "attic/0.csv", "ChecksumSHA256": "0" * 64}, "and not the job's"),
-        ("keys", 2, {"key": "attic/0.csv"}, "cannot be had: the server says AccessDenied"),
-        ("down", 1, {"Endpoint": "http://127.0.0.1:1"}, "cannot be had: [Errno 111] Connection"),
+        ("keys", 2, {"key": "attic/0.csv"}, ": the server says AccessDenied"),
+        ("down", 1, {"Endpoint": "http://127.0.0.1:1"}, ": [Errno 111] Connection"),
         ("parent", 1, {"key": "odd/*"}, "has the key '../../planted', which is no path here"),
     ],
 )
