@@ -37,8 +37,8 @@ from protocol.events import (
     DeadlinePassed,
     Event,
     LoopLagged,
+    PublishingStarted,
     TaskEnded,
-    TaskPublishing,
     TaskStarted,
 )
 from protocol.ids import PeerId
@@ -118,7 +118,7 @@ class Driver:
         Except for those that nobody would repeat.
         """
         if self._broken:
-            if isinstance(event, TaskStarted | TaskPublishing | TaskEnded):
+            if isinstance(event, TaskStarted | PublishingStarted | TaskEnded):
                 self._late.append(event)
             return
         try:

@@ -21,7 +21,7 @@ from agent.packing import Packed
 from agent.publishing import Published, Publishing
 from agent.results import Results
 from protocol.effects import RemoveTask, StartTask, StopTask
-from protocol.events import Event, TaskEnded, TaskFound, TaskPublishing, TaskStarted
+from protocol.events import Event, PublishingStarted, TaskEnded, TaskFound, TaskStarted
 from protocol.ids import ExecutionId
 from protocol.task import of_device
 
@@ -235,7 +235,7 @@ class Tasks:
             known = await self._publishing.known(key)
             if known is not None:
                 return known
-            self._post(TaskPublishing(key))
+            self._post(PublishingStarted(key))
             with trio.CancelScope() as scope:
                 self._uploads[key] = scope
                 return await self._publishing.publish(key, packed)

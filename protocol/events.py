@@ -149,7 +149,7 @@ class TaskStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskPublishing:
+class PublishingStarted:
     """It ended, and left files that are brought to its publisher; TaskEnded follows."""
 
     execution: ExecutionId
@@ -214,7 +214,7 @@ Event = (
     | QueryRequested
     | ForgetRequested
     | TaskStarted
-    | TaskPublishing
+    | PublishingStarted
     | HealthChanged
     | TaskEnded
     | DeadlinePassed

@@ -36,13 +36,13 @@ from protocol.events import (
     LoopLagged,
     PeerConnected,
     PeerDisconnected,
+    PublishingStarted,
     QueryRequested,
     RunRequested,
     SelfDescribed,
     ShutdownRequested,
     SubmitRequested,
     TaskEnded,
-    TaskPublishing,
     TaskStarted,
 )
 from protocol.executor import Executor
@@ -273,7 +273,7 @@ class Node:
                 return self.executor.on_health(event, now)
             case TaskStarted():
                 return self.executor.on_started(event.execution, now)
-            case TaskPublishing():
+            case PublishingStarted():
                 return self.executor.on_publishing(event.execution, now)
             case TaskEnded():
                 return self.executor.on_ended(event, now)

@@ -18,7 +18,7 @@ import trio
 from agent import publishing
 from agent.engines.execution_dir import ExecutionDir
 from protocol.effects import StartTask, StopTask
-from protocol.events import TaskEnded, TaskFound, TaskPublishing, TaskStarted
+from protocol.events import PublishingStarted, TaskEnded, TaskFound, TaskStarted
 from protocol.ids import ExecutionId
 from tests.agent.test_tasks import E1, Running, running, shell
 from tests.agent.whole import open_directory, until
@@ -71,7 +71,7 @@ async def test_results_are_one_archive_at_the_key_and_kept_here_as_well(
         resolved = "packed/j/me/e1-20270115080000.tar.gz"
         assert (ended.exit_code, ended.published) == (0, f"s3://results/{resolved}")
         assert ended.unpublished == "" and ended.archive
-        assert kinds(it) == [TaskStarted, TaskPublishing, TaskEnded]
+        assert kinds(it) == [TaskStarted, PublishingStarted, TaskEnded]
         body = s3.get("results", resolved)
         assert body == it.kept.path(ended.archive).read_bytes()
         assert files_in(body) == {
@@ -165,7 +165,7 @@ async def test_one_that_comes_back_gets_what_it_missed(
 
     async with running(root) as it, trio.open_nursery() as nursery:
         it.tasks.start(publishes(s3, Endpoint=f"http://127.0.0.1:{port}", Key="late"))
-        await it.until(TaskPublishing)
+        await it.until(PublishingStarted)
         await until(lambda: "Connection refused" in caplog.text)
         await nursery.start(partial(trio.serve_tcp, forward, port, host=host))
         ended = await it.until(TaskEnded)
@@ -177,7 +177,7 @@ async def test_one_that_comes_back_gets_what_it_missed(
 async def test_a_stop_ends_it_and_it_is_not_tried_again(root: Path, s3: S3Server) -> None:
     async with running(root) as it:
         it.tasks.start(publishes(s3, Endpoint="http://127.0.0.1:1", Key="a"))
-        await it.until(TaskPublishing)
+        await it.until(PublishingStarted)
         it.tasks.stop(StopTask(E1, "stopped"))
         ended = await it.until(TaskEnded)
         assert ended.unpublished == "it was stopped while its results were being published"

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from protocol import direct
 from protocol.config import CoordinationConfig, NodeConfig, PolicyConfig
 from protocol.effects import Send
-from protocol.events import SelfDescribed, TaskEnded, TaskPublishing
+from protocol.events import PublishingStarted, SelfDescribed, TaskEnded
 from protocol.execution import State
 from protocol.ids import PeerId, peer_slot
 from protocol.led import Phase
@@ -369,7 +369,7 @@ def test_a_task_whose_results_were_not_published_has_been_seen_to_end() -> None:
     net.submit("a", ops(on=["b"]))
     net.run(0.1)
     (execution,) = net.boxes["b"].running
-    net.handle("b", TaskPublishing(execution))
+    net.handle("b", PublishingStarted(execution))
     net.run(0.1)
     assert net.states("a") == {"b": "publishing"}
     net.handle("b", TaskEnded(execution, 0, unpublished="its results: no such bucket"))
