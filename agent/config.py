@@ -172,6 +172,16 @@ class Accept:
             "rest: *.example.org. The agent fetches them, from wherever it can reach.",
         ),
     )
+    buckets: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            WORDS,
+            "Buckets that jobs may have inputs of (s3), as host/bucket, a * at one end standing "
+            "for any rest: s3.amazonaws.com/readings, minio.lan:9000/*. With :rw "
+            "(minio.lan:9000/results:rw) results may be published there, too. The device's own "
+            "credentials are used, see [s3]. Empty: none.",
+        ),
+    )
     environment: tuple[str, ...] = field(
         default=(),
         metadata=about(
@@ -235,11 +245,12 @@ class Accept:
         ),
     )
 
-    def policy(self) -> PolicyConfig:
-        """What the protocol's bidder goes by."""
+    def policy(self, lacking: tuple[str, ...] = ()) -> PolicyConfig:
+        """What the protocol's bidder goes by; `lacking` as there."""
         from protocol.config import PolicyConfig
 
-        return PolicyConfig(**{part.name: getattr(self, part.name) for part in fields(self)})
+        own = {part.name: getattr(self, part.name) for part in fields(self)}
+        return PolicyConfig(**own, lacking=lacking)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +299,29 @@ class Docker:
         if self.socket is None and host.startswith("unix://"):
             return Path(host.removeprefix("unix://"))
         return self.socket or DOCKER_SOCKET
+
+
+@dataclass(frozen=True, slots=True)
+class S3:
+    credentials: Path | None = field(
+        default=None,
+        metadata=about(
+            PATH,
+            "File with access keys as AWS' own tools have it, which the agent alone should be able "
+            "to read. A profile that has the name of an endpoint's host, [minio.lan:9000], is for "
+            "that one, others have `profile`. Left out: AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY of the agent's environment, else the file that "
+            "AWS_SHARED_CREDENTIALS_FILE names, else ~/.aws/credentials.",
+        ),
+    )
+    profile: str = field(
+        default="default",
+        metadata=about(
+            WORD,
+            "Profile of that file for endpoints without one of their own. Where there is none, "
+            "requests are not signed, which does for public buckets.",
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,6 +429,7 @@ class Config:
     accept: Accept = field(default_factory=Accept)
     task: Task = field(default_factory=Task)
     docker: Docker = field(default_factory=Docker)
+    s3: S3 = field(default_factory=S3)
     log: Log = field(default_factory=Log)
 
     @property
@@ -411,6 +446,7 @@ SECTIONS: Final[dict[str, type]] = {
     "accept": Accept,
     "task": Task,
     "docker": Docker,
+    "s3": S3,
     "log": Log,
 }
 

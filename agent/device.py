@@ -16,7 +16,8 @@ from agent.config import Config
 from agent.engines.presence import Presence
 from agent.engines.wasm import Wasm
 from agent.hardware import Hardware
-from agent.labels import FOUND, WASM, Label, found, together
+from agent.labels import FOUND, S3_LABEL, WASM, Label, found, together
+from agent.s3 import S3
 from protocol.events import FactsSampled, SelfDescribed
 from protocol.messages import Facts
 
@@ -37,6 +38,7 @@ class Device:
         docker: Presence,
         archives: Archives,
         wasm: Wasm,
+        s3: S3,
         programs: bool = True,
     ) -> None:
         """`programs`: whether it runs any, see `[task] sandbox`."""
@@ -49,6 +51,7 @@ class Device:
         self._archives = archives
         self._wasm = wasm
         self._programs = programs
+        self._s3 = s3
         status = os.statvfs(config.data_dir)
         # What is free changes all the time; the offer is of what was free at the start.
         self._disk_bytes = config.offer.disk_bytes(status.f_bavail * status.f_frsize)
@@ -58,8 +61,9 @@ class Device:
 
     def labels(self) -> dict[str, Label]:
         """All of them, and where each came from; a look at the hardware."""
+        there = {WASM: self._wasm.present, S3_LABEL: self._s3.present}
         return together(
-            found(self._hardware) | ({WASM: "true"} if self._wasm.present else {}),
+            found(self._hardware) | {name: "true" for name, is_here in there.items() if is_here},
             self._invited_labels,
             self._config.labels,
             self._conditions.labels,

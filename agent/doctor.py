@@ -34,6 +34,7 @@ class Doctor:
             self._tasks(),
             *self._sandbox(),
             *self._wasm(),
+            *self._s3(),
             self._work(),
             self._network(),
             self._peers(),
@@ -114,6 +115,18 @@ class Doctor:
             return []
         fix = "install wasmtime anew (pip install 'shoal[wasm]'), and start the agent again"
         return [check("wasm", None, f"no WebAssembly tasks here: {trouble}", fix)]
+
+    def _s3(self) -> list[View]:
+        """Nothing to say where its owner allows no bucket."""
+        config, s3 = self._agent.config, self._agent.s3
+        if not config.accept.buckets:
+            return []
+        if not s3.present:
+            fix = "pip install 'shoal[s3]', and start the agent again"
+            return [check("s3", None, "buckets are allowed, and s3 is not installed", fix)]
+        if trouble := s3.trouble():
+            return [check("s3", None, trouble, "see [s3] in `shoal config example`; chmod 600")]
+        return [check("s3", True, "buckets are reached with keys that the agent alone can read")]
 
     def _work(self) -> View:
         """A device that was drained for a repair and forgotten looks well in everything else."""

@@ -34,7 +34,14 @@ from protocol.effects import (
     StopTask,
     Tell,
 )
-from protocol.events import DeadlinePassed, Event, LoopLagged, TaskEnded, TaskStarted
+from protocol.events import (
+    DeadlinePassed,
+    Event,
+    LoopLagged,
+    PublishingStarted,
+    TaskEnded,
+    TaskStarted,
+)
 from protocol.ids import PeerId
 from protocol.messages import OVERTAKING
 from protocol.node import Node
@@ -113,7 +120,7 @@ class Driver:
         Except for those that nobody would repeat.
         """
         if self._broken:
-            if isinstance(event, TaskStarted | TaskEnded):
+            if isinstance(event, TaskStarted | PublishingStarted | TaskEnded):
                 self._late.append(event)
             return
         try:

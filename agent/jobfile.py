@@ -97,7 +97,7 @@ def load_tree(text: str | bytes) -> tuple[Plain, dict[str, int]]:
         loader.dispose()
 
 
-EXAMPLES: Final = (*JobType, "docker", "wasm", "schedule", "template")
+EXAMPLES: Final = (*JobType, "docker", "wasm", "s3", "schedule", "template")
 
 
 def example(kind: str) -> str:

@@ -29,6 +29,7 @@ ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 POWER: Final = {1: "mains", 0: "battery", -1: "unknown"}
 DEVICE: Final = "device."
 WASM: Final = "engine.wasm"
+S3_LABEL: Final = "storage.s3"  # its client is here; whose buckets is the owner's word
 RESERVED: Final = (
     "arch",
     "cpus",
@@ -40,6 +41,7 @@ RESERVED: Final = (
     "power",
     "temperature",  # a fact of each bid, and no label: it changes all the time
     CLOCK_LABEL,
+    S3_LABEL,
 )
 RESERVED_PREFIXES: Final = (DEVICE, "engine.")
 

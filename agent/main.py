@@ -42,14 +42,17 @@ from agent.engines.wasm import Wasm
 from agent.hardware import Hardware
 from agent.inputs.downloads import BYTES_MAX, QUOTA_BYTES, Downloads
 from agent.inputs.inputs import Inputs
+from agent.inputs.objects import Objects
 from agent.invites import Invites
 from agent.join import serve_join
 from agent.logs import Logs
 from agent.membership import Member, load_member
 from agent.outside import Outside, event_view
 from agent.peers import Peers
+from agent.publishing import Publishing
 from agent.results import QUOTA_BYTES as RESULT_QUOTA_BYTES
 from agent.results import RESULT_BYTES_MAX, Results
+from agent.s3 import S3
 from agent.settings import ConfigError
 from agent.store import Store
 from agent.storesql import StoreFailed
@@ -127,6 +130,7 @@ class Agent:
         self.conditions = Conditions(self.config.data_dir)
         self._user = _task_user(self.config.task.user)
         self._sandbox = self._find_sandbox()
+        self.s3 = S3(self.config.s3)
         self.driver = Driver(self._build, store, self.clock)
         data_dir = self.config.data_dir
         self.docker = self._docker()
@@ -147,14 +151,14 @@ class Agent:
         )
         dial_archives, me = self._dial(ARCHIVE_PROTOCOL), member.keyring.peer
         self.results = Results(kept, self.engines, dial_archives, me)
-        user = _task_user(self.config.task.user)
-        self.volumes = Volumes(self.config.data_dir / "volumes", user, self.docker)
+        self.volumes = Volumes(self.config.data_dir / "volumes", self._user, self.docker)
         self.tasks = Tasks(
             self.engines,
             self._inputs(kept, dial_archives),
             self.driver.post,
             self.config.task.log_bytes_max,
             self.results,
+            Publishing(self.engines, kept, self.s3, me, lambda: self.clock.now().wall),
             self.volumes,
         )
         self.checks = Checks(self.engines, self.driver.post)
@@ -189,7 +193,8 @@ class Agent:
     def _inputs(self, kept: Archives, dial: Dialler) -> Inputs:
         files = Archives(self.config.data_dir / "downloads", BYTES_MAX, QUOTA_BYTES)
         policy = self.config.accept.policy()
-        return Inputs(self.archives, kept, Downloads(files), policy, dial, self.transport.connected)
+        web, objects = Downloads(files), Objects(files, self.s3)
+        return Inputs(self.archives, kept, web, objects, policy, dial, self.transport.connected)
 
     def _keeps_volumes(self, job: JobId, standing: bool) -> bool:
         return self.driver.node.keeps_volumes(job, standing)  # which may be built anew
@@ -209,7 +214,7 @@ class Agent:
         return Sandbox.find(self._user, wanted == "always", tuple(own), self.config.accept.devices)
 
     def _policy(self) -> PolicyConfig:
-        policy = self.config.accept.policy()
+        policy = self.config.accept.policy(self.s3.lacking)
         return replace(policy, isolation=("network",)) if self._sandbox is not None else policy
 
     def _docker(self) -> DockerEngine:
@@ -226,6 +231,7 @@ class Agent:
             self.docker.presence,
             self.archives,
             self.wasm,
+            self.s3,
             self.config.task.sandbox != "always" or self._sandbox is not None,
         )
 

@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("shoal.events")
 # Of a job's many events a log keeps those that somebody looks for later; `shoal events` has all.
-QUIET: Final = ("job.asking", "job.bids", "execution.started", "execution.ended-here")
+QUIET: Final = (
+    "job.asking",
+    "job.bids",
+    "execution.started",
+    "execution.publishing",
+    "execution.ended-here",
+)
 
 
 class Outside:

@@ -35,11 +35,13 @@ class TooMuch(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """An archive on disk, or why there is none. `note` says what was left out."""
+    """An archive on disk, or why there is none. `note` says what was left out; `lost`: there may
+    have been files, and none is kept."""
 
     digest: str = ""
     size_bytes: int = 0
     note: str = ""
+    lost: bool = False
 
 
 def pack(
@@ -76,7 +78,7 @@ def pack(
         return Packed(digest, sink.size if made else 0, packer.note())
     except TooMuch as error:
         made = False
-        return Packed(note=str(error))
+        return Packed(note=str(error), lost=True)
     finally:
         if not made:
             into.unlink(missing_ok=True)

@@ -104,7 +104,8 @@ class Results:
         try:
             pairs = msgspec.json.decode(wanted, type=list[tuple[str, str]])
         except msgspec.MsgspecError:
-            return Packed(note="what was to be kept is unreadable: the device lost power")
+            note = "what was to be kept is unreadable: the device lost power"
+            return Packed(note=note, lost=True)
         work = await engine.collect(execution, [path for _, path in pairs])
         user = engine.directories.user
         owner = user.uid if user is not None else None
@@ -121,7 +122,7 @@ class Results:
                     self._store.adopt(partial, packed.digest)
                 return packed
             except TooMuch as error:
-                return Packed(note=str(error))
+                return Packed(note=str(error), lost=True)
             except OSError as error:
                 return _failed(error)
 
@@ -205,7 +206,7 @@ def _failed(error: Exception) -> Packed:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     why = "the disk is full" if full else str(error)
     _log.warning("result files are not kept: %s", error)
-    return Packed(note=f"the result files could not be kept: {why}")
+    return Packed(note=f"the result files could not be kept: {why}", lost=True)
 
 
 def _both(one: str, other: str) -> str:

@@ -21,10 +21,18 @@ from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit, Task
 from agent.engines.wasm import CANNOT_RUN, make_results, wasm_launch
 from agent.inputs.inputs import Inputs
 from agent.packing import Packed
+from agent.publishing import Published, Publishing
 from agent.results import Results
 from agent.volumes import Volumes
 from protocol.effects import RemoveTask, StartTask, StopTask
-from protocol.events import Event, TaskEnded, TaskFound, TaskProgressed, TaskStarted
+from protocol.events import (
+    Event,
+    PublishingStarted,
+    TaskEnded,
+    TaskFound,
+    TaskProgressed,
+    TaskStarted,
+)
 from protocol.ids import ExecutionId
 from protocol.sources import DirectorySource
 from protocol.task import of_device
@@ -49,12 +57,14 @@ class Tasks:
         post: Callable[[Event], None],
         log_bytes_max: int,
         results: Results,
+        publishing: Publishing,
         volumes: Volumes,
     ) -> None:
         self._engines = engines
         self._volumes = volumes
         self._free = Ports()
         self._results = results
+        self._publishing = publishing
         self._inputs = inputs
         self._post = post
         self._log_bytes_max = log_bytes_max
@@ -63,6 +73,7 @@ class Tasks:
         self._watched: set[ExecutionId] = set()
         # Where paths of the device lead that are given to what is being started, see Inputs.
         self._given: dict[ExecutionId, dict[str, str]] = {}
+        self._uploads: dict[ExecutionId, trio.CancelScope] = {}  # of ended ones, that are published
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
@@ -93,15 +104,27 @@ class Tasks:
         return tuple(found)
 
     async def _found_ended(self, key: ExecutionId, ended: TaskExit) -> TaskFound:
-        """One whose files are not packed yet counts as running until they are."""
+        """One whose files are not packed and published yet counts as running until they are."""
         code, reason = told(ended)
-        packed = await self._results.kept(key) if ended.reason in LEAVING else Packed()
-        if packed is None:
+        left = ended.reason in LEAVING
+        packed = await self._results.kept(key) if left else Packed()
+        published = await self._publishing.known(key) if left else Published()
+        if packed is None or published is None:
             self._watch(key)
             return TaskFound(key, running=True)
         duration_ms = int(ended.duration_s * 1000)
-        kept = (packed.digest, packed.size_bytes, packed.note)
-        return TaskFound(key, False, code, reason, duration_ms, *kept)
+        return TaskFound(
+            key,
+            False,
+            code,
+            reason,
+            duration_ms,
+            archive=packed.digest,
+            archive_bytes=packed.size_bytes,
+            archive_note=packed.note,
+            published=published.url,
+            unpublished=published.problem,
+        )
 
     # ---- effects -----------------------------------------------------------------------------
 
@@ -115,6 +138,8 @@ class Tasks:
         scope = self._scopes.get(task.execution)
         if scope is not None:
             scope.cancel()  # its inputs are still being fetched
+        elif task.execution in self._uploads:
+            self._uploads[task.execution].cancel()
         else:
             self._nursery.start_soon(self._stop, task)
 
@@ -141,6 +166,7 @@ class Tasks:
                 self._given.pop(key, None)
                 self._results.forget(key)
                 self._post(TaskEnded(key, None, "stopped before it started", untouched=True))
+                await self._discard(key)
                 return
             launching = True
             await self._launch(task, module)
@@ -155,6 +181,7 @@ class Tasks:
             code = CANNOT_RUN if isinstance(error, UnfitModule) else None
             text = str(error) or type(error).__name__
             self._post(TaskEnded(key, code, text, untouched=not launching))
+            await self._discard(key)
             return
         ports = await self._ports(key) if task.spec.task.network.ports else ()
         self._post(TaskStarted(key, ports))
@@ -177,6 +204,7 @@ class Tasks:
         if spec.input_sources or spec.volumes:
             await self._fetch_inputs(engine, task)
         await self._results.want(engine.directories, task.execution, spec.result_paths)
+        await self._publishing.want(engine.directories, task)
         if spec.engine.type != "wasm":
             return ()
         assert self._engines.wasm is not None, task
@@ -254,7 +282,9 @@ class Tasks:
             self._results.forget(key)
             self._post(TaskEnded(key, None, f"its directory is gone: {error}"))
             return
-        packed = await self._results.keep(key) if ended.reason in LEAVING else Packed()
+        left = ended.reason in LEAVING
+        packed = await self._results.keep(key) if left else Packed()
+        published = await self._publish(key, packed) if left else Published()
         self._watched.discard(key)
         self._results.forget(key)
         self._post(
@@ -268,16 +298,42 @@ class Tasks:
                 packed.digest,
                 packed.size_bytes,
                 packed.note,
-                ended.reason is ExitReason.START_FAILED,
+                published=published.url,
+                unpublished=published.problem,
+                untouched=ended.reason is ExitReason.START_FAILED,
             )
         )
         await self._clear(key)
+
+    async def _publish(self, key: ExecutionId, packed: Packed) -> Published:
+        """What it left, where its job wants that; once, and not if it is stopped meanwhile."""
+        try:
+            known = await self._publishing.known(key)
+            if known is not None:
+                return known
+            self._post(PublishingStarted(key))
+            with trio.CancelScope() as scope:
+                self._uploads[key] = scope
+                return await self._publishing.publish(key, packed)
+            stopped = "it was stopped while its results were being published"
+            return await self._publishing.settle(key, Published(problem=stopped))
+        except (KeyError, OSError, ValueError) as error:
+            return Published(problem=f"its results could not be published: {error}")
+        finally:
+            self._uploads.pop(key, None)
 
     async def _clear(self, key: ExecutionId) -> None:
         """Hundreds of ended ones keep their output, and no files."""
         try:
             await self._engines.of(key).clear(key)
         except (KeyError, OSError) as error:
+            _log.warning("clearing %s: %s", key, error)
+
+    async def _discard(self, key: ExecutionId) -> None:
+        """It never started: of what was to be beside it a part may be there."""
+        try:
+            await self._engines.of(key).directories.clear(key)
+        except (OSError, ValueError) as error:
             _log.warning("clearing %s: %s", key, error)
 
     async def _stop(self, task: StopTask) -> None:

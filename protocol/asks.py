@@ -12,6 +12,7 @@ from typing import Final
 from protocol.config import PolicyConfig
 from protocol.engine import EngineSpec
 from protocol.network import NetworkSpec
+from protocol.s3 import S3Source
 from protocol.sources import DirectorySource, Source, UrlSource
 from protocol.task import TaskSpec, of_device
 
@@ -21,11 +22,15 @@ DEVICE: Final = "device"
 CAPABILITY: Final = "capability"
 DIRECTORY: Final = "directory"
 DOWNLOAD: Final = "download"
+BUCKET: Final = "bucket"
 ENVIRONMENT: Final = "environment"
 ISOLATION: Final = "isolation"
 VOLUME: Final = "volume"
 WRITABLE: Final = ":rw"
 DYNAMIC: Final = "dynamic"  # a port that the device chooses
+LACKING: Final = {
+    BUCKET: "s3 is not here: this device was set up without it (pip install 'shoal[s3]')"
+}
 
 
 def asks_of(task: TaskSpec) -> tuple[str, ...]:
@@ -36,6 +41,8 @@ def asks_of(task: TaskSpec) -> tuple[str, ...]:
         *(f"{ENVIRONMENT} {of_device(value)}" for value in task.env.values() if of_device(value)),
         *(f"{VOLUME} {volume.name}" for volume in task.volumes),
     )
+    if task.publisher.s3 is not None:
+        inputs = (*inputs, f"{BUCKET} {task.publisher.s3.place.name}{WRITABLE}")
     if task.engine.type == "process" and task.network.type == "none":
         return (f"{ISOLATION} network", *inputs)
     if task.engine.type != "docker":
@@ -55,6 +62,8 @@ def _of_source(source: Source) -> Iterator[str]:
         yield f"{DIRECTORY} {source.path}{WRITABLE if source.writable else ''}"
     if isinstance(source, UrlSource):
         yield f"{DOWNLOAD} {source.host}"
+    if isinstance(source, S3Source):
+        yield f"{BUCKET} {source.place.name}"
 
 
 def network_of(engine: EngineSpec, network: NetworkSpec) -> str:
@@ -74,6 +83,7 @@ def not_allowed(policy: PolicyConfig, asks: tuple[str, ...]) -> str:
         CAPABILITY: ("capabilities", policy.capabilities),
         DIRECTORY: ("directories", policy.directories),
         DOWNLOAD: ("downloads", policy.downloads),
+        BUCKET: ("buckets", policy.buckets),
         ENVIRONMENT: ("environment", policy.environment),
         VOLUME: ("volumes", policy.volumes),
     }
@@ -85,8 +95,10 @@ def not_allowed(policy: PolicyConfig, asks: tuple[str, ...]) -> str:
             continue
         if kind not in allowed:
             return f"policy: {ask} is nothing this version knows of"
+        if kind in policy.lacking:
+            return LACKING.get(kind, f"{kind} is not something this device has")
         key, patterns = allowed[kind]
-        matches = _holds if kind == DIRECTORY else matching
+        matches = _MATCHES.get(kind, matching)
         if not any(matches(what, pattern) for pattern in patterns):
             line = ", ".join(f'"{pattern}"' for pattern in patterns)
             return f"policy: {ask} is not allowed here ([accept] {key} = [{line}])"
@@ -102,6 +114,13 @@ def matching(what: str, pattern: str) -> bool:
     return what == pattern
 
 
+def _bucket(what: str, pattern: str) -> bool:
+    """One that may be written to may be read, too."""
+    writable = pattern.endswith(WRITABLE)
+    fits = matching(what.removesuffix(WRITABLE), pattern.removesuffix(WRITABLE))
+    return fits and (writable or not what.endswith(WRITABLE))
+
+
 def _holds(what: str, pattern: str) -> bool:
     """A directory holds what is below it, and one that may be written to may be read. Of that one
     nothing below is given by itself: a task that has it could put a link there meanwhile, which
@@ -110,3 +129,6 @@ def _holds(what: str, pattern: str) -> bool:
     if pattern.endswith(WRITABLE):
         return path == allowed
     return not what.endswith(WRITABLE) and (path == allowed or path.startswith(f"{allowed}/"))
+
+
+_MATCHES: Final = {DIRECTORY: _holds, BUCKET: _bucket}

@@ -171,6 +171,7 @@ class PolicyConfig:
     directories: tuple[str, ...] = ()  # of this device that tasks may read; with :rw also write
     downloads: tuple[str, ...] = ("*",)  # hosts that inputs may be fetched from
     volumes: tuple[str, ...] = ("*",)  # names of what jobs may keep here between starts
+    buckets: tuple[str, ...] = ()  # host/bucket that tasks' files may come from; with :rw also go
     environment: tuple[str, ...] = ()  # variables of the agent that tasks may have by env:NAME
     isolation: tuple[str, ...] = ()  # what a program can be kept from here: "network"
     authors: tuple[str, ...] = ()  # peer ids, or names in certificates; empty is everybody
@@ -180,6 +181,7 @@ class PolicyConfig:
     temperature_max_c: int = 80  # a Raspberry Pi throttles at 80
     battery_min_percent: int = 20  # jobs shall not be what empties it
     job_timeout_max_s: int = 30 * 86_400
+    lacking: tuple[str, ...] = ()  # kinds of asks that nothing on this device could do
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ class TaskFound:
     archive_bytes: int = 0
     archive_note: str = ""
     ports: tuple[tuple[str, int], ...] = ()  # as in TaskStarted
+    published: str = ""
+    unpublished: str = ""
 
     def as_ended(self) -> TaskEnded:
         """What is known of its end, where it is over; its output stays where it is."""
@@ -34,6 +36,8 @@ class TaskFound:
             archive=self.archive,
             archive_bytes=self.archive_bytes,
             archive_note=self.archive_note,
+            published=self.published,
+            unpublished=self.unpublished,
         )
 
 
@@ -164,6 +168,13 @@ class TaskProgressed:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishingStarted:
+    """It ended, and left files that are brought to its publisher; TaskEnded follows."""
+
+    execution: ExecutionId
+
+
+@dataclass(frozen=True, slots=True)
 class HealthChanged:
     """What the checks of a running task found, each time that it is something else than before."""
 
@@ -185,6 +196,8 @@ class TaskEnded:
     archive: str = ""  # the SHA-256 of what its ResultPaths held; empty where nothing is kept
     archive_bytes: int = 0
     archive_note: str = ""  # what of them could not be kept
+    published: str = ""  # where else they are: s3://bucket/key
+    unpublished: str = ""  # why they are not there, where they were to be
     untouched: bool = False  # it never began, and has left nothing in its volumes
 
 
@@ -223,6 +236,7 @@ Event = (
     | ForgetRequested
     | TaskStarted
     | TaskProgressed
+    | PublishingStarted
     | HealthChanged
     | TaskEnded
     | DeadlinePassed

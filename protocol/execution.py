@@ -35,6 +35,7 @@ class State(StrEnum):
     PENDING = "pending"  # of a service: to be started again, or once an older one has stopped
     STARTING = "starting"  # journaled; inputs are fetched, the engine is told
     RUNNING = "running"
+    PUBLISHING = "publishing"  # its task has ended; what that left is brought to its publisher
     COMPLETED = "completed"
     FAILED = "failed"
     STOPPED = "stopped"  # because its job was
@@ -54,7 +55,8 @@ ENDED: Final = (
 MOVES: Final[dict[State, tuple[State, ...]]] = {
     State.PENDING: (State.STARTING, *ENDED),
     State.STARTING: (State.RUNNING, *ENDED),
-    State.RUNNING: ENDED,
+    State.RUNNING: (State.PUBLISHING, *ENDED),
+    State.PUBLISHING: ENDED,
     State.COMPLETED: (),
     State.FAILED: (),
     State.STOPPED: (),

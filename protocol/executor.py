@@ -370,6 +370,19 @@ class Executor:
             execution.doing, execution.next_at = event.text[:DOING_CHARS_MAX], now.mono
         return []
 
+    def on_publishing(self, key: ExecutionId, now: Now) -> list[Effect]:
+        """Its task has ended: what that had of the device is free. Nothing is saved: a later life
+        of the agent publishes again, and is told so."""
+        execution = self.executions.get(key)
+        if execution is None or execution.state not in (State.RUNNING, State.PUBLISHING):
+            return []
+        if execution.state is State.RUNNING:
+            execution.move(State.PUBLISHING)
+        execution.next_at = now.mono  # its coordinator hears of it
+        self.bidder.free_up(execution.id)
+        text = f"{self._label(execution)} has ended here; its results are being published"
+        return [self._tell(execution, "execution.publishing-here", text), *self._call(now)]
+
     def _check(self, execution: Execution) -> list[Effect]:
         check = execution.spec.check
         return [] if check is None else [CheckTask(execution.id, check)]
@@ -401,7 +414,10 @@ class Executor:
             return self._end_stopped(execution, now)
         if execution.service and not execution.stopping:
             return self._run_again(execution, event, now)
+        if event.unpublished:
+            event = _unpublished(event)
         unseen = event.exit_code is None and execution.state is State.RUNNING
+        unseen = unseen and not event.unpublished
         if execution.listed and unseen and not execution.stopping:
             return self._lost(execution, event, now)
         verdict = verdict_of(event.exit_code)
@@ -491,6 +507,7 @@ class Executor:
             archive_bytes=event.archive_bytes,
             archive_note=clipped(event.archive_note),
             untouched=not execution.touched,
+            published=clipped(event.published),
         )
         execution.result_data = seal(result, self.keyring)
         execution.tries = 0  # of renewals; it is the coordinator that is asked first
@@ -735,6 +752,15 @@ class Executor:
     def _tell(self, execution: Execution, kind: str, text: str) -> Tell:
         fields: dict[str, object] = {"slot": execution.slot, "execution": execution.id}
         return Tell(kind, text, execution.job, self.keyring.peer, fields)
+
+
+def _unpublished(event: TaskEnded) -> TaskEnded:
+    """What was to be published and is not has not succeeded. That is no failure of the task: the
+    next device may reach what this one did not. A task that failed by itself has failed first."""
+    if event.exit_code == 0:
+        return replace(event, exit_code=None, reason=event.unpublished)
+    note = f"{event.archive_note}; {event.unpublished}" if event.archive_note else event.unpublished
+    return replace(event, archive_note=note)
 
 
 def _how(event: TaskEnded) -> str:

@@ -157,6 +157,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
             tasks=(task,),
         )
         spec.check_blanks()
+        spec.check_published()
         spec.check_size()
         fired = schedule is not None or parameters is not None
         if task.volumes and (reason := why_none(kind, fired)):
@@ -216,6 +217,18 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
             names = {parameter.name: "" for parameter in self.parameters}
             for index, task in enumerate(self.tasks):
                 filled(task.to_plain(), names, f"Tasks[{index}]")
+
+    def check_published(self) -> None:
+        """No two slots publish to one place: the last would be left. Raises JobSpecError."""
+        target = self.task.publisher.s3
+        if target is None or "{executionID}" in target.key:
+            return
+        several = self.count > 1 or self.type is JobType.OPS
+        if several and not (self.type is JobType.OPS and "{nodeID}" in target.key):
+            raise JobSpecError(
+                "Tasks[0].Publisher.Params.Key",
+                "its slots would overwrite each other's results; put {executionID} into it",
+            )
 
     def check_size(self) -> None:
         """Each field has its bound; this one is on all of them together. Raises JobSpecError.

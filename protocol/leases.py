@@ -12,7 +12,7 @@ from protocol.clock import Now
 from protocol.config import CoordinationConfig
 from protocol.effects import Effect, Send, Tell
 from protocol.errors import RemoteProtocolError
-from protocol.execution import CHECKING
+from protocol.execution import CHECKING, State
 from protocol.fleet import Fleet
 from protocol.heldjob import HeldJob, Slot
 from protocol.ids import PeerId
@@ -99,9 +99,10 @@ class Leases:
         plan.lease(now.mono + self.config.lease_s)
         plan.begin(item.fence, now.mono)
         plan.answered = item.fence
+        noted = self._noted(sender, led, item, plan)
         if item.restarts != plan.restarts or item.state == CHECKING:
             plan.restarts, plan.began = item.restarts, now.mono
-        return "kept", [*said, *self.reviewed(led, now)]
+        return "kept", [*said, *noted, *self.reviewed(led, now)]
 
     def _said(self, sender: PeerId, led: Led, plan: Plan, item: Renewal) -> list[Effect]:
         """What it says of its execution for people, of which nothing is kept."""
@@ -137,7 +138,18 @@ class Leases:
         if plan.phase is not Phase.RUNNING:
             return "kept", [*effects, *self.placement.running(led, item.slot, now)]
         plan.lease(now.mono + self.config.lease_s)
-        return "kept", effects
+        return "kept", [*effects, *self._noted(sender, led, item, plan)]
+
+    def _noted(self, sender: PeerId, led: Led, item: Renewal, plan: Plan) -> list[Effect]:
+        """Whether its task has ended, and its results are on their way; told of once."""
+        before, plan.publishing = plan.publishing, item.state == State.PUBLISHING
+        if before or not plan.publishing:
+            return []
+        execution = led.held.execution_of(led.held.slots[item.slot])
+        self.placement.stories.of(led.held.id).update(execution, State.PUBLISHING.value)
+        fields: dict[str, object] = {"slot": item.slot, "execution": execution}
+        text = f"results are being published by {self.fleet.name(sender)}"
+        return [Tell("execution.publishing", text, led.held.id, sender, fields)]
 
     def _adopted(
         self, sender: PeerId, led: Led, slot: Slot, plan: Plan, item: Renewal, now: Now

@@ -36,6 +36,7 @@ class Plan:
     counted: Fence | None = None  # the latest attempt whose failure is among them
     failed_on: dict[PeerId, int] = field(default_factory=dict)
     repeated: bool = False  # the award was sent a second time
+    publishing: bool = False  # its task has ended, and its results are on their way
     dry_rounds: int = 0  # auctions in a row that found nobody
     reason: str = ""
     untouched: Fence | None = None  # an award that nothing came of: its volumes do not exist
@@ -65,6 +66,7 @@ class Plan:
         self.outranked = NEVER
         if self.begun != fence:
             self.begun, self.began, self.restarts = fence, now, 0
+            self.publishing = False
 
 
 @dataclass(slots=True)

@@ -36,6 +36,7 @@ from protocol.events import (
     LoopLagged,
     PeerConnected,
     PeerDisconnected,
+    PublishingStarted,
     QueryRequested,
     ResultRequested,
     RunRequested,
@@ -281,6 +282,8 @@ class Node:
                 return self.executor.on_health(event, now)
             case TaskStarted():
                 return self.executor.on_started(event.execution, now, event.ports)
+            case PublishingStarted():
+                return self.executor.on_publishing(event.execution, now)
             case TaskEnded():
                 return self.executor.on_ended(event, now)
             case FactsSampled():

@@ -200,6 +200,7 @@ class Result(msgspec.Struct, array_like=True, tag=8, frozen=True, kw_only=True):
     archive_bytes: Count = 0
     archive_note: Reason = ""  # what of them could not be kept, for people
     untouched: bool = False  # its task never began, so that nothing is in its volumes
+    published: Reason = ""  # where else they are, for people: s3://bucket/key
 
 
 class Acceptance(msgspec.Struct, array_like=True, tag=9, frozen=True, kw_only=True):

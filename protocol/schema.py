@@ -20,6 +20,7 @@ from protocol import (
     network,
     resources,
     retry,
+    s3,
     schedule,
     sources,
     task,
@@ -250,13 +251,7 @@ def _task(engines: Sequence[str]) -> Schema:
             task.RESULT_PATHS_MAX,
             "What is kept of the task, beside its output.",
         ),
-        "Publisher": _object(
-            {
-                "Type": _enum(("", *task.PUBLISHERS), "local: kept by the peer that ran it."),
-                "Params": {"type": ["object", "null"], "maxProperties": 0},
-            },
-            "Where results go. Default: local.",
-        ),
+        "Publisher": _publisher(),
         "Resources": _resources(),
         "Network": _object(
             {
@@ -296,6 +291,50 @@ def _volume() -> Schema:
         "A directory that outlives the task; its slot goes back to the device that has it.",
         required=["Name", "Target"],
     )
+
+
+def _publisher() -> Schema:
+    target = _object(
+        {
+            **_s3_place(),
+            "Key": _text(
+                s3.KEY_BYTES_OF_TARGET_MAX,
+                f"Where they go. {', '.join(s3.PLACEHOLDERS)} are replaced.",
+            ),
+            "Encoding": _enum(("", *s3.ENCODINGS), "One tar.gz, or file by file. Default: gzip."),
+            "Compress": {
+                "enum": [True, False, "true", "false", None],
+                "description": "An older word: false is Encoding: plain.",
+            },
+        },
+        "",
+        ["Bucket", "Key"],
+    )
+    tree = _object(
+        {
+            "Type": _enum(
+                ("", *task.PUBLISHERS),
+                "local: kept by the peer that ran it. s3: brought to a bucket as well.",
+            ),
+            "Params": {"type": ["object", "null"]},
+        },
+        "Where results go. Default: local.",
+    )
+    is_s3: Schema = {"properties": {"Type": {"const": "s3"}}, "required": ["Type"]}
+    return {
+        **tree,
+        "if": is_s3,
+        "then": {"properties": {"Params": target}, "required": ["Params"]},
+        "else": {"properties": {"Params": {"maxProperties": 0}}},
+    }
+
+
+def _s3_place() -> dict[str, Plain]:
+    return {
+        "Bucket": {"type": "string", "minLength": 3, "maxLength": 63, "description": "A bucket."},
+        "Region": _text(64, "Default: the device's, or us-east-1."),
+        "Endpoint": _text(s3.ENDPOINT_BYTES_MAX, "E.g. http://minio.lan:9000. Default: AWS."),
+    }
 
 
 def _port() -> Schema:
@@ -451,6 +490,17 @@ def _input() -> Schema:
             "",
             ["URL"],
         ),
+        "s3": _object(
+            {
+                **_s3_place(),
+                "Key": _text(s3.KEY_BYTES_MAX + 1, "Of one object, or with / or * at its end."),
+                "Filter": _text(s3.FILTER_BYTES_MAX, "A regular expression on the rest of keys."),
+                "VersionID": _text(s3.VERSION_BYTES_MAX, "Of one object."),
+                "ChecksumSHA256": _text(128, "Of one object, in base64 or hex."),
+            },
+            "",
+            ["Bucket"],
+        ),
     }
     source: Schema = {
         **_object(
@@ -458,7 +508,7 @@ def _input() -> Schema:
                 "Type": _enum(
                     sources.SOURCES,
                     "inline: in the job; archive: shipped beside it; peer: kept of an earlier job; "
-                    "localDirectory: of the device; urlDownload: of the web.",
+                    "localDirectory: of the device; urlDownload: of the web; s3: of a bucket.",
                 ),
                 "Params": {"type": "object", "description": "As the source needs them."},
             },

@@ -36,6 +36,7 @@ class SlotShape(TypedDict):
     archive_bytes: NotRequired[int]
     archive_note: NotRequired[str]
     ports: NotRequired[dict[str, int]]  # of its device, by the names in the job file
+    published: NotRequired[str]  # where else they are; empty where nowhere
 
 
 class ExecutionShape(TypedDict):

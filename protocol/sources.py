@@ -14,9 +14,10 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 import msgspec
 
 from protocol.quantities import format_size, parse_size_bytes
+from protocol.s3 import S3Source
 from protocol.tree import Node, Plain, shown
 
-SOURCES: Final = ("inline", "archive", "peer", "localdirectory", "urldownload")
+SOURCES: Final = ("inline", "archive", "peer", "localdirectory", "urldownload", "s3")
 URL_BYTES_MAX: Final = 60 * 1024  # what a spec of 64 KiB has room for beside the rest
 WEB_URL_BYTES_MAX: Final = 4096
 ARCHIVE_BYTES_MAX: Final = 4 * 1024**3  # more than most SD cards have free
@@ -155,7 +156,7 @@ class UrlSource(msgspec.Struct, frozen=True):
         }
 
 
-Source: TypeAlias = InlineSource | ArchiveSource | DirectorySource | UrlSource
+Source: TypeAlias = InlineSource | ArchiveSource | DirectorySource | UrlSource | S3Source
 _CREATE: Final = "is not something this version has; make the path on the device first"
 
 
@@ -167,6 +168,8 @@ def read_source(kind: str, params: Node) -> Source:
             return DirectorySource.read(params)
         case "urldownload":
             return UrlSource.read(params)
+        case "s3":
+            return S3Source.read(params)
         case _:
             return ArchiveSource.read(params, anywhere=kind == "peer")
 

@@ -14,11 +14,12 @@ from protocol.network import NetworkSpec
 from protocol.paths import read_path
 from protocol.quantities import format_duration, parse_duration_s
 from protocol.resources import CONTAINER_DEFAULT, RESOURCES_DEFAULT, Resources
+from protocol.s3 import S3Target
 from protocol.tree import NAME, NAME_ALLOWED, Fields, Node, Plain, shown
 from protocol.volumes import Volume, read_volumes
 from protocol.wasm import sources_with
 
-PUBLISHERS: Final = ("local",)
+PUBLISHERS: Final = ("local", "s3")
 
 NAME_DEFAULT: Final = "main"  # what Bacalhau's CLI calls the one task of a job
 ENV_MAX: Final = 64
@@ -68,21 +69,28 @@ class ResultPath(msgspec.Struct, frozen=True):
 
 
 class PublisherSpec(msgspec.Struct, frozen=True):
-    """Where results go. `local`: kept by the executor, fetched by whoever asks."""
+    """Where results go. `local`: kept by the executor, fetched by whoever asks. `s3`: there as
+    well, and then brought to a bucket."""
 
     type: str = "local"
+    s3: S3Target | None = None
 
     @classmethod
     def read(cls, node: Node) -> PublisherSpec:
         fields = node.fields(*PUBLISHER_FIELDS)
-        if params := fields.get("Params"):
-            params.fields()  # `local` has none
         # Bacalhau writes an empty type where nothing was chosen.
         at = fields.get("Type")
-        return cls() if at is None or at.value == "" else cls(at.choice(PUBLISHERS, "a publisher"))
+        empty = at is None or at.value == ""
+        kind = "local" if at is None or empty else at.choice(PUBLISHERS, "a publisher")
+        if kind == "s3":
+            return cls(kind, S3Target.read(fields.need("Params")))
+        if params := fields.get("Params"):
+            params.fields()  # `local` has none
+        return cls(kind)
 
     def to_plain(self) -> dict[str, Plain]:
-        return {"Type": self.type}
+        tree: dict[str, Plain] = {"Type": self.type}
+        return tree if self.s3 is None else {**tree, "Params": self.s3.to_plain()}
 
 
 class TimeoutsSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,13 +144,14 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
         engine = EngineSpec.read(fields.need("Engine"), engines)
         base = CONTAINER_DEFAULT if engine.type == "docker" else RESOURCES_DEFAULT
         sources = _read_sources(fields, engine)
+        paths: tuple[ResultPath, ...] = fields.read("ResultPaths", _read_result_paths, ())
         return cls(
             name=fields.read("Name", lambda at: at.matching(NAME, NAME_ALLOWED), NAME_DEFAULT),
             engine=engine,
             env=fields.read("Env", _read_env, {}),
             input_sources=sources,
-            result_paths=fields.read("ResultPaths", _read_result_paths, ()),
-            publisher=fields.read("Publisher", PublisherSpec.read, PublisherSpec()),
+            result_paths=paths,
+            publisher=_read_publisher(fields, paths, standing),
             resources=fields.read("Resources", lambda at: Resources.read(at, base), base),
             network=fields.read("Network", lambda at: _read_network(at, engine), NetworkSpec()),
             timeouts=TimeoutsSpec() if standing else timeouts,
@@ -176,6 +185,21 @@ def _read_sources(fields: Fields, engine: EngineSpec) -> tuple[InputSource, ...]
     if engine.type != "wasm":
         return sources
     return sources_with(fields.need("Engine").fields(*ENGINE_FIELDS).need("Params"), sources)
+
+
+def _read_publisher(fields: Fields, paths: tuple[ResultPath, ...], standing: bool) -> PublisherSpec:
+    """What would never publish anything is refused, rather than left to be noticed."""
+    publisher = fields.read("Publisher", PublisherSpec.read, PublisherSpec())
+    if publisher.s3 is not None and standing:
+        fields.need("Publisher").fail(
+            "a daemon or service has no end, and so no results to publish; leave it out"
+        )
+    if publisher.s3 is not None and not paths:
+        fields.need("Publisher").fail(
+            "there is nothing to publish without ResultPaths; what a task writes to stdout and "
+            "stderr is kept by its device, for `shoal logs`"
+        )
+    return publisher
 
 
 def _read_network(node: Node, engine: EngineSpec) -> NetworkSpec:

@@ -89,7 +89,8 @@ def _state(
         return "stopping", ""
     if not held.closed:
         return "running", f"open until {format_moment(held.job.not_after_s or 0)}"
-    if any(slot["state"] in ("running", "completed", "failed") for slot in slots):
+    begun = ("running", "publishing", "completed", "failed")
+    if any(slot["state"] in begun for slot in slots):
         return "running", ""
     return "pending", story.waiting if story is not None else ""
 
@@ -108,6 +109,7 @@ def _slot_view(held: HeldJob, slot: Slot, plan: Plan | None, name: Name, keyring
     elif plan is not None:
         states = {Phase.RUNNING: "running", Phase.OFFERED: "starting"}
         state = states.get(plan.phase, "pending")
+        state = "publishing" if state == "running" and plan.publishing else state
         if plan.phase is Phase.RUNNING and plan.doing:
             state, reason = "starting", plan.doing
     else:
@@ -133,6 +135,7 @@ def _slot_view(held: HeldJob, slot: Slot, plan: Plan | None, name: Name, keyring
         "archive_bytes": result.archive_bytes if result is not None else 0,
         "archive_note": result.archive_note if result is not None else "",
         "ports": {**dict(plan.ports)} if plan is not None and state == "running" else {},
+        "published": result.published if result is not None else "",
     }
 
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import hypothesis
 import pytest
+
+from tests.s3server import S3Server, s3_server
 
 # However slow the machine, and whatever failed here before.
 hypothesis.settings.register_profile("shoal", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("shoal")
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """One for all tests: each has keys of its own."""
+    with s3_server() as server:
+        yield server
+
 
 NOT_RUN = ("skipped", "xfailed", "xpassed")
 

@@ -340,7 +340,7 @@ def _stop(parser: ArgumentParser) -> None:
 
 
 def _example(parser: ArgumentParser) -> None:
-    kinds = ("batch", "ops", "daemon", "service", "docker", "wasm", "schedule", "template")
+    kinds = ("batch", "ops", "daemon", "service", "docker", "wasm", "s3", "schedule", "template")
     parser.add_argument("kind", nargs="?", choices=kinds, default="batch", help="(batch)")
 
 

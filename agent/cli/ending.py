@@ -14,6 +14,7 @@ from agent.cli.tables import note, show_json
 from agent.client import AgentError, Client
 
 ASK_FROM: Final = 10  # devices: ending something on more of them is asked about first
+ACTIVE: Final = ("starting", "running", "publishing", "restarting")
 NAMED_MAX: Final = 5
 
 
@@ -64,7 +65,7 @@ def _agreed(client: Client, jobs: list[str], verb: str) -> bool:
                 raise
             continue  # it is refused below, with its reason
         for slot in view["slots"]:
-            if slot["executor"] and slot["state"] in ("starting", "running", "restarting"):
+            if slot["executor"] and slot["state"] in ACTIVE:
                 devices[slot["executor"]] = None
     if len(devices) <= ASK_FROM:
         return True

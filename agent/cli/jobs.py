@@ -154,6 +154,9 @@ def _show_slots(view: dict[str, Any]) -> None:
     for slot in view["slots"]:
         if slot.get("archive_note"):
             print(clean(f"Files left out of {_place(view, slot)}: {slot['archive_note']}"))
+    for slot in view["slots"]:
+        if slot.get("published"):
+            print(clean(f"Published of {_place(view, slot)}: {slot['published']}"))
     kept = sum(int(slot.get("archive_bytes", 0)) for slot in view["slots"])
     if kept:
         print(f"Files kept: {units.size(kept)}; `shoal job get` fetches them")

@@ -20,7 +20,12 @@ _LASTING: Final = (
 
 
 # The same once more, as the executor saw it, where that is the device that was asked.
-_ELSEWHERE: Final = ("execution.running", "execution.ended-here", "execution.stopped-here")
+_ELSEWHERE: Final = (
+    "execution.running",
+    "execution.publishing-here",
+    "execution.ended-here",
+    "execution.stopped-here",
+)
 
 
 class Progress:

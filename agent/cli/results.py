@@ -82,6 +82,8 @@ def _wanted(
         name = _name(view, slot)
         if slot.get("archive_note"):
             note(f"{name}: {slot['archive_note']}")
+        if slot.get("published"):
+            note(f"{name} is published at {slot['published']}")
         if slot["state"] not in OVER:
             note(f"{name} has not ended: {slot['state']}")
         if slot.get("archive"):

@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 import trio
 
 from agent.archives import ArchiveError, Archives
+from agent.inputs.tags import Tag, Tags
 from agent.threads import abandonable
 from protocol.asks import matching
 from protocol.sources import UrlSource
@@ -34,20 +34,13 @@ SILENCE_S: Final = 30.0  # of a server that sends nothing
 FREE_BYTES_MIN: Final = 128 * 1024**2  # of the disk are left alone, as with results
 CHUNK_BYTES: Final = 256 * 1024
 AT_ONCE_MAX: Final = 2  # a device's link has one width
-TAGS: Final = "tags"  # below the store: per address what was last had from there
 _log = logging.getLogger("shoal.inputs")
-
-
-class _Tag(msgspec.Struct, frozen=True):
-    etag: str
-    digest: str
 
 
 class Downloads:
     def __init__(self, store: Archives) -> None:
         self._store = store
-        self._tags = store.directory / TAGS
-        self._tags.mkdir(exist_ok=True)
+        self._tags = Tags(store)
         self._turns: dict[str, trio.Lock] = {}
         self._slots = trio.Semaphore(AT_ONCE_MAX)
 
@@ -80,7 +73,7 @@ class Downloads:
     def _fetch(self, source: UrlSource, hosts: Sequence[str], given_up: threading.Event) -> str:
         import http.client
 
-        known = self._tag(source.url)
+        known = self._tags.of(source.url)
         try:
             return self._get(source, known, hosts, given_up)
         except ArchiveError:
@@ -92,7 +85,7 @@ class Downloads:
     def _get(
         self,
         source: UrlSource,
-        known: _Tag | None,
+        known: Tag | None,
         hosts: Sequence[str],
         given_up: threading.Event,
     ) -> str:
@@ -124,7 +117,8 @@ class Downloads:
         finally:
             partial.unlink(missing_ok=True)
         if etag := answer.headers.get("ETag"):
-            self._remember(source.url, _Tag(etag, digest))
+            self._tags.remember(source.url, Tag(etag, digest))
+            self._tags.sweep()
         return digest
 
     def _go_on(self, url: str, given_up: threading.Event) -> Callable[[], None]:
@@ -140,26 +134,6 @@ class Downloads:
                 raise ArchiveError(f"{url} is not fetched: {text}")
 
         return go_on
-
-    def _tag(self, url: str) -> _Tag | None:
-        """What was had from there, if it still is here."""
-        try:
-            tag = msgspec.json.decode(self._tag_path(url).read_bytes(), type=_Tag)
-            return tag if self._store.holds(tag.digest) else None
-        except (OSError, msgspec.MsgspecError, ArchiveError):
-            return None
-
-    def _remember(self, url: str, tag: _Tag) -> None:
-        path = self._tag_path(url)
-        fresh = path.with_suffix(".new")
-        fresh.write_bytes(msgspec.json.encode(tag))
-        fresh.rename(path)
-        for other in self._tags.iterdir():  # those whose file is gone
-            if other != path and time.time() - other.stat().st_mtime > 30 * 86_400:
-                other.unlink(missing_ok=True)
-
-    def _tag_path(self, url: str) -> Path:
-        return self._tags / hashlib.sha256(url.encode()).hexdigest()
 
 
 def _receive(answer: Any, file: Any, url: str, go_on: Callable[[], None]) -> str:

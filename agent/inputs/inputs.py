@@ -12,12 +12,14 @@ import trio
 
 from agent.archives import ArchiveError, Archives, Dialler, check_room, unpack
 from agent.inputs.downloads import Downloads
+from agent.inputs.objects import Objects
 from agent.threads import abandonable
 from protocol.asks import not_allowed
 from protocol.config import PolicyConfig
 from protocol.effects import StartTask
 from protocol.ids import PeerId
 from protocol.inputs import InputSource
+from protocol.s3 import S3Source
 from protocol.sources import ArchiveSource, DirectorySource, InlineSource, UrlSource
 
 GZIP: Final = ("application/gzip", "application/x-gzip")
@@ -32,6 +34,7 @@ class Inputs:
         shipped: Archives,
         results: Archives,
         downloads: Downloads,
+        objects: Objects,
         policy: PolicyConfig,
         dial: Dialler,
         neighbours: Callable[[], Sequence[PeerId]],
@@ -41,6 +44,7 @@ class Inputs:
         self._shipped = shipped
         self._results = results
         self._downloads = downloads
+        self._objects = objects
         self._policy = policy
         self._dial = dial
         self._neighbours = neighbours
@@ -64,6 +68,8 @@ class Inputs:
             case UrlSource() as source:
                 path = await self._downloads.fetch(source, self._policy.downloads)
                 await trio.to_thread.run_sync(_copy, path, target / source.file_name)
+            case S3Source() as source:
+                await self._objects.put(source, target)
             case DirectorySource() as source:
                 linked = task.spec.task.engine.type == "process"
                 link = target if linked else None

@@ -12,17 +12,20 @@ import pytest
 from agent.archives import Archives
 from agent.clock import utc_offset_s
 from agent.conditions import Conditions
+from agent.config import S3 as Settings
 from agent.config import Config, Offer
 from agent.device import Device
 from agent.engines.presence import Presence
 from agent.engines.wasm import Wasm
 from agent.hardware import Hardware
+from agent.s3 import S3
 
 CPUS = Hardware().cpus()
 
 
-def here(path: Path) -> tuple[Presence, Archives, Wasm]:
-    return Presence(path / "docker.sock"), Archives(path / "archives"), Wasm(path / "wasm", None)
+def here(path: Path) -> tuple[Presence, Archives, Wasm, S3]:
+    presence, archives = Presence(path / "docker.sock"), Archives(path / "archives")
+    return presence, archives, Wasm(path / "wasm", None), S3(Settings())
 
 
 def described(path: Path, invited: dict[str, str] | None = None, **settings: object) -> Device:
@@ -78,7 +81,7 @@ async def test_what_changes_is_described_anew(tmp_path: Path) -> None:
 
 
 def test_engines_and_their_labels_are_those_that_are_here(tmp_path: Path) -> None:
-    presence, archives, wasm = here(tmp_path)
+    presence, archives, wasm, s3 = here(tmp_path)
     it = Device(
         Config(data_dir=tmp_path),
         {},
@@ -88,6 +91,7 @@ def test_engines_and_their_labels_are_those_that_are_here(tmp_path: Path) -> Non
         presence,
         archives,
         wasm,
+        s3,
     )
     assert it.describe().engines == ("process",)
     assert "engine.wasm" not in it.labels()
@@ -95,6 +99,9 @@ def test_engines_and_their_labels_are_those_that_are_here(tmp_path: Path) -> Non
     said = it.describe()
     assert said.engines == ("process", "docker", "wasm")
     assert said.labels["engine.wasm"] == "true"
+    assert said.labels["storage.s3"] == "true"
+    s3.present = False
+    assert "storage.s3" not in it.labels()
 
 
 def test_facts_are_of_now(tmp_path: Path) -> None:

@@ -6,16 +6,20 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent import doctor
+from agent.config import S3 as Settings
+from agent.config import Accept
 from agent.engines.cgroups import Cgroups
 from agent.engines.sandbox import Sandbox
 from agent.engines.task import TaskUser
 from agent.main import Agent
+from agent.s3 import S3
 from protocol.ids import PeerId
 from protocol.messages import Facts
 from tests.agent.whole import open_directory, running_agent
@@ -94,6 +98,21 @@ async def test_webassembly_is_spoken_of_where_it_should_be_here_and_does_not_wor
         entry = checks(agent)["wasm"]
         assert entry["ok"] is None and entry["text"].endswith("is for another processor")
         assert "pip install" in entry["fix"]
+
+
+async def test_buckets_are_spoken_of_where_the_owner_allows_some(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_agent(data_dir) as agent:
+        assert "s3" not in checks(agent)
+        agent.config = replace(agent.config, accept=Accept(buckets=("minio.lan/*",)))
+        assert checks(agent)["s3"]["ok"] is True
+        agent.s3 = S3(Settings(credentials=data_dir / "absent"))
+        entry = checks(agent)["s3"]
+        assert entry["ok"] is None and "cannot be read" in entry["text"]
+        agent.s3.present = False
+        entry = checks(agent)["s3"]
+        assert entry["ok"] is None and "shoal[s3]" in entry["fix"]
 
 
 async def test_a_clone_is_told_with_the_way_out(data_dir: Path) -> None:

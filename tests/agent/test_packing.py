@@ -103,7 +103,9 @@ def test_a_file_of_somebody_else_is_left_out(work: Path) -> None:
 def test_more_bytes_than_are_kept_leave_nothing_at_all(work: Path) -> None:
     with (work / "sparse").open("wb") as file:
         file.truncate(10 << 30)
-    assert packed(work, "sparse") == Packed(note="more than 1 MiB of result files: none is kept")
+    assert packed(work, "sparse") == Packed(
+        note="more than 1 MiB of result files: none is kept", lost=True
+    )
     assert os.listdir(work.parent) == ["work"]
 
 
@@ -113,7 +115,7 @@ def test_more_files_than_are_kept_leave_nothing_at_all(
     monkeypatch.setattr(packing, "FILES_MAX", 20)
     for number in range(21):
         (work / str(number)).touch()
-    assert packed(work, ".") == Packed(note="more than 20 result files: none is kept")
+    assert packed(work, ".") == Packed(note="more than 20 result files: none is kept", lost=True)
     assert os.listdir(work.parent) == ["work"]
 
 
@@ -121,7 +123,7 @@ def test_links_by_the_thousand_end_it_as_well(work: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(packing, "FILES_MAX", 20)
     for number in range(30):
         (work / str(number)).symlink_to("/")
-    assert packed(work, ".") == Packed(note="more than 20 result files: none is kept")
+    assert packed(work, ".") == Packed(note="more than 20 result files: none is kept", lost=True)
 
 
 def test_what_ends_it_leaves_nothing(work: Path) -> None:
@@ -131,7 +133,7 @@ def test_what_ends_it_leaves_nothing(work: Path) -> None:
         raise TooMuch("the disk is wanted for something else")
 
     made = pack(work, [("r", "big")], work.parent / "made", 1 << 30, None, enough)
-    assert made == Packed(note="the disk is wanted for something else")
+    assert made == Packed(note="the disk is wanted for something else", lost=True)
     assert os.listdir(work.parent) == ["work"]
 
 

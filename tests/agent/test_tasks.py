@@ -17,6 +17,7 @@ import trio
 import trio.testing
 
 from agent.archives import Archives, ByteStream
+from agent.config import S3 as Settings
 from agent.engines.docker import DockerEngine
 from agent.engines.engine import Engines
 from agent.engines.execution_dir import ExecutionDir
@@ -25,7 +26,10 @@ from agent.engines.process import ProcessEngine
 from agent.engines.task import ExitReason, TaskExit, TaskUser
 from agent.inputs.downloads import Downloads
 from agent.inputs.inputs import Inputs
+from agent.inputs.objects import Objects
+from agent.publishing import Publishing
 from agent.results import Results
+from agent.s3 import S3
 from agent.tasks import TAIL_BYTES, Tasks, told
 from agent.transport.errors import NotReachable
 from agent.volumes import Volumes
@@ -39,6 +43,7 @@ from tests.agent.whole import open_directory, until
 from tests.lab import process_job
 
 E1 = ExecutionId("e1")
+WALL = 1_800_000_000.0  # 2027-01-15 08:00:00
 
 
 @pytest.fixture
@@ -57,17 +62,27 @@ class Running:
         self.archives = Archives(root / "archives")
         self.may_dial = trio.Event()
         self.kept = Archives(root / "results", 1 << 30)
-        engines = Engines(self.engine)
-        results = Results(self.kept, engines, self.dial, PeerId("me"))
-        post = self.events.append
-        downloads = Downloads(Archives(root / "downloads"))
-        policy = PolicyConfig(directories=(str(root / "shared"),))
-        inputs = Inputs(self.archives, self.kept, downloads, policy, self.dial, list)
         containers = root / "containers"
         containers.mkdir(exist_ok=True)
         docker = DockerEngine(containers, root / "no.sock", "me")
         self.volumes = Volumes(root / "volumes", TaskUser.default(), docker)
-        self.tasks = Tasks(engines, inputs, post, 100_000, results, self.volumes)
+        self.tasks = self.tasks_of(Engines(self.engine), root, str(root / "shared"))
+
+    def tasks_of(self, engines: Engines, root: Path, directory: str) -> Tasks:
+        """`directory` may be given to tasks; keys for S3 are expected in `root`."""
+        files, me = Archives(root / "downloads"), PeerId("me")
+        s3 = S3(Settings(credentials=root / "credentials"))
+        policy = PolicyConfig(directories=(directory,))
+        web, objects = Downloads(files), Objects(files, s3)
+        return Tasks(
+            engines,
+            Inputs(self.archives, self.kept, web, objects, policy, self.dial, list),
+            self.events.append,
+            100_000,
+            Results(self.kept, engines, self.dial, me),
+            Publishing(engines, self.kept, s3, me, lambda: WALL),
+            self.volumes,
+        )
 
     async def dial(self, peer: PeerId) -> ByteStream:
         await self.may_dial.wait()
@@ -279,6 +294,7 @@ async def test_inputs_that_cannot_be_had_are_the_end(root: Path) -> None:
         ended = await it.ended(shell("true", InputSources=sources))
         assert ended.exit_code is None and "could not be fetched" in ended.reason
         assert not [event for event in it.events if isinstance(event, TaskStarted)]
+        await until(lambda: not (root / "executions" / E1 / "work").exists())
 
 
 # ---- stopping ---------------------------------------------------------------------------------

@@ -134,3 +134,51 @@ def test_variables_of_the_device_are_asked_for_one_by_one() -> None:
         "policy: environment API_TOKEN is not allowed here ([accept] environment = [])"
     )
     assert not_allowed(PolicyConfig(environment=("API_*",)), asks_of(task)) == ""
+
+
+# ---- buckets -----------------------------------------------------------------------------------
+
+MINIO: Plain = {"Bucket": "results", "Key": "out", "Endpoint": "http://minio.lan:9000"}
+
+
+def test_buckets_are_asked_for_to_read_and_to_write() -> None:
+    sources = process(
+        {"Type": "s3", "Params": {"Bucket": "readings", "Key": "day/*"}},
+        {"Type": "s3", "Params": MINIO},
+    )
+    assert sources == ("bucket s3.amazonaws.com/readings", "bucket minio.lan:9000/results")
+    paths: Plain = [{"Name": "a", "Path": "a"}]
+    publisher: Plain = {"Type": "s3", "Params": MINIO}
+    task = task_spec(Publisher=publisher, ResultPaths=paths).task
+    assert asks_of(task) == ("bucket minio.lan:9000/results:rw",)
+
+
+@pytest.mark.parametrize(
+    ("buckets", "ask", "allowed"),
+    [
+        ((), "aws/readings", False),
+        (("aws/readings",), "aws/readings", True),
+        (("aws/readings",), "aws/readings:rw", False),
+        (("aws/readings:rw",), "aws/readings:rw", True),
+        (("aws/readings:rw",), "aws/readings", True),
+        (("aws/*",), "aws/readings", True),
+        (("aws/*",), "aws/readings:rw", False),
+        (("aws/out-*:rw",), "aws/out-1:rw", True),
+        (("aws/out-*:rw",), "aws/in-1:rw", False),
+        (("*:rw",), "minio.lan:9000/x:rw", True),
+        (("minio.lan/x",), "minio.lan:9000/x", False),
+    ],
+)
+def test_a_bucket_is_allowed_by_its_place_to_be_read_or_written(
+    buckets: tuple[str, ...], ask: str, allowed: bool
+) -> None:
+    policy = PolicyConfig(buckets=buckets)
+    assert (not_allowed(policy, (f"bucket {ask}",)) == "") is allowed
+
+
+def test_a_device_without_s3_says_so_whatever_its_owner_allows() -> None:
+    policy = PolicyConfig(buckets=("*:rw",), lacking=("bucket",))
+    assert not_allowed(policy, ("bucket aws/readings",)) == (
+        "s3 is not here: this device was set up without it (pip install 'shoal[s3]')"
+    )
+    assert not_allowed(policy, ("network none",)) == ""

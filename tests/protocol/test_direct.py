@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from protocol import direct
 from protocol.config import CoordinationConfig, NodeConfig, PolicyConfig
 from protocol.effects import Send
-from protocol.events import SelfDescribed, TaskEnded
+from protocol.events import PublishingStarted, SelfDescribed, TaskEnded
 from protocol.execution import State
 from protocol.ids import PeerId, peer_slot
 from protocol.led import Phase
@@ -362,6 +362,20 @@ def test_a_task_that_ended_unseen_is_unknown() -> None:
     net.run(5.0)
     assert net.states("a") == {"a": "unknown", "b": "unknown"}
     assert starts(net) == {"a": 1, "b": 1}
+
+
+def test_a_task_whose_results_were_not_published_has_been_seen_to_end() -> None:
+    net = NodeNet("a", "b")
+    net.submit("a", ops(on=["b"]))
+    net.run(0.1)
+    (execution,) = net.boxes["b"].running
+    net.handle("b", PublishingStarted(execution))
+    net.run(0.1)
+    assert net.states("a") == {"b": "publishing"}
+    net.handle("b", TaskEnded(execution, 0, unpublished="its results: no such bucket"))
+    net.run(0.1)
+    assert net.states("a") == {"b": "failed"}
+    assert "no such bucket" in net.told("a", "execution.ended")[0].text
 
 
 def test_a_task_that_could_not_be_started_has_failed() -> None:

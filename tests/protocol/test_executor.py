@@ -1057,3 +1057,58 @@ def test_what_takes_long_before_a_start_is_told_with_the_next_renewal_at_once() 
 def renewed(effects: list[Effect]) -> list[str]:
     sent = [e.message for e in effects if isinstance(e, Send)]
     return [item.doing for message in sent if isinstance(message, Renew) for item in message.items]
+
+
+# ---- publishing --------------------------------------------------------------------------------
+
+
+def publishing(book: Book | None = None) -> Device:
+    it = running(book)
+    it.said = it.does(it.executor.on_publishing(it.key(), at(1.0)))
+    return it
+
+
+def test_while_results_are_published_the_device_is_free_for_others_and_the_lease_goes_on() -> None:
+    it = publishing()
+    assert it.state() is State.PUBLISHING
+    assert it.used == Resources()
+    assert it.executor.deadline <= 1.0, "its coordinator hears of it at once"
+    (send,) = it.pass_(1.0)
+    assert isinstance(send, Send) and isinstance(send.message, Renew)
+    assert [item.state for item in send.message.items] == ["publishing"]
+    assert it.does(it.executor.on_publishing(it.key(), at(2.0))) == []
+    assert it.state() is State.PUBLISHING
+
+
+def test_where_results_are_stands_in_what_is_told_of_them() -> None:
+    _, result = offered(publishing().end(0, published="s3://results/a.tar.gz"))
+    assert (result.verdict, result.exit_code) == (Verdict.SUCCESS, 0)
+    assert result.published == "s3://results/a.tar.gz"
+
+
+def test_what_was_not_published_is_no_success_and_no_failure_of_the_task() -> None:
+    it = publishing()
+    _, result = offered(it.end(0, unpublished="no bucket", archive="ab" * 32, archive_bytes=9))
+    assert (result.verdict, result.exit_code, result.reason) == (Verdict.FAULT, -1, "no bucket")
+    assert it.state() is State.FAILED
+    assert (result.archive, result.archive_bytes) == ("ab" * 32, 9), "its files are still here"
+
+
+def test_a_task_that_failed_has_failed_whether_or_not_that_was_published() -> None:
+    _, result = offered(publishing().end(3, unpublished="no bucket", archive_note="b: a link"))
+    assert (result.verdict, result.exit_code) == (Verdict.FAILURE, 3)
+    assert result.archive_note == "b: a link; no bucket"
+
+
+def test_a_restart_in_the_midst_of_publishing_goes_on_with_it() -> None:
+    it = publishing()
+    it.does([Save((it.executor.executions[it.key()].row(),))])
+    it.boots()
+    it.does(it.executor.boot(Booted((TaskFound(it.key(), running=True),)), at(5.0)))
+    assert it.used.cpu_m == 100, "until its engine says that it has ended"
+    it.does(it.executor.on_publishing(it.key(), at(5.0)))
+    assert (it.state(), it.used) == (State.PUBLISHING, Resources())
+    again = TaskFound(it.key(), False, 0, published="s3://results/a.tar.gz")
+    it.boots()
+    _, result = offered(it.does(it.executor.boot(Booted((again,)), at(6.0))))
+    assert result.published == "s3://results/a.tar.gz"

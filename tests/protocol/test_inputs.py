@@ -22,7 +22,7 @@ def archive(**params: Plain) -> Plain:
 @pytest.mark.parametrize(
     ("item", "path", "message"),
     [
-        ({"Source": {"Type": "s3"}, "Target": "x"}, "I[0].Source.Type", "'s3' is not an input"),
+        ({"Source": {"Type": "ipfs"}, "Target": "x"}, "I[0].Source.Type", "'ipfs' is not an input"),
         ({"Source": {}, "Target": "x"}, "I[0].Source.Type", "missing"),
         ({"Target": "x"}, "I[0].Source", "missing"),
         (inline("data:,", "../etc"), "I[0].Target", "without '..'"),

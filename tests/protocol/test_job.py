@@ -339,3 +339,33 @@ def test_whatever_is_put_anywhere_raises_nothing_but_a_spec_error(
         assert error.message
     else:
         assert JobSpec.from_plain(spec.to_plain()) == spec
+
+
+# ---- publishing --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "key", "fits"),
+    [
+        ({"Type": "batch"}, "latest", True),
+        ({"Type": "batch", "Count": 2}, "latest", False),
+        ({"Type": "batch", "Count": 2}, "{nodeID}", False),
+        ({"Type": "batch", "Count": 2}, "a/{executionID}", True),
+        ({"Type": "ops"}, "latest", False),
+        ({"Type": "ops"}, "{nodeID}", True),
+        ({"Type": "ops"}, "{executionID}", True),
+    ],
+)
+def test_slots_do_not_publish_to_one_place(fields: dict[str, Plain], key: str, fits: bool) -> None:
+    task: Plain = {
+        "Engine": {"Type": "process", "Params": {"Command": ["true"]}},
+        "ResultPaths": [{"Name": "a", "Path": "a"}],
+        "Publisher": {"Type": "s3", "Params": {"Bucket": "results", "Key": key}},
+    }
+    tree: Plain = {"Name": "job", "Tasks": [task], **fields}
+    if fits:
+        JobSpec.from_plain(tree)
+        return
+    with pytest.raises(JobSpecError, match="would overwrite each other's results") as caught:
+        JobSpec.from_plain(tree)
+    assert caught.value.path == "Tasks[0].Publisher.Params.Key"

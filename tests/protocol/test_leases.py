@@ -270,3 +270,19 @@ def test_what_takes_long_is_told_to_whoever_looks_on_and_kept_nowhere() -> None:
 def doing(net: NodeNet) -> tuple[Plain, Plain]:
     (slot,) = cast("list[dict[str, Plain]]", net["a"].view(net.held("a"))["slots"])
     return slot["state"], slot["reason"]
+
+
+def test_a_slot_whose_results_are_published_is_shown_so_until_it_runs_anew() -> None:
+    net = awarded()
+
+    def shown() -> tuple[Plain, dict[str, str]]:
+        return net["a"].view(net.held("a"))["state"], net.states("a")
+
+    assert verdict(net, "b", msgspec.structs.replace(renewal(net), state="publishing")) == "kept"
+    assert shown() == ("running", {"b": "publishing"})
+    assert verdict(net, "b", msgspec.structs.replace(renewal(net), state="publishing")) == "kept"
+    assert [tell.text for tell in net.told("a", "execution.publishing")] == [
+        "results are being published by b"
+    ]
+    assert verdict(net, "b", renewal(net)) == "kept"
+    assert shown() == ("running", {"b": "running"})

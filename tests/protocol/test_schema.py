@@ -163,6 +163,21 @@ MODULE: dict[str, Plain] = {
         task_tree(ResultPaths=[{"Name": "a", "Path": "out"}]),
         source_tree("inline", URL="data:,hello"),
         source_tree("archive", Digest="ab" * 32, Size="1Mi"),
+        source_tree("s3", Bucket="readings"),
+        source_tree("s3", Bucket="readings", Key="a/*", Filter="csv$", Region="us-east-1"),
+        source_tree("s3", Bucket="readings", Key="a", ChecksumSHA256="ab" * 32, VersionID="v"),
+        task_tree(
+            ResultPaths=[{"Name": "a", "Path": "out"}],
+            Publisher={
+                "Type": "s3",
+                "Params": {
+                    "Bucket": "results",
+                    "Key": "{jobID}",
+                    "Endpoint": "http://minio.lan:9000",
+                    "Encoding": "plain",
+                },
+            },
+        ),
     ],
 )
 def test_what_the_reader_takes_it_takes_and_so_with_the_canonical_form(tree: Plain) -> None:
@@ -197,8 +212,12 @@ def test_what_the_reader_takes_it_takes_and_so_with_the_canonical_form(tree: Pla
         task_tree(Timeouts={"ExecutionTimeout": "2y"}),
         task_tree(Env={"A": 1.5}),
         task_tree(Env={"1A": ""}),
+        task_tree(Publisher={"Type": "ipfs"}),
         task_tree(Publisher={"Type": "s3"}),
+        task_tree(Publisher={"Type": "s3", "Params": {"Bucket": "results"}}),
+        task_tree(Publisher={"Type": "local", "Params": {"Bucket": "results"}}),
         source_tree("s3"),
+        source_tree("s3", Bucket="readings", Object="a"),
         source_tree("inline", Digest="ab" * 32),
         source_tree("archive", Digest="ab", Size=1),
     ],

@@ -89,6 +89,20 @@ def test_an_empty_publisher_is_the_local_one() -> None:
         assert read(Publisher=publisher).publisher == PublisherSpec("local")
 
 
+S3: Plain = {"Type": "s3", "Params": {"Bucket": "results", "Key": "out"}}
+
+
+def test_a_bucket_is_a_publisher_of_what_ends_and_leaves_files() -> None:
+    paths: Plain = [{"Name": "a", "Path": "a"}]
+    task = read(Publisher=S3, ResultPaths=paths)
+    assert task.publisher.s3 is not None and task.publisher.s3.place.bucket == "results"
+    assert TaskSpec.read(Node(task.to_plain()), ("process",), standing=False) == task
+    plain: Plain = {**task.to_plain()}
+    with pytest.raises(JobSpecError, match="a daemon or service has no end") as caught:
+        TaskSpec.read(Node(plain, "T"), ("process",), standing=True)
+    assert caught.value.path == "T.Publisher"
+
+
 @pytest.mark.parametrize(
     ("fields", "path", "message"),
     [
@@ -108,7 +122,9 @@ def test_an_empty_publisher_is_the_local_one() -> None:
         ({"Env": {"X": "ä" * 2049}}, "T.Env.X", "4098 bytes; allowed: at most 4096"),
         ({"Env": {f"X{i}": "" for i in range(65)}}, "T.Env", "65 entries; allowed: at most 64"),
         ({"Meta": {"a b": ""}}, "T.Meta.a b", "'a b' is not a key here"),
-        ({"Publisher": {"Type": "s3"}}, "T.Publisher.Type", "not a publisher this version has"),
+        ({"Publisher": {"Type": "ipfs"}}, "T.Publisher.Type", "not a publisher this version has"),
+        ({"Publisher": {"Type": "s3"}}, "T.Publisher.Params", "missing"),
+        ({"Publisher": S3}, "T.Publisher", "there is nothing to publish without ResultPaths"),
         ({"Publisher": {"Params": {"a": 1}}}, "T.Publisher.Params.a", "unknown key; allowed: none"),
         ({"Network": {"Type": "http"}}, "T.Network.Type", "allowed: default, none, host, bridge"),
         ({"Network": {"Type": 3}}, "T.Network.Type", "3 is not a string"),

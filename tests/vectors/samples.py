@@ -116,6 +116,37 @@ BATCH = JobSpec.from_plain(
         ],
     }
 )
+S3 = JobSpec.from_plain(
+    {
+        "Name": "average",
+        "Type": "batch",
+        "Tasks": [
+            {
+                "Engine": {"Type": "process", "Params": {"Command": ["./average.sh"]}},
+                "InputSources": [
+                    {
+                        "Source": {
+                            "Type": "s3",
+                            "Params": {
+                                "Bucket": "readings",
+                                "Key": "2027/*",
+                                "Filter": "csv$",
+                                "Endpoint": "http://minio.lan:9000",
+                                "Region": "eu-central-1",
+                            },
+                        },
+                        "Target": "in",
+                    }
+                ],
+                "ResultPaths": [{"Name": "found", "Path": "out"}],
+                "Publisher": {
+                    "Type": "s3",
+                    "Params": {"Bucket": "results", "Key": "averages/{jobID}/{executionID}"},
+                },
+            }
+        ],
+    }
+)
 OPS = JobSpec.from_plain(
     {
         "Name": "uptime",
@@ -245,6 +276,7 @@ WASM = JobSpec.from_plain(
 JOBS = {
     "batch": BATCH,
     "ops": OPS,
+    "s3": S3,
     "daemon": DAEMON,
     "service": SERVICE,
     "schedule": SCHEDULE,
@@ -334,6 +366,7 @@ RESULT = Result(
     archive="5e" * 32,
     archive_bytes=4_242,
     archive_note="report: nothing is there",
+    published="s3://results/detect/1.tar.gz",
 )
 
 STANDING_SPEC = Spec(

@@ -164,3 +164,11 @@ def test_where_there_is_nothing_to_fetch_it_says_why(
     done = shoal("job", "get", job, "-o", "there")
     assert done.code == 1 and "has left no result files" in done.err
     assert "Files kept" in shoal("job", "describe", job).out
+
+
+def test_where_else_results_are_is_said(agent: MemoryAgent, shoal: Shoal, job: str) -> None:
+    leave(agent, job, 0, archive(("report/a", b"zero")))
+    agent.backend.views[job]["slots"][0]["published"] = "s3://results/count/0.tar.gz"
+    done = shoal("job", "get", "count")
+    assert "slot 0 is published at s3://results/count/0.tar.gz" in done.err
+    assert "Published of 0: s3://results/count/0.tar.gz" in shoal("job", "describe", job).out

@@ -14,21 +14,15 @@ from typing import Any
 import pytest
 import trio
 
-from agent.archives import Archives
 from agent.engines import wasm_child
 from agent.engines.compiled import Compiled
 from agent.engines.engine import Engines
 from agent.engines.process import ProcessEngine
 from agent.engines.task import TaskUser
 from agent.engines.wasm import CANNOT_RUN, VARIABLE_PREFIX, Wasm
-from agent.inputs.downloads import Downloads
-from agent.inputs.inputs import Inputs
-from agent.results import Results
-from agent.tasks import Tasks
-from protocol.config import PolicyConfig
 from protocol.effects import StartTask, StopTask
 from protocol.events import TaskEnded, TaskFound, TaskStarted
-from protocol.ids import ExecutionId, JobId, PeerId
+from protocol.ids import ExecutionId, JobId
 from protocol.job import JobSpec
 from tests import wat
 from tests.agent.test_archives import packed, pieces
@@ -52,12 +46,7 @@ class Device(Running):
         super().__init__(root)
         self.wasm = Wasm(root / "wasm", TaskUser.default())
         engines = Engines(self.engine, wasm=self.wasm)
-        results = Results(self.kept, engines, self.dial, PeerId("me"))
-        post = self.events.append
-        downloads = Downloads(Archives(root / "downloads"))
-        policy = PolicyConfig(directories=(f"{root}/shared:rw",))
-        inputs = Inputs(self.archives, self.kept, downloads, policy, self.dial, list)
-        self.tasks = Tasks(engines, inputs, post, 100_000, results, self.volumes)
+        self.tasks = self.tasks_of(engines, root, f"{root}/shared:rw")
 
     def code(self) -> list[Path]:
         return sorted(self.wasm.compiled.root.iterdir())

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from agent.archives import ArchiveError, Archives, ByteStream
+from agent.config import S3 as Settings
 from agent.inputs.downloads import Downloads
 from agent.inputs.inputs import ASKED_MAX, Inputs
+from agent.inputs.objects import Objects
+from agent.s3 import S3
 from agent.transport.errors import NotReachable
 from protocol.config import PolicyConfig
 from protocol.effects import StartTask
@@ -31,6 +34,7 @@ class Bench:
             Archives(root / "archives"),
             self.results,
             Downloads(Archives(root / "downloads")),
+            Objects(Archives(root / "downloads"), S3(Settings())),
             policy,
             self.dial,
             lambda: self.neighbours,

@@ -1,0 +1,228 @@
+"""A bucket of an S3 server: what is listed, read and written there, and bounds on all it answers.
+
+Imports the minio client (12 MB measured), so it is imported itself where it is used. All of it
+blocks, and belongs into a thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final
+from urllib.parse import urlsplit
+
+import urllib3
+from minio import Minio
+from minio.error import MinioException, S3Error, ServerError
+
+from agent.printable import clean
+from agent.s3 import BucketError
+from agent.s3keys import Keys
+from protocol.s3 import AWS, Place
+
+CONNECT_S: Final = 10.0
+SILENCE_S: Final = 30.0  # of a server that sends nothing
+COMPLETE_S: Final = 300.0  # likewise, while it puts an upload together: minutes at AWS
+ANSWER_S: Final = 60.0  # for the whole of an answer that is no object
+ANSWER_BYTES_MAX: Final = 8 << 20  # likewise; a page of a list is a thousand keys, at most 3 MB
+CHUNK_BYTES: Final = 256 * 1024
+PART_BYTES: Final = 8 << 20  # of an upload; one is in memory at a time. S3 takes no less than 5
+REGION: Final = "us-east-1"  # what servers that have none want to hear
+SAID_CHARS_MAX: Final = 200  # of what a server says, in a sentence for people
+PASSING: Final = ("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout")
+# What a connection that broke costs; the caller tries again with longer pauses. A server may not
+# lead elsewhere: the device's owner has allowed this one.
+RETRY: Final = urllib3.Retry(
+    total=2,
+    redirect=False,
+    status_forcelist=(500, 502, 503, 504),
+    # What completes an upload in parts may have done so, though nobody heard of it.
+    allowed_methods=("GET", "HEAD", "PUT", "DELETE"),
+    backoff_factor=0.3,
+    raise_on_status=False,
+    respect_retry_after_header=False,
+)
+
+GoOn = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """One version of an object, as the server tells of it."""
+
+    key: str
+    size_bytes: int
+    etag: str  # empty where there is none
+    version: str = ""
+
+
+class Bucket:
+    """One bucket. `go_on` is called now and then, and what it raises ends whatever is done."""
+
+    def __init__(self, place: Place, keys: Keys | None, region: str, go_on: GoOn) -> None:
+        """`region` is that of the device, where the place names none. Raises BucketError."""
+        self._name = place.bucket
+        self._go_on = go_on
+        at_aws = place.host == AWS
+        with self._telling(place.name):
+            self._client = Minio(
+                place.host,
+                access_key=keys.access if keys is not None else None,
+                secret_key=keys.secret if keys is not None else None,
+                session_token=keys.token or None if keys is not None else None,
+                secure=urlsplit(place.endpoint).scheme != "http",
+                # That of a bucket of AWS is asked for, where nobody says.
+                region=place.region or region or (None if at_aws else REGION),
+                http_client=_Connections(),
+            )
+
+    def stat(self, key: str, version: str = "") -> Object:
+        with self._telling(f"s3://{self._name}/{key}"):
+            found = self._client.stat_object(self._name, key, version_id=version or None)
+            return Object(key, found.size or 0, found.etag or "", version)
+
+    def list(self, prefix: str, objects_max: int) -> list[Object]:
+        """All whose keys begin so, without those that stand for a directory."""
+        what = f"s3://{self._name}/{prefix}*"
+        found: list[Object] = []
+        with self._telling(what):
+            for each in self._client.list_objects(self._name, prefix, recursive=True):
+                self._go_on()
+                key = str(each.object_name)
+                if each.is_dir or key.endswith("/"):
+                    continue
+                found.append(Object(key, each.size or 0, each.etag or ""))
+                if len(found) > objects_max:
+                    raise BucketError(f"{what} are more than {objects_max} objects", False)
+        return found
+
+    def read(self, each: Object, file: BinaryIO) -> str:
+        """Write it to `file`; returns the SHA-256 of its bytes."""
+        what = f"s3://{self._name}/{each.key}"
+        headers: dict[str, Any] = {"If-Match": f'"{each.etag}"'} if each.etag else {}
+        digest, size = hashlib.sha256(), 0
+        with self._telling(what):
+            answer = self._client.get_object(
+                self._name, each.key, request_headers=headers, version_id=each.version or None
+            )
+            try:
+                while chunk := answer.read1(CHUNK_BYTES, decode_content=False):
+                    size += len(chunk)
+                    if size > each.size_bytes:
+                        text = f"{what} is longer than the {each.size_bytes} bytes it was to have"
+                        raise BucketError(text, False)
+                    self._go_on()
+                    digest.update(chunk)
+                    file.write(chunk)
+            finally:
+                answer.close()
+        if size != each.size_bytes:
+            raise BucketError(f"{what} broke off after {size} of {each.size_bytes} bytes", True)
+        return digest.hexdigest()
+
+    def write(self, key: str, file: BinaryIO, size_bytes: int) -> None:
+        """Put so much of `file` there, in parts where it is long; in place of what is there."""
+        with self._telling(f"s3://{self._name}/{key}"):
+            watched: Any = _Watched(file, self._go_on)
+            self._client.put_object(
+                self._name,
+                key,
+                watched,
+                size_bytes,
+                part_size=PART_BYTES,
+                num_parallel_uploads=1,
+            )
+
+    @contextmanager
+    def _telling(self, what: str) -> Iterator[None]:
+        """Whatever goes wrong between here and the server, as a BucketError."""
+        try:
+            yield
+        except S3Error as error:
+            said = clean(f"{error.code}: {error.message}"[:SAID_CHARS_MAX])
+            status = getattr(error.response, "status", 0)
+            text = f"{what}: the server says {said}"
+            raise BucketError(text, error.code in PASSING or status >= 500) from None
+        except MinioException as error:  # an answer that is not S3's
+            status = error.status_code if isinstance(error, ServerError) else _code_in(error)
+            text = f"{what}: the server answers {status or 'what is not S3'}"
+            raise BucketError(text, status >= 500) from None
+        except urllib3.exceptions.HTTPError as error:
+            cause = getattr(error, "reason", None) or error
+            said = clean(str(cause).rpartition(": ")[2][:SAID_CHARS_MAX])
+            raise BucketError(f"{what}: {said}", True) from None
+        except (ValueError, SyntaxError, LookupError, TypeError, AttributeError) as error:
+            # No XML, or not that of S3: the client looks into it without a second thought.
+            said = clean(str(error)[:SAID_CHARS_MAX])
+            raise BucketError(f"{what}: {said}", False) from None
+
+
+def _code_in(error: MinioException) -> int:
+    return int(getattr(error, "_code", 0) or 0)
+
+
+class _Connections(urllib3.PoolManager):
+    """Connections whose answers are bounded: the client reads errors and lists into memory."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            num_pools=2,
+            timeout=urllib3.Timeout(connect=CONNECT_S, read=SILENCE_S),
+            retries=RETRY,
+            ssl_context=ssl.create_default_context(),  # the device's, or that of SSL_CERT_FILE
+        )
+
+    def urlopen(  # type: ignore[override]
+        self, method: str, url: str, redirect: bool = True, **more: Any
+    ) -> urllib3.BaseHTTPResponse:
+        whole = more.pop("preload_content", True)
+        if method == "POST":
+            more["timeout"] = urllib3.Timeout(connect=CONNECT_S, read=COMPLETE_S)
+        answer = super().urlopen(method, url, redirect, preload_content=False, **more)
+        if answer.status in (200, 206) and not whole:
+            return answer
+        try:
+            data = _bounded(answer, method)
+        except BaseException:
+            answer.close()
+            raise
+        answer.release_conn()
+        return urllib3.HTTPResponse(
+            io.BytesIO(data),
+            headers=answer.headers,
+            status=answer.status,
+            reason=answer.reason,
+            preload_content=True,
+            decode_content=False,
+            request_method=method,
+        )
+
+
+def _bounded(answer: urllib3.BaseHTTPResponse, method: str) -> bytes:
+    until, data = time.monotonic() + ANSWER_S, bytearray()
+    if method == "HEAD":
+        return b""
+    while chunk := answer.read1(CHUNK_BYTES, decode_content=False):
+        data += chunk
+        if len(data) > ANSWER_BYTES_MAX:
+            raise ValueError(f"its answer is longer than {ANSWER_BYTES_MAX >> 20} MiB")
+        if time.monotonic() > until:
+            raise ValueError(f"its answer was not there within {ANSWER_S:.0f} s")
+    return bytes(data)
+
+
+class _Watched:
+    """A file that is asked whether to go on each time it is read."""
+
+    def __init__(self, file: BinaryIO, go_on: GoOn) -> None:
+        self._file = file
+        self._go_on = go_on
+
+    def read(self, size: int) -> bytes:
+        self._go_on()
+        return self._file.read(size)
