@@ -244,6 +244,14 @@ class Task:
             "not root runs them as itself.",
         ),
     )
+    spawner: Path | None = field(
+        default=None,
+        metadata=about(
+            PATH,
+            "Unix socket of the program that starts tasks as a user of their own for an agent that "
+            "is not root; the installed service has one. It decides the user.",
+        ),
+    )
     log_bytes_max: int = field(
         default=4 * 1024**2,
         metadata=about(

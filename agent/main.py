@@ -34,6 +34,7 @@ from agent.engines.cgroups import Cgroups
 from agent.engines.docker import DockerEngine
 from agent.engines.engine import Engines
 from agent.engines.process import ProcessEngine
+from agent.engines.spawner import Spawner
 from agent.engines.task import TaskUser
 from agent.engines.wasm import Wasm
 from agent.hardware import Hardware
@@ -89,7 +90,7 @@ def run(loaded: Loaded, *, move_to_board: bool = False) -> None:
     if move_to_board:
         identity.adopt_board(data_dir)
     member = load_member(data_dir)
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 or loaded.config.task.spawner:
         data_dir.chmod(0o711)  # tasks run as another user and pass through to their directories
     store = Store.open(data_dir)
     try:
@@ -125,7 +126,7 @@ class Agent:
         data_dir = self.config.data_dir
         self.docker = self._docker()
         processes = self._processes()
-        self.wasm = Wasm(data_dir / "wasm", processes.user)
+        self.wasm = Wasm(data_dir / "wasm", processes.user, processes.spawner)
         self.engines = Engines(processes, self.docker, self.wasm)
         self.archives = Archives(data_dir / "archives")
         kept = Archives(data_dir / "results", RESULT_BYTES_MAX, RESULT_QUOTA_BYTES)
@@ -182,9 +183,11 @@ class Agent:
         return Inputs(self.archives, kept, Downloads(files), policy, dial, self.transport.connected)
 
     def _processes(self) -> ProcessEngine:
-        user = _task_user(self.config.task.user)
-        cgroups = Cgroups.find(self.member.keyring.peer[-8:])
-        return ProcessEngine(self.config.data_dir / "executions", user, cgroups=cgroups)
+        spawner = Spawner(self.config.task.spawner) if self.config.task.spawner else None
+        user = _spawned_user(spawner) if spawner else _task_user(self.config.task.user)
+        cgroups = Cgroups.find(self.member.keyring.peer[-8:])  # by now the spawner has made them
+        root = self.config.data_dir / "executions"
+        return ProcessEngine(root, user, cgroups=cgroups, spawner=spawner)
 
     def _docker(self) -> DockerEngine:
         root, socket = self.config.data_dir / "containers", self.config.docker.path()
@@ -407,6 +410,13 @@ def _saved_wall_s(store: Store) -> float:
     wall = store.load().get("meta", {}).get("wall")
     saved = loads(wall) if wall is not None else 0
     return saved / 1000 if isinstance(saved, int) else 0.0
+
+
+def _spawned_user(spawner: Spawner) -> TaskUser:
+    try:
+        return spawner.user()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"task.spawner: {error}") from None
 
 
 def _task_user(name: str) -> TaskUser | None:

@@ -106,8 +106,7 @@ class Results:
         except msgspec.MsgspecError:
             return Packed(note="what was to be kept is unreadable: the device lost power")
         work = await engine.collect(execution, [path for _, path in pairs])
-        user = engine.directories.user
-        owner = user.uid if user is not None else None
+        owner = engine.directories.owner
         restarted = not await engine.of_this_boot(execution)
         given_up = threading.Event()
 

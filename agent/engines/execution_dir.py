@@ -61,12 +61,13 @@ class ExecutionDir:
     def tmp(self) -> Path:
         return self.path / "tmp"
 
-    def create(self, user: TaskUser | None) -> None:
-        """Make it and the task's own directories; harmless when they exist."""
+    def create(self, user: TaskUser | None, *, give: bool = True) -> None:
+        """Make it and the task's own directories; harmless when they exist. Without `give` those
+        stay the agent's until the spawner hands them over."""
         self.path.mkdir(mode=0o711 if user else 0o700, exist_ok=True)
         for own in (self.work, self.tmp):
             own.mkdir(mode=0o700, exist_ok=True)
-            if user:  # the task cannot have put a link there: the directory above is ours
+            if user and give:  # the task cannot have put a link there: the directory above is ours
                 os.chown(own, user.uid, user.gid, follow_symlinks=False)
 
     def write_spec(self, spec: bytes) -> None:

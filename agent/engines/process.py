@@ -18,6 +18,7 @@ from agent.engines.cgroups import Cgroups
 from agent.engines.directories import Directories
 from agent.engines.engine import FoundExecution
 from agent.engines.execution_dir import ExecutionDir, closed_parent
+from agent.engines.spawner import Spawner
 from agent.engines.supervisor import encode_spec, spec_field
 from agent.engines.task import (
     ExecutionRunningError,
@@ -35,6 +36,8 @@ _log = logging.getLogger(__name__)
 TASK_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CHUNK_BYTES_MAX = 64 << 10
 FOLLOW_POLL_S = 0.2  # only while somebody follows; shorter than an eye notices
+TERM_AGAIN_S = 0.005
+TERM_TRIES = 400
 NOT_PREPARED = 4  # supervise.c's exit status when the disk is full
 
 
@@ -51,10 +54,12 @@ class ProcessEngine:
         user: TaskUser | None = None,
         path: str = TASK_PATH,
         cgroups: Cgroups | None = None,
+        spawner: Spawner | None = None,
     ) -> None:
         """Tasks run as `user`; None means the agent's own user. `cgroups` hold them to their
-        limits, where there are any."""
-        self.directories = Directories(root, user)
+        limits, where there are any. The `spawner` starts them, where the agent is not root."""
+        self.directories = Directories(root, user, spawner)
+        self.spawner = spawner
         self.root = self.directories.root
         self.user = user
         self._path = path
@@ -65,8 +70,8 @@ class ProcessEngine:
             _log.warning("%s is closed to tasks: they cannot reach HOME by its path", closed)
 
     async def hand_over(self, execution_id: str) -> None:
-        """Its inputs are complete: make them the task user's."""
-        if (user := self.user) is not None:
+        """Its inputs are complete: make them the task user's. A spawner does it at the start."""
+        if (user := self.user) is not None and self.spawner is None:
             work = self._directory(execution_id).work
             await self._in_thread(lambda: _give_away(work, (user.uid, user.gid)))
 
@@ -106,8 +111,7 @@ class ProcessEngine:
         grace_ms = None if grace_s is None else max(0, round(grace_s * 1000))
         await self._in_thread(lambda: directory.ask_to_stop(grace_ms))
         if watch.pidfd is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(watch.pidfd, signal.SIGTERM)
+            await _send_term(watch.pidfd)
 
     async def run_beside(self, execution_id: str, argv: Sequence[str]) -> tuple[int, str]:
         """Run a command where the task runs; its exit code, and the last line it wrote.
@@ -116,7 +120,8 @@ class ProcessEngine:
         """
         directory = self._directory(execution_id)
         spec = await self._in_thread((directory.path / "spec").read_bytes)
-        return await run_beside(Place.of(spec, directory.work, self.user), argv)
+        place = Place.of(spec, directory.work, self.user, self.spawner)
+        return await run_beside(place, argv)
 
     async def adopt(self) -> list[FoundExecution]:
         """Everything on disk, sorted by id: running, ended, or lost (for good: see look)."""
@@ -141,14 +146,16 @@ class ProcessEngine:
 
     async def collect(self, execution_id: str, paths: Sequence[str]) -> Path:
         """Its work directory: the files are where it left them."""
-        return await self.directories.prepare(execution_id)
+        work = await self.directories.prepare(execution_id)
+        await self._in_thread(lambda: self.directories.take_back(work))
+        return work
 
     async def clear(self, execution_id: str) -> None:
         """Delete the files of a task that has ended; its output stays."""
         directory = self._directory(execution_id)
 
         def work() -> None:
-            directory.clear()
+            self.directories.empty(directory)
             if self.cgroups is not None:
                 self.cgroups.remove(execution_id)
 
@@ -263,6 +270,8 @@ class ProcessEngine:
         watch.reap()
         ended = directory.read_exit()  # one small file, just written: ~50 us
         if ended is None:
+            if watch.line is not None:
+                await self._in_thread(watch.ask_status)
             if watch.status == NOT_PREPARED:
                 ended = directory.fail_start(f"its directory: {os.strerror(errno.ENOSPC)}")
             else:
@@ -300,7 +309,7 @@ class ProcessEngine:
     def _start(self, directory: ExecutionDir, launch: TaskLaunch) -> Watch:
         user = launch.user or self.user
         try:
-            directory.create(user)
+            directory.create(user, give=self.spawner is None)
             if not directory.never_started():
                 return sight(directory)
             groups: tuple[str, ...] = ()
@@ -309,7 +318,7 @@ class ProcessEngine:
             env = self._environment(directory, launch)
             who = None if launch.becomes_user else user
             directory.write_spec(encode_spec(launch, who, env, groups))
-            return spawn(directory)
+            return spawn(directory, self.spawner)
         except (OSError, ValueError) as failure:
             return Watch(exit=directory.fail_start(f"it could not be started: {failure}"))
 
@@ -322,6 +331,17 @@ class ProcessEngine:
             "TMPDIR": str(directory.tmp),
         }
         return {**base, **launch.env}
+
+
+async def _send_term(pidfd: int) -> None:
+    """What the spawner has just begun is root's for a moment more, and not ours to signal."""
+    for _ in range(TERM_TRIES):
+        with contextlib.suppress(PermissionError):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+            return
+        await trio.sleep(TERM_AGAIN_S)
+    raise PermissionError(errno.EPERM, "its supervisor is not ours to signal")
 
 
 def _give_away(tree: Path, owner: tuple[int, int]) -> None:
