@@ -7,7 +7,6 @@ import gc
 import logging
 import os
 import signal
-import socket
 from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING, Final
@@ -44,6 +43,7 @@ from agent.invites import Invites
 from agent.join import serve_join
 from agent.logs import Logs
 from agent.membership import Member, load_member
+from agent.notify import keep_patting, notify
 from agent.outside import Outside, event_view
 from agent.peers import Peers
 from agent.results import QUOTA_BYTES as RESULT_QUOTA_BYTES
@@ -62,6 +62,7 @@ from agent.transport import (
     TransportSettings,
 )
 from agent.version import VERSION
+from agent.waiting import wait_for_membership
 from protocol.config import MembershipConfig, NodeConfig
 from protocol.effects import Tell
 from protocol.errors import ShoalError
@@ -84,9 +85,14 @@ RESTART_S: Final = 60.0  # how long the others wait for an agent that was stoppe
 _log = logging.getLogger("shoal")
 
 
-def run(loaded: Loaded, *, move_to_board: bool = False) -> None:
-    """Run the agent until SIGTERM or SIGINT. Raises ShoalError with a sentence where it cannot."""
+def run(loaded: Loaded, *, move_to_board: bool = False, wait: bool = False) -> None:
+    """Run the agent until SIGTERM or SIGINT. Raises ShoalError with a sentence where it cannot.
+
+    `wait` for somebody to init or join through the socket, where this device is no member yet.
+    """
     data_dir = loaded.config.data_dir
+    if wait and not wait_for_membership(loaded):
+        return
     if move_to_board:
         identity.adopt_board(data_dir)
     member = load_member(data_dir)
@@ -270,6 +276,7 @@ class Agent:
                 ", ".join(self.transport.addresses()) or "nothing",
             )
             notify("READY=1")
+            nursery.start_soon(keep_patting, self.driver.turn)
             await self._stopping.wait()
             with trio.move_on_after(GOODBYE_S):
                 await self._say_goodbye()  # while all that brings it to the others still runs
@@ -429,16 +436,6 @@ def _task_user(name: str) -> TaskUser | None:
         return TaskUser.named(name)
     except KeyError:
         raise ConfigError(f"task.user: this device has no user {name!r}") from None
-
-
-def notify(state: str) -> None:
-    """Tell systemd, where it started us (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    target = "\0" + address[1:] if address.startswith("@") else address
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.sendto(state.encode(), target)
 
 
 if __name__ == "__main__":
