@@ -147,6 +147,7 @@ class Agent:
             relays=self._relays,
         )
         dial_archives, me = self._dial(ARCHIVE_PROTOCOL), member.keyring.peer
+        self.discovery = self._discovery()
         self.results = Results(kept, self.engines, dial_archives, me)
         self.tasks = Tasks(
             self.engines,
@@ -369,9 +370,9 @@ class Agent:
             self.outside.note(event)
             self.driver.post(event)
 
-    async def _discover(self) -> None:
+    def _discovery(self) -> Discovery:
         config, membership = self.config, self.member.membership
-        discovery = Discovery(
+        return Discovery(
             self.member.keyring.peer,
             membership.shoal,
             self.transport.addresses,
@@ -379,12 +380,13 @@ class Agent:
             mdns=config.mdns,
         )
 
+    async def _discover(self) -> None:
         def found(peer: PeerId, addresses: tuple[str, ...]) -> None:
             """Who is known for a leaf keeps the connections that it wants itself."""
             leaf = self.driver.node.membership.is_leaf(peer)
             self.transport.sighted(peer, addresses, keep=not leaf)
 
-        await discovery.run(found)
+        await self.discovery.run(found)
 
     async def _sample(self) -> None:
         while True:

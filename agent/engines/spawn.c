@@ -379,15 +379,31 @@ static void put(const char *path, const char *text)
     }
 }
 
-static void give_group(const char *path)
+/* Without root's right to pass over owners: what was given in an earlier life is root's again first. */
+static void give_group(const char *path, uid_t uid, gid_t gid)
 {
     static const char *const files[] = {"", "/cgroup.procs", "/cgroup.threads", "/cgroup.subtree_control", "/tasks"};
     char file[PATH_MAX];
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         snprintf(file, sizeof file, "%s%s", path, files[i]);
-        if (chown(file, agent.uid, agent.gid) && errno != ENOENT)
+        if (chown(file, uid, gid) && errno != ENOENT)
             fprintf(stderr, "shoal-spawn: %s: %s\n", file, strerror(errno));
     }
+}
+
+/* Whether the kernel has that controller in version 2, and lets the root's groups have it. */
+static bool has_controller(const char *name)
+{
+    char path[PATH_MAX], text[512] = "";
+    snprintf(path, sizeof path, "%s/cgroup.controllers", CGROUP_ROOT);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t size = file < 0 ? -1 : read(file, text, sizeof text - 1);
+    if (file >= 0)
+        close(file);
+    for (char *word = size > 0 ? strtok(text, " \n") : NULL; word; word = strtok(NULL, " \n"))
+        if (!strcmp(word, name))
+            return true;
+    return false;
 }
 
 /* Beside those of systemd, as docker's own are where it makes them itself: tasks must be in none that
@@ -402,26 +418,29 @@ static void make_groups(void)
         for (size_t i = 0; i < 3; i++) {
             snprintf(path, sizeof path, "%s/%s/shoal", CGROUP_ROOT, controllers[i]);
             if (!mkdir(path, 0755) || errno == EEXIST)
-                give_group(path);
+                give_group(path, agent.uid, agent.gid);
         }
         return;
     }
-    snprintf(path, sizeof path, "%s/shoal", CGROUP_ROOT);
-    if (mkdir(path, 0755) && errno != EEXIST)
+    char base[PATH_MAX - 64];
+    snprintf(base, sizeof base, "%s/shoal", CGROUP_ROOT);
+    if (mkdir(base, 0755) && errno != EEXIST)
         return;
+    give_group(base, 0, 0);
     for (size_t i = 0; i < 3; i++) { /* one by one: a kernel may lack one of them */
         char wanted[16];
+        if (!has_controller(controllers[i]))
+            continue;
         snprintf(wanted, sizeof wanted, "+%s", controllers[i]);
         snprintf(path, sizeof path, "%s/cgroup.subtree_control", CGROUP_ROOT);
         put(path, wanted);
-        snprintf(path, sizeof path, "%s/shoal/cgroup.subtree_control", CGROUP_ROOT);
+        snprintf(path, sizeof path, "%s/cgroup.subtree_control", base);
         put(path, wanted);
     }
-    snprintf(path, sizeof path, "%s/shoal", CGROUP_ROOT);
-    give_group(path);
-    snprintf(path, sizeof path, "%s/shoal/supervisors", CGROUP_ROOT);
+    snprintf(path, sizeof path, "%s/supervisors", base);
     if (!mkdir(path, 0755) || errno == EEXIST)
         nursery = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    give_group(base, agent.uid, agent.gid);
 }
 
 /* ---- its life ---- */
