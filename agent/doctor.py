@@ -76,8 +76,8 @@ class Doctor:
         """Peers that trust their clocks turn away whose certificate is over."""
         now, expires_ms = self._agent.clock.now(), self._agent.member.certificate.expires_ms
         fix = (
-            "`shoal invite` on another device; here stop the agent, `shoal join TOKEN`, and start it "
-            "again: it stays the peer that it is"
+            "`shoal invite` on another device; here stop the agent, `shoal join TOKEN`, and start "
+            "it again: it stays the peer that it is"
         )
         until = utc(expires_ms)
         if not now.wall_trusted:
@@ -102,10 +102,12 @@ class Doctor:
             return []
         ok = False if wear.worn_out else None if wear.wearing or wear.errors else True
         fix = (
-            "copy what matters, and replace it: `shoal drain` first, and `shoal join --new-identity` "
-            "or the moved directory with `shoal up --adopt-board` on the new one"
+            "copy what matters and replace it: `shoal peer drain` first; on the new one either "
+            "`shoal join --new-identity TOKEN`, or the old directory and `shoal up --adopt-board` once"
         )
-        return [check("storage", ok, f"{wear.device}: {', '.join(told) or 'spare blocks left'}", fix)]
+        return [
+            check("storage", ok, f"{wear.device}: {', '.join(told) or 'spare blocks left'}", fix)
+        ]
 
     def _disk(self) -> View:
         data_dir = self._agent.config.data_dir
@@ -180,10 +182,12 @@ class Doctor:
             return []
         if not allowed:
             fix = (
-                "`scripts/install --docker` (or: sudo usermod -aG docker shoal; sudo systemctl restart "
-                "shoal); whoever may use docker is root on this device"
+                "`scripts/install --docker` (or: sudo usermod -aG docker shoal; sudo systemctl "
+                "restart shoal); whoever may use docker is root on this device"
             )
-            return [check("docker", None, f"docker is here, and {path} is closed to the agent", fix)]
+            return [
+                check("docker", None, f"docker is here, and {path} is closed to the agent", fix)
+            ]
         fix = "sudo systemctl status docker"
         return [check("docker", None, f"docker does not answer at {path}", fix)]
 
@@ -219,14 +223,16 @@ class Doctor:
         around = sum(1 for peer in alive if routes.through(peer))
         ports = sorted({parse(text)[0].port for text in agent.transport.addresses()})
         listed = ", ".join(str(port) for port in ports) or "none"
-        fix = f"let TCP port {listed} in (sudo ufw allow {listed}/tcp), here or on the other device"
+        fix = f"let TCP port {listed} in (sudo ufw allow {listed}/tcp), here or on the other one"
         if around:
-            text = f"{around} of {len(alive)} peers are reached through others only (TCP port {listed})"
+            text = f"{around} of {len(alive)} peers are reached through others only (TCP {listed})"
             return check("ports", None, text, fix)
         firewall = not alive and "ENABLED=yes" in _text(self._root / "etc/ufw/ufw.conf")
         if firewall:
             return check("ports", None, "nobody is reached, and a firewall (ufw) is on", fix)
-        return check("ports", bool(ports), f"TCP {listed}; every peer that is alive is reached", fix)
+        return check(
+            "ports", bool(ports), f"TCP {listed}; every peer that is alive is reached", fix
+        )
 
     def _mdns(self) -> View:
         discovery = self._agent.discovery
@@ -238,8 +244,8 @@ class Doctor:
         if discovery.heard:
             return check("mdns", True, f"{discovery.heard} peers were heard on the LAN")
         fix = (
-            "if there are others on this LAN: let UDP port 5353 in (sudo ufw allow 5353/udp), switch "
-            "client isolation of the Wi-Fi off, or name a member in bootstrap"
+            "if there are others on this LAN: let UDP port 5353 in (sudo ufw allow 5353/udp), "
+            "switch client isolation of the Wi-Fi off, or name a member in bootstrap"
         )
         alone = not self._agent.driver.node.membership.peers()
         text = "announced on the LAN, and nobody else was heard there"

@@ -34,7 +34,8 @@ from protocol.errors import ShoalError
 
 WAITING: Final = "waiting"  # its state in /v1/status
 MISSING: Final = (
-    "this device belongs to no shoal yet: `shoal init NAME` starts one, `shoal join TOKEN` joins one"
+    "this device belongs to no shoal yet: `shoal init NAME` starts one, "
+    "`shoal join TOKEN` joins one"
 )
 _log = logging.getLogger("shoal")
 
@@ -69,7 +70,9 @@ class Waiting:
             )
             nursery.start_soon(keep_patting, trio.lowlevel.checkpoint)
             _log.info("%s; control at %s", MISSING, path)
-            notify("READY=1\nSTATUS=belongs to no shoal yet; waits for `shoal init` or `shoal join`")
+            notify(
+                "READY=1\nSTATUS=belongs to no shoal yet; waits for `shoal init` or `shoal join`"
+            )
             await self._over.wait()
             notify("STATUS=")
             nursery.cancel_scope.cancel()
@@ -85,7 +88,9 @@ class Waiting:
         ]
         routes = [Route(path, guarded(handler), methods=[how]) for how, path, handler in table]
         methods = ["GET", "POST"]
-        return Starlette(routes=[*routes, Route("/{rest:path}", guarded(_missing), methods=methods)])
+        return Starlette(
+            routes=[*routes, Route("/{rest:path}", guarded(_missing), methods=methods)]
+        )
 
     async def _status(self, request: Request) -> Response:
         return JsonAnswer({"state": WAITING, "version": VERSION, "pid": os.getpid()})

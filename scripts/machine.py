@@ -86,7 +86,10 @@ class Machine:
         self, script: str, user: str = "root", within_s: float = 300.0
     ) -> subprocess.CompletedProcess[str]:
         """A line for a shell, to its end."""
-        inside = ["nsenter", "-t", str(self._leader()), "-m", "-u", "-i", "-n", "-p", "-C", "--"]
+        leader = self._leader()
+        if not leader:  # between two boots
+            return subprocess.CompletedProcess(script, 1, "", "it does not run")
+        inside = ["nsenter", "-t", str(leader), "-m", "-u", "-i", "-n", "-p", "-C", "--"]
         clean = ["/usr/bin/env", "-i", f"PATH={PATH}", "HOME=/root", "LANG=C.UTF-8"]
         become = [] if user == "root" else ["/sbin/runuser", "-l", user, "-c"]
         shell = [*become, script] if become else ["/bin/sh", "-c", script]

@@ -109,8 +109,8 @@ def join(args: Namespace) -> int:
     if client is not None:
         from agent.jointoken import format_token, read_token
 
-        token = format_token(read_token(args.token))
         with client:
+            token = format_token(read_token(args.token))  # a file is its reader's own
             answer = client.join(token, args.name, args.new_identity)
     else:
         data_dir = loaded.config.data_dir

@@ -104,7 +104,7 @@ async def _run_by(
 
 
 async def _status(line: Line) -> int:
-    await trio.lowlevel.wait_readable(line.socket)
+    await trio.lowlevel.wait_readable(line.socket.fileno())
     code = line.status()
     if code is None:
         raise OSError("what started it was ended meanwhile")

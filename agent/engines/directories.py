@@ -120,12 +120,12 @@ class Directories:
         """The spawner goes down a thousand levels at a time, and deleting brings what is further
         down nearer."""
         for _ in range(TAKES_MAX):
-            self.take_back(tree)
             try:
                 return delete()
             except PermissionError:
                 if self.spawner is None:
                     raise
+            self.take_back(tree)
         raise PermissionError(errno.EACCES, "too many directories within each other", str(tree))
 
     def _remove_quietly(self, path: Path) -> None:

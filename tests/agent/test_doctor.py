@@ -182,13 +182,21 @@ async def test_a_pi_that_counts_no_memory_is_told_how_to(data_dir: Path, tmp_pat
     async with running_agent(data_dir) as agent:
         agent.doctor = doctor.Doctor(agent, tmp_path)
         assert "memory" not in checks(agent)
-        put(tmp_path, "proc/cgroups", "#subsys_name\thierarchy\tnum_cgroups\tenabled\nmemory\t0\t1\t0\n")
+        put(
+            tmp_path,
+            "proc/cgroups",
+            "#subsys_name\thierarchy\tnum_cgroups\tenabled\nmemory\t0\t1\t0\n",
+        )
         put(tmp_path, "proc/cmdline", "console=tty1 cgroup_disable=memory root=PARTUUID=1\n")
         put(tmp_path, "boot/cmdline.txt", "")
         entry = checks(agent)["memory"]
         assert entry["ok"] is None and "cgroup_disable=memory on its command line" in entry["text"]
         assert f"{tmp_path}/boot/cmdline.txt" in entry["fix"]
-        put(tmp_path, "proc/cgroups", "#subsys_name\thierarchy\tnum_cgroups\tenabled\nmemory\t0\t1\t1\n")
+        put(
+            tmp_path,
+            "proc/cgroups",
+            "#subsys_name\thierarchy\tnum_cgroups\tenabled\nmemory\t0\t1\t1\n",
+        )
         assert "memory" not in checks(agent)
 
 

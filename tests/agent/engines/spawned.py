@@ -23,6 +23,7 @@ from agent.engines.cgroups import Cgroups
 from agent.engines.process import ProcessEngine
 from agent.engines.spawner import Spawner
 from agent.engines.task import TaskLaunch
+from tests.agent.whole import until
 
 AGENT, TASKS = "daemon", "nobody"
 WITHIN_S = 20.0
@@ -95,8 +96,7 @@ async def leave(engine: ProcessEngine) -> object:
     await engine.start(launch("while [ ! -e go ]; do sleep 0.02; done; exit 7"))
     record = engine.root / "e1/supervisor"
     with trio.fail_after(WITHIN_S):
-        while not record.exists() or not record.read_text():
-            await trio.sleep(0.01)
+        await until(lambda: record.exists() and record.read_text())
     return record.read_text()
 
 
@@ -118,8 +118,7 @@ async def beside(engine: ProcessEngine) -> object:
     with trio.move_on_after(0.5):
         await run_beside(place, ["sh", "-c", f"sleep {mark} & sleep {mark}"])
     with trio.fail_after(WITHIN_S):
-        while mark in running():
-            await trio.sleep(0.02)
+        await until(lambda: mark not in running())
     absent = await run_beside(place, ["no-such-command"])
     killed = await run_beside(place, ["sh", "-c", "echo ill >&2; kill -9 $$"])
     return {"absent": absent, "killed": killed, "mark": mark in running()}
