@@ -103,7 +103,7 @@ class Doctor:
         ok = False if wear.worn_out else None if wear.wearing or wear.errors else True
         fix = (
             "copy what matters and replace it: `shoal peer drain` first; on the new one either "
-            "`shoal join --new-identity TOKEN`, or the old directory and `shoal up --adopt-board` once"
+            "`shoal join --new-identity TOKEN`, or the old files and `shoal up --adopt-board` once"
         )
         return [
             check("storage", ok, f"{wear.device}: {', '.join(told) or 'spare blocks left'}", fix)
