@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 SYSTEM_DATA_DIR: Final = Path("/var/lib/shoal")  # file-hierarchy(7): state of a system service
 DOCKER_SOCKET: Final = Path("/var/run/docker.sock")
+SYSTEM_CONFIG: Final = Path("/etc/shoal/config.toml")  # of the installed service
 SYSTEM_SOCKET: Final = Path("/run/shoal/shoal.sock")  # readable by a group; the data are not
 
 

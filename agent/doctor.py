@@ -145,7 +145,8 @@ class Doctor:
             None,
             f"tasks run as the agent's own user ({os.getuid()}): a task can read this device's key "
             "and talk to its control socket",
-            "run the agent as root (its tasks then run as nobody), or accept only jobs you trust",
+            "install it as a service (scripts/install), run it as root (its tasks are nobody's "
+            "then), or accept only jobs you trust",
         )
 
     def _memory(self) -> list[View]:

@@ -25,7 +25,6 @@ from agent.control.bodies import Founding, Joining, checked, read_json
 from agent.control.routes import guarded
 from agent.control.server import Limits, serve_app
 from agent.control.streams import JsonAnswer
-from agent.identity import IdentityError
 from agent.membership import MembershipDamaged, load_member, read_membership
 from agent.notify import keep_patting, notify
 from agent.shoalroot import create_shoal
@@ -151,7 +150,7 @@ class Waiting:
             if joined:
                 load_member(self._config.data_dir)
             self._joined = joined
-        except (ShoalError, IdentityError) as error:
+        except ShoalError as error:
             _log.error("%s", error)
             return
         self._over.set()

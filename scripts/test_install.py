@@ -48,6 +48,9 @@ trio.run(main)
 """
 
 
+NOTHING_WASM: Final = bytes.fromhex(  # (module (func (export "_start")))
+    "0061736d01000000 010401600000 03020100 070a01065f737461727400 00 0a040102000b"
+)
 STATUS: Final = """/opt/shoal/current/bin/python -c '
 import json
 from agent.client import Client
@@ -258,10 +261,7 @@ class Trial:
         self.figures["no-op job, service / root's own agent"] = f"{service:.1f} / {root:.1f} ms"
 
     def it_comes_back_after_a_reboot(self) -> None:
-        self.machine.do("touch /run/before")  # which is a file system of that boot
-        self.machine.run("systemctl reboot")
-        running = "systemctl is-system-running; ls /run/before 2>/dev/null"
-        self.machine.until(lambda: self.machine.ask(running) == "running", 120.0)
+        self.machine.reboot()
         self.machine.until(self.answers)
 
     def the_doctor_is_content(self) -> None:
@@ -270,6 +270,15 @@ class Trial:
         for name in ("certificate", "clock", "disk", "ports", "mdns", "tasks"):
             assert f" {name}: " in told.stdout, told
         assert "-> " in told.stdout, "there is no time server, and the way out is told"
+
+    def webassembly_runs_where_it_was_asked_for(self) -> None:
+        """Its child is the tasks' user from the beginning, and compiles outside the hardening."""
+        self.install("--wasm", "--user", "pi")
+        (self.machine.root / "home/pi/nothing.wasm").write_bytes(NOTHING_WASM)
+        self.machine.until(self.answers)
+        assert "wasm" in self.shoal("peer describe")
+        for _ in range(2):  # compiled, and as it was compiled before
+            self.shoal("wasm run -q nothing.wasm")
 
     def uninstall_keeps_what_it_knows(self) -> None:
         self.machine.do("cp -a /opt/shoal/current/. /opt/inviter")
@@ -324,6 +333,7 @@ TRIED: Final = (
     Trial.a_task_outlives_what_becomes_of_the_agent,
     Trial.a_task_starts_as_fast_as_under_root,
     Trial.the_doctor_is_content,
+    Trial.webassembly_runs_where_it_was_asked_for,
     Trial.it_comes_back_after_a_reboot,
     Trial.uninstall_keeps_what_it_knows,
     Trial.purge_leaves_nothing,

@@ -169,7 +169,7 @@ def _service(args: Namespace, loaded: Any) -> Client | None:
 
     path = find_socket(loaded)
     foreign = path != loaded.config.socket_path
-    if not foreign and not path.exists():
+    if not foreign and not os.path.exists(path):
         return None
     client = Client(LocalRoute(path), timeout_s=JOIN_S)
     try:

@@ -39,7 +39,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { LINES_MAX = 512, MESSAGE_BYTES = 1 << 18, FIELDS_MAX = 8192, GROUPS_MAX = 64, DEPTH_MAX = 1024 };
+enum { LINES_MAX = 4096, MESSAGE_BYTES = 1 << 18, FIELDS_MAX = 8192, GROUPS_MAX = 64, DEPTH_MAX = 1024 };
 static const char CGROUP_ROOT[] = "/sys/fs/cgroup";
 
 struct user { uid_t uid; gid_t gid; gid_t groups[GROUPS_MAX]; size_t count; };
@@ -463,7 +463,7 @@ static int own_socket(const char *path)
 
 static void serve(int listener, int signals)
 {
-    struct pollfd fds[LINES_MAX + 2];
+    static struct pollfd fds[LINES_MAX + 2];
     for (;;) {
         fds[0] = (struct pollfd){listener, POLLIN, 0};
         fds[1] = (struct pollfd){signals, POLLIN, 0};
