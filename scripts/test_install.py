@@ -155,6 +155,11 @@ class Trial:
         told = self.machine.do("runuser -u shoal -- /opt/shoal/current/bin/python /opt/group.py")
         assert told.startswith("0 ") and "0::/shoal/trial-e1" in told, told
         self.machine.do("rm -r /opt/group.py /var/lib/shoal/trial")
+        within = f"nsenter -t {self.pid('shoal')} -m runuser -u shoal --"  # what the agent sees
+        self.machine.do(f"{within} mkdir /sys/fs/cgroup/shoal/trial")
+        self.machine.do(f"{within} rmdir /sys/fs/cgroup/shoal/trial")
+        assert self.machine.run(f"{within} mkdir /sys/fs/cgroup/trial").returncode != 0
+        assert self.machine.run(f"{within} touch /var/tmp/x /opt/x").returncode != 0
 
     def a_task_outlives_what_becomes_of_the_agent(self) -> None:
         script = "while [ ! -e /var/tmp/go ]; do sleep 0.1; done; exit 7"

@@ -214,6 +214,7 @@ def test_what_a_service_refuses_is_told_as_it_is(waiting: Service, shoal: Shoal)
     assert ended.code == 0 and "shoal: this device belongs to no shoal yet" in ended.out
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="of root")
 def test_root_writes_as_the_user_whose_directory_it_is(tmp_path: Path) -> None:
     """In a process of its own: there is no way back."""
     home = Path(tempfile.mkdtemp(prefix="shoal-owned-"))

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[3]
 PROGRAMS = {"supervise.c": "shoal-supervise", "spawn.c": "shoal-spawn"}
 WARNINGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-static")
 WITHIN_S = 60.0
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="it is root's")
 agent_user, task_user = pwd.getpwnam(AGENT), pwd.getpwnam(TASKS)
 
 
