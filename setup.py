@@ -1,4 +1,4 @@
-"""Compile the supervisor, a small C program, beside agent/engines/supervise.c."""
+"""Compile the two small C programs beside their sources in agent/engines."""
 
 import os
 import shlex
@@ -41,7 +41,12 @@ class BuildProgram(build_ext):
             ) from None
 
 
+PROGRAMS = {"shoal-supervise": "supervise.c", "shoal-spawn": "spawn.c"}
+
 setup(
-    ext_modules=[Extension("agent.engines.shoal-supervise", ["agent/engines/supervise.c"])],
+    ext_modules=[
+        Extension(f"agent.engines.{program}", [f"agent/engines/{source}"])
+        for program, source in PROGRAMS.items()
+    ],
     cmdclass={"build_ext": BuildProgram},
 )

@@ -291,6 +291,25 @@ class Client:
         """By its id or the beginning of that: {id}."""
         return self._ask("POST", f"/v1/invites/{_quoted(invite)}/withdraw", repeat=False)
 
+    def init(
+        self,
+        name: str,
+        device: str | None = None,
+        passphrase: str | None = None,
+        labels: dict[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Start a shoal on an agent's device that waits for that: {shoal, name, peer, backup,
+        passphrase, content}, the last of them the backup in base64."""
+        body = {"name": name, "device": device, "passphrase": passphrase, "labels": labels or {}}
+        return self._ask("POST", "/v1/init", _encode(body), repeat=False)
+
+    def join(
+        self, token: str, name: str | None = None, new_identity: bool = False
+    ) -> dict[str, Any]:
+        """Have its device join: {shoal, shoal_name, peer, name}, and `already` if it had."""
+        body = {"token": token, "name": name, "new_identity": new_identity}
+        return self._ask("POST", "/v1/join", _encode(body), repeat=False)
+
     def put_archive(self, data: bytes) -> dict[str, Any]:
         """Ship an archive: {digest, size}."""
         return self._ask("POST", "/v1/archives", data)

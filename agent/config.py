@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 SYSTEM_DATA_DIR: Final = Path("/var/lib/shoal")  # file-hierarchy(7): state of a system service
 DOCKER_SOCKET: Final = Path("/var/run/docker.sock")
+SYSTEM_CONFIG: Final = Path("/etc/shoal/config.toml")  # of the installed service
 SYSTEM_SOCKET: Final = Path("/run/shoal/shoal.sock")  # readable by a group; the data are not
 
 
@@ -271,6 +272,14 @@ class Task:
             "Whether programs run in a sandbox of bubblewrap: the device's files to read, no home, "
             "no sockets, no others' tasks. auto: those that ask for no network; always: all, and "
             "none where it does not work; never: none, nor any that asks for no network.",
+        ),
+    )
+    spawner: Path | None = field(
+        default=None,
+        metadata=about(
+            PATH,
+            "Unix socket of the program that starts tasks as a user of their own for an agent that "
+            "is not root; the installed service has one. It decides the user.",
         ),
     )
     log_bytes_max: int = field(

@@ -1,8 +1,8 @@
 """Loading the configuration: one file, environment and flags, and where each setting came from.
 
-The file is TOML, `config.toml` in the data directory unless --config names another. A later source
-wins: default, file, environment (SHOAL_ and the key, `offer.cpu` being SHOAL_OFFER_CPU), flag.
-Unknown keys in the file are errors.
+The file is TOML, `config.toml` in the data directory unless --config names another; the installed
+service's is /etc/shoal/config.toml. A later source wins: default, file, environment (SHOAL_ and
+the key, `offer.cpu` being SHOAL_OFFER_CPU), flag. Unknown keys in the file are errors.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from agent.config import BY_KEY, SECTIONS, SETTINGS, SYSTEM_DATA_DIR, SYSTEM_SOCKET, Config, Loaded
+from agent.config import (
+    BY_KEY,
+    SECTIONS,
+    SETTINGS,
+    SYSTEM_CONFIG,
+    SYSTEM_DATA_DIR,
+    SYSTEM_SOCKET,
+    Config,
+    Loaded,
+)
 from agent.settings import ConfigError, Value
 
 FILE_NAME: Final = "config.toml"
@@ -35,7 +44,7 @@ def load(
         given[key] = (value, f"flag {BY_KEY[key].flag}")
     home = _read("data_dir", *given["data_dir"]) if "data_dir" in given else None
     home = home or default_data_dir(environment)
-    path = named or home / FILE_NAME
+    path = named or _usual_file(home)
     found = _read_file(path, must=named is not None)
     for key, value in (found or {}).items():
         if key == "data_dir" and not named and _read(key, value, f"file {path}") != home:
@@ -53,6 +62,13 @@ def default_data_dir(environment: Mapping[str, str]) -> Path:
         return SYSTEM_DATA_DIR
     home = environment.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(home) / "shoal"
+
+
+def _usual_file(home: Value) -> Path:
+    """In the data directory; that of the installed service lies where people look for it."""
+    if home == SYSTEM_DATA_DIR and _exists(SYSTEM_CONFIG):
+        return SYSTEM_CONFIG
+    return Path(str(home)) / FILE_NAME
 
 
 def find_socket(loaded: Loaded) -> Path:

@@ -58,6 +58,12 @@ class Discovery:
             self._known[peer] = self._known.get(peer, ()) + tuple(places)
         self._mdns = mdns
         self._seen: OrderedDict[PeerId, tuple[str, ...]] = OrderedDict()
+        self.trouble = ""  # why this device is not announced just now
+
+    @property
+    def heard(self) -> int:
+        """How many others were heard on the LAN since the start."""
+        return len(self._seen)
 
     async def run(self, found: Found) -> None:
         """Call `found` on the trio thread for each peer, again when its addresses change."""
@@ -115,13 +121,17 @@ class Discovery:
                 token.run_sync_soon(_offer, send, sighting)
 
         if not addresses:
+            self.trouble = "it has no address"
             return None
         try:
-            return await trio.to_thread.run_sync(
+            made = await trio.to_thread.run_sync(
                 lambda: Announcement(self._me, self._hint, addresses, saw)
             )
+            self.trouble = ""
+            return made
         except Exception as error:  # no multicast here, port 5353 held by another: try again later
             logger.info("mDNS is not available now: %r", error)
+            self.trouble = str(error) or type(error).__name__
             return None
 
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent.clock import synchronised
 from agent.control.backend import View
+from agent.jointoken import utc
+from agent.transport.addresses import parse
+from agent.wear import read_wear
 
 if TYPE_CHECKING:
     from agent.main import Agent
 
 LOW_BYTES: Final = 100 * 1024**2  # a database, logs and a result still fit
+DAY_MS: Final = 86_400_000
+EXPIRES_SOON_DAYS: Final = 60  # somebody has to go there perhaps
 
 
 def check(name: str, ok: bool | None, text: str, fix: str = "") -> View:
@@ -22,21 +28,29 @@ def check(name: str, ok: bool | None, text: str, fix: str = "") -> View:
 class Doctor:
     """Looks at a running agent; each check is quick and changes nothing."""
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, root: Path = Path("/")) -> None:
+        """`root`: where the device's own files are looked for."""
         self._agent = agent
+        self._root = root
 
     def checks(self) -> list[View]:
         return [
             self._identity(),
             self._clock(),
+            self._certificate(),
             self._disk(),
+            *self._storage(),
             self._database(),
             self._tasks(),
             *self._sandbox(),
+            *self._memory(),
+            *self._docker(),
             *self._wasm(),
             *self._s3(),
             self._work(),
             self._network(),
+            self._ports(),
+            self._mdns(),
             self._peers(),
             self._malformed(),
         ]
@@ -59,6 +73,43 @@ class Doctor:
             "connect to a network with a time server (timedatectl status); trust_clock = true in "
             "config.toml where the time is kept right in another way",
         )
+
+    def _certificate(self) -> View:
+        """Peers that trust their clocks turn away whose certificate is over."""
+        now, expires_ms = self._agent.clock.now(), self._agent.member.certificate.expires_ms
+        fix = (
+            "`shoal invite` on another device; here stop the agent, `shoal join TOKEN`, and start "
+            "it again: it stays the peer that it is"
+        )
+        until = utc(expires_ms)
+        if not now.wall_trusted:
+            return check("certificate", True, f"good until {until}")
+        left = (expires_ms - now.wall_ms) // DAY_MS
+        if left < 0:
+            return check("certificate", False, f"over since {until}: others turn it away", fix)
+        ok = True if left >= EXPIRES_SOON_DAYS else None
+        return check("certificate", ok, f"good until {until}, {left} days more", fix)
+
+    def _storage(self) -> list[View]:
+        """Nothing to say where it tells nothing, as most SD cards."""
+        wear = read_wear(self._agent.config.data_dir, self._root)
+        told = []
+        if wear.used_percent is not None:
+            told.append(f"up to {wear.used_percent} % of its life is used")
+        if wear.written_gib is not None:
+            told.append(f"{wear.written_gib} GiB were written to it so far")
+        if wear.errors:
+            told.append(f"its file system met {wear.errors} errors")
+        if not told and not wear.spare:
+            return []
+        ok = False if wear.worn_out else None if wear.wearing or wear.errors else True
+        fix = (
+            "copy what matters and replace it: `shoal peer drain` first; on the new one either "
+            "`shoal join --new-identity TOKEN`, or the old files and `shoal up --adopt-board` once"
+        )
+        return [
+            check("storage", ok, f"{wear.device}: {', '.join(told) or 'spare blocks left'}", fix)
+        ]
 
     def _disk(self) -> View:
         data_dir = self._agent.config.data_dir
@@ -96,7 +147,8 @@ class Doctor:
             None,
             f"tasks run as the agent's own user ({os.getuid()}): a task can read this device's key "
             "and talk to its control socket",
-            "run the agent as root (its tasks then run as nobody), or accept only jobs you trust",
+            "install it as a service (scripts/install), run it as root (its tasks are nobody's "
+            "then), or accept only jobs you trust",
         )
 
     def _sandbox(self) -> list[View]:
@@ -108,6 +160,49 @@ class Doctor:
         text = "no programs run here: [task] sandbox = always, and bubblewrap does not work"
         fix = "sudo apt install bubblewrap, and start the agent again; its log says what it misses"
         return [check("sandbox", False, text, fix)]
+
+    def _memory(self) -> list[View]:
+        """The firmware of a Raspberry Pi has the kernel count none, unless it is told to."""
+        try:
+            line = (self._root / "proc/cmdline").read_text("utf-8", "replace").split()
+            counted = (self._root / "proc/cgroups").read_text("utf-8", "replace").splitlines()
+        except OSError:
+            return []
+        rows = [row.split() for row in counted]
+        off = any(len(row) == 4 and row[0] == "memory" and row[3] == "0" for row in rows)
+        if not off:
+            return []
+        last = next((w for w in reversed(line) if "cgroup" in w and "memory" in w), "")
+        why = f" ({last} on its command line)" if last == "cgroup_disable=memory" else ""
+        places = (self._root / "boot/firmware/cmdline.txt", self._root / "boot/cmdline.txt")
+        place = next((path for path in places if path.exists()), places[0])
+        fix = (
+            f"add cgroup_enable=memory cgroup_memory=1 to the one line of {place} and reboot: then "
+            "programs and containers are held to their Resources.Memory"
+        )
+        return [check("memory", None, f"the kernel counts no memory of groups{why}", fix)]
+
+    def _docker(self) -> list[View]:
+        path = self._agent.config.docker.path()
+        presence = self._agent.docker.presence
+        if presence.present and not presence.trouble:
+            return [check("docker", True, f"docker answers at {path}")]
+        try:
+            if not path.is_socket():
+                return []  # it was never installed, or is not started
+            allowed = os.access(path, os.R_OK | os.W_OK)
+        except OSError:
+            return []
+        if not allowed:
+            fix = (
+                "`scripts/install --docker` (or: sudo usermod -aG docker shoal; sudo systemctl "
+                "restart shoal); whoever may use docker is root on this device"
+            )
+            return [
+                check("docker", None, f"docker is here, and {path} is closed to the agent", fix)
+            ]
+        fix = "sudo systemctl status docker"
+        return [check("docker", None, f"docker does not answer at {path}", fix)]
 
     def _wasm(self) -> list[View]:
         """Nothing to say where it was never installed."""
@@ -146,6 +241,41 @@ class Doctor:
             return check("network", False, "no address to be reached at", "connect to a network")
         return check("network", True, f"listening on {', '.join(addresses)}")
 
+    def _ports(self) -> View:
+        """Whether others can dial this device, as far as that shows from here."""
+        agent = self._agent
+        routes, alive = agent.driver.node.membership.routes, agent.driver.node.membership.alive()
+        around = sum(1 for peer in alive if routes.through(peer))
+        ports = sorted({parse(text)[0].port for text in agent.transport.addresses()})
+        listed = ", ".join(str(port) for port in ports) or "none"
+        fix = f"let TCP port {listed} in (sudo ufw allow {listed}/tcp), here or on the other one"
+        if around:
+            text = f"{around} of {len(alive)} peers are reached through others only (TCP {listed})"
+            return check("ports", None, text, fix)
+        firewall = not alive and "ENABLED=yes" in _text(self._root / "etc/ufw/ufw.conf")
+        if firewall:
+            return check("ports", None, "nobody is reached, and a firewall (ufw) is on", fix)
+        return check(
+            "ports", bool(ports), f"TCP {listed}; every peer that is alive is reached", fix
+        )
+
+    def _mdns(self) -> View:
+        discovery = self._agent.discovery
+        if not self._agent.config.mdns:
+            return check("mdns", True, "switched off; peers are found by bootstrap and memory")
+        if discovery.trouble:
+            fix = "is another program on UDP port 5353, or the network down? It is tried again"
+            return check("mdns", None, f"not to be found on the LAN: {discovery.trouble}", fix)
+        if discovery.heard:
+            return check("mdns", True, f"{discovery.heard} peers were heard on the LAN")
+        fix = (
+            "if there are others on this LAN: let UDP port 5353 in (sudo ufw allow 5353/udp), "
+            "switch client isolation of the Wi-Fi off, or name a member in bootstrap"
+        )
+        alone = not self._agent.driver.node.membership.peers()
+        text = "announced on the LAN, and nobody else was heard there"
+        return check("mdns", True if alone else None, text, fix)
+
     def _peers(self) -> View:
         node = self._agent.driver.node
         alive = len(node.membership.alive())
@@ -180,3 +310,10 @@ class Doctor:
             return check("messages", True, "nothing malformed was received")
         fix = "is a peer's version much older or newer? They were dropped, nothing else happened"
         return check("messages", None, "; ".join(parts), fix)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""

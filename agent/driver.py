@@ -103,6 +103,7 @@ class Driver:
         self._durable = 0
         self._save_added = trio.Event()
         self._alarm = trio.CancelScope()  # around the wait for the next deadline
+        self._turned = trio.Event()  # set whenever the loop that wakes the node goes round
         self._looked_at = 0.0  # when the node was last asked for it
         self._requests: dict[int, tuple[trio.Event, list[Reply]]] = {}
         self._request = 0
@@ -153,6 +154,12 @@ class Driver:
         if replies[0].error:
             raise RequestFailed(replies[0].error)
         return replies[0].value
+
+    async def turn(self) -> None:
+        """Returns once the loop that wakes the node has gone round: it is alive."""
+        self._turned = trio.Event()
+        self._alarm.deadline = min(self._alarm.deadline, trio.current_time())
+        await self._turned.wait()
 
     # ---- effects out -------------------------------------------------------------------------
 
@@ -267,6 +274,7 @@ class Driver:
         Under load the node has a new deadline after every event; it is asked for it once a grain.
         """
         while True:
+            self._turned.set()
             due = min(self.node.deadline, self._lazy_at)
             if due > trio.current_time():
                 self._alarm = trio.CancelScope(deadline=due)

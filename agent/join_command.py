@@ -26,13 +26,16 @@ def join_shoal(
 
     Raises ShoalError with a sentence for whatever stands in the way.
     """
-    called = name or device_name(os.uname().nodename)
-    if problem := name_problem(called):
+    return trio.run(join_here, data_dir, argument, name, new_identity)
+
+
+async def join_here(
+    data_dir: Path, argument: str, wanted: str | None, new_identity: bool
+) -> dict[str, str]:
+    """The same, within a program that runs trio already."""
+    name = wanted or device_name(os.uname().nodename)
+    if problem := name_problem(name):
         raise JoinError(f"--name: {problem}")
-    return trio.run(_join, data_dir, argument, called, new_identity)
-
-
-async def _join(data_dir: Path, argument: str, name: str, new_identity: bool) -> dict[str, str]:
     token = read_token(argument, Clock().now())
     durable.make_directory(data_dir)
     if not new_identity:

@@ -7,7 +7,6 @@ import gc
 import logging
 import os
 import signal
-import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +36,7 @@ from agent.engines.docker import DockerEngine
 from agent.engines.engine import Engines
 from agent.engines.process import ProcessEngine
 from agent.engines.sandbox import Sandbox
+from agent.engines.spawner import Spawner
 from agent.engines.task import TaskUser
 from agent.engines.wasm import Wasm
 from agent.hardware import Hardware
@@ -47,6 +47,7 @@ from agent.invites import Invites
 from agent.join import serve_join
 from agent.logs import Logs
 from agent.membership import Member, load_member
+from agent.notify import keep_patting, notify
 from agent.outside import Outside, event_view
 from agent.peers import Peers
 from agent.publishing import Publishing
@@ -68,6 +69,7 @@ from agent.transport import (
 )
 from agent.version import VERSION
 from agent.volumes import Volumes
+from agent.waiting import wait_for_membership
 from protocol.config import MembershipConfig, NodeConfig, PolicyConfig
 from protocol.effects import Tell
 from protocol.errors import ShoalError
@@ -90,13 +92,18 @@ RESTART_S: Final = 60.0  # how long the others wait for an agent that was stoppe
 _log = logging.getLogger("shoal")
 
 
-def run(loaded: Loaded, *, move_to_board: bool = False) -> None:
-    """Run the agent until SIGTERM or SIGINT. Raises ShoalError with a sentence where it cannot."""
+def run(loaded: Loaded, *, move_to_board: bool = False, wait: bool = False) -> None:
+    """Run the agent until SIGTERM or SIGINT. Raises ShoalError with a sentence where it cannot.
+
+    `wait` for somebody to init or join through the socket, where this device is no member yet.
+    """
     data_dir = loaded.config.data_dir
+    if wait and not wait_for_membership(loaded):
+        return
     if move_to_board:
         identity.adopt_board(data_dir)
     member = load_member(data_dir)
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 or loaded.config.task.spawner:
         data_dir.chmod(0o711)  # tasks run as another user and pass through to their directories
     store = Store.open(data_dir)
     try:
@@ -128,14 +135,16 @@ class Agent:
         self.clock = Clock(_saved_wall_s(store), self.config.trust_clock)
         self.name = self.config.name or member.certificate.name
         self.conditions = Conditions(self.config.data_dir)
-        self._user = _task_user(self.config.task.user)
+        self._spawner = Spawner(self.config.task.spawner) if self.config.task.spawner else None
+        own_user = _task_user(self.config.task.user)
+        self._user = own_user if self._spawner is None else _spawned_user(self._spawner)
         self._sandbox = self._find_sandbox()
         self.s3 = S3(self.config.s3)
         self.driver = Driver(self._build, store, self.clock)
         data_dir = self.config.data_dir
         self.docker = self._docker()
         processes = self._processes()
-        self.wasm = Wasm(data_dir / "wasm", processes.user)
+        self.wasm = Wasm(data_dir / "wasm", processes.user, processes.spawner)
         self.engines = Engines(processes, self.docker, self.wasm)
         self.archives = Archives(data_dir / "archives")
         kept = Archives(data_dir / "results", RESULT_BYTES_MAX, RESULT_QUOTA_BYTES)
@@ -150,8 +159,10 @@ class Agent:
             relays=self._relays,
         )
         dial_archives, me = self._dial(ARCHIVE_PROTOCOL), member.keyring.peer
+        self.discovery = self._discovery()
         self.results = Results(kept, self.engines, dial_archives, me)
-        self.volumes = Volumes(self.config.data_dir / "volumes", self._user, self.docker)
+        give = self._spawner is None
+        self.volumes = Volumes(data_dir / "volumes", self._user, self.docker, give=give)
         self.tasks = Tasks(
             self.engines,
             self._inputs(kept, dial_archives),
@@ -169,7 +180,16 @@ class Agent:
         self.invites = Invites(store, member, self._own_addresses, self.clock.now())
         self.doctor = Doctor(self)
         self.device = self._device()
-        self.backend = AgentBackend(
+        self.backend = self._backend(loaded)
+        self.docker.images.standing = lambda: self.driver.node.steward.standing.images
+        self.volumes.keeps = self._keeps_volumes
+        self._started_at = self.clock.now().mono
+        self._stopping = trio.Event()
+        self.cloned = ""
+        self.outside = self._outside()
+
+    def _backend(self, loaded: Loaded) -> AgentBackend:
+        return AgentBackend(
             self.driver,
             self._peers(loaded.view()),
             self.feed,
@@ -183,12 +203,6 @@ class Agent:
             self.doctor.checks,
             self.stop,
         )
-        self.docker.images.standing = lambda: self.driver.node.steward.standing.images
-        self.volumes.keeps = self._keeps_volumes
-        self._started_at = self.clock.now().mono
-        self._stopping = trio.Event()
-        self.cloned = ""
-        self.outside = self._outside()
 
     def _inputs(self, kept: Archives, dial: Dialler) -> Inputs:
         files = Archives(self.config.data_dir / "downloads", BYTES_MAX, QUOTA_BYTES)
@@ -200,9 +214,11 @@ class Agent:
         return self.driver.node.keeps_volumes(job, standing)  # which may be built anew
 
     def _processes(self) -> ProcessEngine:
-        cgroups = Cgroups.find(self.member.keyring.peer[-8:])
+        cgroups = Cgroups.find(self.member.keyring.peer[-8:])  # by now the spawner has made them
         root = self.config.data_dir / "executions"
-        return ProcessEngine(root, self._user, cgroups=cgroups, sandbox=self._sandbox)
+        return ProcessEngine(
+            root, self._user, cgroups=cgroups, sandbox=self._sandbox, spawner=self._spawner
+        )
 
     def _find_sandbox(self) -> Sandbox | None:
         wanted = self.config.task.sandbox
@@ -211,7 +227,9 @@ class Agent:
         own = [self.config.data_dir, self.config.socket_path, self.config.docker.path()]
         if (home := Path.home()) != Path("/"):
             own.append(home)
-        return Sandbox.find(self._user, wanted == "always", tuple(own), self.config.accept.devices)
+        # What the spawner's user may do is asked as the agent's own, which is no more privileged.
+        user = self._user if self._spawner is None else None
+        return Sandbox.find(user, wanted == "always", tuple(own), self.config.accept.devices)
 
     def _policy(self) -> PolicyConfig:
         policy = self.config.accept.policy(self.s3.lacking)
@@ -300,6 +318,7 @@ class Agent:
                 ", ".join(self.transport.addresses()) or "nothing",
             )
             notify("READY=1")
+            nursery.start_soon(keep_patting, self.driver.turn)
             await self._stopping.wait()
             with trio.move_on_after(GOODBYE_S):
                 await self._say_goodbye()  # while all that brings it to the others still runs
@@ -392,9 +411,9 @@ class Agent:
             self.outside.note(event)
             self.driver.post(event)
 
-    async def _discover(self) -> None:
+    def _discovery(self) -> Discovery:
         config, membership = self.config, self.member.membership
-        discovery = Discovery(
+        return Discovery(
             self.member.keyring.peer,
             membership.shoal,
             self.transport.addresses,
@@ -402,12 +421,13 @@ class Agent:
             mdns=config.mdns,
         )
 
+    async def _discover(self) -> None:
         def found(peer: PeerId, addresses: tuple[str, ...]) -> None:
             """Who is known for a leaf keeps the connections that it wants itself."""
             leaf = self.driver.node.membership.is_leaf(peer)
             self.transport.sighted(peer, addresses, keep=not leaf)
 
-        await discovery.run(found)
+        await self.discovery.run(found)
 
     async def _sample(self) -> None:
         while True:
@@ -442,6 +462,13 @@ def _saved_wall_s(store: Store) -> float:
     return saved / 1000 if isinstance(saved, int) else 0.0
 
 
+def _spawned_user(spawner: Spawner) -> TaskUser:
+    try:
+        return spawner.user()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"task.spawner: {error}") from None
+
+
 def _task_user(name: str) -> TaskUser | None:
     """Whom tasks run as: the configured user; else, where the agent is root, one apart from it."""
     if not name:
@@ -452,16 +479,6 @@ def _task_user(name: str) -> TaskUser | None:
         return TaskUser.named(name)
     except KeyError:
         raise ConfigError(f"task.user: this device has no user {name!r}") from None
-
-
-def notify(state: str) -> None:
-    """Tell systemd, where it started us (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    target = "\0" + address[1:] if address.startswith("@") else address
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.sendto(state.encode(), target)
 
 
 if __name__ == "__main__":

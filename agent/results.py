@@ -107,8 +107,7 @@ class Results:
             note = "what was to be kept is unreadable: the device lost power"
             return Packed(note=note, lost=True)
         work = await engine.collect(execution, [path for _, path in pairs])
-        user = engine.directories.user
-        owner = user.uid if user is not None else None
+        owner = engine.directories.owner
         restarted = not await engine.of_this_boot(execution)
         given_up = threading.Event()
 

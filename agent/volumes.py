@@ -39,9 +39,13 @@ class Volumes:
     """`keeps` says whether a job's volumes are wanted, or in use; told job and whether it is a
     standing one."""
 
-    def __init__(self, root: Path, user: TaskUser | None, docker: DockerEngine) -> None:
+    def __init__(
+        self, root: Path, user: TaskUser | None, docker: DockerEngine, *, give: bool = True
+    ) -> None:
+        """`give`: whether a directory can be made `user`'s, as by an agent that is root."""
         self._root = root
         self._user = user
+        self._give = give
         self._docker = docker
         self.keeps: Callable[[JobId, bool], bool] = lambda job, standing: True
         self._asked = trio.Event()
@@ -79,6 +83,11 @@ class Volumes:
         engine = task.spec.task.engine.type
         if engine == "docker":
             await trio.to_thread.run_sync(self._note_docker)
+        elif engine == "process" and not self._give:
+            raise OSError(
+                "the agent of this device is not root, and can keep no volumes for programs: use a "
+                "container, or another device"
+            )
         elif engine == "process":
             await trio.to_thread.run_sync(self._link, task, work)
 

@@ -97,6 +97,10 @@ def _up(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--adopt-board", action="store_true", help="the card was moved to this board on purpose"
     )
+    parser.add_argument(
+        "--wait", action="store_true",
+        help="where this device belongs to no shoal yet, wait for `shoal init` or `shoal join`",
+    )  # fmt: skip
     group = parser.add_argument_group("settings, also in config.toml and as SHOAL_ variables")
     for setting in SETTINGS:
         if setting.key in ("data_dir", "socket"):

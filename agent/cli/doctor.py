@@ -11,6 +11,7 @@ from agent.cli.connecting import connect, load_config, wanted_host
 from agent.cli.exitcodes import FAILED, OK
 from agent.cli.tables import show_json
 from agent.client import Unreachable
+from agent.configload import find_socket
 from agent.printable import clean
 
 _MARKS = {True: "ok  ", False: "bad ", None: "?   "}
@@ -36,8 +37,10 @@ def doctor(args: Namespace) -> int:
 
 def _device(args: Namespace) -> list[dict[str, Any]]:
     """What can be seen without the agent. A wrong configuration ends the command as everywhere."""
-    config = load_config(args).config
-    return [_data_directory(config.data_dir)]
+    loaded = load_config(args)
+    if find_socket(loaded) != loaded.config.socket_path:
+        return []  # the system's agent is asked, and looks after its own directory
+    return [_data_directory(loaded.config.data_dir)]
 
 
 def _data_directory(path: Path) -> dict[str, Any]:

@@ -43,6 +43,19 @@ class Invitation(msgspec.Struct, forbid_unknown_fields=True):
             raise ValueError(f"uses: allowed: 1 to {USES_MAX}")
 
 
+class Founding(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    device: str | None = None
+    passphrase: str | None = None
+    labels: dict[str, str] = {}
+
+
+class Joining(msgspec.Struct, forbid_unknown_fields=True):
+    token: str
+    name: str | None = None
+    new_identity: bool = False
+
+
 class Labelling(msgspec.Struct, forbid_unknown_fields=True, rename={"given": "set"}):
     given: dict[str, str] = {}
     unset: list[str] = []

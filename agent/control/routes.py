@@ -17,7 +17,9 @@ from starlette.routing import Route
 from agent.control.backend import Backend, LogQuery, RequestError
 from agent.control.bodies import (
     Draining,
+    Founding,
     Invitation,
+    Joining,
     Labelling,
     TemplateRun,
     check_key,
@@ -30,6 +32,7 @@ from agent.control.bodies import (
 )
 from agent.control.follow import follow_job
 from agent.control.streams import Emit, JsonAnswer, LineStream, plain_log
+from agent.jointoken import TokenError, parse_token
 
 if TYPE_CHECKING:
     from agent.control.server import Limits
@@ -72,9 +75,11 @@ def build_app(backend: Backend, limits: Limits) -> Starlette:
         ("GET", "/v1/invites", api.invites),
         ("POST", "/v1/invites/{invite}/withdraw", api.withdraw_invite),
         ("POST", "/v1/archives", api.archive),
+        ("POST", "/v1/init", api.init),
+        ("POST", "/v1/join", api.join),
         ("POST", "/v1/shutdown", api.shutdown),
     ]
-    routes = [Route(path, _guarded(handler), methods=[method]) for method, path, handler in table]
+    routes = [Route(path, guarded(handler), methods=[method]) for method, path, handler in table]
     return Starlette(routes=routes, exception_handlers={HTTPException: _unrouted})
 
 
@@ -300,6 +305,34 @@ class Routes:
         async with aclosing(read_body(request, limit, self._limits.body_s)) as chunks:
             return JsonAnswer(await self._backend.put_archive(chunks))
 
+    async def init(self, request: Request) -> Response:
+        """Of a member: it is one already (see agent.waiting for a device that is none)."""
+        checked(await self._json(request), Founding)
+        mine = self._backend.status()
+        raise RequestError(
+            422,
+            f"this device belongs to the shoal {mine['shoal_name']!r} already; a second shoal "
+            "needs a data directory and an agent of its own",
+        )
+
+    async def join(self, request: Request) -> Response:
+        """Of a member: fine where it is the same shoal, so that a device may be told twice."""
+        wanted = checked(await self._json(request), Joining)
+        mine = self._backend.status()
+        try:
+            token = parse_token(wanted.token)
+        except TokenError as error:
+            raise RequestError(422, str(error)) from None
+        if token.shoal != mine["shoal"] or wanted.new_identity:
+            raise RequestError(
+                422,
+                f"this device belongs to the shoal {mine['shoal_name']!r} already. To leave it for "
+                "good: stop the agent (sudo systemctl stop shoal), `sudo shoal join "
+                "--new-identity TOKEN`, and start it again",
+            )
+        told = {key: mine[key] for key in ("shoal", "shoal_name", "peer", "name")}
+        return JsonAnswer({**told, "already": True})
+
     async def shutdown(self, request: Request) -> Response:
         _told(request, "shutdown")
 
@@ -326,7 +359,7 @@ class Routes:
         return await read_json(request, self._limits.body_bytes_max, self._limits.body_s)
 
 
-def _guarded(handler: Handler) -> Handler:
+def guarded(handler: Handler) -> Handler:
     """Turn every failure into an answer; the agent lives on."""
 
     async def guarded(request: Request) -> Response:

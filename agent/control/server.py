@@ -28,6 +28,7 @@ from hypercorn.events import Closed, Event
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import LifespanState
+from starlette.applications import Starlette
 
 from agent.control.backend import Backend
 from agent.control.routes import build_app
@@ -67,9 +68,17 @@ async def serve_control(
     task_status: Any = trio.TASK_STATUS_IGNORED,  # trio.TaskStatus[Path]
 ) -> None:
     """Serve until cancelled; the socket file is removed then. Raises SocketError at the start."""
+    limits = limits or Limits()
+    await serve_app(build_app(backend, limits), path, limits, task_status=task_status)
+
+
+async def serve_app(
+    app: Starlette, path: Path, limits: Limits, *, task_status: Any = trio.TASK_STATUS_IGNORED
+) -> None:
+    """The same with any application."""
     bound = bind(path)
     try:
-        server = _Server(backend, limits or Limits())
+        server = _Server(app, limits)
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound.socket))
         await server.run(listener, partial(task_status.started, path))
     finally:
@@ -78,9 +87,9 @@ async def serve_control(
 
 
 class _Server:
-    def __init__(self, backend: Backend, limits: Limits) -> None:
+    def __init__(self, app: Starlette, limits: Limits) -> None:
         self.limits = limits
-        self.app = ASGIWrapper(build_app(backend, limits))  # type: ignore[arg-type]
+        self.app = ASGIWrapper(app)  # type: ignore[arg-type]
         self.config = _config(limits)
         self.context = WorkerContext(None)
         self.live = _Live()

@@ -58,8 +58,9 @@ class Cgroups:
             allowed = set((where / "cgroup.controllers").read_text().split())
             if "memory" not in allowed:  # as on a Pi whose kernel was not told to count memory
                 raise OSError("the kernel does not count memory here")
-            wanted = " ".join(f"+{name}" for name in CONTROLLERS if name in allowed)
-            (where / "cgroup.subtree_control").write_text(wanted)
+            given = set((where / "cgroup.subtree_control").read_text().split())
+            if wanted := [f"+{name}" for name in CONTROLLERS if name in allowed - given]:
+                (where / "cgroup.subtree_control").write_text(" ".join(wanted))
         _probe(base, owner)
         return cls(owner, 2, (base,))
 

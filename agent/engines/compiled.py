@@ -37,14 +37,16 @@ class UnfitModule(Exception):
 class Compiled:
     """All that were compiled here, the longest unused gone first."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, readable: bool = False) -> None:
+        """`readable`: by their paths, for children that are never the agent's user."""
         self.root = root
+        self._mode = 0o711 if readable else 0o700
         self._turn = trio.Lock()  # one compiler at a time: it is a whole core, and much memory
 
     def open(self) -> None:
         """Make the directory, free of what a crash left half done. Raises OSError."""
         self.root.mkdir(exist_ok=True)
-        self.root.chmod(0o700)  # tasks are given what they are to run, as open files
+        self.root.chmod(self._mode)  # tasks are given what they are to run, as open files
         for path in self.root.glob(".*"):
             path.unlink(missing_ok=True)
 

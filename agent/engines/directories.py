@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -13,11 +14,13 @@ import trio
 
 from agent.engines.execution_dir import ExecutionDir
 from agent.engines.removal import remove_tree
+from agent.engines.spawner import Spawner
 from agent.engines.task import TaskUser, check_execution_id, is_execution_id
 
 _T = TypeVar("_T")
 _TRASH: Final = ".removed-"
 _log = logging.getLogger(__name__)
+TAKES_MAX: Final = 64
 THREADS_MAX: Final = 8  # an SD card gains nothing from more
 
 
@@ -25,10 +28,12 @@ class Directories:
     """Every method takes ids from the network and raises ValueError for one that is no plain name,
     and OSError where the disk does not do it."""
 
-    def __init__(self, root: Path, user: TaskUser | None) -> None:
-        """`user`: whom their work directories belong to; None is the agent's own."""
+    def __init__(self, root: Path, user: TaskUser | None, spawner: Spawner | None = None) -> None:
+        """`user`: whom their work directories belong to; None is the agent's own. With a `spawner`
+        that is so while a task runs: before and after, they are the agent's."""
         self.root = root.resolve()
         self.user = user
+        self.spawner = spawner
         self._limiter = trio.CapacityLimiter(THREADS_MAX)
         self.root.mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o711 if user else 0o700)
@@ -46,7 +51,7 @@ class Directories:
     async def prepare(self, execution_id: str) -> Path:
         """Make the work directory, before start; whose it is does not change."""
         directory = self.of(execution_id)
-        await self.in_thread(lambda: directory.create(self.user, give=False))
+        await self.in_thread(lambda: self.make(directory))
         return directory.work
 
     async def begin(self, execution_id: str) -> Path:
@@ -55,24 +60,45 @@ class Directories:
         directory = self.of(execution_id)
 
         def work() -> None:
-            directory.create(self.user, give=False)
+            self.make(directory)
             if self.user is not None and directory.never_started():
-                remove_tree(directory.work)  # an earlier life may have handed it over
+                self._deleting(directory.path, lambda: remove_tree(directory.work))
                 directory.work.mkdir(mode=0o700)
 
         await self.in_thread(work)
         return directory.work
 
+    def make(self, directory: ExecutionDir) -> None:
+        """Its directories, the agent's own until it is started. Blocks; raises OSError."""
+        directory.create(self.user, give=False)
+
+    @property
+    def owner(self) -> int | None:
+        """The user, by number, whose files a task's results are; None where all may be."""
+        if self.user is None:
+            return None
+        return self.user.uid if self.spawner is None else os.geteuid()
+
+    def take_back(self, tree: Path) -> None:
+        """What a task that has ended left is the agent's again. Blocks; raises OSError."""
+        if self.spawner is not None and not self.spawner.take(tree):
+            _log.debug("%s: not all of it could be taken back", tree)
+
     async def clear(self, execution_id: str) -> None:
         """Delete the files of a task that has ended; its output stays."""
-        await self.in_thread(self.of(execution_id).clear)
+        directory = self.of(execution_id)
+        await self.in_thread(lambda: self.empty(directory))
+
+    def empty(self, directory: ExecutionDir) -> None:
+        """As `clear`; blocks."""
+        self._deleting(directory.path, directory.clear)
 
     async def write_note(self, execution_id: str, name: str, data: bytes) -> None:
         """Keep something beside it until it is removed, out of its task's reach."""
         directory = self.of(execution_id)
 
         def write() -> None:
-            directory.create(self.user)
+            self.make(directory)
             directory.write_note(name, data)
 
         await self.in_thread(write)
@@ -92,7 +118,7 @@ class Directories:
         names = sorted(os.listdir(self.root))
         for name in names:
             if name.startswith(_TRASH):
-                _remove_quietly(self.root / name)
+                self._remove_quietly(self.root / name)
         return [name for name in names if is_execution_id(name) and self.of(name).known()]
 
     def _remove(self, directory: ExecutionDir) -> None:
@@ -102,11 +128,22 @@ class Directories:
             directory.path.rename(trash)
         except FileNotFoundError:
             return
-        _remove_quietly(trash)
+        self._remove_quietly(trash)
 
+    def _deleting(self, tree: Path, delete: Callable[[], None]) -> None:
+        """The spawner goes down a thousand levels at a time, and deleting brings what is further
+        down nearer."""
+        for _ in range(TAKES_MAX):
+            try:
+                return delete()
+            except PermissionError:
+                if self.spawner is None:
+                    raise
+            self.take_back(tree)
+        raise PermissionError(errno.EACCES, "too many directories within each other", str(tree))
 
-def _remove_quietly(path: Path) -> None:
-    try:
-        remove_tree(path)
-    except OSError:
-        _log.warning("%s is not removed", path, exc_info=True)  # again at the next start
+    def _remove_quietly(self, path: Path) -> None:
+        try:
+            self._deleting(path, lambda: remove_tree(path))
+        except OSError:
+            _log.warning("%s is not removed", path, exc_info=True)  # again at the next start

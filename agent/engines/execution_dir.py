@@ -67,8 +67,8 @@ class ExecutionDir:
         return self.path / "sandbox"
 
     def create(self, user: TaskUser | None, *, give: bool = True) -> None:
-        """Make it and the task's own directories, which are given to its user, if not later;
-        harmless when they exist."""
+        """Make it and the task's own directories; harmless when they exist. Without `give` those
+        stay the agent's until they are handed over."""
         self.path.mkdir(mode=0o711 if user else 0o700, exist_ok=True)
         for own in (self.work, self.tmp):
             own.mkdir(mode=0o700, exist_ok=True)

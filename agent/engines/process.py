@@ -19,6 +19,7 @@ from agent.engines.directories import Directories
 from agent.engines.engine import FoundExecution
 from agent.engines.execution_dir import ExecutionDir, closed_parent
 from agent.engines.sandbox import Sandbox, Status, inside_only
+from agent.engines.spawner import Spawner
 from agent.engines.supervisor import encode_spec, spec_field
 from agent.engines.task import (
     ExecutionRunningError,
@@ -36,6 +37,8 @@ _log = logging.getLogger(__name__)
 TASK_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CHUNK_BYTES_MAX = 64 << 10
 FOLLOW_POLL_S = 0.2  # only while somebody follows; shorter than an eye notices
+TERM_AGAIN_S = 0.005
+TERM_TRIES = 400
 NOT_PREPARED = 4  # supervise.c's exit status when the disk is full
 
 
@@ -53,10 +56,13 @@ class ProcessEngine:
         path: str = TASK_PATH,
         cgroups: Cgroups | None = None,
         sandbox: Sandbox | None = None,
+        spawner: Spawner | None = None,
     ) -> None:
         """Tasks run as `user`; None means the agent's own user. `cgroups` hold them to their
-        limits, and `sandbox` keeps them to themselves, where there are any."""
-        self.directories = Directories(root, user)
+        limits, and `sandbox` keeps them to themselves, where there are any. The `spawner` starts
+        them, where the agent is not root."""
+        self.directories = Directories(root, user, spawner)
+        self.spawner = spawner
         self.root = self.directories.root
         self.user = user
         self._path = path
@@ -68,8 +74,8 @@ class ProcessEngine:
             _log.warning("%s is closed to tasks: they cannot reach HOME by its path", closed)
 
     async def hand_over(self, execution_id: str) -> None:
-        """Its inputs are complete: make them the task user's."""
-        if (user := self.user) is not None:
+        """Its inputs are complete: make them the task user's. A spawner does it at the start."""
+        if (user := self.user) is not None and self.spawner is None:
             work = self._directory(execution_id).work
             await self._in_thread(lambda: _give_away(work, (user.uid, user.gid)))
 
@@ -109,8 +115,7 @@ class ProcessEngine:
         grace_ms = None if grace_s is None else max(0, round(grace_s * 1000))
         await self._in_thread(lambda: directory.ask_to_stop(grace_ms))
         if watch.pidfd is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(watch.pidfd, signal.SIGTERM)
+            await _send_term(watch.pidfd)
 
     async def run_beside(self, execution_id: str, argv: Sequence[str]) -> tuple[int, str]:
         """Run a command where the task runs; its exit code, and the last line it wrote.
@@ -119,7 +124,7 @@ class ProcessEngine:
         """
         directory = self._directory(execution_id)
         spec = await self._in_thread((directory.path / "spec").read_bytes)
-        place = Place.of(spec, directory.work, self.user)
+        place = Place.of(spec, directory.work, self.user, self.spawner)
         if (status := Status.read(directory.sandbox)) is not None:
             argv = (*status.entry(place.directory), *argv)
         return await run_beside(place, argv)
@@ -147,14 +152,16 @@ class ProcessEngine:
 
     async def collect(self, execution_id: str, paths: Sequence[str]) -> Path:
         """Its work directory: the files are where it left them."""
-        return self._directory(execution_id).work
+        work = self._directory(execution_id).work
+        await self._in_thread(lambda: self.directories.take_back(work))
+        return work
 
     async def clear(self, execution_id: str) -> None:
         """Delete the files of a task that has ended; its output stays."""
         directory = self._directory(execution_id)
 
         def work() -> None:
-            directory.clear()
+            self.directories.empty(directory)
             if self.cgroups is not None:
                 self.cgroups.remove(execution_id)
 
@@ -269,6 +276,8 @@ class ProcessEngine:
         watch.reap()
         ended = directory.read_exit()  # one small file, just written: ~50 us
         if ended is None:
+            if watch.line is not None:
+                await self._in_thread(watch.ask_status)
             if watch.status == NOT_PREPARED:
                 ended = directory.fail_start(f"its directory: {os.strerror(errno.ENOSPC)}")
             else:
@@ -317,7 +326,7 @@ class ProcessEngine:
     def _start(self, directory: ExecutionDir, launch: TaskLaunch) -> Watch:
         user = launch.user or self.user
         try:
-            directory.create(user)
+            directory.create(user, give=self.spawner is None)
             if not directory.never_started():
                 return sight(directory)
             groups: tuple[str, ...] = ()
@@ -329,7 +338,7 @@ class ProcessEngine:
             if sandbox:
                 env = {name: env[name] for name in env if name not in inside_only(env)}
             directory.write_spec(encode_spec(launch, who, env, groups, sandbox))
-            return spawn(directory)
+            return spawn(directory, self.spawner)
         except (OSError, ValueError) as failure:
             return Watch(exit=directory.fail_start(f"it could not be started: {failure}"))
 
@@ -358,6 +367,17 @@ class ProcessEngine:
             "TMPDIR": str(directory.tmp),
         }
         return {**base, **launch.env}
+
+
+async def _send_term(pidfd: int) -> None:
+    """What the spawner has just begun is root's for a moment more, and not ours to signal."""
+    for _ in range(TERM_TRIES):
+        with contextlib.suppress(PermissionError):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+            return
+        await trio.sleep(TERM_AGAIN_S)
+    raise PermissionError(errno.EPERM, "its supervisor is not ours to signal")
 
 
 def _give_away(tree: Path, owner: tuple[int, int]) -> None:

@@ -1,8 +1,10 @@
-/* shoal-supervise DIR: run one task, bound its logs, end all of it, and record how it ended.
+/* shoal-supervise [--for UID:GID:GROUP,...] DIR: run one task, bound its logs, end all of it, and
+ * record how it ended.
  *
  * One of these per execution; it outlives the agent, which finds it again by DIR/supervisor.
  * DIR/spec (NUL-ended `key=value` fields, written by supervisor.py) says what to run. The lock on
  * DIR makes starting idempotent: whoever finds `supervisor` or `exit` there never starts a task.
+ * --for comes from shoal-spawn, and is then whom the task runs as, whatever the spec says.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -361,6 +363,25 @@ static bool read_spec(void)
     return args > 0;
 }
 
+/* `uid:gid:group,...` as supervisor.py and spawn.c write it. */
+static void read_user(const char *text)
+{
+    const char *gid = strchr(text, ':'), *more = gid ? strchr(gid + 1, ':') : NULL;
+    spec.uid = strtoll(text, NULL, 10);
+    spec.gid = gid ? strtoll(gid + 1, NULL, 10) : 0;
+    spec.groups_count = 0;
+    for (const char *next = more; next && next[1] && spec.groups_count < GROUPS_MAX; next = strchr(next + 1, ','))
+        spec.groups[spec.groups_count++] = (gid_t)strtoul(next + 1, NULL, 10);
+}
+
+static bool become_user(void)
+{
+    gid_t g = (gid_t)spec.gid;
+    uid_t u = (uid_t)spec.uid;
+    return !setgroups(spec.groups_count, spec.groups) && !setresgid(g, g, g) && !setresuid(u, u, u) &&
+           (!prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) || errno == EINVAL);
+}
+
 /* ---- the task ---- */
 
 static void lower_limits(void)
@@ -419,11 +440,8 @@ static const char *become_task(int out, int err, bool joined)
     }
     if (setsid() < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0) return "setup";
     lower_limits();
-    if (fchdir(work)) return "workdir";
-    if (spec.uid >= 0 && (setgroups(spec.groups_count, spec.groups) ||
-                          setresgid((gid_t)spec.gid, (gid_t)spec.gid, (gid_t)spec.gid) ||
-                          setresuid((uid_t)spec.uid, (uid_t)spec.uid, (uid_t)spec.uid)))
-        return "user";
+    if (spec.uid >= 0 && !become_user()) return "user";
+    if (fchdir(work)) return "workdir"; /* only now: it is closed to an agent that is not root */
     if (spec.cwd && chdir(spec.cwd)) return "cwd";
     umask(022);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) return "setup";
@@ -585,15 +603,10 @@ static void run_beside(char *user, char **argv)
     spec.limit[RLIMIT_CORE] = 0;
     lower_limits();
     umask(022);
-    gid_t groups[64];
-    size_t count = 0;
-    char *gid = strchr(user, ':'), *more = gid ? strchr(gid + 1, ':') : NULL;
-    for (char *next = more; next && next[1] && count < 64; next = strchr(next + 1, ','))
-        groups[count++] = (gid_t)strtoul(next + 1, NULL, 10);
-    gid_t g = gid ? (gid_t)strtoul(gid + 1, NULL, 10) : 0;
-    uid_t u = (uid_t)strtoul(user, NULL, 10);
     bool stay = !strcmp(user, "-");
-    if ((stay || (!setgroups(count, groups) && !setresgid(g, g, g) && !setresuid(u, u, u))) &&
+    if (!stay)
+        read_user(user);
+    if ((stay || become_user()) &&
         !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         execvp(argv[0], argv);
     fprintf(stderr, "%s: %s\n", argv[0], strerror(errno));
@@ -605,12 +618,13 @@ int main(int argc, char **argv)
     sigset_t heard;
     if (argc > 3 && !strcmp(argv[1], "--beside"))
         run_beside(argv[2], argv + 3);
-    if (argc != 2) {
-        fputs("usage: shoal-supervise DIR (the agent starts it)\n", stderr);
+    const char *user = argc == 4 && !strcmp(argv[1], "--for") ? argv[2] : NULL;
+    if (argc != 2 && !user) {
+        fputs("usage: shoal-supervise [--for USER] DIR (the agent starts it)\n", stderr);
         return 2;
     }
     cut_loose();
-    dir = open(argv[1], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    dir = open(argv[argc - 1], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir < 0 || chdir("/") || flock(dir, LOCK_EX | LOCK_NB) || !faccessat(dir, "exit", F_OK, 0))
         return 3; /* another has it, or it has ended */
     if (!record("supervisor", self))
@@ -621,7 +635,7 @@ int main(int argc, char **argv)
     failed = mmap(NULL, sizeof *failed, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (failed == MAP_FAILED)
         return 3;
-    work = openat(dir, "work", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    work = openat(dir, "work", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     sigemptyset(&heard);
     sigaddset(&heard, SIGCHLD);
     sigaddset(&heard, SIGTERM);
@@ -629,7 +643,7 @@ int main(int argc, char **argv)
     started_ms = now_ms(CLOCK_MONOTONIC);
     if (signals < 0 || !read_spec())
         failed->stage = "setup", failed->number = errno;
-    else if (start_task()) {
+    else if ((user ? read_user(user) : (void)0), start_task()) {
         record("task", task);
         run(signals);
     } else if (task > 0)

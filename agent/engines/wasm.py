@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ import trio
 from agent.engines.beside import Place, run_beside, user_word
 from agent.engines.compiled import Compiled, open_module, target_of
 from agent.engines.process import TASK_PATH
+from agent.engines.spawner import Spawner
 from agent.engines.task import TaskLaunch, TaskLimits, TaskUser
 from protocol.effects import StartTask
 from protocol.inputs import InputSource
@@ -45,10 +47,12 @@ _log = logging.getLogger("shoal.wasm")
 class Wasm:
     """Whether wasmtime is on this device, and how a task is run with it."""
 
-    def __init__(self, root: Path, user: TaskUser | None) -> None:
-        """`root` is for compiled modules; tasks run as `user`, None is the agent's own."""
-        self.compiled = Compiled(root)
-        self.user = user
+    def __init__(self, root: Path, user: TaskUser | None, spawner: Spawner | None = None) -> None:
+        """`root` is for compiled modules; tasks run as `user`, None is the agent's own. A child
+        that a `spawner` starts is the task's user from the beginning."""
+        self.compiled = Compiled(root, readable=spawner is not None)
+        self.user = user if spawner is None else None
+        self._place = replace(PLACE, spawner=spawner)
         self.version = ""  # of wasmtime; empty where it is not, or does not work
         self.trouble = ""  # why it does not work, where it is installed
         self.looked = trio.Event()
@@ -70,7 +74,7 @@ class Wasm:
         try:
             await trio.to_thread.run_sync(self.compiled.open)
             with trio.fail_after(PROBE_S):
-                code, said = await run_beside(PLACE, [*self._child(), "probe"])
+                code, said = await run_beside(self._place, [*self._child(), "probe"])
         except trio.TooSlowError:
             return "", f"wasmtime did not start within {PROBE_S:.0f} s"
         except OSError as error:
@@ -114,7 +118,7 @@ class Wasm:
 
     async def _code(self, work: Path, path: str, target: str) -> str:
         with _opened(await trio.to_thread.run_sync(open_module, work, path)) as module:
-            return str(await self.compiled.of(module, PLACE, self._child(), target))
+            return str(await self.compiled.of(module, self._place, self._child(), target))
 
 
 def wasm_launch(

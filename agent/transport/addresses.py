@@ -94,9 +94,13 @@ def concrete(bound: Iterable[Endpoint]) -> tuple[str, ...]:
 def _interface_addresses(version6: bool) -> list[tuple[str, bool]]:
     """IP addresses of the interfaces that are up, and whether they mean anything to others."""
     family = socket.AF_INET6 if version6 else socket.AF_INET
-    up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
+    addresses = psutil.net_if_addrs()
+    try:
+        up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
+    except OSError:  # a kernel that does not tell, as qemu's for another processor
+        up = set(addresses)
     found: list[tuple[str, bool]] = []
-    for name, entries in sorted(psutil.net_if_addrs().items()):
+    for name, entries in sorted(addresses.items()):
         for entry in entries:
             if name not in up or entry.family != family or "%" in entry.address:
                 continue  # a link-local IPv6 address needs the zone of the one who dials

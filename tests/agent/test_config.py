@@ -196,3 +196,20 @@ def test_docker_is_where_the_file_or_dockers_own_variable_says(
     assert loaded(tmp_path, "").config.docker.path() == Path("/var/run/docker.sock"), (
         "another machine's engine is not this device's"
     )
+
+
+def test_the_installed_services_file_is_where_people_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, etc = tmp_path / "data", tmp_path / "etc.toml"
+    data.mkdir()
+    (data / "config.toml").write_text('name = "inside"\n')
+    monkeypatch.setattr("agent.configload.SYSTEM_DATA_DIR", data)
+    monkeypatch.setattr("agent.configload.SYSTEM_CONFIG", etc)
+    assert load({"data_dir": str(data)}, {}).config.name == "inside", "it is not installed"
+    etc.write_text('name = "outside"\n[task]\nspawner = "/run/tasks.sock"\n')
+    loaded = load({"data_dir": str(data)}, {})
+    assert (loaded.config.name, loaded.file) == ("outside", etc)
+    assert loaded.config.task.spawner == Path("/run/tasks.sock")
+    (tmp_path / "own").mkdir()
+    assert load({"data_dir": str(tmp_path / "own")}, {}).config.name == ""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent import doctor
@@ -20,6 +22,7 @@ from agent.engines.sandbox import Sandbox
 from agent.engines.task import TaskUser
 from agent.main import Agent
 from agent.s3 import S3
+from agent.wear import Wear
 from protocol.ids import PeerId
 from protocol.messages import Facts
 from tests.agent.whole import open_directory, running_agent
@@ -170,3 +173,106 @@ async def test_malformed_messages_name_the_worst_and_connections_are_counted(
         worst, below = entry["text"].split("; ")
         assert worst == f"4 malformed messages, 3 of them from {name}" and entry["ok"] is None
         assert below == "1 malformed streams or connections"
+
+
+def put(root: Path, name: str, text: str) -> None:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+async def test_a_certificate_is_told_of_before_it_is_over(data_dir: Path) -> None:
+    async with running_agent(data_dir, trust_clock=True) as agent:
+        entry = checks(agent)["certificate"]
+        assert entry["ok"] is True and "days more" in entry["text"]
+        now_ms, held = agent.clock.now().wall_ms, agent.member.certificate
+        for days, ok in ((59, None), (-1, False)):
+            ends = msgspec.structs.replace(held, expires_ms=now_ms + days * doctor.DAY_MS + 1000)
+            agent.member = dataclasses.replace(agent.member, certificate=ends)
+            entry = checks(agent)["certificate"]
+            assert entry["ok"] is ok and "shoal join TOKEN" in entry["fix"], entry
+
+
+async def test_worn_storage_is_told_of(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_agent(data_dir) as agent:
+        for wear, ok, words in (
+            (Wear("mmcblk0p2", 10, 1, 0, 120), True, "10 % of its life is used, 120 GiB"),
+            (Wear("mmcblk0p2", 80, 1), None, "80 %"),
+            (Wear("mmcblk0p2", None, 2), None, "spare blocks"),
+            (Wear("mmcblk0p2", 100, 3), False, "100 %"),
+            (Wear("sda1", errors=2), None, "met 2 errors"),
+        ):
+            monkeypatch.setattr(doctor, "read_wear", lambda *_, wear=wear: wear)
+            entry = checks(agent)["storage"]
+            assert entry["ok"] is ok and words in entry["text"], entry
+            assert bool(entry["fix"]) is (ok is not True)
+        monkeypatch.setattr(doctor, "read_wear", lambda *_: Wear("mmcblk0p2"))
+        assert "storage" not in checks(agent), "an SD card tells nothing"
+
+
+async def test_a_pi_that_counts_no_memory_is_told_how_to(data_dir: Path, tmp_path: Path) -> None:
+    async with running_agent(data_dir) as agent:
+        agent.doctor = doctor.Doctor(agent, tmp_path)
+        assert "memory" not in checks(agent)
+        put(
+            tmp_path,
+            "proc/cgroups",
+            "#subsys_name\thierarchy\tnum_cgroups\tenabled\nmemory\t0\t1\t0\n",
+        )
+        put(tmp_path, "proc/cmdline", "console=tty1 cgroup_disable=memory root=PARTUUID=1\n")
+        put(tmp_path, "boot/cmdline.txt", "")
+        entry = checks(agent)["memory"]
+        assert entry["ok"] is None and "cgroup_disable=memory on its command line" in entry["text"]
+        assert f"{tmp_path}/boot/cmdline.txt" in entry["fix"]
+        put(
+            tmp_path,
+            "proc/cgroups",
+            "#subsys_name\thierarchy\tnum_cgroups\tenabled\nmemory\t0\t1\t1\n",
+        )
+        assert "memory" not in checks(agent)
+
+
+async def test_docker_that_is_closed_or_silent_is_told_of(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_agent(data_dir) as agent:
+        assert "docker" not in checks(agent), "it was never installed"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(agent.config.docker.path()))
+            entry = checks(agent)["docker"]
+            assert entry["ok"] is None and "does not answer" in entry["text"]
+            monkeypatch.setattr(os, "access", lambda *_: False)
+            entry = checks(agent)["docker"]
+            assert "is closed to the agent" in entry["text"] and "--docker" in entry["fix"]
+        agent.docker.presence.present = True
+        assert checks(agent)["docker"]["ok"] is True
+
+
+async def test_peers_reached_in_a_roundabout_way_make_it_ask_for_a_port(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_agent(data_dir) as agent:
+        agent.doctor = doctor.Doctor(agent, tmp_path)
+        port = agent.transport.addresses()[0].rpartition("/")[2]
+        assert checks(agent)["ports"]["ok"] is True and port in checks(agent)["ports"]["text"]
+        put(tmp_path, "etc/ufw/ufw.conf", "ENABLED=yes\n")
+        assert "ufw allow" in checks(agent)["ports"]["fix"]
+        membership = agent.driver.node.membership
+        monkeypatch.setattr(membership, "alive", lambda: [OTHER])
+        monkeypatch.setattr(membership.routes, "through", lambda peer: [peer])
+        entry = checks(agent)["ports"]
+        assert entry["ok"] is None and "1 of 1 peers are reached through others" in entry["text"]
+
+
+async def test_what_mdns_hears_is_told(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_agent(data_dir) as agent:
+        assert "switched off" in checks(agent)["mdns"]["text"]
+        agent.config = dataclasses.replace(agent.config, mdns=True)
+        assert checks(agent)["mdns"]["ok"] is True, "there may be nobody else"
+        monkeypatch.setattr(agent.driver.node.membership, "peers", lambda: [OTHER])
+        assert "5353/udp" in checks(agent)["mdns"]["fix"]
+        agent.discovery.trouble = "address in use"
+        assert "address in use" in checks(agent)["mdns"]["text"]
+        agent.discovery.trouble = ""
+        agent.discovery._seen[OTHER] = ()
+        assert checks(agent)["mdns"]["ok"] is True

@@ -389,6 +389,17 @@ async def test_a_loop_that_was_late_says_so(tmp_path: Path) -> None:
         assert LAG_S < lagged.lag_s < LAG_S + WITHIN_S
 
 
+async def test_its_loop_goes_round_when_asked_and_only_while_it_lives(tmp_path: Path) -> None:
+    async with driving(tmp_path) as it:
+        for _ in range(3):
+            with trio.fail_after(WITHIN_S):
+                await it.driver.turn()
+        assert not any(isinstance(event, LoopLagged | DeadlinePassed) for event in it.node.heard)
+    with trio.move_on_after(0.05) as waited:
+        await it.driver.turn()
+    assert waited.cancelled_caught, "it runs no more"
+
+
 async def test_lazy_rows_go_along_with_the_next_save(tmp_path: Path) -> None:
     async with driving(tmp_path) as it:
         it.gives(Save((("slot", "s", b"0"),), lazy=True), Tell("k", "at once"))

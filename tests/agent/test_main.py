@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from agent.configload import load
-from agent.main import TASK_USER, _task_user, notify, run
+from agent.main import TASK_USER, _task_user, run
 from agent.settings import ConfigError
 from agent.store import Store
 from agent.version import VERSION
@@ -65,10 +65,20 @@ async def test_systemd_is_told(data_dir: Path, monkeypatch: pytest.MonkeyPatch) 
             await trio.lowlevel.wait_readable(manager)
             assert manager.recv(100) == b"READY=1"
         assert manager.recv(100) == b"STOPPING=1"
-        monkeypatch.setenv("NOTIFY_SOCKET", str(data_dir / "nobody"))
-        notify("READY=1")  # nobody listens: no event
-        monkeypatch.setenv("NOTIFY_SOCKET", "@shoal-test-nobody")
-        notify("READY=1")
+
+
+async def test_systemd_hears_that_it_is_alive(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "60000")
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(data_dir / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(data_dir / "notify"))
+        async with running_agent(data_dir):
+            for word in (b"READY=1", *[b"WATCHDOG=1"] * 5):
+                await trio.lowlevel.wait_readable(manager)
+                assert manager.recv(100) == word
 
 
 def test_what_stands_in_the_way_is_raised_as_itself(data_dir: Path) -> None:

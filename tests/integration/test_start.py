@@ -120,7 +120,7 @@ def test_an_agent_that_is_not_root_runs_and_its_doctor_says_what_that_means(lab:
     done = lab.shoal(lab[0], "run", "-q", "--", "id", "-u")
     assert (done.code, done.out) == (0, f"{NOBODY}\n"), done
     doctor = lab.shoal(lab[0], "doctor").out
-    assert "can read this device's key" in doctor and "run the agent as root" in doctor
+    assert "can read this device's key" in doctor and "run it as root" in doctor
 
 
 @as_root

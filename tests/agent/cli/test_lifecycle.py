@@ -1,17 +1,27 @@
 """`init`, `invite`, `join` and `up` as far as they go without a network."""
 
+import os
+import shutil
+import subprocess
 import sys
+import tempfile
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.client import AgentError, Client
+from agent.identity import IdentityKeyring
+from agent.jointoken import JoinToken, format_token
 from agent.membership import load_member
 from agent.shoalroot import recover_root
+from protocol.ids import ShoalId
 from protocol.records import Role
 from tests.agent.cli.conftest import Shoal
 from tests.agent.memory_agent import MemoryAgent
+from tests.agent.test_waiting import Service, serving
 
 
 def test_init_makes_a_shoal_and_shows_its_passphrase_once(shoal: Shoal, tmp_path: Path) -> None:
@@ -134,8 +144,8 @@ def test_join_and_up_hand_over_to_the_agent(
         given.append((data_dir, token, options))
         return {"shoal_name": "home", "name": "pi-attic", "peer": "12D3KooW"}
 
-    def run(loaded: Any, *, move_to_board: bool) -> None:
-        given.append((loaded.config, move_to_board))
+    def run(loaded: Any, *, move_to_board: bool, wait: bool) -> None:
+        given.append((loaded.config, move_to_board, wait))
 
     for name, function in (("agent.join_command", join_shoal), ("agent.main", run)):
         module = types.ModuleType(name)
@@ -147,9 +157,10 @@ def test_join_and_up_hand_over_to_the_agent(
     ended = shoal(
         "up", "--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns", "--label", "a=b", "--offer-cpu", "1",
         "--preset", "wan", "--bootstrap", "/x", "--bootstrap", "/y", "--adopt-board",
+        "--wait",
     )  # fmt: skip
-    config, move = given.pop()
-    assert ended.code == 0 and move is True
+    config, move, wait = given.pop()
+    assert ended.code == 0 and move is True and wait is True
     assert (config.listen, config.mdns, config.labels) == (
         ("/ip4/127.0.0.1/tcp/0",),
         False,
@@ -157,3 +168,96 @@ def test_join_and_up_hand_over_to_the_agent(
     )
     assert (config.offer.cpu, config.preset, config.bootstrap) == ("1", "wan", ("/x", "/y"))
     assert shoal("up", "--preset", "fast").code == 2
+
+
+# ---- a service that waits, and one that is the system's ----------------------------------------
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> Iterator[Service]:
+    (tmp_path / "data").mkdir()
+    with serving(tmp_path / "data") as service:
+        yield service
+
+
+def test_init_asks_a_service_that_waits(waiting: Service, shoal: Shoal, tmp_path: Path) -> None:
+    ended = shoal("init", "home", "--label", "room=attic", "--backup", "root.backup", "--json")
+    assert ended.code == 0, ended.err
+    waiting.thread.join(20)
+    assert waiting.joined is True
+    assert load_member(tmp_path / "data").membership.labels == {"room": "attic"}
+    kept = Path("root.backup")
+    assert ended.json["backup"] == str(kept.resolve()) and kept.stat().st_mode & 0o777 == 0o600
+    assert recover_root(kept, ended.json["passphrase"]).shoal == ended.json["shoal"]
+    assert "content" not in ended.json
+
+
+def test_a_backup_that_cannot_be_put_there_is_told_of_and_not_lost(
+    waiting: Service, shoal: Shoal, tmp_path: Path
+) -> None:
+    Path("taken").write_text("something else")
+    ended = shoal("init", "home", "--backup", "taken", "--json")
+    assert ended.code == 0 and "--backup taken: File exists" in ended.err
+    assert Path("taken").read_text() == "something else"
+    assert recover_root(Path(ended.json["backup"]), ended.json["passphrase"]).name == "home"
+    assert "shoal up" not in ended.out
+
+
+def test_what_a_service_refuses_is_told_as_it_is(waiting: Service, shoal: Shoal) -> None:
+    ended = shoal("init", "no spaces")
+    assert ended.code == 1 and "the shoal's name" in ended.err
+    ended = shoal("join", "shoal1:abc")
+    assert ended.code == 1 and "cut short" in ended.err
+    ended = shoal("peers")
+    assert ended.code == 1 and "belongs to no shoal yet" in ended.err
+    ended = shoal("doctor")
+    assert ended.code == 0 and "shoal: this device belongs to no shoal yet" in ended.out
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="of root")
+def test_root_writes_as_the_user_whose_directory_it_is(tmp_path: Path) -> None:
+    """In a process of its own: there is no way back."""
+    home = Path(tempfile.mkdtemp(prefix="shoal-owned-"))
+    data = home / "data"
+    data.mkdir()
+    home.chmod(0o711)
+    os.chown(data, 1, 1)
+    script = (
+        "import sys, pathlib, agent.shoalroot as made, agent.cli.lifecycle as it, os;"
+        "from agent.membership import load_member;"
+        "from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305;"
+        "from cryptography.hazmat.primitives.kdf.scrypt import Scrypt;"
+        "data = pathlib.Path(sys.argv[1]); it.as_owner(data / 'absent'); assert os.geteuid() == 0;"
+        "it.as_owner(data); made.create_shoal(data, 'home', 'a passphrase for tests');"
+        "print(os.getresuid(), os.getresgid())"
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(data)],
+            check=False, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[3],
+        )  # fmt: skip
+        assert done.stdout.strip() == "(1, 1, 1) (1, 1, 1)", done.stderr
+        assert {path.stat().st_uid for path in data.iterdir()} == {1}
+    finally:
+        shutil.rmtree(home)
+
+
+def test_a_member_is_told_that_it_is_one(agent: MemoryAgent) -> None:
+    """By the routes of a running agent; the command line asks them of the system's alone."""
+    shoal, other = IdentityKeyring.generate().peer, IdentityKeyring.generate().peer
+    mine = {"shoal": shoal, "shoal_name": "home", "peer": other, "name": "attic"}
+    agent.backend.status = lambda: mine  # type: ignore[method-assign]
+    with Client(agent.path) as client:
+        with pytest.raises(AgentError, match="already; a second shoal needs") as refused:
+            client.init("other")
+        assert refused.value.status == 422
+        with pytest.raises(AgentError, match="not a token"):
+            client.join("nonsense")
+        token = JoinToken(ShoalId(shoal), "home", other, (), b"\0" * 16, 0)
+        told = client.join(format_token(token))
+        assert told["already"] is True and told["name"] == mine["name"]
+        with pytest.raises(AgentError, match=r"--new-identity TOKEN"):
+            client.join(format_token(token), None, True)
+        foreign = JoinToken(ShoalId(other), "yard", other, (), b"\0" * 16, 0)
+        with pytest.raises(AgentError, match="belongs to the shoal 'home' already"):
+            client.join(format_token(foreign))

@@ -50,3 +50,16 @@ def test_an_unspecified_address_becomes_concrete_ones() -> None:
     told = concrete([Endpoint("0.0.0.0", 4001)])
     assert told and all(not parse(text)[0].unspecified for text in told)
     assert concrete([Endpoint("127.0.0.1", 4001)]) == ("/ip4/127.0.0.1/tcp/4001",)
+
+
+def test_a_kernel_that_does_not_tell_of_its_interfaces_is_no_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As qemu's, for another processor (ENOSYS of SIOCETHTOOL)."""
+    told = concrete([Endpoint("0.0.0.0", 4001)])
+
+    def refuses() -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("psutil.net_if_stats", refuses)
+    assert set(told) <= set(concrete([Endpoint("0.0.0.0", 4001)]))
