@@ -33,6 +33,7 @@ class Doctor:
             self._database(),
             self._tasks(),
             *self._wasm(),
+            *self._brokers(),
             self._work(),
             self._network(),
             self._peers(),
@@ -103,6 +104,23 @@ class Doctor:
             return []
         fix = "install wasmtime anew (pip install 'shoal[wasm]'), and start the agent again"
         return [check("wasm", None, f"no WebAssembly tasks here: {trouble}", fix)]
+
+    def _brokers(self) -> list[View]:
+        """Nothing to say where none is configured."""
+        found = []
+        for broker in self._agent.brokers:
+            name, trouble, denied = f"broker {broker.name}", broker.trouble, broker.denied
+            if trouble is not None:
+                found.append(check(name, False, trouble.text, trouble.fix))
+            elif not broker.connected:
+                found.append(check(name, None, "it is being connected to", "wait some seconds"))
+            elif denied:
+                topic, (why, _) = next(iter(denied.items()))
+                text = f"connected; {len(denied)} topics are not allowed there, as {topic}: {why}"
+                found.append(check(name, False, text, "see the broker's access list"))
+            else:
+                found.append(check(name, True, f"connected to {broker.settings.url}"))
+        return found
 
     def _work(self) -> View:
         """A device that was drained for a repair and forgotten looks well in everything else."""

@@ -43,6 +43,7 @@ from agent.invites import Invites
 from agent.join import serve_join
 from agent.logs import Logs
 from agent.membership import Member, load_member
+from agent.mqtt.broker import Brokers
 from agent.outside import Outside, event_view
 from agent.peers import Peers
 from agent.results import QUOTA_BYTES as RESULT_QUOTA_BYTES
@@ -153,6 +154,7 @@ class Agent:
         for event in store.log.last(REMEMBERED):
             self.feed.put(event_view(event))
         self.logs = Logs(self.engines, self._dial(LOG_PROTOCOL), me)
+        self.brokers = self._brokers()
         self.invites = Invites(store, member, self._own_addresses, self.clock.now())
         self.doctor = Doctor(self)
         self.device = self._device()
@@ -189,6 +191,13 @@ class Agent:
     def _docker(self) -> DockerEngine:
         root, socket = self.config.data_dir / "containers", self.config.docker.path()
         return DockerEngine(root, socket, self.member.keyring.peer)
+
+    def _brokers(self) -> Brokers:
+        """Idle until `run`, and where none is configured for ever."""
+        mqtt, member = self.config.mqtt, self.member
+        root = f"{mqtt.prefix}/{member.membership.shoal_name}"
+        rng = Random(os.urandom(16))
+        return Brokers(mqtt.brokers, member.keyring.peer, root, self._tell, rng)
 
     def _device(self) -> Device:
         return Device(
@@ -251,6 +260,7 @@ class Agent:
             await nursery.start(self.tasks.run)
             await nursery.start(self.checks.run)
             await nursery.start(self.driver.run, self.outside)
+            nursery.start_soon(self.brokers.run)
             nursery.start_soon(self._take_events)
             nursery.start_soon(self._discover)
             nursery.start_soon(self._sample)
@@ -306,6 +316,9 @@ class Agent:
         )
         self.outside.tell(Tell("peer.cloned", self.cloned, peer=peer))
 
+    def _tell(self, tell: Tell) -> None:
+        self.outside.tell(tell)  # which is made after those who tell
+
     def _about(self) -> View:
         membership = self.member.membership
         return {
@@ -329,6 +342,7 @@ class Agent:
         """A stop may be a restart: tasks run on, and the others wait for us a while."""
         notify("STOPPING=1")
         self.driver.post(ShutdownRequested(back_in_s=RESTART_S))
+        await self.brokers.say_goodbye()
         rows = ("meta", "wall", dumps(self.clock.now().wall_ms))
         with contextlib.suppress(StoreFailed):  # the driver has told of it
             await self.store.save([rows])  # behind everything that was saved before it
