@@ -16,7 +16,7 @@ from agent.config import Config
 from agent.engines.presence import Presence
 from agent.engines.wasm import Wasm
 from agent.hardware import Hardware
-from agent.labels import FOUND, WASM, Label, found, together
+from agent.labels import BROKER, FOUND, WASM, Label, found, together
 from protocol.events import FactsSampled, SelfDescribed
 from protocol.messages import Facts
 
@@ -55,8 +55,9 @@ class Device:
 
     def labels(self) -> dict[str, Label]:
         """All of them, and where each came from; a look at the hardware."""
+        brokers = {f"{BROKER}{name}": "true" for name in self._config.mqtt.brokers}
         return together(
-            found(self._hardware) | ({WASM: "true"} if self._wasm.present else {}),
+            found(self._hardware) | ({WASM: "true"} if self._wasm.present else {}) | brokers,
             self._invited_labels,
             self._config.labels,
             self._conditions.labels,

@@ -25,12 +25,14 @@ from protocol.effects import (
     Effect,
     Gossip,
     Hangup,
+    Publish,
     RemoveTask,
     Reply,
     Save,
     Send,
     StartTask,
     StopTask,
+    StreamLines,
     Tell,
 )
 from protocol.events import DeadlinePassed, Event, LoopLagged, TaskEnded, TaskStarted
@@ -67,6 +69,8 @@ class Outside(Protocol):
     def check(self, task: CheckTask) -> None: ...
     def stop(self, task: StopTask) -> None: ...
     def remove(self, task: RemoveTask) -> None: ...
+    def publish(self, message: Publish) -> None: ...
+    def stream(self, lines: StreamLines) -> None: ...
     def tell(self, tell: Tell) -> None: ...
 
     async def first_events(self) -> Sequence[Event]:
@@ -211,6 +215,10 @@ class Driver:
                 outside.stop(effect)
             case RemoveTask():
                 outside.remove(effect)
+            case Publish():
+                outside.publish(effect)
+            case StreamLines():
+                outside.stream(effect)
             case Tell():
                 outside.tell(effect)
             case Reply():

@@ -41,7 +41,8 @@ RESERVED: Final = (
     "temperature",  # a fact of each bid, and no label: it changes all the time
     CLOCK_LABEL,
 )
-RESERVED_PREFIXES: Final = (DEVICE, "engine.")
+BROKER: Final = "broker."  # protocol.asks.BROKER_LABEL, whose import would slow the command line
+RESERVED_PREFIXES: Final = (DEVICE, "engine.", BROKER)
 
 FOUND: Final = "found"
 INVITE: Final = "invite"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 
 from agent import identity
@@ -43,7 +44,9 @@ from agent.invites import Invites
 from agent.join import serve_join
 from agent.logs import Logs
 from agent.membership import Member, load_member
+from agent.mqtt.bridge import Bridge
 from agent.mqtt.broker import Brokers
+from agent.mqtt.reports import Reports
 from agent.outside import Outside, event_view
 from agent.peers import Peers
 from agent.results import QUOTA_BYTES as RESULT_QUOTA_BYTES
@@ -62,11 +65,11 @@ from agent.transport import (
     TransportSettings,
 )
 from agent.version import VERSION
-from protocol.config import MembershipConfig, NodeConfig
+from protocol.config import MembershipConfig, NodeConfig, OutboxConfig
 from protocol.effects import Tell
 from protocol.errors import ShoalError
 from protocol.events import ShutdownRequested
-from protocol.ids import PeerId
+from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.node import Node
 from protocol.wire import dumps, loads
 
@@ -81,6 +84,8 @@ WALL_SAVED_S: Final = 3600.0  # the highest wall time goes to disk this often: a
 TASK_USER: Final = "shoal-task"  # of the installer, for devices that tasks may use
 GOODBYE_S: Final = 3.0  # for a slow disk; who stops a service waits longer (systemd: 90 s)
 RESTART_S: Final = 60.0  # how long the others wait for an agent that was stopped, its tasks running
+JOB_STATE: Final = ("name", "state", "reason", "type", "created_ms", "ended_ms", "count")
+SLOT_STATE: Final = ("slot", "state", "executor", "exit_code")
 _log = logging.getLogger("shoal")
 
 
@@ -154,7 +159,10 @@ class Agent:
         for event in store.log.last(REMEMBERED):
             self.feed.put(event_view(event))
         self.logs = Logs(self.engines, self._dial(LOG_PROTOCOL), me)
+        self.tasks.publishes = self._publishes
         self.brokers = self._brokers()
+        reports = Reports(self.brokers, me, self._state, self._job_state)
+        self.bridge = Bridge(self.brokers, self.engines, me, self.driver.post, reports)
         self.invites = Invites(store, member, self._own_addresses, self.clock.now())
         self.doctor = Doctor(self)
         self.device = self._device()
@@ -195,9 +203,12 @@ class Agent:
     def _brokers(self) -> Brokers:
         """Idle until `run`, and where none is configured for ever."""
         mqtt, member = self.config.mqtt, self.member
-        root = f"{mqtt.prefix}/{member.membership.shoal_name}"
         rng = Random(os.urandom(16))
-        return Brokers(mqtt.brokers, member.keyring.peer, root, self._tell, rng)
+        return Brokers(mqtt.brokers, member.keyring.peer, self._topics_root, self._tell, rng)
+
+    @property
+    def _topics_root(self) -> str:
+        return f"{self.config.mqtt.prefix}/{self.member.membership.shoal_name}"
 
     def _device(self) -> Device:
         return Device(
@@ -221,6 +232,7 @@ class Agent:
             self.feed,
             self.clock,
             self._addresses_of,
+            self.bridge,
         )
 
     def _peers(self, settings: View) -> Peers:
@@ -241,6 +253,7 @@ class Agent:
         config = NodeConfig(
             membership=self._membership_config(),
             policy=self.config.accept.policy(),
+            outbox=OutboxConfig(root=self._topics_root),
             version=VERSION,
             name=self.name,
         )
@@ -260,7 +273,7 @@ class Agent:
             await nursery.start(self.tasks.run)
             await nursery.start(self.checks.run)
             await nursery.start(self.driver.run, self.outside)
-            nursery.start_soon(self.brokers.run)
+            nursery.start_soon(self.bridge.run)
             nursery.start_soon(self._take_events)
             nursery.start_soon(self._discover)
             nursery.start_soon(self._sample)
@@ -337,6 +350,33 @@ class Agent:
             "counters": self.transport.counters.snapshot(),
             "commits": self.store.commits,
         }
+
+    def _state(self) -> View:
+        """What brokers are told of this device; the same while nothing changes."""
+        bidder = self.driver.node.executor.bidder
+        return {
+            "peer": self.member.keyring.peer,
+            "name": self.name,
+            "shoal": self.member.membership.shoal_name,
+            "version": VERSION,
+            "labels": dict(bidder.labels),
+            "engines": list(bidder.engines),
+            "draining": bidder.draining,
+            "takes_no_work": bidder.unwell(),
+            **msgspec.structs.asdict(bidder.facts),
+            "running": len(bidder.used),
+        }
+
+    def _job_state(self, job: str) -> View | None:
+        """Of a one-off job that this device coordinates, in short."""
+        view: View | None = self.driver.node.led_view(JobId(job))
+        if view is None:
+            return None
+        slots = [{key: slot[key] for key in SLOT_STATE} for slot in view["slots"]]
+        return {"job": job, **{key: view[key] for key in JOB_STATE}, "slots": slots}
+
+    def _publishes(self, execution: ExecutionId) -> bool:
+        return self.driver.node.publishes(execution)  # of the node that there is just then
 
     async def _say_goodbye(self) -> None:
         """A stop may be a restart: tasks run on, and the others wait for us a while."""

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -22,6 +23,7 @@ from agent.results import Results
 from protocol.effects import RemoveTask, StartTask, StopTask
 from protocol.events import Event, TaskEnded, TaskFound, TaskStarted
 from protocol.ids import ExecutionId
+from protocol.resultmessage import OUTPUT_BYTES_MAX
 from protocol.task import of_device
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class Tasks:
         self._nursery: trio.Nursery | None = None
         self._scopes: dict[ExecutionId, trio.CancelScope] = {}  # of tasks not started yet
         self._watched: set[ExecutionId] = set()
+        self.publishes: Callable[[ExecutionId], bool] = _never  # whether its output is a result
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
@@ -90,7 +93,22 @@ class Tasks:
             return TaskFound(key, running=True)
         duration_ms = int(ended.duration_s * 1000)
         kept = (packed.digest, packed.size_bytes, packed.note)
-        return TaskFound(key, False, code, reason, duration_ms, *kept)
+        stdout = await self._stdout(key)
+        return TaskFound(key, False, code, reason, duration_ms, *kept, *stdout)
+
+    async def _stdout(self, key: ExecutionId) -> tuple[bytes, int]:
+        """What a publisher sends of its output, and how many bytes there were."""
+        if not self.publishes(key):
+            return b"", 0
+        data, total = b"", 0
+        try:
+            async with aclosing(self._engines.of(key).log(key, "stdout", 0, -1, False)) as chunks:
+                async for chunk in chunks:
+                    data += chunk.data[: max(0, OUTPUT_BYTES_MAX - len(data))]
+                    total += len(chunk.data)
+        except (KeyError, OSError, ValueError) as error:
+            _log.warning("the output of %s: %s", key, error)
+        return data, total
 
     # ---- effects -----------------------------------------------------------------------------
 
@@ -200,6 +218,7 @@ class Tasks:
             self._results.forget(key)
             self._post(TaskEnded(key, None, f"its directory is gone: {error}"))
             return
+        stdout = await self._stdout(key)
         packed = await self._results.keep(key) if ended.reason in LEAVING else Packed()
         self._watched.discard(key)
         self._results.forget(key)
@@ -214,6 +233,7 @@ class Tasks:
                 packed.digest,
                 packed.size_bytes,
                 packed.note,
+                *stdout,
             )
         )
         await self._clear(key)
@@ -238,6 +258,10 @@ class Tasks:
             pass
         except OSError as error:  # the next start tries again
             _log.warning("removing %s: %s", task.execution, error)
+
+
+def _never(key: ExecutionId) -> bool:
+    return False
 
 
 def _environment(task: StartTask) -> dict[str, str]:

@@ -6,7 +6,7 @@ the owner of an earlier one, and not overlooked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from protocol.config import PolicyConfig
@@ -22,6 +22,8 @@ CAPABILITY: Final = "capability"
 DIRECTORY: Final = "directory"
 DOWNLOAD: Final = "download"
 ENVIRONMENT: Final = "environment"
+BROKER: Final = "broker"
+BROKER_LABEL: Final = "broker."  # of a device where one of the name behind it is configured
 WRITABLE: Final = ":rw"
 
 
@@ -32,6 +34,8 @@ def asks_of(task: TaskSpec) -> tuple[str, ...]:
         *(ask for each in task.input_sources for ask in _of_source(each.source)),
         *(f"{ENVIRONMENT} {of_device(value)}" for value in task.env.values() if of_device(value)),
     )
+    if task.publisher.mqtt is not None:
+        inputs = (*inputs, f"{BROKER} {task.publisher.mqtt.broker}")
     if task.engine.type != "docker":
         return inputs
     params = task.engine.container
@@ -72,6 +76,8 @@ def not_allowed(policy: PolicyConfig, asks: tuple[str, ...]) -> str:
     }
     for ask in asks:
         kind, _, what = ask.partition(" ")
+        if kind == BROKER:  # whoever configured it lets jobs publish there: see `lacking`
+            continue
         if kind not in allowed:
             return f"policy: {ask} is nothing this version knows of"
         key, patterns = allowed[kind]
@@ -79,6 +85,16 @@ def not_allowed(policy: PolicyConfig, asks: tuple[str, ...]) -> str:
         if not any(matches(what, pattern) for pattern in patterns):
             line = ", ".join(f'"{pattern}"' for pattern in patterns)
             return f"policy: {ask} is not allowed here ([accept] {key} = [{line}])"
+    return ""
+
+
+def lacking(asks: tuple[str, ...], labels: Mapping[str, str]) -> str:
+    """The first that a device with these labels does not have, in a sentence with what would give
+    it; empty where it has all."""
+    for ask in asks:
+        kind, _, what = ask.partition(" ")
+        if kind == BROKER and f"{BROKER_LABEL}{what}" not in labels:
+            return f"no MQTT broker {what} is configured here ([mqtt.brokers.{what}])"
     return ""
 
 

@@ -22,6 +22,8 @@ class TaskFound:
     archive: str = ""  # as in TaskEnded
     archive_bytes: int = 0
     archive_note: str = ""
+    stdout: bytes = b""  # as in TaskEnded
+    stdout_bytes: int = 0
 
     def as_ended(self) -> TaskEnded:
         """What is known of its end, where it is over; its output stays where it is."""
@@ -33,6 +35,8 @@ class TaskFound:
             archive=self.archive,
             archive_bytes=self.archive_bytes,
             archive_note=self.archive_note,
+            stdout=self.stdout,
+            stdout_bytes=self.stdout_bytes,
         )
 
 
@@ -166,6 +170,39 @@ class TaskEnded:
     archive: str = ""  # the SHA-256 of what its ResultPaths held; empty where nothing is kept
     archive_bytes: int = 0
     archive_note: str = ""  # what of them could not be kept
+    stdout: bytes = b""  # its beginning, of executions whose output is published as a result
+    stdout_bytes: int = 0  # of which there were so many
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerChanged:
+    """The connection to a broker has come about, or is gone."""
+
+    broker: str
+    connected: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePublished:
+    """What became of a Publish: the broker has it, or `problem` says why that is not known.
+
+    `refused`: it said that it does not take it.
+    """
+
+    key: str
+    id: str  # of the message: numbers are given out again once nothing of them is left
+    problem: str = ""
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LinesPublished:
+    """The broker has all lines of this execution that come before `offset`."""
+
+    execution: ExecutionId
+    offset: int
+    dropped_bytes: int = 0  # since the last one: gone before they could be published
+    over: bool = False  # it has ended, and nothing comes any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +240,9 @@ Event = (
     | TaskStarted
     | HealthChanged
     | TaskEnded
+    | BrokerChanged
+    | MessagePublished
+    | LinesPublished
     | DeadlinePassed
     | LoopLagged
     | ShutdownRequested

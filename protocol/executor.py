@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from protocol.asks import asks_of, lacking
 from protocol.authority import verified_assignment, verified_spec
 from protocol.bidding import Bidder
 from protocol.bounds import clipped
@@ -51,6 +52,7 @@ from protocol.messages import (
     Withdraw,
 )
 from protocol.opsjournal import OpsJournal
+from protocol.publishing import Publishing
 from protocol.records import Keyring, Result, Verdict
 from protocol.resources import Resources
 from protocol.restarts import Restarts
@@ -77,6 +79,7 @@ class Executor:
     over: Callable[[JobId, int], str]  # why a service of this generation is not to run (any more)
     first_rank: Callable[[JobId], PeerId | None]  # who would coordinate a service without holders
     alone_since: Callable[[], float]  # monotonic; NEVER while any other is connected, or none known
+    publishing: Publishing
     executions: Executions = field(default_factory=Executions)
     fences: Fences = field(default_factory=Fences)
 
@@ -141,7 +144,7 @@ class Executor:
         tell = self._tell(execution, "execution.adopted", f"{self._label(execution)} still runs")
         if execution.stopping:
             return [tell, StopTask(execution.id, execution.stopping)]
-        return [tell, *self._check(execution)]
+        return [tell, *self._check(execution), *self.publishing.begun(execution.id)]
 
     # ---- bidding -----------------------------------------------------------------------------
 
@@ -191,9 +194,10 @@ class Executor:
                 return [Send(sender, ResultOffer(seal(answer, self.keyring)))]
         reason = self._objection(execution, spec) or self._unfit(execution)
         reason = reason or self.bidder.drains(execution.spec.type) or self.bidder.unwell()
-        final = True
+        final = bool(reason)
+        reason = reason or self.bidder.hindered(execution.spec)
         if not reason and not self._reserve(sender, auction, execution):
-            reason, final = "busy: the capacity was given to somebody else", False
+            reason = "busy: the capacity was given to somebody else"
         if reason:
             fence = assignment.fence
             known = self.fences.known.get((assignment.job, assignment.slot))
@@ -206,6 +210,8 @@ class Executor:
         if execution.listed:
             rows += self.journal.start(execution.revision)
         rows += self.fences.raise_to(assignment.job, assignment.slot, assignment.fence)
+        if execution.state is not State.PENDING:
+            rows += self._stream(execution)
         superseded, older = self._supersede(execution, now)
         self.executions[execution.id] = execution
         execution.next_at = now.mono + self.config.renew_s
@@ -243,6 +249,10 @@ class Executor:
             float(timeout) if timeout else None,
             tuple(dict.fromkeys(sources)),
         )
+
+    def _stream(self, execution: Execution) -> list[Row]:
+        slot, spec = execution.slot, execution.spec
+        return self.publishing.start(execution.id, execution.job, slot, spec)
 
     def _again(self, sender: PeerId, accepted: Accepted, known: Execution) -> list[Effect]:
         """An award that is known. Of an ops job it asks what became of it: who took the job over
@@ -289,7 +299,8 @@ class Executor:
         engine = spec.task.engine.type
         if engine not in self.bidder.engines:
             return f"engine {engine} is not here"
-        reason = explain_all(spec.constraints, self.bidder.labels) or ""
+        reason = explain_all(spec.constraints, self.bidder.labels)
+        reason = reason or lacking(asks_of(spec.task), self.bidder.labels)
         if execution.listed and not reason:  # nobody asked it for a bid
             return spec.task.resources.shortfall(self.bidder.capacity) or ""
         return reason
@@ -350,7 +361,7 @@ class Executor:
         # The start itself was journaled with the award: this save may be lost without harm, so
         # there is none.
         tell = self._tell(execution, "execution.running", f"{self._label(execution)} runs here")
-        return [tell, *self._check(execution)]
+        return [tell, *self._check(execution), *self.publishing.begun(key)]
 
     def _check(self, execution: Execution) -> list[Effect]:
         check = execution.spec.check
@@ -419,6 +430,7 @@ class Executor:
         return [
             Save((execution.row(), pending.row(), *removed)),
             self._tell(execution, "execution.ended-here", text),
+            *self.publishing.begun(execution.id),
             *(RemoveTask(each.id) for each in gone),
         ]
 
@@ -441,7 +453,8 @@ class Executor:
             execution.move(State.STARTING)
             execution.start_at, execution.began_at = NEVER, now.mono
             self.bidder.adopt(execution.id, execution.spec.task.resources)
-            effects += [Save((execution.row(),)), self._start(execution, now)]
+            rows = (execution.row(), *self._stream(execution))
+            effects += [Save(rows), self._start(execution, now)]
         return effects
 
     def _end(self, execution: Execution, state: State, event: TaskEnded, now: Now) -> list[Effect]:
@@ -476,9 +489,12 @@ class Executor:
         execution.tries = 0  # of renewals; it is the coordinator that is asked first
         text = f"{self._label(execution)} {state.value} here{_how(event)}"
         journal = self.journal.end(result) if execution.listed else []
+        outbox = self.publishing.result(execution.id, result, execution.spec, event)
         effects: list[Effect] = [
-            Save((execution.row(), *journal)),
+            Save((execution.row(), *journal, *outbox)),
             self._tell(execution, "execution.ended-here", text),
+            *self.publishing.begun(execution.id),
+            *self.publishing.due(now),
         ]
         follow = self._follow_on(execution, now)
         return [*effects, *self._offer(execution, now), *follow, *self._call(now)]
@@ -494,6 +510,7 @@ class Executor:
         effects: list[Effect] = [
             Save((execution.row(), *journal)),
             self._tell(execution, "execution.stopped-here", text),
+            *self.publishing.begun(execution.id),
         ]
         return effects + self._follow_on(execution, now) + self._call(now)
 
@@ -690,9 +707,15 @@ class Executor:
     def forget_ended(self, keep: int, before_ms: int) -> list[Effect]:
         """Remove what ended before then (Unix milliseconds), or is one too many, oldest first."""
         old = self.executions.surplus(keep, before_ms)
+        rows: list[Row] = []
         for key in old:
+            execution = self.executions[key]
+            # While its job is kept, a later attempt elsewhere may have put its own in the place.
+            if execution.state is State.COMPLETED or execution.ended_ms < before_ms:
+                slot, spec = execution.slot, execution.spec
+                rows += self.publishing.forget(key, execution.job, slot, spec)
             del self.executions[key]
-        rows: list[Row] = [("execution", key, None) for key in old]
+        rows += [("execution", key, None) for key in old]
         return [Save(tuple(rows)), *map(RemoveTask, old)] if rows else []
 
     # ---- reading -----------------------------------------------------------------------------

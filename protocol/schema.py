@@ -18,6 +18,7 @@ from protocol import (
     inputs,
     job,
     network,
+    publisher,
     resources,
     retry,
     schedule,
@@ -249,13 +250,7 @@ def _task(engines: Sequence[str]) -> Schema:
             task.RESULT_PATHS_MAX,
             "What is kept of the task, beside its output.",
         ),
-        "Publisher": _object(
-            {
-                "Type": _enum(("", *task.PUBLISHERS), "local: kept by the peer that ran it."),
-                "Params": {"type": ["object", "null"], "maxProperties": 0},
-            },
-            "Where results go. Default: local.",
-        ),
+        "Publisher": _publisher(),
         "Resources": _resources(),
         "Network": _object(
             {
@@ -400,6 +395,42 @@ def _wasm() -> Schema:
         "Parameters of the wasm engine.",
         required=["EntryModule"],
     )
+
+
+def _publisher() -> Schema:
+    names = ", ".join(f"{{{name}}}" for name in publisher.PLACEHOLDERS)
+    mqtt = _object(
+        {
+            "Broker": {
+                "type": "string",
+                "pattern": _whole(publisher.BROKER.pattern),
+                "description": "One that the device has under this name, [mqtt.brokers.NAME].",
+            },
+            "Topic": _text(publisher.TOPIC_BYTES_MAX, f"With {names}. Default: the shoal's own."),
+            "QoS": _integer(0, publisher.QOS_MAX, "1: at least once. Default: 1."),
+            "Retain": _flag("The broker keeps the last one. Default: true on the shoal's own."),
+            "Format": _enum(publisher.FORMATS, "Default: json, of lines raw."),
+            "Lines": _flag("A message for each line of stdout as it is printed. Default: false."),
+        },
+        "Parameters of mqtt.",
+        required=["Broker"],
+    )
+    none: Schema = {"type": ["object", "null"], "maxProperties": 0}
+    return {
+        **_object(
+            {
+                "Type": _enum(
+                    ("", *publisher.PUBLISHERS),
+                    "local: kept by the peer that ran it, as all are; mqtt: sent to a broker, too.",
+                ),
+                "Params": {"type": ["object", "null"], "description": "As the type needs them."},
+            },
+            "Where results go. Default: local.",
+        ),
+        "if": {"properties": {"Type": {"const": "mqtt"}}, "required": ["Type"]},
+        "then": {"properties": {"Params": mqtt}, "required": ["Params"]},
+        "else": {"properties": {"Params": none}},
+    }
 
 
 def _module(description: str) -> Schema:

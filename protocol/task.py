@@ -12,12 +12,11 @@ from protocol.engine import ENGINE_FIELDS, EngineSpec
 from protocol.inputs import InputSource, read_inputs
 from protocol.network import NetworkSpec
 from protocol.paths import read_path
+from protocol.publisher import PublisherSpec
 from protocol.quantities import format_duration, parse_duration_s
 from protocol.resources import CONTAINER_DEFAULT, RESOURCES_DEFAULT, Resources
 from protocol.tree import NAME, NAME_ALLOWED, Fields, Node, Plain, shown
 from protocol.wasm import sources_with
-
-PUBLISHERS: Final = ("local",)
 
 NAME_DEFAULT: Final = "main"  # what Bacalhau's CLI calls the one task of a job
 ENV_MAX: Final = 64
@@ -41,7 +40,6 @@ FIELDS: Final = (
     "Meta",
 )
 RESULT_FIELDS: Final = ("Name", "Path")
-PUBLISHER_FIELDS: Final = ("Type", "Params")
 TIMEOUT_FIELDS: Final = ("ExecutionTimeout", "QueueTimeout", "TotalTimeout")
 
 OF_DEVICE: Final = "env:"
@@ -63,24 +61,6 @@ class ResultPath(msgspec.Struct, frozen=True):
 
     def to_plain(self) -> dict[str, Plain]:
         return {"Name": self.name, "Path": self.path}
-
-
-class PublisherSpec(msgspec.Struct, frozen=True):
-    """Where results go. `local`: kept by the executor, fetched by whoever asks."""
-
-    type: str = "local"
-
-    @classmethod
-    def read(cls, node: Node) -> PublisherSpec:
-        fields = node.fields(*PUBLISHER_FIELDS)
-        if params := fields.get("Params"):
-            params.fields()  # `local` has none
-        # Bacalhau writes an empty type where nothing was chosen.
-        at = fields.get("Type")
-        return cls() if at is None or at.value == "" else cls(at.choice(PUBLISHERS, "a publisher"))
-
-    def to_plain(self) -> dict[str, Plain]:
-        return {"Type": self.type}
 
 
 class TimeoutsSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,7 +118,9 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
             env=fields.read("Env", _read_env, {}),
             input_sources=_read_sources(fields, engine),
             result_paths=fields.read("ResultPaths", _read_result_paths, ()),
-            publisher=fields.read("Publisher", PublisherSpec.read, PublisherSpec()),
+            publisher=fields.read(
+                "Publisher", lambda at: _read_publisher(at, standing), PublisherSpec()
+            ),
             resources=fields.read("Resources", lambda at: Resources.read(at, base), base),
             network=fields.read("Network", lambda at: _read_network(at, engine), NetworkSpec()),
             timeouts=TimeoutsSpec() if standing else timeouts,
@@ -170,6 +152,13 @@ def _read_sources(fields: Fields, engine: EngineSpec) -> tuple[InputSource, ...]
     if engine.type != "wasm":
         return sources
     return sources_with(fields.need("Engine").fields(*ENGINE_FIELDS).need("Params"), sources)
+
+
+def _read_publisher(node: Node, standing: bool) -> PublisherSpec:
+    publisher = PublisherSpec.read(node)
+    if standing:
+        publisher.check_standing(node)
+    return publisher
 
 
 def _read_network(node: Node, engine: EngineSpec) -> NetworkSpec:

@@ -9,6 +9,7 @@ from typing import Final
 
 from protocol.config import NodeConfig
 from protocol.records import Role
+from protocol.sim import broker
 from protocol.sim.device import Described, Device
 from protocol.sim.faults import Faults, Script
 from protocol.sim.heap import Heap
@@ -80,6 +81,9 @@ def run(seed: int, options: Options, line: Callable[[str], None] | None = None) 
     world.watcher = invariants
     people = People(world, invariants, Random(f"{name}/people"), faults.heal_s)
     people.draw(options.jobs)
+    if faults.broker:
+        rng = Random(f"{name}/broker")
+        broker.set_up(world, people, faults.outages, rng, faults.heal_s)
     keepers = Keepers(
         world,
         invariants.standing,

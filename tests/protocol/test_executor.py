@@ -37,6 +37,7 @@ from protocol.messages import (
     Withdraw,
 )
 from protocol.opsjournal import OpsJournal
+from protocol.publishing import Publishing
 from protocol.records import Fence, Keyring, Result, Role, Verdict
 from protocol.resources import Resources
 from protocol.restarts import Restarts
@@ -68,6 +69,7 @@ def executor_of(
         lambda job, generation: "",
         lambda job: None,
         lambda: NEVER,
+        Publishing(ME),
     )
 
 
