@@ -179,7 +179,7 @@ class Executor:
         effects: list[Effect] = []
         for execution in begun:
             effects += self._take(sender, award.auction, execution, spec, now)
-        return effects + self._make_room()
+        return effects + self._make_room(now)
 
     def _take(
         self, sender: PeerId, auction: int, execution: Execution, spec: Sealed, now: Now
@@ -699,10 +699,12 @@ class Executor:
                 execution.next_at, execution.tries = min(execution.next_at, now.mono + BATCH_S), 0
         return []
 
-    def _make_room(self) -> list[Effect]:
+    def _make_room(self, now: Now) -> list[Effect]:
         """Forget between sweeps too: a busy device runs thousands of jobs until the next."""
         kept = self.config.executions_kept
-        return self.forget_ended(kept, 0) if len(self.executions) > 2 * kept else []
+        if len(self.executions) <= 2 * kept:
+            return []
+        return [*self.forget_ended(kept, 0), *self.publishing.due(now)]
 
     def forget_ended(self, keep: int, before_ms: int) -> list[Effect]:
         """Remove what ended before then (Unix milliseconds), or is one too many, oldest first."""

@@ -7,7 +7,18 @@ from typing import cast
 import jsonschema
 import pytest
 
-from protocol import constraints, container, engine, inputs, job, network, resources, retry, task
+from protocol import (
+    constraints,
+    container,
+    engine,
+    inputs,
+    job,
+    network,
+    publisher,
+    resources,
+    retry,
+    task,
+)
 from protocol.errors import JobSpecError
 from protocol.job import JobSpec
 from protocol.schema import job_schema
