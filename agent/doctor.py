@@ -120,6 +120,19 @@ class Doctor:
                 found.append(check(name, False, text, "see the broker's access list"))
             else:
                 found.append(check(name, True, f"connected to {broker.settings.url}"))
+        return [*found, *self._outbox()]
+
+    def _outbox(self) -> list[View]:
+        """Results that wait for what nobody connects to any more wait for ever."""
+        outbox, found = self._agent.driver.node.publishing.outbox, []
+        for name in dict.fromkeys(message.broker for message in outbox.messages.values()):
+            if name not in self._agent.brokers.names:
+                text = f"{outbox.waiting(name)} results wait for broker {name}, which is unknown"
+                fix = f"write [mqtt.brokers.{name}] into the configuration again"
+                found.append(check("results", None, text, fix))
+        if outbox.full:
+            fix = "see the broker; no work that publishes is taken until it has taken them"
+            found.append(check("results", False, outbox.full, fix))
         return found
 
     def _work(self) -> View:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 import trio
+from msgspec.structs import asdict
 
 from agent import identity
 from agent.archives import Archives, ByteStream, Dialler
@@ -85,6 +85,15 @@ TASK_USER: Final = "shoal-task"  # of the installer, for devices that tasks may 
 GOODBYE_S: Final = 3.0  # for a slow disk; who stops a service waits longer (systemd: 90 s)
 RESTART_S: Final = 60.0  # how long the others wait for an agent that was stopped, its tasks running
 JOB_STATE: Final = ("name", "state", "reason", "type", "created_ms", "ended_ms", "count")
+MEASURED: Final = (  # in millicores, bytes, thousandths, millidegrees; -1 where it cannot be told
+    "cpu_free_m",
+    "memory_free_bytes",
+    "disk_free_bytes",
+    "load_permille",
+    "temperature_mc",
+    "battery_percent",
+    "mains",
+)
 SLOT_STATE: Final = ("slot", "state", "executor", "exit_code")
 _log = logging.getLogger("shoal")
 
@@ -351,10 +360,10 @@ class Agent:
             "commits": self.store.commits,
         }
 
-    def _state(self) -> View:
-        """What brokers are told of this device; the same while nothing changes."""
+    def _state(self) -> tuple[View, View]:
+        """What brokers are told of this device, and what is measured of it."""
         bidder = self.driver.node.executor.bidder
-        return {
+        about = {
             "peer": self.member.keyring.peer,
             "name": self.name,
             "shoal": self.member.membership.shoal_name,
@@ -363,9 +372,9 @@ class Agent:
             "engines": list(bidder.engines),
             "draining": bidder.draining,
             "takes_no_work": bidder.unwell(),
-            **msgspec.structs.asdict(bidder.facts),
             "running": len(bidder.used),
         }
+        return about, {k: v for k, v in asdict(bidder.facts).items() if k in MEASURED}
 
     def _job_state(self, job: str) -> View | None:
         """Of a one-off job that this device coordinates, in short."""

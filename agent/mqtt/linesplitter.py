@@ -35,13 +35,17 @@ class Splitter:
         self._data = b""
         self._length = 0  # of the line so far; what is over the bound is not kept
         self._dropped = 0
+        self._torn = False
 
     def feed(self, chunk: LogChunk) -> Iterator[Line]:
         """The lines that end in it."""
         if self._exact and chunk.offset > self._next:
             self._dropped += chunk.offset - self._next + self._length
             self._data, self._length, self._resume = b"", 0, chunk.offset
-        *ended, last = chunk.data.split(b"\n")
+            self._torn = True
+        data = self._whole(chunk.data)
+        self._next = chunk.next_offset
+        *ended, last = data.split(b"\n")
         # What is written at one time may be several lines: they share its place.
         shares = 0
         for number, part in enumerate(ended):
@@ -55,7 +59,16 @@ class Splitter:
                     self._resume = chunk.end
             yield self._line(place)
         self._grow(last)
-        self._next = chunk.next_offset
+
+    def _whole(self, data: bytes) -> bytes:
+        """Without what is left of a line whose beginning was dropped."""
+        if not self._torn:
+            return data
+        rest, newline, following = data.partition(b"\n")
+        self._torn = not newline
+        gone = len(rest) + len(newline)
+        self._dropped, self._resume = self._dropped + gone, self._resume + gone
+        return following
 
     def rest(self) -> Line | None:
         """What stands behind the last newline once nothing more comes."""

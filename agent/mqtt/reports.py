@@ -12,20 +12,22 @@ from agent.control.backend import View
 from agent.mqtt.broker import Broker, Brokers
 from agent.mqtt.message import Outgoing
 
-STATE_S: Final = 5.0  # at most so often; the facts in it are sampled every ten
+STATE_S: Final = 5.0  # at most so often
+FACTS_S: Final = 60.0  # and where nothing but measurements changed: each is half a kilobyte
 STATES_MAX: Final = 1000  # jobs whose last state is remembered, so that none is told twice
 SPARE: Final = 2  # of what may be on its way: reports are lost rather than waited for
 QUEUED_MAX: Final = 256  # jobs to look at
 
 
 class Reports:
-    """To each broker with `report`. `state` gives this device's, `job` one that it coordinates."""
+    """To each broker with `report`. `state` gives this device's and what is measured of it, `job`
+    one that it coordinates."""
 
     def __init__(
         self,
         brokers: Brokers,
         peer: str,
-        state: Callable[[], View],
+        state: Callable[[], tuple[View, View]],
         job: Callable[[str], View | None],
     ) -> None:
         self._brokers = brokers
@@ -35,7 +37,8 @@ class Reports:
         self._changed = trio.Event()
         self._jobs: dict[str, None] = {}  # that something happened to
         self._states: dict[str, str] = {}  # of jobs, as they were told
-        self._sent: dict[str, View] = {}  # this device's, as each broker has it
+        # This device's, as each broker has it: when it was told, and what of it is no measurement.
+        self._sent: dict[str, tuple[float, View, View]] = {}
 
     def connected(self, broker: str) -> None:
         self._sent.pop(broker, None)
@@ -62,16 +65,17 @@ class Reports:
             await trio.sleep(0.4)
 
     def _tell_state(self) -> None:
-        view = self._state()
-        payload = _json(view)
+        view, measured = self._state()
+        now = trio.current_time()
         for broker in self._reported():
-            if self._sent.get(broker.name) == view:
-                continue
-            topic = f"{self._brokers.root}/peer/{self._peer}/state"
-            if broker.room > SPARE:
+            at, told, before = self._sent.get(broker.name, (-FACTS_S, {}, {}))
+            due = told != view or (before != measured and now - at >= FACTS_S)
+            if due and broker.room > SPARE:
+                topic = f"{self._brokers.root}/peer/{self._peer}/state"
+                payload = _json({**view, **measured})
                 message = Outgoing(topic, payload, retain=True, content_type="application/json")
                 broker.publish(message, lambda _: None)
-                self._sent[broker.name] = view
+                self._sent[broker.name] = (now, view, measured)
 
     def _tell_job(self, job: str) -> None:
         view = self._job(job)

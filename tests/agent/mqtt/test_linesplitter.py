@@ -48,9 +48,10 @@ def test_however_it_is_cut_and_wherever_one_goes_on(
 def test_what_the_bound_on_outputs_cost_is_counted_before_the_next_line() -> None:
     splitter = Splitter(0, exact=True)
     (first,) = splitter.feed(LogChunk(0, b"a\nhalf", 1000))
-    (second,) = splitter.feed(LogChunk(100, b"b\n", 1000))
-    assert (first.dropped_bytes, second.dropped_bytes) == (0, 100 - 2)
-    assert (second.data, second.place, second.resume) == (b"b", "100", 102)
+    assert list(splitter.feed(LogChunk(100, b"what is left", 1000))) == []
+    (second,) = splitter.feed(LogChunk(112, b" of a line\nb\n", 1000))
+    assert (first.dropped_bytes, second.dropped_bytes) == (0, 123 - 2)
+    assert (second.data, second.place, second.resume) == (b"b", "123", 125)
 
 
 def test_a_line_that_is_too_long_is_cut_and_says_by_how_much() -> None:
