@@ -391,11 +391,12 @@ class Agent:
         """A stop may be a restart: tasks run on, and the others wait for us a while."""
         notify("STOPPING=1")
         self.driver.post(ShutdownRequested(back_in_s=RESTART_S))
-        await self.brokers.say_goodbye()
         rows = ("meta", "wall", dumps(self.clock.now().wall_ms))
         with contextlib.suppress(StoreFailed):  # the driver has told of it
             await self.store.save([rows])  # behind everything that was saved before it
-        await trio.sleep(0.2)  # for the goodbye to leave
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.brokers.say_goodbye)
+            await trio.sleep(0.2)  # for the goodbye to leave
 
     async def _on_signals(self, *, task_status: TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -198,8 +198,10 @@ class Bidder:
         return unwell(self.policy, self.facts, self.minute)
 
     def hindered(self, job: JobSpec) -> str:
-        """Why what it asks for cannot be had just now, empty where it can."""
-        return self.hindrance(asks_of(job.task))
+        """Why what it asks for cannot be had just now, empty where it can. Lines wait in the task's
+        own output, and add to nothing."""
+        publisher = job.task.publisher.mqtt
+        return "" if publisher and publisher.lines else self.hindrance(asks_of(job.task))
 
     def drains(self, type: JobType) -> str:
         """Why no more jobs of this type begin here: it drains, and they can be placed elsewhere."""

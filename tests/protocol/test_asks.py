@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.asks import asks_of, not_allowed
+from agent.labels import BROKER
+from protocol.asks import BROKER_LABEL, asks_of, lacking, not_allowed
 from protocol.config import PolicyConfig
 from protocol.tree import Plain
 from tests.protocol.jobs import task_spec
@@ -125,3 +126,14 @@ def test_variables_of_the_device_are_asked_for_one_by_one() -> None:
         "policy: environment API_TOKEN is not allowed here ([accept] environment = [])"
     )
     assert not_allowed(PolicyConfig(environment=("API_*",)), asks_of(task)) == ""
+
+
+def test_a_publisher_asks_for_its_broker_which_is_a_label_of_devices_that_have_it() -> None:
+    publisher: Plain = {"Type": "mqtt", "Params": {"Broker": "home"}}
+    asks = asks_of(task_spec(Publisher=publisher).task)
+    assert asks == ("broker home",)
+    assert not_allowed(PolicyConfig(), asks) == "", "who configured it lets jobs publish there"
+    assert lacking(asks, {"broker.home": "true"}) == ""
+    text = "no MQTT broker home is configured here ([mqtt.brokers.home])"
+    assert lacking(asks, {"broker.hom": "true"}) == text
+    assert BROKER == BROKER_LABEL
