@@ -25,6 +25,9 @@ from protocol.wire import dumps, loads
 
 BUCKET: Final[Bucket] = "outbox"
 ROW_BYTES_MAX: Final = 1024 * 1024
+LOSSES_MAX: Final = 3  # of connections under one message; twice is a bad day
+SUSPECT_FIRST_S: Final = 5.0
+SUSPECT_MAX_S: Final = 60.0
 Row = tuple[Bucket, str, bytes | None]
 Line = tuple[str, JobId]  # broker and job: what stands in one line
 
@@ -55,6 +58,7 @@ class Outbox:
     _connected: dict[str, None] = field(default_factory=dict)
     _sent: dict[int, str] = field(default_factory=dict)  # under way, and to which broker
     _held: dict[Line, tuple[float, int]] = field(default_factory=dict)  # until when; how often so
+    _losses: dict[int, int] = field(default_factory=dict)  # how often the connection broke under it
     _next: int = 1
 
     def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
@@ -143,6 +147,7 @@ class Outbox:
         if event.problem:
             return [*self._hold(line, message, event, now), *self.due(now)]
         self._held.pop(line, None)
+        self._losses.pop(number, None)
         del self.messages[number]
         self.size_bytes -= len(message.payload)
         self._lines[line].remove(number)
@@ -158,6 +163,8 @@ class Outbox:
         _, times = self._held.get(line, (0.0, 0))
         if not event.refused:
             self._held[line] = (now.mono + self.config.again_s, times)
+            if event.lost:
+                self._suspect([int(event.key)], now)
             return []
         wait_s = min(self.config.refused_first_s * 2 ** min(times, 16), self.config.refused_max_s)
         self._held[line] = (now.mono + wait_s, times + 1)
@@ -171,15 +178,30 @@ class Outbox:
 
     def on_broker(self, event: BrokerChanged, now: Now) -> list[Effect]:
         """Its connection came about or is gone; then nobody knows what of it arrived."""
-        self._sent = {n: broker for n, broker in self._sent.items() if broker != event.broker}
+        lost = [number for number, broker in self._sent.items() if broker == event.broker]
+        for number in lost:
+            del self._sent[number]
         if not event.connected:
             self._connected.pop(event.broker, None)
+            self._suspect(lost, now)
             return []
         self._connected[event.broker] = None
         for line in [line for line, (_, times) in self._held.items() if line[0] == event.broker]:
             if not self._held[line][1]:  # what was refused is no sooner allowed by that
                 del self._held[line]
         return self.due(now)
+
+    def _suspect(self, lost: list[int], now: Now) -> None:
+        """A broker may end the connection over one message, again and again: those that it broke
+        under three times let the others go first, for a while."""
+        for number in lost:
+            self._losses[number] = count = self._losses.get(number, 0) + 1
+            if count >= LOSSES_MAX:
+                message = self.messages[number]
+                wait_s = min(SUSPECT_FIRST_S * 2 ** (count - LOSSES_MAX), SUSPECT_MAX_S)
+                line = (message.broker, message.job)
+                _, times = self._held.get(line, (0.0, 0))
+                self._held[line] = (now.mono + wait_s, max(times, 1))
 
     @property
     def deadline(self) -> float:

@@ -106,8 +106,10 @@ class PublisherSpec(msgspec.Struct, frozen=True):
 
 def _read_topic(node: Node) -> str:
     topic = node.word(TOPIC_BYTES_MAX)
-    if any(sign in topic for sign in "+#\0") or topic.startswith("$"):
+    if any(sign in topic for sign in "+#") or topic.startswith("$"):
         node.fail("nothing is published to a wildcard; allowed: a topic without +, # and $")
+    if not topic.isprintable():  # brokers end the connection over it (MQTT 5, 1.5.4)
+        node.fail("a sign that cannot be printed; allowed: letters, digits and punctuation")
     for found in _PLACEHOLDER.findall(topic):
         if found.lower() not in PLACEHOLDERS:
             known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)

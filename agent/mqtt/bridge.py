@@ -57,8 +57,8 @@ class Bridge:
 
     def publish(self, message: Publish) -> None:
         def done(problem: str) -> None:
-            refused = problem not in ("", LOST, NO_ROOM)
-            self._post(MessagePublished(message.key, message.id, problem, refused))
+            lost, refused = problem == LOST, problem not in ("", LOST, NO_ROOM)
+            self._post(MessagePublished(message.key, message.id, problem, refused, lost))
 
         outgoing = Outgoing(
             topic=message.topic,

@@ -194,13 +194,17 @@ class Client:
             refusal = f"larger than the {self._limit_bytes} bytes that the broker takes"
             self._token.run_sync_soon(done, refusal)
             return True
-        info = self._paho.publish(
-            message.topic,
-            message.payload,
-            qos=message.qos,
-            retain=message.retain and self._retains,
-            properties=self._properties(message),
-        )
+        try:
+            info = self._paho.publish(
+                message.topic,
+                message.payload,
+                qos=message.qos,
+                retain=message.retain and self._retains,
+                properties=self._properties(message),
+            )
+        except Exception as error:  # what paho thinks no message; it says so in many ways
+            self._token.run_sync_soon(done, f"it cannot be sent: {error}")
+            return True
         if info.rc != 0:
             return False
         self._published[info.mid] = done

@@ -137,6 +137,36 @@ def test_what_is_refused_is_kept_told_once_and_tried_ever_more_seldom() -> None:
     assert kept.ends("a") == [] and not kept.disk
 
 
+def test_a_message_that_ends_the_connection_each_time_lets_others_go_first() -> None:
+    kept = Kept(OutboxConfig(in_flight_max=1))
+    kept.add("poison", "a")
+    kept.add("b", "b")
+    for turn in range(3):
+        assert kept.does(kept.outbox.on_broker(UP, at(turn))) == ["poison"]
+        kept.outbox.on_broker(DOWN, at(turn))
+    assert kept.does(kept.outbox.on_broker(UP, at(3.0))) == ["b"]
+    assert kept.ends("b", now=3.0) == [] and kept.outbox.deadline == 7.0
+    assert kept.does(kept.outbox.on_deadline(at(7.0))) == ["poison"]
+    kept.outbox.on_broker(DOWN, at(8.0))
+    kept.outbox.on_broker(UP, at(9.0))
+    assert kept.outbox.deadline == 18.0, "ever more seldom"
+    assert kept.does(kept.outbox.on_deadline(at(18.0))) == ["poison"]
+    assert kept.ends("poison", now=18.0) == [] and not kept.disk
+
+
+def test_a_message_is_told_to_be_lost_before_its_connection_is() -> None:
+    kept = Kept()
+    kept.add("poison")
+    for turn in range(3):
+        assert kept.does(kept.outbox.on_broker(UP, at(turn))) == ["poison"]
+        key = f"{next(iter(kept.outbox.messages)):016d}"
+        lost = MessagePublished(key, "poison", "the connection was lost", lost=True)
+        assert kept.outbox.on_published(lost, at(turn)) == []
+        kept.outbox.on_broker(DOWN, at(turn))
+    assert kept.does(kept.outbox.on_broker(UP, at(3.0))) == []
+    assert kept.outbox.deadline == 7.0
+
+
 def test_it_is_full_by_number_and_by_size_and_says_which_broker_is_missing() -> None:
     kept = Kept()
     for number in range(4):

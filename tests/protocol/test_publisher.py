@@ -58,6 +58,8 @@ def test_the_canonical_form_reads_as_the_same(params: dict[str, Plain]) -> None:
         ({"Broker": "a b"}, "P.params.Broker", "the name of a broker"),
         ({"QoS": 2}, "P.params.QoS", "allowed: 0 to 1"),
         ({"Topic": "a/+"}, "P.params.Topic", "without +, # and $"),
+        ({"Topic": "a\x07b"}, "P.params.Topic", "cannot be printed"),
+        ({"Topic": "a\ud800"}, "P.params.Topic", ""),
         ({"Topic": "$SYS/x"}, "P.params.Topic", "without +, # and $"),
         ({"Topic": "a/{jbo}"}, "P.params.Topic", "{jbo} stands for nothing; allowed: {root}"),
         ({"Format": "xml"}, "P.params.Format", "allowed: json, cbor, raw"),

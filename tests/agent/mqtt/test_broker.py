@@ -359,3 +359,10 @@ def test_filters(topic: str) -> None:
 def test_no_filters(topic: str) -> None:
     with pytest.raises(ValueError):
         check_filter(topic)
+
+
+async def test_what_is_no_message_is_refused_and_ends_nothing() -> None:
+    with Mosquitto() as mosquitto:
+        async with connected(BrokerSettings(mosquitto.url)) as broker:
+            assert "cannot be sent" in await publish(broker, Outgoing("a/+", b"x"))
+            assert await publish(broker, Outgoing("a", b"x")) == ""
