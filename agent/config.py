@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from agent.mqtt.settings import BrokerSettings, check_allowed, read_brokers, read_prefix
 from agent.settings import (
     FLAG,
     LABELS,
@@ -19,6 +20,7 @@ from agent.settings import (
     WORD,
     WORDS,
     ConfigError,
+    Kind,
     Setting,
     Value,
     about,
@@ -334,6 +336,37 @@ class S3:
 
 
 @dataclass(frozen=True, slots=True)
+class Mqtt:
+    prefix: str = field(
+        default="shoal",
+        metadata=about(
+            Kind("word", read_prefix),
+            "The first part of all topics of this shoal's own: <prefix>/<shoal>/... Two shoals of "
+            "one name that share a broker need different ones.",
+        ),
+    )
+    allow: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            words_of(check_allowed),
+            "What messages may command here: template/NAME to run a template, daemon/NAME to "
+            "switch a daemon, a * at the end standing for any rest. Empty: nothing. Whoever may "
+            "publish at the broker can do that.",
+        ),
+    )
+    brokers: dict[str, BrokerSettings] = field(
+        default_factory=dict,
+        metadata=about(
+            Kind("pairs", read_brokers),
+            "Brokers by name, each its URL (mqtt://192.168.1.5), or a section of its own such as "
+            "[mqtt.brokers.home] with url, version (5 or 3.1.1), user, password_file or credential "
+            "(of systemd), ca_file, cert_file, key_file, client_id, keepalive_s, report.",
+            "--mqtt-broker",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     format: str = field(
         default="human",
@@ -439,6 +472,7 @@ class Config:
     task: Task = field(default_factory=Task)
     docker: Docker = field(default_factory=Docker)
     s3: S3 = field(default_factory=S3)
+    mqtt: Mqtt = field(default_factory=Mqtt)
     log: Log = field(default_factory=Log)
 
     @property
@@ -456,6 +490,7 @@ SECTIONS: Final[dict[str, type]] = {
     "task": Task,
     "docker": Docker,
     "s3": S3,
+    "mqtt": Mqtt,
     "log": Log,
 }
 
@@ -466,7 +501,7 @@ def _settings() -> Iterator[Setting]:
             if not part.metadata:
                 continue
             key = f"{section}.{part.name}" if section else part.name
-            default = {} if part.name == "labels" else part.default
+            default = {} if part.name in ("labels", "brokers") else part.default
             flag = part.metadata["flag"] or "--" + key.replace(".", "-").replace("_", "-")
             yield Setting(key, part.metadata["kind"], default, part.metadata["why"], flag)
 
@@ -505,4 +540,8 @@ def _get(config: Config, key: str) -> Value:
 def _shown(value: Value) -> Value:
     if isinstance(value, tuple):
         return list(value)
+    if isinstance(value, dict):
+        return {name: _shown(each) for name, each in value.items()}
+    if isinstance(value, BrokerSettings):
+        return asdict(value)  # which holds names of files, and no secret
     return str(value) if isinstance(value, Path) else value

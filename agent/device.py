@@ -16,7 +16,7 @@ from agent.config import Config
 from agent.engines.presence import Presence
 from agent.engines.wasm import Wasm
 from agent.hardware import Hardware
-from agent.labels import FOUND, S3_LABEL, WASM, Label, found, together
+from agent.labels import BROKER, FOUND, S3_LABEL, WASM, Label, found, together
 from agent.s3 import S3
 from protocol.events import FactsSampled, SelfDescribed
 from protocol.messages import Facts
@@ -62,6 +62,7 @@ class Device:
     def labels(self) -> dict[str, Label]:
         """All of them, and where each came from; a look at the hardware."""
         there = {WASM: self._wasm.present, S3_LABEL: self._s3.present}
+        there |= {f"{BROKER}{name}": True for name in self._config.mqtt.brokers}
         return together(
             found(self._hardware) | {name: "true" for name, is_here in there.items() if is_here},
             self._invited_labels,

@@ -47,6 +47,7 @@ class Doctor:
             *self._docker(),
             *self._wasm(),
             *self._s3(),
+            *self._brokers(),
             self._work(),
             self._network(),
             self._ports(),
@@ -222,6 +223,36 @@ class Doctor:
         if trouble := s3.trouble():
             return [check("s3", None, trouble, "see [s3] in `shoal config example`; chmod 600")]
         return [check("s3", True, "buckets are reached with keys that the agent alone can read")]
+
+    def _brokers(self) -> list[View]:
+        """Nothing to say where none is configured."""
+        found = []
+        for broker in self._agent.brokers:
+            name, trouble, denied = f"broker {broker.name}", broker.trouble, broker.denied
+            if trouble is not None:
+                found.append(check(name, False, trouble.text, trouble.fix))
+            elif not broker.connected:
+                found.append(check(name, None, "it is being connected to", "wait some seconds"))
+            elif denied:
+                topic, (why, _) = next(iter(denied.items()))
+                text = f"connected; {len(denied)} topics are not allowed there, as {topic}: {why}"
+                found.append(check(name, False, text, "see the broker's access list"))
+            else:
+                found.append(check(name, True, f"connected to {broker.settings.url}"))
+        return [*found, *self._outbox()]
+
+    def _outbox(self) -> list[View]:
+        """Results that wait for what nobody connects to any more wait for ever."""
+        outbox, found = self._agent.driver.node.publishing.outbox, []
+        for name in dict.fromkeys(message.broker for message in outbox.messages.values()):
+            if name not in self._agent.brokers.names:
+                text = f"{outbox.waiting(name)} results wait for broker {name}, which is unknown"
+                fix = f"write [mqtt.brokers.{name}] into the configuration again"
+                found.append(check("results", None, text, fix))
+        if outbox.full:
+            fix = "see the broker; no work that publishes is taken until it has taken them"
+            found.append(check("results", False, outbox.full, fix))
+        return found
 
     def _work(self) -> View:
         """A device that was drained for a repair and forgotten looks well in everything else."""

@@ -26,12 +26,14 @@ from protocol.effects import (
     Effect,
     Gossip,
     Hangup,
+    Publish,
     RemoveTask,
     Reply,
     Save,
     Send,
     StartTask,
     StopTask,
+    StreamLines,
     Tell,
 )
 from protocol.events import (
@@ -76,6 +78,8 @@ class Outside(Protocol):
     def stop(self, task: StopTask) -> None: ...
     def remove(self, task: RemoveTask) -> None: ...
     def drop_volumes(self) -> None: ...
+    def publish(self, message: Publish) -> None: ...
+    def stream(self, lines: StreamLines) -> None: ...
     def tell(self, tell: Tell) -> None: ...
 
     async def first_events(self) -> Sequence[Event]:
@@ -229,6 +233,10 @@ class Driver:
                 outside.remove(effect)
             case DropVolumes():
                 outside.drop_volumes()
+            case Publish():
+                outside.publish(effect)
+            case StreamLines():
+                outside.stream(effect)
             case Tell():
                 outside.tell(effect)
             case Reply():

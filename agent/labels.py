@@ -43,7 +43,8 @@ RESERVED: Final = (
     CLOCK_LABEL,
     S3_LABEL,
 )
-RESERVED_PREFIXES: Final = (DEVICE, "engine.")
+BROKER: Final = "broker."  # protocol.asks.BROKER_LABEL, whose import would slow the command line
+RESERVED_PREFIXES: Final = (DEVICE, "engine.", BROKER)
 
 FOUND: Final = "found"
 INVITE: Final = "invite"

@@ -27,7 +27,7 @@ KINDS_MAX: Final = 256  # counted at one time
 # What somebody who watches `shoal up` wants to know; bids and questions are in `shoal job why`.
 _WATCHED: Final = (
     "agent.", "peer.", "shoal.", "job.accepted", "job.awarded", "job.waiting", "job.placed-again",
-    "job.completed", "job.failed", "job.stopped", "job.conflict", "execution.",
+    "job.completed", "job.failed", "job.stopped", "job.conflict", "execution.", "mqtt.",
 )  # fmt: skip
 _LIBRARIES: Final = ("libp2p", "zeroconf", "hypercorn", "multiaddr", "trio", "asyncio")
 

@@ -14,6 +14,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 import trio
+from msgspec.structs import asdict
 
 from agent import identity
 from agent.archives import Archives, ByteStream, Dialler
@@ -47,6 +48,9 @@ from agent.invites import Invites
 from agent.join import serve_join
 from agent.logs import Logs
 from agent.membership import Member, load_member
+from agent.mqtt.bridge import Bridge
+from agent.mqtt.broker import Brokers
+from agent.mqtt.reports import Reports
 from agent.notify import keep_patting, notify
 from agent.outside import Outside, event_view
 from agent.peers import Peers
@@ -70,11 +74,11 @@ from agent.transport import (
 from agent.version import VERSION
 from agent.volumes import Volumes
 from agent.waiting import wait_for_membership
-from protocol.config import MembershipConfig, NodeConfig, PolicyConfig
+from protocol.config import MembershipConfig, NodeConfig, OutboxConfig, PolicyConfig
 from protocol.effects import Tell
 from protocol.errors import ShoalError
 from protocol.events import ShutdownRequested
-from protocol.ids import JobId, PeerId
+from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.node import Node
 from protocol.wire import dumps, loads
 
@@ -89,6 +93,17 @@ WALL_SAVED_S: Final = 3600.0  # the highest wall time goes to disk this often: a
 TASK_USER: Final = "shoal-task"  # of the installer, for devices that tasks may use
 GOODBYE_S: Final = 3.0  # for a slow disk; who stops a service waits longer (systemd: 90 s)
 RESTART_S: Final = 60.0  # how long the others wait for an agent that was stopped, its tasks running
+JOB_STATE: Final = ("name", "state", "reason", "type", "created_ms", "ended_ms", "count")
+MEASURED: Final = (  # in millicores, bytes, thousandths, millidegrees; -1 where it cannot be told
+    "cpu_free_m",
+    "memory_free_bytes",
+    "disk_free_bytes",
+    "load_permille",
+    "temperature_mc",
+    "battery_percent",
+    "mains",
+)
+SLOT_STATE: Final = ("slot", "state", "executor", "exit_code")
 _log = logging.getLogger("shoal")
 
 
@@ -177,6 +192,10 @@ class Agent:
         for event in store.log.last(REMEMBERED):
             self.feed.put(event_view(event))
         self.logs = Logs(self.engines, self._dial(LOG_PROTOCOL), me)
+        self.tasks.publishes = self._publishes
+        self.brokers = self._brokers()
+        reports = Reports(self.brokers, me, self._state, self._job_state)
+        self.bridge = Bridge(self.brokers, self.engines, me, self.driver.post, reports)
         self.invites = Invites(store, member, self._own_addresses, self.clock.now())
         self.doctor = Doctor(self)
         self.device = self._device()
@@ -239,6 +258,16 @@ class Agent:
         root, socket = self.config.data_dir / "containers", self.config.docker.path()
         return DockerEngine(root, socket, self.member.keyring.peer)
 
+    def _brokers(self) -> Brokers:
+        """Idle until `run`, and where none is configured for ever."""
+        mqtt, member = self.config.mqtt, self.member
+        rng = Random(os.urandom(16))
+        return Brokers(mqtt.brokers, member.keyring.peer, self._topics_root, self._tell, rng)
+
+    @property
+    def _topics_root(self) -> str:
+        return f"{self.config.mqtt.prefix}/{self.member.membership.shoal_name}"
+
     def _device(self) -> Device:
         return Device(
             self.config,
@@ -263,6 +292,7 @@ class Agent:
             self.feed,
             self.clock,
             self._addresses_of,
+            self.bridge,
         )
 
     def _peers(self, settings: View) -> Peers:
@@ -283,6 +313,7 @@ class Agent:
         config = NodeConfig(
             membership=self._membership_config(),
             policy=self._policy(),
+            outbox=OutboxConfig(root=self._topics_root),
             version=VERSION,
             name=self.name,
         )
@@ -302,6 +333,7 @@ class Agent:
             await nursery.start(self.tasks.run)
             await nursery.start(self.checks.run)
             await nursery.start(self.driver.run, self.outside)
+            nursery.start_soon(self.bridge.run)
             nursery.start_soon(self._take_events)
             nursery.start_soon(self._discover)
             nursery.start_soon(self._sample)
@@ -358,6 +390,9 @@ class Agent:
         )
         self.outside.tell(Tell("peer.cloned", self.cloned, peer=peer))
 
+    def _tell(self, tell: Tell) -> None:
+        self.outside.tell(tell)  # which is made after those who tell
+
     def _about(self) -> View:
         membership = self.member.membership
         return {
@@ -377,6 +412,33 @@ class Agent:
             "commits": self.store.commits,
         }
 
+    def _state(self) -> tuple[View, View]:
+        """What brokers are told of this device, and what is measured of it."""
+        bidder = self.driver.node.executor.bidder
+        about = {
+            "peer": self.member.keyring.peer,
+            "name": self.name,
+            "shoal": self.member.membership.shoal_name,
+            "version": VERSION,
+            "labels": dict(bidder.labels),
+            "engines": list(bidder.engines),
+            "draining": bidder.draining,
+            "takes_no_work": bidder.unwell(),
+            "running": len(bidder.used),
+        }
+        return about, {k: v for k, v in asdict(bidder.facts).items() if k in MEASURED}
+
+    def _job_state(self, job: str) -> View | None:
+        """Of a one-off job that this device coordinates, in short."""
+        view: View | None = self.driver.node.led_view(JobId(job))
+        if view is None:
+            return None
+        slots = [{key: slot[key] for key in SLOT_STATE} for slot in view["slots"]]
+        return {"job": job, **{key: view[key] for key in JOB_STATE}, "slots": slots}
+
+    def _publishes(self, execution: ExecutionId) -> bool:
+        return self.driver.node.publishes(execution)  # of the node that there is just then
+
     async def _say_goodbye(self) -> None:
         """A stop may be a restart: tasks run on, and the others wait for us a while."""
         notify("STOPPING=1")
@@ -384,7 +446,9 @@ class Agent:
         rows = ("meta", "wall", dumps(self.clock.now().wall_ms))
         with contextlib.suppress(StoreFailed):  # the driver has told of it
             await self.store.save([rows])  # behind everything that was saved before it
-        await trio.sleep(0.2)  # for the goodbye to leave
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.brokers.say_goodbye)
+            await trio.sleep(0.2)  # for the goodbye to leave
 
     async def _on_signals(self, *, task_status: TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -14,9 +14,18 @@ from agent.control.backend import View
 from agent.control.feed import Feed
 from agent.device import Device
 from agent.eventlog import Event as LoggedEvent
+from agent.mqtt.bridge import Bridge
 from agent.store import Store
 from agent.tasks import Tasks
-from protocol.effects import CheckTask, RemoveTask, StartTask, StopTask, Tell
+from protocol.effects import (
+    CheckTask,
+    Publish,
+    RemoveTask,
+    StartTask,
+    StopTask,
+    StreamLines,
+    Tell,
+)
 from protocol.events import Booted, Event, PeerConnected, PeerDisconnected
 from protocol.ids import PeerId
 from protocol.records import Certificate
@@ -48,6 +57,7 @@ class Outside:
         feed: Feed,
         clock: Clock,
         addresses_of: Callable[[PeerId], tuple[str, ...]],
+        bridge: Bridge,
     ) -> None:
         self._transport = transport
         self._tasks = tasks
@@ -57,6 +67,7 @@ class Outside:
         self._feed = feed
         self._clock = clock
         self._addresses_of = addresses_of
+        self._bridge = bridge
         self._members: dict[PeerId, Certificate] = {}  # connected now
         self.described = device.describe()
 
@@ -73,7 +84,8 @@ class Outside:
         found = await self._tasks.found()
         connected = [PeerConnected(*member) for member in self._members.items()]
         facts = self._device.sample(len(found))
-        return [Booted(found), self.described, facts, *connected]
+        brokers = self._bridge.connected()
+        return [Booted(found), self.described, facts, *connected, *brokers]
 
     def send(self, peer: PeerId, frame: bytes) -> None:
         """A peer that no connection is kept to is dialled where its advert says."""
@@ -110,6 +122,12 @@ class Outside:
     def drop_volumes(self) -> None:
         self._tasks.drop_volumes()
 
+    def publish(self, message: Publish) -> None:
+        self._bridge.publish(message)
+
+    def stream(self, lines: StreamLines) -> None:
+        self._bridge.stream(lines)
+
     def tell(self, tell: Tell) -> None:
         """Log it, keep it, and push it to whoever follows."""
         if tell.fleeting:
@@ -117,7 +135,9 @@ class Outside:
             self._feed.pass_on(tell.kind, tell.text, job=tell.job, peer=tell.peer, fields=fields)
             return
         event = self._store.tell(tell, self._clock.now().wall_ms)
-        self._feed.put(event_view(event))
+        view = event_view(event)
+        self._feed.put(view)
+        self._bridge.told(view)
         level = logging.DEBUG if tell.kind in QUIET else logging.INFO
         extra = {"kind": tell.kind, "job": tell.job, "peer": tell.peer, "fields": tell.fields}
         _log.log(level, "%s", tell.text, extra={"shoal": extra})

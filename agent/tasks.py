@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +35,7 @@ from protocol.events import (
     TaskStarted,
 )
 from protocol.ids import ExecutionId
+from protocol.resultmessage import OUTPUT_BYTES_MAX
 from protocol.sources import DirectorySource
 from protocol.task import of_device
 
@@ -74,6 +76,7 @@ class Tasks:
         # Where paths of the device lead that are given to what is being started, see Inputs.
         self._given: dict[ExecutionId, dict[str, str]] = {}
         self._uploads: dict[ExecutionId, trio.CancelScope] = {}  # of ended ones, that are published
+        self.publishes: Callable[[ExecutionId], bool] = _never  # whether its output is a result
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
@@ -113,6 +116,7 @@ class Tasks:
             self._watch(key)
             return TaskFound(key, running=True)
         duration_ms = int(ended.duration_s * 1000)
+        data, total = await self._stdout(key)
         return TaskFound(
             key,
             False,
@@ -124,7 +128,23 @@ class Tasks:
             archive_note=packed.note,
             published=published.url,
             unpublished=published.problem,
+            stdout=data,
+            stdout_bytes=total,
         )
+
+    async def _stdout(self, key: ExecutionId) -> tuple[bytes, int]:
+        """What a publisher sends of its output, and how many bytes there were."""
+        if not self.publishes(key):
+            return b"", 0
+        data, total = b"", 0
+        try:
+            async with aclosing(self._engines.of(key).log(key, "stdout", 0, -1, False)) as chunks:
+                async for chunk in chunks:
+                    data += chunk.data[: max(0, OUTPUT_BYTES_MAX - len(data))]
+                    total += len(chunk.data)
+        except (KeyError, OSError, ValueError) as error:
+            _log.warning("the output of %s: %s", key, error)
+        return data, total
 
     # ---- effects -----------------------------------------------------------------------------
 
@@ -282,6 +302,7 @@ class Tasks:
             self._results.forget(key)
             self._post(TaskEnded(key, None, f"its directory is gone: {error}"))
             return
+        stdout, stdout_bytes = await self._stdout(key)
         left = ended.reason in LEAVING
         packed = await self._results.keep(key) if left else Packed()
         published = await self._publish(key, packed) if left else Published()
@@ -301,6 +322,8 @@ class Tasks:
                 published=published.url,
                 unpublished=published.problem,
                 untouched=ended.reason is ExitReason.START_FAILED,
+                stdout=stdout,
+                stdout_bytes=stdout_bytes,
             )
         )
         await self._clear(key)
@@ -349,6 +372,10 @@ class Tasks:
             pass
         except OSError as error:  # the next start tries again
             _log.warning("removing %s: %s", task.execution, error)
+
+
+def _never(key: ExecutionId) -> bool:
+    return False
 
 
 def _environment(task: StartTask) -> dict[str, str]:

@@ -6,7 +6,7 @@ the owner of an earlier one, and not overlooked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from protocol.config import PolicyConfig
@@ -26,6 +26,8 @@ BUCKET: Final = "bucket"
 ENVIRONMENT: Final = "environment"
 ISOLATION: Final = "isolation"
 VOLUME: Final = "volume"
+BROKER: Final = "broker"
+BROKER_LABEL: Final = "broker."  # of a device where one of the name behind it is configured
 WRITABLE: Final = ":rw"
 DYNAMIC: Final = "dynamic"  # a port that the device chooses
 LACKING: Final = {
@@ -41,6 +43,8 @@ def asks_of(task: TaskSpec) -> tuple[str, ...]:
         *(f"{ENVIRONMENT} {of_device(value)}" for value in task.env.values() if of_device(value)),
         *(f"{VOLUME} {volume.name}" for volume in task.volumes),
     )
+    if task.publisher.mqtt is not None:
+        inputs = (*inputs, f"{BROKER} {task.publisher.mqtt.broker}")
     if task.publisher.s3 is not None:
         inputs = (*inputs, f"{BUCKET} {task.publisher.s3.place.name}{WRITABLE}")
     if task.engine.type == "process" and task.network.type == "none":
@@ -93,6 +97,8 @@ def not_allowed(policy: PolicyConfig, asks: tuple[str, ...]) -> str:
             if what not in policy.isolation:
                 return f"only bubblewrap can keep a program from the {what}, and it is not here"
             continue
+        if kind == BROKER:  # whoever configured it lets jobs publish there: see `lacking`
+            continue
         if kind not in allowed:
             return f"policy: {ask} is nothing this version knows of"
         if kind in policy.lacking:
@@ -102,6 +108,16 @@ def not_allowed(policy: PolicyConfig, asks: tuple[str, ...]) -> str:
         if not any(matches(what, pattern) for pattern in patterns):
             line = ", ".join(f'"{pattern}"' for pattern in patterns)
             return f"policy: {ask} is not allowed here ([accept] {key} = [{line}])"
+    return ""
+
+
+def lacking(asks: tuple[str, ...], labels: Mapping[str, str]) -> str:
+    """The first that a device with these labels does not have, in a sentence with what would give
+    it; empty where it has all."""
+    for ask in asks:
+        kind, _, what = ask.partition(" ")
+        if kind == BROKER and f"{BROKER_LABEL}{what}" not in labels:
+            return f"no MQTT broker {what} is configured here ([mqtt.brokers.{what}])"
     return ""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from msgspec import structs
 
-from protocol.asks import asks_of
+from protocol.asks import asks_of, lacking
 from protocol.bounds import clipped
 from protocol.clock import NEVER
 from protocol.config import AuctionConfig, PolicyConfig
@@ -29,6 +29,10 @@ DRAINING = "draining: it takes no new work"
 
 def _nobody(peer: PeerId) -> Certificate | None:
     return None
+
+
+def _nothing(asks: tuple[str, ...]) -> str:
+    return ""
 
 
 @dataclass(slots=True)
@@ -61,6 +65,7 @@ class Bidder:
     certificate_of: Callable[[PeerId], Certificate | None] = _nobody
     spent: dict[tuple[PeerId, int], Bid] = field(default_factory=dict)  # used up; to answer alike
     queue: Queue = field(default_factory=Queue)  # whom there was no room for
+    hindrance: Callable[[tuple[str, ...]], str] = _nothing  # to what a job asks for, just now
 
     @property
     def reserved(self) -> Resources:
@@ -98,6 +103,7 @@ class Bidder:
             self.drains(JobType.BATCH)
             or self.unwell()
             or self.troubles.get(announce.needs.engine, "")
+            or self.hindrance(announce.needs.asks)
         )
         if reason:
             return Refusal(announce.auction, clipped(reason), final=False)
@@ -191,6 +197,12 @@ class Bidder:
         """Why the device's owner wants no more work now, empty where it is well."""
         return unwell(self.policy, self.facts, self.minute)
 
+    def hindered(self, job: JobSpec) -> str:
+        """Why what it asks for cannot be had just now, empty where it can. Lines wait in the task's
+        own output, and add to nothing."""
+        publisher = job.task.publisher.mqtt
+        return "" if publisher and publisher.lines else self.hindrance(asks_of(job.task))
+
     def drains(self, type: JobType) -> str:
         """Why no more jobs of this type begin here: it drains, and they can be placed elsewhere."""
         return DRAINING if self.draining and type.counted else ""
@@ -283,7 +295,7 @@ def why_unfit(
     """
     if needs.engine not in engines:
         return f"engine {needs.engine} is not here; this device has {', '.join(engines) or 'none'}"
-    reason = explain_all(_constraints(needs), labels)
+    reason = explain_all(_constraints(needs), labels) or lacking(needs.asks, labels)
     if reason:
         return reason
     short = resources_of(needs).shortfall(capacity)

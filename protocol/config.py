@@ -157,6 +157,19 @@ class StandingConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class OutboxConfig:
+    """What is published at brokers."""
+
+    root: str = "shoal"  # of the shoal's own topics: <prefix>/<shoal>
+    messages_max: int = 2_000  # DESIGN 10: results are never dropped, so work is refused instead
+    bytes_max: int = 16 * 1024 * 1024  # they are in memory, too: 16 MiB of a Pi's 1 GiB
+    in_flight_max: int = 6  # of the 20 that Mosquitto takes; the others are for lines
+    again_s: float = 1.0  # after the connection broke under it, should it stand again
+    refused_first_s: float = 30.0  # an access list is mended by a person
+    refused_max_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyConfig:
     """What this device takes, set by its owner; it comes before any score."""
 
@@ -190,6 +203,7 @@ class NodeConfig:
     auction: AuctionConfig = field(default_factory=AuctionConfig)
     coordination: CoordinationConfig = field(default_factory=CoordinationConfig)
     standing: StandingConfig = field(default_factory=StandingConfig)
+    outbox: OutboxConfig = field(default_factory=OutboxConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     version: str = "0"
     name: str = ""

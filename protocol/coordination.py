@@ -377,7 +377,7 @@ class Coordination:
         led = self.led.pop(held.id, None)
         effects: list[Effect] = []
         if led is not None:
-            for slot in held.slots:
+            for slot, _ in led.pairs():
                 effects += self.placement.stop(led, slot.index, reason)
             effects += self.placement.close(led)
             effects += [each for confirmation in led.confirmations for each in confirmation.effects]

@@ -30,6 +30,7 @@ from protocol.execution import State
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.job import JobSpec, JobType, OnFailure
 from protocol.led import needs_of
+from protocol.publishing import Publishing
 from protocol.records import Advert, Desired, Keyring
 from protocol.standing import Standing
 from protocol.standingjob import StandingJob
@@ -54,6 +55,7 @@ class Daemons:
     start_max_s: float
     adverts: Callable[[], list[Advert]]  # of whoever is alive
     connected: Callable[[], list[PeerId]]
+    publishing: Publishing
     daemons: dict[JobId, Daemon] = field(default_factory=dict)
     unfit: dict[JobId, str] = field(default_factory=dict)  # why a job that is to run is not here
     ready: bool = False
@@ -110,7 +112,7 @@ class Daemons:
         tell = self._tell(daemon, "daemon.adopted", text)
         if daemon.stopping:
             return [tell, StopTask(key, daemon.stopping)]
-        return [tell, *self._check(daemon)]
+        return [tell, *self._check(daemon), *self.publishing.begun(key)]
 
     def described(self, now: Now) -> list[Effect]:
         """What the device is or offers changed: attach what matches now, detach what does not."""
@@ -230,7 +232,11 @@ class Daemons:
         attempt = daemon.attempt + 1
         trial = Daemon(daemon.job, target, attempt=attempt)
         key, resources = trial.execution(self.me), target.spec.task.resources
-        daemon.waiting = self.bidder.unwell() or self.bidder.why_no_room(resources)
+        daemon.waiting = (
+            self.bidder.unwell()
+            or self.bidder.hindered(target.spec)
+            or self.bidder.why_no_room(resources)
+        )
         if daemon.waiting or not self.bidder.take(self.me, 0, key, resources):
             daemon.next_at = now.mono + self.config.wait_s * (0.75 + 0.5 * self.rng.random())
             return []
@@ -252,7 +258,8 @@ class Daemons:
             None,  # a daemon's timeouts are ignored
             tuple(dict.fromkeys((target.author, *self.connected()[:SOURCES_MAX]))),
         )
-        return [Save((daemon.row(),)), start]
+        rows = (daemon.row(), *self.publishing.start(key, daemon.job, 0, target.spec))
+        return [Save(rows), start]
 
     def _begun(self, daemon: Daemon, now: Now) -> None:
         daemon.began_at, daemon.sick = now.mono, ""
@@ -318,7 +325,7 @@ class Daemons:
         kind = "daemon.restarted" if daemon.restarts else "daemon.started"
         again = f" again ({daemon.restarts} restarts)" if daemon.restarts else ""
         tell = self._tell(daemon, kind, f"{daemon.now.spec.name} runs here{again}")
-        return [tell, *self._check(daemon)]
+        return [tell, *self._check(daemon), *self.publishing.begun(execution)]
 
     def on_progress(self, execution: ExecutionId, text: str) -> None:
         """Shown to whoever asks; nothing of it is kept."""
@@ -397,6 +404,7 @@ class Daemons:
         return [
             Save((daemon.row(),), lazy=True),
             self._tell(daemon, f"daemon.{verb}", text),
+            *self.publishing.begun(event.execution),
             *(RemoveTask(ExecutionId(key)) for key in gone),
         ]
 

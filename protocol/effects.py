@@ -29,6 +29,8 @@ Bucket = Literal[
     "service",
     "version",
     "ops",
+    "outbox",
+    "stream",
 ]
 BUCKETS: tuple[Bucket, ...] = get_args(Bucket)
 
@@ -117,6 +119,37 @@ class DropVolumes:
 
 
 @dataclass(frozen=True, slots=True)
+class Publish:
+    """Publish this at the broker of that name, and say what became of it: MessagePublished."""
+
+    broker: str
+    key: str  # of the outbox
+    id: str  # stable, for whoever hears it twice
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    content_type: str = ""
+    expiry_s: int = 0
+    properties: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLines:
+    """Publish each line that the execution writes to stdout from `offset` on, to the end; say now
+    and then how far that is (LinesPublished)."""
+
+    execution: ExecutionId
+    broker: str
+    topic: str
+    qos: int
+    retain: bool
+    format: str
+    offset: int
+    about: tuple[JobId, int, str]  # job, slot, the job's name
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """Answer to a request event; `error` is a sentence for a person, empty on success."""
 
@@ -148,6 +181,8 @@ Effect = (
     | StopTask
     | RemoveTask
     | DropVolumes
+    | Publish
+    | StreamLines
     | Reply
     | Tell
 )

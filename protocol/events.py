@@ -25,6 +25,8 @@ class TaskFound:
     ports: tuple[tuple[str, int], ...] = ()  # as in TaskStarted
     published: str = ""
     unpublished: str = ""
+    stdout: bytes = b""  # as in TaskEnded
+    stdout_bytes: int = 0
 
     def as_ended(self) -> TaskEnded:
         """What is known of its end, where it is over; its output stays where it is."""
@@ -38,6 +40,8 @@ class TaskFound:
             archive_note=self.archive_note,
             published=self.published,
             unpublished=self.unpublished,
+            stdout=self.stdout,
+            stdout_bytes=self.stdout_bytes,
         )
 
 
@@ -199,6 +203,40 @@ class TaskEnded:
     published: str = ""  # where else they are: s3://bucket/key
     unpublished: str = ""  # why they are not there, where they were to be
     untouched: bool = False  # it never began, and has left nothing in its volumes
+    stdout: bytes = b""  # its beginning, of executions whose output is published as a result
+    stdout_bytes: int = 0  # of which there were so many
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerChanged:
+    """The connection to a broker has come about, or is gone."""
+
+    broker: str
+    connected: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePublished:
+    """What became of a Publish: the broker has it, or `problem` says why that is not known.
+
+    `refused`: it said that it does not take it. `lost`: the connection broke under it.
+    """
+
+    key: str
+    id: str  # of the message: numbers are given out again once nothing of them is left
+    problem: str = ""
+    refused: bool = False
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LinesPublished:
+    """The broker has all lines of this execution that come before `offset`."""
+
+    execution: ExecutionId
+    offset: int
+    dropped_bytes: int = 0  # since the last one: gone before they could be published
+    over: bool = False  # it has ended, and nothing comes any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +277,9 @@ Event = (
     | PublishingStarted
     | HealthChanged
     | TaskEnded
+    | BrokerChanged
+    | MessagePublished
+    | LinesPublished
     | DeadlinePassed
     | LoopLagged
     | ShutdownRequested

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from protocol.asks import asks_of, lacking
 from protocol.authority import verified_assignment, verified_spec
 from protocol.bidding import Bidder
 from protocol.bounds import clipped
@@ -52,6 +53,7 @@ from protocol.messages import (
     Withdraw,
 )
 from protocol.opsjournal import OpsJournal
+from protocol.publishing import Publishing
 from protocol.records import Keyring, Result, Verdict
 from protocol.resources import Resources
 from protocol.restarts import Restarts
@@ -79,6 +81,7 @@ class Executor:
     over: Callable[[JobId, int], str]  # why a service of this generation is not to run (any more)
     first_rank: Callable[[JobId], PeerId | None]  # who would coordinate a service without holders
     alone_since: Callable[[], float]  # monotonic; NEVER while any other is connected, or none known
+    publishing: Publishing
     executions: Executions = field(default_factory=Executions)
     fences: Fences = field(default_factory=Fences)
 
@@ -145,7 +148,7 @@ class Executor:
         tell = self._tell(execution, "execution.adopted", f"{self._label(execution)} still runs")
         if execution.stopping:
             return [tell, StopTask(execution.id, execution.stopping)]
-        return [tell, *self._check(execution)]
+        return [tell, *self._check(execution), *self.publishing.begun(execution.id)]
 
     # ---- bidding -----------------------------------------------------------------------------
 
@@ -180,7 +183,7 @@ class Executor:
         effects: list[Effect] = []
         for execution in begun:
             effects += self._take(sender, award.auction, execution, spec, now)
-        return effects + self._make_room()
+        return effects + self._make_room(now)
 
     def _take(
         self, sender: PeerId, auction: int, execution: Execution, spec: Sealed, now: Now
@@ -195,9 +198,10 @@ class Executor:
                 return [Send(sender, ResultOffer(seal(answer, self.keyring)))]
         reason = self._objection(execution, spec) or self._unfit(execution)
         reason = reason or self.bidder.drains(execution.spec.type) or self.bidder.unwell()
-        final = True
+        final = bool(reason)
+        reason = reason or self.bidder.hindered(execution.spec)
         if not reason and not self._reserve(sender, auction, execution):
-            reason, final = "busy: the capacity was given to somebody else", False
+            reason = "busy: the capacity was given to somebody else"
         if reason:
             fence = assignment.fence
             known = self.fences.known.get((assignment.job, assignment.slot))
@@ -210,6 +214,8 @@ class Executor:
         if execution.listed:
             rows += self.journal.start(execution.revision)
         rows += self.fences.raise_to(assignment.job, assignment.slot, assignment.fence)
+        if execution.state is not State.PENDING:
+            rows += self._stream(execution)
         superseded, older = self._supersede(execution, now)
         self.executions[execution.id] = execution
         execution.next_at = now.mono + self.config.renew_s
@@ -249,6 +255,10 @@ class Executor:
             tuple(dict.fromkeys(sources)),
             execution.slot,
         )
+
+    def _stream(self, execution: Execution) -> list[Row]:
+        slot, spec = execution.slot, execution.spec
+        return self.publishing.start(execution.id, execution.job, slot, spec)
 
     def _again(self, sender: PeerId, accepted: Accepted, known: Execution) -> list[Effect]:
         """An award that is known. Of an ops job it asks what became of it: who took the job over
@@ -295,7 +305,8 @@ class Executor:
         engine = spec.task.engine.type
         if engine not in self.bidder.engines:
             return f"engine {engine} is not here"
-        reason = explain_all(spec.constraints, self.bidder.labels) or ""
+        reason = explain_all(spec.constraints, self.bidder.labels)
+        reason = reason or lacking(asks_of(spec.task), self.bidder.labels)
         if execution.listed and not reason:  # nobody asked it for a bid
             return spec.task.resources.shortfall(self.bidder.capacity) or ""
         return reason
@@ -361,7 +372,7 @@ class Executor:
         # The start itself was journaled with the award: this save may be lost without harm, so
         # there is none.
         tell = self._tell(execution, "execution.running", f"{self._label(execution)} runs here")
-        return [tell, *self._check(execution)]
+        return [tell, *self._check(execution), *self.publishing.begun(key)]
 
     def on_progress(self, event: TaskProgressed, now: Now) -> list[Effect]:
         """Whoever holds the job hears of it with a renewal; nothing of it is kept."""
@@ -454,6 +465,7 @@ class Executor:
         return [
             Save((execution.row(), pending.row(), *removed)),
             self._tell(execution, "execution.ended-here", text),
+            *self.publishing.begun(execution.id),
             *(RemoveTask(each.id) for each in gone),
         ]
 
@@ -476,7 +488,8 @@ class Executor:
             execution.move(State.STARTING)
             execution.start_at, execution.began_at = NEVER, now.mono
             self.bidder.adopt(execution.id, execution.spec.task.resources)
-            effects += [Save((execution.row(),)), self._start(execution, now)]
+            rows = (execution.row(), *self._stream(execution))
+            effects += [Save(rows), self._start(execution, now)]
         return effects
 
     def _end(self, execution: Execution, state: State, event: TaskEnded, now: Now) -> list[Effect]:
@@ -513,9 +526,12 @@ class Executor:
         execution.tries = 0  # of renewals; it is the coordinator that is asked first
         text = f"{self._label(execution)} {state.value} here{_how(event)}"
         journal = self.journal.end(result) if execution.listed else []
+        outbox = self.publishing.result(execution.id, result, execution.spec, event)
         effects: list[Effect] = [
-            Save((execution.row(), *journal)),
+            Save((execution.row(), *journal, *outbox)),
             self._tell(execution, "execution.ended-here", text),
+            *self.publishing.begun(execution.id),
+            *self.publishing.due(now),
         ]
         follow = self._follow_on(execution, now)
         return [*effects, *self._offer(execution, now), *follow, *self._call(now)]
@@ -531,6 +547,7 @@ class Executor:
         effects: list[Effect] = [
             Save((execution.row(), *journal)),
             self._tell(execution, "execution.stopped-here", text),
+            *self.publishing.begun(execution.id),
         ]
         return effects + self._follow_on(execution, now) + self._call(now)
 
@@ -721,18 +738,26 @@ class Executor:
                 execution.next_at, execution.tries = min(execution.next_at, now.mono + BATCH_S), 0
         return []
 
-    def _make_room(self) -> list[Effect]:
+    def _make_room(self, now: Now) -> list[Effect]:
         """Forget between sweeps too: a busy device runs thousands of jobs until the next."""
         kept = self.config.executions_kept
-        return self.forget_ended(kept, 0) if len(self.executions) > 2 * kept else []
+        if len(self.executions) <= 2 * kept:
+            return []
+        return [*self.forget_ended(kept, 0), *self.publishing.due(now)]
 
     def forget_ended(self, keep: int, before_ms: int) -> list[Effect]:
         """Remove what ended before then (Unix milliseconds), or is one too many, oldest first."""
         old = self.executions.surplus(keep, before_ms)
         kept = any(self.executions[key].spec.task.volumes for key in old)
+        rows: list[Row] = []
         for key in old:
+            execution = self.executions[key]
+            # While its job is kept, a later attempt elsewhere may have put its own in the place.
+            if execution.state is State.COMPLETED or execution.ended_ms < before_ms:
+                slot, spec = execution.slot, execution.spec
+                rows += self.publishing.forget(key, execution.job, slot, spec)
             del self.executions[key]
-        rows: list[Row] = [("execution", key, None) for key in old]
+        rows += [("execution", key, None) for key in old]
         effects: list[Effect] = [Save(tuple(rows)), *map(RemoveTask, old)] if rows else []
         return [*effects, DropVolumes()] if kept else effects
 

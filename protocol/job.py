@@ -23,6 +23,7 @@ from protocol.inputs import InputSource
 from protocol.jobtype import JobType
 from protocol.moment import format_moment, parse_moment_s
 from protocol.network import NetworkSpec
+from protocol.publisher import PublisherSpec
 from protocol.resources import Resources
 from protocol.retry import Disconnect, RetryOn, RetrySpec
 from protocol.schedule import Schedule
@@ -30,7 +31,6 @@ from protocol.sources import ArchiveSource, InlineSource
 from protocol.task import (
     META_MAX,
     META_VALUE_BYTES_MAX,
-    PublisherSpec,
     ResultPath,
     TaskSpec,
     TimeoutsSpec,

@@ -25,6 +25,7 @@ from protocol.effects import Bucket, Effect, Reply, Save, Send, Tell, one_save
 from protocol.errors import RemoteProtocolError
 from protocol.events import (
     Booted,
+    BrokerChanged,
     ControlRequested,
     DeadlinePassed,
     Event,
@@ -33,7 +34,9 @@ from protocol.events import (
     FrameReceived,
     GossipReceived,
     HealthChanged,
+    LinesPublished,
     LoopLagged,
+    MessagePublished,
     PeerConnected,
     PeerDisconnected,
     PublishingStarted,
@@ -50,7 +53,7 @@ from protocol.events import (
 from protocol.executor import Executor
 from protocol.fleet import Fleet
 from protocol.heldjob import HeldJob
-from protocol.ids import JobId, PeerId
+from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.inquiry import Inquiries, View
 from protocol.led import Led
 from protocol.membership import Membership
@@ -100,6 +103,7 @@ from protocol.opsjournal import OpsJournal
 from protocol.placement import Placement
 from protocol.policy import minute_here
 from protocol.proofs import Proofs
+from protocol.publishing import Publishing
 from protocol.records import Advert, Certificate, Keyring, Role, Verdict
 from protocol.relay import ANSWERING_S, Relay
 from protocol.requests import Requests
@@ -178,6 +182,8 @@ class Node:
             keyring, coordination, self.catalogue, placement, fleet, stories, rollout
         )
         bidder = Bidder(config.auction, config.policy, certificate_of=fleet.certificate_of)
+        self.publishing = Publishing(keyring.peer, config.outbox, int(coordination.retain_s))
+        bidder.hindrance = self.publishing.hindrance
         self.executor = self._executor(bidder, OpsJournal(memory))
         self.inquiries = Inquiries(
             keyring.peer, self._views, self.fleet.neighbours, self.membership.steady
@@ -188,7 +194,7 @@ class Node:
         self.steward = self._steward()
         self._sweep_at = 0.0
         self.unreadable = self.catalogue.restore(disk) + self.executor.restore(disk)
-        self.unreadable += self.steward.restore(disk)
+        self.unreadable += self.steward.restore(disk) + self.publishing.restore(disk)
 
     def _requests(self) -> Requests:
         return Requests(
@@ -212,6 +218,7 @@ class Node:
             self._over,
             self._first_rank,
             self._alone_since,
+            self.publishing,
         )
 
     def _steward(self) -> Steward:
@@ -255,6 +262,7 @@ class Node:
             self.inquiries.deadline,
             self.proofs.deadline,
             self.steward.deadline,
+            self.publishing.deadline,
             self._sweep_at,
         )
 
@@ -286,6 +294,8 @@ class Node:
                 return self.executor.on_publishing(event.execution, now)
             case TaskEnded():
                 return self.executor.on_ended(event, now)
+            case BrokerChanged() | MessagePublished() | LinesPublished():
+                return self.publishing.on_event(event, now)
             case FactsSampled():
                 self._on_sampled(event, now)
                 return [*self._on_clock(now), *self.steward.sampled(now)]
@@ -327,6 +337,7 @@ class Node:
                     *self.coordination.boot(now),
                     *self.steward.schedules.boot(now),
                     *self.steward.services.boot(now),
+                    *self.publishing.boot(),
                 ]
             case SelfDescribed():
                 return self._on_described(event, now)
@@ -428,11 +439,13 @@ class Node:
         effects += self.inquiries.on_deadline(now)
         effects += self.proofs.on_deadline(now)
         effects += self.steward.on_deadline(now)
+        effects += self.publishing.on_deadline(now)
         if now.mono >= self._sweep_at:
             self._sweep_at = now.mono + SWEEP_S
             kept = self.config.coordination
             before = now.wall_ms - int(kept.retain_s * 1000) if now.wall_trusted else 0
             effects += self.executor.forget_ended(kept.executions_kept, before)
+            effects += self.publishing.due(now)
             effects += self.coordination.forget_old(now)
         return effects
 
@@ -729,6 +742,19 @@ class Node:
             self.keyring,
             detail,
         )
+
+    def led_view(self, job: JobId) -> View | None:
+        """A one-off job that is coordinated here; None for any other."""
+        held = self.jobs.get(job)
+        if held is None or held.service or held.coordinator != self.keyring.peer:
+            return None
+        return self.view(held, detail=False)
+
+    def publishes(self, key: ExecutionId) -> bool:
+        """Whether the output of an execution here goes out with its result."""
+        execution = self.executor.executions.get(key)
+        publisher = None if execution is None else execution.spec.task.publisher.mqtt
+        return publisher is not None and not publisher.lines
 
     def peer_views(self, now: Now) -> list[View]:
         """This peer first, then the others by id."""

@@ -18,6 +18,7 @@ from protocol import (
     inputs,
     job,
     network,
+    publisher,
     resources,
     retry,
     s3,
@@ -293,8 +294,8 @@ def _volume() -> Schema:
     )
 
 
-def _publisher() -> Schema:
-    target = _object(
+def _bucket() -> Schema:
+    return _object(
         {
             **_s3_place(),
             "Key": _text(
@@ -307,26 +308,9 @@ def _publisher() -> Schema:
                 "description": "An older word: false is Encoding: plain.",
             },
         },
-        "",
+        "Parameters of s3.",
         ["Bucket", "Key"],
     )
-    tree = _object(
-        {
-            "Type": _enum(
-                ("", *task.PUBLISHERS),
-                "local: kept by the peer that ran it. s3: brought to a bucket as well.",
-            ),
-            "Params": {"type": ["object", "null"]},
-        },
-        "Where results go. Default: local.",
-    )
-    is_s3: Schema = {"properties": {"Type": {"const": "s3"}}, "required": ["Type"]}
-    return {
-        **tree,
-        "if": is_s3,
-        "then": {"properties": {"Params": target}, "required": ["Params"]},
-        "else": {"properties": {"Params": {"maxProperties": 0}}},
-    }
 
 
 def _s3_place() -> dict[str, Plain]:
@@ -463,6 +447,52 @@ def _wasm() -> Schema:
         "Parameters of the wasm engine.",
         required=["EntryModule"],
     )
+
+
+def _topic() -> Schema:
+    names = ", ".join(f"{{{name}}}" for name in publisher.PLACEHOLDERS)
+    return _object(
+        {
+            "Broker": {
+                "type": "string",
+                "pattern": _whole(publisher.BROKER.pattern),
+                "description": "One that the device has under this name, [mqtt.brokers.NAME].",
+            },
+            "Topic": _text(publisher.TOPIC_BYTES_MAX, f"With {names}. Default: the shoal's own."),
+            "QoS": _integer(0, publisher.QOS_MAX, "1: at least once. Default: 1."),
+            "Retain": _flag("The broker keeps the last one. Default: true on the shoal's own."),
+            "Format": _enum(publisher.FORMATS, "Default: json, of lines raw."),
+            "Lines": _flag("A message for each line of stdout as it is printed. Default: false."),
+        },
+        "Parameters of mqtt.",
+        required=["Broker"],
+    )
+
+
+def _publisher() -> Schema:
+    none: Schema = {"type": ["object", "null"], "maxProperties": 0}
+    return {
+        **_object(
+            {
+                "Type": _enum(
+                    ("", *publisher.PUBLISHERS),
+                    "local: kept by the peer that ran it, as all are; mqtt: sent to a broker, too; "
+                    "s3: brought to a bucket, too.",
+                ),
+                "Params": {"type": ["object", "null"], "description": "As the type needs them."},
+            },
+            "Where results go. Default: local.",
+        ),
+        **_for_type("mqtt", _topic(), _for_type("s3", _bucket(), {"properties": {"Params": none}})),
+    }
+
+
+def _for_type(name: str, params: Schema, others: Schema) -> Schema:
+    return {
+        "if": {"properties": {"Type": {"const": name}}, "required": ["Type"]},
+        "then": {"properties": {"Params": params}, "required": ["Params"]},
+        "else": others,
+    }
 
 
 def _module(description: str) -> Schema:

@@ -77,6 +77,7 @@ class Steward:
             config.coordination.start_max_s,
             adverts,
             connected,
+            executor.publishing,
         )
         self.services = Services(
             keyring,

@@ -12,14 +12,12 @@ from protocol.engine import ENGINE_FIELDS, EngineSpec
 from protocol.inputs import InputSource, read_inputs
 from protocol.network import NetworkSpec
 from protocol.paths import read_path
+from protocol.publisher import PublisherSpec
 from protocol.quantities import format_duration, parse_duration_s
 from protocol.resources import CONTAINER_DEFAULT, RESOURCES_DEFAULT, Resources
-from protocol.s3 import S3Target
 from protocol.tree import NAME, NAME_ALLOWED, Fields, Node, Plain, shown
 from protocol.volumes import Volume, read_volumes
 from protocol.wasm import sources_with
-
-PUBLISHERS: Final = ("local", "s3")
 
 NAME_DEFAULT: Final = "main"  # what Bacalhau's CLI calls the one task of a job
 ENV_MAX: Final = 64
@@ -44,7 +42,6 @@ FIELDS: Final = (
     "Volumes",
 )
 RESULT_FIELDS: Final = ("Name", "Path")
-PUBLISHER_FIELDS: Final = ("Type", "Params")
 TIMEOUT_FIELDS: Final = ("ExecutionTimeout", "QueueTimeout", "TotalTimeout")
 
 OF_DEVICE: Final = "env:"
@@ -66,31 +63,6 @@ class ResultPath(msgspec.Struct, frozen=True):
 
     def to_plain(self) -> dict[str, Plain]:
         return {"Name": self.name, "Path": self.path}
-
-
-class PublisherSpec(msgspec.Struct, frozen=True):
-    """Where results go. `local`: kept by the executor, fetched by whoever asks. `s3`: there as
-    well, and then brought to a bucket."""
-
-    type: str = "local"
-    s3: S3Target | None = None
-
-    @classmethod
-    def read(cls, node: Node) -> PublisherSpec:
-        fields = node.fields(*PUBLISHER_FIELDS)
-        # Bacalhau writes an empty type where nothing was chosen.
-        at = fields.get("Type")
-        empty = at is None or at.value == ""
-        kind = "local" if at is None or empty else at.choice(PUBLISHERS, "a publisher")
-        if kind == "s3":
-            return cls(kind, S3Target.read(fields.need("Params")))
-        if params := fields.get("Params"):
-            params.fields()  # `local` has none
-        return cls(kind)
-
-    def to_plain(self) -> dict[str, Plain]:
-        tree: dict[str, Plain] = {"Type": self.type}
-        return tree if self.s3 is None else {**tree, "Params": self.s3.to_plain()}
 
 
 class TimeoutsSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,6 +162,8 @@ def _read_sources(fields: Fields, engine: EngineSpec) -> tuple[InputSource, ...]
 def _read_publisher(fields: Fields, paths: tuple[ResultPath, ...], standing: bool) -> PublisherSpec:
     """What would never publish anything is refused, rather than left to be noticed."""
     publisher = fields.read("Publisher", PublisherSpec.read, PublisherSpec())
+    if standing and (node := fields.get("Publisher")) is not None:
+        publisher.check_standing(node)
     if publisher.s3 is not None and standing:
         fields.need("Publisher").fail(
             "a daemon or service has no end, and so no results to publish; leave it out"

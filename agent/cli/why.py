@@ -149,6 +149,11 @@ _HINTS: Final = tuple(
         ),
         (r"label (\S+): wanted", r"fits without the constraint on \1, or with another label there"),
         (r"engine \S+ is not here", "fits with an engine that it has"),
+        (
+            r"no MQTT broker (\S+) is configured here",
+            r"fits once [mqtt.brokers.\1] stands in that device's configuration",
+        ),
+        (r"results wait for broker (\S+),", r"fits once broker \1 is back and has taken them"),
         (r"draining", "fits once its owner runs `shoal peer undrain` there"),
         (r"\[accept\] temperature_max_c", r"fits once it has cooled, see accept.temperature_max_c"),
         (r"\[accept\] mains_only", "fits once it is on mains power again"),

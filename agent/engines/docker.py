@@ -340,6 +340,7 @@ class DockerEngine:
         tail: int,
         follow: bool,
         since_ms: int = 0,
+        single: bool = False,
     ) -> AsyncGenerator[LogChunk, None]:
         """Offsets are docker_log's. Raises KeyError while it has not started."""
         directory, lines = self.directories.of(execution_id), tail if offset == 0 else -1
@@ -350,7 +351,7 @@ class DockerEngine:
             raise KeyError(execution_id)
         while not ended:
             try:
-                read = self._live(execution_id, stream, offset, lines, follow)
+                read = self._live(execution_id, stream, offset, lines, follow, single)
                 async with aclosing(read) as found:
                     async for chunk in found:
                         yield chunk
@@ -364,12 +365,18 @@ class DockerEngine:
             await trio.sleep(AGAIN_S)
         if directory.read_exit() is None:
             return
-        kept = read_kept(kept_log(directory, stream), offset, lines)
+        kept = read_kept(kept_log(directory, stream), offset, lines, single)
         while (more := await self.directories.in_thread(lambda: next(kept, None))) is not None:
             yield more
 
     async def _live(
-        self, execution_id: str, stream: Stream, offset: int, lines: int, follow: bool
+        self,
+        execution_id: str,
+        stream: Stream,
+        offset: int,
+        lines: int,
+        follow: bool,
+        single: bool,
     ) -> AsyncGenerator[LogChunk, None]:
         """To the end, or to where docker breaks off."""
         client, since_s = await self._link.client(), second_of(offset)
@@ -381,7 +388,7 @@ class DockerEngine:
         places = Places(lines >= 0)
         async with aclosing(live(frames, source, readers, self._link.spawn)) as batches:
             async for batch in batches:
-                for chunk in chunks(batch, offset, places):
+                for chunk in chunks(batch, offset, places, single):
                     yield chunk
 
     # ---- docker's word -----------------------------------------------------------------------

@@ -59,8 +59,10 @@ def before(moment_ms: int) -> int:
     return max(0, moment_ms * 10_000 - 1) << 8 | SAME_MAX
 
 
-def chunks(frames: Iterable[bytes], after: int, places: Places | None = None) -> Iterator[LogChunk]:
-    """Frames after that place, put together as far as they go into a chunk.
+def chunks(
+    frames: Iterable[bytes], after: int, places: Places | None = None, single: bool = False
+) -> Iterator[LogChunk]:
+    """Frames after that place, put together as far as they go into a chunk, or each by itself.
 
     `places` goes on from batch to batch of one stream.
     """
@@ -69,7 +71,7 @@ def chunks(frames: Iterable[bytes], after: int, places: Places | None = None) ->
         place, written = places.of(frame)
         if place <= after:
             continue
-        if data and len(data) + len(written) > CHUNK_BYTES:
+        if data and (single or len(data) + len(written) > CHUNK_BYTES):
             yield LogChunk(end - len(data), data, end)
             data = b""
         data, end = data + written, place
@@ -116,12 +118,12 @@ def keep_logs(client: DockerClient, directory: ExecutionDir) -> None:
             _log.warning("the output of %s is not kept: %s", directory.path.name, error)
 
 
-def read_kept(path: Path, offset: int, lines: int) -> Iterator[LogChunk]:
+def read_kept(path: Path, offset: int, lines: int, single: bool = False) -> Iterator[LogChunk]:
     """From the file: after that place, or the last lines where that is not negative."""
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
         frames = spooled(file)
         wanted = last(frames, lines) if lines >= 0 else frames
-        yield from chunks(wanted, offset, Places(lines >= 0))
+        yield from chunks(wanted, offset, Places(lines >= 0), single)
 
 
 def kept_log(directory: ExecutionDir, stream: Stream) -> Path:

@@ -67,10 +67,12 @@ class Engine(Protocol):
         tail: int,
         follow: bool,
         since_ms: int = 0,
+        single: bool = False,
     ) -> AsyncGenerator[LogChunk, None]:
         """Its output from `offset` on. Where that is 0, the last `tail` lines if that is not
         negative, else what was written since that Unix time. With `follow` what comes, until its
-        end."""
+        end. With `single` each chunk ends at a place that is the same whenever it is read, so that
+        its end is an offset to keep."""
 
     async def tails(self, execution_id: str, lines_max: int) -> tuple[LogChunk, LogChunk]:
         """The last lines of stdout and of stderr."""

@@ -179,8 +179,10 @@ class ProcessEngine:
         tail: int,
         follow: bool,
         since_ms: int = 0,
+        single: bool = False,
     ) -> AsyncGenerator[LogChunk, None]:
-        """Raises KeyError for an unknown execution where it is followed."""
+        """Offsets are bytes, so every place is the same whenever it is read. Raises KeyError for an
+        unknown execution where it is followed."""
         path = self._directory(execution_id).path
         if since_ms and tail < 0 and offset == 0:
             offset = await self._in_thread(lambda: offset_since(path, stream, since_ms))

@@ -22,16 +22,19 @@ from protocol.effects import (
     Effect,
     Gossip,
     Hangup,
+    Publish,
     RemoveTask,
     Reply,
     Save,
     Send,
     StartTask,
     StopTask,
+    StreamLines,
     Tell,
 )
 from protocol.events import (
     Booted,
+    BrokerChanged,
     DeadlinePassed,
     Event,
     FactsSampled,
@@ -39,6 +42,7 @@ from protocol.events import (
     GossipReceived,
     HealthChanged,
     LoopLagged,
+    MessagePublished,
     PeerConnected,
     PeerDisconnected,
     SelfDescribed,
@@ -161,6 +165,9 @@ class Device:
         if len(self._inbox) < INBOX_MAX:
             self._live(self.handle, FrameReceived(self.world.devices[sender].peer, frame))
 
+    def hear_broker(self, event: BrokerChanged | MessagePublished) -> None:
+        self._live(self.handle, event)
+
     def hear_gossip(self, frame: bytes) -> None:
         self._live(self.handle, GossipReceived(frame))
 
@@ -240,6 +247,8 @@ class Device:
         self.handle(Booted(self.host.found()))
         self.describe()
         self._sample()
+        if self.world.broker is not None:
+            self.world.broker.arrived(self)
 
     def _sample(self) -> None:
         mine = self.described
@@ -293,6 +302,8 @@ class Device:
         self._queue.clear()
         self._inbox.clear()
         self.dialler.clear()
+        if self.world.broker is not None:
+            self.world.broker.left(self)
         self.frozen = False
         self.lives += 1  # whatever was under way belongs to nobody
 
@@ -469,6 +480,11 @@ class Device:
                 self.host.remove(effect.execution)
             case DropVolumes():
                 pass  # `sim.volumewatch` remembers who has what
+            case Publish():
+                if self.world.broker is not None:
+                    self.world.broker.publish(self, effect)
+            case StreamLines():
+                raise AssertionError("no simulated task prints lines")
             case Reply():
                 if self.world.on_reply is not None:
                     self.world.on_reply(self, effect)

@@ -41,6 +41,8 @@ class Faults:
     forgetful: float = 0.0  # share of the devices that boot in 1970 and learn the time later
     nats: int = 0  # networks that nobody outside can dial into
     leaves: int = 0  # devices on metered links, whose death is known in minutes
+    broker: bool = False  # there is an MQTT broker, and jobs publish their results there
+    outages: int = 0  # of it
     part_s: tuple[float, float] = (1.0, 25.0)  # how long partitions last
     heal_s: float = HEAL_S  # from here on nothing more goes wrong
     moods: int = 0  # devices drain or change a label for a while; asked for, and never drawn
@@ -91,6 +93,8 @@ class Faults:
             "absences": self.absences,
             "forgetful clocks": self.forgetful,
             "moods": self.moods,
+            "a broker": self.broker,
+            "its outages": self.outages,
         }
         return ", ".join(name for name, amount in named.items() if amount) or "clean"
 
@@ -105,6 +109,8 @@ class Faults:
             faults.nats = rng.choice((1, 2, 2, 3))
         if rng.random() < 0.15:
             faults.leaves = rng.randint(1, 4)
+        if rng.random() < 0.3:
+            faults.broker, faults.outages = True, rng.randint(0, 4)
         return faults
 
     @classmethod

@@ -43,6 +43,7 @@ from protocol.records import (
     Unknown,
 )
 from protocol.resources import Resources
+from protocol.sim.brokerwatch import BrokerWatch
 from protocol.sim.device import Device
 from protocol.sim.ledger import EXECUTION_BYTES_MAX, Ledger, pair_of
 from protocol.sim.schedulewatch import ScheduleWatch, fired
@@ -104,11 +105,13 @@ class Invariants:
     schedules: ScheduleWatch = field(init=False)
     services: ServiceWatch = field(init=False)
     volumes: VolumeWatch = field(init=False)
+    broker: BrokerWatch = field(init=False)
 
     def __post_init__(self) -> None:
         self._ledgers = [Ledger(self._record) for _ in self.world.devices]
         self.standing = StandingWatch(self.world, self.violate, self._open)
         self.schedules = ScheduleWatch(self.violate)
+        self.broker = BrokerWatch(self.world, self.violate)
         self.services = ServiceWatch(self.world, self.violate, self.exclusive)
         self.volumes = VolumeWatch(self.violate, [self.contested, self.services.contested])
 
@@ -187,6 +190,7 @@ class Invariants:
     def committed(self, device: Device, save: Save) -> None:
         self._ledgers[device.index].committed(save)
         self.standing.committed(device, save)
+        self.broker.committed(device, save)
 
     def began(self, device: Device, start: StartTask, task: Task) -> None:
         """The host has started a task."""

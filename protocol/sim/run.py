@@ -9,6 +9,7 @@ from typing import Final
 
 from protocol.config import NodeConfig
 from protocol.records import Role
+from protocol.sim import broker
 from protocol.sim.device import Described, Device
 from protocol.sim.faults import Faults, Script
 from protocol.sim.heap import Heap
@@ -81,6 +82,9 @@ def run(seed: int, options: Options, line: Callable[[str], None] | None = None) 
     people = People(world, invariants, Random(f"{name}/people"), faults.heal_s)
     people.volumes = scenario.volumes
     people.draw(options.jobs)
+    if faults.broker:
+        rng = Random(f"{name}/broker")
+        broker.set_up(world, people, faults.outages, rng, faults.heal_s)
     keepers = Keepers(
         world,
         invariants.standing,

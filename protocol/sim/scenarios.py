@@ -67,6 +67,18 @@ def _metered(rng: Random) -> Faults:
     return Faults(leaves=leaves, crashes=rng.randint(0, 5), power_cuts=rng.randint(0, 3))
 
 
+def _broken(rng: Random) -> Faults:
+    """A broker that comes and goes under devices that crash, lose power and fail to save."""
+    return Faults(
+        broker=True,
+        outages=rng.randint(1, 6),
+        crashes=rng.randint(0, 8),
+        power_cuts=rng.randint(0, 4),
+        boundaries=rng.randint(0, 8),
+        save_failures=rng.choice((0.0, 0.01)),
+    )
+
+
 def _swallowing(rng: Random) -> Faults:
     return Faults(black_holes=0.2, heal_s=90.0)
 
@@ -111,6 +123,7 @@ _ALL: Final = (
     Scenario(
         "volumes", "slots that keep something, on devices that go down", _restarting, volumes=True
     ),
+    Scenario("broker", "results go to a broker that comes and goes", _broken),
     Scenario("crowd", "a hundred devices join within ten seconds", _none, 100, 20, 10.0),
 )
 SCENARIOS: Final = {scenario.name: scenario for scenario in _ALL}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from protocol.effects import Effect, Reply, Save, StartTask
 from protocol.events import Event
 from protocol.ids import PeerId
+from protocol.sim.broker import SimBroker
 from protocol.sim.cron import EverySeconds
 from protocol.sim.heap import Heap
 from protocol.sim.network import Network
@@ -52,6 +53,7 @@ class World:
     by_peer: dict[PeerId, Device] = field(default_factory=dict)
     watcher: Watcher | None = None
     on_reply: Callable[[Device, Reply], None] | None = None
+    broker: SimBroker | None = None
     save_failures: float = 0.0  # probability per commit
     start_failures: float = 0.0  # probability per task
 

@@ -22,11 +22,13 @@ from protocol.effects import (
     Effect,
     Gossip,
     Hangup,
+    Publish,
     RemoveTask,
     Reply,
     Save,
     Send,
     StopTask,
+    StreamLines,
     Tell,
 )
 from protocol.events import (
@@ -96,7 +98,7 @@ class Outside:
     def start(self, task: object) -> None:
         self._did(task)
 
-    check = stop = remove = tell = start
+    check = stop = remove = tell = publish = stream = start
 
     async def first_events(self) -> Sequence[Event]:
         self.gathering()
@@ -166,6 +168,17 @@ async def test_a_node_hears_first_that_it_booted_with_what_the_disk_holds(tmp_pa
         it.driver.post(EVENT)
     async with driving(tmp_path) as again:
         assert again.node.disk["job"] == {"j": b"1"}
+
+
+async def test_what_is_published_is_on_the_disk_before(tmp_path: Path) -> None:
+    message = Publish("home", "1", "id", "t", b"x", 1, False)
+    lines = StreamLines(ExecutionId("e"), "home", "t", 1, False, "raw", 0, (JobId("j"), 0, "n"))
+    async with driving(tmp_path) as it:
+        it.gives(SAVE, message, lines)
+        it.driver.post(EVENT)
+        assert it.outside.done == []
+        await it.until(lambda: len(it.outside.done) == 2)
+        assert it.outside.done == [message, lines]
 
 
 async def test_effects_leave_in_order_each_after_the_saves_before_it(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from protocol.effects import RemoveTask, StartTask, StopTask
 from protocol.events import Event, TaskEnded, TaskFound, TaskStarted
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.job import JobSpec
+from protocol.resultmessage import OUTPUT_BYTES_MAX
 from tests.agent.test_archives import packed, pieces
 from tests.agent.whole import open_directory, until
 from tests.lab import process_job
@@ -91,6 +92,10 @@ class Running:
     async def until(self, kind: type[Event]) -> Any:
         await until(lambda: any(isinstance(event, kind) for event in self.events))
         return next(event for event in self.events if isinstance(event, kind))
+
+    async def engine_has_ended(self) -> None:
+        await until(lambda: any(isinstance(event, TaskStarted) for event in self.events))
+        await self.engine.wait(E1)
 
     async def ended(self, task: StartTask) -> TaskEnded:
         self.tasks.start(task)
@@ -447,3 +452,23 @@ async def test_a_full_disk_costs_the_files_and_not_the_result(
         ended = await it.ended(shell("mkdir out; exit 4", ResultPaths=OUT))
         assert (ended.exit_code, ended.archive) == (4, "")
         assert "the disk is full" in ended.archive_note
+
+
+async def test_output_that_is_published_comes_with_the_end_up_to_a_bound(root: Path) -> None:
+    async with running(root) as it:
+        it.tasks.publishes = lambda key: key == E1
+        ended = await it.ended(shell("head -c 70000 /dev/zero"))
+        assert (len(ended.stdout), ended.stdout_bytes) == (OUTPUT_BYTES_MAX, 70_000)
+        it.events.clear()
+        other = await it.ended(shell("echo out", execution=ExecutionId("e2")))
+        assert (other.stdout, other.stdout_bytes) == (b"", 0)
+
+
+async def test_output_of_what_ended_while_no_agent_ran_is_found_with_it(root: Path) -> None:
+    async with running(root) as it:
+        it.tasks.start(shell("echo out"))
+        await it.engine_has_ended()
+    async with running(root) as it:
+        it.tasks.publishes = lambda key: True
+        (found,) = await it.tasks.found()
+        assert (found.stdout, found.stdout_bytes) == (b"out\n", 4)

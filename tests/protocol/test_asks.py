@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.asks import asks_of, not_allowed
+from agent.labels import BROKER
+from protocol.asks import BROKER_LABEL, asks_of, lacking, not_allowed
 from protocol.config import PolicyConfig
 from protocol.tree import Plain
 from tests.protocol.jobs import task_spec
@@ -182,3 +183,14 @@ def test_a_device_without_s3_says_so_whatever_its_owner_allows() -> None:
         "s3 is not here: this device was set up without it (pip install 'shoal[s3]')"
     )
     assert not_allowed(policy, ("network none",)) == ""
+
+
+def test_a_publisher_asks_for_its_broker_which_is_a_label_of_devices_that_have_it() -> None:
+    publisher: Plain = {"Type": "mqtt", "Params": {"Broker": "home"}}
+    asks = asks_of(task_spec(Publisher=publisher).task)
+    assert asks == ("broker home",)
+    assert not_allowed(PolicyConfig(), asks) == "", "who configured it lets jobs publish there"
+    assert lacking(asks, {"broker.home": "true"}) == ""
+    text = "no MQTT broker home is configured here ([mqtt.brokers.home])"
+    assert lacking(asks, {"broker.hom": "true"}) == text
+    assert BROKER == BROKER_LABEL

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from msgspec import structs
 
 from protocol.bidding import DRAINING, HOLDS_MAX, Bidder, resources_of, why_unfit
 from protocol.bounds import REASON_CHARS_MAX
@@ -551,3 +552,24 @@ def test_an_engine_that_does_not_answer_may_later() -> None:
     assert (refusal.reason, refusal.final) == ("the process engine does not answer", False)
     device.troubles = {"docker": "docker does not answer"}
     assert bids(device, announce(2))
+
+
+def test_a_job_that_publishes_goes_where_the_broker_is_and_its_outbox_has_room() -> None:
+    wanted = structs.replace(NEEDS, asks=("broker home",))
+    device = bidder()
+    refusal = refuses(device, announce(needs=wanted))
+    assert "[mqtt.brokers.home]" in refusal.reason and refusal.final
+    device.labels = {"broker.home": "true"}
+    bids(device, announce(needs=wanted))
+    device.hindrance = lambda asks: f"busy: {asks[0]} is away"
+    refusal = refuses(device, announce(2, needs=wanted))
+    assert refusal.reason == "busy: broker home is away" and not refusal.final
+
+
+def test_lines_wait_in_the_tasks_output_and_are_hindered_by_nothing() -> None:
+    device = bidder()
+    device.hindrance = lambda asks: "busy"
+    params: dict[str, Plain] = {"Broker": "home"}
+    results = task_spec(Publisher={"Type": "mqtt", "Params": params})
+    lines = task_spec(Publisher={"Type": "mqtt", "Params": {**params, "Lines": True}})
+    assert device.hindered(results) == "busy" and device.hindered(lines) == ""

@@ -14,9 +14,20 @@ from hypothesis import strategies as st
 from protocol.bidding import DRAINING, Bidder
 from protocol.clock import NEVER, Now
 from protocol.config import AuctionConfig, CoordinationConfig, PolicyConfig, StandingConfig
-from protocol.effects import Bucket, Effect, RemoveTask, Save, Send, StartTask, StopTask, Tell
+from protocol.effects import (
+    Bucket,
+    Effect,
+    Publish,
+    RemoveTask,
+    Save,
+    Send,
+    StartTask,
+    StopTask,
+    StreamLines,
+    Tell,
+)
 from protocol.errors import RemoteProtocolError
-from protocol.events import Booted, TaskEnded, TaskFound, TaskProgressed
+from protocol.events import Booted, BrokerChanged, TaskEnded, TaskFound, TaskProgressed
 from protocol.execution import State
 from protocol.executor import (
     CUT_OFF,
@@ -44,9 +55,11 @@ from protocol.messages import (
     Withdraw,
 )
 from protocol.opsjournal import OpsJournal
+from protocol.publishing import Publishing
 from protocol.records import Fence, Keyring, Result, Role, Verdict
 from protocol.resources import Resources
 from protocol.restarts import Restarts
+from protocol.tree import Plain
 from protocol.wire import open_sealed
 from tests.protocol.jobs import Book, at, fence, job_spec, task_spec
 from tests.protocol.strategies import structs
@@ -75,6 +88,7 @@ def executor_of(
         lambda job, generation: "",
         lambda job: None,
         lambda: NEVER,
+        Publishing(ME),
     )
 
 
@@ -1112,3 +1126,63 @@ def test_a_restart_in_the_midst_of_publishing_goes_on_with_it() -> None:
     it.boots()
     _, result = offered(it.does(it.executor.boot(Booted((again,)), at(6.0))))
     assert result.published == "s3://results/a.tar.gz"
+
+
+# ---- publishing to brokers ---------------------------------------------------------------------
+
+BROKER = {"arch": "arm64", "broker.home": "true"}
+
+
+def publishing_to_a_broker(**params: Plain) -> Device:
+    publisher: Plain = {"Type": "mqtt", "Params": {"Broker": "home", **params}}
+    it = device(Book(task_spec(Publisher=publisher)))
+    it.executor.bidder.labels = BROKER
+    return it
+
+
+def test_an_award_that_publishes_is_declined_without_its_broker_or_room_for_it() -> None:
+    it = publishing_to_a_broker()
+    it.executor.bidder.labels = {"arch": "arm64"}
+    (declined,) = it.award()
+    assert isinstance(declined, Send) and isinstance(declined.message, Declined)
+    assert "[mqtt.brokers.home]" in declined.message.reason and declined.message.final
+    it.executor.bidder.labels = BROKER
+    it.executor.bidder.hindrance = lambda asks: "busy: many results wait"
+    (declined,) = it.award(SECOND)
+    assert isinstance(declined, Send) and isinstance(declined.message, Declined)
+    assert declined.message.reason == "busy: many results wait" and not declined.message.final
+
+
+def test_a_results_message_is_saved_with_it_and_goes_out_behind() -> None:
+    it = publishing_to_a_broker()
+    it.award()
+    it.executor.publishing.on_event(BrokerChanged("home", True), at(0.5))
+    event = TaskEnded(it.key(), 0, stdout=b"21.5\n", stdout_bytes=5)
+    effects = it.executor.on_ended(event, at(1.0))
+    save, publish = effects[0], next(e for e in effects if isinstance(e, Publish))
+    assert isinstance(save, Save)
+    assert [row[0] for row in save.rows] == ["execution", "outbox"]
+    assert publish.id == it.key() and b"21.5" in publish.payload
+
+
+def test_lines_are_begun_with_the_start_and_read_once_it_runs() -> None:
+    it = publishing_to_a_broker(Lines=True)
+    it.award()
+    assert list(it.disk["stream"]) == [it.key()]
+    started = it.executor.on_started(it.key(), at(0.1))
+    assert [e.execution for e in started if isinstance(e, StreamLines)] == [it.key()]
+    assert "outbox" not in it.disk or not it.disk["outbox"]
+    it.end()
+    assert not it.disk.get("outbox")
+
+
+def test_what_is_forgotten_is_taken_back_from_the_broker() -> None:
+    it = publishing_to_a_broker()
+    it.award()
+    it.end()
+    assert len(it.executor.publishing.outbox.messages) == 1
+    it.does(it.executor.forget_ended(0, 0))
+    ack(it, "accepted")
+    it.does(it.executor.forget_ended(0, 0))
+    topics = [(m.topic, m.payload) for m in it.executor.publishing.outbox.messages.values()]
+    assert len(topics) == 2 and topics[0][0] == topics[1][0] and topics[1][1] == b""

@@ -14,6 +14,7 @@ from protocol import (
     inputs,
     job,
     network,
+    publisher,
     resources,
     retry,
     task,
@@ -64,7 +65,7 @@ def test_its_keys_are_those_that_the_reader_knows() -> None:
     assert properties(*tasks) == task.FIELDS
     for key, fields in (
         ("Engine", engine.ENGINE_FIELDS),
-        ("Publisher", task.PUBLISHER_FIELDS),
+        ("Publisher", publisher.FIELDS),
         ("Resources", resources.FIELDS),
         ("Network", network.FIELDS),
         ("Timeouts", task.TIMEOUT_FIELDS),

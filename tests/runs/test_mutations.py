@@ -23,9 +23,9 @@ from protocol.coordination import Coordination
 from protocol.daemon import Daemon
 from protocol.daemons import Daemons
 from protocol.direct import Direct
-from protocol.effects import Bucket, Effect, RemoveTask, Save, StartTask
+from protocol.effects import Bucket, Effect, Publish, RemoveTask, Save, StartTask
 from protocol.errors import RemoteProtocolError
-from protocol.events import Event, TaskEnded, TaskFound
+from protocol.events import BrokerChanged, Event, TaskEnded, TaskFound
 from protocol.execution import Execution, Fences
 from protocol.executor import Executor
 from protocol.heldjob import HeldJob, Merged, Slot
@@ -36,7 +36,9 @@ from protocol.membership import Membership
 from protocol.messages import OVERTAKING, JobSync, SyncHeld
 from protocol.node import Node
 from protocol.opsjournal import Entry, OpsJournal, Row
+from protocol.outbox import Message, Outbox
 from protocol.placement import Placement
+from protocol.publishing import Publishing
 from protocol.records import Acceptance, Assignment, Fence, Keyring, Result
 from protocol.relay import Relay
 from protocol.restarts import Restarts
@@ -221,6 +223,42 @@ def _overbooking(patch: Patch) -> None:
         return 4
 
     patch.setattr(Bidder, "_room", room)
+
+
+def _unsaved_outbox(patch: Patch) -> None:
+    """A result is published from memory."""
+    result = Publishing.result
+
+    def unsaved(self: Publishing, *arguments: object) -> list[object]:
+        result(self, *arguments)  # type: ignore[arg-type]
+        return []
+
+    patch.setattr(Publishing, "result", unsaved)
+
+
+def _sent_once(patch: Patch) -> None:
+    """What was under way as the connection broke is taken for still under way."""
+    on_broker = Outbox.on_broker
+
+    def forgetful(self: Outbox, event: BrokerChanged, now: Now) -> list[Effect]:
+        sent = dict(self._sent)
+        effects = on_broker(self, event, now)
+        again = {key for key in sent if key in self._sent}
+        self._sent |= sent
+        return [e for e in effects if not (isinstance(e, Publish) and int(e.key) in again)]
+
+    patch.setattr(Outbox, "on_broker", forgetful)
+
+
+def _no_line(patch: Patch) -> None:
+    """Messages of one job do not wait for each other."""
+    add = Outbox._put
+
+    def alone(self: Outbox, number: int, message: Message) -> None:
+        job = JobId(f"{number:032d}")
+        add(self, number, replace_struct(message, job=job))
+
+    patch.setattr(Outbox, "_put", alone)
 
 
 def _unsaved_results(patch: Patch) -> None:
@@ -562,6 +600,7 @@ ORPHANS = Faults(crashes=6, burials=1)  # coordinators die, and somebody takes o
 AMNESIA = Faults(amnesia=True, crashes=3)
 CUTS = Faults(power_cuts=6)
 GRAVE = Faults(burials=1)
+BROKER = Faults(broker=True, outages=4, crashes=6)
 
 
 def _hung_starts(patch: Patch) -> None:
@@ -749,6 +788,9 @@ MUTATIONS = (
     ),
     Mutation("volumes forgotten", _lost_volumes, "runs without its volume", scenario="volumes"),
     Mutation("gone peers waited for", _never_given_up, "has not ended|woken", GRAVE),
+    Mutation("outbox not saved", _unsaved_outbox, "before it was durable|no message of it", BROKER),
+    Mutation("lost with the connection", _sent_once, "waits? for the broker|not come", BROKER),
+    Mutation("all of a job at once", _no_line, "after a later one of its job", BROKER),
 )
 
 # The seeds that found the rarer ones the last time are tried first; each seed takes seconds.

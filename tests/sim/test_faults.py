@@ -33,6 +33,8 @@ def test_some_runs_are_clean_and_every_family_comes_up() -> None:
         "rogues",
         "NATs",
         "metered links",
+        "a broker",
+        "its outages",
     }
 
 

@@ -273,6 +273,21 @@ WASM = JobSpec.from_plain(
         ],
     }
 )
+PUBLISHING = JobSpec.from_plain(
+    {
+        "Name": "thermometer",
+        "Type": "daemon",
+        "Tasks": [
+            {
+                "Engine": {"Type": "process", "Params": {"Command": ["thermometer"]}},
+                "Publisher": {
+                    "Type": "mqtt",
+                    "Params": {"Broker": "home", "Topic": "sensors/{peer}", "Lines": True},
+                },
+            }
+        ],
+    }
+)
 JOBS = {
     "batch": BATCH,
     "ops": OPS,
@@ -283,6 +298,7 @@ JOBS = {
     "ops-schedule": OPS_SCHEDULE,
     "template": TEMPLATE,
     "wasm": WASM,
+    "mqtt": PUBLISHING,
 }
 
 JOB = job_id(SHOAL, "default", "one-off", "3f9a")

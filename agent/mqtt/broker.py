@@ -1,0 +1,265 @@
+"""Brokers by their names in the configuration: who publishes or subscribes comes here.
+
+    broker = brokers.named("home")          # None where none of that name is configured
+    subscription = broker.subscribe("sensors/+/door", 1, handler, session="collect")
+    broker.publish(Outgoing("a/b", b"on"), done)
+
+Everything belongs to the loop's thread. A handler is called there with each message, and calls the
+message's `ack` once what follows from it is durable. Handlers and `done` return at once; what they
+raise is logged and goes no further.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from random import Random
+from typing import Final
+
+import trio
+
+from agent.mqtt.client import LOST, Will
+from agent.mqtt.message import Outgoing
+from agent.mqtt.session import Handler, Session, Subscription
+from agent.mqtt.settings import BrokerSettings
+from agent.mqtt.trouble import Told, Trouble
+from protocol.effects import Tell
+
+QOS_MAX: Final = 1  # at least once: what comes twice has the same id, or a key
+FILTER_BYTES_MAX: Final = 1024
+GOODBYE_S: Final = 2.0
+DENIED_S: Final = 600.0
+DENIED_MAX: Final = 256
+MAIN: Final = ""
+ONLINE, OFFLINE = b"online", b"offline"
+_log = logging.getLogger("shoal.mqtt")
+
+Watcher = Callable[[str, bool], None]  # a broker's name, and whether it is connected now
+
+
+class Broker:
+    """One broker: its main session, and those that subscriptions asked for."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: BrokerSettings,
+        peer: str,
+        status_topic: str,
+        changed: Watcher,
+        tell: Callable[[Tell], None],
+        rng: Random,
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        # Topics that the broker does not allow: why, and until when that is not tried again.
+        self.denied: dict[str, tuple[str, float]] = {}
+        self._id = settings.client_id or f"shoal-{peer[-12:]}"
+        self._status_topic = status_topic
+        self._changed = changed
+        self._tell = tell
+        self._told = Told(trio.current_time)
+        self._lasting: dict[Session, str] = {}  # kinds of trouble since the last connection
+        self._rng = rng
+        self._nursery: trio.Nursery | None = None
+        self._sessions = {MAIN: self._session(MAIN)}
+
+    def _session(self, name: str) -> Session:
+        main = name == MAIN
+        return Session(
+            self.name,
+            self.settings,
+            self._id if main else f"{self._id}-{name}",
+            persistent=not main,
+            will=Will(self._status_topic, OFFLINE) if main else None,
+            changed=self._on_changed,
+            denied=self.deny,
+            rng=self._rng,
+        )
+
+    # ---- for who uses it ---------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        return self._sessions[MAIN].connected
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """Why one of its sessions is not connected; None where all are, or nothing is known yet."""
+        return next((s.trouble for s in self._sessions.values() if s.trouble is not None), None)
+
+    @property
+    def room(self) -> int:
+        """How many more messages may be on their way to it; 0 while it is not connected."""
+        return self._sessions[MAIN].room
+
+    def publish(self, message: Outgoing, done: Callable[[str], None]) -> bool:
+        """`done` hears "" once the broker has acknowledged it (at QoS 0: once it has left), LOST if
+        the connection was before that, or why the broker refused it; then the topic is refused for
+        ten minutes, for a Mosquitto of Debian 12 ends the connection over each of them. False, and
+        no `done`, without room."""
+        assert message.qos <= QOS_MAX, message
+        topic = message.topic
+        why, until = self.denied.get(topic, ("", 0.0))
+        if until > trio.current_time():
+            trio.lowlevel.current_trio_token().run_sync_soon(done, why)
+            return True
+
+        def ended(problem: str) -> None:
+            if problem and problem != LOST:
+                self.deny(topic, problem)
+            elif not problem:
+                self.denied.pop(topic, None)
+            done(problem)
+
+        return self._sessions[MAIN].publish(message, ended)
+
+    def subscribe(
+        self, topic_filter: str, qos: int, handler: Handler, session: str = MAIN
+    ) -> Subscription:
+        """Have `handler` called with each message, over all reconnects, until the subscription is
+        closed. `problem` of the subscription says why the broker does not allow it.
+
+        With a `session` name the subscription belongs to a connection of its own, for which the
+        broker keeps what comes while this device is away (MQTT 5: for a day), and what was not
+        acknowledged; names are to be few and the same after a restart. Make all subscriptions of
+        one session without an `await` between: what waits comes as soon as it is connected.
+        Without, what was not acknowledged by the end of a connection is gone.
+
+        `qos` 2 is heard as 1. Under MQTT 3.1.1 a message may come once for each subscription that
+        matches, and not only to the handler of that one. Raises ValueError for no filter.
+        """
+        check_filter(topic_filter)
+        if session not in self._sessions:
+            self._sessions[session] = made = self._session(session)
+            if self._nursery is not None:
+                self._nursery.start_soon(made.run)
+        return self._sessions[session].add(topic_filter, min(qos, QOS_MAX), handler)
+
+    def counters(self) -> dict[str, int]:
+        sessions = list(self._sessions.values())
+        return {
+            "received": sum(session.received for session in sessions),
+            "unmatched": sum(session.unmatched for session in sessions),
+        }
+
+    # ---- life --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for session in self._sessions.values():
+                nursery.start_soon(session.run)
+
+    async def say_goodbye(self) -> None:
+        """`offline`, as the will would say it, and a proper end."""
+        if self.connected:
+            gone = trio.Event()
+            message = Outgoing(self._status_topic, OFFLINE, qos=1, retain=True)
+            if self.publish(message, lambda _: gone.set()):
+                with trio.move_on_after(GOODBYE_S):
+                    await gone.wait()
+        for session in self._sessions.values():
+            await session.say_goodbye()
+
+    def deny(self, topic: str, why: str) -> None:
+        """The broker takes no message for a topic, or gives none: told once, by topic."""
+        self.denied.pop(topic, None)
+        self.denied[topic] = (why, trio.current_time() + DENIED_S)
+        if len(self.denied) > DENIED_MAX:
+            self.denied.pop(next(iter(self.denied)))
+        if self._told.fresh(f"denied {topic}"):
+            text = f"broker {self.name} does not allow {topic}: {why}; see its access list"
+            self._tell(Tell("mqtt.denied", text, fields={"broker": self.name, "topic": topic}))
+
+    def _on_changed(self, session: Session, trouble: Trouble | None) -> None:
+        fields: dict[str, object] = {"broker": self.name}
+        if trouble is None:
+            self._lasting.pop(session, None)
+        elif self._lasting.get(session) != trouble.kind and self._told.fresh(trouble.kind):
+            text = f"broker {self.name}: {trouble.text}; {trouble.fix}"
+            self._tell(Tell("mqtt.trouble", text, fields={**fields, "kind": trouble.kind}))
+        if trouble is not None:
+            self._lasting[session] = trouble.kind
+        if session is not self._sessions[MAIN]:
+            return
+        if trouble is None:
+            status = Outgoing(self._status_topic, ONLINE, qos=1, retain=True)
+            self.publish(status, lambda _: None)
+            if self._told.fresh("connected"):
+                self._tell(
+                    Tell("mqtt.connected", f"connected to broker {self.name}", fields=fields)
+                )
+        self._changed(self.name, trouble is None)
+
+
+class Brokers:
+    """All that are configured; empty where none is, and then nothing of MQTT is imported."""
+
+    def __init__(
+        self,
+        settings: Mapping[str, BrokerSettings],
+        peer: str,
+        root: str,
+        tell: Callable[[Tell], None],
+        rng: Random,
+    ) -> None:
+        self.root = root  # of the topic tree: <prefix>/<shoal>
+        self._watchers: list[Watcher] = []
+        status = f"{root}/peer/{peer}/status"
+        self._brokers = {
+            name: Broker(name, each, peer, status, self._on_changed, tell, rng)
+            for name, each in settings.items()
+        }
+
+    def __iter__(self) -> Iterator[Broker]:
+        return iter(list(self._brokers.values()))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._brokers)
+
+    def named(self, name: str) -> Broker | None:
+        return self._brokers.get(name)
+
+    def watch(self, watcher: Watcher) -> None:
+        """Called whenever a broker's main connection has come about or is gone."""
+        self._watchers.append(watcher)
+
+    def _on_changed(self, name: str, connected: bool) -> None:
+        for watcher in self._watchers:
+            try:
+                watcher(name, connected)
+            except Exception:
+                _log.exception("broker %s", name)
+
+    async def run(self) -> None:
+        """Keep connected to all, until cancelled."""
+        if not self._brokers:
+            return
+        await trio.to_thread.run_sync(_import)
+        async with trio.open_nursery() as nursery:
+            for broker in self._brokers.values():
+                nursery.start_soon(broker.run)
+
+    async def say_goodbye(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for broker in self._brokers.values():
+                nursery.start_soon(broker.say_goodbye)
+
+
+def check_filter(topic_filter: str) -> None:
+    """Raises ValueError with what is allowed, for what is no topic filter (MQTT 5, 4.7)."""
+    levels = topic_filter.split("/")
+    if not topic_filter or len(topic_filter.encode()) > FILTER_BYTES_MAX or "\0" in topic_filter:
+        raise ValueError(f"{topic_filter!r:.80} is no topic filter: allowed: 1 to 1024 bytes")
+    for at, level in enumerate(levels):
+        if "#" in level and (level != "#" or at != len(levels) - 1):
+            raise ValueError(f"{topic_filter!r:.80}: # stands alone, behind the last /")
+        if "+" in level and level != "+":
+            raise ValueError(f"{topic_filter!r:.80}: + stands alone between two /")
+
+
+def _import() -> None:
+    """Beside the loop: it takes 25 ms on a PC and more on a board."""
+    import paho.mqtt.client  # noqa: F401

@@ -1,0 +1,218 @@
+"""Lines: what tasks print, published line by line as it comes (effects.StreamLines).
+
+Nothing is kept here but what is on its way: the task's output on disk is the queue, and the node
+has the place up to which the broker has acknowledged it. When a connection breaks, or a line is
+refused, the output is read again from there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import trio
+
+from agent.engines.engine import Engines
+from agent.mqtt.broker import Broker, Brokers
+from agent.mqtt.client import LOST
+from agent.mqtt.linesplitter import Line, Splitter
+from agent.mqtt.message import Outgoing
+from protocol.effects import StreamLines
+from protocol.events import Event, LinesPublished
+from protocol.ids import ExecutionId, PeerId
+from protocol.resultmessage import CONTENT_TYPES, line_payload
+from protocol.tree import Plain
+
+SAVED_S: Final = 10.0  # how often a place is told of: an SD card wears out
+SPARE: Final = 6  # of what may be on its way to a broker: results and the rest are not to wait
+REFUSED_S: Final = 60.0  # a person mends an access list
+AGAIN_S: Final = 1.0
+LOOKS_MAX: Final = 10  # for output that is not there: its task is just being started
+ROOM_S: Final = 1.0
+_log = logging.getLogger("shoal.mqtt")
+
+
+@dataclass(slots=True)
+class Reading:
+    """One pass through an execution's output: what is on its way, in order."""
+
+    acked: int
+    dropped_bytes: int = 0  # before what is acknowledged
+    reading: trio.CancelScope = field(default_factory=trio.CancelScope)
+    problem: str = ""
+    waiting: deque[list[int]] = field(
+        default_factory=deque
+    )  # where it ends, 1 once acknowledged, bytes dropped before it
+    moved: trio.Event = field(default_factory=trio.Event)
+
+    def done(self, entry: list[int], problem: str) -> None:
+        if problem:
+            self.problem = self.problem or problem
+            self.reading.cancel()
+        elif not self.problem:
+            entry[1] = 1
+            while self.waiting and self.waiting[0][1]:
+                resume, _, dropped = self.waiting.popleft()
+                self.acked = max(self.acked, resume)
+                self.dropped_bytes += dropped
+        self.moved.set()
+        self.moved = trio.Event()
+
+
+class Lines:
+    """All streams of this agent; `post` hears of their places and ends."""
+
+    def __init__(
+        self, engines: Engines, brokers: Brokers, post: Callable[[Event], None], peer: PeerId
+    ) -> None:
+        self._engines = engines
+        self._brokers = brokers
+        self._post = post
+        self._peer = peer
+        self._nursery: trio.Nursery | None = None
+        self._streams: dict[ExecutionId, Stream] = {}
+
+    def start(self, effect: StreamLines) -> None:
+        """Once; a node that was built anew asks again for what is read already."""
+        broker = self._brokers.named(effect.broker)
+        if broker is None or effect.execution in self._streams:
+            return
+        stream = Stream(effect, broker, self._engines, self._post, self._peer)
+        self._streams[effect.execution] = stream
+        if self._nursery is not None:
+            self._nursery.start_soon(self._run, stream)
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for stream in self._streams.values():
+                nursery.start_soon(self._run, stream)
+            while True:
+                await trio.sleep(SAVED_S)
+                for stream in list(self._streams.values()):
+                    stream.tell_place()
+
+    async def _run(self, stream: Stream) -> None:
+        try:
+            await stream.run()
+        except Exception:  # our own bug costs one stream
+            _log.exception("the lines of %s", stream.execution)
+        del self._streams[stream.execution]
+        stream.tell_place(over=True)
+
+
+class Stream:
+    """One execution's lines."""
+
+    def __init__(
+        self,
+        effect: StreamLines,
+        broker: Broker,
+        engines: Engines,
+        post: Callable[[Event], None],
+        peer: PeerId,
+    ) -> None:
+        self.execution = effect.execution
+        self._effect = effect
+        self._broker = broker
+        self._engines = engines
+        self._post = post
+        self._peer = peer
+        self._acked = self._told = effect.offset
+        self._dropped = 0  # bytes, that were not told of yet
+        self._looks = 0
+
+    def tell_place(self, over: bool = False) -> None:
+        if over or self._acked != self._told or self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self._told = self._acked
+            self._post(LinesPublished(self.execution, self._acked, dropped, over))
+
+    async def run(self) -> None:
+        """Until all that it ever printed is with the broker, or gone."""
+        while self._looks < LOOKS_MAX:
+            if not self._broker.connected:
+                await trio.sleep(AGAIN_S)
+                continue
+            reading = Reading(self._acked)
+            try:
+                with reading.reading:
+                    await self._read(reading)
+                    await self._settled(reading)
+                    return
+            except (KeyError, OSError, ValueError) as error:
+                _log.debug("the output of %s: %r", self.execution, error)
+                self._looks += 1
+            finally:
+                self._take_over(reading)
+            await trio.sleep(AGAIN_S if reading.problem in ("", LOST) else REFUSED_S)
+
+    async def _read(self, reading: Reading) -> None:
+        engine = self._engines.of(self.execution)
+        splitter = Splitter(self._acked, exact=engine is self._engines.process)
+        log = engine.log(self.execution, "stdout", self._acked, -1, True, single=True)
+        async with aclosing(log) as chunks:
+            async for chunk in chunks:
+                self._looks = 0
+                for line in splitter.feed(chunk):
+                    await self._publish(reading, line)
+        if (rest := splitter.rest()) is not None:
+            await self._publish(reading, rest)
+
+    async def _publish(self, reading: Reading, line: Line) -> None:
+        """Wait for room, and send it on its way."""
+        entry = [line.resume, 0, line.dropped_bytes]
+        message = self._message(line)
+        reading.waiting.append(entry)
+        while True:
+            if self._broker.room > SPARE or (self._broker.room and len(reading.waiting) == 1):
+                if self._broker.publish(message, partial(self._done, reading, entry)):
+                    return
+            elif not self._broker.connected:
+                reading.done(entry, LOST)
+                await trio.lowlevel.checkpoint_if_cancelled()
+            with trio.move_on_after(ROOM_S):
+                await reading.moved.wait()
+
+    def _done(self, reading: Reading, entry: list[int], problem: str) -> None:
+        reading.done(entry, problem)
+        self._take_over(reading)
+
+    def _take_over(self, reading: Reading) -> None:
+        self._acked = max(self._acked, reading.acked)
+        self._dropped, reading.dropped_bytes = self._dropped + reading.dropped_bytes, 0
+
+    async def _settled(self, reading: Reading) -> None:
+        while reading.waiting:
+            await reading.moved.wait()
+
+    def _message(self, line: Line) -> Outgoing:
+        effect = self._effect
+        job, slot, name = effect.about
+        id = f"{self.execution}:{line.place}"
+        about: dict[str, Plain] = {
+            "id": id,
+            "job": job,
+            "name": name,
+            "slot": slot,
+            "peer": self._peer,
+        }
+        properties = [("id", id)]
+        lost = {"truncated_bytes": line.cut_bytes, "dropped_bytes": line.dropped_bytes}
+        for key, value in lost.items():
+            if value:
+                about[key] = value
+                properties.append((key, str(value)))
+        return Outgoing(
+            topic=effect.topic,
+            payload=line_payload(effect.format, about, line.data),
+            qos=effect.qos,
+            retain=effect.retain,
+            user_properties=tuple(properties),
+            content_type=CONTENT_TYPES[effect.format],
+        )

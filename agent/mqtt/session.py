@@ -1,0 +1,234 @@
+"""A session: one client id at a broker, kept connected, and what is subscribed to under it.
+
+The session without a name is the broker's main one: it begins anew with each connection, and all
+that is published goes through it. Others are kept by the broker while this device is away, so that
+what was sent meanwhile, or was not acknowledged, comes when it is back.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from agent.mqtt.client import Client, Will
+from agent.mqtt.message import Incoming, Outgoing
+from agent.mqtt.settings import BrokerSettings
+from agent.mqtt.trouble import Trouble, explain
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import MQTTMessage
+
+Handler = Callable[[Incoming], None]
+RETRY_FIRST_S: Final = 1.0  # a broker that restarts is back in a second
+RETRY_MAX_S: Final = 60.0
+STEADY_S: Final = 30.0  # a connection that lasted so long was a good one: the pauses begin anew
+IDENTIFIER_MAX: Final = 268_435_455  # MQTT 5, 3.8.2.1.2
+_log = logging.getLogger("shoal.mqtt")
+
+
+class Subscription:
+    """What one caller subscribed to; `problem` says why the broker does not allow it."""
+
+    def __init__(self, session: Session, topic_filter: str, qos: int, handler: Handler) -> None:
+        self.topic_filter = topic_filter
+        self.qos = qos
+        self.handler = handler
+        self.problem = ""
+        self._session = session
+
+    def close(self) -> None:
+        self._session.unsubscribe(self)
+
+
+class Session:
+    """Connects, and connects again; nothing that the broker does ends it."""
+
+    def __init__(
+        self,
+        broker: str,
+        settings: BrokerSettings,
+        client_id: str,
+        *,
+        persistent: bool,
+        will: Will | None,
+        changed: Callable[[Session, Trouble | None], None],
+        denied: Callable[[str, str], None],
+        rng: Random,
+    ) -> None:
+        self.broker = broker
+        self.client_id = client_id
+        self.trouble: Trouble | None = None  # why it is not connected
+        self.unmatched = 0  # messages nobody here had asked for
+        self.received = 0
+        self._settings = settings
+        self._persistent = persistent
+        self._will = will
+        self._changed = changed
+        self._denied = denied
+        self._rng = rng
+        self._client: Client | None = None
+        self._leaving = False
+        self._subscriptions: list[Subscription] = []
+
+    @property
+    def connected(self) -> bool:
+        return self._client is not None and self._client.connected
+
+    async def run(self) -> None:
+        failures = 0
+        while not self._leaving:
+            began = trio.current_time()
+            trouble = await self._connection()
+            lasted = trio.current_time() - began
+            failures = 0 if lasted >= STEADY_S else failures + 1
+            self.trouble = trouble
+            self._changed(self, trouble)
+            pause = min(RETRY_FIRST_S * 2 ** min(failures - 1, 16), RETRY_MAX_S)
+            await trio.sleep(max(pause, RETRY_FIRST_S) * (0.5 + self._rng.random()))
+
+    async def _connection(self) -> Trouble:
+        """One connection, from its beginning to its end; what ended it."""
+        client: Client | None = None
+        try:
+            client = Client(
+                self._settings, self.client_id, self._persistent, self._will, self._heard
+            )
+            self._client = client
+            await client.connect()
+            self.trouble = None
+            for topic_filter in dict.fromkeys(each.topic_filter for each in self._subscriptions):
+                self._subscribe(topic_filter)
+            self._changed(self, None)
+            await client.over.wait()
+            return explain(client.why, self.broker, self._settings)
+        except Exception as error:
+            return explain(error, self.broker, self._settings)
+        finally:
+            self._client = None
+            if client is not None:
+                client.close()
+
+    async def say_goodbye(self) -> None:
+        """For good: it does not connect again."""
+        self._leaving = True
+        if self._client is not None:
+            await self._client.disconnect()
+
+    # ---- publishing --------------------------------------------------------------------------
+
+    @property
+    def room(self) -> int:
+        return self._client.room if self._client is not None else 0
+
+    def publish(self, message: Outgoing, done: Callable[[str], None]) -> bool:
+        """See Client.publish."""
+        return self._client is not None and self._client.publish(message, done)
+
+    # ---- subscribing -------------------------------------------------------------------------
+
+    def add(self, topic_filter: str, qos: int, handler: Handler) -> Subscription:
+        subscription = Subscription(self, topic_filter, qos, handler)
+        self._subscriptions.append(subscription)
+        self._subscribe(topic_filter)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        if subscription not in self._subscriptions:
+            return
+        self._subscriptions.remove(subscription)
+        if not self._of(subscription.topic_filter) and self._client is not None:
+            self._client.unsubscribe(subscription.topic_filter)
+
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        return tuple(self._subscriptions)
+
+    def _of(self, topic_filter: str) -> list[Subscription]:
+        return [each for each in self._subscriptions if each.topic_filter == topic_filter]
+
+    def _subscribe(self, topic_filter: str) -> None:
+        if self._client is None or not self._client.connected:
+            return
+        qos = max(each.qos for each in self._of(topic_filter))
+
+        def done(problem: str) -> None:
+            for each in self._of(topic_filter):
+                each.problem = problem
+            if problem:
+                self._denied(topic_filter, problem)
+
+        self._client.subscribe(topic_filter, qos, _identifier(topic_filter), done)
+
+    # ---- messages in -------------------------------------------------------------------------
+
+    def _heard(self, client: Client, message: MQTTMessage) -> None:
+        self.received += 1
+        wanted = self._wanted(message)
+        remaining = len(wanted)
+
+        def acknowledge() -> None:
+            """The last of all who heard it."""
+            nonlocal remaining
+            remaining -= 1
+            if remaining <= 0 and message.qos:
+                client.ack(message.mid)
+
+        if not wanted:  # of an earlier life's subscription
+            self.unmatched += 1
+            acknowledge()
+            return
+        for subscription in wanted:
+            subscription.handler(_incoming(self.broker, message, _once(acknowledge)))
+
+    def _wanted(self, message: MQTTMessage) -> list[Subscription]:
+        """Whom it is for: a broker of MQTT 5 says so, and sends it to each by itself."""
+        from paho.mqtt.client import topic_matches_sub
+
+        numbers = getattr(message.properties, "SubscriptionIdentifier", None)
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            return []
+        if numbers:
+            return [e for e in self._subscriptions if _identifier(e.topic_filter) in numbers]
+        return [e for e in self._subscriptions if topic_matches_sub(e.topic_filter, topic)]
+
+
+def _identifier(topic_filter: str) -> int:
+    """Of a subscription: the same in every life, since a session outlives them."""
+    return 1 + zlib.crc32(topic_filter.encode()) % IDENTIFIER_MAX
+
+
+def _once(what: Callable[[], None]) -> Callable[[], None]:
+    called = False
+
+    def call() -> None:
+        nonlocal called
+        if not called:
+            called = True
+            what()
+
+    return call
+
+
+def _incoming(broker: str, message: MQTTMessage, ack: Callable[[], None]) -> Incoming:
+    properties = message.properties
+    return Incoming(
+        broker=broker,
+        topic=message.topic,
+        payload=bytes(message.payload),
+        qos=message.qos,
+        retain=bool(message.retain),
+        dup=bool(message.dup),
+        packet_id=message.mid,
+        ack=ack,
+        user_properties=tuple(getattr(properties, "UserProperty", ())),
+        correlation=getattr(properties, "CorrelationData", None),
+        response_topic=getattr(properties, "ResponseTopic", ""),
+        content_type=getattr(properties, "ContentType", ""),
+    )

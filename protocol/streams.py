@@ -1,0 +1,139 @@
+"""Streams: what tasks print, line by line, on its way to a broker.
+
+The task's own output on disk is the queue. A cursor goes through it, which says up to where the
+broker has acknowledged it; it is saved now and then, so that after a crash some lines come twice,
+under the same ids, and none is lost but those that the bound on outputs has dropped. Executions of
+one slot are streamed one after the other, in the order in which they began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from protocol.effects import Bucket, Effect, Save, StreamLines, Tell
+from protocol.errors import RemoteProtocolError
+from protocol.events import LinesPublished
+from protocol.ids import ExecutionId, JobId
+from protocol.wire import dumps, loads
+
+BUCKET: Final[Bucket] = "stream"
+STREAMS_MAX: Final = 256  # a daemon that ends every second while the broker is away; oldest first
+Row = tuple[Bucket, str, bytes | None]
+
+
+class Stream(msgspec.Struct, frozen=True, array_like=True):
+    """One execution's output on its way, as its row holds it."""
+
+    execution: ExecutionId
+    number: int  # in the order in which they began
+    job: JobId
+    slot: int
+    name: str  # of the job
+    broker: str
+    topic: str
+    qos: int
+    retain: bool
+    format: str
+    offset: int = 0  # the broker has acknowledged what comes before
+    dropped_bytes: int = 0  # gone before it could be published
+
+
+@dataclass(slots=True)
+class Streams:
+    """All that are not over; the first of each slot is read, once its task has begun."""
+
+    streams: dict[ExecutionId, Stream] = field(default_factory=dict)
+    _begun: dict[ExecutionId, None] = field(default_factory=dict)  # there is output to read
+    _read: dict[ExecutionId, None] = field(default_factory=dict)  # in this life
+    _next: int = 1
+
+    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
+        """Rebuild from disk; returns the keys of rows that could not be read."""
+        unreadable: list[str] = []
+        found: list[Stream] = []
+        for key, value in sorted(disk.get(BUCKET, {}).items()):
+            try:
+                found.append(msgspec.convert(loads(value), Stream))
+            except (RemoteProtocolError, ValueError):
+                unreadable.append(key)
+        for stream in sorted(found, key=lambda each: each.number):
+            self.streams[stream.execution] = stream
+            self._begun[stream.execution] = None
+            self._next = max(self._next, stream.number + 1)
+        return unreadable
+
+    def add(self, stream: Stream) -> list[Row]:
+        """Its task is about to start; the row is saved with that."""
+        stream = msgspec.structs.replace(stream, number=self._next)
+        self._next += 1
+        self.streams[stream.execution] = stream
+        rows = [_row(stream)]
+        if len(self.streams) > STREAMS_MAX:
+            oldest = next(iter(self.streams))
+            self._forget(oldest)
+            rows.append((BUCKET, oldest, None))
+        return rows
+
+    def begun(self, execution: ExecutionId) -> list[Effect]:
+        """Its task runs, or has ended: there may be something to read."""
+        if execution not in self.streams:
+            return []
+        self._begun[execution] = None
+        return self.due()
+
+    def due(self) -> list[Effect]:
+        """Have the first of each slot read."""
+        effects: list[Effect] = []
+        slots: dict[tuple[JobId, int], None] = {}
+        for execution, stream in self.streams.items():
+            first = (stream.job, stream.slot) not in slots
+            slots[(stream.job, stream.slot)] = None
+            if first and execution in self._begun and execution not in self._read:
+                self._read[execution] = None
+                effects.append(
+                    StreamLines(
+                        execution,
+                        stream.broker,
+                        stream.topic,
+                        stream.qos,
+                        stream.retain,
+                        stream.format,
+                        stream.offset,
+                        (stream.job, stream.slot, stream.name),
+                    )
+                )
+        return effects
+
+    def on_published(self, event: LinesPublished) -> list[Effect]:
+        """The broker has all before `offset`; with `over` there will be nothing more."""
+        stream = self.streams.get(event.execution)
+        if stream is None:
+            return []
+        moved = msgspec.structs.replace(
+            stream,
+            offset=max(stream.offset, event.offset),
+            dropped_bytes=stream.dropped_bytes + event.dropped_bytes,
+        )
+        effects: list[Effect] = []
+        if event.dropped_bytes and not stream.dropped_bytes:
+            text = f"output of {stream.name} was dropped before broker {stream.broker} had it"
+            fields: dict[str, object] = {"execution": stream.execution, "broker": stream.broker}
+            effects.append(Tell("mqtt.dropped", text, stream.job, fields=fields))
+        if event.over:
+            self._forget(event.execution)
+            return [Save(((BUCKET, event.execution, None),), lazy=True), *effects, *self.due()]
+        self.streams[event.execution] = moved
+        return [Save((_row(moved),), lazy=True), *effects]
+
+    def _forget(self, execution: ExecutionId) -> None:
+        self.streams.pop(execution, None)
+        self._begun.pop(execution, None)
+        self._read.pop(execution, None)
+
+
+def _row(stream: Stream) -> Row:
+    return (BUCKET, stream.execution, dumps(msgspec.to_builtins(stream)))

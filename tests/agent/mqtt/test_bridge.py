@@ -1,0 +1,83 @@
+"""The bridge of a whole agent: paho on demand, what the doctor says, results that wait."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.mqtt.bridge import NO_ROOM
+from protocol.effects import Publish
+from protocol.events import BrokerChanged, Event, MessagePublished
+from protocol.ids import JobId
+from protocol.outbox import Message
+from tests.agent.test_doctor import checks
+from tests.agent.whole import open_directory, running_agent, until
+from tests.mosquitto import Mosquitto
+from tests.mqttlistener import Listener
+
+MESSAGE = Publish("home", "1".zfill(16), "id", "t", b"x", 1, False)
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    made = open_directory()
+    yield made
+    shutil.rmtree(made)
+
+
+def test_paho_is_imported_where_a_broker_is_configured_alone() -> None:
+    code = "import agent.main, agent.mqtt.bridge, sys; print('paho' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "False"
+
+
+async def test_an_agent_without_brokers_has_nothing_to_do_with_mqtt(data_dir: Path) -> None:
+    async with running_agent(data_dir) as agent:
+        assert agent.bridge.connected() == []
+        assert not [name for name in checks(agent) if "broker" in name]
+
+
+async def test_what_cannot_be_sent_just_now_is_said_after_the_event(data_dir: Path) -> None:
+    async with running_agent(data_dir) as agent:
+        said: list[Event] = []
+        agent.bridge._post = said.append
+        agent.bridge.publish(MESSAGE)
+        assert said == [], "the node is in the middle of an event"
+        await until(lambda: said)
+        assert said == [MessagePublished(MESSAGE.key, "id", NO_ROOM, refused=False)]
+
+
+async def test_a_broker_that_is_away_is_the_doctors_business_and_nobody_elses(
+    data_dir: Path,
+) -> None:
+    with Mosquitto() as mosquitto, Listener(mosquitto.port, "shoal/lab/#") as listener:
+        async with running_agent(data_dir, mqtt__brokers=f"home={mosquitto.url}") as agent:
+            await until(lambda: checks(agent)["broker home"]["ok"])
+            assert agent.bridge.connected() == [BrokerChanged("home", True)]
+            root = f"shoal/lab/peer/{agent.member.keyring.peer}"
+            await until(lambda: listener.on(f"{root}/state"))
+            state = listener.on(f"{root}/state")[0].json()
+            assert state["labels"]["broker.home"] == "true" and "load_permille" in state
+            mosquitto.stop()
+            await until(lambda: checks(agent)["broker home"]["ok"] is False)
+            entry = checks(agent)["broker home"]
+            assert "closed" in entry["text"] or "nothing listens" in entry["text"]
+            assert entry["fix"]
+
+
+async def test_results_for_a_broker_that_is_configured_no_more_are_told_of(
+    data_dir: Path,
+) -> None:
+    async with running_agent(data_dir) as agent:
+        outbox = agent.driver.node.publishing.outbox
+        outbox.add(Message("id", "old", JobId("j" * 32), "t", b"x"))
+        entry = checks(agent)["results"]
+        assert "1 results wait for broker old" in entry["text"]
+        assert "[mqtt.brokers.old]" in entry["fix"]

@@ -1,0 +1,368 @@
+"""Brokers against a real Mosquitto: outages, wrong passwords and authorities, sessions, acks."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+import trio
+
+from agent.mqtt import session
+from agent.mqtt.broker import Broker, Brokers, check_filter
+from agent.mqtt.message import Incoming, Outgoing
+from agent.mqtt.settings import BrokerSettings
+from protocol.effects import Tell
+from tests.mosquitto import Certificates, Mosquitto
+
+WAIT_S = 30.0
+PEER = "12D3KooWabcdefghijkl"
+STATUS = f"shoal/home/peer/{PEER}/status"
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "RETRY_FIRST_S", 0.05)
+    monkeypatch.setattr(session, "RETRY_MAX_S", 0.2)
+
+
+async def until(condition: Callable[[], object], what: str = "") -> None:
+    with trio.move_on_after(WAIT_S):
+        while not condition():  # noqa: ASYNC110 - what happens at the broker sets no event
+            await trio.sleep(0.01)
+        return
+    raise AssertionError(f"it never came true: {what}")
+
+
+@asynccontextmanager
+async def connecting(
+    settings: BrokerSettings, told: list[Tell] | None = None, peer: str = PEER
+) -> AsyncIterator[Broker]:
+    """A broker that is being connected to; in the end it is left without a goodbye."""
+    tell = (told if told is not None else []).append
+    brokers = Brokers({"main": settings}, peer, "shoal/home", tell, Random(1))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(brokers.run)
+        broker = brokers.named("main")
+        assert broker is not None
+        yield broker
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def connected(
+    settings: BrokerSettings, told: list[Tell] | None = None, peer: str = PEER
+) -> AsyncIterator[Broker]:
+    async with connecting(settings, told, peer) as broker:
+        await until(lambda: broker.connected, "connected")
+        yield broker
+
+
+async def publish(broker: Broker, message: Outgoing) -> str:
+    """Its end: empty where the broker has it."""
+    ends: list[str] = []
+    await until(lambda: broker.publish(message, ends.append), "room")
+    await until(lambda: ends, "acknowledged")
+    return ends[0]
+
+
+async def subscribed(mosquitto: Mosquitto, count: int = 1) -> None:
+    """Until the broker has said so often that a subscription stands."""
+    await until(lambda: mosquitto.log().count("Sending SUBACK") >= count, "subscribed")
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+async def test_what_is_published_is_heard(version: str) -> None:
+    with Mosquitto() as mosquitto:
+        heard: list[Incoming] = []
+        async with connected(BrokerSettings(mosquitto.url, version)) as broker:
+            broker.subscribe("a/+", 1, heard.append)
+            await subscribed(mosquitto)
+            message = Outgoing("a/b", b"\x00\xff", user_properties=(("id", "7"),), correlation=b"c")
+            assert await publish(broker, message) == ""
+            await until(lambda: heard)
+        (one,) = heard
+        assert (one.broker, one.topic, one.payload, one.qos) == ("main", "a/b", b"\x00\xff", 1)
+        assert not one.retain and not one.dup and one.packet_id > 0
+        if version == "5":
+            assert one.user_property("id") == "7" and one.correlation == b"c"
+        else:
+            assert one.user_properties == () and one.correlation is None
+
+
+async def test_status_is_online_and_the_will_says_offline() -> None:
+    with Mosquitto() as mosquitto:
+        heard: list[bytes] = []
+        settings = BrokerSettings(mosquitto.url)
+        async with connected(settings, peer="somebody-else") as other:
+            other.subscribe(STATUS, 1, lambda message: heard.append(message.payload))
+            await subscribed(mosquitto)
+            async with connected(settings) as broker:
+                await until(lambda: heard == [b"online"])
+                assert broker.trouble is None
+            await until(lambda: heard == [b"online", b"offline"], "left without a goodbye")
+            async with connected(settings) as broker:
+                await until(lambda: heard[-1] == b"online")
+                await broker.say_goodbye()
+                await until(lambda: heard[-1] == b"offline", "said goodbye")
+
+
+async def test_status_is_published_again_when_the_broker_has_forgotten_all() -> None:
+    with Mosquitto() as mosquitto:
+        async with connected(BrokerSettings(mosquitto.url)) as broker:
+            mosquitto.stop(signal.SIGKILL)
+            await until(lambda: not broker.connected)
+            (mosquitto.root / "mosquitto.db").unlink(missing_ok=True)
+            mosquitto.start()
+            heard: list[bytes] = []
+            broker.subscribe(STATUS, 1, lambda message: heard.append(message.payload))
+            await until(lambda: heard and heard[-1] == b"online")
+
+
+async def test_a_broker_that_is_down_is_told_of_once_and_connected_to_when_it_comes() -> None:
+    mosquitto = Mosquitto()
+    told: list[Tell] = []
+    attempts: list[None] = []
+    with_attempts = session.explain
+
+    def explain(*arguments: object) -> object:
+        attempts.append(None)
+        return with_attempts(*arguments)  # type: ignore[arg-type]
+
+    session.explain = explain  # type: ignore[assignment]
+    try:
+        async with connecting(BrokerSettings(mosquitto.url), told) as broker:
+            await until(lambda: len(attempts) >= 5, "tried again and again")
+            assert broker.trouble is not None and broker.trouble.kind == "refused"
+            assert [tell.kind for tell in told] == ["mqtt.trouble"]
+            assert "nothing listens at" in told[0].text and "start the broker" in told[0].text
+            with mosquitto:
+                await until(lambda: broker.connected)
+                assert broker.trouble is None
+                for _ in range(3):  # it flaps
+                    mosquitto.stop()
+                    await until(lambda: not broker.connected)
+                    mosquitto.start()
+                    await until(lambda: broker.connected)
+            kinds = [(tell.kind, tell.fields.get("kind")) for tell in told]
+            assert len(kinds) == len(set(kinds)), "each told once"
+    finally:
+        session.explain = with_attempts
+
+
+async def test_a_wrong_password_is_told_with_the_way_out(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("wrong\n")
+    told: list[Tell] = []
+    with Mosquitto(users={"shoal": "right"}) as mosquitto:
+        settings = BrokerSettings(mosquitto.url, user="shoal", password_file=str(password))
+        async with connecting(settings, told) as broker:
+            await until(lambda: broker.trouble is not None)
+            assert broker.trouble is not None
+            assert broker.trouble.kind in ("password", "authorized")
+            assert "[mqtt.brokers.main]" in broker.trouble.fix
+            password.write_text("right\n")  # which is read again
+            await until(lambda: broker.connected)
+        assert [tell.kind for tell in told] == ["mqtt.trouble", "mqtt.connected"]
+
+
+async def test_a_missing_password_file_is_named(tmp_path: Path) -> None:
+    settings = BrokerSettings("mqtt://127.0.0.1:1", user="x", password_file=f"{tmp_path}/none")
+    async with connecting(settings) as broker:
+        await until(lambda: broker.trouble is not None)
+        assert (
+            broker.trouble is not None and f"{tmp_path}/none: no such file" in broker.trouble.text
+        )
+
+
+async def test_tls_with_an_authority_of_its_own_and_a_client_certificate(tmp_path: Path) -> None:
+    tls = Certificates(tmp_path / "right")
+    other = Certificates(tmp_path / "wrong")
+    with Mosquitto(tls=tls, client_certificates=True) as mosquitto:
+        url = f"mqtts://127.0.0.1:{mosquitto.port}"
+        own = {"cert_file": str(tls.client), "key_file": str(tls.client_key)}
+        async with connected(BrokerSettings(url, ca_file=str(tls.ca), **own)) as broker:
+            assert await publish(broker, Outgoing("a", b"1")) == ""
+        async with connecting(BrokerSettings(url, ca_file=str(other.ca), **own)) as broker:
+            await until(lambda: broker.trouble is not None)
+            assert broker.trouble is not None and broker.trouble.kind == "certificate"
+            assert "ca_file" in broker.trouble.fix
+        async with connecting(BrokerSettings(url, ca_file=str(tls.ca))) as broker:
+            await until(lambda: broker.trouble is not None)
+            assert not broker.connected, "it has no certificate to show"
+
+
+async def test_what_an_acl_denies_is_told_once_and_refused() -> None:
+    told: list[Tell] = []
+    acl = f"user shoal\ntopic read allowed/#\ntopic write allowed/#\ntopic {STATUS}\n"
+    with Mosquitto(users={"shoal": "x"}, acl=acl) as mosquitto:
+        login = mosquitto.root / "login"
+        login.write_text("shoal\nx\n")
+        settings = BrokerSettings(mosquitto.url, password_file=str(login))
+        async with connected(settings, told) as broker:
+            assert await publish(broker, Outgoing("allowed/a", b"1")) == ""
+            assert "not authorized" in await publish(broker, Outgoing("denied/a", b"1"))
+            await until(lambda: broker.connected, "this Mosquitto ends the connection over it")
+            assert "not authorized" in await publish(broker, Outgoing("denied/a", b"2"))
+            assert await publish(broker, Outgoing("allowed/a", b"1")) == ""
+            assert mosquitto.log().count("Denied PUBLISH") == 1, "it is not tried again soon"
+        assert [tell.kind for tell in told].count("mqtt.denied") == 1
+        assert "denied/a" in broker.denied
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+async def test_a_session_gets_again_what_was_not_acknowledged(version: str) -> None:
+    with Mosquitto() as mosquitto:
+        settings = BrokerSettings(mosquitto.url, version)
+        heard: list[Incoming] = []
+        async with connected(settings) as broker:
+            broker.subscribe("in/#", 1, heard.append, session="collect")
+            await subscribed(mosquitto)
+            for number in range(3):
+                await publish(broker, Outgoing("in/a", b"%d" % number))
+            await until(lambda: len(heard) == 3)
+            heard[0].ack()
+            heard[0].ack()  # which does nothing more
+            await publish(broker, Outgoing("out", b""))  # behind the PUBACK
+            await until(lambda: "Received PUBACK from" in mosquitto.log())
+        async with connected(settings) as broker:
+            again: list[Incoming] = []
+            broker.subscribe("in/#", 1, again.append, session="collect")
+            await until(lambda: len(again) == 2)
+            assert [message.payload for message in again] == [b"1", b"2"]
+            assert all(message.dup for message in again)
+            await publish(broker, Outgoing("in/b", b"new"))
+            await until(lambda: len(again) == 3)
+            assert again[2].payload == b"new"
+
+
+async def test_a_message_for_two_handlers_is_acknowledged_by_the_last() -> None:
+    with Mosquitto() as mosquitto:
+        async with connected(BrokerSettings(mosquitto.url)) as broker:
+            one: list[Incoming] = []
+            two: list[Incoming] = []
+            broker.subscribe("a", 1, one.append)
+            broker.subscribe("a", 1, two.append)
+            await subscribed(mosquitto)
+            await publish(broker, Outgoing("a", b"x"))
+            await until(lambda: one and two)
+            before = mosquitto.log().count("Received PUBACK")
+            one[0].ack()
+            await publish(broker, Outgoing("b", b""))
+            assert mosquitto.log().count("Received PUBACK") == before
+            two[0].ack()
+            await until(lambda: mosquitto.log().count("Received PUBACK") == before + 1)
+
+
+async def test_overlapping_filters_hear_a_message_once_each() -> None:
+    with Mosquitto() as mosquitto:
+        async with connected(BrokerSettings(mosquitto.url)) as broker:
+            wide: list[Incoming] = []
+            narrow: list[Incoming] = []
+            broker.subscribe("a/#", 1, wide.append)
+            broker.subscribe("a/b", 1, narrow.append)
+            await subscribed(mosquitto, 2)
+            for number in range(2):
+                await publish(broker, Outgoing("a/b", b"%d" % number))
+            await until(lambda: len(wide) >= 2 and len(narrow) >= 2)
+            await publish(broker, Outgoing("a/c", b"end"))
+            await until(lambda: wide[-1].payload == b"end")
+            assert [message.payload for message in wide] == [b"0", b"1", b"end"]
+            assert [message.payload for message in narrow] == [b"0", b"1"]
+
+
+async def test_a_closed_subscription_hears_nothing_more_and_a_raising_handler_ends_nothing() -> (
+    None
+):
+    def raising(message: Incoming) -> None:
+        raise RuntimeError("a bug")
+
+    with Mosquitto() as mosquitto:
+        async with connected(BrokerSettings(mosquitto.url)) as broker:
+            heard: list[Incoming] = []
+            closed = broker.subscribe("a", 1, heard.append)
+            broker.subscribe("b", 1, raising)
+            broker.subscribe("c", 1, heard.append)
+            await subscribed(mosquitto, 3)
+            closed.close()
+            closed.close()
+            await until(lambda: "Sending UNSUBACK" in mosquitto.log())
+            for topic in ("a", "b", "c"):
+                await publish(broker, Outgoing(topic, b""))
+            await until(lambda: heard)
+            assert [message.topic for message in heard] == ["c"]
+            assert broker.connected
+
+
+async def test_a_burst_is_heard_whole_and_in_order() -> None:
+    with Mosquitto() as mosquitto:
+        settings = BrokerSettings(mosquitto.url)
+        heard: list[bytes] = []
+
+        def handler(message: Incoming) -> None:
+            heard.append(message.payload)
+            message.ack()
+
+        async with (
+            connected(settings) as broker,
+            connected(settings, peer="sender-of-many") as sender,
+        ):
+            broker.subscribe("burst", 1, handler)
+            await subscribed(mosquitto)
+            for number in range(2000):
+                message = Outgoing("burst", b"%d" % number)
+                await until(lambda m=message: sender.publish(m, lambda _: None))  # type: ignore[misc]
+            await until(lambda: len(heard) == 2000)
+            assert heard == [b"%d" % number for number in range(2000)]
+
+
+async def test_what_was_on_its_way_when_the_broker_died_ends_with_why() -> None:
+    with Mosquitto() as mosquitto:
+        async with connected(BrokerSettings(mosquitto.url)) as broker:
+            ends: list[str] = []
+            assert mosquitto.process is not None
+            mosquitto.process.send_signal(signal.SIGSTOP)
+            while broker.publish(Outgoing("a", b"x"), ends.append):
+                pass
+            assert broker.room == 0
+            mosquitto.stop(signal.SIGKILL)
+            await until(lambda: not broker.connected)
+            await until(lambda: len(ends) == 20)
+            assert set(ends) == {"the connection was lost"}
+            assert not broker.publish(Outgoing("a", b"x"), ends.append)
+
+
+async def test_a_broker_that_talks_garbage_ends_nothing() -> None:
+    async def garbage(stream: trio.SocketStream) -> None:
+        with trio.move_on_after(WAIT_S):
+            await stream.receive_some(1024)
+            await stream.send_all(b"\x20\xff\xff\xff\xff\xff\xff\x7f" + bytes(range(256)) * 4)
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, garbage, [listener])
+        port = listener.socket.getsockname()[1]
+        async with connecting(BrokerSettings(f"mqtt://127.0.0.1:{port}")) as broker:
+            await until(lambda: broker.trouble is not None)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("topic", ["a", "a/b", "+", "#", "a/+/b", "a/#", "/", "$SYS/#", "ä"])
+def test_filters(topic: str) -> None:
+    check_filter(topic)
+
+
+@pytest.mark.parametrize("topic", ["", "a#", "#/a", "a/#/b", "a+", "+a/b", "a\0b", "x" * 1025])
+def test_no_filters(topic: str) -> None:
+    with pytest.raises(ValueError):
+        check_filter(topic)
+
+
+async def test_what_is_no_message_is_refused_and_ends_nothing() -> None:
+    with Mosquitto() as mosquitto:
+        async with connected(BrokerSettings(mosquitto.url)) as broker:
+            assert "cannot be sent" in await publish(broker, Outgoing("a/+", b"x"))
+            assert await publish(broker, Outgoing("a", b"x")) == ""

@@ -1,0 +1,183 @@
+"""Lines of real processes at a real Mosquitto: bounds, outages, refusals, and what was dropped."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import pytest
+import trio
+
+from agent.engines.engine import Engines
+from agent.engines.process import ProcessEngine
+from agent.engines.task import TaskLaunch, TaskUser
+from agent.mqtt import lines as lines_module
+from agent.mqtt import session
+from agent.mqtt.broker import Broker, Brokers
+from agent.mqtt.lines import Lines
+from agent.mqtt.settings import BrokerSettings
+from protocol.effects import StreamLines
+from protocol.events import Event, LinesPublished
+from protocol.ids import ExecutionId, JobId, PeerId
+from tests.agent.whole import open_directory, until
+from tests.mosquitto import Mosquitto
+from tests.mqttlistener import Listener
+
+E = ExecutionId("e1")
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "RETRY_FIRST_S", 0.05)
+    monkeypatch.setattr(lines_module, "AGAIN_S", 0.05)
+    monkeypatch.setattr(lines_module, "SAVED_S", 0.05)
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    made = open_directory()
+    yield made
+    shutil.rmtree(made)
+
+
+@dataclass
+class Running:
+    """Lines of one life of an agent, and what it was told of them."""
+
+    engine: ProcessEngine
+    broker: Broker
+    lines: Lines
+    events: list[LinesPublished] = field(default_factory=list)
+
+    async def launch(self, script: str, log_bytes_max: int = 1 << 20) -> None:
+        argv = ("sh", "-c", script)
+        await self.engine.start(TaskLaunch(E, argv, log_bytes_max=log_bytes_max))
+
+    def stream(self, offset: int = 0, form: str = "raw", topic: str = "t") -> None:
+        about = (JobId("j"), 0, "n")
+        self.lines.start(StreamLines(E, "main", topic, 1, False, form, offset, about))
+
+    async def over(self) -> LinesPublished:
+        await until(lambda: self.events and self.events[-1].over)
+        return self.events[-1]
+
+
+@asynccontextmanager
+async def running(root: Path, mosquitto: Mosquitto) -> AsyncIterator[Running]:
+    engine = ProcessEngine(root / "executions", TaskUser.default())
+    settings = {"main": BrokerSettings(mosquitto.url)}
+    brokers = Brokers(settings, "a-peer-of-a-test", "shoal/x", lambda tell: None, Random(1))
+    found: list[LinesPublished] = []
+
+    def post(event: Event) -> None:
+        assert isinstance(event, LinesPublished)
+        found.append(event)
+
+    lines = Lines(Engines(engine), brokers, post, PeerId("me"))
+    broker = brokers.named("main")
+    assert broker is not None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(brokers.run)
+        nursery.start_soon(lines.run)
+        await until(lambda: broker.connected or mosquitto.process is None)
+        yield Running(engine, broker, lines, found)
+        nursery.cancel_scope.cancel()
+    engine.close()
+
+
+def payloads(listener: Listener) -> list[bytes]:
+    return [heard.payload for heard in listener.heard]
+
+
+async def heard(listener: Listener, condition: Callable[[list[bytes]], object]) -> None:
+    await until(lambda: condition(payloads(listener)))
+
+
+async def test_each_line_is_a_message_with_an_id_and_the_end_is_told(root: Path) -> None:
+    with Mosquitto() as mosquitto, Listener(mosquitto.port) as listener:
+        async with running(root, mosquitto) as it:
+            await it.launch("printf 'one\\ntwo\\nthree'")
+            it.stream()
+            it.stream()  # a node that was built anew asks again
+            end = await it.over()
+            await heard(listener, lambda found: b"three" in found)
+    ours = [each for each in listener.heard if each.topic == "t"]
+    assert [(each.payload, each.id) for each in ours] == [
+        (b"one", "e1:0"), (b"two", "e1:4"), (b"three", "e1:8"),
+    ]  # fmt: skip
+    assert (end.execution, end.offset, end.dropped_bytes) == (E, 13, 0)
+
+
+async def test_it_goes_on_from_where_it_is_told_to_and_in_json(root: Path) -> None:
+    with Mosquitto() as mosquitto, Listener(mosquitto.port, "t") as listener:
+        async with running(root, mosquitto) as it:
+            await it.launch("printf 'one\\ntwo\\n'")
+            it.stream(offset=4, form="json")
+            await it.over()
+            await heard(listener, len)
+    (only,) = listener.heard
+    assert only.json() == {
+        "id": "e1:4", "job": "j", "name": "n", "slot": 0, "peer": "me", "line": "two",
+    }  # fmt: skip
+
+
+async def test_what_the_bound_on_outputs_dropped_while_the_broker_was_away_is_counted(
+    root: Path,
+) -> None:
+    with Mosquitto() as mosquitto, Listener(mosquitto.port, "t") as listener:
+        async with running(root, mosquitto) as it:
+            mosquitto.stop()
+            await until(lambda: not it.broker.connected)
+            await it.launch("seq 100000", log_bytes_max=65536)
+            it.stream()
+            await it.engine.wait(E)
+            mosquitto.start()
+            end = await it.over()
+            await heard(listener, lambda found: b"100000" in found)
+        numbers = [int(payload) for payload in payloads(listener)]
+        assert numbers == list(range(numbers[0], 100_001)) and numbers[0] > 1
+        dropped = sum(event.dropped_bytes for event in it.events)
+        assert dropped == sum(len(f"{n}\n") for n in range(1, numbers[0]))
+        assert listener.heard[0].properties["dropped_bytes"] == str(dropped)
+        assert end.offset == sum(len(f"{n}\n") for n in range(1, 100_001))
+
+
+async def test_lines_come_again_after_an_outage_and_in_order(root: Path) -> None:
+    with Mosquitto() as mosquitto, Listener(mosquitto.port, "t") as listener:
+        async with running(root, mosquitto) as it:
+            await it.launch("n=0; while [ $n -lt 60 ]; do n=$((n+1)); echo $n; sleep 0.02; done")
+            it.stream()
+            await heard(listener, lambda found: len(found) > 5)
+            mosquitto.stop()
+            await until(lambda: not it.broker.connected)
+            mosquitto.start()
+            await it.over()
+            await heard(listener, lambda found: b"60" in found)
+    seen = dict.fromkeys(payloads(listener))
+    assert list(seen) == [str(number).encode() for number in range(1, 61)]
+
+
+async def test_what_has_left_no_output_is_over_at_last(root: Path) -> None:
+    with Mosquitto() as mosquitto:
+        async with running(root, mosquitto) as it:
+            it.stream()
+            assert (await it.over()).offset == 0
+
+
+async def test_a_line_that_the_broker_refuses_is_tried_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines_module, "REFUSED_S", 0.05)
+    monkeypatch.setattr("agent.mqtt.broker.DENIED_S", 0.05)
+    acl = "topic readwrite shoal/#\n"
+    with Mosquitto(acl=acl) as mosquitto:
+        async with running(root, mosquitto) as it:
+            await it.launch("echo one")
+            it.stream(topic="denied/t")
+            await until(lambda: mosquitto.log().count("Denied PUBLISH") >= 2)
+            assert not any(event.over for event in it.events)
+            assert "denied/t" in it.broker.denied

@@ -1,0 +1,219 @@
+"""Results and lines of real agents at a real Mosquitto: outages, kills at the worst moments."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+
+from tests.lab import Device, Lab, process_job
+from tests.mosquitto import Mosquitto
+from tests.mqttlistener import Heard, Holding, Listener
+
+KILLS: Final = int(os.environ.get("SHOAL_TEST_KILLS", "12"))  # 100 are a matter of minutes
+
+
+@pytest.fixture(scope="module")
+def mosquitto() -> Iterator[Mosquitto]:
+    with Mosquitto() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def holding(mosquitto: Mosquitto) -> Iterator[Holding]:
+    way = Holding(mosquitto.port)
+    yield way
+    way.close()
+
+
+@pytest.fixture(scope="module")
+def two(holding: Holding) -> Iterator[Lab]:
+    """The first has the broker, the second has none."""
+    lab = Lab(2)
+    lab[0].environment["SHOAL_MQTT_BROKERS"] = f"home=mqtt://127.0.0.1:{holding.port}"
+    with lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(two: Lab, holding: Holding, mosquitto: Mosquitto) -> Iterator[Lab]:
+    yield two
+    holding.let_go()
+    if mosquitto.process is None:
+        mosquitto.start()
+    two.start(*(device for device in two.devices if device.process is None))
+    with two[0].client() as client:
+        for view in client.jobs(type="daemon")["jobs"]:
+            client.delete(view["id"])
+
+
+@pytest.fixture
+def listener(mosquitto: Mosquitto) -> Iterator[Listener]:
+    with Listener(mosquitto.port, "shoal/#", f"listener-{time.monotonic_ns()}") as listener:
+        yield listener
+
+
+def publishing_job(script: str, name: str = "job", **params: Any) -> dict[str, Any]:
+    publisher = {"Type": "mqtt", "Params": {"Broker": "home", **params}}
+    return process_job("sh", "-c", script, name=name, Task={"Publisher": publisher})
+
+
+def submit(device: Device, spec: dict[str, Any]) -> str:
+    with device.client() as client:
+        return str(client.submit(spec)["job"])
+
+
+def checks(device: Device) -> dict[str, Any]:
+    with device.client() as client:
+        return {each["check"]: each for each in client.doctor()}
+
+
+def connected(lab: Lab) -> None:
+    lab.until(lambda: checks(lab[0])["broker home"]["ok"] is True, "the broker is connected to")
+
+
+def first_of_each(heard: list[Heard]) -> list[Heard]:
+    """Without duplicates, which have to be the same message."""
+    seen: dict[str, Heard] = {}
+    for each in heard:
+        before = seen.setdefault(each.id, each)
+        assert (before.topic, before.payload) == (each.topic, each.payload), each.id
+    return list(seen.values())
+
+
+def test_a_result_its_jobs_state_and_the_device_are_at_the_broker(
+    lab: Lab, listener: Listener
+) -> None:
+    connected(lab)
+    job = submit(lab[1], publishing_job("echo hello; exit 3", "greeting"))
+    topic = f"shoal/lab/job/{job}/result/0"
+    (result,) = listener.until(lambda: listener.on(topic), "the result")
+    body = result.json()
+    assert body["id"] == result.id == body["execution"]
+    assert (body["job"], body["name"], body["slot"], body["peer"]) == (
+        job, "greeting", 0, lab[0].peer,
+    )  # fmt: skip
+    assert (body["outcome"], body["exit_code"], body["stdout"]) == ("failure", 3, "hello\n")
+    assert (body["truncated"], body["stdout_bytes"]) == (False, 6)
+    root = f"shoal/lab/peer/{lab[0].peer}"
+    assert listener.on(f"{root}/status")[0].payload == b"online"
+    state = listener.until(lambda: listener.on(f"{root}/state"), "its state")[-1].json()
+    assert state["name"] == "d00" and state["labels"]["broker.home"] == "true"
+    own = submit(lab[0], publishing_job("echo again"))
+    listener.until(
+        lambda: [e for e in listener.on(f"job/{own}/state") if e.json()["state"] == "completed"],
+        "the state of a job that the device coordinates",
+    )
+    assert any(e.json()["kind"] == "job.accepted" for e in listener.on("/event"))
+
+
+def test_formats_topics_and_what_is_too_long(lab: Lab, listener: Listener) -> None:
+    connected(lab)
+    raw = {"Topic": "shoal/x/{name}/{slot}", "Format": "raw", "QoS": 0}
+    submit(lab[0], publishing_job("printf 'a\\000\\377'", "binary", **raw))
+    (heard,) = listener.until(lambda: listener.on("shoal/x/binary/0"), "raw bytes")
+    assert heard.payload == b"a\x00\xff" and heard.properties["outcome"] == "success"
+    submit(lab[0], publishing_job("head -c 200000 /dev/zero", "long", Topic="shoal/x/{name}"))
+    (heard,) = listener.until(lambda: listener.on("shoal/x/long"), "what is cut")
+    body = heard.json()
+    assert body["truncated"] is True and body["stdout_bytes"] == 200_000
+    assert len(body["stdout"]) == 65536 and heard.properties["truncated"] == "true"
+
+
+def test_a_device_without_the_broker_refuses_and_says_what_would_help(lab: Lab) -> None:
+    missing = publishing_job("true")
+    missing["Tasks"][0]["Publisher"]["Params"]["Broker"] = "office"
+    job = submit(lab[0], missing)
+
+    def why() -> str:
+        done = lab.shoal(lab[0], "why", job)
+        return done.out if "no MQTT broker office is configured" in done.out else ""
+
+    assert "[mqtt.brokers.office]" in lab.until(why, "the reason")
+    with lab[0].client() as client:
+        client.stop(job)
+
+
+def test_results_wait_for_a_broker_that_is_away(
+    lab: Lab, listener: Listener, mosquitto: Mosquitto
+) -> None:
+    connected(lab)
+    mosquitto.stop()
+    jobs = [submit(lab[0], publishing_job(f"echo {number}")) for number in range(5)]
+    with lab[0].client() as client:
+        for job in jobs:
+            lab.until(lambda job=job: client.job(job)["state"] == "completed", "done without it")
+    entry = checks(lab[0])["broker home"]
+    assert entry["ok"] is False and entry["fix"], entry
+    lab.kill(lab[0])
+    lab.start(lab[0])
+    mosquitto.start()
+    for number, job in enumerate(jobs):
+        (heard,) = listener.until(lambda job=job: listener.on(f"{job}/result/0"), "its result")
+        assert heard.json()["stdout"] == f"{number}\n"
+
+
+@pytest.mark.timeout(900)
+def test_kills_lose_no_result_and_duplicates_have_the_same_id(
+    lab: Lab, listener: Listener, holding: Holding
+) -> None:
+    """By turns between a result and its publishing, and between publishing and PUBACK."""
+    jobs: list[str] = []
+    for turn in range(KILLS):
+        connected(lab)
+        if turn % 2:
+            holding.hold()
+        spec = publishing_job(f"echo {turn}", "killed")
+        jobs += [submit(lab[0], spec) for _ in range(3)]
+        if turn % 2:  # the broker has it, and the agent does not know
+            listener.until(lambda job=jobs[-1]: listener.on(f"{job}/result/0"), "it is published")
+        else:
+            time.sleep((turn * 37 % 100) / 1000)  # somewhere in its life: that is the test
+        lab.kill(lab[0])
+        holding.let_go()
+        lab.start(lab[0])
+    for job in jobs:
+        listener.until(lambda job=job: listener.on(f"{job}/result/0"), f"the result of {job}")
+    results = [each for each in listener.heard if "/result/" in each.topic and each.payload]
+    ours = [each for each in results if any(job in each.topic for job in jobs)]
+    assert len(first_of_each(ours)) >= len(jobs)
+    assert len(ours) > len(first_of_each(ours)), "something was published twice"
+
+
+@pytest.mark.timeout(600)
+def test_lines_of_a_daemon_come_in_order_over_kills_and_outages(
+    lab: Lab, listener: Listener, mosquitto: Mosquitto, holding: Holding
+) -> None:
+    connected(lab)
+    script = 'n=0; while :; do n=$((n+1)); echo "{\\"n\\": $n}"; sleep 0.02; done'
+    spec = publishing_job(script, "sensor", Topic="shoal/lines/{name}", Lines=True)
+    spec["Type"] = "daemon"
+    del spec["Count"]
+    submit(lab[0], spec)
+
+    def numbers() -> list[int]:
+        return [each.json()["n"] for each in first_of_each(listener.on("lines/sensor"))]
+
+    def more(count: int = 30) -> None:
+        had = len(numbers())
+        listener.until(lambda: len(numbers()) >= had + count, "more lines")
+
+    more()
+    lab.kill(lab[0])  # the task runs on
+    lab.start(lab[0])
+    more()
+    mosquitto.stop()
+    lab.until(lambda: checks(lab[0])["broker home"]["ok"] is False, "the outage is noticed")
+    mosquitto.start()
+    more()
+    holding.hold()
+    more(5)
+    lab.kill(lab[0])
+    holding.let_go()
+    lab.start(lab[0])
+    more()
+    found = numbers()
+    assert found == list(range(1, len(found) + 1)), "none is lost, and all are in order"

@@ -1,0 +1,112 @@
+"""Streams: cursors that survive crashes, one execution of a slot after the other."""
+
+from __future__ import annotations
+
+from protocol.effects import Bucket, Effect, Save, StreamLines, Tell
+from protocol.events import LinesPublished
+from protocol.ids import ExecutionId, JobId
+from protocol.streams import STREAMS_MAX, Row, Stream, Streams
+
+
+def named(number: int) -> ExecutionId:
+    signs = "abcdefghijklmnopqrstuvwxyz234567"
+    return ExecutionId((signs[number // 32] + signs[number % 32]).rjust(32, "e"))
+
+
+E1, E2, E3, LAST = (named(number) for number in (0, 1, 2, 999))
+J = JobId("j" * 32)
+
+
+def stream(execution: ExecutionId, slot: int = 0) -> Stream:
+    return Stream(execution, 0, J, slot, "sensor", "home", "t", 1, False, "raw")
+
+
+def read(effects: list[Effect]) -> list[tuple[str, int]]:
+    return [(e.execution, e.offset) for e in effects if isinstance(e, StreamLines)]
+
+
+def restored(*rows: Row) -> Streams:
+    disk: dict[Bucket, dict[str, bytes]] = {"stream": {}}
+    for _, key, value in rows:
+        if value is None:
+            disk["stream"].pop(key, None)
+        else:
+            disk["stream"][key] = value
+    streams = Streams()
+    assert streams.restore(disk) == []
+    return streams
+
+
+def rows_of(effects: list[Effect]) -> list[Row]:
+    return [row for effect in effects if isinstance(effect, Save) for row in effect.rows]
+
+
+def test_it_is_read_once_its_task_has_begun() -> None:
+    streams = Streams()
+    assert streams.add(stream(E1))[0][:2] == ("stream", E1)
+    assert streams.due() == []
+    (effect,) = streams.begun(E1)
+    assert effect == StreamLines(E1, "home", "t", 1, False, "raw", 0, (J, 0, "sensor"))
+    assert streams.begun(E1) == [], "once"
+    assert streams.begun(E2) == [], "of which no lines are wanted"
+
+
+def test_executions_of_a_slot_follow_each_other_and_slots_do_not_wait() -> None:
+    streams = Streams()
+    for execution, slot in ((E1, 0), (E2, 0), (E3, 1)):
+        streams.add(stream(execution, slot))
+    assert read(streams.begun(E1)) == [(E1, 0)]
+    assert read(streams.begun(E2)) == []
+    assert read(streams.begun(E3)) == [(E3, 0)]
+    assert read(streams.on_published(LinesPublished(E1, 50, over=True))) == [(E2, 0)]
+
+
+def test_after_a_crash_it_goes_on_from_the_place_that_was_saved() -> None:
+    streams = Streams()
+    first, second = streams.add(stream(E1)), streams.add(stream(E2))
+    streams.begun(E1)
+    moved = streams.on_published(LinesPublished(E1, 120))
+    assert isinstance(moved[0], Save) and moved[0].lazy
+    lost = restored(*first, *second)
+    assert read(lost.due()) == [(E1, 0)], "lines come twice, and none is lost"
+    kept = restored(*first, *second, *rows_of(moved))
+    assert read(kept.due()) == [(E1, 120)]
+    over = kept.on_published(LinesPublished(E1, 130, over=True))
+    assert read(over) == [(E2, 0)]
+    gone = restored(*first, *second, *rows_of(over))
+    assert read(gone.due()) == [(E2, 0)]
+    assert gone.add(stream(E3))[0][1] == E3
+    assert list(gone.streams) == [E2, E3]
+
+
+def test_a_place_never_goes_back_and_what_is_unknown_is_nothing() -> None:
+    streams = Streams()
+    streams.add(stream(E1))
+    streams.on_published(LinesPublished(E1, 50))
+    streams.on_published(LinesPublished(E1, 40))
+    assert streams.streams[E1].offset == 50
+    assert streams.on_published(LinesPublished(E2, 1, over=True)) == []
+
+
+def test_what_was_dropped_is_counted_and_told_the_first_time() -> None:
+    streams = Streams()
+    streams.add(stream(E1))
+    effects = streams.on_published(LinesPublished(E1, 50, dropped_bytes=10))
+    (tell,) = [effect for effect in effects if isinstance(effect, Tell)]
+    assert tell.kind == "mqtt.dropped" and "sensor" in tell.text
+    later = streams.on_published(LinesPublished(E1, 60, dropped_bytes=5))
+    assert not any(isinstance(effect, Tell) for effect in later)
+    assert streams.streams[E1].dropped_bytes == 15
+
+
+def test_a_daemon_that_ends_all_the_time_fills_no_disk() -> None:
+    streams = Streams()
+    for number in range(STREAMS_MAX):
+        assert len(streams.add(stream(named(number)))) == 1
+    added, dropped = streams.add(stream(LAST))
+    assert added[1] == LAST and dropped == ("stream", named(0), None)
+    assert len(streams.streams) == STREAMS_MAX
+
+
+def test_a_row_that_cannot_be_read_is_said() -> None:
+    assert Streams().restore({"stream": {E1: b"\xff", E2: b"\x80"}}) == [E1, E2]
