@@ -422,6 +422,8 @@ async def main():
     script = "echo up; while [ ! -e go ]; do sleep 0.02; done; echo on; exit 5"
     await engine.start(TaskLaunch("e1", ("/bin/sh", "-c", script)))
     await engine.start(TaskLaunch("e2", ("/bin/sh", "-c", "sleep 1000"), timeout_s=0.5))
+    while not (engine.root / "e2/supervisor").exists():  # by then nothing is given up any more
+        await trio.sleep(0.01)
     print("started", flush=True)
     await trio.sleep_forever()
 trio.run(main)
