@@ -64,7 +64,8 @@ class Tasks:
     ) -> None:
         self._engines = engines
         self._volumes = volumes
-        self._free = Ports()
+        # One for both: a port that was given to a program may not be bound by it yet.
+        self._free = engines.docker.ports if engines.docker is not None else Ports()
         self._results = results
         self._publishing = publishing
         self._inputs = inputs
@@ -321,7 +322,7 @@ class Tasks:
                 packed.note,
                 published=published.url,
                 unpublished=published.problem,
-                untouched=ended.reason is ExitReason.START_FAILED,
+                untouched=ended.reason is ExitReason.START_FAILED and not ended.may_begin,
                 stdout=stdout,
                 stdout_bytes=stdout_bytes,
             )

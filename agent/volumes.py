@@ -7,8 +7,10 @@ anything is remembered of it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -32,6 +34,7 @@ AGAIN_S: Final = (0.5, 2.0, 5.0, 15.0, 30.0, 120.0)
 DOCKER: Final = ".docker"  # there where docker has some of ours: else it is not even asked
 STANDING: Final = "standing-"
 ONE_OFF: Final = "one-off-"
+ASIDE: Final = ".removed-"
 _log = logging.getLogger("shoal.volumes")
 
 
@@ -49,6 +52,7 @@ class Volumes:
         self._docker = docker
         self.keeps: Callable[[JobId, bool], bool] = lambda job, standing: True
         self._asked = trio.Event()
+        self._told: set[str] = set()  # of what cannot be removed
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Remove what nobody wants any more, until cancelled."""
@@ -71,12 +75,13 @@ class Volumes:
 
     async def prune(self) -> None:
         """What cannot be removed now, because it is in use or docker is away, is so later."""
+        self._set_aside()
+        await trio.to_thread.run_sync(self._remove_aside)
         try:
-            await trio.to_thread.run_sync(self._prune_directories, self._unwanted())
             if (self._root / DOCKER).exists():
                 await self._docker.prune_volumes(self._wanted)
         except OSError as error:
-            _log.debug("volumes: %s", error)
+            _log.debug("volumes of docker: %s", error)
 
     async def prepare(self, task: StartTask, work: Path) -> None:
         """Have its volumes ready: of a process, linked into its directory. Raises OSError."""
@@ -122,20 +127,31 @@ class Volumes:
                 raise OSError(f"the volume {volume.name} finds {volume.target} taken by its inputs")
             link.symlink_to(path)
 
-    def _unwanted(self) -> list[Path]:
-        """Asked here, and not in a thread: the node is the driver's."""
-        found = []
-        for name in os.listdir(self._root) if self._root.exists() else ():
+    def _set_aside(self) -> None:
+        """Whether a job is wanted is asked just before its name is given up, and not in a thread:
+        it may be run again under the same id at any moment, and begins with none then."""
+        try:
+            names = os.listdir(self._root)
+        except OSError:
+            return
+        for name in names:
             for kind in (STANDING, ONE_OFF):
                 job = name.removeprefix(kind)
                 if job != name and not self._wanted(job, kind == STANDING):
-                    found.append(self._root / name)
-        return found
+                    aside = f"{ASIDE}{name}.{time.monotonic_ns()}"
+                    with contextlib.suppress(OSError):
+                        (self._root / name).rename(self._root / aside)
 
     def _wanted(self, job: str, standing: bool) -> bool:
         return self.keeps(JobId(job), standing)
 
-    def _prune_directories(self, paths: list[Path]) -> None:
-        for path in paths:
-            remove_tree(path)
-            _log.info("volumes of %s are removed: nobody wants them any more", path.name)
+    def _remove_aside(self) -> None:
+        for path in self._root.glob(f"{ASIDE}*"):
+            try:
+                remove_tree(path)
+            except OSError as error:  # immutable, a mount, another's: said once, tried each time
+                if path.name not in self._told:
+                    self._told.add(path.name)
+                    _log.warning("volumes in %s cannot be removed: %s", path, error)
+            else:
+                _log.info("volumes in %s are removed: nobody wants them any more", path.name)

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -124,6 +124,7 @@ class DockerEngine:
         self._link = DockerLink(lambda: connect(socket, owner), self._on_event, self._look_at_all)
         self.images = Images(self._link, self.presence, root.parent / "images.json")
         self.ports = Ports()
+        self._volumes = trio.Lock()  # of those being made or removed
         self._held: dict[str, _Held] = {}
         self._readers = trio.CapacityLimiter(READERS_MAX)
         self._collecting = trio.CapacityLimiter(1)  # the card's whole width, as for packing
@@ -157,13 +158,19 @@ class DockerEngine:
             if name in self._held:
                 return
             held = self._held[name] = _Held(launch.stop_grace_s, launch.memory_bytes, boot_id())
+            asking = False
             try:
                 # Before docker is asked: whatever becomes of it, this execution is docker's.
                 await self.directories.in_thread(lambda: _note(directory, launch))
                 client = await self._link.client()
-                await self._link.ask(partial(_start, client, directory, launch, self.ports))
+                asking = True
+                start = partial(_start, client, directory, launch, self.ports)
+                async with self._volumes if launch.volumes else contextlib.nullcontext():
+                    await self._link.ask(start)
             except (OSError, ValueError) as failure:
-                held.end(directory.fail_start(_why_not_started(failure)))
+                ended = directory.fail_start(_why_not_started(failure))
+                asked = asking and isinstance(failure, NotAnswering)
+                held.end(replace(ended, may_begin=asked))
                 self._link.spawn(self._discard, name)
                 return
             held.started = True
@@ -246,16 +253,19 @@ class DockerEngine:
         one. Raises EngineFailed."""
         client = await self._link.client()
         for name, job, standing in await self._link.ask(client.volumes):
-            if keeps(job, standing):
-                continue
-            try:
-                await self._link.ask(partial(client.remove_volume, name))
-            except NotAnswering:
-                raise
-            except EngineFailed as error:  # its container is not gone yet
-                _log.debug("volume %s stays: %s", name, error)
-            else:
-                _log.info("volume %s is removed: nobody wants it any more", name)
+            async with self._volumes:  # what is being started may have been deleted and run again
+                if not keeps(job, standing):
+                    await self._remove_volume(client, name)
+
+    async def _remove_volume(self, client: DockerClient, name: str) -> None:
+        try:
+            await self._link.ask(partial(client.remove_volume, name))
+        except NotAnswering:
+            raise
+        except EngineFailed as error:  # its container is not gone yet
+            _log.debug("volume %s stays: %s", name, error)
+        else:
+            _log.info("volume %s is removed: nobody wants it any more", name)
 
     async def of_this_boot(self, execution_id: str) -> bool:
         return await self.directories.in_thread(self.directories.of(execution_id).of_this_boot)

@@ -52,6 +52,8 @@ class Images:
         self.standing = standing
         self._used = _read(record)  # full name: Unix time of its last use
         self._pulls = trio.Semaphore(PULLS_MAX)
+        # Its threads: one whose pull was given up keeps its place until docker has let go.
+        self._fetching = trio.CapacityLimiter(PULLS_MAX)
         self._turns: dict[str, trio.Lock] = {}
 
     async def run(self) -> None:
@@ -154,7 +156,9 @@ class Images:
         pulling = Pulling(image, told, time.monotonic)
         try:
             with trio.fail_after(PULL_S):
-                await abandonable(lambda: _exhaust(client.pull(image), pulling, given_up))
+                await abandonable(
+                    lambda: _exhaust(client.pull(image), pulling, given_up), self._fetching
+                )
         except trio.TooSlowError:
             raise EngineFailed(f"image {image} was not fetched within {PULL_S:.0f} s") from None
         except EngineFailed as error:

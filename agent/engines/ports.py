@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import secrets
 import socket
@@ -52,11 +53,19 @@ class Ports:
 
 
 def _is_free(number: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    for family, anywhere in ((socket.AF_INET, ""), (socket.AF_INET6, "::")):
         try:
-            probe.bind(("", number))
-        except OSError:
-            return False
+            probe = socket.socket(family, socket.SOCK_STREAM)
+        except OSError:  # a kernel without it
+            continue
+        with probe:
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                probe.bind((anywhere, number))
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL:  # IPv6 is switched off
+                    return False
     return True
 
 

@@ -93,6 +93,7 @@ class TaskExit:
     duration_s: float
     detail: str = ""
     dropped_bytes: int = 0  # output that a full disk cost
+    may_begin: bool = False  # whoever was asked to start it did not answer, and may do it yet
 
     @property
     def succeeded(self) -> bool:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trio
 
+from agent.engines import removal
 from agent.engines.docker import DockerEngine
 from agent.volumes import DOCKER, Volumes
 from protocol.effects import StartTask
@@ -86,3 +88,54 @@ async def test_docker_is_asked_only_once_it_has_some(
     await it.prune()
     await made().prune()
     assert asked == [True, True] and (tmp_path / "volumes" / DOCKER).exists()
+
+
+async def test_one_that_is_run_again_meanwhile_begins_anew_and_loses_nothing(
+    tmp_path: Path, made: Callable[[], Volumes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it, wanted = made(), [False]
+    it.keeps = lambda job, standing: wanted[0]
+    await it.prepare(start("j", "daemon"), place(tmp_path, "old"))
+    (tmp_path / "old/deep/kept/file").write_text("old")
+    removed = removal.remove_tree
+
+    def slowly(path: Path) -> None:  # the job is run again while its old directory is removed
+        wanted[0] = True
+        trio.from_thread.run(it.prepare, start("j", "daemon"), place(tmp_path, "new"))
+        (tmp_path / "new/deep/kept/file").write_text("new")
+        removed(path)
+
+    monkeypatch.setattr("agent.volumes.remove_tree", slowly)
+    await it.prune()
+    assert (tmp_path / "new/deep/kept/file").read_text() == "new"
+    assert len(os.listdir(tmp_path / "volumes")) == 1
+
+
+async def test_one_that_cannot_be_removed_keeps_the_others_from_nothing_and_is_said_once(
+    tmp_path: Path,
+    made: Callable[[], Volumes],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    it = made()
+    it.keeps = lambda job, standing: False
+    for job in ("a", "b", "c"):
+        await it.prepare(start(job, "daemon"), place(tmp_path, job))
+    removed, asked = removal.remove_tree, []
+
+    def stubborn(path: Path) -> None:
+        if path.name.startswith(".removed-standing-b"):
+            raise PermissionError(1, "immutable")
+        removed(path)
+
+    async def prune_volumes(keeps: object) -> None:
+        asked.append(keeps)
+
+    monkeypatch.setattr("agent.volumes.remove_tree", stubborn)
+    monkeypatch.setattr(it._docker, "prune_volumes", prune_volumes)
+    (tmp_path / "volumes" / DOCKER).touch()
+    for _ in range(2):
+        await it.prune()
+    assert [n for n in os.listdir(tmp_path / "volumes") if "standing-b" in n] and len(asked) == 2
+    assert len(os.listdir(tmp_path / "volumes")) == 2
+    assert caplog.text.count("cannot be removed") == 1

@@ -210,6 +210,29 @@ async def test_one_that_docker_cannot_tell_of_keeps_the_agent_and_the_others_fro
         nursery.cancel_scope.cancel()
 
 
+async def test_a_start_that_docker_did_not_answer_may_begin_yet(tmp_path: Path) -> None:
+    root = tmp_path / "containers"
+    root.mkdir()
+
+    class Hangs(Client):
+        def start(self, *args: Any) -> None:
+            raise NotAnswering("docker did not answer within 60 s")
+
+    class Refuses(Client):
+        def start(self, *args: Any) -> None:
+            raise EngineFailed("no such command")
+
+    for client, may_begin in ((Hangs(Paced()), True), (Refuses(Paced()), False)):
+        it = DockerEngine(root, tmp_path / "d.sock", PEER, lambda *_, c=client: cast(Any, c))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(it.run)
+            name = f"e{may_begin}"
+            await it.start(ContainerLaunch(name, "busybox"))
+            ended = await it.wait(name)
+            assert (ended.reason, ended.may_begin) == (ExitReason.START_FAILED, may_begin)
+            nursery.cancel_scope.cancel()
+
+
 class Ends(Client):
     """A container of an earlier life ends just after docker was asked, before it is held."""
 

@@ -48,3 +48,11 @@ def test_a_task_is_told_where_it_listens_and_where_it_is_reached() -> None:
 def test_they_are_noted_for_the_agents_next_life() -> None:
     assert read_note(note_of((Port("a", 20_001, 80),))) == (("a", 20_001),)
     assert read_note(None) == read_note(b"\0\0") == read_note(b'{"a": 1}') == ()
+
+
+def test_one_that_is_taken_over_ipv6_alone_is_not_free() -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as taken:
+        taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        taken.bind(("::", 0))
+        taken.listen()
+        assert not ports_module._is_free(taken.getsockname()[1])
