@@ -228,13 +228,13 @@ class Doctor:
         """Nothing to say where none is configured."""
         found = []
         for broker in self._agent.brokers:
-            name, trouble, denied = f"broker {broker.name}", broker.trouble, broker.denied
+            name, trouble, denied = f"broker {broker.name}", broker.trouble, broker.refusals
             if trouble is not None:
                 found.append(check(name, False, trouble.text, trouble.fix))
             elif not broker.connected:
                 found.append(check(name, None, "it is being connected to", "wait some seconds"))
             elif denied:
-                topic, (why, _) = next(iter(denied.items()))
+                topic, why = next(iter(denied.items()))
                 text = f"connected; {len(denied)} topics are not allowed there, as {topic}: {why}"
                 found.append(check(name, False, text, "see the broker's access list"))
             else:

@@ -73,7 +73,7 @@ class Broker:
             persistent=not main,
             will=Will(self._status_topic, OFFLINE) if main else None,
             changed=self._on_changed,
-            denied=self.deny,
+            denied=self._tell_denied,
             rng=self._rng,
         )
 
@@ -107,7 +107,7 @@ class Broker:
 
         def ended(problem: str) -> None:
             if problem and problem != LOST:
-                self.deny(topic, problem)
+                self._deny(topic, problem)
             elif not problem:
                 self.denied.pop(topic, None)
             done(problem)
@@ -162,12 +162,25 @@ class Broker:
         for session in self._sessions.values():
             await session.say_goodbye()
 
-    def deny(self, topic: str, why: str) -> None:
-        """The broker takes no message for a topic, or gives none: told once, by topic."""
+    @property
+    def refusals(self) -> dict[str, str]:
+        """Topics that the broker does not allow, and filters of subscriptions, with why."""
+        found = {topic: why for topic, (why, _) in self.denied.items()}
+        for session in self._sessions.values():
+            found |= {
+                each.topic_filter: each.problem for each in session.subscriptions if each.problem
+            }
+        return found
+
+    def _deny(self, topic: str, why: str) -> None:
         self.denied.pop(topic, None)
         self.denied[topic] = (why, trio.current_time() + DENIED_S)
         if len(self.denied) > DENIED_MAX:
             self.denied.pop(next(iter(self.denied)))
+        self._tell_denied(topic, why)
+
+    def _tell_denied(self, topic: str, why: str) -> None:
+        """Once, by topic or filter."""
         if self._told.fresh(f"denied {topic}"):
             text = f"broker {self.name} does not allow {topic}: {why}; see its access list"
             self._tell(Tell("mqtt.denied", text, fields={"broker": self.name, "topic": topic}))
@@ -261,5 +274,5 @@ def check_filter(topic_filter: str) -> None:
 
 
 def _import() -> None:
-    """Beside the loop: it takes 25 ms on a PC and more on a board."""
+    """Beside the loop, which has others to serve for the tens of milliseconds that it takes."""
     import paho.mqtt.client  # noqa: F401

@@ -71,6 +71,11 @@ def checks(device: Device) -> dict[str, Any]:
         return {each["check"]: each for each in client.doctor()}
 
 
+def until_ended(lab: Lab, job: str) -> None:
+    with lab[0].client() as client:
+        lab.until(lambda: client.job(job)["state"] == "completed", f"{job} has ended")
+
+
 def connected(lab: Lab) -> None:
     lab.until(lambda: checks(lab[0])["broker home"]["ok"] is True, "the broker is connected to")
 
@@ -170,8 +175,8 @@ def test_kills_lose_no_result_and_duplicates_have_the_same_id(
         jobs += [submit(lab[0], spec) for _ in range(3)]
         if turn % 2:  # the broker has it, and the agent does not know
             listener.until(lambda job=jobs[-1]: listener.on(f"{job}/result/0"), "it is published")
-        else:
-            time.sleep((turn * 37 % 100) / 1000)  # somewhere in its life: that is the test
+        elif turn % 4 == 0:  # else it is killed as soon as the last one is accepted
+            until_ended(lab, jobs[-1 - turn // 4 % 3])
         lab.kill(lab[0])
         holding.let_go()
         lab.start(lab[0])

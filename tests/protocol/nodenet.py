@@ -26,12 +26,14 @@ from protocol.effects import (
     Effect,
     Gossip,
     Hangup,
+    Publish,
     RemoveTask,
     Reply,
     Save,
     Send,
     StartTask,
     StopTask,
+    StreamLines,
     Tell,
 )
 from protocol.events import (
@@ -154,6 +156,8 @@ class Box:
     checked: list[ExecutionId] = field(default_factory=list)
     stopping: dict[ExecutionId, str] = field(default_factory=dict)
     ended: dict[ExecutionId, TaskEnded] = field(default_factory=dict)
+    streamed: list[StreamLines] = field(default_factory=list)
+    published: list[Publish] = field(default_factory=list)
     tells: list[Tell] = field(default_factory=list)
     replies: dict[int, list[Reply]] = field(default_factory=dict)
     sent: list[tuple[PeerId, Message]] = field(default_factory=list)
@@ -442,6 +446,10 @@ class NodeNet:
             case Reply():
                 box.replies.setdefault(effect.request, []).append(effect)
                 assert len(box.replies[effect.request]) == 1, effect
+            case StreamLines():
+                box.streamed.append(effect)
+            case Publish():
+                box.published.append(effect)
             case Dial() | Hangup() | DropVolumes():
                 pass
 

@@ -11,7 +11,7 @@ from protocol.clock import NEVER
 from protocol.config import CoordinationConfig, NodeConfig, PolicyConfig, StandingConfig
 from protocol.daemons import CUT_OFF
 from protocol.effects import RemoveTask, Save, StartTask, StopTask
-from protocol.events import HealthChanged, TaskProgressed, TaskStarted
+from protocol.events import HealthChanged, LinesPublished, TaskProgressed, TaskStarted
 from protocol.execution import State
 from protocol.ids import ExecutionId, PeerId
 from protocol.job import JobSpec
@@ -721,3 +721,29 @@ def parts(net: DaemonNet) -> dict[str, Plain]:
     (view,) = net["a"].steward.views("", 9, False, now)
     (part,) = cast("list[dict[str, Plain]]", view["parts"])
     return part
+
+
+# ---- its output, line by line
+
+
+def test_its_lines_are_streamed_where_the_broker_is_one_run_after_the_other() -> None:
+    params: Plain = {"Broker": "home", "Lines": True}
+    spec = daemon(task={"Publisher": {"Type": "mqtt", "Params": params}})
+    net = DaemonNet("a", "b")
+    net.relabel("a", **{"broker.home": "true"})
+    net.ran("b", spec)
+    net.run(0.5)
+    assert net.on() == ["a"]
+    assert "[mqtt.brokers.home]" in net.daemons("b").unfit[net.id]
+    first = net.execution("a")
+    assert [each.execution for each in net.boxes["a"].streamed] == [first]
+    net.end("a", 1)
+    assert net.until(lambda: net.on() == ["a"]) < 30
+    second = net.execution("a")
+    assert len(net.boxes["a"].streamed) == 1, "the first one's output is not over"
+    net.kill("a")
+    net.boot("a")
+    net.relabel("a", **{"broker.home": "true"})
+    assert [each.execution for each in net.boxes["a"].streamed] == [first, first]
+    net.handle("a", LinesPublished(first, 40, over=True))
+    assert [each.execution for each in net.boxes["a"].streamed][2:] == [second]
