@@ -1,0 +1,133 @@
+"""Who listens at a broker in a test, and a way to the broker on which its answers are held."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+from paho.mqtt.client import Client, MQTTMessage, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+WAIT_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    topic: str
+    payload: bytes
+    retain: bool
+    properties: dict[str, str]
+
+    @property
+    def id(self) -> str:
+        return self.properties["id"]
+
+    def json(self) -> Any:
+        return json.loads(self.payload)
+
+
+class Listener:
+    """Hears all of some topics, over outages of the broker too: it has a session there."""
+
+    def __init__(self, port: int, topics: str = "#", client_id: str = "listener") -> None:
+        self.heard: list[Heard] = []
+        self._port = port
+        self._subscribed = threading.Event()
+        self._client = Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTv5)
+        self._client.on_message = self._on_message
+        self._client.on_subscribe = lambda *_: self._subscribed.set()
+        self._client.on_connect = lambda *_: self._client.subscribe(topics, 1)
+        self._client.reconnect_delay_set(0.1, 0.5)
+
+    def _on_message(self, client: Client, data: object, message: MQTTMessage) -> None:
+        properties = dict(getattr(message.properties, "UserProperty", ()))
+        heard = Heard(message.topic, bytes(message.payload), bool(message.retain), properties)
+        self.heard.append(heard)
+
+    def __enter__(self) -> Self:
+        properties = Properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = 3600
+        self._client.connect(
+            "127.0.0.1", self._port, clean_start=False, keepalive=10, properties=properties
+        )
+        self._client.loop_start()
+        assert self._subscribed.wait(WAIT_S)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def on(self, suffix: str) -> list[Heard]:
+        """What came on topics that end so."""
+        return [heard for heard in list(self.heard) if heard.topic.endswith(suffix)]
+
+    def until(self, condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> Any:
+        end = time.monotonic() + timeout_s
+        while not (answer := condition()):
+            if time.monotonic() > end:
+                last = [(heard.topic, heard.payload[:80]) for heard in self.heard[-10:]]
+                raise AssertionError(f"not within {timeout_s} s: {what}; heard last: {last}")
+            time.sleep(0.02)
+        return answer
+
+
+class Holding:
+    """A port that leads to the broker's; while it holds, nothing of what the broker says arrives,
+    as on a network that loses PUBACKs."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._free = threading.Event()
+        self._free.set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def hold(self) -> None:
+        self._free.clear()
+
+    def let_go(self) -> None:
+        self._free.set()
+
+    def close(self) -> None:
+        self.let_go()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                try:
+                    far = socket.create_connection(("127.0.0.1", self._target), 5.0)
+                    far.settimeout(None)
+                except OSError:
+                    near.close()
+                    continue
+                for pair in ((near, far, False), (far, near, True)):
+                    threading.Thread(target=self._copy, args=pair, daemon=True).start()
+
+    def _copy(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if answers:
+                    self._free.wait()
+                target.sendall(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
