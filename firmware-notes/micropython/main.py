@@ -10,7 +10,6 @@ import time
 
 import machine
 import network
-
 from publisher import Publisher
 
 SETTINGS = "settings.json"  # of this device alone; see provisioning.md
@@ -84,11 +83,12 @@ def take_reading(kept):
         reading["temperature_mC"], reading["humidity_permille"] = measure()
     except (OSError, ValueError) as error:
         print("the sensor:", repr(error))
-    kept["waiting"] = kept["waiting"][-(WAITING_MAX - 1) :] + [reading]
+    kept["waiting"].append(reading)
+    kept["waiting"] = kept["waiting"][-WAITING_MAX:]
 
 
 def measure():
-    """Of an SHT4x. Raises OSError where it does not answer, ValueError where a checksum is wrong."""
+    """Of an SHT4x. Raises OSError where it does not answer, ValueError for a wrong checksum."""
     bus = machine.I2C(0, sda=machine.Pin(SDA), scl=machine.Pin(SCL), freq=100_000)
     bus.writeto(SHT4X, MEASURE)
     time.sleep_ms(10)
@@ -131,9 +131,9 @@ def send(settings, kept):
     try:
         while kept["waiting"]:
             reading = dict(kept["waiting"][0])
-            reading["id"] = "%s-%d-%d" % (device, kept["boot"], reading["seq"])
+            reading["id"] = f"{device}-{kept['boot']}-{reading['seq']}"
             reading["age_ms"] = max(0, time.time() - reading.pop("taken_s")) * 1000
-            publisher.publish("sensors/%s/reading" % device, json.dumps(reading).encode())
+            publisher.publish(f"sensors/{device}/reading", json.dumps(reading).encode())
             kept["waiting"].pop(0)
             keep(kept)
     finally:

@@ -15,7 +15,9 @@ class Refused(Exception):
 class Publisher:
     """Raises OSError for everything that the network does, Refused where the broker says no."""
 
-    def __init__(self, host, port, client_id, user, password, tls=None, timeout_s=5, keepalive_s=60):
+    def __init__(
+        self, host, port, client_id, user, password, tls=None, timeout_s=5, keepalive_s=60
+    ):
         self._packet_id = 0
         sock = socket.socket()
         sock.settimeout(timeout_s)  # of each read and write, also of those that TLS makes
@@ -31,7 +33,7 @@ class Publisher:
             self._send(0x10, head + _text(client_id) + _text(user) + _text(password))
             answer = self._receive(0x20)
             if answer[1]:
-                raise Refused("the broker answers %d" % answer[1])
+                raise Refused(f"the broker answers {answer[1]}")
         except Exception:
             sock.close()
             raise
@@ -65,7 +67,7 @@ class Publisher:
             sent += self._stream.write(packet[sent:])
 
     def _receive(self, kind):
-        """CONNACK and PUBACK have two bytes; to a client without subscriptions comes nothing else."""
+        """CONNACK and PUBACK have two bytes; nothing else comes without a subscription."""
         packet = b""
         while len(packet) < 4:
             more = self._stream.read(4 - len(packet))

@@ -64,7 +64,8 @@ def test_the_key_of_a_reading_is_its_id() -> None:
     assert trigger["Dedup"]["Key"] == block(PAGE, "jmespath", "key").strip()
     ids = [
         search(
-            trigger["Dedup"]["Key"], value_of(bytes_of(block(PAGE, "hex", name)), "application/cbor")
+            trigger["Dedup"]["Key"],
+            value_of(bytes_of(block(PAGE, "hex", name)), "application/cbor"),
         )
         for name in READINGS
     ]

@@ -56,9 +56,7 @@ class Portable:
 
     def id(self, reading: Reading, device: bytes, size: int) -> bytes:
         out = ctypes.create_string_buffer(64)
-        length = self._library.reading_id(
-            ctypes.byref(reading), device, out, ctypes.c_size_t(size)
-        )
+        length = self._library.reading_id(ctypes.byref(reading), device, out, ctypes.c_size_t(size))
         return out.raw[:length]
 
     def climate(self, answer: bytes) -> tuple[int, int] | None:
@@ -88,7 +86,9 @@ def checked(word: int) -> bytes:
 def test_the_bytes_are_those_in_the_page(portable: Portable, name: str) -> None:
     value = value_of(block("sensors.md", "json", name).encode(), "application/json")
     values = {key: value.get(key, ABSENT) for key in MEASURED}
-    made = portable.cbor(Reading(12, value["seq"], 5000, **values), b"porch", 5000 + value["age_ms"])
+    made = portable.cbor(
+        Reading(12, value["seq"], 5000, **values), b"porch", 5000 + value["age_ms"]
+    )
     assert made == bytes_of(block("sensors.md", "hex", name))
 
 
