@@ -1,12 +1,13 @@
 """The server: Starlette on hypercorn's trio connections, over a unix socket, inside the agent.
 
-hypercorn is pinned: three of its habits are cured here, each held by a test.
+hypercorn is pinned: four of its habits are cured here, each held by a test.
 
 - It shields its writes from cancellation, so one client that stops reading would block the agent's
   end: every write has a deadline, and at the end sockets are closed under whoever is stuck.
 - A connection that is answered before its body was read waits for ever for somebody to take the
   rest: it is cancelled as soon as hypercorn has closed it.
 - Cancelled while it closes, it leaves the socket open: it is closed here in any case.
+- It changes to HTTP/2 or a websocket where a client asks for it: neither is used here, or loaded.
 """
 
 from __future__ import annotations
@@ -22,16 +23,22 @@ from pathlib import Path
 from typing import Any, cast
 
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config
-from hypercorn.events import Closed, Event
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import LifespanState
 
+from agent import diet
 from agent.control.backend import Backend
 from agent.control.routes import build_app
 from agent.control.sockets import bind
+
+with diet.without(diet.HYPERCORN):
+    import h11
+    import hypercorn.protocol
+    from hypercorn.app_wrappers import ASGIWrapper
+    from hypercorn.config import Config
+    from hypercorn.events import Closed, Event
+    from hypercorn.protocol.h11 import H11Protocol
+    from hypercorn.trio.tcp_server import TCPServer
+    from hypercorn.trio.worker_context import WorkerContext
+    from hypercorn.typing import LifespanState
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +147,27 @@ class _Live:
     def cut(self) -> None:
         for stream in self.streams:
             stream.socket.close()
+
+
+class _Http1(H11Protocol):
+    """HTTP/1.1 and nothing else: a wish for another protocol is passed over (RFC 9110, 7.8)."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Upstream begins HTTP/2 here."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        kept = [(name, value) for name, value in request.headers if name != b"upgrade"]
+        await super()._create_stream(
+            h11.Request(
+                method=request.method,
+                target=request.target,
+                headers=kept,
+                http_version=request.http_version,
+            )
+        )
+
+
+hypercorn.protocol.H11Protocol = _Http1  # the name by which its connections take theirs
 
 
 class _Connection(TCPServer):
