@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent.settings import (
+    ADDRESS,
     FLAG,
     LABELS,
     PATH,
@@ -291,6 +292,18 @@ class Docker:
 
 
 @dataclass(frozen=True, slots=True)
+class Metrics:
+    listen: str = field(
+        default="",
+        metadata=about(
+            ADDRESS,
+            "Where Prometheus finds /metrics over TCP, 127.0.0.1:9464 for instance; whoever "
+            "reaches it may read them, and do nothing else. Empty: only on the control socket.",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     format: str = field(
         default="human",
@@ -395,6 +408,7 @@ class Config:
     accept: Accept = field(default_factory=Accept)
     task: Task = field(default_factory=Task)
     docker: Docker = field(default_factory=Docker)
+    metrics: Metrics = field(default_factory=Metrics)
     log: Log = field(default_factory=Log)
 
     @property
@@ -411,6 +425,7 @@ SECTIONS: Final[dict[str, type]] = {
     "accept": Accept,
     "task": Task,
     "docker": Docker,
+    "metrics": Metrics,
     "log": Log,
 }
 

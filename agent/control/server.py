@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import trio
+from starlette.applications import Starlette
 
 from agent import diet
 from agent.control.backend import Backend
@@ -76,7 +77,8 @@ async def serve_control(
     """Serve until cancelled; the socket file is removed then. Raises SocketError at the start."""
     bound = bind(path)
     try:
-        server = _Server(backend, limits or Limits())
+        limits = limits or Limits()
+        server = Server(build_app(backend, limits), limits)
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound.socket))
         await server.run(listener, partial(task_status.started, path))
     finally:
@@ -84,15 +86,18 @@ async def serve_control(
         bound.socket.close()
 
 
-class _Server:
-    def __init__(self, backend: Backend, limits: Limits) -> None:
+class Server:
+    """One application behind one listener; the metrics' own port has another than the socket."""
+
+    def __init__(self, app: Starlette, limits: Limits) -> None:
         self.limits = limits
-        self.app = ASGIWrapper(build_app(backend, limits))  # type: ignore[arg-type]
+        self.app = ASGIWrapper(app)  # type: ignore[arg-type]
         self.config = _config(limits)
         self.context = WorkerContext(None)
         self.live = _Live()
 
-    async def run(self, listener: trio.SocketListener, started: Any) -> None:
+    async def run(self, listener: trio.SocketListener, started: Callable[[], object]) -> None:
+        """Until cancelled; `started` is called once connections are taken."""
         async with listener, trio.open_nursery() as nursery:
             nursery.start_soon(self._cut_at_end)
             started()
@@ -167,13 +172,13 @@ class _Http1(H11Protocol):
         )
 
 
-hypercorn.protocol.H11Protocol = _Http1  # the name by which its connections take theirs
+vars(hypercorn.protocol)["H11Protocol"] = _Http1  # the name by which its connections take theirs
 
 
 class _Connection(TCPServer):
     """hypercorn's connection with the cures above, and with SO_PEERCRED in the request's state."""
 
-    def __init__(self, server: _Server, stream: trio.SocketStream) -> None:
+    def __init__(self, server: Server, stream: trio.SocketStream) -> None:
         raw = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         state = {"credentials": _CREDENTIALS.unpack(raw)}
         bounded = cast("Any", _Bounded(stream, server.limits.write_s))

@@ -41,8 +41,8 @@ def test_libp2p_finds_more_of_what_is_left_out_while_it_runs() -> None:
 def test_a_name_that_only_begins_like_one_left_out_is_loaded() -> None:
     program = (
         "import sys; from agent.diet import without; "
-        "exec('with without([\"wsgiref.hea\", \"wsgiref\"]): import wsgiref.types, tomllib\\n"
-        "with without([\"csv\"]): import _csv\\n'); "
+        'exec(\'with without(["wsgiref.hea", "wsgiref"]): import wsgiref.types, tomllib\\n'
+        'with without(["csv"]): import _csv\\n\'); '
         "print(hasattr(tomllib, 'loads'), hasattr(_csv, 'reader'))"
     )
     assert run(program) == "True True"
