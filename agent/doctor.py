@@ -20,6 +20,8 @@ LOW_BYTES: Final = 100 * 1024**2  # a database, logs and a result still fit
 
 
 def _size(number: float) -> str:
+    if number < 1024**2:
+        return f"{number / 1024:.0f} KiB"
     return f"{number / 1024**2:.1f} MiB" if number < 1024**3 else f"{number / 1024**3:.1f} GiB"
 
 
