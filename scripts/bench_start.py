@@ -5,7 +5,6 @@ The floor is a bare Python that imports the two libraries an agent cannot do wit
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
@@ -17,9 +16,9 @@ import psutil
 from scripts.figures import Figure, compared
 from tests.lab import ROOT, Device, Lab, process_job
 
-STARTS: int = 7
+STARTS = 7
 SETTLE_S = 20.0  # mDNS has announced, the first commits are made, and nothing more is imported
-TIMES_MAX = 2.5  # of the floor: what an agent adds is its own modules, a database and a host
+TIMES_MAX = 2.0  # of the floor: what an agent adds is its own modules, a database and a host
 MEMORY_TIMES_MAX = 1.0  # an agent leaves more of libp2p out than it adds of its own
 FLOOR = "import trio, libp2p"
 # Told by the process itself, for it is gone before another could look.
@@ -91,9 +90,3 @@ def _idle_mb() -> float:
         return psutil.Process(lab[0].pid).memory_info().rss / 1e6
     finally:
         lab.close()
-
-
-if __name__ == "__main__":
-    os.chdir(ROOT)
-    for figure in start():
-        print(figure)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+from msgspec import structs
 
+from agent.configload import load
 from agent.main import Agent
 from agent.readings import Kind, Labels, Reading, Readings
 from protocol.ids import PeerId
 from protocol.job import JobSpec
 from tests.agent.whole import open_directory, running_agent, until
-from tests.lab import process_job
+from tests.lab import ROOT, process_job
 
 OTHER = PeerId("12D3KooWJ8NCNvvnhYKZWTD5RYhDkNbfJcEnCnVF3GXRAKXuSTHD")
 
@@ -115,8 +119,6 @@ async def test_what_may_be_wrong_is_told(data_dir: Path) -> None:
 
 
 def replace_facts(facts: object, **changes: int) -> object:
-    from msgspec import structs
-
     return structs.replace(facts, **changes)  # type: ignore[type-var]
 
 
@@ -134,3 +136,40 @@ async def test_the_store_and_the_loop_are_told_of(data_dir: Path) -> None:
         assert expires_s == agent.member.certificate.expires_ms / 1000
         about = dict(next(iter(read(agent)["build_info"].values)))
         assert about["peer"] == agent.member.keyring.peer and about["name"] == "alone"
+
+
+# ---- what the README says -----------------------------------------------------------------------
+
+
+def readme_blocks() -> list[str]:
+    text = (ROOT / "README.md").read_text().partition("\n## Metrics\n")[2]
+    return text.partition("\n## ")[0].split("```")
+
+
+async def test_the_readmes_figures_exist_and_none_is_left_out(data_dir: Path) -> None:
+    async with running_agent(data_dir) as agent:
+        agent.docker.presence.present = True
+        bidder = agent.driver.node.executor.bidder
+        bidder.facts = replace_facts(bidder.facts, temperature_mc=1, battery_percent=1)
+        text = (await agent.backend.metrics()).decode()
+    names = {line.split()[2] for line in text.splitlines() if line.startswith("# HELP shoal_")}
+    prose = "".join(readme_blocks()[::2])
+    told = {f"shoal_{name}" for name in re.findall(r"`([a-z_]+)(?:\{[a-z,]+\})?`", prose)}
+    units = re.search(r"`offered_…`, `reserved_…` \(([^)]*)\)", prose)
+    assert units is not None
+    for unit in re.findall(r"`([a-z_]+)`", units[1]):
+        told |= {f"shoal_offered_{unit}", f"shoal_reserved_{unit}"}
+    assert names - told == set()
+    used = {word for block in readme_blocks() for word in re.findall(r"shoal_[a-z_]+", block)}
+    assert used - names == set(), "an alert on what is not there never fires"
+
+
+def test_the_readmes_configurations_can_be_read(tmp_path: Path) -> None:
+    blocks = [block.split("\n", 1) for block in readme_blocks()[1::2]]
+    assert [kind for kind, _ in blocks] == ["toml", "yaml", "yaml"]
+    (tmp_path / "config.toml").write_text(blocks[0][1])
+    loaded = load({"data_dir": str(tmp_path)}, {})
+    assert loaded.config.metrics.listen == "192.168.1.20:9464"
+    assert yaml.safe_load(blocks[1][1])["scrape_configs"][0]["job_name"] == "shoal"
+    rules = yaml.safe_load(blocks[2][1])["groups"][0]["rules"]
+    assert len(rules) == 3 and all({"alert", "expr", "for"} <= set(rule) for rule in rules)
