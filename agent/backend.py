@@ -17,6 +17,7 @@ from agent.driver import Driver, RequestFailed
 from agent.grant import ROLES, InviteError
 from agent.invites import Invites
 from agent.logs import JobLogs, Logs
+from agent.metrics import Metrics
 from agent.peers import Peers
 from agent.results import Results
 from agent.storesql import StoreFailed
@@ -58,6 +59,7 @@ class AgentBackend:
         about: Callable[[], View],
         settings: View,
         checks: Callable[[], list[View]],
+        metrics: Metrics,
         stop: Callable[[], None],
     ) -> None:
         self._driver = driver
@@ -71,6 +73,7 @@ class AgentBackend:
         self._about = about
         self._settings = settings
         self._checks = checks
+        self._metrics = metrics
         self._stop = stop
         self._nursery: trio.Nursery | None = None
 
@@ -113,6 +116,12 @@ class AgentBackend:
 
     def config_view(self) -> View:
         return self._settings
+
+    async def metrics(self) -> bytes:
+        try:
+            return await self._metrics.text()
+        except trio.TooSlowError:
+            raise RequestError(503, "the disk of this device does not answer") from None
 
     def doctor(self) -> list[View]:
         return self._checks()

@@ -179,6 +179,13 @@ class Client:
     def doctor(self) -> list[dict[str, Any]]:
         return cast("list[dict[str, Any]]", self._ask("GET", "/v1/doctor")["checks"])
 
+    def metrics(self) -> str:
+        """Figures in Prometheus' text format."""
+        status, data = self._exchange("GET", "/metrics")
+        if status != 200:
+            _checked(status, data)
+        return data.decode()
+
     def submit(self, spec: dict[str, Any], key: str = "") -> dict[str, Any]:
         """Submit a job; `key` makes a repeated call the same job (random if none is given)."""
         return self._ask("POST", "/v1/jobs", _submission(spec, key))
@@ -320,7 +327,12 @@ class Client:
     def _ask(
         self, method: str, target: str, body: bytes = b"", *, repeat: bool = True
     ) -> dict[str, Any]:
-        """One request on the kept connection.
+        return _checked(*self._exchange(method, target, body, repeat=repeat))
+
+    def _exchange(
+        self, method: str, target: str, body: bytes = b"", *, repeat: bool = True
+    ) -> tuple[int, bytes]:
+        """One request on the kept connection: the answer's status and body.
 
         The agent may have closed it meanwhile: what may be repeated then is, on a fresh one.
         """
@@ -336,7 +348,7 @@ class Client:
 
     def _answer(
         self, connection: Connection, method: str, target: str, body: bytes
-    ) -> dict[str, Any]:
+    ) -> tuple[int, bytes]:
         try:
             answer = connection.request(method, target, body)
             data = answer.body()
@@ -347,7 +359,7 @@ class Client:
             connection.close()
         else:
             self._kept = connection
-        return _checked(answer.status, data)
+        return answer.status, data
 
     def _stream(self, method: str, target: str, body: bytes = b"") -> Iterator[dict[str, Any]]:
         connection = self._take_kept() or self._connect(QUIET_S)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent.mqtt.settings import BrokerSettings, check_allowed, read_brokers, read_prefix
 from agent.settings import (
+    ADDRESS,
     FLAG,
     LABELS,
     PATH,
@@ -367,6 +368,18 @@ class Mqtt:
 
 
 @dataclass(frozen=True, slots=True)
+class Metrics:
+    listen: str = field(
+        default="",
+        metadata=about(
+            ADDRESS,
+            "Where Prometheus finds /metrics over TCP, 127.0.0.1:9464 for instance; whoever "
+            "reaches it may read them, and do nothing else. Empty: only on the control socket.",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     format: str = field(
         default="human",
@@ -473,6 +486,7 @@ class Config:
     docker: Docker = field(default_factory=Docker)
     s3: S3 = field(default_factory=S3)
     mqtt: Mqtt = field(default_factory=Mqtt)
+    metrics: Metrics = field(default_factory=Metrics)
     log: Log = field(default_factory=Log)
 
     @property
@@ -491,6 +505,7 @@ SECTIONS: Final[dict[str, type]] = {
     "docker": Docker,
     "s3": S3,
     "mqtt": Mqtt,
+    "metrics": Metrics,
     "log": Log,
 }
 

@@ -11,11 +11,10 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
-from agent.mdns import Announcement
 from agent.sighting import Sighting, hint_of
 from agent.threads import abandonable
 from agent.transport.addresses import parse
@@ -28,6 +27,9 @@ BROWSE_AGAIN_S: Final = 600.0  # live services drop out of zeroconf's cache
 CLOSE_S: Final = 3.0  # goodbye packets take it 0.4 s
 PEERS_MAX: Final = 1024  # of a LAN; a flood of made-up ones must not fill the memory
 QUEUE: Final = 256
+
+if TYPE_CHECKING:
+    from agent.mdns import Announcement
 
 Found = Callable[[PeerId, tuple[str, ...]], None]
 
@@ -125,7 +127,7 @@ class Discovery:
             return None
         try:
             made = await trio.to_thread.run_sync(
-                lambda: Announcement(self._me, self._hint, addresses, saw)
+                _open_announcement, self._me, self._hint, addresses, saw
             )
             self.trouble = ""
             return made
@@ -133,6 +135,15 @@ class Discovery:
             logger.info("mDNS is not available now: %r", error)
             self.trouble = str(error) or type(error).__name__
             return None
+
+
+def _open_announcement(
+    me: PeerId, hint: str, addresses: tuple[str, ...], saw: Callable[[Sighting], None]
+) -> Announcement:
+    """In a thread: zeroconf takes 50 ms to load, and 5 MB that a device without mDNS keeps."""
+    from agent.mdns import Announcement
+
+    return Announcement(me, hint, addresses, saw)
 
 
 def _by_peer(bootstrap: Sequence[str]) -> dict[PeerId, tuple[str, ...]]:

@@ -16,9 +16,19 @@ from agent.wear import read_wear
 if TYPE_CHECKING:
     from agent.main import Agent
 
+RATED_S: Final = 600.0  # before this, what a start writes would count for far more than it does
+# A card of 32 GB bears some 30 TB (1,000 cycles); at this pace that is 40 years of the database
+# alone, and file systems write several times what they are given.
+WRITTEN_A_DAY_MAX: Final = 2 * 1024**3
 LOW_BYTES: Final = 100 * 1024**2  # a database, logs and a result still fit
 DAY_MS: Final = 86_400_000
 EXPIRES_SOON_DAYS: Final = 60  # somebody has to go there perhaps
+
+
+def _size(number: float) -> str:
+    if number < 1024**2:
+        return f"{number / 1024:.0f} KiB"
+    return f"{number / 1024**2:.1f} MiB" if number < 1024**3 else f"{number / 1024**3:.1f} GiB"
 
 
 def check(name: str, ok: bool | None, text: str, fix: str = "") -> View:
@@ -41,6 +51,8 @@ class Doctor:
             self._disk(),
             *self._storage(),
             self._database(),
+            self._wear(),
+            *self._metrics(),
             self._tasks(),
             *self._sandbox(),
             *self._memory(),
@@ -128,6 +140,31 @@ class Doctor:
         what = "was missing" if aside == "missing" else f"was damaged and is kept as {aside}"
         fix = "nothing: it was begun anew; a card that damages files should be replaced"
         return check("database", None, f"the database {what}", fix)
+
+    def _wear(self) -> View:
+        """What the database wrote; a card takes some thousand times its size."""
+        store = self._agent.store
+        uptime_s = self._agent.clock.now().mono - self._agent.started_at
+        text = f"{store.fsyncs} fsyncs and {_size(store.bytes_written)} since the agent started"
+        if uptime_s < RATED_S:
+            return check("writes", True, f"{text}, too short ago to say how much a day")
+        days = uptime_s / 86_400
+        fsyncs, written = store.fsyncs / days, store.bytes_written / days
+        text = f"{text}: {fsyncs:.0f} fsyncs and {_size(written)} a day"
+        if written <= WRITTEN_A_DAY_MAX:
+            return check("writes", True, text)
+        fix = "less often started tasks, or a data directory (--data-dir) on a disk that bears it"
+        return check("writes", None, f"{text}, which wears out an SD card", fix)
+
+    def _metrics(self) -> list[View]:
+        """Nothing to say where they are on the control socket alone."""
+        scrapes = self._agent.scrapes
+        if scrapes.trouble:
+            fix = "another address or port as [metrics] listen; it is tried again meanwhile"
+            return [check("metrics", False, scrapes.trouble, fix)]
+        if not scrapes.address:
+            return []
+        return [check("metrics", True, f"at http://{scrapes.address}/metrics")]
 
     def _tasks(self) -> View:
         user, cgroups = self._agent.engines.process.user, self._agent.engines.process.cgroups

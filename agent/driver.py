@@ -116,6 +116,9 @@ class Driver:
         self._late: list[Event] = []  # what happened to tasks meanwhile
         self._breaking = trio.Event()
         self._reloads: deque[float] = deque(maxlen=RELOADS_MAX)
+        self.wakes = 0  # deadlines that were waited for
+        self.late_s = 0.0  # by how much they were noticed too late, summed up
+        self.rebuilds = 0
 
     # ---- events in ---------------------------------------------------------------------------
 
@@ -138,6 +141,11 @@ class Driver:
         except Exception as error:  # our own bug: what the node holds now is worth nothing
             _log.exception("the node failed on %s", type(event).__name__)
             self._break(f"internal error: {error!r}", ours=True)
+
+    @property
+    def waiting(self) -> int:
+        """Effects and saves that wait for the disk."""
+        return len(self._waiting) + len(self._saves)
 
     async def ask(self, make: Callable[[int], Event], timeout_s: float) -> dict[str, object]:
         """Post a request and wait for its reply. Raises RequestFailed."""
@@ -289,6 +297,8 @@ class Driver:
                 with self._alarm:
                     await trio.sleep_forever()
                 late = trio.current_time() - self._alarm.deadline
+                self.wakes += 1
+                self.late_s += max(0.0, late)
                 if late > LAG_S:
                     self.post(LoopLagged(late))
                 continue
@@ -326,6 +336,7 @@ class Driver:
         it down: whoever sends what sets one off shall not be able to end the agent.
         """
         now = trio.current_time()
+        self.rebuilds += 1
         self._reloads.append(now)
         often = len(self._reloads) == RELOADS_MAX and now - self._reloads[0] < RELOADS_S
         if often and not self._ours:

@@ -26,6 +26,7 @@ from agent.conditions import Conditions
 from agent.config import Loaded
 from agent.control.backend import View
 from agent.control.feed import Feed
+from agent.control.scrapes import Scrapes
 from agent.control.server import serve_control
 from agent.cron import Calendar
 from agent.device import Device
@@ -48,6 +49,7 @@ from agent.invites import Invites
 from agent.join import serve_join
 from agent.logs import Logs
 from agent.membership import Member, load_member
+from agent.metrics import Metrics
 from agent.mqtt.bridge import Bridge
 from agent.mqtt.broker import Brokers
 from agent.mqtt.reports import Reports
@@ -55,6 +57,7 @@ from agent.notify import keep_patting, notify
 from agent.outside import Outside, event_view
 from agent.peers import Peers
 from agent.publishing import Publishing
+from agent.readings import Readings
 from agent.results import QUOTA_BYTES as RESULT_QUOTA_BYTES
 from agent.results import RESULT_BYTES_MAX, Results
 from agent.s3 import S3
@@ -202,7 +205,8 @@ class Agent:
         self.backend = self._backend(loaded)
         self.docker.images.standing = lambda: self.driver.node.steward.standing.images
         self.volumes.keeps = self._keeps_volumes
-        self._started_at = self.clock.now().mono
+        self.scrapes = Scrapes(self.backend, self.config.metrics.listen)
+        self.started_at = self.clock.now().mono
         self._stopping = trio.Event()
         self.cloned = ""
         self.outside = self._outside()
@@ -220,6 +224,7 @@ class Agent:
             self._about,
             loaded.view(),
             self.doctor.checks,
+            Metrics(Readings(self).all, self.config.data_dir),
             self.stop,
         )
 
@@ -297,7 +302,7 @@ class Agent:
 
     def _peers(self, settings: View) -> Peers:
         def uptime_s() -> float:
-            return self.clock.now().mono - self._started_at
+            return self.clock.now().mono - self.started_at
 
         return Peers(self.driver, self.device, self.conditions, settings, self.redescribe, uptime_s)
 
@@ -340,6 +345,7 @@ class Agent:
             nursery.start_soon(self._redescribe)
             nursery.start_soon(self._keep_wall)
             nursery.start_soon(self.backend.run)
+            nursery.start_soon(self.scrapes.run)
             path = await nursery.start(serve_control, self.backend, self.config.socket_path)
             _log.info(
                 "%s is up: peer %s of shoal %s, control at %s, listening on %s",
@@ -401,7 +407,7 @@ class Agent:
             "shoal": membership.shoal,
             "shoal_name": membership.shoal_name,
             "version": VERSION,
-            "uptime_s": int(self.clock.now().mono - self._started_at),
+            "uptime_s": int(self.clock.now().mono - self.started_at),
             "addresses": list(self.transport.addresses()),
             "engines": list(self.driver.node.executor.bidder.engines),
             "data_dir": str(self.config.data_dir),
@@ -410,6 +416,8 @@ class Agent:
             "bytes_received": self.transport.counters.bytes_in,
             "counters": self.transport.counters.snapshot(),
             "commits": self.store.commits,
+            "fsyncs": self.store.fsyncs,
+            "bytes_written": self.store.bytes_written,
         }
 
     def _state(self) -> tuple[View, View]:

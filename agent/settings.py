@@ -117,6 +117,29 @@ def hours(word: str) -> None:
         raise ValueError(f"{word!r} are no hours; {error}") from None
 
 
+def read_address(value: Value) -> str:
+    """`127.0.0.1:9464` or `[::1]:9464`; empty stays empty."""
+    text = read_word(value)
+    if text:
+        host_and_port(text)
+    return text
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """An IP address and a port. Raises ValueError."""
+    from ipaddress import ip_address
+
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        named = ip_address(bare).version == (4 if bare == host else 6)
+    except ValueError:
+        named = False
+    if not named or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
+        raise ValueError("allowed: an address and a port, 127.0.0.1:9464 or [::1]:9464; or empty")
+    return bare, int(port)
+
+
 def number(low: int, high: int) -> Kind:
     def read(value: Value) -> int:
         try:
@@ -164,6 +187,7 @@ def read_path(value: Value) -> Path | None:
 PATH: Final = Kind("word", read_path)
 WORD: Final = Kind("word", read_word)
 FLAG: Final = Kind("flag", read_flag)
+ADDRESS: Final = Kind("word", read_address)
 WORDS: Final = Kind("words", read_words)
 LABELS: Final = Kind("pairs", read_labels)
 

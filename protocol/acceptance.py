@@ -332,13 +332,15 @@ def state_of(acceptance: Acceptance, keyring: Keyring) -> str:
 
 def outcome_of(held: HeldJob, keyring: Keyring) -> tuple[str, int]:
     """How an ended job ended, and the worst exit code of its slots (1 where there is none)."""
-    verdicts = [slot.acceptance.verdict for slot in held.slots if slot.acceptance is not None]
     codes = [
         result_of(slot.acceptance, keyring)[0] for slot in held.slots if slot.acceptance is not None
     ]
-    worst = max((1 if code is None else code for code in codes), default=0)
+    return end_of(held), max((1 if code is None else code for code in codes), default=0)
+
+
+def end_of(held: HeldJob) -> str:
+    """How an ended job ended, in a word: completed, stopped or failed."""
+    verdicts = [slot.acceptance.verdict for slot in held.slots if slot.acceptance is not None]
     if all(verdict == Verdict.SUCCESS for verdict in verdicts):
-        return "completed", worst
-    if Verdict.STOPPED in verdicts:
-        return "stopped", worst
-    return "failed", worst
+        return "completed"
+    return "stopped" if Verdict.STOPPED in verdicts else "failed"

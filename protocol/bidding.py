@@ -25,6 +25,9 @@ from protocol.resources import Resources
 
 HOLDS_MAX = 256  # a bound on what announcements alone can make us remember
 DRAINING = "draining: it takes no new work"
+# Of which kinds answers to announcements are: a bid, or why none: this device can never run it, its
+# owner takes no such job, it takes none just now, it has no room just now.
+ANSWERS = ("bid", "unfit", "unwelcome", "unwell", "busy")
 
 
 def _nobody(peer: PeerId) -> Certificate | None:
@@ -66,6 +69,7 @@ class Bidder:
     spent: dict[tuple[PeerId, int], Bid] = field(default_factory=dict)  # used up; to answer alike
     queue: Queue = field(default_factory=Queue)  # whom there was no room for
     hindrance: Callable[[tuple[str, ...]], str] = _nothing  # to what a job asks for, just now
+    answers: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ANSWERS, 0))
 
     @property
     def reserved(self) -> Resources:
@@ -96,9 +100,10 @@ class Bidder:
         known = hold.bid if hold else self.spent.get((coordinator, announce.auction))
         if known is not None:
             return known
-        reason = self.unfit(announce.needs) or misfit(self.policy, self._asked(announce))
-        if reason:
-            return Refusal(announce.auction, clipped(reason))
+        if reason := self.unfit(announce.needs):
+            return self._refuse("unfit", announce, reason, final=True)
+        if reason := misfit(self.policy, self._asked(announce)):
+            return self._refuse("unwelcome", announce, reason, final=True)
         reason = (  # only counted ones are announced
             self.drains(JobType.BATCH)
             or self.unwell()
@@ -106,20 +111,27 @@ class Bidder:
             or self.hindrance(announce.needs.asks)
         )
         if reason:
-            return Refusal(announce.auction, clipped(reason), final=False)
+            return self._refuse("unwell", announce, reason)
         each, job = resources_of(announce.needs), announce.job
         ahead = self.queue.ahead(coordinator, job, announce.priority, now)
         slots = min(announce.slots, self._room(each, ahead))
         if slots < 1 or len(self.holds) >= HOLDS_MAX:
             self.queue.join(coordinator, job, each, announce.priority, now)
-            return Refusal(announce.auction, f"busy: {self._shortfall(each)}", final=False)
+            return self._refuse("busy", announce, f"busy: {self._shortfall(each)}")
         facts = self._facts_for(announce.needs)
         score = self._score(each, announce.needs, facts)
         bid = Bid(announce.auction, score, slots, self.config.hold_ms, facts)
+        self.answers["bid"] += 1
         self.queue.leave(coordinator, job)
         until = now + self.config.hold_ms / 1000
         self.holds[(coordinator, announce.auction)] = Hold(each, slots, until, bid)
         return bid
+
+    def _refuse(
+        self, kind: str, announce: Announce, reason: str, *, final: bool = False
+    ) -> Refusal:
+        self.answers[kind] += 1
+        return Refusal(announce.auction, clipped(reason), final=final)
 
     def inherit(self, older: str, execution: str, each: Resources) -> bool:
         """Take over what an older execution of the same slot holds, which is to stop for this one;

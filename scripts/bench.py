@@ -26,6 +26,7 @@ import psutil
 
 from scripts.bench_docker import docker
 from scripts.bench_files import files, logs
+from scripts.bench_start import start
 from scripts.figures import Figure, as_line, bounded, compared, quantile, rate
 from tests.lab import Device, Lab, process_job
 from tests.netlab import NetLab
@@ -291,9 +292,11 @@ def idle() -> list[Figure]:
         time.sleep(SETTLE_S)
         processes = [psutil.Process(device.pid) for device in lab.devices]
         before = [sum(process.cpu_times()[:2]) for process in processes]
+        synced = _fsyncs(lab)
         began = time.monotonic()
         time.sleep(IDLE_S)
         took = time.monotonic() - began
+        synced = [end - start for start, end in zip(synced, _fsyncs(lab), strict=True)]
         spent = [
             (sum(process.cpu_times()[:2]) - start) / took * 1e3
             for process, start in zip(processes, before, strict=True)
@@ -305,9 +308,18 @@ def idle() -> list[Figure]:
     return [
         bounded("idle-resident-3-peers", max(resident), "MB", 3, 95),
         bounded("idle-cpu-3-peers", max(spent), "ms/s", 3, 5),
+        bounded("idle-fsyncs-3-peers", max(synced) / took * 60, "1/min", 3, 2),
         bounded("idle-bytes-sent-20-peers", statistics.mean(rates), "B/s", 20, 1000),
         bounded("idle-bytes-sent-20-peers-max", max(rates), "B/s", 20, 1000),
     ]
+
+
+def _fsyncs(lab: Lab) -> list[int]:
+    counts = []
+    for device in lab.devices:
+        with device.client() as client:
+            counts.append(int(client.status()["fsyncs"]))
+    return counts
 
 
 def _sent(lab: Lab) -> list[float]:
@@ -387,6 +399,7 @@ BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "attach": attach,
     "takeover": takeover,
     "idle": idle,
+    "start": start,
     "metered": metered,
     "docker": docker,
     "files": files,

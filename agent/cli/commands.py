@@ -442,6 +442,7 @@ COMMANDS: Final = (
     Command("template run", "run a template with its blanks filled", "templates:run", _filled),
     Command("events", "what happened, as this device saw it", "events:events", _events),
     Command("doctor", "check this device and its agent", "doctor:doctor", _none),
+    Command("metrics", "figures of the agent, as Prometheus reads them", "figures:metrics", _none),
     Command("config show", "settings and where they come from", "settings:show", _show),
     Command("config example", "print a commented config.toml", "settings:example", _none),
     Command("version", "print the version", "settings:version", _none),

@@ -89,6 +89,9 @@ class Backend(Protocol):
     def config_view(self) -> View:
         """The running agent's settings, each as {value, source}."""
 
+    async def metrics(self) -> bytes:
+        """Figures in Prometheus' text format. Raises RequestError 503 where the disk hangs."""
+
     def doctor(self) -> list[View]:
         """Checks as {check, ok, text, fix}; `ok` is None where it could not be told."""
 

@@ -42,8 +42,19 @@ log = logging.getLogger(__name__)
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 JOBS_MAX = 1000  # of one answer
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 TAIL_MAX = 100_000  # lines
 SINCE_MS_MAX = 253_402_300_799_000  # the end of the year 9999
+
+
+def build_metrics_app(backend: Backend) -> Starlette:
+    """What may be asked over TCP: the figures, and nothing of the API."""
+
+    async def metrics(request: Request) -> Response:
+        return Response(await backend.metrics(), media_type=METRICS_TYPE)
+
+    routes = [Route("/metrics", guarded(metrics), methods=["GET"])]
+    return Starlette(routes=routes, exception_handlers={HTTPException: _unrouted})
 
 
 def build_app(backend: Backend, limits: Limits) -> Starlette:
@@ -58,6 +69,7 @@ def build_app(backend: Backend, limits: Limits) -> Starlette:
         ("GET", "/v1/labels", api.labels),
         ("POST", "/v1/labels", api.label),
         ("GET", "/v1/config", api.config),
+        ("GET", "/metrics", api.metrics),
         ("GET", "/v1/doctor", api.doctor),
         ("GET", "/v1/jobs", api.jobs),
         ("POST", "/v1/jobs", api.submit),
@@ -123,6 +135,10 @@ class Routes:
 
     async def doctor(self, request: Request) -> Response:
         return JsonAnswer({"checks": self._backend.doctor()})
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus' text format, at the path where it looks by itself."""
+        return Response(await self._backend.metrics(), media_type=METRICS_TYPE)
 
     async def jobs(self, request: Request) -> Response:
         """Filtered here by `state`, `type`, `namespace` and `name`, each a comma list."""

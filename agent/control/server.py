@@ -1,12 +1,13 @@
 """The server: Starlette on hypercorn's trio connections, over a unix socket, inside the agent.
 
-hypercorn is pinned: three of its habits are cured here, each held by a test.
+hypercorn is pinned: four of its habits are cured here, each held by a test.
 
 - It shields its writes from cancellation, so one client that stops reading would block the agent's
   end: every write has a deadline, and at the end sockets are closed under whoever is stuck.
 - A connection that is answered before its body was read waits for ever for somebody to take the
   rest: it is cancelled as soon as hypercorn has closed it.
 - Cancelled while it closes, it leaves the socket open: it is closed here in any case.
+- It changes to HTTP/2 or a websocket where a client asks for it: neither is used here, or loaded.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import logging
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,17 +23,23 @@ from pathlib import Path
 from typing import Any, cast
 
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config
-from hypercorn.events import Closed, Event
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import LifespanState
 from starlette.applications import Starlette
 
+from agent import diet
 from agent.control.backend import Backend
 from agent.control.routes import build_app
 from agent.control.sockets import bind
+
+with diet.without(diet.HYPERCORN):
+    import h11
+    import hypercorn.protocol
+    from hypercorn.app_wrappers import ASGIWrapper
+    from hypercorn.config import Config
+    from hypercorn.events import Closed, Event
+    from hypercorn.protocol.h11 import H11Protocol
+    from hypercorn.trio.tcp_server import TCPServer
+    from hypercorn.trio.worker_context import WorkerContext
+    from hypercorn.typing import LifespanState
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +85,7 @@ async def serve_app(
     """The same with any application."""
     bound = bind(path)
     try:
-        server = _Server(app, limits)
+        server = Server(app, limits)
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound.socket))
         await server.run(listener, partial(task_status.started, path))
     finally:
@@ -86,7 +93,9 @@ async def serve_app(
         bound.socket.close()
 
 
-class _Server:
+class Server:
+    """One application behind one listener; the metrics' own port has another than the socket."""
+
     def __init__(self, app: Starlette, limits: Limits) -> None:
         self.limits = limits
         self.app = ASGIWrapper(app)  # type: ignore[arg-type]
@@ -94,7 +103,8 @@ class _Server:
         self.context = WorkerContext(None)
         self.live = _Live()
 
-    async def run(self, listener: trio.SocketListener, started: Any) -> None:
+    async def run(self, listener: trio.SocketListener, started: Callable[[], object]) -> None:
+        """Until cancelled; `started` is called once connections are taken."""
         async with listener, trio.open_nursery() as nursery:
             nursery.start_soon(self._cut_at_end)
             started()
@@ -151,10 +161,31 @@ class _Live:
             stream.socket.close()
 
 
+class _Http1(H11Protocol):
+    """HTTP/1.1 and nothing else: a wish for another protocol is passed over (RFC 9110, 7.8)."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Upstream begins HTTP/2 here."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        kept = [(name, value) for name, value in request.headers if name != b"upgrade"]
+        await super()._create_stream(
+            h11.Request(
+                method=request.method,
+                target=request.target,
+                headers=kept,
+                http_version=request.http_version,
+            )
+        )
+
+
+vars(hypercorn.protocol)["H11Protocol"] = _Http1  # the name by which its connections take theirs
+
+
 class _Connection(TCPServer):
     """hypercorn's connection with the cures above, and with SO_PEERCRED in the request's state."""
 
-    def __init__(self, server: _Server, stream: trio.SocketStream) -> None:
+    def __init__(self, server: Server, stream: trio.SocketStream) -> None:
         raw = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         state = {"credentials": _CREDENTIALS.unpack(raw)}
         bounded = cast("Any", _Bounded(stream, server.limits.write_s))

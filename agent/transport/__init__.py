@@ -1,31 +1,28 @@
 """The transport: a hardened libp2p host and the message streams between members.
 
-Only the agent imports this: libp2p costs 0.7 s and 50 MB.
+Only the agent imports this: libp2p costs 0.7 s and 40 MB.
 """
 
-from agent.transport import diet
+from agent import diet
 
-diet.apply()
-
-from agent.transport.errors import (  # noqa: E402
-    AddressInvalid,
-    CloneDetected,
-    NotReachable,
-    PortInUse,
-    Refused,
-    StreamFailed,
-)
-from agent.transport.settings import (  # noqa: E402
-    ARCHIVE_PROTOCOL,
-    JOIN_PROTOCOL,
-    LOG_PROTOCOL,
-    MESSAGE_PROTOCOL,
-    TransportSettings,
-)
-from agent.transport.streams import Stream  # noqa: E402
-from agent.transport.transport import Transport, TransportEvent, TransportKeyring  # noqa: E402
-
-diet.end()
+with diet.without(diet.LIBP2P):
+    from agent.transport.errors import (
+        AddressInvalid,
+        CloneDetected,
+        NotReachable,
+        PortInUse,
+        Refused,
+        StreamFailed,
+    )
+    from agent.transport.settings import (
+        ARCHIVE_PROTOCOL,
+        JOIN_PROTOCOL,
+        LOG_PROTOCOL,
+        MESSAGE_PROTOCOL,
+        TransportSettings,
+    )
+    from agent.transport.streams import Stream
+    from agent.transport.transport import Transport, TransportEvent, TransportKeyring
 
 __all__ = [
     "ARCHIVE_PROTOCOL",

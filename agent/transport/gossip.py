@@ -158,6 +158,8 @@ class SafePubsub(Pubsub):
         elif not self._within_rate(forwarder):
             self._counters.count("drop.gossip-rate")
         else:
+            self._counters.gossip_in += 1
+            self._counters.gossip_bytes_in += len(msg.data)
             return True
         return False
 
@@ -253,6 +255,8 @@ class Gossip:
         await self._pubsub.drop(peer)
 
     async def _publish(self, frame: bytes) -> None:
+        self._counters.gossip_out += 1
+        self._counters.gossip_bytes_out += len(frame)
         await self._pubsub.publish(self._topic, frame)
         for _ in range(PACE_TURNS):  # full queues drop silently; a stuck peer holds us up no longer
             if all(len(queue) <= PEER_QUEUE_HIGH for queue in self._pubsub.peer_queues.values()):

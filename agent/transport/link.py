@@ -65,6 +65,7 @@ class Link:
         try:
             if not (self._outbox or self._writing) and self._stream.muxed.try_write(data):
                 self._counters.frames_out += 1
+                self._counters.frame_bytes_out += len(data)
                 return True
         except MuxedStreamError:
             self._counters.count("drop.link-closed")
@@ -103,6 +104,7 @@ class Link:
         while True:
             while (frame := unframer.next()) is not None:
                 self._counters.frames_in += 1
+                self._counters.frame_bytes_in += len(frame)
                 if (goodbye := read_parting(frame)) is not None:
                     self.goodbye = goodbye
                     return
@@ -131,6 +133,7 @@ class Link:
                 return
             self._writing = False
             self._counters.frames_out += len(batch)
+            self._counters.frame_bytes_out += size
 
     def say_goodbye(self, code: str, text: str) -> None:
         """The last frame, if it fits; the caller closes the connection."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from libp2p.abc import IMuxedConn, IRawConnection, ISecureConn
-from libp2p.crypto.keys import KeyPair
+from libp2p.crypto import serialization
+from libp2p.crypto.keys import KeyPair, KeyType
 from libp2p.crypto.x25519 import create_new_key_pair as create_x25519_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
@@ -23,6 +24,12 @@ from agent.transport.yamux import PROTOCOL as YAMUX
 from agent.transport.yamux import Yamux
 
 NEGOTIATE_S = 10
+
+# A peer is an Ed25519 key here (peerid.py). What reads others is not in memory (diet.py): without
+# this, a stranger's key of another kind would fail somewhere inside, and not by name.
+for _kind in (KeyType.RSA, KeyType.Secp256k1):
+    serialization.key_type_to_public_key_deserializer.pop(_kind.value, None)
+    serialization.key_type_to_private_key_deserializer.pop(_kind.value, None)
 
 
 class Upgrader(TransportUpgrader):

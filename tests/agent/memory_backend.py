@@ -44,6 +44,8 @@ class MemoryBackend:
         self.relayed: dict[str, str] = {}  # by name: through whom
         self.log_flood = 0
         self.archive_failure: Exception | None = None
+        self.metrics_failure: Exception | None = None
+        self.scraped = 0
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["MemoryBackend"]:
@@ -125,6 +127,15 @@ class MemoryBackend:
 
     def config_view(self) -> dict[str, Any]:
         return {"name": {"value": "pi-kitchen", "source": "file"}}
+
+    async def metrics(self) -> bytes:
+        if self.metrics_failure is not None:
+            raise self.metrics_failure
+        self.scraped += 1
+        return (
+            b"# HELP shoal_peers Other peers known here.\n# TYPE shoal_peers gauge\n"
+            b'shoal_peers{state="alive"} 2.0\nshoal_peers{state="dead"} 0.0\n'
+        )
 
     def doctor(self) -> list[dict[str, Any]]:
         return [

@@ -183,6 +183,20 @@ def test_what_the_owner_takes_is_read_from_file_variable_and_flag(tmp_path: Path
     assert found.view()["accept.hours"]["value"] == ["22:00-06:00", "12:00-13:00"]
 
 
+@pytest.mark.parametrize("listen", ["", "127.0.0.1:9464", "[::1]:9464", "0.0.0.0:0"])
+def test_the_metrics_address_is_an_ip_and_a_port(tmp_path: Path, listen: str) -> None:
+    assert loaded(tmp_path, f'[metrics]\nlisten = "{listen}"\n').config.metrics.listen == listen
+
+
+@pytest.mark.parametrize(
+    "listen",
+    ["9464", ":9464", "::1:9464", "pi:9464", "127.0.0.1:", "127.0.0.1:70000", "[1.2.3.4]:1"],
+)
+def test_a_metrics_address_that_is_none_is_refused(tmp_path: Path, listen: str) -> None:
+    with pytest.raises(ConfigError, match=r"metrics\.listen.*127\.0\.0\.1:9464"):
+        loaded(tmp_path, f'[metrics]\nlisten = "{listen}"\n')
+
+
 def test_docker_is_where_the_file_or_dockers_own_variable_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

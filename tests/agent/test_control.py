@@ -480,6 +480,16 @@ async def test_garbage_is_answered_or_dropped_and_the_server_lives(
         assert (await served.ask("GET", "/v1/status"))[0] == 200
 
 
+@pytest.mark.parametrize("protocol", ["h2c", "websocket", "TLS/1.3"])
+async def test_a_wish_for_another_protocol_is_passed_over(tmp_path: Path, protocol: str) -> None:
+    """hypercorn would begin it, with code that is not loaded (see diet.py)."""
+    async with serving(tmp_path) as served:
+        status, answer = await served.ask(
+            "GET", "/v1/status", upgrade=protocol, connection="upgrade", http2_settings="AAMAAABk"
+        )
+        assert (status, answer["name"]) == (200, "pi-kitchen")
+
+
 async def test_clients_that_leave_in_the_middle_are_no_event(tmp_path: Path, caplog: Any) -> None:
     async with serving(tmp_path) as served:
         for data in (

@@ -25,7 +25,7 @@ from agent.s3 import S3
 from agent.wear import Wear
 from protocol.ids import PeerId
 from protocol.messages import Facts
-from tests.agent.whole import open_directory, running_agent
+from tests.agent.whole import open_directory, running_agent, until
 
 OTHER = PeerId("12D3KooWJ8NCNvvnhYKZWTD5RYhDkNbfJcEnCnVF3GXRAKXuSTHD")
 
@@ -50,6 +50,44 @@ async def test_a_device_alone_is_well_and_told_what_comes_next(data_dir: Path) -
         assert "127.0.0.1" in found["network"]["text"]
         said = found["tasks"]["text"]
         assert ("apart from the agent" if os.geteuid() == 0 else "agent's own user") in said
+
+
+async def test_what_is_written_is_told_by_the_day(data_dir: Path) -> None:
+    async with running_agent(data_dir) as agent:
+        assert "too short ago" in checks(agent)["writes"]["text"]
+        agent.started_at -= 86_400.0
+        entry = checks(agent)["writes"]
+        assert entry["ok"] is True and entry["text"].endswith(" KiB a day")
+        assert f": {agent.store.fsyncs} fsyncs and" in entry["text"]
+        agent.started_at = agent.clock.now().mono - 3600.0
+        entry = checks(agent)["writes"]
+        assert f"{24 * agent.store.fsyncs} fsyncs" in entry["text"]
+
+
+async def test_a_disk_that_is_written_to_without_end_is_told_of(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "WRITTEN_A_DAY_MAX", 1)
+    async with running_agent(data_dir) as agent:
+        agent.started_at -= 3600.0
+        entry = checks(agent)["writes"]
+        assert entry["ok"] is None and "wears out an SD card" in entry["text"] and entry["fix"]
+
+
+async def test_a_port_for_metrics_that_cannot_be_had_is_told_of(data_dir: Path) -> None:
+    """The agent is well without, and `metrics` answers on its socket."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        async with running_agent(data_dir, metrics__listen=listen) as agent:
+            await until(lambda: agent.scrapes.trouble)
+            entry = checks(agent)["metrics"]
+            assert entry["ok"] is False and listen in entry["text"] and "listen" in entry["fix"]
+            assert b"shoal_uptime_seconds" in await agent.backend.metrics()
+    async with running_agent(data_dir, metrics__listen="127.0.0.1:0") as agent:
+        await until(lambda: agent.scrapes.address)
+        assert agent.scrapes.address in checks(agent)["metrics"]["text"]
 
 
 async def test_an_agent_that_is_not_root_says_what_a_task_may_do(data_dir: Path) -> None:

@@ -400,6 +400,7 @@ async def test_a_loop_that_was_late_says_so(tmp_path: Path) -> None:
         await it.until(lambda: DeadlinePassed() in it.node.heard)
         (lagged,) = (event for event in it.node.heard if isinstance(event, LoopLagged))
         assert LAG_S < lagged.lag_s < LAG_S + WITHIN_S
+        assert it.driver.wakes >= 1 and it.driver.late_s >= lagged.lag_s
 
 
 async def test_its_loop_goes_round_when_asked_and_only_while_it_lives(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ async def test_a_peer_is_found_by_name_id_and_either_end(data_dir: Path) -> None
 async def test_this_device_tells_its_policy_and_how_long_it_is_up(data_dir: Path) -> None:
     async with running_agent(data_dir, accept__hours=["22:00-06:00"]) as agent:
         meet(agent, "12D3KooWbbbb-second")
-        agent._started_at -= 75.0
+        agent.started_at -= 75.0
         view = agent.backend.peer("alone")
         assert view["policy"]["hours"] == ["22:00-06:00"]
         assert view["since_s"] >= 75 and view["incarnation"] >= 1

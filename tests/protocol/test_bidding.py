@@ -102,6 +102,16 @@ def test_a_bid_holds_the_capacity_until_its_end() -> None:
     assert (device.reserved, device.deadline) == (Resources(), NEVER)
 
 
+def test_answers_are_counted_by_kind_and_one_that_is_repeated_once() -> None:
+    device = bidder()
+    bids(device, announce(slots=4))
+    bids(device, announce(slots=4))
+    refuses(device, announce(2), now=1.0)
+    device.engines = ()
+    refuses(device, announce(3), now=1.0)
+    assert device.answers == {"bid": 1, "unfit": 1, "unwelcome": 0, "unwell": 0, "busy": 1}
+
+
 def test_asked_again_it_answers_the_same_and_holds_no_more() -> None:
     device = bidder(load_permille=100)
     first = bids(device, announce(slots=2))

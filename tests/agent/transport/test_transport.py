@@ -67,6 +67,7 @@ async def test_bytes_are_counted_at_the_socket() -> None:
         ours, theirs = a.transport.counters, b.transport.counters
         await a.until(lambda: ours.bytes_out == theirs.bytes_in)
         assert 50_000 < ours.bytes_out - before < 52_000
+        assert 50_000 < ours.frame_bytes_out < 50_100 and theirs.frame_bytes_in == 50_000
 
 
 async def test_a_clean_end_is_told_to_the_other_side_and_then_refused() -> None:
@@ -406,6 +407,9 @@ async def test_gossip_reaches_members_across_others() -> None:
                 a.transport.gossip(b"rumour")
                 await trio.sleep(0.1)
         assert set(c.rumours()) == {b"rumour"}
+        sent, heard = a.transport.counters, c.transport.counters
+        assert sent.gossip_out >= 1 and sent.gossip_bytes_out == 6 * sent.gossip_out
+        assert heard.gossip_in >= 1 and heard.gossip_bytes_in == 6 * heard.gossip_in
         assert a.rumours() == []
         assert not a.transport.gossip(bytes(5000))
 

@@ -1,0 +1,139 @@
+"""Metrics: the agent's readings in Prometheus' text format, with what its process and disk tell.
+
+The library is loaded by the first scrape, in a thread: an agent that nobody watches does without.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from agent.readings import Kind, Labels, Reading
+from agent.threads import abandonable
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+SCRAPE_S: Final = 8.0  # Prometheus gives up after 10 by default
+LOOKED_S: Final = 60.0  # how old figures of the disk may be: a look at each file of a slow card
+FILES_MAX: Final = 100_000  # that one look takes in
+# What of the data directory a person may want to know the size of, by subdirectory.
+PLACES: Final = {
+    "executions": "tasks",
+    "containers": "tasks",
+    "archives": "archives",
+    "results": "results",
+    "downloads": "downloads",
+    "volumes": "volumes",
+    "wasm": "compiled",
+}
+# Segments of output, see execution_dir.py; not files of a task's own that are called the same.
+_LOG: Final = re.compile(r"[^/]+/(?:stdout|stderr)\.[0-9]+")
+
+
+class Metrics:
+    """One agent's; scrapes take turns, so that many at once cost no more than one thread."""
+
+    def __init__(self, readings: Callable[[], list[Reading]], data_dir: Path) -> None:
+        self._readings = readings
+        self._data_dir = data_dir
+        self._turn = trio.Lock()
+        self._disk: list[Reading] = []
+        self._looked_at = -LOOKED_S
+        self._rendering = False
+
+    async def text(self) -> bytes:
+        """Raises trio.TooSlowError where the disk hangs."""
+        with trio.fail_after(SCRAPE_S):
+            async with self._turn:
+                if self._rendering:  # left behind by a scrape that gave up: one such is enough
+                    raise trio.TooSlowError
+                readings, self._rendering = self._readings(), True
+                return await abandonable(partial(self._render, readings))
+
+    def _render(self, readings: Sequence[Reading]) -> bytes:
+        """In a thread of its own."""
+        try:
+            return self._text(readings)
+        finally:
+            self._rendering = False
+
+    def _text(self, readings: Sequence[Reading]) -> bytes:
+        from prometheus_client import ProcessCollector, generate_latest
+
+        now = time.monotonic()
+        if now - self._looked_at >= LOOKED_S:
+            self._disk, self._looked_at = disk_readings(self._data_dir), now
+        process = ProcessCollector(registry=None)
+        own = (*readings, *self._disk, *written())
+        families = [*(_family(reading) for reading in own), *process.collect()]
+        return generate_latest(_Families(families))
+
+
+class _Families:
+    """A collector in Prometheus' sense, of what was looked up already."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        return self._families
+
+
+def _family(reading: Reading) -> Metric:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    make = GaugeMetricFamily if reading.kind is Kind.GAUGE else CounterMetricFamily
+    names = [name for name, _ in next(iter(reading.values), ())]
+    family = make(f"shoal_{reading.name}", reading.help, labels=names)
+    for labels, value in reading.values.items():
+        family.add_metric([text for _, text in labels], value)
+    return family
+
+
+def written() -> Iterator[Reading]:
+    """What the whole process gave the kernel to store, as that counts it."""
+    try:
+        text = Path("/proc/self/io").read_text("ascii")
+    except OSError:  # not every kernel counts
+        return
+    value = int(text.partition("\nwrite_bytes: ")[2].partition("\n")[0] or 0)
+    help = "Bytes that the agent had written to storage: SD cards wear out by them."
+    yield Reading("written_bytes", Kind.COUNTER, help, {(): value})
+
+
+def disk_readings(data_dir: Path) -> list[Reading]:
+    """What tasks and the agent keep below the data directory; blocks for a look at each file."""
+    sizes: dict[Labels, float] = {(("kind", kind),): 0 for kind in ("logs", *PLACES.values())}
+    for place, kind in PLACES.items():
+        for name, size in _files(data_dir / place):
+            log = kind == "tasks" and _LOG.fullmatch(name) is not None
+            sizes[(("kind", "logs" if log else kind),)] += size
+    free = shutil.disk_usage(data_dir).free
+    return [
+        Reading("data_bytes", Kind.GAUGE, "Disk that is used, by what is kept.", sizes),
+        Reading("disk_free_bytes", Kind.GAUGE, "Free where the data directory is.", {(): free}),
+    ]
+
+
+def _files(directory: Path) -> Iterator[tuple[str, int]]:
+    """Path below it and bytes on disk of each file; what goes meanwhile is passed over. The heads
+    of logs are punched out, so that their length says more than they take."""
+    every = (
+        os.path.join(parent, name) for parent, _, names in os.walk(directory) for name in names
+    )
+    for path in islice(every, FILES_MAX):
+        try:
+            size = os.lstat(path).st_blocks * 512
+        except OSError:
+            continue
+        yield os.path.relpath(path, directory), size
