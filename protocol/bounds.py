@@ -62,6 +62,8 @@ Inputs = Annotated[dict[Name, InputValue], Meta(max_length=32)]  # template.PARA
 Labels = Annotated[dict[Key, Value], Meta(max_length=64)]
 Addresses = Annotated[tuple[Address, ...], Meta(max_length=32)]
 Words = Annotated[tuple[Word, ...], Meta(max_length=16)]
+KEPT_MAX: Final = 16
+KeptVolumes = Annotated[tuple[tuple[Name, PeerId], ...], Meta(max_length=KEPT_MAX)]
 Names = Annotated[tuple[Name, ...], Meta(max_length=64)]
 PortNumber = Annotated[int, Meta(ge=1, le=65_535)]
 Ports = Annotated[tuple[tuple[Name, PortNumber], ...], Meta(max_length=16)]  # network.PORTS_MAX

@@ -261,13 +261,15 @@ class Executor:
         return self.publishing.start(execution.id, execution.job, slot, spec)
 
     def _again(self, sender: PeerId, accepted: Accepted, known: Execution) -> list[Effect]:
-        """An award that is known. Of an ops job it asks what became of it: who took the job over
-        has not heard of that."""
-        if not known.listed or not known.ended:
+        """An award that is known. It asks what became of it: who took the job over, or started
+        again, may not have heard of that."""
+        if not known.ended:
             return [Send(sender, accepted)]
         if known.result_data:
             offer = ResultOffer(known.result_data, known.assignment_data)
             return [Send(sender, accepted), Send(sender, offer)]
+        if not known.listed:
+            return [Send(sender, accepted)]
         reason = f"it was stopped here: {known.stopping}"
         return [Send(sender, Declined(accepted.job, accepted.slot, accepted.fence, reason))]
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from protocol.bounds import KEPT_MAX
 from protocol.heldjob import HeldJob, Slot
 from protocol.ids import PeerId
 from protocol.led import Led, Phase, Plan
+from protocol.records import Assignment
 from protocol.volumes import lost_on
 
 
@@ -19,13 +21,32 @@ def home_of(
 ) -> PeerId | None:
     """Who has the slot's volumes; None where it may begin anywhere, with empty ones."""
     award, wanted = slot.assignment, held.job.task.volumes
-    if award is None or not any(volume.name in award.volumes for volume in wanted):
-        return None  # a volume of another name is another one
-    if award.fresh and plan.untouched == award.fence:
+    if award is None:
         return None
-    if lost_on(wanted, award.executor, name_of(award.executor)):
+    home = award.executor if _began(award, plan) else None
+    if home is None or not any(volume.name in award.volumes for volume in wanted):
+        names = [volume.name for volume in wanted]  # a volume of another name is another one
+        home = next((peer for name, peer in award.kept if name in names), None)
+    if home is None or lost_on(wanted, home, name_of(home)):
         return None
-    return award.executor
+    return home
+
+
+def kept_of(slot: Slot, plan: Plan, names: tuple[str, ...]) -> tuple[tuple[str, PeerId], ...]:
+    """What an award of `names` has to remember of the one before: an update may be gone back from,
+    and what it left out is then looked for where it is."""
+    before = slot.assignment
+    if before is None:
+        return ()
+    found = dict(before.kept)
+    if _began(before, plan):
+        found |= dict.fromkeys(before.volumes, before.executor)
+    return tuple((name, peer) for name, peer in found.items() if name not in names)[-KEPT_MAX:]
+
+
+def _began(award: Assignment, plan: Plan) -> bool:
+    """Whether its volumes exist, for all that is known."""
+    return not (award.fresh and plan.untouched == award.fence)
 
 
 def homes_of(led: Led, name_of: Callable[[PeerId], str]) -> dict[int, PeerId]:

@@ -28,7 +28,7 @@ from protocol.messages import (
     Vacancy,
     Withdraw,
 )
-from protocol.pins import away, group_of, home_of, homes_of
+from protocol.pins import away, group_of, home_of, homes_of, kept_of
 from protocol.records import Assignment, Fence, Keyring, Verdict
 from protocol.resources import Resources
 from protocol.retry import RetryOn
@@ -292,6 +292,7 @@ class Placement:
             failures=plan.failures,
             volumes=names,
             fresh=bool(names) and home is None,
+            kept=kept_of(slot, plan, names),
         )
         taken = slot.offer_assignment(assignment, seal(assignment, self.keyring))
         assert taken, (led.held.id, index, before, assignment)
@@ -446,7 +447,7 @@ class Placement:
         assert slot.assignment is not None
         if leaving in (None, slot.assignment.executor):
             return []
-        return [self._withdraw(slot, leaving, "superseded: moved off this peer, which drains")]
+        return [self._withdraw(slot, leaving, "superseded: moved off this peer")]
 
     def move_off(self, led: Led, now: Now) -> list[Effect]:
         """Seek other peers for a service's slots on those that drain; they run there until then."""
@@ -458,11 +459,17 @@ class Placement:
                 plan.leaving = executor
                 plan.wait(now.mono)
                 plan.reason = f"{self.fleet.name(executor)} drains"
-            elif plan.leaving is not None and plan.leaving not in draining:
+            elif plan.leaving not in (None, *draining) and self._stays(led, slot, plan):
                 if plan.phase is Phase.WAITING and executor == plan.leaving:
                     plan.lease(now.mono + self.config.lease_s)
                 plan.leaving = None
         return self.open(led, now)
+
+    def _stays(self, led: Led, slot: Slot, plan: Plan) -> bool:
+        """Whether one that was to leave a peer that does not drain need not any more."""
+        assert plan.leaving is not None
+        home = home_of(led.held, slot, plan, self.fleet.name)
+        return home in (None, plan.leaving) and not self._given_up(led, plan.leaving)
 
     def on_declined(self, sender: PeerId, declined: Declined, now: Now) -> list[Effect]:
         led, plan = self._awarded(sender, declined.job, declined.slot, declined.fence)
@@ -588,12 +595,25 @@ class Placement:
         return [Tell("job.placed-again", text, led.held.id, executor, fields)]
 
     def replace(self, led: Led, index: int, now: Now) -> list[Effect]:
-        """Award a slot that runs to its very executor once more, of another revision."""
-        assignment = led.held.slots[index].assignment
-        assert assignment is not None
-        effects = self._assign(led, index, assignment.executor, now)
+        """Award a slot that runs to its very executor once more, of another revision; elsewhere
+        where what it keeps is there, or is given up here."""
+        slot, plan = led.held.slots[index], led.plans[index]
+        assert slot.assignment is not None
+        executor = slot.assignment.executor
+        home = home_of(led.held, slot, plan, self.fleet.name)
+        if home not in (None, executor) or self._given_up(led, executor):
+            plan.leaving = executor
+            plan.wait(now.mono)
+            plan.reason = f"it does not stay on {self.fleet.name(executor)}"
+            return self.open(led, now)
+        effects = self._assign(led, index, executor, now)
         saved = self.catalogue.changed(led.held, [index], now, head=False)
-        return [*saved, *effects, *self.send_award(led, assignment.executor, 0, [index])]
+        sent = self.send_award(led, executor, 0, [index])
+        return [*saved, *effects, *self._once_known(led, sent, now)]
+
+    def _given_up(self, led: Led, peer: PeerId) -> bool:
+        """Whether a person said that what the job kept there is lost."""
+        return lost_on(led.held.job.task.volumes, peer, self.fleet.name(peer))
 
     def retries(self, led: Led, index: int, cause: RetryOn) -> bool:
         """Whether the job allows another attempt after those that failed."""
@@ -623,7 +643,7 @@ class Placement:
         taken = _running(led)
         wanted = led.held.job.task.volumes
         for advert in self.fleet.adverts() if wanted else ():
-            if lost_on(wanted, advert.peer, self.fleet.name(advert.peer)):
+            if self._given_up(led, advert.peer):
                 taken[advert.peer] = "the job file says that what it kept there is lost (Without)"
         for index, peer in homes.items() if led.held.job.spread else ():
             if peer != auction.home:  # its own slot comes back to it

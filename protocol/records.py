@@ -19,6 +19,7 @@ from protocol.bounds import (
     DigestOrEmpty,
     ExitCode,
     Inputs,
+    KeptVolumes,
     Key,
     Labels,
     Millis,
@@ -177,6 +178,7 @@ class Assignment(msgspec.Struct, array_like=True, tag=7, frozen=True, kw_only=Tr
     memory: Nonce = b""  # ops: the executor's, as its advert had it when it was listed
     volumes: Names = ()  # that the slot keeps at the executor: a later award goes there as well
     fresh: bool = False  # no device has them yet: they begin with this award
+    kept: KeptVolumes = ()  # of earlier specs, and who has them: their files may be gone back to
 
 
 class Result(msgspec.Struct, array_like=True, tag=8, frozen=True, kw_only=True):

@@ -269,3 +269,43 @@ def test_what_is_awarded_is_at_a_standby_first() -> None:
     net.ran("a", keeping(Constraints=NOT_A))
     net.until(lambda: len(net.on()) == 1)
     assert "JobSyncAck" in order[: order.index("Award")]
+
+
+def test_what_an_update_leaves_out_is_looked_for_where_it_was_once_it_is_gone_back_from() -> None:
+    net, home = started()
+    net.ran("a", service(1, Constraints=NOT_A))  # no volumes: it may run anywhere
+    net.run(60.0)
+    assert net.where() == [home], "it is replaced where it runs"
+    lost = list(net.boxes[home].running)
+    net.kill(home)
+    net.until(lambda: len(net.where()) == 2)
+    (away,) = (name for name in net.where() if name != home)
+    net.ran("a", keeping(Constraints=NOT_A))
+    net.until(lambda: waits(net, home))
+    net.run(120.0)
+    (runs,) = net.boxes[away].running.values()
+    assert not runs.spec.task.volumes, "it runs on as it was, and does not begin with an empty one"
+    net.boot(home, lost=lost)
+    net.until(lambda: net.where() == [home])
+
+
+def test_a_device_that_is_given_up_while_it_runs_the_slot_is_left() -> None:
+    net, home = started()
+    net.ran("a", keeping(without=home, Constraints=NOT_A))
+    net.until(lambda: len(net.where()) == 1 and net.where() != [home], 120.0)
+    net.run(60.0)
+    (place,) = net.where()
+    award = net["a"].jobs[net.id].slots[0].assignment
+    assert award is not None and (award.executor, award.fresh) == (place, True)
+
+
+def test_who_takes_over_learns_again_that_a_first_award_came_to_nothing() -> None:
+    net = ServiceNet("a", "b", "c", "d")
+    net.ran("a", keeping(Constraints=NOT_A))
+    net.until(lambda: len(net.on()) == 1)
+    (home,) = net.where()
+    (execution,) = net.boxes[home].running
+    net.handle(home, TaskEnded(execution, None, "no such image", untouched=True))
+    net.boxes["a"].node = None
+    net.boot("a")
+    net.until(lambda: len(net.where()) == 1, 300.0)

@@ -363,6 +363,7 @@ ASSIGNMENT = Assignment(
     memory=bytes(range(8)),
     volumes=("data",),
     fresh=True,
+    kept=(("old", ADMIT.peer),),
 )
 RESULT = Result(
     job=JOB,
