@@ -14,6 +14,7 @@ from protocol.network import NetworkSpec
 from protocol.paths import read_path
 from protocol.quantities import format_duration, parse_duration_s
 from protocol.resources import CONTAINER_DEFAULT, RESOURCES_DEFAULT, Resources
+from protocol.sources import DirectorySource
 from protocol.tree import NAME, NAME_ALLOWED, Fields, Node, Plain, shown
 from protocol.wasm import sources_with
 
@@ -33,6 +34,7 @@ FIELDS: Final = (
     "Engine",
     "Env",
     "InputSources",
+    "Stdin",
     "ResultPaths",
     "Publisher",
     "Resources",
@@ -119,6 +121,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineSpec
     env: dict[str, str] = {}
     input_sources: tuple[InputSource, ...] = ()
+    stdin: str = ""  # a file of its inputs that it reads as standard input; empty: none
     result_paths: tuple[ResultPath, ...] = ()
     publisher: PublisherSpec = PublisherSpec()
     resources: Resources = RESOURCES_DEFAULT
@@ -132,11 +135,13 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
         timeouts = TimeoutsSpec.read(fields.get_or("Timeouts", {}))
         engine = EngineSpec.read(fields.need("Engine"), engines)
         base = CONTAINER_DEFAULT if engine.type == "docker" else RESOURCES_DEFAULT
+        sources = _read_sources(fields, engine)
         return cls(
             name=fields.read("Name", lambda at: at.matching(NAME, NAME_ALLOWED), NAME_DEFAULT),
             engine=engine,
             env=fields.read("Env", _read_env, {}),
-            input_sources=_read_sources(fields, engine),
+            input_sources=sources,
+            stdin=fields.read("Stdin", lambda at: _read_stdin(at, engine, sources), ""),
             result_paths=fields.read("ResultPaths", _read_result_paths, ()),
             publisher=fields.read("Publisher", PublisherSpec.read, PublisherSpec()),
             resources=fields.read("Resources", lambda at: Resources.read(at, base), base),
@@ -152,6 +157,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
             "ResultPaths": [path.to_plain() for path in self.result_paths],
         }
         words: dict[str, dict[str, Plain]] = {"Env": {**self.env}, "Meta": {**self.meta}}
+        stdin: dict[str, Plain] = {"Stdin": self.stdin} if self.stdin else {}
         return {
             "Name": self.name,
             "Engine": self.engine.to_plain(),
@@ -159,6 +165,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
             "Resources": self.resources.to_plain(),
             "Network": self.network.to_plain(),
             "Timeouts": self.timeouts.to_plain(),
+            **stdin,
             **{key: value for key, value in lists.items() if value},
             **{key: value for key, value in words.items() if value},
         }
@@ -170,6 +177,25 @@ def _read_sources(fields: Fields, engine: EngineSpec) -> tuple[InputSource, ...]
     if engine.type != "wasm":
         return sources
     return sources_with(fields.need("Engine").fields(*ENGINE_FIELDS).need("Params"), sources)
+
+
+def _read_stdin(node: Node, engine: EngineSpec, sources: Sequence[InputSource]) -> str:
+    """The file is opened below the task's own directory, and nowhere else: not in a directory of
+    the device, nor in a container."""
+    if engine.type == "docker":
+        node.fail(
+            "a container is given no standard input here; leave Stdin out, and read the file at "
+            "its Target or a variable of Env"
+        )
+    path = read_path(node)
+    for source in sources:
+        if isinstance(source.source, DirectorySource):
+            continue
+        target = source.target.strip("/")
+        if path.strip("/") == target or target == "." or path.strip("/").startswith(f"{target}/"):
+            return path
+    targets = ", ".join(source.target for source in sources) or "none"
+    node.fail(f"{shown(path)} is in none of the task's InputSources; their targets: {targets}")
 
 
 def _read_network(node: Node, engine: EngineSpec) -> NetworkSpec:

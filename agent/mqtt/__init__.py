@@ -1,0 +1,1 @@
+"""MQTT: connections to brokers, and what goes through them."""
