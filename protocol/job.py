@@ -23,6 +23,7 @@ from protocol.inputs import InputSource
 from protocol.jobtype import JobType
 from protocol.moment import format_moment, parse_moment_s
 from protocol.network import NetworkSpec
+from protocol.records import Heard
 from protocol.resources import Resources
 from protocol.retry import Disconnect, RetryOn, RetrySpec
 from protocol.schedule import Schedule
@@ -37,7 +38,7 @@ from protocol.task import (
 )
 from protocol.template import Parameter, filled, read_parameters, values_of
 from protocol.tree import NAME, NAME_ALLOWED, Fields, Node, Plain
-from protocol.trigger import KEY_CHARS_MAX, Fired, Message, Trigger, task_with
+from protocol.trigger import KEY_CHARS_MAX, Fired, Trigger, task_with
 from protocol.update import OnFailure, UpdateSpec
 from protocol.wire import dumps, load_plain
 
@@ -221,7 +222,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
         ]
         return {**self.one_off.to_plain(), "Tasks": cast("list[Plain]", tasks)}
 
-    def filled_by(self, message: Message, key: str, engines: Sequence[str] = ENGINES) -> JobSpec:
+    def filled_by(self, message: Heard, key: str, engines: Sequence[str] = ENGINES) -> JobSpec:
         """A template's job for a message that its trigger has heard. Raises JobSpecError."""
         assert self.parameters is not None and self.trigger is not None, self.name
         tree = self._filled(values_of(self.parameters, {}))

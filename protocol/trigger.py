@@ -14,8 +14,10 @@ from typing import Final
 
 import msgspec
 
+from protocol.bounds import PAYLOAD_BYTES_MAX, TOPIC_CHARS_MAX
 from protocol.errors import JobSpecError
 from protocol.quantities import format_duration, format_size, parse_duration_s, parse_size_bytes
+from protocol.records import Heard
 from protocol.tree import Node, Plain, shown
 
 FIELDS: Final = ("Mqtt", "Prefer")
@@ -35,16 +37,15 @@ DEDUP_FIELDS: Final = ("Key",)
 PREFER_FIELDS: Final = ("NearTrigger",)
 FIRED_FIELDS: Final = ("Topic", "Key", "Input", "Payload", "Near")
 
-TOPIC_BYTES_MAX: Final = 1024  # MQTT allows 64 KiB; people read these, and each run carries one
+TOPIC_BYTES_MAX: Final = TOPIC_CHARS_MAX
 EXPRESSION_BYTES_MAX: Final = 1024
 QOS_MAX: Final = (
     1  # a key makes exactly one job of what comes twice; QoS 2 does not outlive a crash
 )
 BYTES_DEFAULT: Final = 16 * 1024
-BYTES_MAX: Final = 32 * 1024  # as base64 with the rest within a spec of 64 KiB
+BYTES_MAX: Final = PAYLOAD_BYTES_MAX
 PER_MINUTE_MAX: Final = 6_000
 DEBOUNCE_S_MAX: Final = 86_400
-CORRELATION_BYTES_MAX: Final = 256
 KEY_CHARS_MAX: Final = 128  # derived.RUN_KEY_CHARS_MAX
 
 BROKER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
@@ -59,15 +60,6 @@ class Input(StrEnum):
     FILE = "file"  # whatever it holds
     STDIN = "stdin"
     ENV = "env"  # text alone: a variable holds neither NUL nor what is no UTF-8
-
-
-class Message(msgspec.Struct, array_like=True, frozen=True):
-    """A message as it was heard; part of the record of the run that it fires."""
-
-    topic: str
-    payload: bytes
-    reply: str = ""  # where MQTT 5 wants the answer; empty: nowhere
-    correlation: bytes = b""  # goes back with the answer
 
 
 class MqttTrigger(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,9 +112,9 @@ class MqttTrigger(msgspec.Struct, frozen=True, kw_only=True):
             tree["Dedup"] = {"Key": self.key} if self.key else {}
         return tree | {name: part for name, part in parts.items() if part}
 
-    def longest(self) -> Message:
+    def longest(self) -> Heard:
         """As long a message as there may be: what a run of it takes, no other exceeds."""
-        return Message("x" * TOPIC_BYTES_MAX, b"x" * self.bytes_max)
+        return Heard("x" * TOPIC_BYTES_MAX, b"x" * self.bytes_max)
 
 
 class Trigger(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,7 +134,7 @@ class Trigger(msgspec.Struct, frozen=True, kw_only=True):
         tree: dict[str, Plain] = {"Mqtt": self.mqtt.to_plain()}
         return {**tree, "Prefer": {"NearTrigger": True}} if self.near else tree
 
-    def fired(self, message: Message, key: str) -> Fired:
+    def fired(self, message: Heard, key: str) -> Fired:
         """What a run of this message knows of it. Raises JobSpecError for one that a variable
         cannot hold."""
         payload = ""
@@ -191,7 +183,7 @@ class Fired(msgspec.Struct, frozen=True, kw_only=True):
         return {**found, "SHOAL_TRIGGER_FILE": MESSAGE}
 
 
-def task_with(task: dict[str, Plain], fired: Fired, message: Message) -> dict[str, Plain]:
+def task_with(task: dict[str, Plain], fired: Fired, message: Heard) -> dict[str, Plain]:
     """The task's tree with the message among its inputs, where it is given as a file or stdin."""
     if fired.input is Input.ENV:
         return task

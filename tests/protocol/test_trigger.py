@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from protocol.errors import JobSpecError
 from protocol.job import JobSpec
+from protocol.records import Heard
 from protocol.sources import InlineSource
 from protocol.tree import Plain
 from protocol.trigger import (
     BYTES_MAX,
     KEY_CHARS_MAX,
     Input,
-    Message,
     MqttTrigger,
     Trigger,
     key_of,
@@ -22,7 +22,7 @@ from protocol.trigger import (
 )
 
 TOPIC = "home/+/motion"
-MESSAGE = Message("home/porch/motion", b'{"state": "ON"}')
+MESSAGE = Heard("home/porch/motion", b'{"state": "ON"}')
 ENGINE: Plain = {"Type": "process", "Params": {"Command": ["look", "${camera}"]}}
 
 
@@ -48,7 +48,7 @@ def trigger_of(**fields: Plain) -> MqttTrigger:
     return read.mqtt
 
 
-def run(message: Message = MESSAGE, key: str = "k", **fields: Plain) -> JobSpec:
+def run(message: Heard = MESSAGE, key: str = "k", **fields: Plain) -> JobSpec:
     return triggered({"Mqtt": mqtt(**fields)}).filled_by(message, key)
 
 
@@ -185,7 +185,7 @@ def test_a_container_takes_no_standard_input() -> None:
 @pytest.mark.parametrize("payload", [b"", b"\0\xff", b"x" * 16384])
 @pytest.mark.parametrize("how", ["file", "stdin"])
 def test_whatever_a_message_holds_it_is_a_file(how: str, payload: bytes) -> None:
-    task = run(Message("t", payload), Input=how).task
+    task = run(Heard("t", payload), Input=how).task
     (source,) = task.input_sources
     assert isinstance(source.source, InlineSource)
     assert source.target == "message" and source.source.content() == payload
@@ -203,7 +203,7 @@ def test_what_the_task_sees_of_it() -> None:
 
 
 def test_a_variable_holds_it_as_it_is() -> None:
-    spec = run(Message("t", "grüß\n".encode()), Input="env")
+    spec = run(Heard("t", "grüß\n".encode()), Input="env")
     assert spec.fired is not None and spec.task.input_sources == ()
     assert spec.fired.environment["SHOAL_TRIGGER_PAYLOAD"] == "grüß\n"
     assert JobSpec.decode(spec.encode()) == spec
@@ -212,7 +212,7 @@ def test_a_variable_holds_it_as_it_is() -> None:
 @pytest.mark.parametrize(("payload", "says"), [(b"\xff", "no text in UTF-8"), (b"a\0", "a NUL")])
 def test_what_a_variable_cannot_hold_is_no_run(payload: bytes, says: str) -> None:
     with pytest.raises(JobSpecError, match=says):
-        run(Message("t", payload), Input="env")
+        run(Heard("t", payload), Input="env")
 
 
 def test_a_run_is_the_templates_job_with_its_defaults_for_one_time() -> None:
@@ -222,7 +222,7 @@ def test_a_run_is_the_templates_job_with_its_defaults_for_one_time() -> None:
 
 
 def test_a_payload_fills_no_blank() -> None:
-    spec = run(Message("t", b"${camera}"), Input="env")
+    spec = run(Heard("t", b"${camera}"), Input="env")
     assert spec.fired is not None and spec.fired.payload == "${camera}"
 
 
