@@ -32,6 +32,9 @@ from protocol.effects import (
     StartTask,
     StopTask,
     Tell,
+    TriggerKept,
+    TriggerPutOff,
+    WatchTopics,
 )
 from protocol.events import DeadlinePassed, Event, LoopLagged, TaskEnded, TaskStarted
 from protocol.ids import PeerId
@@ -67,6 +70,7 @@ class Outside(Protocol):
     def check(self, task: CheckTask) -> None: ...
     def stop(self, task: StopTask) -> None: ...
     def remove(self, task: RemoveTask) -> None: ...
+    def trigger(self, effect: WatchTopics | TriggerKept | TriggerPutOff) -> None: ...
     def tell(self, tell: Tell) -> None: ...
 
     async def first_events(self) -> Sequence[Event]:
@@ -211,6 +215,8 @@ class Driver:
                 outside.stop(effect)
             case RemoveTask():
                 outside.remove(effect)
+            case WatchTopics() | TriggerKept() | TriggerPutOff():
+                outside.trigger(effect)
             case Tell():
                 outside.tell(effect)
             case Reply():

@@ -16,7 +16,16 @@ from agent.device import Device
 from agent.eventlog import Event as LoggedEvent
 from agent.store import Store
 from agent.tasks import Tasks
-from protocol.effects import CheckTask, RemoveTask, StartTask, StopTask, Tell
+from protocol.effects import (
+    CheckTask,
+    RemoveTask,
+    StartTask,
+    StopTask,
+    Tell,
+    TriggerKept,
+    TriggerPutOff,
+    WatchTopics,
+)
 from protocol.events import Booted, Event, PeerConnected, PeerDisconnected
 from protocol.ids import PeerId
 from protocol.records import Certificate
@@ -51,6 +60,7 @@ class Outside:
         self._feed = feed
         self._clock = clock
         self._addresses_of = addresses_of
+        self.on_trigger: Callable[[WatchTopics | TriggerKept | TriggerPutOff], None] | None = None
         self._members: dict[PeerId, Certificate] = {}  # connected now
         self.described = device.describe()
 
@@ -100,6 +110,11 @@ class Outside:
 
     def remove(self, task: RemoveTask) -> None:
         self._tasks.remove(task)
+
+    def trigger(self, effect: WatchTopics | TriggerKept | TriggerPutOff) -> None:
+        """For the connections to brokers; where there are none, there is nothing to hear."""
+        if self.on_trigger is not None:
+            self.on_trigger(effect)
 
     def tell(self, tell: Tell) -> None:
         """Log it, keep it, and push it to whoever follows."""

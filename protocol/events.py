@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.job import JobSpec
 from protocol.messages import Facts
-from protocol.records import Certificate, Desired
+from protocol.records import Certificate, Desired, Heard
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +178,26 @@ class TaskEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class TriggerHeard:
+    """A message came that a template's trigger hears, and passes its filter."""
+
+    handle: int  # by which TriggerKept names it; of this life of the agent
+    template: JobId
+    message: Heard
+    key: str = ""  # its own (trigger.key_of); empty: it has none, and is like no other
+    delivery: str = ""  # how the broker calls it until it is acknowledged; empty: not at all
+    repeated: bool = False  # the broker has sent it before (DUP)
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerRefused:
+    """A message came that runs nothing, whatever the node makes of it: why."""
+
+    template: JobId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeadlinePassed:
     """The moment that `Node.deadline` named has come."""
 
@@ -213,6 +233,8 @@ Event = (
     | TaskStarted
     | HealthChanged
     | TaskEnded
+    | TriggerHeard
+    | TriggerRefused
     | DeadlinePassed
     | LoopLagged
     | ShutdownRequested

@@ -28,6 +28,9 @@ from protocol.effects import (
     StartTask,
     StopTask,
     Tell,
+    TriggerKept,
+    TriggerPutOff,
+    WatchTopics,
 )
 from protocol.events import (
     Booted,
@@ -469,6 +472,9 @@ class Device:
             case Reply():
                 if self.world.on_reply is not None:
                     self.world.on_reply(self, effect)
+            case WatchTopics() | TriggerKept() | TriggerPutOff():
+                if self.world.broker is not None:
+                    self.world.broker.told(self, effect)
             case Tell():
                 self.world.trace.tell(
                     self.world.heap.now, self.index, f"tells {effect.kind}: {effect.text}"

@@ -96,7 +96,7 @@ class Outside:
     def start(self, task: object) -> None:
         self._did(task)
 
-    check = stop = remove = tell = start
+    check = stop = remove = trigger = tell = start
 
     async def first_events(self) -> Sequence[Event]:
         self.gathering()

@@ -32,6 +32,9 @@ from protocol.effects import (
     StartTask,
     StopTask,
     Tell,
+    TriggerKept,
+    TriggerPutOff,
+    WatchTopics,
 )
 from protocol.events import (
     Booted,
@@ -55,6 +58,7 @@ from protocol.heldjob import HeldJob, Slot
 from protocol.ids import ExecutionId, JobId, PeerId, job_id, peer_slot
 from protocol.job import JobSpec
 from protocol.led import Led
+from protocol.listening import TopicWatch
 from protocol.messages import Facts, Message
 from protocol.node import Node
 from protocol.records import Certificate, Desired, Role
@@ -156,6 +160,9 @@ class Box:
     tells: list[Tell] = field(default_factory=list)
     replies: dict[int, list[Reply]] = field(default_factory=dict)
     sent: list[tuple[PeerId, Message]] = field(default_factory=list)
+    watched: tuple[TopicWatch, ...] | None = None
+    kept: list[int] = field(default_factory=list)
+    put_off: list[int] = field(default_factory=list)
     spins: int = 0
     spun_at: float = -inf
 
@@ -441,6 +448,12 @@ class NodeNet:
             case Reply():
                 box.replies.setdefault(effect.request, []).append(effect)
                 assert len(box.replies[effect.request]) == 1, effect
+            case WatchTopics():
+                box.watched = effect.watches
+            case TriggerKept():
+                box.kept.append(effect.handle)
+            case TriggerPutOff():
+                box.put_off.append(effect.handle)
             case Dial() | Hangup():
                 pass
 
