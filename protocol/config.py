@@ -110,6 +110,7 @@ class AuctionConfig:
     enough_bids: int = 8  # more choice than this gains little (power of d choices), and costs time
     near_tie: int = 15  # of 1000: bids closer than this are drawn at random, so none is herded
     failed_penalty: int = 400  # of 1000, for a peer on which this slot has failed already
+    near_bonus: int = 300  # of 1000, for who heard the message: more than an idle device gains
     spread_penalty: int = 120  # of 1000 per slot already given to a peer in the same round
 
 

@@ -185,7 +185,7 @@ class TriggerHeard:
     template: JobId
     message: Heard
     key: str = ""  # its own (trigger.key_of); empty: it has none, and is like no other
-    delivery: str = ""  # how the broker calls it until it is acknowledged; empty: not at all
+    delivery: str = ""  # broker/number, until it is acknowledged; empty: it is not (QoS 0)
     repeated: bool = False  # the broker has sent it before (DUP)
 
 

@@ -251,6 +251,8 @@ class Triggers:
             return self._refuse(event.template, event.reason, now)
         if self.fleet.advert is None:  # it does not know yet what it hears
             return [TriggerPutOff(event.handle, self.config.retry_s)]
+        if event.delivery:
+            self.waiting.came(event.delivery)
         watch = self.watches.get(event.template)
         reason = self._why_not(watch, event)
         if watch is None or reason:
@@ -322,9 +324,10 @@ class Triggers:
             waiter.due = self._ready_at
 
     def _rank(self, waiter: Waiter) -> int:
-        """How many come before this peer; of a template without keys nobody else hears it."""
+        """How many come before this peer: all of them where it is a leaf. Of a template without
+        keys nobody else hears it."""
         ranked = self._ranked(waiter)
-        rank = ranked.index(self.me) if self.me in ranked else 0
+        rank = ranked.index(self.me) if self.me in ranked else len(ranked)
         return min(rank, self.config.rank_max)
 
     def _ranked(self, waiter: Waiter) -> list[PeerId]:

@@ -24,6 +24,9 @@ from protocol.wire import dumps, loads
 Row = tuple[Bucket, str, bytes | None]
 Kept = tuple[JobId, str, Heard, int, bool]
 ROW_BYTES: Final = 512  # of one beside its payload
+# After so many more from the same broker its number has come to mean another: they begin anew after
+# 65,535, and a broker has 20 or so under way.
+FRESH: Final = 1_000
 
 
 @dataclass(slots=True)
@@ -61,6 +64,8 @@ class Waiting:
     waiters: dict[JobId, Waiter] = field(default_factory=dict)  # the oldest first
     _bytes: int = 0
     _deliveries: dict[tuple[JobId, str], bytes] = field(default_factory=dict)
+    _counts: dict[tuple[JobId, str], int] = field(default_factory=dict)  # when each came
+    _count: dict[str, int] = field(default_factory=dict)  # of all that came, by broker, this life
 
     def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
         """Rebuild from disk; returns the keys of rows that could not be read."""
@@ -99,18 +104,27 @@ class Waiting:
 
     # ---- deliveries --------------------------------------------------------------------------
 
+    def came(self, delivery: str) -> None:
+        """Something came from a broker under that name, whatever it was."""
+        broker = delivery.partition("/")[0]
+        self._count[broker] = self._count.get(broker, 0) + 1
+
     def delivered_before(self, template: JobId, delivery: str, message: Heard) -> bool:
         """Whether the broker repeats, by that name, just the message it has sent before."""
-        return self._deliveries.get((template, delivery)) == _digest(message)
+        key = (template, delivery)
+        since = self._count.get(delivery.partition("/")[0], 0) - self._counts.get(key, 0)
+        return since <= FRESH and self._deliveries.get(key) == _digest(message)
 
     def deliver(self, template: JobId, delivery: str, message: Heard) -> list[Row]:
         """Remember it, in the place of an earlier one of that name: names come again."""
         self._deliveries.pop((template, delivery), None)
         value = self._deliveries[(template, delivery)] = _digest(message)
+        self._counts[(template, delivery)] = self._count.get(delivery.partition("/")[0], 0)
         rows: list[Row] = [("delivery", f"{template}/{delivery}", value)]
         mine = [key for key in self._deliveries if key[0] == template]
         for key in mine[: -self.config.deliveries_max]:
             del self._deliveries[key]
+            self._counts.pop(key, None)
             rows.append(("delivery", "/".join(key), None))
         return rows
 
@@ -119,6 +133,7 @@ class Waiting:
         mine = [key for key in self._deliveries if key[0] == template]
         for key in mine:
             del self._deliveries[key]
+            self._counts.pop(key, None)
         return [("delivery", "/".join(key), None) for key in mine]
 
     @property

@@ -11,7 +11,7 @@ from typing import Final
 
 from protocol.constraints import explain_all
 from protocol.derived import PEER_LABEL, open_spec
-from protocol.effects import Effect, Gossip, Save, Send, StartTask, Tell
+from protocol.effects import Effect, Gossip, Save, Send, StartTask, Tell, TriggerKept
 from protocol.errors import RemoteProtocolError
 from protocol.events import DeadlinePassed, Event, FrameReceived, GossipReceived, SubmitRequested
 from protocol.execution import Execution
@@ -49,6 +49,7 @@ from protocol.sim.schedulewatch import ScheduleWatch, fired
 from protocol.sim.servicewatch import ServiceWatch
 from protocol.sim.standingwatch import StandingWatch
 from protocol.sim.tasks import Task
+from protocol.sim.triggerwatch import TriggerWatch
 from protocol.sim.world import World
 from protocol.wire import Sealed, decode_as, decode_message, loads
 
@@ -102,12 +103,14 @@ class Invariants:
     standing: StandingWatch = field(init=False)
     schedules: ScheduleWatch = field(init=False)
     services: ServiceWatch = field(init=False)
+    triggers: TriggerWatch = field(init=False)
 
     def __post_init__(self) -> None:
         self._ledgers = [Ledger(self._record) for _ in self.world.devices]
         self.standing = StandingWatch(self.world, self.violate, self._open)
         self.schedules = ScheduleWatch(self.violate)
         self.services = ServiceWatch(self.world, self.violate, self.exclusive)
+        self.triggers = TriggerWatch(self.world, self.violate, self.exclusive)
 
     def violate(self, device: int, text: str) -> None:
         if len(self.violations) < VIOLATIONS_MAX:
@@ -153,6 +156,7 @@ class Invariants:
         assert node is not None
         self._check_reading(device, event)
         self.schedules.handled(device, effects, self.world.heap.now)
+        self.triggers.handled(device, effects)
         runs = fired(effects)
         if device.amnesiac and isinstance(event, SubmitRequested):
             tells = [effect for effect in effects if isinstance(effect, Tell)]
@@ -205,6 +209,8 @@ class Invariants:
             case Send():
                 self._wrote(device, effect)
                 self._check_send(device, _said(effect))
+            case TriggerKept():
+                self.triggers.leaving(device, effect)
             case Tell(kind="peer.dead"):
                 self._check_death(device, effect)
             case Gossip(message=Rumours() as rumours):

@@ -17,6 +17,7 @@ Unrest = list[tuple[int, str]]  # device (-1: all) and what is not as it should 
 def unrest(world: World, invariants: Invariants) -> Unrest:
     """Everything that is not at rest, the first of each kind per device."""
     found: Unrest = invariants.standing.unrest() + invariants.services.unrest()
+    found += invariants.triggers.unrest()
     for device in world.devices:
         found += _restless(world, device)
     for job, (device_index, durable_on) in invariants.acknowledged.items():

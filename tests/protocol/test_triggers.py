@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from protocol.job import JobSpec
 from protocol.records import Desired, Role
 from protocol.tree import Plain
+from tests.protocol.test_trigger import mqtt, triggered
 from tests.protocol.triggernet import ALLOW, TriggerNet, allowing, look
 
 KEYED: dict[str, Plain] = {"Dedup": {}}
@@ -399,3 +401,26 @@ def test_topics_are_watched_as_the_template_says() -> None:
     assert net.boxes["a"].watched is not None
     (watch,) = net.boxes["a"].watched
     assert (watch.template, watch.name, watch.mqtt.topic) == (net.id, "look", "home/+/motion")
+
+
+# ---- near the trigger ---------------------------------------------------------------------------
+
+
+def near(*, prefer: bool) -> JobSpec:
+    words: dict[str, Plain] = {"Prefer": {"NearTrigger": True}} if prefer else {}
+    return triggered({"Mqtt": mqtt(), **words})
+
+
+@pytest.mark.parametrize("prefer", [True, False])
+def test_a_run_may_prefer_the_device_that_heard_its_message(prefer: bool) -> None:
+    """It is half as large as the others, and would win nothing by its own score."""
+    sizes = {"a": 500, "b": 4000, "c": 4000}
+    net = TriggerNet("a", "b", "c", without_broker=("b", "c"), cpu_m=sizes)
+    net.put("a", near(prefer=prefer))
+    for _ in range(6):
+        net.hear("a")
+        net.run(1.0)
+        net.finish()
+    starts = {name: len(box.started) for name, box in net.boxes.items()}
+    assert sum(starts.values()) == 6
+    assert starts["a"] == (6 if prefer else 0)

@@ -8,7 +8,7 @@ from protocol.config import TriggersConfig
 from protocol.effects import Bucket
 from protocol.ids import JobId
 from protocol.records import Heard
-from protocol.waiting import ROW_BYTES, Row, Waiter, Waiting
+from protocol.waiting import FRESH, ROW_BYTES, Row, Waiter, Waiting
 
 LOOK = JobId("t" * 32)
 MESSAGE = Heard("home/motion", b"\0\xff", "answers", b"7")
@@ -62,3 +62,14 @@ def test_a_delivery_is_known_by_name_and_message() -> None:
     assert not again.delivered_before(LOOK, "7", Heard(MESSAGE.topic, b""))
     assert again.forget(LOOK) == [("delivery", f"{LOOK}/7", None)]
     assert not again.delivered_before(LOOK, "7", MESSAGE)
+
+
+def test_a_number_means_another_message_once_many_have_come() -> None:
+    waiting = Waiting(TriggersConfig())
+    waiting.deliver(LOOK, "home/7", MESSAGE)
+    for _ in range(FRESH):
+        waiting.came("home/8")
+        waiting.came("other/7")
+    assert waiting.delivered_before(LOOK, "home/7", MESSAGE)
+    waiting.came("home/9")
+    assert not waiting.delivered_before(LOOK, "home/7", MESSAGE)
