@@ -137,6 +137,10 @@ class AgentBackend:
     async def submit(self, spec_plain: View, key: str) -> View:
         try:
             spec = JobSpec.from_plain(cast(Plain, spec_plain))
+            if spec.trigger is not None:
+                from agent.mqtt.expressions import check_trigger  # for these alone
+
+                check_trigger(spec)
         except JobSpecError as error:
             raise RequestError(400, error.message, error.path) from None
         key = key or FRESH + secrets.token_hex(16)

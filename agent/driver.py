@@ -35,6 +35,9 @@ from protocol.effects import (
     StopTask,
     StreamLines,
     Tell,
+    TriggerKept,
+    TriggerPutOff,
+    WatchTopics,
 )
 from protocol.events import (
     DeadlinePassed,
@@ -80,6 +83,7 @@ class Outside(Protocol):
     def drop_volumes(self) -> None: ...
     def publish(self, message: Publish) -> None: ...
     def stream(self, lines: StreamLines) -> None: ...
+    def trigger(self, effect: WatchTopics | TriggerKept | TriggerPutOff) -> None: ...
     def tell(self, tell: Tell) -> None: ...
 
     async def first_events(self) -> Sequence[Event]:
@@ -245,6 +249,8 @@ class Driver:
                 outside.publish(effect)
             case StreamLines():
                 outside.stream(effect)
+            case WatchTopics() | TriggerKept() | TriggerPutOff():
+                outside.trigger(effect)
             case Tell():
                 outside.tell(effect)
             case Reply():

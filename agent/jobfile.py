@@ -55,6 +55,10 @@ def load_job(text: str | bytes, engines: Sequence[str] = ENGINES) -> JobSpec:
             from agent.cron import Calendar  # for these alone: the others start faster without it
 
             Calendar().next(spec.schedule, 0)
+        if spec.trigger is not None:
+            from agent.mqtt.expressions import check_trigger  # likewise
+
+            check_trigger(spec)
         return spec
     except JobSpecError as error:
         raise JobFileError(_line_of(error.path, lines), error.path, error.message) from None
@@ -97,7 +101,7 @@ def load_tree(text: str | bytes) -> tuple[Plain, dict[str, int]]:
         loader.dispose()
 
 
-EXAMPLES: Final = (*JobType, "docker", "wasm", "s3", "schedule", "template")
+EXAMPLES: Final = (*JobType, "docker", "wasm", "s3", "schedule", "template", "trigger")
 
 
 def example(kind: str) -> str:

@@ -25,6 +25,9 @@ from protocol.effects import (
     StopTask,
     StreamLines,
     Tell,
+    TriggerKept,
+    TriggerPutOff,
+    WatchTopics,
 )
 from protocol.events import Booted, Event, PeerConnected, PeerDisconnected
 from protocol.ids import PeerId
@@ -68,6 +71,7 @@ class Outside:
         self._clock = clock
         self._addresses_of = addresses_of
         self._bridge = bridge
+        self.on_trigger: Callable[[WatchTopics | TriggerKept | TriggerPutOff], None] | None = None
         self._members: dict[PeerId, Certificate] = {}  # connected now
         self.described = device.describe()
 
@@ -127,6 +131,11 @@ class Outside:
 
     def stream(self, lines: StreamLines) -> None:
         self._bridge.stream(lines)
+
+    def trigger(self, effect: WatchTopics | TriggerKept | TriggerPutOff) -> None:
+        """For the connections to brokers; where there are none, there is nothing to hear."""
+        if self.on_trigger is not None:
+            self.on_trigger(effect)
 
     def tell(self, tell: Tell) -> None:
         """Log it, keep it, and push it to whoever follows."""

@@ -252,6 +252,7 @@ class Tasks:
             argv=params.command,
             env={**_environment(task), **await self._choose_ports(task)},
             cwd=params.working_directory.lstrip("/") or None,
+            stdin=task.spec.task.stdin.lstrip("/") or None,
             timeout_s=task.timeout_s,
             log_bytes_max=self._log_bytes_max,
             limits=TaskLimits(memory_bytes=need.memory_bytes, cpu_m=need.cpu_m),

@@ -21,6 +21,8 @@ SLOTS_MAX: Final = 10_000  # job.COUNT_MAX
 SPEC_BODY_BYTES_MAX: Final = 64 * 1024  # job.SPEC_BYTES_MAX
 TAIL_BYTES_MAX: Final = 16 * 1024  # of each output stream in a result: a screenful of long lines
 PEERS_MAX: Final = 64  # listed as holders of one job
+TOPIC_CHARS_MAX: Final = 1024  # MQTT allows 64 KiB; people read these, and each run carries one
+PAYLOAD_BYTES_MAX: Final = 32 * 1024  # as base64 with the rest within a spec of 64 KiB
 LETTER_BYTES_MAX: Final = 124 * 1024  # of a relayed frame: what goes with it must fit as well
 
 Count = Annotated[int, Meta(ge=0, le=INT_MAX)]
@@ -55,6 +57,9 @@ Signature = Annotated[bytes, Meta(max_length=128)]
 Nonce = Annotated[bytes, Meta(max_length=64)]
 Tail = Annotated[bytes, Meta(max_length=TAIL_BYTES_MAX)]
 LetterFrame = Annotated[bytes, Meta(max_length=LETTER_BYTES_MAX)]
+Topic = Annotated[str, Meta(max_length=TOPIC_CHARS_MAX)]
+Payload = Annotated[bytes, Meta(max_length=PAYLOAD_BYTES_MAX)]
+Correlation = Annotated[bytes, Meta(max_length=256)]  # MQTT 5 allows 64 KiB; a number is usual
 SpecBody = Annotated[bytes, Meta(max_length=SPEC_BODY_BYTES_MAX)]
 
 InputValue = Annotated[str, Meta(max_length=4096)]  # template.VALUE_BYTES_MAX

@@ -110,6 +110,7 @@ class AuctionConfig:
     enough_bids: int = 8  # more choice than this gains little (power of d choices), and costs time
     near_tie: int = 15  # of 1000: bids closer than this are drawn at random, so none is herded
     failed_penalty: int = 400  # of 1000, for a peer on which this slot has failed already
+    near_bonus: int = 300  # of 1000, for who heard the message: more than an idle device gains
     spread_penalty: int = 120  # of 1000 per slot already given to a peer in the same round
 
 
@@ -198,6 +199,26 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TriggersConfig:
+    """Messages that run templates."""
+
+    allow: tuple[str, ...] = ()  # template/NAME, * at the end for any rest; off until listed
+    rows_max: int = 256  # that wait on disk; what is more, the broker keeps
+    bytes_max: int = 4 * 1024 * 1024  # of them together, as an SD card can take in a burst
+    running_max: int = 32  # of one template's runs, fired here and not ended; more wait
+    rank_delay_s: float = 4.0  # rank r waits r x 4 s: a death is known, and asking takes a second
+    look_s: float = 1.0  # after it another rank asks whether the run is there: usually it is
+    rank_max: int = 8  # nobody waits for more than so many before it
+    handover_s: float = (
+        10.0  # who is no longer elected hears on for so long: its successor connects
+    )
+    retry_s: float = 1.0  # what there is no room for is tried again
+    keep_s: float = 3_600.0  # what could not be fired in an hour is told of and dropped
+    deliveries_max: int = 128  # of one template; brokers have 20 or so under way
+    runs_kept: int = 2_000  # ended ones of all triggers, where more would fill the catalogue
+
+
+@dataclass(frozen=True, slots=True)
 class NodeConfig:
     membership: MembershipConfig = field(default_factory=MembershipConfig)
     auction: AuctionConfig = field(default_factory=AuctionConfig)
@@ -205,5 +226,6 @@ class NodeConfig:
     standing: StandingConfig = field(default_factory=StandingConfig)
     outbox: OutboxConfig = field(default_factory=OutboxConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    triggers: TriggersConfig = field(default_factory=TriggersConfig)
     version: str = "0"
     name: str = ""

@@ -485,7 +485,24 @@ class Coordination:
         effects: list[Effect] = []
         for held in list(self.catalogue.jobs.values()):
             if held.done and 0 < held.ended_ms < before:
-                self.led.pop(held.id, None)
-                self.succession.forget(held)
-                effects += self.catalogue.forget(held)
+                effects += self._forget(held)
         return effects
+
+    def runs_over(self, keep: int) -> list[HeldJob]:
+        """The ended runs of triggers beyond so many, the oldest first: a sensor makes 60,000 in a
+        week, and the catalogue holds 10,000 jobs of all kinds."""
+        found = [
+            held
+            for held in self.catalogue.jobs.values()
+            if held.job.fired is not None and held.done and held.ended_ms
+        ]
+        found.sort(key=lambda held: (held.ended_ms, held.id))
+        return found[: max(0, len(found) - keep)]
+
+    def forget_runs(self, keep: int) -> list[Effect]:
+        return [effect for held in self.runs_over(keep) for effect in self._forget(held)]
+
+    def _forget(self, held: HeldJob) -> list[Effect]:
+        self.led.pop(held.id, None)
+        self.succession.forget(held)
+        return self.catalogue.forget(held)

@@ -17,10 +17,19 @@ from protocol.constraints import Constraint, Operator
 from protocol.errors import JobSpecError, RemoteProtocolError
 from protocol.ids import JobId, PeerId, ShoalId, job_id
 from protocol.job import JobSpec
-from protocol.records import STANDING, Derived, Keyring, Role, Spec
+from protocol.records import STANDING, Derived, Heard, Keyring, Role, Spec
 from protocol.schedule import Scope
 from protocol.template import values_of
-from protocol.wire import Sealed, encode_record, open_sealed, seal
+from protocol.trigger import matches
+from protocol.wire import (
+    Envelope,
+    Sealed,
+    decode_as,
+    decode_record,
+    encode_record,
+    open_sealed,
+    seal,
+)
 
 KIND: Final = "derived"  # of a spec record; part of the job's id
 PEER_LABEL: Final = "shoal/peer"  # each peer has it, with its id for a value
@@ -48,10 +57,18 @@ def slot_of(spec: Spec) -> int:
     return int(match[1]) if match is not None else 0
 
 
-def derive(source: bytes, trigger: str, inputs: dict[str, str], keyring: Keyring) -> Sealed:
+def derive(
+    source: bytes,
+    trigger: str,
+    inputs: dict[str, str],
+    keyring: Keyring,
+    message: Heard | None = None,
+) -> Sealed:
     """Sign a run, and open it as anybody would. Raises RemoteProtocolError, or JobSpecError for
-    inputs that do not fit."""
-    record = Derived(shoal=keyring.shoal, source=source, trigger=trigger, inputs=inputs)
+    inputs or a message that do not fit."""
+    record = Derived(
+        shoal=keyring.shoal, source=source, trigger=trigger, inputs=inputs, message=message
+    )
     return _expanded(open_sealed(seal(record, keyring), keyring), keyring)
 
 
@@ -78,7 +95,8 @@ def _expanded(sealed: Sealed, keyring: Keyring) -> Sealed:
         raise RemoteProtocolError("a run of another shoal")
     if spec.job != job_id(spec.shoal, spec.namespace, spec.kind, spec.key):
         raise RemoteProtocolError("a job id that its key does not give")
-    job = _job_of(spec.body, derived.trigger, tuple(sorted(derived.inputs.items())))
+    inputs = tuple(sorted(derived.inputs.items()))
+    job = _job_of(spec.body, derived.trigger, inputs, derived.message)
     _check_firer(sealed, spec, job, derived.trigger)
     record = Spec(
         job=derived_id(spec.shoal, spec.namespace, spec.job, derived.trigger),
@@ -93,12 +111,30 @@ def _expanded(sealed: Sealed, keyring: Keyring) -> Sealed:
     return Sealed(record, source.author, source.certificate, body, sealed.data, sealed.links)
 
 
+def _run_of(source: JobSpec, trigger: str, message: Heard) -> JobSpec:
+    """No message of another topic, or a longer one, runs the template, whoever says so."""
+    assert source.trigger is not None
+    mqtt = source.trigger.mqtt
+    if not matches(mqtt.topic, message.topic) or len(message.payload) > mqtt.bytes_max:
+        raise RemoteProtocolError("a message that its source does not hear")
+    return source.filled_by(message, trigger)
+
+
+def heard_by(spec_data: bytes) -> tuple[PeerId, Heard] | None:
+    """Who fired a run, and for what message, where it was one: of a record verified before."""
+    envelope = decode_as(spec_data, Envelope)
+    record = decode_record(envelope.body)
+    if not isinstance(record, Derived) or record.message is None:
+        return None
+    return envelope.author, record.message
+
+
 def _check_firer(sealed: Sealed, spec: Spec, job: JobSpec, trigger: str) -> None:
-    """Whoever may coordinate may fire a schedule, and run templates where it may submit; every
-    peer may fire what it runs itself."""
+    """Whoever may coordinate may fire a schedule; run templates, for a message too, whoever may
+    submit where they are; every peer may fire what it runs itself."""
     if trigger.endswith(f"/{sealed.author}") and _pinned(job, sealed.author):
         return
-    namespace = None if _SLOT.fullmatch(trigger) else spec.namespace
+    namespace = None if JobSpec.decode(spec.body).schedule is not None else spec.namespace
     if not sealed.author_holds(Role.SUBMIT, namespace):
         raise RemoteProtocolError(f"{sealed.author} may not fire {spec.key}")
 
@@ -112,12 +148,18 @@ def _here(peer: PeerId) -> Constraint:
 
 
 @lru_cache(maxsize=64)  # an award, a copy and a result of one run each bring it along
-def _job_of(body: bytes, trigger: str, inputs: tuple[tuple[str, str], ...]) -> JobSpec:
+def _job_of(
+    body: bytes, trigger: str, inputs: tuple[tuple[str, str], ...], message: Heard | None
+) -> JobSpec:
     """Raises RemoteProtocolError for a trigger that the source has not, JobSpecError for inputs."""
     source = JobSpec.decode(body)
+    if message is not None and (source.trigger is None or inputs):
+        raise RemoteProtocolError("a message that its source does not hear")
     if source.parameters is not None:
         if not 1 <= len(trigger) <= RUN_KEY_CHARS_MAX:
             raise RemoteProtocolError("a run's key is too short or too long")
+        if message is not None:
+            return _run_of(source, trigger, message)
         return source.filled(values_of(source.parameters, dict(inputs)))
     match = _SLOT.fullmatch(trigger)
     if source.schedule is None or match is None or inputs:

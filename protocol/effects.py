@@ -12,6 +12,7 @@ from typing import Literal, get_args
 from protocol.check import CheckSpec
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.job import JobSpec
+from protocol.listening import TopicWatch
 from protocol.messages import Message
 
 Bucket = Literal[
@@ -31,6 +32,8 @@ Bucket = Literal[
     "ops",
     "outbox",
     "stream",
+    "trigger",
+    "delivery",
 ]
 BUCKETS: tuple[Bucket, ...] = get_args(Bucket)
 
@@ -150,6 +153,28 @@ class StreamLines:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchTopics:
+    """Hear just these, each in a session that the broker keeps while this device is away."""
+
+    watches: tuple[TopicWatch, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerKept:
+    """The message is on disk, or is for nobody: the broker may forget it (PUBACK)."""
+
+    handle: int
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerPutOff:
+    """There is no room for the message now: it stays the broker's; tell of it again after that."""
+
+    handle: int
+    again_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """Answer to a request event; `error` is a sentence for a person, empty on success."""
 
@@ -183,6 +208,9 @@ Effect = (
     | DropVolumes
     | Publish
     | StreamLines
+    | WatchTopics
+    | TriggerKept
+    | TriggerPutOff
     | Reply
     | Tell
 )

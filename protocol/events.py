@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.job import JobSpec
 from protocol.messages import Facts
-from protocol.records import Certificate, Desired
+from protocol.records import Certificate, Desired, Heard
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +240,26 @@ class LinesPublished:
 
 
 @dataclass(frozen=True, slots=True)
+class TriggerHeard:
+    """A message came that a template's trigger hears, and passes its filter."""
+
+    handle: int  # by which TriggerKept names it; of this life of the agent
+    template: JobId
+    message: Heard
+    key: str = ""  # its own (trigger.key_of); empty: it has none, and is like no other
+    delivery: str = ""  # broker/number, until it is acknowledged; empty: it is not (QoS 0)
+    repeated: bool = False  # the broker has sent it before (DUP)
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerRefused:
+    """A message came that runs nothing, whatever the node makes of it: why."""
+
+    template: JobId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeadlinePassed:
     """The moment that `Node.deadline` named has come."""
 
@@ -280,6 +300,8 @@ Event = (
     | BrokerChanged
     | MessagePublished
     | LinesPublished
+    | TriggerHeard
+    | TriggerRefused
     | DeadlinePassed
     | LoopLagged
     | ShutdownRequested

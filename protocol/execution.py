@@ -250,6 +250,7 @@ class Execution:
             "SHOAL_ATTEMPT": str(self.fence.attempt),
             "BACALHAU_PARTITION_INDEX": index,
             "BACALHAU_PARTITION_COUNT": count,
+            **(self.spec.fired.environment if self.spec.fired is not None else {}),
         }
 
 

@@ -102,10 +102,13 @@ class Inquiries:
         detail: bool,
         then: Then,
         now: Now,
+        of: list[PeerId] | None = None,
     ) -> list[Effect]:
-        """Collect views from here and from the peers that may hold such jobs, then go on."""
+        """Collect views from here and from the peers that may hold such jobs, or from those that
+        are named, then go on."""
         limit = min(max(limit, 0), VIEWS_MAX)
-        asked = self.whom(prefix) if len(self._open) < OPEN_MAX else []
+        whom = self.whom(prefix) if of is None else of
+        asked = whom if len(self._open) < OPEN_MAX else []
         inquiry = Inquiry(dict.fromkeys(asked), now.mono + ANSWER_S, prefix, limit, then)
         inquiry.add(self.me, self.views(prefix, limit, detail, now))
         self._seq += 1

@@ -24,6 +24,7 @@ from protocol.jobtype import JobType
 from protocol.moment import format_moment, parse_moment_s
 from protocol.network import NetworkSpec
 from protocol.publisher import PublisherSpec
+from protocol.records import Heard
 from protocol.resources import Resources
 from protocol.retry import Disconnect, RetryOn, RetrySpec
 from protocol.schedule import Schedule
@@ -35,8 +36,9 @@ from protocol.task import (
     TaskSpec,
     TimeoutsSpec,
 )
-from protocol.template import Parameter, filled, read_parameters
+from protocol.template import Parameter, filled, read_parameters, values_of
 from protocol.tree import NAME, NAME_ALLOWED, Fields, Node, Plain
+from protocol.trigger import KEY_CHARS_MAX, Fired, Trigger, task_with
 from protocol.update import OnFailure, UpdateSpec
 from protocol.volumes import why_none
 from protocol.wire import dumps, load_plain
@@ -88,13 +90,13 @@ FIELDS: Final = (
     "Update",
     "Schedule",
     "Parameters",
+    "Trigger",
+    "Fired",
     "Check",
     "Tasks",
 )
-_LATER: Final = "is reserved for a later version; leave it out"
 _OURS: Final = "is set by the agent; leave it out"
 HINTS: Final = {
-    "Trigger": _LATER,
     "HealthyAfter": "belongs into Update; write Update: {HealthyAfter: 30s}",
     # what `bacalhau job describe` adds to a file
     **dict.fromkeys(("ID", "State", "Version", "Revision", "CreateTime", "ModifyTime"), _OURS),
@@ -119,6 +121,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     update: UpdateSpec = UpdateSpec()
     schedule: Schedule | None = None  # with one, it is a standing record that fires others
     parameters: tuple[Parameter, ...] | None = None  # of a template, which runs nothing by itself
+    trigger: Trigger | None = None  # of a template: what runs it by itself
+    fired: Fired | None = None  # of a run: the message that fired it
     check: CheckSpec | None = None
     tasks: tuple[TaskSpec, ...]  # exactly one for now
 
@@ -130,6 +134,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
         task = _read_task(fields.need("Tasks"), engines, kind)
         schedule = fields.read("Schedule", lambda at: Schedule.read(at, kind), None)
         parameters = fields.read("Parameters", lambda at: _read_parameters(at, kind), None)
+        trigger = fields.read("Trigger", lambda at: _read_trigger(at, kind, parameters), None)
+        if trigger is not None and parameters is None:
+            parameters = ()  # a template without blanks
         held = kind.standing or schedule is not None or parameters is not None
         if schedule is not None and parameters is not None:
             fields.need("Schedule").fail("a template has none: nobody would fill its blanks")
@@ -153,11 +160,14 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
             update=fields.read("Update", lambda at: UpdateSpec.read(at, kind), UpdateSpec()),
             schedule=schedule,
             parameters=parameters,
+            trigger=trigger,
+            fired=fields.read("Fired", lambda at: _read_fired(at, kind, held), None),
             check=fields.read("Check", lambda at: _read_check(at, kind, task), None),
             tasks=(task,),
         )
         spec.check_blanks()
         spec.check_published()
+        spec.check_trigger()
         spec.check_size()
         fired = schedule is not None or parameters is not None
         if task.volumes and (reason := why_none(kind, fired)):
@@ -187,6 +197,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
             "Update": self.update.to_plain(),
             "Schedule": None if self.schedule is None else self.schedule.to_plain(),
             "Check": {} if self.check is None else self.check.to_plain(),
+            "Trigger": None if self.trigger is None else self.trigger.to_plain(),
+            "Fired": None if self.fired is None else self.fired.to_plain(),
         }
         if self.parameters is not None:  # none at all is still a template
             tree["Parameters"] = [parameter.to_plain() for parameter in self.parameters]
@@ -200,16 +212,29 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def one_off(self) -> JobSpec:
         """What a schedule or template makes: the same job, for one time."""
-        return msgspec.structs.replace(self, schedule=None, parameters=None, not_after_s=None)
+        return msgspec.structs.replace(
+            self, schedule=None, parameters=None, trigger=None, not_after_s=None
+        )
 
     def filled(self, values: Mapping[str, str], engines: Sequence[str] = ENGINES) -> JobSpec:
         """A template's job with its blanks filled, read again as any other. Raises JobSpecError."""
-        tree = self.one_off.to_plain()
+        return JobSpec.from_plain(self._filled(values), engines)
+
+    def _filled(self, values: Mapping[str, str]) -> dict[str, Plain]:
         tasks = [
             filled(task.to_plain(), values, f"Tasks[{index}]")
             for index, task in enumerate(self.tasks)
         ]
-        return JobSpec.from_plain({**tree, "Tasks": cast("list[Plain]", tasks)}, engines)
+        return {**self.one_off.to_plain(), "Tasks": cast("list[Plain]", tasks)}
+
+    def filled_by(self, message: Heard, key: str, engines: Sequence[str] = ENGINES) -> JobSpec:
+        """A template's job for a message that its trigger has heard. Raises JobSpecError."""
+        assert self.parameters is not None and self.trigger is not None, self.name
+        tree = self._filled(values_of(self.parameters, {}))
+        fired = self.trigger.fired(message, key)
+        tasks = cast("list[dict[str, Plain]]", tree["Tasks"])
+        given: list[Plain] = [task_with(task, fired, message) for task in tasks]
+        return JobSpec.from_plain({**tree, "Tasks": given, "Fired": fired.to_plain()}, engines)
 
     def check_blanks(self) -> None:
         """Every blank of a template is one of its parameters. Raises JobSpecError."""
@@ -229,6 +254,16 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
                 "Tasks[0].Publisher.Params.Key",
                 "its slots would overwrite each other's results; put {executionID} into it",
             )
+
+    def check_trigger(self) -> None:
+        """Whatever message comes, there is a run of it, and it fits. Raises JobSpecError."""
+        if self.trigger is not None:
+            try:
+                self.filled_by(self.trigger.mqtt.longest(), "x" * KEY_CHARS_MAX)
+            except JobSpecError as error:
+                where = f"{error.path}: " if error.path else ""
+                text = f"a run with the longest message it takes: {where}{error.message}"
+                raise JobSpecError("Trigger", text) from None
 
     def check_size(self) -> None:
         """Each field has its bound; this one is on all of them together. Raises JobSpecError.
@@ -307,6 +342,21 @@ def _read_parameters(node: Node, kind: JobType) -> tuple[Parameter, ...]:
     if kind is not JobType.BATCH:
         node.fail(f"only a batch job is a template; {kind.noun} is not")
     return read_parameters(node)
+
+
+def _read_trigger(node: Node, kind: JobType, parameters: tuple[Parameter, ...] | None) -> Trigger:
+    if kind is not JobType.BATCH:
+        node.fail(f"only a batch job is a template, which a trigger runs; {kind.noun} is not")
+    for parameter in parameters or ():
+        if parameter.default is None:
+            node.fail(f"parameter {parameter.name} needs a Default: no message fills it")
+    return Trigger.read(node)
+
+
+def _read_fired(node: Node, kind: JobType, held: bool) -> Fired:
+    if kind is not JobType.BATCH or held:
+        node.fail(_OURS)
+    return Fired.read(node)
 
 
 def _read_not_after_s(node: Node, kind: JobType, held: bool) -> int:

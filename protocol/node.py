@@ -49,6 +49,8 @@ from protocol.events import (
     TaskEnded,
     TaskProgressed,
     TaskStarted,
+    TriggerHeard,
+    TriggerRefused,
 )
 from protocol.executor import Executor
 from protocol.fleet import Fleet
@@ -56,6 +58,7 @@ from protocol.heldjob import HeldJob
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.inquiry import Inquiries, View
 from protocol.led import Led
+from protocol.listening import fires_labels
 from protocol.membership import Membership
 from protocol.messages import (
     OVERTAKING,
@@ -309,6 +312,8 @@ class Node:
                 return self.steward.control(event, now)
             case ControlRequested():
                 return self.requests.control(event, now)
+            case TriggerHeard() | TriggerRefused():
+                return self.steward.triggers.on_event(event, now)
             case QueryRequested():
                 return self.requests.query(event, now)
             case ResultRequested():
@@ -336,6 +341,7 @@ class Node:
                     *self.executor.boot(others, now),
                     *self.coordination.boot(now),
                     *self.steward.schedules.boot(now),
+                    *self.steward.triggers.boot(now),
                     *self.steward.services.boot(now),
                     *self.publishing.boot(),
                 ]
@@ -387,8 +393,10 @@ class Node:
 
     def _on_described(self, event: SelfDescribed, now: Now) -> list[Effect]:
         self._described, self._clocked = event, now.wall_trusted
+        labels = {**event.labels, **fires_labels(self.config.triggers.allow)}
         if not now.wall_trusted:
-            event = replace(event, labels={**event.labels, CLOCK_LABEL: CLOCK_UNKNOWN})
+            labels[CLOCK_LABEL] = CLOCK_UNKNOWN
+        event = replace(event, labels=labels)
         bidder = self.executor.bidder
         bidder.capacity = Resources(event.cpu_m, event.memory_bytes, event.disk_bytes, event.gpus)
         bidder.labels = {**event.labels, PEER_LABEL: self.keyring.peer}
@@ -673,6 +681,7 @@ class Node:
 
     def _on_change(self, change: Change, now: Now) -> list[Effect]:
         effects = self.steward.schedules.on_change(change.peer, change.after in PRESENT, now)
+        effects += self.steward.triggers.on_change(now)
         self.steward.services.peers_changed(now)
         return effects + self._on_presence(change, now)
 

@@ -11,10 +11,10 @@ from protocol.bidding import DRAINING, why_unfit
 from protocol.catalogue import Catalogue
 from protocol.clock import NEVER, Now
 from protocol.config import AuctionConfig, CoordinationConfig
-from protocol.derived import PEER_LABEL
+from protocol.derived import PEER_LABEL, heard_by
 from protocol.effects import Effect, Send, Tell
 from protocol.fleet import Fleet
-from protocol.heldjob import Slot
+from protocol.heldjob import HeldJob, Slot
 from protocol.ids import JobId, PeerId
 from protocol.led import Confirmation, Led, Phase, Plan
 from protocol.messages import (
@@ -124,7 +124,11 @@ class Placement:
         if me in near:  # costs no message
             near.remove(me)
             near.insert(0, me)
-        return _mixed(near, far)[:CANDIDATES_MAX]
+        ordered = _mixed(near, far)[:CANDIDATES_MAX]
+        first = near_trigger(led.held)
+        return (
+            [first, *(each for each in ordered if each != first)] if first in ordered else ordered
+        )
 
     def _ask(self, led: Led, auction: Auction, count: int, now: Now) -> list[Effect]:
         asked = auction.ask(count, now.mono)
@@ -239,7 +243,7 @@ class Placement:
             home = home_of(led.held, led.held.slots[index], plan, self.fleet.name)
             peer = None
             if home in (None, auction.home):  # else it is another's since this round began
-                peer = auction.best(self._penalty(plan), now.mono, self.rng)
+                peer = auction.best(self._penalty(led, plan), now.mono, self.rng)
             if peer is None:
                 left.append(index)
                 continue
@@ -270,9 +274,10 @@ class Placement:
         led.confirmations.append(Confirmation(version, due, awards))
         return []
 
-    def _penalty(self, plan: Plan) -> Callable[[PeerId], int]:
-        each = self.auction_config.failed_penalty
-        return lambda peer: each * plan.failed_on.get(peer, 0)
+    def _penalty(self, led: Led, plan: Plan) -> Callable[[PeerId], int]:
+        each, bonus = self.auction_config.failed_penalty, self.auction_config.near_bonus
+        near = near_trigger(led.held)
+        return lambda peer: each * plan.failed_on.get(peer, 0) - bonus * (peer == near)
 
     def _assign(self, led: Led, index: int, peer: PeerId, now: Now) -> list[Effect]:
         """Write the award of one slot; an older executor of it is told that it is superseded."""
@@ -686,6 +691,14 @@ class Placement:
         above = max(above, Fence(fence.term, fence.coordinator, fence.attempt + 1))
         withdraw = Withdraw(led.held.id, index, above, reason)
         return [Send(slot.assignment.executor, withdraw)]
+
+
+def near_trigger(held: HeldJob) -> PeerId | None:
+    """Who heard the message of a run that wants to be near it, whoever coordinates it by now."""
+    if held.job.fired is None or not held.job.fired.near:
+        return None
+    heard = heard_by(held.spec_data)
+    return heard[0] if heard is not None else None
 
 
 def _running(led: Led) -> dict[PeerId, str]:

@@ -14,6 +14,7 @@ import msgspec
 from protocol.bounds import (
     AccusationCode,
     Addresses,
+    Correlation,
     Count,
     DesiredCode,
     DigestOrEmpty,
@@ -26,10 +27,12 @@ from protocol.bounds import (
     Name,
     Names,
     Nonce,
+    Payload,
     Reason,
     Slot,
     SpecBody,
     Tail,
+    Topic,
     VerdictCode,
     Version,
     Word,
@@ -218,6 +221,15 @@ class Acceptance(msgspec.Struct, array_like=True, tag=9, frozen=True, kw_only=Tr
     lost: bool = False  # its peer was given up without a word of how it ended
 
 
+class Heard(msgspec.Struct, array_like=True, frozen=True):
+    """A message as it was heard; part of the record of the run that it fires."""
+
+    topic: Topic
+    payload: Payload
+    reply: Topic = ""  # where MQTT 5 wants the answer; empty: nowhere
+    correlation: Correlation = b""  # goes back with the answer
+
+
 class Derived(msgspec.Struct, array_like=True, tag=10, frozen=True, kw_only=True):
     """One run of a schedule or template, signed by whoever fires it; see `derived`.
 
@@ -229,6 +241,7 @@ class Derived(msgspec.Struct, array_like=True, tag=10, frozen=True, kw_only=True
     source: bytes  # the sealed Spec of the schedule or template
     trigger: Key  # slot of time, or the key of a run; with the source's id the key of the job
     inputs: Inputs = {}  # of a template, by the names of its parameters
+    message: Heard | None = None  # of a template with a Trigger: what it has heard
 
 
 class Unknown(msgspec.Struct, frozen=True):

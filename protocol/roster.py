@@ -231,8 +231,9 @@ class Roster:
         """Keep `advert`, sealed as `data`, in place of what was known of `peer`."""
         if peer.data:
             del self._held[digest_of(peer.data)]
-        known = peer.advert if peer.state in PRESENT else None
-        if known is not None and _conditions(known) != _conditions(advert):
+        known = peer.advert
+        news = known is None or _conditions(known) != _conditions(advert)
+        if news and peer.state in PRESENT:  # the first one, too: it was there without one
             self.changes.append(Change(peer.id, peer.state, peer.state))
         peer.advert, peer.data, peer.incarnation = advert, data, advert.incarnation
         self._held[digest_of(data)] = peer.id

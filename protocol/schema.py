@@ -26,6 +26,7 @@ from protocol import (
     sources,
     task,
     template,
+    trigger,
     update,
     volumes,
     wasm,
@@ -67,7 +68,8 @@ def _long_lived_need_a_name() -> Schema:
 
 
 def _held_by_all_need_a_name() -> Schema:
-    keys: list[Plain] = [{"required": ["Schedule"]}, {"required": ["Parameters"]}]
+    names = ("Schedule", "Parameters", "Trigger")
+    keys: list[Plain] = [{"required": [name]} for name in names]
     return {"if": {"anyOf": keys}, "then": {"required": ["Name"]}}
 
 
@@ -103,6 +105,8 @@ def _job_properties(engines: Sequence[str]) -> Schema:
         "Parameters": _array(
             _parameter(), template.PARAMETERS_MAX, "Blanks of a template: ${name} in its task."
         ),
+        "Trigger": _trigger(),
+        "Fired": _fired(),
         "Check": _check(),
         "Tasks": {
             **_array(_task(engines), 1, "What runs in each slot: exactly one task for now."),
@@ -231,6 +235,64 @@ def _parameter() -> Schema:
     )
 
 
+def _trigger() -> Schema:
+    mqtt = _object(
+        {
+            "Broker": {
+                "type": "string",
+                "pattern": _whole(trigger.BROKER.pattern),
+                "description": "The name of a broker in the devices' configuration.",
+            },
+            "Topic": _text(trigger.TOPIC_BYTES_MAX, "A topic filter, with + and #."),
+            "QoS": _integer(0, trigger.QOS_MAX, "1: no message is lost. Default: 1."),
+            "When": _text(
+                trigger.EXPRESSION_BYTES_MAX, "JMESPath over the payload; fires where it is true."
+            ),
+            "Input": _enum(tuple(trigger.Input), "How the task is given it. Default: file."),
+            "Debounce": _duration("After one that fires others are dropped so long. Default: 0."),
+            "MaxPerMinute": _integer(
+                1, trigger.PER_MINUTE_MAX, "More are refused. Default: no limit."
+            ),
+            "Dedup": _object(
+                {
+                    "Key": _text(
+                        trigger.EXPRESSION_BYTES_MAX,
+                        "JMESPath over the payload, for messages that bring no id.",
+                    )
+                },
+                "Each message has an id, or a Key: those of one are one job, whoever hears them.",
+            ),
+            "Retained": _flag("Whether what the broker kept from earlier fires. Default: false."),
+            "BytesMax": _quantity(_SIZE, "A longer payload is refused, 32Ki at most. 16Ki."),
+        },
+        "Messages at an MQTT broker.",
+        required=["Broker", "Topic"],
+    )
+    near = _flag("Weigh the device that heard the message. Default: false.")
+    return _object(
+        {
+            "Mqtt": mqtt,
+            "Prefer": _object({"NearTrigger": near}, "What counts beside the usual."),
+        },
+        "What runs a template by itself.",
+        required=["Mqtt"],
+    )
+
+
+def _fired() -> Schema:
+    return _object(
+        {
+            "Topic": _text(trigger.TOPIC_BYTES_MAX, "Where it was heard."),
+            "Key": _text(trigger.KEY_CHARS_MAX, "Which message it is."),
+            "Input": _enum(tuple(trigger.Input), "How the task is given it."),
+            "Payload": _text(trigger.BYTES_MAX, "Of Input: env."),
+            "Near": _flag("As Prefer has it."),
+        },
+        "In no job file: of a run, the message that fired it.",
+        required=["Topic", "Key", "Input"],
+    )
+
+
 def _task(engines: Sequence[str]) -> Schema:
     properties: Schema = {
         "Name": _name("Default: main."),
@@ -243,6 +305,7 @@ def _task(engines: Sequence[str]) -> Schema:
             "maxProperties": task.ENV_MAX,
         },
         "InputSources": _array(_input(), inputs.INPUTS_MAX, "What is put beside the task."),
+        "Stdin": _path("A file of its InputSources that it reads as standard input."),
         "ResultPaths": _array(
             _object(
                 {"Name": _name("What the result is called."), "Path": _path("Where it is.")},

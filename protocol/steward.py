@@ -35,6 +35,7 @@ from protocol.standingacts import StandingActs
 from protocol.standingjob import StandingJob, standing_id
 from protocol.standingnews import tells_of
 from protocol.standingviews import View, listed, standing_view, version_view
+from protocol.triggers import Triggers
 from protocol.versions import Version
 
 
@@ -97,11 +98,20 @@ class Steward:
             cron,
             requests.end_run,
         )
+        self.triggers = Triggers(
+            keyring,
+            config.triggers,
+            config.coordination,
+            rng,
+            self.standing,
+            coordination,
+            inquiries,
+        )
 
     def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
         """Rebuild from disk; returns the keys of rows that could not be read."""
         unreadable = self.standing.restore(disk) + self.daemons.restore(disk)
-        return unreadable + self.schedules.restore(disk)
+        return unreadable + self.schedules.restore(disk) + self.triggers.restore(disk)
 
     # ---- events ------------------------------------------------------------------------------
 
@@ -129,7 +139,11 @@ class Steward:
         return self.daemons.on_ended(event, now)
 
     def described(self, now: Now) -> list[Effect]:
-        return [*self.daemons.described(now), *self.schedules.review_all(now)]
+        return [
+            *self.daemons.described(now),
+            *self.schedules.review_all(now),
+            *self.triggers.review_all(now),
+        ]
 
     def sampled(self, now: Now) -> list[Effect]:
         return [
@@ -181,6 +195,7 @@ class Steward:
                 *self.daemons.review(job, now),
                 *self.services.review(job, now),
                 *self.schedules.review(job, now),
+                *self.triggers.review(job, now),
             ]
             record = self.standing.jobs.get(job)
             if record is not None and record.desired is Desired.DELETED:
@@ -199,6 +214,7 @@ class Steward:
             self.acts.deadline,
             self.daemons.deadline,
             self.schedules.deadline,
+            self.triggers.deadline,
             self.services.deadline,
         )
 
@@ -207,6 +223,7 @@ class Steward:
             *self.standing.on_deadline(now),
             *self.daemons.on_deadline(now),
             *self.schedules.on_deadline(now),
+            *self.triggers.on_deadline(now),
             *self.services.on_deadline(now),
             *self.acts.on_deadline(now),
         ]

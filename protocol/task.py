@@ -15,6 +15,7 @@ from protocol.paths import read_path
 from protocol.publisher import PublisherSpec
 from protocol.quantities import format_duration, parse_duration_s
 from protocol.resources import CONTAINER_DEFAULT, RESOURCES_DEFAULT, Resources
+from protocol.sources import DirectorySource
 from protocol.tree import NAME, NAME_ALLOWED, Fields, Node, Plain, shown
 from protocol.volumes import Volume, read_volumes
 from protocol.wasm import sources_with
@@ -33,6 +34,7 @@ FIELDS: Final = (
     "Engine",
     "Env",
     "InputSources",
+    "Stdin",
     "ResultPaths",
     "Publisher",
     "Resources",
@@ -101,6 +103,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineSpec
     env: dict[str, str] = {}
     input_sources: tuple[InputSource, ...] = ()
+    stdin: str = ""  # a file of its inputs that it reads as standard input; empty: none
     result_paths: tuple[ResultPath, ...] = ()
     publisher: PublisherSpec = PublisherSpec()
     resources: Resources = RESOURCES_DEFAULT
@@ -122,6 +125,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
             engine=engine,
             env=fields.read("Env", _read_env, {}),
             input_sources=sources,
+            stdin=fields.read("Stdin", lambda at: _read_stdin(at, engine, sources), ""),
             result_paths=paths,
             publisher=_read_publisher(fields, paths, standing),
             resources=fields.read("Resources", lambda at: Resources.read(at, base), base),
@@ -139,6 +143,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
             "Volumes": [volume.to_plain() for volume in self.volumes],
         }
         words: dict[str, dict[str, Plain]] = {"Env": {**self.env}, "Meta": {**self.meta}}
+        stdin: dict[str, Plain] = {"Stdin": self.stdin} if self.stdin else {}
         return {
             "Name": self.name,
             "Engine": self.engine.to_plain(),
@@ -146,6 +151,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
             "Resources": self.resources.to_plain(),
             "Network": self.network.to_plain(),
             "Timeouts": self.timeouts.to_plain(),
+            **stdin,
             **{key: value for key, value in lists.items() if value},
             **{key: value for key, value in words.items() if value},
         }
@@ -174,6 +180,25 @@ def _read_publisher(fields: Fields, paths: tuple[ResultPath, ...], standing: boo
             "stderr is kept by its device, for `shoal logs`"
         )
     return publisher
+
+
+def _read_stdin(node: Node, engine: EngineSpec, sources: Sequence[InputSource]) -> str:
+    """The file is opened below the task's own directory, and nowhere else: not in a directory of
+    the device, nor in a container."""
+    if engine.type == "docker":
+        node.fail(
+            "a container is given no standard input here; leave Stdin out, and read the file at "
+            "its Target or a variable of Env"
+        )
+    path = read_path(node)
+    for source in sources:
+        if isinstance(source.source, DirectorySource):
+            continue
+        target = source.target.strip("/")
+        if path.strip("/") == target or target == "." or path.strip("/").startswith(f"{target}/"):
+            return path
+    targets = ", ".join(source.target for source in sources) or "none"
+    node.fail(f"{shown(path)} is in none of the task's InputSources; their targets: {targets}")
 
 
 def _read_network(node: Node, engine: EngineSpec) -> NetworkSpec:

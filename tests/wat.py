@@ -52,6 +52,19 @@ def start(body: str) -> str:
     return f'(func (export "_start") {body})'
 
 
+def echoes() -> bytes:
+    """Writes what it reads from standard input, as long as there is anything."""
+    body = """
+      (loop $again
+        (i32.store (i32.const 0) (i32.const 64))
+        (i32.store (i32.const 4) (i32.const 4096))
+        (drop (call $fd_read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+        (i32.store (i32.const 4) (i32.load (i32.const 8)))
+        (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 12)))
+        (br_if $again (i32.load (i32.const 8))))"""
+    return wasi(start(body), "fd_read", "fd_write")
+
+
 def exits(code: int) -> bytes:
     return wasi(start(f"(call $exit (i32.const {code}))"))
 

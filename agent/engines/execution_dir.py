@@ -218,6 +218,8 @@ class ExecutionDir:
                 return f"{command}: cannot be run: {why}"
             case "cwd", _:
                 return f"{spec_field(spec, 'cwd')}: cannot be the working directory: {why}"
+            case "stdin", _:
+                return f"{spec_field(spec, 'stdin')}: cannot be read as standard input: {why}"
             case "user", _:
                 return f"cannot become user {spec_field(spec, 'uid')}: {why}"
             case _:

@@ -13,6 +13,7 @@
 #include <grp.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <linux/openat2.h>
 #include <linux/sched.h>
 #include <poll.h>
 #include <signal.h>
@@ -45,7 +46,7 @@ struct log {           /* one stream: at most two segments, each named by its ab
 };
 
 static struct {
-    char **argv, **env, *cwd;
+    char **argv, **env, *cwd, *input; /* input: below work, the task's standard input */
     int64_t timeout_ms, grace_ms, segment_bytes, uid, gid, limit[RLIM_NLIMITS];
     gid_t groups[GROUPS_MAX];
     size_t groups_count;
@@ -314,6 +315,7 @@ static void take(const char *key, char *value, size_t *args, size_t *vars)
     if (!strcmp(key, "arg")) spec.argv[(*args)++] = value;
     else if (!strcmp(key, "env")) spec.env[(*vars)++] = value;
     else if (!strcmp(key, "cwd")) spec.cwd = value;
+    else if (!strcmp(key, "stdin")) spec.input = value;
     else if (!strcmp(key, "timeout_ms")) spec.timeout_ms = number;
     else if (!strcmp(key, "grace_ms")) spec.grace_ms = number;
     else if (!strcmp(key, "log_bytes")) spec.segment_bytes = number > 2 ? number / 2 : 1;
@@ -421,6 +423,21 @@ static void exec_on_path(void)
     errno = denied ? EACCES : ENOENT;
 }
 
+/* As the task's user, or the agent's that a task becomes another from: links lead nowhere else. */
+static bool open_input(void)
+{
+    struct open_how how = {
+        .flags = O_RDONLY | O_NOCTTY | O_NONBLOCK, /* what is no file must not keep us waiting */
+        .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
+    };
+    int file = (int)syscall(SYS_openat2, work, spec.input, &how, sizeof how);
+    if (file < 0 || dup2(file, 0) < 0)
+        return false;
+    if (file)
+        close(file);
+    return true;
+}
+
 /* In the child; returns the step that failed. It may share our memory: raw calls only. */
 static const char *become_task(int out, int err, bool joined)
 {
@@ -442,6 +459,7 @@ static const char *become_task(int out, int err, bool joined)
     lower_limits();
     if (spec.uid >= 0 && !become_user()) return "user";
     if (fchdir(work)) return "workdir"; /* only now: it is closed to an agent that is not root */
+    if (spec.input && !open_input()) return "stdin";
     if (spec.cwd && chdir(spec.cwd)) return "cwd";
     umask(022);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) return "setup";

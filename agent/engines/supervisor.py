@@ -78,6 +78,7 @@ def encode_spec(
     fields += [("cgroup", path) for path in groups]
     fields += [("memory", str(memory_bytes_max(limits)))] if groups else []
     fields += [("cwd", launch.cwd)] if launch.cwd else []
+    fields += [("stdin", launch.stdin)] if launch.stdin else []
     fields += [("sandbox", "1")] if sandbox else []
     fields += [("arg", arg) for arg in (*sandbox, *launch.argv)]
     fields += [("env", f"{key}={value}") for key, value in env.items()]

@@ -64,13 +64,15 @@ class TaskLimits:
 @dataclass(frozen=True, slots=True)
 class TaskLaunch:
     """One execution to start. `env` is the job's and the SHOAL_* variables; the engine adds
-    PATH, LANG, HOME and TMPDIR, which `env` may override. `cwd` is relative to the work directory.
+    PATH, LANG, HOME and TMPDIR, which `env` may override. `cwd` and `stdin`, the file that is its
+    standard input, are relative to the work directory.
     """
 
     execution_id: str
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str | None = None
+    stdin: str | None = None
     limits: TaskLimits = field(default_factory=TaskLimits)
     timeout_s: float | None = None
     stop_grace_s: float = 10.0  # as docker stop

@@ -133,6 +133,7 @@ def wasm_launch(
         execution_id=task.execution,
         argv=argv,
         env={f"{VARIABLE_PREFIX}{name}": value for name, value in env.items()},
+        stdin=spec.stdin.lstrip("/") or None,
         timeout_s=task.timeout_s,
         log_bytes_max=log_bytes_max,
         limits=TaskLimits(memory_bytes=memory_bytes, cpu_m=spec.resources.cpu_m),

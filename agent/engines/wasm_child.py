@@ -220,6 +220,7 @@ def _wasi(
             wasi.preopen_dir(path, "/" + name.lstrip("/"), writable)
         except wasmtime.WasmtimeError:
             raise Ended(CANNOT_RUN, f"{path} cannot be opened by the tasks' user") from None
+    wasi.inherit_stdin()  # of the child itself: a file of its inputs, or nothing
     wasi.inherit_stdout()
     wasi.inherit_stderr()
     return wasi

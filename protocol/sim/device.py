@@ -31,6 +31,9 @@ from protocol.effects import (
     StopTask,
     StreamLines,
     Tell,
+    TriggerKept,
+    TriggerPutOff,
+    WatchTopics,
 )
 from protocol.events import (
     Booted,
@@ -488,6 +491,9 @@ class Device:
             case Reply():
                 if self.world.on_reply is not None:
                     self.world.on_reply(self, effect)
+            case WatchTopics() | TriggerKept() | TriggerPutOff():
+                if self.world.topics is not None:
+                    self.world.topics.told(self, effect)
             case Tell():
                 self.world.trace.tell(
                     self.world.heap.now, self.index, f"tells {effect.kind}: {effect.text}"

@@ -11,7 +11,7 @@ from typing import Final
 
 from protocol.constraints import explain_all
 from protocol.derived import PEER_LABEL, open_spec
-from protocol.effects import Effect, Gossip, Save, Send, StartTask, Tell
+from protocol.effects import Effect, Gossip, Save, Send, StartTask, Tell, TriggerKept
 from protocol.errors import RemoteProtocolError
 from protocol.events import DeadlinePassed, Event, FrameReceived, GossipReceived, SubmitRequested
 from protocol.execution import Execution
@@ -50,6 +50,7 @@ from protocol.sim.schedulewatch import ScheduleWatch, fired
 from protocol.sim.servicewatch import ServiceWatch
 from protocol.sim.standingwatch import StandingWatch
 from protocol.sim.tasks import Task
+from protocol.sim.triggerwatch import TriggerWatch
 from protocol.sim.volumewatch import VolumeWatch
 from protocol.sim.world import World
 from protocol.wire import Sealed, decode_as, decode_message, loads
@@ -106,6 +107,7 @@ class Invariants:
     services: ServiceWatch = field(init=False)
     volumes: VolumeWatch = field(init=False)
     broker: BrokerWatch = field(init=False)
+    triggers: TriggerWatch = field(init=False)
 
     def __post_init__(self) -> None:
         self._ledgers = [Ledger(self._record) for _ in self.world.devices]
@@ -114,6 +116,7 @@ class Invariants:
         self.broker = BrokerWatch(self.world, self.violate)
         self.services = ServiceWatch(self.world, self.violate, self.exclusive)
         self.volumes = VolumeWatch(self.violate, [self.contested, self.services.contested])
+        self.triggers = TriggerWatch(self.world, self.violate, self.exclusive)
 
     def violate(self, device: int, text: str) -> None:
         if len(self.violations) < VIOLATIONS_MAX:
@@ -159,6 +162,7 @@ class Invariants:
         assert node is not None
         self._check_reading(device, event)
         self.schedules.handled(device, effects, self.world.heap.now)
+        self.triggers.handled(device, effects)
         runs = fired(effects)
         if device.amnesiac and isinstance(event, SubmitRequested):
             tells = [effect for effect in effects if isinstance(effect, Tell)]
@@ -213,6 +217,8 @@ class Invariants:
             case Send():
                 self._wrote(device, effect)
                 self._check_send(device, _said(effect))
+            case TriggerKept():
+                self.triggers.leaving(device, effect)
             case Tell(kind="peer.dead"):
                 self._check_death(device, effect)
             case Gossip(message=Rumours() as rumours):

@@ -18,6 +18,7 @@ def unrest(world: World, invariants: Invariants) -> Unrest:
     """Everything that is not at rest, the first of each kind per device."""
     found: Unrest = invariants.standing.unrest() + invariants.services.unrest()
     found += invariants.broker.unrest()
+    found += invariants.triggers.unrest()
     for device in world.devices:
         found += _restless(world, device)
     for job, (device_index, durable_on) in invariants.acknowledged.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
@@ -20,6 +20,7 @@ from protocol.sim.metered import put_on_metered_links
 from protocol.sim.nats import put_behind
 from protocol.sim.network import Network
 from protocol.sim.people import People
+from protocol.sim.publishers import Publishers
 from protocol.sim.quiet import unrest
 from protocol.sim.rogue import schedule_rogue
 from protocol.sim.scenarios import MIXED, SCENARIOS, Scenario
@@ -47,6 +48,7 @@ class Options:
     scenario: str = MIXED
     faults: Faults | None = None  # instead of the scenario's
     schedules: int = 2  # at most; each keeps a run going for longer
+    triggers: int = 1  # at most, likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,9 @@ def run(seed: int, options: Options, line: Callable[[str], None] | None = None) 
     rng = Random(f"{name}/timers")
     timers = Timers(world, invariants.schedules, rng, faults.heal_s)
     timers.draw(rng.randint(0, options.schedules))
+    rng = Random(f"{name}/publishers")
+    publishers = Publishers(world, invariants.triggers, rng, faults.heal_s, not faults.clean)
+    publishers.draw(rng.randint(0, options.triggers))
     script = Script(world, faults, Random(f"{name}/script"))
     script.schedule()
     rng = Random(f"{name}/rogue")
@@ -105,7 +110,8 @@ def run(seed: int, options: Options, line: Callable[[str], None] | None = None) 
         schedule_rogue(world, rng)
     world.heap.run(faults.heal_s)
     quiet_s = QUIET_S + (LEAF_S if faults.leaves else 0.0)
-    _settle(world, people, keepers, timers, invariants, faults.heal_s + quiet_s)
+    callers = (people, keepers, timers, publishers)
+    _settle(world, callers, invariants, faults.heal_s + quiet_s)
     traffic = world.network.traffic
     return Outcome(
         seed=seed,
@@ -164,15 +170,13 @@ def _draw_roles(index: int, rng: Random) -> tuple[str, ...]:
 
 def _settle(
     world: World,
-    people: People,
-    keepers: Keepers,
-    timers: Timers,
+    callers: Sequence[People | Keepers | Timers | Publishers],
     invariants: Invariants,
     end: float,
 ) -> None:
     """Run on until all is quiet and stays so; what is not quiet in the end is a violation."""
     while world.heap.now < end and not invariants.violations:
-        busy = people.busy or keepers.busy or timers.busy
+        busy = any(caller.busy for caller in callers)
         if not busy and not unrest(world, invariants):
             world.heap.run(world.heap.now + STAY_S)
             if not unrest(world, invariants):
@@ -182,5 +186,5 @@ def _settle(
         return
     for device, text in unrest(world, invariants):
         invariants.violate(device, text)
-    if people.busy or keepers.busy or timers.busy:
+    if any(caller.busy for caller in callers):
         invariants.violate(-1, "somebody who called was never answered")

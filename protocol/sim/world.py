@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
-from protocol.effects import Effect, Reply, Save, StartTask
+from protocol.effects import (
+    Effect,
+    Reply,
+    Save,
+    StartTask,
+    TriggerKept,
+    TriggerPutOff,
+    WatchTopics,
+)
 from protocol.events import Event
 from protocol.ids import PeerId
 from protocol.sim.broker import SimBroker
@@ -39,6 +47,12 @@ class Watcher(Protocol):
     def broke(self, device: Device, text: str) -> None: ...
 
 
+class Told(Protocol):
+    """Hears what nodes want of the MQTT broker."""
+
+    def told(self, device: Device, effect: WatchTopics | TriggerKept | TriggerPutOff) -> None: ...
+
+
 @dataclass(slots=True)
 class World:
     """One seed's world; `seed` is text, and every source of chance is named after it."""
@@ -52,6 +66,7 @@ class World:
     cron: EverySeconds = field(default_factory=EverySeconds)  # of all devices
     by_peer: dict[PeerId, Device] = field(default_factory=dict)
     watcher: Watcher | None = None
+    topics: Told | None = None
     on_reply: Callable[[Device, Reply], None] | None = None
     broker: SimBroker | None = None
     save_failures: float = 0.0  # probability per commit

@@ -98,7 +98,7 @@ class Outside:
     def start(self, task: object) -> None:
         self._did(task)
 
-    check = stop = remove = tell = publish = stream = start
+    check = stop = remove = trigger = tell = publish = stream = start
 
     async def first_events(self) -> Sequence[Event]:
         self.gathering()

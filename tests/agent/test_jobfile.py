@@ -63,7 +63,8 @@ def test_every_example_is_a_job_of_its_type(kind: str) -> None:
     job = load_job(text)
     assert job.type == (kind if kind in list(JobType) else "batch")
     assert (job.schedule is not None) == (kind == "schedule")
-    assert (job.parameters is not None) == (kind == "template")
+    assert (job.parameters is not None) == (kind in ("template", "trigger"))
+    assert (job.trigger is not None) == (kind == "trigger")
     assert text.startswith("# ")
     assert JobSpec.from_plain(job.to_plain()) == job
     validator = jsonschema.Draft202012Validator(job_schema())
@@ -77,6 +78,14 @@ def test_a_wrong_cron_is_told_of_with_its_line() -> None:
         load_job(text)
     with pytest.raises(JobFileError, match=r"Schedule.TimeZone: unknown time zone 'Europe/Berlim'"):
         load_job(example("schedule").replace("Europe/Berlin ", "Europe/Berlim "))
+
+
+def test_a_wrong_expression_is_told_of_with_its_line() -> None:
+    text = example("trigger").replace("state == 'ON'", "state = 'ON'")
+    with pytest.raises(JobFileError, match=r"line \d+, Trigger.Mqtt.When: no JMESPath"):
+        load_job(text)
+    with pytest.raises(JobFileError, match=r"line \d+, Trigger.Mqtt.Topic: .* # is a level"):
+        load_job(example("trigger").replace("home/+/motion", "home#"))
 
 
 def test_the_module_of_the_example_is_the_one_that_can_be_read() -> None:

@@ -35,6 +35,9 @@ from protocol.effects import (
     StopTask,
     StreamLines,
     Tell,
+    TriggerKept,
+    TriggerPutOff,
+    WatchTopics,
 )
 from protocol.events import (
     Booted,
@@ -58,6 +61,7 @@ from protocol.heldjob import HeldJob, Slot
 from protocol.ids import ExecutionId, JobId, PeerId, job_id, peer_slot
 from protocol.job import JobSpec
 from protocol.led import Led
+from protocol.listening import TopicWatch
 from protocol.messages import Facts, Message
 from protocol.node import Node
 from protocol.records import Certificate, Desired, Role
@@ -161,6 +165,9 @@ class Box:
     tells: list[Tell] = field(default_factory=list)
     replies: dict[int, list[Reply]] = field(default_factory=dict)
     sent: list[tuple[PeerId, Message]] = field(default_factory=list)
+    watched: tuple[TopicWatch, ...] | None = None
+    kept: list[int] = field(default_factory=list)
+    put_off: list[int] = field(default_factory=list)
     spins: int = 0
     spun_at: float = -inf
 
@@ -450,6 +457,12 @@ class NodeNet:
                 box.streamed.append(effect)
             case Publish():
                 box.published.append(effect)
+            case WatchTopics():
+                box.watched = effect.watches
+            case TriggerKept():
+                box.kept.append(effect.handle)
+            case TriggerPutOff():
+                box.put_off.append(effect.handle)
             case Dial() | Hangup() | DropVolumes():
                 pass
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import pytest
 
 from protocol.authority import verified_spec
-from protocol.derived import derive, open_spec, slot_of, slot_trigger, source_of
+from protocol.derived import derive, heard_by, open_spec, slot_of, slot_trigger, source_of
 from protocol.errors import JobSpecError, RemoteProtocolError
 from protocol.ids import PeerId, ShoalId
 from protocol.job import JobSpec
-from protocol.records import Derived, Role, Spec
+from protocol.records import Derived, Heard, Role, Spec
+from protocol.tree import Plain
 from protocol.wire import Sealed, seal
 from tests.protocol.fakes import FakeKeyring, FakeShoal
 from tests.protocol.schedulenet import ops_schedule, schedule
 from tests.protocol.standingbook import StandingBook, daemon
 from tests.protocol.test_template import template
+from tests.protocol.test_trigger import mqtt, triggered
 
 SHOAL = FakeShoal()
 A, B = SHOAL.keyring("a"), SHOAL.keyring("b")
@@ -86,6 +88,76 @@ def test_a_templates_run_is_filled_by_its_inputs() -> None:
     assert slot_of(spec) == 0
     with pytest.raises(JobSpecError, match="missing parameter what"):
         derive(source(template()), "k", {}, A)
+
+
+# ---- for a message -----------------------------------------------------------------------------
+
+HEARD = Heard("home/porch/motion", b"ON", "answers", b"7")
+
+
+def message_run(message: Heard = HEARD, by: FakeKeyring = A, **fields: Plain) -> Sealed:
+    data = source(triggered({"Mqtt": mqtt(**fields)}))
+    return derive(data, "k", {}, by, message)
+
+
+def test_a_message_is_one_job_whoever_hears_it() -> None:
+    one, other = message_run(), message_run(by=B)
+    assert one.body == other.body and one.data != other.data and one.author == "a"
+    job = JobSpec.decode(spec_in(one).body)
+    assert job.fired is not None and job.fired.environment["SHOAL_TRIGGER_ID"] == "k"
+    assert verified_spec(other.data, A).body == one.body
+
+
+def test_where_the_answer_goes_is_no_part_of_the_job_and_travels_with_it() -> None:
+    silent = message_run(Heard(HEARD.topic, HEARD.payload))
+    assert silent.body == message_run().body
+    assert heard_by(message_run(by=B).data) == ("b", HEARD)
+    assert heard_by(derive(source(template()), "k", {"what": "x"}, A).data) is None
+
+
+def test_another_payload_or_topic_is_another_revision() -> None:
+    bodies = {
+        message_run(Heard(topic, payload)).body
+        for topic in ("home/porch/motion", "home/attic/motion")
+        for payload in (b"ON", b"OFF")
+    }
+    assert len(bodies) == 4
+
+
+def test_a_person_runs_it_without_a_message() -> None:
+    job = JobSpec.decode(spec_in(derive(source(triggered()), "k", {"camera": "x"}, A)).body)
+    assert job.fired is None and job.task.input_sources == ()
+
+
+@pytest.mark.parametrize("payload", [b"\xff", b"\0"])
+def test_what_no_variable_holds_is_nobodys_run(payload: bytes) -> None:
+    with pytest.raises(JobSpecError):
+        message_run(Heard(HEARD.topic, payload), Input="env")
+    data = source(triggered({"Mqtt": mqtt(Input="env")}))
+    message = Heard(HEARD.topic, payload)
+    record = Derived(shoal=SHOAL.id, source=data, trigger="k", message=message)
+    with pytest.raises(RemoteProtocolError, match="not a run of its source"):
+        open_spec(seal(record, A), A)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message", "by", "inputs"),
+    [
+        (triggered(), Heard("home/porch/door", b""), A, {}),
+        (triggered(), Heard(HEARD.topic, b"x" * 16385), A, {}),
+        (triggered(), HEARD, A, {"camera": "x"}),
+        (triggered(), HEARD, WORKER, {}),
+        (template(), HEARD, A, {}),
+        (schedule(), HEARD, A, {}),
+    ],
+)
+def test_no_other_message_runs_it(
+    spec: JobSpec, message: Heard, by: FakeKeyring, inputs: dict[str, str]
+) -> None:
+    data = source(spec)
+    record = Derived(shoal=SHOAL.id, source=data, trigger="60", inputs=inputs, message=message)
+    with pytest.raises(RemoteProtocolError):
+        open_spec(seal(record, by), A)
 
 
 def test_other_specs_have_no_source_and_open_as_they_are() -> None:

@@ -145,7 +145,7 @@ def test_names_that_no_topic_or_path_could_hold_are_refused(name: str) -> None:
         (tree("ops", Count=2), "Count", "an ops job runs on every peer that matches"),
         (tree("daemon", Count=False), "Count", "a daemon runs on every peer"),
         (tree(Spread=True), "Spread", "only a service has Spread"),
-        (tree(Trigger={}), "Trigger", "is reserved for a later version"),
+        (tree(Trigger={}), "Trigger.Mqtt", "missing"),
         (tree(notafter="2030-01-01T00:00:00Z"), "notafter", "a batch job ends by itself"),
         (tree(HealthyAfter=1), "HealthyAfter", "belongs into Update"),
         (tree(Update={}), "Update", "one revision all its life"),

@@ -18,6 +18,7 @@ from protocol import (
     resources,
     retry,
     task,
+    trigger,
     volumes,
 )
 from protocol.errors import JobSpecError
@@ -80,6 +81,13 @@ def test_its_keys_are_those_that_the_reader_knows() -> None:
     assert properties(*process) == engine.PROCESS_FIELDS
     params = (*tasks, "properties", "Engine", "else", "then", "properties", "Params")
     assert properties(*params) == container.FIELDS
+    assert properties("properties", "Trigger") == trigger.FIELDS
+    mqtt = ("properties", "Trigger", "properties", "Mqtt")
+    assert properties(*mqtt) == trigger.MQTT_FIELDS
+    assert properties(*mqtt, "properties", "Dedup") == trigger.DEDUP_FIELDS
+    prefer = ("properties", "Trigger", "properties", "Prefer")
+    assert properties(*prefer) == trigger.PREFER_FIELDS
+    assert properties("properties", "Fired") == trigger.FIRED_FIELDS
 
 
 def test_every_value_is_described() -> None:

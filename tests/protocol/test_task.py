@@ -155,3 +155,51 @@ def test_errors_name_the_place(fields: dict[str, Plain], path: str, message: str
 def test_a_key_given_in_two_letter_cases_is_refused() -> None:
     with pytest.raises(JobSpecError, match=r"T.ENV: given twice, first as T.Env"):
         read(Env={}, ENV={})
+
+
+# ---- standard input ----------------------------------------------------------------------------
+
+
+def source(target: str = "message", url: str = "data:,hello") -> Plain:
+    return {"Source": {"Type": "inline", "Params": {"URL": url}}, "Target": target}
+
+
+def archive(target: str) -> Plain:
+    params: Plain = {"Digest": "a" * 64, "Size": 1}
+    return {"Source": {"Type": "archive", "Params": params}, "Target": target}
+
+
+@pytest.mark.parametrize(
+    ("target", "stdin"), [("in", "./in"), ("/data", "data"), ("in/x", "in/x"), ("in", "in/more")]
+)
+def test_a_file_of_its_inputs_may_be_its_standard_input(target: str, stdin: str) -> None:
+    task = read(InputSources=[source(target)], Stdin=stdin)
+    assert task.stdin == stdin.removeprefix("./")
+    assert read(**{k: v for k, v in task.to_plain().items() if k != "Engine"}) == task
+
+
+def test_it_may_be_any_file_of_an_archive() -> None:
+    assert read(InputSources=[archive(".")], Stdin="a/b").stdin == "a/b"
+    assert read(InputSources=[archive("in")], Stdin="in/b").stdin == "in/b"
+
+
+@pytest.mark.parametrize("stdin", ["other", "message2", "mess", "../message", ""])
+def test_standard_input_is_a_file_of_its_inputs(stdin: str) -> None:
+    with pytest.raises(JobSpecError, match=r"T\.Stdin: "):
+        read(InputSources=[source()], Stdin=stdin)
+
+
+def test_a_directory_of_the_device_is_no_standard_input() -> None:
+    device: Plain = {
+        "Source": {"Type": "localDirectory", "Params": {"SourcePath": "/srv"}},
+        "Target": "d",
+    }
+    with pytest.raises(JobSpecError, match="in none of the task's InputSources; their targets: d"):
+        read(InputSources=[device], Stdin="d/x")
+
+
+def test_a_container_has_no_standard_input_here() -> None:
+    engine: Plain = {"Type": "docker", "Params": {"Image": "busybox"}}
+    task: Plain = {"Engine": engine, "InputSources": [source()], "Stdin": "message"}
+    with pytest.raises(JobSpecError, match=r"T\.Stdin: a container is given .*; leave Stdin out"):
+        TaskSpec.read(Node(task, "T"), ("docker",), standing=False)

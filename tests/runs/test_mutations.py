@@ -54,6 +54,9 @@ from protocol.sim.scenarios import MIXED, SCENARIOS
 from protocol.standing import Standing
 from protocol.standingjob import StandingJob
 from protocol.succession import Succession
+from protocol.triggers import Triggers
+from protocol.waiting import Row as WaitingRow
+from protocol.waiting import Waiter, Waiting
 from protocol.wire import Sealed, seal
 
 Patch = pytest.MonkeyPatch
@@ -69,7 +72,7 @@ class Mutation:
     found: str  # a pattern of the violation
     faults: Faults | None = None  # drawn from each seed where none are given
     scenario: str = MIXED
-    about: str = "jobs"  # or daemons, services, schedules: nothing else is drawn, which takes time
+    about: str = "jobs"  # or daemons, …, triggers: nothing else is drawn, which takes time
 
     @property
     def options(self) -> Options:
@@ -77,6 +80,7 @@ class Mutation:
             daemons=3 if self.about == "daemons" else 0,
             services=2 if self.about == "services" else 0,
             schedules=2 if self.about == "schedules" else 0,
+            triggers=2 if self.about == "triggers" else 0,
             scenario=self.scenario,
             faults=self.faults,
         )
@@ -601,6 +605,7 @@ AMNESIA = Faults(amnesia=True, crashes=3)
 CUTS = Faults(power_cuts=6)
 GRAVE = Faults(burials=1)
 BROKER = Faults(broker=True, outages=4, crashes=6)
+CLEAN = Faults()
 
 
 def _hung_starts(patch: Patch) -> None:
@@ -676,6 +681,59 @@ def _unsaved_marks(patch: Patch) -> None:
         return []
 
     patch.setattr(Schedules, "_marked", unsaved)
+
+
+def _unjournaled_messages(patch: Patch) -> None:
+    """A message is acknowledged that waits in memory alone."""
+    add = Waiting.add
+
+    def unsaved(self: Waiting, waiter: Waiter) -> list[WaitingRow]:
+        add(self, waiter)
+        return []
+
+    patch.setattr(Waiting, "add", unsaved)
+
+
+def _forgotten_messages(patch: Patch) -> None:
+    """What waited on the disk is not looked at in the next life."""
+    patch.setattr(Waiting, "restore", lambda self, disk: [])
+
+
+def _nobody_steps_in(patch: Patch) -> None:
+    """Whoever is not first leaves the message to the first, dead or alive."""
+    look = Triggers._look
+
+    def leave(self: Triggers, waiter: Waiter, now: Now) -> list[Effect]:
+        return self._drop(waiter) if waiter.rank else look(self, waiter, now)
+
+    patch.setattr(Triggers, "_look", leave)
+
+
+def _all_fire(patch: Patch) -> None:
+    """Each device that hears a message takes itself for the first."""
+    patch.setattr(Triggers, "_rank", lambda self, waiter: 0)
+
+
+def _nobody_is_asked(patch: Patch) -> None:
+    """Another rank fires when its turn comes, whether or not the run is there."""
+
+    def look(self: Triggers, waiter: Waiter, now: Now) -> list[Effect]:
+        if waiter.turn > now.mono:
+            waiter.due = waiter.turn
+            return []
+        return self._fire(waiter, now)
+
+    patch.setattr(Triggers, "_look", look)
+
+
+def _repeats_are_new(patch: Patch) -> None:
+    """What a broker sends again is taken for another message."""
+    patch.setattr(Waiting, "delivered_before", lambda self, *arguments: False)
+
+
+def _all_hear(patch: Patch) -> None:
+    """Every device subscribes to what has no keys."""
+    patch.setattr(Triggers, "_hears", lambda self, watch, now: not watch.problem)
 
 
 MUTATIONS = (
@@ -787,6 +845,15 @@ MUTATIONS = (
         "mark not saved", _unsaved_marks, "without saving it with its mark", about="schedules"
     ),
     Mutation("volumes forgotten", _lost_volumes, "runs without its volume", scenario="volumes"),
+    Mutation("message not journaled", _unjournaled_messages, "on no disk", about="triggers"),
+    Mutation(
+        "messages forgotten", _forgotten_messages, "still wait|is lost", CUTS, about="triggers"
+    ),
+    Mutation("nobody steps in", _nobody_steps_in, "is lost", CUTS, about="triggers"),
+    Mutation("all fire", _all_fire, "fired a second time", CLEAN, about="triggers"),
+    Mutation("nobody is asked", _nobody_is_asked, "fired a second time", CLEAN, about="triggers"),
+    Mutation("repeats are new", _repeats_are_new, "jobs; . devices heard", about="triggers"),
+    Mutation("all hear", _all_hear, "without a key came to", CLEAN, about="triggers"),
     Mutation("gone peers waited for", _never_given_up, "has not ended|woken", GRAVE),
     Mutation("outbox not saved", _unsaved_outbox, "before it was durable|no message of it", BROKER),
     Mutation("lost with the connection", _sent_once, "waits? for the broker|not come", BROKER),

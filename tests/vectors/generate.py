@@ -72,7 +72,8 @@ def parts() -> list[Vector]:
     answer = samples.RenewAnswer(samples.JOB, slot, samples.FENCE, "over", samples.PEER.peer)
     facts = samples.Facts(4000, 1 << 30, 1 << 33, 120, 2, 0, -5_000, -1, 1)
     update = samples.UpdateState(2, samples.REVISION, 1)
-    values = (samples.LETTER, samples.FENCE, state, needs, facts, renewal, answer, update)
+    heard = samples.MESSAGE
+    values = (samples.LETTER, samples.FENCE, state, needs, facts, renewal, answer, update, heard)
     return [vector for value in values for vector in vectors_of(value)]
 
 
@@ -119,6 +120,7 @@ def runs() -> list[Vector]:
         ("schedule-each", samples.DERIVED, keys.GUEST),
         ("ops-schedule-each", samples.OPS_RUN, keys.GUEST),
         ("template", samples.RUN, keys.PEER),
+        ("trigger", samples.FIRED_RUN, keys.PEER),
     ):
         data = seal(record, keyring)
         sealed = open_spec(data, keys.PEER)

@@ -76,6 +76,7 @@ from protocol.records import (
     Derived,
     Desired,
     Fence,
+    Heard,
     Result,
     Role,
     Spec,
@@ -241,6 +242,29 @@ TEMPLATE = JobSpec.from_plain(
         ],
     }
 )
+TRIGGERED = JobSpec.from_plain(
+    {
+        "Name": "motion",
+        "Type": "batch",
+        "Parameters": [{"Name": "how", "Default": "laut"}],
+        "Trigger": {
+            "Mqtt": {
+                "Broker": "home",
+                "Topic": "haus/+/bewegung",
+                "When": "state == 'ON'",
+                "Input": "stdin",
+                "Debounce": "2s",
+                "MaxPerMinute": 30,
+                "Dedup": {"Key": "id"},
+                "BytesMax": "1Ki",
+            },
+            "Prefer": {"NearTrigger": True},
+        },
+        "Tasks": [{"Engine": {"Type": "process", "Params": {"Command": ["look", "${how}"]}}}],
+    }
+)
+MESSAGE = Heard("haus/küche/bewegung", b'{"state":"ON"}\n\x00\xff', "antwort/7", b"\x00\x07")
+FIRED = TRIGGERED.filled_by(MESSAGE, "tür-17")
 WASM = JobSpec.from_plain(
     {
         "Name": "count",
@@ -297,6 +321,8 @@ JOBS = {
     "schedule": SCHEDULE,
     "ops-schedule": OPS_SCHEDULE,
     "template": TEMPLATE,
+    "trigger": TRIGGERED,
+    "fired": FIRED,
     "wasm": WASM,
     "mqtt": PUBLISHING,
 }
@@ -420,6 +446,17 @@ SLOT_S = 1_800_000_000
 DERIVED = Derived(shoal=SHOAL, source=SEALED_SCHEDULE, trigger=f"{SLOT_S}/{GUEST.peer}")
 OPS_RUN = Derived(shoal=SHOAL, source=SEALED_OPS_SCHEDULE, trigger=f"{SLOT_S}/{GUEST.peer}")
 RUN = Derived(shoal=SHOAL, source=SEALED_TEMPLATE, trigger="3f9a", inputs={"what": "grüß dich"})
+TRIGGERED_SPEC = Spec(
+    job=job_id(SHOAL, "default", "standing", "template/motion"),
+    shoal=SHOAL,
+    namespace="default",
+    kind="standing",
+    key="template/motion",
+    generation=1,
+    body=TRIGGERED.encode(),
+)
+SEALED_TRIGGERED = seal(TRIGGERED_SPEC, PEER)
+FIRED_RUN = Derived(shoal=SHOAL, source=SEALED_TRIGGERED, trigger="tür-17", message=MESSAGE)
 
 SEALED_CERTIFICATE = PEER.certificate
 SEALED_ADVERT = seal(ADVERT, PEER)
@@ -454,6 +491,7 @@ TYPICAL: dict[str, tuple[msgspec.Struct, ...]] = {
         RESULT,
         ACCEPTANCE,
         RUN,
+        FIRED_RUN,
     ),
     "membership": (
         Ping(7),

@@ -123,6 +123,47 @@ def supervisor_pid(root: Path, execution_id: str = "e1") -> int:
     return int((root / execution_id / "supervisor").read_text().split()[0])
 
 
+# ---- its standard input ----
+
+
+async def given(engine: ProcessEngine, name: str, data: bytes) -> Path:
+    """A file among its inputs; where it is."""
+    path = await engine.directories.prepare("e1") / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    await engine.hand_over("e1")
+    return path
+
+
+async def test_a_file_of_its_inputs_is_its_standard_input(engine: ProcessEngine) -> None:
+    await given(engine, "in/message", b"one\ntwo\n")
+    done = await ended(engine, shell("wc -l; pwd >&2", stdin="in/message", cwd="in"))
+    assert done.succeeded
+    assert (await output(engine)).strip() == "2"
+
+
+async def test_without_one_there_is_nothing_to_read(engine: ProcessEngine) -> None:
+    await ended(engine, shell("wc -c"))
+    assert (await output(engine)).strip() == "0"
+
+
+async def test_no_link_makes_a_file_of_the_device_its_standard_input(
+    engine: ProcessEngine, tmp_path: Path
+) -> None:
+    outside = tmp_path / "secret"
+    outside.write_text("secret")
+    link = (await given(engine, "x", b"")).with_name("message")
+    link.symlink_to(outside)
+    done = await ended(engine, shell("cat", stdin="message"))
+    assert done.reason is ExitReason.START_FAILED
+    assert done.detail.startswith("message: cannot be read as standard input: ")
+
+
+async def test_a_standard_input_that_is_not_there_is_named(engine: ProcessEngine) -> None:
+    done = await ended(engine, shell("cat", stdin="message"))
+    assert done.detail == "message: cannot be read as standard input: No such file or directory"
+
+
 # ---- how it ends ----
 
 

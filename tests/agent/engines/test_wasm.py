@@ -112,6 +112,17 @@ async def test_it_sees_the_jobs_variables_and_none_of_the_devices(root: Path) ->
     assert told == ["A=1=2", "B=ü", "LD_PRELOAD=/x.so", "PYTHONPATH=/x", "SHOAL_JOB_ID=j"]
 
 
+async def test_a_file_of_its_inputs_is_its_standard_input(root: Path) -> None:
+    source = {
+        "Source": {"Type": "inline", "Params": {"URL": "data:,on%00off"}},
+        "Target": "message",
+    }
+    more = {"InputSources": [source], "Stdin": "message"}
+    found = await ended(root, task(wat.echoes(), Task=more))
+    assert (found.exit_code, found.stdout_tail) == (0, b"on\0off")
+    assert (await ended(root, task(wat.echoes(), "e2"))).stdout_tail == b""
+
+
 async def test_another_function_may_be_run(root: Path) -> None:
     module = wat.module('(module (func (export "go")))')
     assert (await ended(root, task(module, EntryPoint="go"))).exit_code == 0

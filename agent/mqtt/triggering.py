@@ -1,0 +1,208 @@
+"""Triggering: what a broker brings, made into events for the node; and what becomes of it there.
+
+It knows what is to be heard (WatchTopics), keeps each message until the node has it on disk, and
+only then lets the broker forget it. A node that is built anew is told of all that it had not kept:
+the connection stands, and the broker would not send it again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from agent.mqtt.expressions import ExpressionError, is_true, name_of, search
+from agent.mqtt.payload import PayloadError, value_of
+from protocol.bounds import TOPIC_CHARS_MAX
+from protocol.effects import TriggerKept, TriggerPutOff, WatchTopics
+from protocol.events import Event, TriggerHeard, TriggerRefused
+from protocol.ids import JobId
+from protocol.listening import TopicWatch
+from protocol.records import Heard
+from protocol.trigger import key_of, matches
+
+CORRELATION_BYTES_MAX: Final = 256  # bounds.Correlation
+ID: Final = "id"  # the user property of MQTT 5 that says which message it is
+HELD_MAX: Final = 1_024  # that the node has not kept; a broker has fewer under way
+FILTERED: Final = ""  # for no reason that anybody need know: it is not meant
+_log = logging.getLogger("shoal.mqtt")
+
+
+class Incoming(Protocol):
+    """A message as a connection brings it (agent.mqtt.message)."""
+
+    @property
+    def broker(self) -> str: ...
+    @property
+    def topic(self) -> str: ...
+    @property
+    def payload(self) -> bytes: ...
+    @property
+    def qos(self) -> int: ...
+    @property
+    def retain(self) -> bool: ...
+    @property
+    def dup(self) -> bool: ...
+    @property
+    def packet_id(self) -> int: ...
+    @property
+    def correlation(self) -> bytes | None: ...
+    @property
+    def response_topic(self) -> str: ...
+    @property
+    def content_type(self) -> str: ...
+    @property
+    def ack(self) -> Callable[[], None]: ...
+    def user_property(self, name: str) -> str: ...
+
+
+class Unfit(Exception):
+    """The message runs nothing: a sentence, empty where it is not meant."""
+
+
+@dataclass(slots=True)
+class Taken:
+    """A message that the node is told of, and may have to be told of again."""
+
+    event: TriggerHeard
+    ack: Callable[[], None]
+
+
+class Triggering:
+    """All triggers of this device. `post` hands an event to the node; `later` calls after so many
+    seconds; `subscribe` has just these watches heard, each message coming to `heard` with its own.
+    """
+
+    def __init__(
+        self,
+        post: Callable[[Event], None],
+        later: Callable[[float, Callable[[], None]], None],
+        subscribe: Callable[[Sequence[TopicWatch]], None],
+    ) -> None:
+        self._post = post
+        self._later = later
+        self._subscribe = subscribe
+        self._taken: dict[int, Taken] = {}
+        self._watches: dict[JobId, TopicWatch] = {}
+        self._handle = 0
+        self.counters = {"heard": 0, "filtered": 0, "refused": 0, "kept": 0, "put_off": 0}
+
+    @property
+    def watches(self) -> tuple[TopicWatch, ...]:
+        return tuple(self._watches.values())
+
+    # ---- from the node -----------------------------------------------------------------------
+
+    def carry_out(self, effect: WatchTopics | TriggerKept | TriggerPutOff) -> None:
+        match effect:
+            case WatchTopics():
+                self._watches = {watch.template: watch for watch in effect.watches}
+                self._subscribe(effect.watches)
+            case TriggerKept():
+                taken = self._taken.pop(effect.handle, None)
+                if taken is not None:
+                    self.counters["kept"] += 1
+                    taken.ack()
+            case TriggerPutOff():
+                self.counters["put_off"] += 1
+                self._later(effect.again_s, lambda: self._again(effect.handle))
+
+    def _again(self, handle: int) -> None:
+        taken = self._taken.get(handle)
+        if taken is not None:
+            self._post(taken.event)
+
+    def rebuilt(self) -> Iterable[Event]:
+        """What a node that was built anew is to hear first: all that it may not have kept."""
+        return [taken.event for taken in self._taken.values()]
+
+    def gone(self, broker: str) -> None:
+        """The connection to a broker has ended, and what it brought will come again with the next:
+        the packets' numbers are another connection's by then."""
+        for handle in [h for h, taken in self._taken.items() if self._is_of(taken, broker)]:
+            del self._taken[handle]
+
+    def _is_of(self, taken: Taken, broker: str) -> bool:
+        return taken.event.delivery.startswith(f"{broker}/")
+
+    # ---- from a broker -----------------------------------------------------------------------
+
+    def heard(self, watch: TopicWatch, message: Incoming) -> None:
+        """A message that came for a watch. Whatever it holds, it ends in an event or a count."""
+        self.counters["heard"] += 1
+        try:
+            event = self._event(watch, message)
+        except Unfit as unfit:
+            reason = str(unfit)
+            self.counters["refused" if reason else "filtered"] += 1
+            if reason:
+                self._post(TriggerRefused(watch.template, reason))
+            message.ack()
+            return
+        if len(self._taken) >= HELD_MAX:  # the broker keeps it, and sends it to the next connection
+            _log.warning("%s: %d messages wait for the disk", watch.name, len(self._taken))
+            return
+        if event.delivery:
+            self._taken[event.handle] = Taken(event, message.ack)
+        self._post(event)
+
+    def _event(self, watch: TopicWatch, message: Incoming) -> TriggerHeard:
+        """Raises Unfit."""
+        mqtt, payload = watch.mqtt, message.payload
+        if not matches(mqtt.topic, message.topic):  # of another subscription (MQTT 3.1.1)
+            raise Unfit(FILTERED)
+        if message.retain and not mqtt.retained:
+            raise Unfit("the broker has kept it from earlier (Retained)")
+        if len(payload) > mqtt.bytes_max:
+            raise Unfit(f"a payload over {mqtt.bytes_max} bytes (BytesMax)")
+        if max(len(message.topic), len(message.response_topic)) > TOPIC_CHARS_MAX:
+            raise Unfit(f"a topic over {TOPIC_CHARS_MAX} characters")
+        key = _own_key(message)
+        if mqtt.when or (mqtt.keyed and mqtt.key and not key):
+            key = _evaluated(watch, message, key)
+        if mqtt.keyed and not key:
+            raise Unfit("it brings no id (user property or correlation data)")
+        correlation = message.correlation or b""
+        answered = message.response_topic and len(correlation) <= CORRELATION_BYTES_MAX
+        heard = Heard(
+            message.topic,
+            payload,
+            message.response_topic if answered else "",
+            correlation if answered else b"",
+        )
+        self._handle += 1
+        delivery = f"{message.broker}/{message.packet_id}" if message.qos else ""
+        return TriggerHeard(self._handle, watch.template, heard, key, delivery, message.dup)
+
+
+def _own_key(message: Incoming) -> str:
+    """What the message calls itself: the user property `id`, else its correlation data."""
+    if name := message.user_property(ID):
+        return key_of(name)
+    return key_of(message.correlation) if message.correlation else ""
+
+
+def _evaluated(watch: TopicWatch, message: Incoming, key: str) -> str:
+    """Its key, by Dedup.Key where it brings none. Raises Unfit for what When does not want."""
+    mqtt = watch.mqtt
+    try:
+        value = value_of(message.payload, message.content_type)
+    except PayloadError as error:
+        raise Unfit(str(error)) from None
+    if mqtt.when and not is_true(_searched("When", mqtt.when, value)):
+        raise Unfit(FILTERED)
+    if key or not (mqtt.keyed and mqtt.key):
+        return key
+    found = _searched("Dedup.Key", mqtt.key, value, name=True)
+    if not found:
+        raise Unfit("it brings no id, and Dedup.Key finds none")
+    return key_of(str(found))
+
+
+def _searched(field: str, text: str, value: object, name: bool = False) -> object:
+    try:
+        found: object = search(text, value)
+        return name_of(found) if name else found
+    except ExpressionError as error:
+        raise Unfit(f"{field}: {error}") from None

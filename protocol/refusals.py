@@ -1,0 +1,55 @@
+"""Refusals: messages that ran nothing, counted by reason, and told of once a minute at most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from protocol.bounds import clipped
+from protocol.clock import NEVER
+from protocol.effects import Effect, Tell
+from protocol.ids import JobId, PeerId
+
+TELL_S: Final = 60.0  # a broken sensor sends a hundred a second
+KINDS_MAX: Final = 64  # of template and reason; the reasons of some quote what came
+OTHER: Final = "other reasons"
+
+
+@dataclass(slots=True)
+class Refusals:
+    """The first of its kind is told of at once, those of the next minute together."""
+
+    me: PeerId
+    total: dict[JobId, int] = field(default_factory=dict)  # of this life, by template
+    _untold: dict[tuple[JobId, str, str], int] = field(default_factory=dict)  # with its name
+    _tell_at: dict[JobId, float] = field(default_factory=dict)  # monotonic; not before
+
+    def add(self, template: JobId, name: str, reason: str, now: float) -> list[Effect]:
+        self.total[template] = self.total.pop(template, 0) + 1
+        if len(self.total) > KINDS_MAX:
+            del self.total[next(iter(self.total))]
+        key = (template, name, clipped(reason))
+        if key not in self._untold and len(self._untold) >= KINDS_MAX:
+            key = (template, name, OTHER)
+        self._untold[key] = self._untold.get(key, 0) + 1
+        return self.on_deadline(now)
+
+    @property
+    def deadline(self) -> float:
+        times = [self._tell_at.get(template, 0.0) for template, _, _ in self._untold]
+        return min(times, default=NEVER)
+
+    def on_deadline(self, now: float) -> list[Effect]:
+        due = [key for key in self._untold if self._tell_at.get(key[0], 0.0) <= now]
+        told: list[Effect] = []
+        for key in due:
+            (template, name, reason), count = key, self._untold.pop(key)
+            self._tell_at.pop(template, None)
+            self._tell_at[template] = now + TELL_S
+            messages = "a message was" if count == 1 else f"{count} messages were"
+            text = f"{name}: {messages} refused: {reason}"
+            fields: dict[str, object] = {"count": count, "reason": reason}
+            told.append(Tell("trigger.refused", text, template, self.me, fields))
+        while len(self._tell_at) > KINDS_MAX:
+            del self._tell_at[next(iter(self._tell_at))]
+        return told

@@ -1,0 +1,84 @@
+"""Expressions: what they find, and those that a message could be blown up with."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.mqtt.expressions import ExpressionError, check_trigger, is_true, name_of, parsed, search
+from protocol.errors import JobSpecError
+from tests.protocol.test_trigger import mqtt, triggered
+
+VALUE = {"state": "ON", "id": 7, "of": {"room": "porch"}, "list": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("state", "ON"),
+        ("state == 'ON'", True),
+        ("of.room", "porch"),
+        ("nothing.at.all", None),
+        ("length(list) > `1`", True),
+        ("[state, of.room]", ["ON", "porch"]),
+    ],
+)
+def test_what_an_expression_finds(text: str, found: object) -> None:
+    assert search(text, VALUE) == found
+
+
+def test_plain_text_is_itself() -> None:
+    assert search("@ == 'ON'", "ON") is True
+    assert search("state", "ON") is None
+
+
+@pytest.mark.parametrize("value", [None, False, "", [], {}])
+def test_what_is_false(value: object) -> None:
+    assert not is_true(value)
+
+
+@pytest.mark.parametrize("value", [True, 0, "x", [0], {"a": None}])
+def test_what_is_true(value: object) -> None:
+    assert is_true(value)
+
+
+def test_a_key_is_text_however_it_is_written() -> None:
+    assert name_of("x") == "x" and name_of(7) == "7" and name_of(False) == "false"
+    assert name_of({"b": 1, "a": "ü"}) == '{"a":"ü","b":1}'
+    assert name_of(None) == name_of("") == ""
+    with pytest.raises(ExpressionError):
+        name_of({1, 2})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("state = 'ON'", "no JMESPath"),
+        ("(" * 1000, "nested too deep|no JMESPath"),
+        ("nosuch(@)", None),
+        ("|".join(["[@, @]"] * 10), "too much"),
+        ("|".join(["{a: @, b: @}"] * 2), "too much"),
+        ("to_string(" * 9 + "@" + ")" * 9, "too much"),
+        ("join(a, b)", "not allowed"),
+        (".".join(["a"] * 300), "too much|nested too deep"),
+    ],
+)
+def test_what_is_not_taken(text: str, says: str | None) -> None:
+    if says is None:  # found out when it is evaluated
+        with pytest.raises(ExpressionError):
+            search(text, VALUE)
+        return
+    with pytest.raises(ExpressionError, match=says):
+        parsed(text)
+
+
+@pytest.mark.parametrize("text", ["abs(state)", "sum(of)", "max(list[0])", "list[:2:0]"])
+def test_what_does_not_go_with_the_value_is_a_sentence(text: str) -> None:
+    with pytest.raises(ExpressionError):
+        search(text, VALUE)
+
+
+def test_a_template_is_checked_where_it_is_taken() -> None:
+    check_trigger(triggered({"Mqtt": mqtt(When="a", Dedup={"Key": "b"})}))
+    with pytest.raises(JobSpecError, match="no JMESPath") as caught:
+        check_trigger(triggered({"Mqtt": mqtt(Dedup={"Key": "b ="})}))
+    assert caught.value.path == "Trigger.Mqtt.Dedup.Key"

@@ -1,0 +1,245 @@
+"""Triggering: what a message becomes, and that no broker is told before the node has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cbor2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.mqtt.triggering import HELD_MAX, Triggering
+from protocol.effects import TriggerKept, TriggerPutOff, WatchTopics
+from protocol.events import Event, TriggerHeard, TriggerRefused
+from protocol.ids import JobId
+from protocol.listening import TopicWatch
+from protocol.trigger import MqttTrigger
+
+LOOK = JobId("look")
+
+
+@dataclass
+class Message:
+    payload: bytes = b'{"state": "ON", "id": 7}'
+    topic: str = "home/porch/motion"
+    broker: str = "home"
+    qos: int = 1
+    retain: bool = False
+    dup: bool = False
+    packet_id: int = 3
+    correlation: bytes | None = None
+    response_topic: str = ""
+    content_type: str = ""
+    properties: dict[str, str] = field(default_factory=dict)
+    acks: int = 0
+
+    def ack(self) -> None:
+        self.acks += 1
+
+    def user_property(self, name: str) -> str:
+        return self.properties.get(name, "")
+
+
+class Desk:
+    """One watch, and what was posted, put off and subscribed to."""
+
+    def __init__(self, **mqtt: Any) -> None:
+        self.posted: list[Event] = []
+        self.waiting: list[tuple[float, Callable[[], None]]] = []
+        self.subscribed: list[Sequence[TopicWatch]] = []
+        self.triggering = Triggering(
+            self.posted.append,
+            lambda after_s, call: self.waiting.append((after_s, call)),
+            self.subscribed.append,
+        )
+        mqtt.setdefault("topic", "home/+/motion")
+        self.watch = TopicWatch(LOOK, "default", "look", MqttTrigger(broker="home", **mqtt))
+        self.triggering.carry_out(WatchTopics((self.watch,)))
+
+    def hear(self, message: Message) -> Event | None:
+        """What the node is told of it."""
+        before = len(self.posted)
+        self.triggering.heard(self.watch, message)
+        return self.posted[-1] if len(self.posted) > before else None
+
+    def heard(self, message: Message) -> TriggerHeard:
+        event = self.hear(message)
+        assert isinstance(event, TriggerHeard), event
+        assert message.acks == 0
+        return event
+
+    def refused(self, message: Message) -> str:
+        event = self.hear(message)
+        assert isinstance(event, TriggerRefused), event
+        assert message.acks == 1
+        return event.reason
+
+
+# ---- what it becomes ----------------------------------------------------------------------------
+
+
+def test_a_message_is_told_as_it_came() -> None:
+    event = Desk().heard(Message(dup=True, response_topic="answers"))
+    assert event.template == LOOK and event.message.topic == "home/porch/motion"
+    assert event.message.payload == b'{"state": "ON", "id": 7}'
+    assert (event.key, event.delivery, event.repeated) == ("", "home/3", True)
+    assert (event.message.reply, event.message.correlation) == ("answers", b"")
+
+
+@pytest.mark.parametrize(
+    ("message", "key"),
+    [
+        (Message(properties={"id": "m1"}, correlation=b"c"), "m1"),
+        (Message(correlation=b"c"), "c"),
+        (Message(), "7"),
+        (Message(cbor2.dumps({"id": "x", "t": 21.5})), "x"),
+    ],
+)
+def test_a_key_is_the_messages_own_else_what_is_found_in_it(message: Message, key: str) -> None:
+    assert Desk(keyed=True, key="id").heard(message).key == key
+
+
+def test_where_it_brings_its_own_id_its_payload_may_hold_anything() -> None:
+    message = Message(b"\xff\xfe", properties={"id": "m1"})
+    assert Desk(keyed=True, key="id").heard(message).key == "m1"
+
+
+def test_an_id_counts_where_none_is_asked_for() -> None:
+    assert Desk().heard(Message(properties={"id": "m1"})).key == "m1"
+    assert Desk().heard(Message(b"\0" * 20, correlation=b"\xff")).key.startswith("sha256:")
+
+
+@pytest.mark.parametrize("payload", [b"", b"\0", b"\xff", b"{", b"x" * 16384])
+def test_without_expressions_a_payload_may_hold_anything(payload: bytes) -> None:
+    assert Desk().heard(Message(payload)).message.payload == payload
+
+
+@pytest.mark.parametrize(
+    ("when", "payload", "meant"),
+    [
+        ("state == 'ON'", b'{"state": "ON"}', True),
+        ("state == 'ON'", b'{"state": "OFF"}', False),
+        ("@ == 'ON'", b"ON", True),
+        ("t > `20`", cbor2.dumps({"t": 21.5}), True),
+        ("nothing", b"{}", False),
+    ],
+)
+def test_only_what_when_wants_is_told(when: str, payload: bytes, meant: bool) -> None:
+    desk, message = Desk(when=when), Message(payload)
+    assert (desk.hear(message) is not None) == meant
+    assert message.acks == (0 if meant else 1)
+    assert desk.triggering.counters["filtered"] == (0 if meant else 1)
+
+
+@pytest.mark.parametrize(
+    ("mqtt", "message", "says"),
+    [
+        ({}, Message(retain=True), "kept it from earlier"),
+        ({}, Message(b"x" * (1 << 20)), "over 16384 bytes"),
+        ({"bytes_max": 3}, Message(b"four"), "over 3 bytes"),
+        ({"keyed": True}, Message(), "brings no id"),
+        ({"keyed": True, "key": "nothing"}, Message(), "Dedup.Key finds none"),
+        ({"keyed": True, "key": "id"}, Message(b""), "Dedup.Key finds none"),
+        ({"keyed": True, "key": "id"}, Message(b"{"), "invalid JSON"),
+        ({"when": "a"}, Message(b'{"a": 1'), "invalid JSON"),
+        ({"when": "a"}, Message(b"\xff\xff"), "neither JSON nor CBOR"),
+        ({"when": "abs(state)"}, Message(), "When: "),
+        ({}, Message(response_topic="x" * 1025), "over 1024 characters"),
+    ],
+)
+def test_what_runs_nothing_is_refused_and_the_broker_told(
+    mqtt: dict[str, Any], message: Message, says: str
+) -> None:
+    desk = Desk(**mqtt)
+    assert says in desk.refused(message)
+    assert desk.triggering.counters["refused"] == 1
+
+
+def test_what_the_broker_kept_may_be_asked_for() -> None:
+    assert Desk(retained=True).heard(Message(retain=True))
+
+
+def test_the_message_of_another_subscription_is_not_meant() -> None:
+    desk, message = Desk(), Message(topic="home/porch/door")
+    assert desk.hear(message) is None and message.acks == 1
+
+
+def test_a_correlation_that_is_too_long_is_not_answered_and_still_a_key() -> None:
+    event = Desk(keyed=True).heard(Message(response_topic="answers", correlation=b"x" * 300))
+    assert event.message.reply == "" and event.message.correlation == b""
+    assert event.key.startswith("sha256:")
+
+
+@given(st.binary(max_size=300), st.sampled_from(["", "application/json", "application/cbor"]))
+def test_whatever_comes_ends_in_an_event_or_an_acknowledgement(
+    payload: bytes, content_type: str
+) -> None:
+    desk = Desk(keyed=True, key="id || @", when="@ != `0`")
+    message = Message(payload, content_type=content_type)
+    event = desk.hear(message)
+    assert isinstance(event, TriggerHeard) == (message.acks == 0)
+
+
+# ---- what becomes of it -------------------------------------------------------------------------
+
+
+def test_the_broker_is_told_when_it_is_kept_and_once() -> None:
+    desk, message = Desk(), Message()
+    event = desk.heard(message)
+    for _ in range(2):
+        desk.triggering.carry_out(TriggerKept(event.handle))
+        assert message.acks == 1
+    desk.triggering.carry_out(TriggerKept(999))
+
+
+def test_what_is_put_off_is_told_again_and_still_the_brokers() -> None:
+    desk, message = Desk(), Message()
+    event = desk.heard(message)
+    desk.triggering.carry_out(TriggerPutOff(event.handle, 2.5))
+    ((after_s, again),) = desk.waiting
+    again()
+    assert after_s == 2.5 and desk.posted == [event, event] and message.acks == 0
+    desk.triggering.carry_out(TriggerKept(event.handle))
+    again()
+    assert desk.posted == [event, event]
+
+
+def test_a_node_that_is_built_anew_hears_of_what_it_has_not_kept() -> None:
+    desk = Desk()
+    first, second = desk.heard(Message()), desk.heard(Message(packet_id=4))
+    desk.triggering.carry_out(TriggerKept(first.handle))
+    assert desk.triggering.rebuilt() == [second]
+
+
+def test_with_its_connection_a_message_is_gone() -> None:
+    """It comes again with the next one, under a handle of its own."""
+    desk, message = Desk(), Message()
+    event = desk.heard(message)
+    desk.heard(Message(broker="other"))
+    desk.triggering.gone("home")
+    desk.triggering.carry_out(TriggerKept(event.handle))
+    assert message.acks == 0 and len(list(desk.triggering.rebuilt())) == 1
+
+
+def test_messages_without_acknowledgement_are_not_kept_here() -> None:
+    desk = Desk()
+    assert desk.heard(Message(qos=0)).delivery == ""
+    assert desk.triggering.rebuilt() == []
+
+
+def test_no_more_are_held_than_a_broker_would_have_under_way() -> None:
+    desk = Desk()
+    for number in range(HELD_MAX):
+        desk.heard(Message(packet_id=number + 1))
+    late = Message(packet_id=60_000)
+    assert desk.hear(late) is None and late.acks == 0
+
+
+def test_what_is_to_be_heard_is_subscribed_to() -> None:
+    desk = Desk()
+    assert desk.subscribed == [(desk.watch,)] and desk.triggering.watches == (desk.watch,)
+    desk.triggering.carry_out(WatchTopics(()))
+    assert desk.subscribed[-1] == () and desk.triggering.watches == ()

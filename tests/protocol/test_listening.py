@@ -1,0 +1,51 @@
+"""Listening: lists of templates as words and as labels, and that both say the same."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.listening import FIRES_LABELS_MAX, allows, fires_labels, has_broker, listed
+from protocol.trigger import MqttTrigger
+
+WORDS = st.lists(st.from_regex(r"[a-z]{1,40}\*?", fullmatch=True), max_size=12)
+
+
+@pytest.mark.parametrize(
+    ("words", "word", "found"),
+    [
+        (("look",), "look", True),
+        (("look",), "looking", False),
+        (("look*",), "looking", True),
+        (("*",), "kitchen/look", True),
+        ((), "look", False),
+        (("kitchen/look",), "look", False),
+    ],
+)
+def test_what_a_list_names(words: tuple[str, ...], word: str, found: bool) -> None:
+    assert listed(words, word) is found
+
+
+@given(WORDS, st.from_regex(r"[a-z]{1,40}", fullmatch=True))
+def test_others_are_told_just_what_is_listed(words: list[str], name: str) -> None:
+    labels = fires_labels([f"template/{word}" for word in words])
+    assert allows(labels, "default", name) == listed(words, name)
+    assert all(len(value) <= 256 for value in labels.values())
+
+
+def test_daemons_are_no_templates_and_namespaces_are_named() -> None:
+    assert fires_labels(["daemon/look"]) == {}
+    labels = fires_labels(["template/kitchen/look"])
+    assert allows(labels, "kitchen", "look") and not allows(labels, "default", "look")
+
+
+def test_an_endless_list_is_cut_off() -> None:
+    labels = fires_labels([f"template/{at:0100}" for at in range(100)])
+    assert len(labels) == FIRES_LABELS_MAX
+    assert allows(labels, "default", f"{0:0100}") and not allows(labels, "default", f"{99:0100}")
+
+
+def test_a_broker_is_a_label() -> None:
+    mqtt = MqttTrigger(broker="home", topic="a")
+    assert has_broker({"broker.home": "true"}, mqtt) and not has_broker({"broker.other": ""}, mqtt)

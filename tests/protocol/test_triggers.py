@@ -1,0 +1,426 @@
+"""Triggers on whole nodes: one job a message, whoever hears it and whoever dies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from protocol.job import JobSpec
+from protocol.records import Desired, Role
+from protocol.tree import Plain
+from tests.protocol.test_trigger import mqtt, triggered
+from tests.protocol.triggernet import ALLOW, TriggerNet, allowing, look
+
+KEYED: dict[str, Plain] = {"Dedup": {}}
+
+
+# ---- with a key ---------------------------------------------------------------------------------
+
+
+def test_a_message_that_all_hear_is_one_job_fired_by_the_first_rank() -> None:
+    net = TriggerNet("a", "b", "c")
+    net.put("a")
+    assert net.hearing() == ["a", "b", "c"]
+    net.hear("a", "b", "c", key="m1")
+    net.run(0.5)
+    (run,) = net.runs()
+    assert run.coordinator == net.ranks("m1")[0] and run.author == "a"
+    assert run.job.fired is not None and run.job.fired.key == "m1"
+    net.run(30.0)
+    assert len(net.starts()) == len(net.runs()) == 1
+    assert all(not net.rows(name) for name in net.boxes)
+
+
+def test_it_is_on_disk_before_it_is_acknowledged() -> None:
+    net = TriggerNet("a", "b", "c")
+    net.put("a")
+    last = net.ranks("m1")[-1]
+    net.drop = lambda sender, to, message: True
+    handles = net.hear(last, key="m1")
+    assert net.boxes[last].kept == handles and len(net.rows(last)) == 1
+
+
+def test_a_message_is_acknowledged_again_and_fires_no_more() -> None:
+    net = TriggerNet("a", "b")
+    net.put("a")
+    first = net.ranks("m1")[0]
+    handles = net.hear(first, first, key="m1") + net.hear("a", "b", key="m1")
+    net.run(10.0)
+    handles += net.hear("a", "b", key="m1")
+    assert sorted(net.boxes["a"].kept + net.boxes["b"].kept) == handles
+    net.run(10.0)
+    assert len(net.starts()) == 1
+
+
+def test_when_only_a_later_rank_hears_it_that_one_fires() -> None:
+    net = TriggerNet("a", "b", "c")
+    net.put("a")
+    first, second, third = net.ranks("m1")
+    net.hear(third, key="m1")
+    net.run(5.0)
+    assert not net.runs()  # the two before it might still have it
+    net.until(lambda: bool(net.runs()))
+    assert net.runs()[0].coordinator == third
+    net.hear(first, second, key="m1")
+    net.run(20.0)
+    assert len(net.starts()) == 1
+
+
+def test_the_next_rank_steps_in_when_the_first_is_dead() -> None:
+    net = TriggerNet("a", "b", "c")
+    net.put("a")
+    first, second, third = net.ranks("m1")
+    net.hear(second, third, key="m1")
+    net.kill(first)
+    net.until(lambda: bool(net.runs()))
+    assert net.runs()[0].coordinator == second
+    net.run(30.0)
+    assert len(net.starts()) == 1
+
+
+def test_who_dies_between_journal_and_run_fires_it_after_its_restart() -> None:
+    net = TriggerNet("a", "b")
+    net.put("a")
+    last = net.ranks("m1")[-1]
+    net.hear(last, key="m1")
+    rows = net.rows(last)
+    net.kill("a", "b")
+    net.boot(last)
+    assert net.rows(last) == rows and len(rows) == 1
+    net.until(lambda: bool(net.runs()))
+    net.run(10.0)
+    assert len(net.starts()) == 1
+
+
+def test_who_comes_back_later_and_hears_it_then_fires_nothing() -> None:
+    """Its broker session has kept what the others had long fired without it."""
+    net = TriggerNet("a", "b", "c")
+    net.put("a")
+    first, second, third = net.ranks("m1")
+    net.kill(first)
+    net.run(5.0)
+    net.hear(second, third, key="m1")
+    net.run(20.0)
+    net.finish()
+    net.run(5.0)
+    net.boot(first)
+    net.run(5.0)
+    net.hear(first, key="m1")
+    net.run(20.0)
+    assert len(net.starts()) == 1 and net.fired(first) == 0
+
+
+def test_two_islands_fire_one_job_of_one_id() -> None:
+    net = TriggerNet("a", "b", "c", "d")
+    net.put("a")
+    net.part(("a", "b"), ("c", "d"))
+    net.run(10.0)
+    net.hear("a", "b", "c", "d", key="m1")
+    net.run(40.0)
+    assert len(net.runs()) == 1 and len(net.starts()) == 2
+    net.heal()
+    net.run(30.0)
+    net.finish()
+    net.run(10.0)
+    held = [
+        net[name].jobs[net.runs()[0].id] for name in net.boxes if net.runs()[0].id in net[name].jobs
+    ]
+    assert len({each.fingerprint() for each in held}) == 1 and held[0].done
+
+
+def test_a_burst_of_one_key_is_one_job() -> None:
+    net = TriggerNet("a", "b")
+    net.put("a")
+    for _ in range(50):
+        net.hear("a", "b", key="m1")
+    net.run(10.0)
+    assert len(net.starts()) == 1
+
+
+def test_a_message_without_a_key_is_refused_where_each_has_one() -> None:
+    net = TriggerNet("a")
+    net.put("a")
+    handles = net.hear("a")
+    assert net.boxes["a"].kept == handles and not net.runs()
+    (told,) = net.told("a", "trigger.refused")
+    assert "brings no id" in told.text
+
+
+# ---- without a key ------------------------------------------------------------------------------
+
+
+def test_one_device_hears_a_topic_without_keys_and_each_message_is_a_job() -> None:
+    net = TriggerNet("a", "b", "c")
+    net.put("a", look())
+    elected = net.elected[0]
+    assert net.hearing() == [elected]
+    net.hear(elected, elected)
+    net.run(1.0)
+    assert len(net.runs()) == len(net.starts()) == 2
+    assert not net.rows(elected)
+
+
+def test_what_the_broker_repeats_is_no_second_message() -> None:
+    net = TriggerNet("a")
+    net.put("a", look())
+    net.hear("a", delivery="7")
+    net.kill("a")
+    net.boot("a")
+    net.run(5.0)
+    handles = net.hear("a", delivery="7", repeated=True)
+    assert net.boxes["a"].kept[-1:] == handles
+    net.run(5.0)
+    assert len(net.runs()) == 1
+
+
+def test_a_number_that_comes_again_is_another_message() -> None:
+    net = TriggerNet("a")
+    net.put("a", look())
+    net.hear("a", delivery="7")
+    net.hear("a", delivery="7")  # no repetition, so the broker has seen the first acknowledged
+    net.hear("a", delivery="7", payload=b"OFF", repeated=True)  # and this is of neither
+    net.run(1.0)
+    assert len(net.runs()) == 3
+
+
+def test_numbers_are_not_remembered_for_ever() -> None:
+    net = TriggerNet("a", configs={"a": allowing(deliveries_max=2)})
+    net.put("a", look())
+    for number in range(5):
+        net.hear("a", delivery=str(number))
+    assert [key.partition("/")[2] for key in net.rows("a", "delivery")] == ["3", "4"]
+    net.delete("a")
+    assert not net.rows("a", "delivery")
+
+
+def test_the_next_device_hears_it_when_the_elected_one_dies() -> None:
+    net = TriggerNet("a", "b", "c")
+    net.put("a", look())
+    first, second, _ = net.elected
+    net.kill(first)
+    net.until(lambda: net.hearing() == [second])
+
+
+def test_who_is_elected_no_longer_hears_on_for_a_while() -> None:
+    net = TriggerNet("a", "b", "c")
+    first, second, _ = net.elected
+    net.kill(first)
+    net.run(5.0)
+    alive = next(name for name in net.boxes if name != first)
+    net.put(alive, look())
+    assert net.hearing() == [second]
+    net.boot(first)
+    net.until(lambda: sorted(net.hearing()) == sorted([first, second]))
+    net.run(12.0)
+    assert net.hearing() == [first]
+
+
+def test_an_id_counts_also_where_one_device_hears() -> None:
+    net = TriggerNet("a", "b")
+    net.put("a", look())
+    elected = net.elected[0]
+    net.hear(elected, key="m1")
+    net.hear(elected, key="m1")
+    net.run(10.0)
+    assert len(net.runs()) == 1
+
+
+# ---- who may ------------------------------------------------------------------------------------
+
+
+def test_nothing_is_heard_where_the_owner_lists_nothing() -> None:
+    net = TriggerNet("a", "b", configs={"b": allowing("template/other")})
+    net.put("a")
+    assert net.hearing() == ["a"]
+    net.hear("b", key="m1")
+    net.run(10.0)
+    assert not net.runs()
+    (told,) = net.told("b", "trigger.refused")
+    assert "[mqtt] allow" in told.text
+
+
+@pytest.mark.parametrize("allow", [ALLOW, ("template/*",), ("template/lo*",)])
+def test_a_list_names_one_or_many(allow: tuple[str, ...]) -> None:
+    net = TriggerNet("a", configs={"a": allowing(*allow)})
+    net.put("a")
+    assert net.hearing() == ["a"]
+
+
+def test_only_devices_that_may_and_have_the_broker_are_elected() -> None:
+    configs = {"b": allowing("daemon/look")}
+    roles = {"d": (Role.COMPUTE,)}
+    net = TriggerNet("a", "b", "c", "d", without_broker=("c",), configs=configs, roles=roles)
+    net.put("a", look())
+    assert net.hearing() == ["a"]
+    assert "broker home is configured" in net.told("c", "trigger.unheard")[0].text
+    assert "lacks the role" in net.told("d", "trigger.unheard")[0].text
+    assert not net.told("b", "trigger.unheard")  # its owner wants it so
+
+
+def test_other_topics_and_longer_payloads_are_refused() -> None:
+    net = TriggerNet("a")
+    net.put("a", look(Dedup={}, BytesMax=10))
+    net.hear("a", key="m1", topic="home/porch/door")
+    net.hear("a", key="m2", payload=b"x" * 11)
+    net.hear("a", key="m3", payload=b"x" * 10)
+    net.run(61.0)
+    assert [run.job.fired.key for run in net.runs() if run.job.fired] == ["m3"]
+    told = [tell.text for tell in net.told("a", "trigger.refused")]
+    assert any("is none of" in text for text in told) and any("BytesMax" in text for text in told)
+
+
+# ---- how many -----------------------------------------------------------------------------------
+
+
+def test_one_within_the_debounce_is_dropped() -> None:
+    net = TriggerNet("a")
+    net.put("a", look(Debounce=5))
+    net.hear("a", "a")
+    net.run(4.0)
+    net.hear("a")
+    net.run(1.5)
+    net.hear("a")
+    net.run(1.0)
+    assert len(net.runs()) == 2
+
+
+def test_more_than_so_many_a_minute_are_counted_and_told_once_a_minute() -> None:
+    net = TriggerNet("a")
+    net.put("a", look(MaxPerMinute=3))
+    for _ in range(10):
+        net.hear("a")
+    assert len(net.boxes["a"].kept) == 10
+    assert len(net.told("a", "trigger.refused")) == 1
+    net.run(61.0)
+    assert len(net.runs()) == 3
+    told = net.told("a", "trigger.refused")
+    assert sum(int(str(tell.fields["count"])) for tell in told) == 7 and len(told) == 2
+    net.hear("a")
+    net.run(1.0)
+    assert len(net.runs()) == 4
+
+
+def test_of_a_burst_the_broker_keeps_what_there_is_no_room_for() -> None:
+    net = TriggerNet("a", configs={"a": allowing(rows_max=5, running_max=2)})
+    net.put("a", look())
+    handles = [net.hear("a", delivery=str(at))[0] for at in range(20)]
+    box = net.boxes["a"]
+    assert len(box.kept) == 7 and len(box.put_off) == 13
+    assert len(net.runs()) == 2 and len(net.rows("a")) == 5
+    while box.put_off:
+        again = [handles.index(handle) for handle in box.put_off]
+        box.put_off.clear()
+        for at in again:
+            handle = net.hear("a", delivery=str(at))[0]
+            handles[at] = handle
+        net.run(0.5)
+        net.finish()
+        net.run(1.5)
+    for _ in range(10):
+        net.finish()
+        net.run(2.0)
+    assert len(net.starts()) == len(net.runs()) == 20
+    assert not net.rows("a")
+
+
+def test_what_waits_outlives_a_restart() -> None:
+    net = TriggerNet("a", configs={"a": allowing(running_max=1)})
+    net.put("a", look())
+    net.hear("a", "a", "a")
+    net.kill("a")
+    net.boot("a")
+    for _ in range(5):
+        net.run(2.0)
+        net.finish()
+    assert len(net.starts()) == len(net.runs()) == 3
+
+
+@pytest.mark.parametrize("desired", [Desired.STOPPED, Desired.DELETED])
+def test_a_template_that_goes_takes_what_waits_with_it_and_says_so(desired: Desired) -> None:
+    net = TriggerNet("a", configs={"a": allowing(running_max=1)})
+    net.put("a", look())
+    net.hear("a", "a", "a")
+    net.delete("a", desired)
+    assert net.hearing() == []
+    net.finish()
+    net.run(70.0)
+    assert not net.rows("a") and len(net.runs()) == 1
+    assert any("no messages (any more)" in t.text for t in net.told("a", "trigger.refused"))
+    assert net.hear("a") == net.boxes["a"].kept[-1:]
+
+
+def test_what_no_longer_fits_a_changed_template_is_told_of() -> None:
+    net = TriggerNet("a", configs={"a": allowing(running_max=1)})
+    net.put("a", look())
+    net.hear("a", "a")
+    net.put("a", look(Topic="garden/#"))
+    net.finish()
+    net.run(5.0)
+    assert not net.rows("a") and len(net.runs()) == 1
+    assert net.told("a", "trigger.refused")
+
+
+def test_ended_runs_make_room_in_a_full_catalogue() -> None:
+    config = allowing(runs_kept=2)
+    config = replace(config, coordination=replace(config.coordination, jobs_max=5))
+    net = TriggerNet("a", configs={"a": config})
+    net.put("a", look())
+    for _ in range(12):
+        net.hear("a")
+        net.run(1.0)
+        net.finish()
+        net.run(0.5)
+    assert len(net.starts()) == 12 and len(net["a"].jobs) <= 5
+
+
+def test_a_row_that_cannot_be_read_is_told_of_and_costs_nothing_else() -> None:
+    net = TriggerNet("a")
+    net.put("a", look())
+    net.kill("a")
+    net.boxes["a"].disk["trigger"] = {"x": b"\xff"}
+    net.boot("a")
+    assert net["a"].unreadable == ["x"]
+    net.run(5.0)
+    assert net.hearing() == ["a"]
+
+
+def test_before_it_knows_what_it_hears_a_message_stays_the_brokers() -> None:
+    net = TriggerNet("a")
+    net.put("a")
+    fleet = net["a"].fleet
+    advert, fleet.advert = fleet.advert, None
+    handles = net.hear("a", key="m1")
+    assert net.boxes["a"].put_off == handles and not net.boxes["a"].kept
+    fleet.advert = advert
+
+
+def test_topics_are_watched_as_the_template_says() -> None:
+    net = TriggerNet("a")
+    net.put("a")
+    assert net.boxes["a"].watched is not None
+    (watch,) = net.boxes["a"].watched
+    assert (watch.template, watch.name, watch.mqtt.topic) == (net.id, "look", "home/+/motion")
+
+
+# ---- near the trigger ---------------------------------------------------------------------------
+
+
+def near(*, prefer: bool) -> JobSpec:
+    words: dict[str, Plain] = {"Prefer": {"NearTrigger": True}} if prefer else {}
+    return triggered({"Mqtt": mqtt(), **words})
+
+
+@pytest.mark.parametrize("prefer", [True, False])
+def test_a_run_may_prefer_the_device_that_heard_its_message(prefer: bool) -> None:
+    """It is half as large as the others, and would win nothing by its own score."""
+    sizes = {"a": 500, "b": 4000, "c": 4000}
+    net = TriggerNet("a", "b", "c", without_broker=("b", "c"), cpu_m=sizes)
+    net.put("a", near(prefer=prefer))
+    for _ in range(6):
+        net.hear("a")
+        net.run(1.0)
+        net.finish()
+    starts = {name: len(box.started) for name, box in net.boxes.items()}
+    assert sum(starts.values()) == 6
+    assert starts["a"] == (6 if prefer else 0)

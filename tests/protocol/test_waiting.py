@@ -1,0 +1,75 @@
+"""Waiting messages: on disk and back, bounded, and known again when a broker repeats them."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocol.config import TriggersConfig
+from protocol.effects import Bucket
+from protocol.ids import JobId
+from protocol.records import Heard
+from protocol.waiting import FRESH, ROW_BYTES, Row, Waiter, Waiting
+
+LOOK = JobId("t" * 32)
+MESSAGE = Heard("home/motion", b"\0\xff", "answers", b"7")
+
+
+def waiter(run: str = "r" * 32, heard_ms: int = 5, message: Heard = MESSAGE) -> Waiter:
+    return Waiter(JobId(run), LOOK, "k", message, heard_ms, named=True)
+
+
+def disk(*rows: Row) -> dict[Bucket, dict[str, bytes]]:
+    found: dict[Bucket, dict[str, bytes]] = {}
+    for bucket, key, value in rows:
+        assert value is not None
+        found.setdefault(bucket, {})[key] = value
+    return found
+
+
+def test_what_waits_is_read_back_oldest_first() -> None:
+    waiting = Waiting(TriggersConfig())
+    rows = [*waiting.add(waiter("a" * 32, 9)), *waiting.add(waiter("b" * 32, 3))]
+    again = Waiting(TriggersConfig())
+    assert again.restore(disk(*rows)) == []
+    assert list(again.waiters) == ["b" * 32, "a" * 32]
+    assert again.waiters[JobId("a" * 32)] == waiter("a" * 32, 9)
+
+
+@pytest.mark.parametrize("value", [b"", b"\x80", b"\xff", b"\x85\x01\x02\x03\x04\x05"])
+def test_a_foreign_row_is_named(value: bytes) -> None:
+    assert Waiting(TriggersConfig()).restore({"trigger": {"x": value}}) == ["x"]
+
+
+def test_there_is_room_for_so_many_and_so_much() -> None:
+    size = len(MESSAGE.payload) + ROW_BYTES
+    waiting = Waiting(TriggersConfig(rows_max=2, bytes_max=3 * size))
+    waiting.add(waiter("a" * 32))
+    assert waiting.room(2) and not waiting.room(2 * size)
+    waiting.add(waiter("b" * 32))
+    assert not waiting.room(2)
+    assert waiting.drop(waiting.waiters[JobId("b" * 32)]) == [("trigger", "b" * 32, None)]
+    assert waiting.drop(waiter("b" * 32)) == []
+    assert waiting.room(2)
+
+
+def test_a_delivery_is_known_by_name_and_message() -> None:
+    waiting = Waiting(TriggersConfig())
+    rows = waiting.deliver(LOOK, "7", MESSAGE)
+    again = Waiting(TriggersConfig())
+    again.restore(disk(*rows))
+    assert again.delivered_before(LOOK, "7", MESSAGE)
+    assert not again.delivered_before(LOOK, "8", MESSAGE)
+    assert not again.delivered_before(LOOK, "7", Heard(MESSAGE.topic, b""))
+    assert again.forget(LOOK) == [("delivery", f"{LOOK}/7", None)]
+    assert not again.delivered_before(LOOK, "7", MESSAGE)
+
+
+def test_a_number_means_another_message_once_many_have_come() -> None:
+    waiting = Waiting(TriggersConfig())
+    waiting.deliver(LOOK, "home/7", MESSAGE)
+    for _ in range(FRESH):
+        waiting.came("home/8")
+        waiting.came("other/7")
+    assert waiting.delivered_before(LOOK, "home/7", MESSAGE)
+    waiting.came("home/9")
+    assert not waiting.delivered_before(LOOK, "home/7", MESSAGE)

@@ -1,0 +1,146 @@
+"""The watch over triggers: each thing it looks for, shown to it."""
+
+from __future__ import annotations
+
+from random import Random
+
+from protocol.derived import derive
+from protocol.effects import Save, Tell, TriggerKept
+from protocol.heldjob import HeldJob
+from protocol.ids import JobId, job_id
+from protocol.records import Spec
+from protocol.sim.mqtt import Broker, Published
+from protocol.sim.run import build
+from protocol.sim.trace import Trace
+from protocol.sim.triggerwatch import TriggerWatch
+from protocol.waiting import Waiter
+from protocol.wire import seal
+from tests.protocol.test_trigger import triggered
+
+
+class Shown:
+    """Two devices, one of which is made to do things, and what the watch says of it."""
+
+    def __init__(self, exclusive: bool = True) -> None:
+        self.world = build("lab", 2, Random(1), Trace())
+        self.device = self.world.devices[0]
+        self.device.power_on()
+        self.broker = self.world.topics = Broker(self.world, Random(1))
+        self.texts: list[str] = []
+        self.watch = TriggerWatch(
+            self.world, lambda device, text: self.texts.append(text), exclusive
+        )
+        keyring = self.device.keyring
+        self.template = job_id(keyring.shoal, "default", "standing", "template/look")
+        spec = Spec(
+            job=self.template,
+            shoal=keyring.shoal,
+            namespace="default",
+            kind="standing",
+            key="template/look",
+            generation=1,
+            body=triggered().encode(),
+        )
+        self.source = seal(spec, keyring)
+        self.message = Published(1, self.template, "home/porch/motion", "", targets=[0])
+        self.broker.handles[(0, 1)] = self.message
+        self.watch.messages.append(self.message)
+
+    def wait(self, run: str = "r" * 32) -> None:
+        """The message is saved, and the save is durable."""
+        waiter = Waiter(JobId(run), self.template, "k", self.message.heard, 5, named=False)
+        bucket, key, value = waiter.row()
+        self.watch.handled(self.device, [Save(((bucket, key, value),))])
+        assert value is not None
+        self.device.disk.rows[bucket][key] = value
+
+    def fire(self, key: str = "k") -> JobId:
+        """The node holds a run of it."""
+        heard = self.message.heard
+        sealed = derive(self.source, key, {}, self.device.keyring, heard)
+        held = HeldJob.create(sealed, self.device.peer, 1, 0, (self.device.peer,))
+        assert self.device.node is not None
+        self.device.node.jobs[held.id] = held
+        told = Tell("trigger.fired", "", self.template, fields={"job": held.id})
+        self.watch.handled(self.device, [told])
+        return held.id
+
+    def keep(self) -> str:
+        self.watch.leaving(self.device, TriggerKept(1))
+        return "; ".join(self.texts)
+
+    def end(self) -> str:
+        return "; ".join(text for _, text in self.watch.unrest())
+
+
+def test_what_is_on_disk_may_be_acknowledged() -> None:
+    shown = Shown()
+    shown.wait()
+    assert shown.keep() == ""
+
+
+def test_what_is_on_no_disk_may_not() -> None:
+    assert "acknowledges message 1, which is on no disk" in Shown().keep()
+
+
+def test_a_job_on_another_disk_will_do() -> None:
+    shown = Shown()
+    run = shown.fire()
+    assert "on no disk" in shown.keep()
+    shown.texts.clear()
+    shown.world.devices[1].disk.rows["job"][run] = b""
+    assert shown.keep() == ""
+
+
+def test_a_run_is_fired_once_where_nobody_is_cut_off() -> None:
+    shown = Shown()
+    shown.fire()
+    assert shown.texts == []
+    shown.fire()
+    assert "fired a second time" in shown.texts[0]
+    shown = Shown(exclusive=False)
+    shown.fire()
+    shown.fire()
+    assert shown.texts == []
+
+
+def test_a_message_that_came_is_a_job_in_the_end() -> None:
+    shown = Shown()
+    assert "message 1 is lost" in shown.end()
+    shown.fire()
+    assert shown.end() == ""
+    shown.message.targets.clear()
+    assert shown.end() == ""
+
+
+def test_a_message_is_as_many_jobs_as_devices_that_heard_it_at_most() -> None:
+    shown = Shown()
+    shown.fire("k1")
+    shown.fire("k2")
+    assert "message 1 is 2 jobs; 1 devices heard it" in shown.end()
+    shown.message.targets.append(1)
+    assert shown.end() == ""
+    shown.message.key = "k1"
+    assert "message 1 is 2 jobs" in shown.end()
+
+
+def test_what_has_no_key_comes_to_one_device_when_all_is_well() -> None:
+    shown = Shown()
+    shown.fire()
+    shown.message.targets.append(1)
+    shown.message.at = 50.0
+    assert shown.end() == ""
+    shown.watch.well_from = 40.0
+    assert "without a key came to [0, 1]" in shown.end()
+
+
+def test_nothing_waits_when_all_is_quiet() -> None:
+    shown = Shown()
+    shown.wait()
+    assert "1 messages still wait" in shown.end()
+
+
+def test_who_lost_its_database_is_no_witness() -> None:
+    shown = Shown()
+    shown.device.amnesiac = True
+    assert shown.end() == ""
