@@ -275,7 +275,9 @@ class Doctor:
                 text = f"connected; {len(denied)} topics are not allowed there, as {topic}: {why}"
                 found.append(check(name, False, text, "see the broker's access list"))
             else:
-                found.append(check(name, True, f"connected to {broker.settings.url}"))
+                topics = self._agent.bridge.listening.heard_at(broker.name)
+                hears = f"; triggers hear {', '.join(topics)}" if topics else ""
+                found.append(check(name, True, f"connected to {broker.settings.url}{hears}"))
         return [*found, *self._outbox()]
 
     def _outbox(self) -> list[View]:

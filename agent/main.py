@@ -77,7 +77,7 @@ from agent.transport import (
 from agent.version import VERSION
 from agent.volumes import Volumes
 from agent.waiting import wait_for_membership
-from protocol.config import MembershipConfig, NodeConfig, OutboxConfig, PolicyConfig
+from protocol.config import MembershipConfig, NodeConfig, OutboxConfig, PolicyConfig, TriggersConfig
 from protocol.effects import Tell
 from protocol.errors import ShoalError
 from protocol.events import ShutdownRequested
@@ -319,6 +319,7 @@ class Agent:
             membership=self._membership_config(),
             policy=self._policy(),
             outbox=OutboxConfig(root=self._topics_root),
+            triggers=TriggersConfig(allow=self.config.mqtt.allow),
             version=VERSION,
             name=self.name,
         )

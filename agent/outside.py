@@ -71,7 +71,6 @@ class Outside:
         self._clock = clock
         self._addresses_of = addresses_of
         self._bridge = bridge
-        self.on_trigger: Callable[[WatchTopics | TriggerKept | TriggerPutOff], None] | None = None
         self._members: dict[PeerId, Certificate] = {}  # connected now
         self.described = device.describe()
 
@@ -133,9 +132,7 @@ class Outside:
         self._bridge.stream(lines)
 
     def trigger(self, effect: WatchTopics | TriggerKept | TriggerPutOff) -> None:
-        """For the connections to brokers; where there are none, there is nothing to hear."""
-        if self.on_trigger is not None:
-            self.on_trigger(effect)
+        self._bridge.trigger(effect)
 
     def tell(self, tell: Tell) -> None:
         """Log it, keep it, and push it to whoever follows."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
@@ -12,17 +12,20 @@ from agent.engines.engine import Engines
 from agent.mqtt.broker import Brokers
 from agent.mqtt.client import LOST
 from agent.mqtt.lines import Lines
+from agent.mqtt.listening import SESSION, Listening
 from agent.mqtt.message import Outgoing
 from agent.mqtt.reports import Reports
-from protocol.effects import Publish, StreamLines
+from agent.mqtt.triggering import Triggering
+from protocol.effects import Publish, StreamLines, TriggerKept, TriggerPutOff, WatchTopics
 from protocol.events import BrokerChanged, Event, MessagePublished
 from protocol.ids import PeerId
+from protocol.listening import TopicWatch
 
 NO_ROOM: Final = "too much is on its way already"
 
 
 class Bridge:
-    """Carries out Publish and StreamLines; does nothing where no broker is configured."""
+    """Carries out what has to do with brokers; does nothing where none is configured."""
 
     def __init__(
         self,
@@ -36,24 +39,48 @@ class Bridge:
         self._post = post
         self._lines = Lines(engines, brokers, post, peer)
         self._reports = reports
+        self.triggering = Triggering(post, self._later, self._hear)
+        self.listening = Listening(brokers, self.triggering.heard)
+        self._nursery: trio.Nursery | None = None
         brokers.watch(self._on_changed)
+        brokers.watch_sessions(self._on_session)
 
     async def run(self) -> None:
         if not self._brokers.names:
             return
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             nursery.start_soon(self._brokers.run)
             nursery.start_soon(self._lines.run)
             nursery.start_soon(self._reports.run)
 
     def connected(self) -> list[Event]:
         """What a node that was built anew has to hear."""
-        return [BrokerChanged(each.name, True) for each in self._brokers if each.connected]
+        connected = [BrokerChanged(each.name, True) for each in self._brokers if each.connected]
+        return [*connected, *self.triggering.rebuilt()]
 
     def _on_changed(self, name: str, connected: bool) -> None:
         self._post(BrokerChanged(name, connected))
         if connected:
             self._reports.connected(name)
+
+    def _on_session(self, name: str, session: str, connected: bool) -> None:
+        if session == SESSION and not connected:
+            self.triggering.gone(name)
+
+    def _hear(self, watches: Sequence[TopicWatch]) -> None:
+        self.listening.hear(watches)
+
+    def _later(self, seconds: float, action: Callable[[], None]) -> None:
+        async def wait() -> None:
+            await trio.sleep(seconds)
+            action()
+
+        if self._nursery is not None:
+            self._nursery.start_soon(wait)
+
+    def trigger(self, effect: WatchTopics | TriggerKept | TriggerPutOff) -> None:
+        self.triggering.carry_out(effect)
 
     def publish(self, message: Publish) -> None:
         def done(problem: str) -> None:

@@ -35,6 +35,7 @@ ONLINE, OFFLINE = b"online", b"offline"
 _log = logging.getLogger("shoal.mqtt")
 
 Watcher = Callable[[str, bool], None]  # a broker's name, and whether it is connected now
+SessionWatcher = Callable[[str, str, bool], None]  # and of one of its sessions, by its name
 
 
 class Broker:
@@ -47,6 +48,7 @@ class Broker:
         peer: str,
         status_topic: str,
         changed: Watcher,
+        session_changed: SessionWatcher,
         tell: Callable[[Tell], None],
         rng: Random,
     ) -> None:
@@ -57,6 +59,7 @@ class Broker:
         self._id = settings.client_id or f"shoal-{peer[-12:]}"
         self._status_topic = status_topic
         self._changed = changed
+        self._session_changed = session_changed
         self._tell = tell
         self._told = Told(trio.current_time)
         self._lasting: dict[Session, str] = {}  # kinds of trouble since the last connection
@@ -194,7 +197,9 @@ class Broker:
             self._tell(Tell("mqtt.trouble", text, fields={**fields, "kind": trouble.kind}))
         if trouble is not None:
             self._lasting[session] = trouble.kind
-        if session is not self._sessions[MAIN]:
+        name = next(name for name, each in self._sessions.items() if each is session)
+        self._session_changed(self.name, name, trouble is None)
+        if name != MAIN:
             return
         if trouble is None:
             status = Outgoing(self._status_topic, ONLINE, qos=1, retain=True)
@@ -219,9 +224,10 @@ class Brokers:
     ) -> None:
         self.root = root  # of the topic tree: <prefix>/<shoal>
         self._watchers: list[Watcher] = []
+        self._session_watchers: list[SessionWatcher] = []
         status = f"{root}/peer/{peer}/status"
         self._brokers = {
-            name: Broker(name, each, peer, status, self._on_changed, tell, rng)
+            name: Broker(name, each, peer, status, self._on_changed, self._on_session, tell, rng)
             for name, each in settings.items()
         }
 
@@ -239,10 +245,21 @@ class Brokers:
         """Called whenever a broker's main connection has come about or is gone."""
         self._watchers.append(watcher)
 
+    def watch_sessions(self, watcher: SessionWatcher) -> None:
+        """The same of each session, the main one's name being empty."""
+        self._session_watchers.append(watcher)
+
     def _on_changed(self, name: str, connected: bool) -> None:
         for watcher in self._watchers:
             try:
                 watcher(name, connected)
+            except Exception:
+                _log.exception("broker %s", name)
+
+    def _on_session(self, name: str, session: str, connected: bool) -> None:
+        for watcher in self._session_watchers:
+            try:
+                watcher(name, session, connected)
             except Exception:
                 _log.exception("broker %s", name)
 

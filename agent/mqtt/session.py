@@ -32,13 +32,15 @@ _log = logging.getLogger("shoal.mqtt")
 
 
 class Subscription:
-    """What one caller subscribed to; `problem` says why the broker does not allow it."""
+    """What one caller subscribed to; `problem` says why the broker does not allow it, `granted`
+    that it does, in this connection or an earlier one."""
 
     def __init__(self, session: Session, topic_filter: str, qos: int, handler: Handler) -> None:
         self.topic_filter = topic_filter
         self.qos = qos
         self.handler = handler
         self.problem = ""
+        self.granted = False
         self._session = session
 
     def close(self) -> None:
@@ -158,7 +160,7 @@ class Session:
 
         def done(problem: str) -> None:
             for each in self._of(topic_filter):
-                each.problem = problem
+                each.problem, each.granted = problem, not problem
             if problem:
                 self._denied(topic_filter, problem)
 

@@ -1,0 +1,57 @@
+"""Listening: the subscriptions that triggers need, held while the node wants them.
+
+All of one broker share a session that the broker keeps while this device is away, under one name
+for good: what is not heard then comes later.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+from agent.mqtt.broker import Brokers
+from agent.mqtt.message import Incoming
+from agent.mqtt.session import Subscription
+from protocol.ids import JobId
+from protocol.listening import TopicWatch
+
+SESSION: Final = "triggers"
+_log = logging.getLogger("shoal.mqtt")
+
+
+class Listening:
+    """`heard` is told of each message with the watch that it came for."""
+
+    def __init__(self, brokers: Brokers, heard: Callable[[TopicWatch, Incoming], None]) -> None:
+        self._brokers = brokers
+        self._heard = heard
+        self._held: dict[JobId, tuple[TopicWatch, Subscription]] = {}
+
+    def hear(self, watches: Sequence[TopicWatch]) -> None:
+        """Just these; one that stays is left alone, so that nothing is missed in between."""
+        wanted = {watch.template: watch for watch in watches}
+        for template, (watch, subscription) in list(self._held.items()):
+            if wanted.get(template) != watch:
+                subscription.close()
+                del self._held[template]
+        for template, watch in wanted.items():
+            if template not in self._held and (made := self._subscribe(watch)) is not None:
+                self._held[template] = (watch, made)
+
+    def _subscribe(self, watch: TopicWatch) -> Subscription | None:
+        broker = self._brokers.named(watch.mqtt.broker)
+        if broker is None:  # its label went with it, and soon the node will want this no more
+            return None
+        try:
+            handler = partial(self._heard, watch)
+            return broker.subscribe(watch.mqtt.topic, watch.mqtt.qos, handler, SESSION)
+        except ValueError as error:
+            _log.warning("the trigger of %s: %s", watch.name, error)
+            return None
+
+    def heard_at(self, broker: str) -> list[str]:
+        """The topics that are heard there."""
+        held = [each for each in self._held.values() if each[0].mqtt.broker == broker]
+        return sorted({watch.mqtt.topic for watch, subscription in held if subscription.granted})

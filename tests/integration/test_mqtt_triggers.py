@@ -1,0 +1,149 @@
+"""Templates that messages run, on real agents at a real Mosquitto: one job each, whoever hears."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from paho.mqtt.client import Client, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from tests.lab import Lab
+from tests.mosquitto import Mosquitto
+
+
+@pytest.fixture(scope="module")
+def mosquitto() -> Iterator[Mosquitto]:
+    with Mosquitto() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def lab(mosquitto: Mosquitto) -> Iterator[Lab]:
+    """All three have the broker; the last one's owner lets MQTT run nothing."""
+    lab = Lab(3)
+    for device in lab.devices:
+        device.environment["SHOAL_MQTT_BROKERS"] = f"home={mosquitto.url}"
+    for device in lab.devices[:2]:
+        device.environment["SHOAL_MQTT_ALLOW"] = "template/*"
+    with lab:
+        yield lab
+
+
+def send(
+    mosquitto: Mosquitto, topic: str, payload: str, id: str = "", retain: bool = False
+) -> None:
+    """At QoS 1, and acknowledged when it returns."""
+    properties = Properties(PacketTypes.PUBLISH)
+    if id:
+        properties.UserProperty = ("id", id)
+    client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
+    client.connect("127.0.0.1", mosquitto.port)
+    client.loop_start()
+    try:
+        sent = client.publish(topic, payload, 1, retain, properties)
+        sent.wait_for_publish(30)
+        assert sent.is_published()
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+def template(lab: Lab, name: str, topic: str, script: str = "cat", **mqtt: Any) -> None:
+    words = {"Broker": "home", "Topic": topic, "Input": "stdin", **mqtt}
+    engine = {"Type": "process", "Params": {"Command": ["sh", "-c", script]}}
+    spec = {
+        "Name": name,
+        "Type": "batch",
+        "Parameters": [],
+        "Trigger": {"Mqtt": words},
+        "Tasks": [{"Engine": engine}],
+    }
+    with lab[0].client() as client:
+        client.submit(spec)
+    least = 2 if "Dedup" in mqtt else 1  # without ids one is elected
+    lab.until(lambda: hearing(lab, topic) >= least, f"{topic} is heard")
+
+
+def hearing(lab: Lab, topic: str) -> int:
+    """How many devices hear it."""
+    told = []
+    for device in lab.devices:
+        with device.client() as client:
+            told += [check["text"] for check in client.doctor() if check["check"] == "broker home"]
+    return sum(topic in text for text in told)
+
+
+def runs(lab: Lab, name: str) -> list[dict[str, Any]]:
+    """All that became of a template, once each, as any device tells."""
+    with lab[2].client() as client:
+        views = [client.job(view["id"]) for view in client.jobs()["jobs"] if view["name"] == name]
+    return [view for view in views if view.get("source")]
+
+
+def outputs(lab: Lab, name: str) -> Counter[str]:
+    found = [run for run in runs(lab, name) if run["state"] == "completed"]
+    return Counter(run["slots"][0]["stdout_tail"] for run in found)
+
+
+def test_a_message_with_an_id_runs_once_though_two_hear_it(lab: Lab, mosquitto: Mosquitto) -> None:
+    template(lab, "keyed", "in/keyed", Dedup={})
+    for number in range(20):
+        for _ in range(2):  # and though it comes twice
+            send(mosquitto, "in/keyed", f"{number}\n", id=f"m{number}")
+    wanted = Counter({f"{number}\n": 1 for number in range(20)})
+    lab.until(lambda: outputs(lab, "keyed") == wanted, "each has run", 60)
+    send(mosquitto, "in/keyed", "last\n", id="last")
+    lab.until(lambda: outputs(lab, "keyed")["last\n"] == 1, "what came after them has run", 60)
+    assert len(runs(lab, "keyed")) == 21
+
+
+def test_without_an_id_equal_messages_are_two(lab: Lab, mosquitto: Mosquitto) -> None:
+    template(lab, "plain", "in/plain")
+    for _ in range(2):
+        send(mosquitto, "in/plain", "ON\n")
+    lab.until(lambda: outputs(lab, "plain") == Counter({"ON\n": 2}), "both have run", 60)
+
+
+def test_what_is_not_meant_runs_nothing(lab: Lab, mosquitto: Mosquitto) -> None:
+    send(mosquitto, "in/picky/a", '{"t": 30}', retain=True)
+    template(lab, "picky", "in/picky/+", When="t > `25`", Dedup={"Key": "id"}, BytesMax="1Ki")
+    send(mosquitto, "in/picky/b", '{"t": 20, "id": "cold"}')
+    send(mosquitto, "in/picky/b", "no JSON")
+    send(mosquitto, "in/picky/b", '{"t": 31}')
+    send(mosquitto, "in/picky/b", " " * 2000)
+    send(mosquitto, "in/picky/b", '{"t": 32, "id": "warm"}')
+    wanted = Counter({'{"t": 32, "id": "warm"}': 1})
+    lab.until(lambda: outputs(lab, "picky") == wanted, "the one that is meant has run", 60)
+    assert len(runs(lab, "picky")) == 1
+
+
+def test_what_comes_while_all_are_away_runs_when_they_are_back(
+    lab: Lab, mosquitto: Mosquitto
+) -> None:
+    template(lab, "late", "in/late", Dedup={})
+    send(mosquitto, "in/late", "before\n", id="before")
+    lab.until(lambda: outputs(lab, "late")["before\n"] == 1, "it runs", 60)
+    for device in lab.devices[:2]:
+        lab.kill(device)
+    for number in range(5):
+        send(mosquitto, "in/late", f"{number}\n", id=f"late{number}")
+    lab.start(*lab.devices[:2])
+    wanted = Counter({"before\n": 1, **{f"{number}\n": 1 for number in range(5)}})
+    lab.until(lambda: outputs(lab, "late") == wanted, "all have run, once", 90)
+
+
+def test_the_other_steps_in_for_one_that_is_killed(lab: Lab, mosquitto: Mosquitto) -> None:
+    template(lab, "taken-over", "in/over", Dedup={})
+    for number in range(10):
+        send(mosquitto, "in/over", f"{number}\n", id=f"over{number}")
+        if number == 4:
+            lab.kill(lab[0])
+    wanted = {f"{number}\n" for number in range(10)}
+    lab.until(lambda: set(outputs(lab, "taken-over")) >= wanted, "none is lost", 90)
+    lab.start(lab[0])
+    lab.until(lambda: len(outputs(lab, "taken-over")) == 10, "and all are told of", 60)
