@@ -31,7 +31,7 @@ from protocol.events import (
 )
 from protocol.heldjob import HeldJob
 from protocol.ids import JobId, PeerId
-from protocol.job import JobSpec
+from protocol.job import OURS, JobSpec
 from protocol.records import Desired
 from protocol.slots import why_wrong
 from protocol.slotviews import views_in
@@ -137,6 +137,8 @@ class AgentBackend:
     async def submit(self, spec_plain: View, key: str) -> View:
         try:
             spec = JobSpec.from_plain(cast(Plain, spec_plain))
+            if spec.fired is not None:
+                raise JobSpecError("Fired", OURS)
             if spec.trigger is not None:
                 from agent.mqtt.expressions import check_trigger  # for these alone
 

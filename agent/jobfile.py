@@ -15,7 +15,7 @@ import yaml
 
 from protocol.engine import ENGINES
 from protocol.errors import JobSpecError
-from protocol.job import SPEC_BYTES_MAX, JobSpec, JobType
+from protocol.job import OURS, SPEC_BYTES_MAX, JobSpec, JobType
 from protocol.tree import Plain
 
 FILE_BYTES_MAX: Final = SPEC_BYTES_MAX
@@ -55,6 +55,8 @@ def load_job(text: str | bytes, engines: Sequence[str] = ENGINES) -> JobSpec:
             from agent.cron import Calendar  # for these alone: the others start faster without it
 
             Calendar().next(spec.schedule, 0)
+        if spec.fired is not None:
+            raise JobSpecError("Fired", OURS)
         if spec.trigger is not None:
             from agent.mqtt.expressions import check_trigger  # likewise
 

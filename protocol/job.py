@@ -95,11 +95,11 @@ FIELDS: Final = (
     "Check",
     "Tasks",
 )
-_OURS: Final = "is set by the agent; leave it out"
+OURS: Final = "is set by the agent; leave it out"
 HINTS: Final = {
     "HealthyAfter": "belongs into Update; write Update: {HealthyAfter: 30s}",
     # what `bacalhau job describe` adds to a file
-    **dict.fromkeys(("ID", "State", "Version", "Revision", "CreateTime", "ModifyTime"), _OURS),
+    **dict.fromkeys(("ID", "State", "Version", "Revision", "CreateTime", "ModifyTime"), OURS),
 }
 
 
@@ -355,7 +355,7 @@ def _read_trigger(node: Node, kind: JobType, parameters: tuple[Parameter, ...] |
 
 def _read_fired(node: Node, kind: JobType, held: bool) -> Fired:
     if kind is not JobType.BATCH or held:
-        node.fail(_OURS)
+        node.fail(OURS)
     return Fired.read(node)
 
 

@@ -45,6 +45,7 @@ from protocol.waiting import Waiter, Waiting
 
 MINUTE_S: Final = 60.0
 ASKING_MAX: Final = 32  # runs that are asked for at once; the others wait their turn
+ASK_AGAIN_S: Final = 0.05  # an answer takes 2 ms on a LAN, a second from who is silent
 RANKS_ASKED: Final = (
     3  # of those before this peer: whoever is first and its standbys are among them
 )
@@ -95,6 +96,7 @@ class Triggers:
     _running: dict[JobId, dict[JobId, None]] = field(default_factory=dict)  # fired here
     _ready_at: float = NEVER  # monotonic; who else is there is not known before
     _ready: bool = False
+    _asking: int = 0  # runs that others are being asked for
     _ranks: dict[JobId, list[PeerId]] = field(default_factory=dict)  # who hears each; see leaders
 
     def __post_init__(self) -> None:
@@ -348,13 +350,17 @@ class Triggers:
         if last and waiter.turn > now.mono:
             waiter.due = waiter.turn
             return []
-        asking = sum(1 for each in self.waiting.waiters.values() if each.asking)
-        if asking >= ASKING_MAX or (last and not self._room_for(waiter.template)):
+        if last and not self._room_for(waiter.template):
             return self._retry(waiter, now)
+        if self._asking >= ASKING_MAX:
+            waiter.due = now.mono + ASK_AGAIN_S
+            return []
         waiter.asking = True
+        self._asking += 1
 
         def found(views: list[View], silent: list[PeerId], later: Now) -> list[Effect]:
             waiter.asking = False
+            self._asking -= 1
             if self.waiting.waiters.get(waiter.run) is not waiter:
                 return []
             if views:

@@ -22,7 +22,8 @@ FIRST_REQUEST: Final = 3_000_000  # so that no request of other people's has the
 PATIENCE_S: Final = 6.0
 LAST_S: Final = 60.0  # after healing; the last messages come when all is well
 SETTLED_S: Final = 30.0  # after healing all know the same of one another
-MESSAGES: Final = (5, 25)
+MESSAGES: Final = (8, 30)
+LATE: Final = 0.4  # of the messages may come after all has healed
 BURST: Final = 0.3  # of the messages come with others at one moment
 UNLISTED: Final = 0.2  # of the devices are not let, or have no broker
 
@@ -96,7 +97,8 @@ class Publishers:
         sensor.left = self.rng.randint(*MESSAGES)
         for _ in range(sensor.left):
             if self.rng.random() >= BURST:
-                at = self.rng.uniform(self.heal_s / 4, self.heal_s + LAST_S)
+                late_s = LAST_S if self.rng.random() < LATE else 0.0
+                at = self.rng.uniform(self.heal_s / 4, self.heal_s + late_s)
             number = len(self.watch.messages)
             key = f"key-{number}" if sensor.keyed else ""
             template = self.job(sensor)

@@ -33,7 +33,7 @@ class TriggerWatch:
     well_from: float = inf  # simulated time; from then on one device hears what has no keys
     messages: list[Published] = field(default_factory=list)
     _runs: dict[bytes, dict[JobId, None]] = field(default_factory=dict)  # by payload
-    _fired: dict[JobId, int] = field(default_factory=dict)  # how often, by whichever device
+    _fired: dict[JobId, list[int]] = field(default_factory=dict)  # by which devices
 
     def handled(self, device: Device, effects: list[Effect]) -> None:
         """The node is between two events."""
@@ -51,8 +51,8 @@ class TriggerWatch:
         heard = heard_by(device.node.jobs[run].spec_data)
         assert heard is not None, run
         self._runs.setdefault(heard[1].payload, {})[run] = None
-        self._fired[run] = self._fired.get(run, 0) + 1
-        if self.exclusive and self._fired[run] > 1:
+        self._fired.setdefault(run, []).append(device.index)
+        if self.exclusive and len(self._fired[run]) > 1:
             self.violate(device.index, f"run {run} of a message is fired a second time")
 
     def leaving(self, device: Device, effect: TriggerKept) -> None:
@@ -83,11 +83,15 @@ class TriggerWatch:
 
     def _of(self, message: Published) -> list[tuple[int, str]]:
         targets = [self.world.devices[index] for index in message.targets]
-        if not targets or any(device.buried or device.amnesiac for device in targets):
+        well = [device for device in targets if not _gone(device)]
+        # With a key one that is well will do: it steps in.
+        if not well or (not message.key and len(well) < len(targets)):
             return []
         known = self._runs.get(message.heard.payload, {})
         nodes = [device.node for device in self.world.devices if device.node is not None]
         runs = [run for run in known if any(run in node.jobs for node in nodes)]
+        if not runs and self._gone_with_its_holder(known):
+            return []
         if not runs:
             return [(-1, f"message {message.number} is lost: it came to {message.targets}")]
         if self.exclusive and not message.key and message.at > self.well_from and len(targets) > 1:
@@ -98,7 +102,17 @@ class TriggerWatch:
             return [(-1, text)]
         return []
 
+    def _gone_with_its_holder(self, runs: dict[JobId, None]) -> bool:
+        """It was a job, and whoever had accepted it went dark before anybody else had it."""
+        firers = [index for run in runs for index in self._fired.get(run, ())]
+        return any(_gone(self.world.devices[index]) for index in firers)
+
     @property
     def _broker(self) -> Broker | None:
         broker = self.world.topics
         return broker if isinstance(broker, Broker) else None
+
+
+def _gone(device: Device) -> bool:
+    """For good, or with all that it knew."""
+    return device.buried or device.amnesiac

@@ -49,6 +49,16 @@ async def test_a_job_from_its_submission_to_its_end(data_dir: Path) -> None:
         assert stopped["note"] == "it has ended already"
 
 
+async def test_a_task_reads_a_file_of_its_inputs_as_standard_input(data_dir: Path) -> None:
+    async with running_agent(data_dir) as agent:
+        source = {"Source": {"Type": "inline", "Params": {"URL": "data:,ON"}}, "Target": "in/m"}
+        task = {"InputSources": [source], "Stdin": "in/m"}
+        accepted = await agent.backend.submit(process_job("cat", Task=task), "")
+        assert (await ended(agent.backend, accepted["job"]))["state"] == "completed"
+        lines = [line async for line in agent.backend.logs(accepted["job"], LogQuery())]
+        assert [line["data"] for line in lines] == [b"ON"]
+
+
 async def test_what_it_says_of_itself(data_dir: Path) -> None:
     async with running_agent(data_dir) as agent:
         status = agent.backend.status()
@@ -66,6 +76,12 @@ async def test_a_wrong_spec_names_its_place(data_dir: Path) -> None:
             await agent.backend.submit({**process_job("true"), "Colour": "red"}, "")
         assert (caught.value.status, caught.value.path) == (400, "Colour")
         await refused(400, "at most 128", agent.backend.submit(process_job("true"), "k" * 129))
+        mqtt = {"Broker": "home", "Topic": "a", "When": "a ="}
+        trigger = process_job("true", Trigger={"Mqtt": mqtt})
+        await refused(400, "no JMESPath", agent.backend.submit(trigger, ""))
+        fired = {"Topic": "a", "Key": "k", "Input": "file"}
+        by_hand = process_job("true", Fired=fired)
+        await refused(400, "set by the agent", agent.backend.submit(by_hand, ""))
 
 
 async def test_the_same_key_is_the_same_job_and_another_job_is_refused(data_dir: Path) -> None:

@@ -88,6 +88,14 @@ def test_a_wrong_expression_is_told_of_with_its_line() -> None:
         load_job(example("trigger").replace("home/+/motion", "home#"))
 
 
+def test_what_fired_a_run_stands_in_no_file() -> None:
+    text = json.dumps(
+        {**load_job(JOB).to_plain(), "Fired": {"Topic": "a", "Key": "k", "Input": "file"}}
+    )
+    with pytest.raises(JobFileError, match="Fired: is set by the agent; leave it out"):
+        load_job(text)
+
+
 def test_the_module_of_the_example_is_the_one_that_can_be_read() -> None:
     source = load_job(example("wasm")).task.input_sources[0].source
     assert isinstance(source, InlineSource)

@@ -138,6 +138,20 @@ def test_a_burst_of_one_key_is_one_job() -> None:
     assert len(net.starts()) == 1
 
 
+def test_a_burst_of_many_keys_is_asked_for_in_turn() -> None:
+    net = TriggerNet("a", "b")
+    net.put("a")
+    for number in range(100):
+        net.hear("a", "b", key=f"m{number}")
+    for _ in range(30):
+        net.run(0.5)
+        net.finish()
+    net.run(10.0)
+    assert len(net.starts()) == len(net.runs()) == 100
+    assert not net.rows("a") and not net.rows("b")
+    assert not net.triggers("a")._asking and not net.triggers("b")._asking
+
+
 def test_a_message_without_a_key_is_refused_where_each_has_one() -> None:
     net = TriggerNet("a")
     net.put("a")

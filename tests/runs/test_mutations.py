@@ -849,7 +849,7 @@ MUTATIONS = (
     Mutation(
         "messages forgotten", _forgotten_messages, "still wait|is lost", CUTS, about="triggers"
     ),
-    Mutation("nobody steps in", _nobody_steps_in, "is lost", CUTS, about="triggers"),
+    Mutation("nobody steps in", _nobody_steps_in, "is lost", GRAVE, about="triggers"),
     Mutation("all fire", _all_fire, "fired a second time", CLEAN, about="triggers"),
     Mutation("nobody is asked", _nobody_is_asked, "fired a second time", CLEAN, about="triggers"),
     Mutation("repeats are new", _repeats_are_new, "jobs; . devices heard", about="triggers"),
@@ -871,6 +871,7 @@ LIKELY = {
     "list grows without NotAfter": 28,
     "no takeover": 24,
     "nobody stands in": 22,
+    "nobody steps in": 14,
     "nothing handed on": 9,
     "service not spread": 3,
     "service not updated": 7,

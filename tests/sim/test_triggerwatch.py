@@ -144,3 +144,25 @@ def test_who_lost_its_database_is_no_witness() -> None:
     shown = Shown()
     shown.device.amnesiac = True
     assert shown.end() == ""
+
+
+def test_one_device_that_is_well_steps_in_for_one_that_is_gone() -> None:
+    shown = Shown()
+    shown.message.key = "k"
+    shown.message.targets.append(1)
+    shown.world.devices[1].buried = True
+    assert "message 1 is lost" in shown.end()
+    shown.message.key = ""
+    assert shown.end() == ""
+
+
+def test_a_job_may_be_lost_with_the_one_device_that_had_it() -> None:
+    shown = Shown()
+    shown.message.key = "k"
+    shown.message.targets.append(1)
+    run = shown.fire()
+    assert shown.device.node is not None
+    del shown.device.node.jobs[run]
+    assert "message 1 is lost" in shown.end()
+    shown.device.buried = True
+    assert shown.end() == ""
