@@ -350,9 +350,8 @@ class Mqtt:
         default=(),
         metadata=about(
             words_of(check_allowed),
-            "What messages may command here: template/NAME to run a template, daemon/NAME to "
-            "switch a daemon, a * at the end standing for any rest. Empty: nothing. Whoever may "
-            "publish at the broker can do that.",
+            "What messages may command here: template/NAME to run a template, a * at the end "
+            "standing for any rest. Empty: nothing. Whoever may publish at the broker can do that.",
         ),
     )
     brokers: dict[str, BrokerSettings] = field(

@@ -19,7 +19,7 @@ PORTS: Final = {"mqtt": 1883, "mqtts": 8883}  # as registered with IANA
 VERSIONS: Final = ("5", "3.1.1")
 LOGIN_BYTES_MAX: Final = 4096
 PREFIX: Final = re.compile(r"[^+#$/\x00-\x1f\x7f][^+#\x00-\x1f\x7f]{0,99}")
-ALLOWED: Final = re.compile(r"(template|daemon)/(\*|[A-Za-z0-9][A-Za-z0-9._/-]{0,127}\*?)")
+ALLOWED: Final = re.compile(r"template/(\*|[A-Za-z0-9][A-Za-z0-9._/-]{0,127}\*?)")
 _TEXTS: Final = (
     "url", "version", "user", "password_file", "credential", "ca_file", "cert_file", "key_file",
     "client_id",
@@ -164,14 +164,6 @@ def read_prefix(value: Any) -> str:
 def check_allowed(word: str) -> None:
     if not ALLOWED.fullmatch(word):
         raise ValueError(
-            f"{word!r} is nothing that MQTT could command; allowed: template/NAME, daemon/NAME, a "
-            "* at the end standing for any rest"
+            f"{word!r} is nothing that MQTT could command; allowed: template/NAME, a * at the end "
+            "standing for any rest"
         )
-
-
-def may_command(allow: tuple[str, ...], kind: str, name: str) -> bool:
-    """Whether MQTT may command the `template` or `daemon` of this name, by `[mqtt] allow`."""
-    wanted = f"{kind}/{name}"
-    return any(
-        wanted.startswith(word[:-1]) if word.endswith("*") else wanted == word for word in allow
-    )
