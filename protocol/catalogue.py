@@ -168,8 +168,16 @@ class Catalogue:
             if len(sync.slots) == len(held.slots) and replica.unequal == 1:
                 replica.next_at = now.mono
             self._pending[(held.id, sender)] = replica
+        if sender == self._hub(held) and self._lacks(held, sync):
+            self._replica(held, sender).touch([], True, now.mono)
         effects += self._push(held, now)
         return [*effects, Send(sender, JobSyncAck(sync.seq, held.id, mine))]
+
+    def _lacks(self, held: HeldJob, sync: JobSync) -> bool:
+        """Whether who sent it does not know a holder, as of two copies that became one (fired
+        twice): that one would never hear of the end (seed 3 with triggers)."""
+        unknown = any(peer not in sync.holders for peer in held.holders)
+        return unknown and len(sync.holders) < HOLDERS_MAX
 
     def _spread(self, held: HeldJob, merged: Merged, sender: PeerId, now: Now) -> None:
         """The coordinator is the hub: what it learns all holders learn, what others learn, it."""

@@ -478,7 +478,7 @@ def _service_never_updated(patch: Patch) -> None:
 
 def _service_crowded(patch: Patch) -> None:
     """Slots that are to be spread are given to one peer, which takes them."""
-    patch.setattr(placement_module, "_taken", lambda led: {})
+    patch.setattr(placement_module, "_running", lambda led: {})
     patch.setattr(Executor, "_objection_to_service", lambda self, execution: "")
 
 
