@@ -344,7 +344,8 @@ def _stop(parser: ArgumentParser) -> None:
 
 
 def _example(parser: ArgumentParser) -> None:
-    kinds = ("batch", "ops", "daemon", "service", "docker", "wasm", "s3", "schedule", "template")
+    types, engines = ("batch", "ops", "daemon", "service"), ("docker", "wasm")
+    kinds = (*types, *engines, "s3", "schedule", "template", "trigger")
     parser.add_argument("kind", nargs="?", choices=kinds, default="batch", help="(batch)")
 
 
