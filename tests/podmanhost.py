@@ -36,6 +36,7 @@ class PodmanHost(DockerHost):
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            cwd=self.root,  # conmon leaves a file there for a container that was out of memory
             start_new_session=True,
         )
 
