@@ -297,15 +297,3 @@ def test_a_device_that_is_given_up_while_it_runs_the_slot_is_left() -> None:
     (place,) = net.where()
     award = net["a"].jobs[net.id].slots[0].assignment
     assert award is not None and (award.executor, award.fresh) == (place, True)
-
-
-def test_who_takes_over_learns_again_that_a_first_award_came_to_nothing() -> None:
-    net = ServiceNet("a", "b", "c", "d")
-    net.ran("a", keeping(Constraints=NOT_A))
-    net.until(lambda: len(net.on()) == 1)
-    (home,) = net.where()
-    (execution,) = net.boxes[home].running
-    net.handle(home, TaskEnded(execution, None, "no such image", untouched=True))
-    net.boxes["a"].node = None
-    net.boot("a")
-    net.until(lambda: len(net.where()) == 1, 300.0)
