@@ -135,6 +135,9 @@ class CoordinationConfig:
     patience_s: float = 60.0  # a slot that lost its peer waits this long for another that fits
     stories_max: int = 500  # jobs whose bidding rounds are remembered for `job why`
     executions_kept: int = 500  # ended ones on this device, with their output
+    # Slots of batch jobs whose volumes are here, which stay for `retain_s`: an author who makes a
+    # job of each of many small things fills no card. A guess; few devices are given so many.
+    volume_slots_max: int = 200
     jobs_max: int = 10_000  # DESIGN 12
     asked_max: int = 64  # peers kept for `job why` per auction
 

@@ -47,15 +47,28 @@ class Executions(UserDict[ExecutionId, Execution]):
     def open_of(self, job: JobId, slot: int) -> list[Execution]:
         return [each for each in self.open if (each.job, each.slot) == (job, slot)]
 
+    @property
+    def keeping(self) -> dict[tuple[JobId, int], Execution]:
+        """Slots of one-off jobs that have volumes here, and the latest execution of each."""
+        found: dict[tuple[JobId, int], Execution] = {}
+        for execution in self.values():
+            if not execution.keeps_volumes:
+                continue
+            known = found.setdefault((execution.job, execution.slot), execution)
+            if execution.fence > known.fence:
+                found[(execution.job, execution.slot)] = execution
+        return found
+
     def surplus(self, keep: int, before_ms: int) -> list[ExecutionId]:
         """Of those that ended, which are more than to `keep` or ended before then, oldest first.
 
         A result still owed counts for nothing but its age: by then nobody keeps its job any more.
-        Nor does what has volumes, which would go with it: its slot may come back to them.
+        Nor does the latest of a slot that has volumes, which would go with it: it may come back.
         """
+        spared = {execution.id: None for execution in self.keeping.values()}
         ended = [execution for execution in self.values() if execution.ended]
         ended.sort(key=lambda execution: (execution.ended_ms, execution.id))
-        delivered = [each for each in ended if not each.owes and not each.keeps_volumes]
+        delivered = [each for each in ended if not each.owes and each.id not in spared]
         over = delivered[: max(0, len(delivered) - keep)]
         old = (execution for execution in ended if execution.ended_ms < before_ms)
         return list(dict.fromkeys(execution.id for execution in (*over, *old)))

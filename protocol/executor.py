@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from protocol.asks import asks_of, lacking
+from protocol.asks import VOLUME, asks_of, lacking
 from protocol.authority import verified_assignment, verified_spec
 from protocol.bidding import Bidder
 from protocol.bounds import clipped
@@ -36,6 +36,7 @@ from protocol.execution import (
 )
 from protocol.executions import Executions
 from protocol.ids import ExecutionId, JobId, PeerId
+from protocol.jobtype import JobType
 from protocol.messages import (
     Accepted,
     Announce,
@@ -153,8 +154,22 @@ class Executor:
     # ---- bidding -----------------------------------------------------------------------------
 
     def on_announce(self, sender: PeerId, announce: Announce, now: Now) -> list[Effect]:
+        asks = any(ask.startswith(f"{VOLUME} ") for ask in announce.needs.asks)
+        full = self._full_of_volumes(announce.job, None) if asks else ""
+        if full and announce.job_type != JobType.SERVICE:
+            return [Send(sender, Refusal(announce.auction, full, final=False))]
         answer: Bid | Refusal = self.bidder.on_announce(sender, announce, now.mono)
         return [Send(sender, answer)]
+
+    def _full_of_volumes(self, job: JobId, slot: int | None) -> str:
+        """Why volumes of one more slot of a batch job are not kept here; empty where they are, or
+        are here already. Without a slot, any of the job may come back."""
+        keeping, most = self.executions.keeping, self.config.volume_slots_max
+        here = (job, slot) in keeping if slot is not None else any(job == j for j, _ in keeping)
+        if here or len(keeping) < most:
+            return ""
+        days = round(self.config.retain_s / 86_400)
+        return f"it keeps volumes of {most} slots of batch jobs already, each for {days} days"
 
     def on_release(self, sender: PeerId, release: Release, now: Now) -> list[Effect]:
         self.bidder.release(sender, release.auction)
@@ -281,6 +296,8 @@ class Executor:
         if newer or self.fences.stale(assignment.job, assignment.slot, assignment.fence):
             return "superseded: a later award of this slot is known here"
         objection = self._objection_to_service(execution) if execution.service else ""
+        if execution.keeps_volumes and not objection:
+            objection = self._full_of_volumes(execution.job, execution.slot)
         if objection:
             return objection
         certificate = spec.certificate
@@ -742,8 +759,9 @@ class Executor:
 
     def _make_room(self, now: Now) -> list[Effect]:
         """Forget between sweeps too: a busy device runs thousands of jobs until the next."""
-        kept = self.config.executions_kept
-        if len(self.executions) <= 2 * kept:
+        kept, number = self.config.executions_kept, len(self.executions)
+        # Those that have volumes are none too many: without them nothing is to be sorted.
+        if number <= 2 * kept or number - len(self.executions.keeping) <= 2 * kept:
             return []
         return [*self.forget_ended(kept, 0), *self.publishing.due(now)]
 

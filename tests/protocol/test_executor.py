@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 from random import Random
 
 import pytest
@@ -29,6 +29,7 @@ from protocol.effects import (
 from protocol.errors import RemoteProtocolError
 from protocol.events import Booted, BrokerChanged, TaskEnded, TaskFound, TaskProgressed
 from protocol.execution import State
+from protocol.executions import Executions
 from protocol.executor import (
     CUT_OFF,
     DOING_CHARS_MAX,
@@ -37,7 +38,7 @@ from protocol.executor import (
     TAIL_BYTES,
     Executor,
 )
-from protocol.ids import ExecutionId, PeerId, execution_id
+from protocol.ids import ExecutionId, JobId, PeerId, execution_id
 from protocol.messages import (
     Accepted,
     Announce,
@@ -989,6 +990,77 @@ def test_a_busy_device_forgets_between_the_sweeps_too() -> None:
     it.boots(replace(CONFIG, executions_kept=5))
     ended(60, it)
     assert len(it.executor.executions) <= 11
+
+
+def keeping() -> Book:
+    return Book(task_spec(3, Volumes=[{"Name": "data", "Target": "data"}]))
+
+
+def test_of_what_has_volumes_the_latest_of_each_slot_is_kept() -> None:
+    """A slot may come back to them; but attempts without end are no more than others."""
+    it = ended(4, device(keeping()))
+    it.award(fence(1, "a", 1), 1)
+    it.end(of=FIRST, now=9.0)
+    removed = it.does(it.executor.forget_ended(0, 0))
+    gone = [effect.execution for effect in removed if isinstance(effect, RemoveTask)]
+    latest = fence(1, "a", 4)
+    assert gone == [it.key(fence(1, "a", number)) for number in (1, 2, 3)]
+    assert list(it.executor.executions) == [it.key(latest), it.key(FIRST, 1)]
+    assert it.executor.keeps(it.book.id)
+
+
+def test_no_more_slots_have_volumes_here_than_a_device_bears() -> None:
+    it = device(keeping())
+    it.boots(replace(CONFIG, volume_slots_max=2))
+    it.award(FIRST, 0, 1)
+    why = "it keeps volumes of 2 slots of batch jobs already, each for 7 days"
+    (third,) = it.award(FIRST, 2)
+    assert isinstance(third, Send) and isinstance(third.message, Declined)
+    assert third.message.reason == why
+    (accepted, *_) = it.award(SECOND, 0)
+    assert isinstance(accepted, Send) and isinstance(accepted.message, Accepted)
+
+    numbers = count(1)
+
+    def answer_to(job: str, asks: tuple[str, ...], kind: str = "batch") -> object:
+        needs = Requirements("process", 100, 64 << 20, 0, 0, asks=asks)
+        author = PeerId("author")
+        message = Announce(
+            next(numbers),
+            JobId(job),
+            it.book.revision,
+            "default",
+            author,
+            1,
+            needs,
+            500,
+            job_type=kind,
+        )
+        (send,) = it.executor.on_announce(A, message, at(0.0))
+        assert isinstance(send, Send)
+        return send.message
+
+    refusal = answer_to("other", ("volume data",))
+    assert isinstance(refusal, Refusal) and (refusal.reason, refusal.final) == (why, False)
+    assert isinstance(answer_to(it.book.id, ("volume data",)), Bid), "it may come back to them"
+    assert isinstance(answer_to("other", ()), Bid)
+    assert isinstance(answer_to("other", ("volume data",), "service"), Bid)
+
+
+def test_what_has_volumes_is_not_sorted_at_each_award(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = device(keeping())
+    it.boots(replace(CONFIG, executions_kept=1))
+    sorts: list[int] = []
+    surplus = Executions.surplus
+
+    def counted(self: Executions, keep: int, before_ms: int) -> list[ExecutionId]:
+        sorts.append(len(self))
+        return surplus(self, keep, before_ms)
+
+    monkeypatch.setattr(Executions, "surplus", counted)
+    for slot in range(3):
+        it.award(FIRST, slot)
+    assert len(it.executor.executions) == 3 and sorts == []
 
 
 # ---- anything at all --------------------------------------------------------------------------
