@@ -119,13 +119,19 @@ class Acceptances:
         plan = led.plans[result.slot]
         failure = result.verdict == Verdict.FAILURE
         cause = RetryOn.FAILURE if failure else RetryOn.SYSTEM
+        current = led.current(result.slot, result.fence)
+        if current:  # for its volumes it matters whether it counts or not
+            plan.answered = result.fence
+            plan.untouched = result.fence if result.untouched else plan.untouched
         # Counted already when its lease ended: only that it is not to be tried again is news.
         counted = plan.counted == result.fence
         counted = counted and self.placement.retries(led, result.slot, cause)
-        if not led.current(result.slot, result.fence) or plan.phase is Phase.DONE or counted:
-            return [Send(sender, ack(result, "superseded", None))]
-        if result.untouched:
-            plan.untouched = result.fence
+        if not current or plan.phase is Phase.DONE or counted:
+            superseded = Send(sender, ack(result, "superseded", None))
+            return [
+                superseded,
+                *(self.placement.recalled(led, result.slot, now) if current else []),
+            ]
         reason = result.reason or f"exit code {result.exit_code}"
         where = f"{reason} on {self.fleet.name(result.executor)}"
         effects = self.placement.failed(led, result.slot, cause, where, data, now)

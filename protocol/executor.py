@@ -276,17 +276,18 @@ class Executor:
         return self.publishing.start(execution.id, execution.job, slot, spec)
 
     def _again(self, sender: PeerId, accepted: Accepted, known: Execution) -> list[Effect]:
-        """An award that is known. It asks what became of it: who took the job over, or started
-        again, may not have heard of that."""
-        if not known.ended:
+        """An award that is known: it asks what became of it, for who took the job over has not
+        heard of that. Told that it runs, it would wait for what has ended."""
+        if not known.ended or any(e.assignment == known.assignment for e in self._same_slot(known)):
             return [Send(sender, accepted)]
-        if known.result_data:
-            offer = ResultOffer(known.result_data, known.assignment_data)
-            return [Send(sender, accepted), Send(sender, offer)]
-        if not known.listed:
-            return [Send(sender, accepted)]
-        reason = f"it was stopped here: {known.stopping}"
-        return [Send(sender, Declined(accepted.job, accepted.slot, accepted.fence, reason))]
+        last = known if known.listed else self._earlier_runs(known)[-1]
+        if last.result_data:
+            offer = Send(sender, ResultOffer(last.result_data, last.assignment_data))
+            return [Send(sender, accepted), offer] if known.listed else [offer]
+        reason = clipped(f"it was stopped here: {last.stopping}")
+        highest = None if known.listed else self.fences.known.get((accepted.job, accepted.slot))
+        fence = accepted.fence
+        return [Send(sender, Declined(accepted.job, accepted.slot, fence, reason, known=highest))]
 
     def _objection(self, execution: Execution, spec: Sealed) -> str:
         """Why it is declined before capacity is looked at; empty where there is nothing."""

@@ -36,7 +36,7 @@ from protocol.story import Attempt, Stories
 from protocol.volumes import lost_on
 from protocol.wire import seal
 
-AWARDS_PER_MESSAGE = 32
+AWARDS_PER_MESSAGE = 16  # of 3 KiB at most, beside a spec of 66: a frame is 128
 CANDIDATES_MAX = 1024
 TERM_MAX = 2**62  # as standingjob.NUMBER_MAX
 NEAR_PER_FAR = 5
@@ -675,6 +675,14 @@ class Placement:
             plan.dry_rounds += 1
             plan.due = now.mono + self.auction_config.accept_s
         return self.send_award(led, home, 0, slots)
+
+    def recalled(self, led: Led, index: int, now: Now) -> list[Effect]:
+        """Asked again, its executor has told of an end that was counted before."""
+        plan = led.plans[index]
+        if plan.phase is not Phase.OFFERED:
+            return []
+        plan.wait(now.mono)
+        return self.open(led, now)
 
     def _kept(self, led: Led) -> str:
         """For people."""

@@ -278,10 +278,8 @@ def test_a_resent_award_is_accepted_again_and_started_once() -> None:
     for _ in range(2):
         assert it.award() == [Send(A, Accepted(it.book.id, 0, FIRST))]
     assert it.used.cpu_m == 100
-    it.end()
-    accepted, offer = it.award()
-    assert accepted == Send(A, Accepted(it.book.id, 0, FIRST))
-    assert isinstance(offer, Send) and isinstance(offer.message, ResultOffer), "it may not know"
+    ended = it.end()
+    assert offered(it.award()) == offered(ended)
 
 
 def test_a_timeout_goes_with_the_start() -> None:
@@ -1260,3 +1258,26 @@ def test_what_is_forgotten_is_taken_back_from_the_broker() -> None:
     it.does(it.executor.forget_ended(0, 0))
     topics = [(m.topic, m.payload) for m in it.executor.publishing.outbox.messages.values()]
     assert len(topics) == 2 and topics[0][0] == topics[1][0] and topics[1][1] == b""
+
+
+def awarded_again(it: Device) -> Send:
+    (answer,) = it.award(FIRST, now=5.0)
+    assert isinstance(answer, Send) and answer.peer == A
+    return answer
+
+
+def test_of_what_has_ended_an_award_sent_again_is_told_how() -> None:
+    """Who took the job over would wait a lease for what does not run."""
+    it = running()
+    before = offered(it.end(3))
+    ack(it, "accepted")
+    assert offered([awarded_again(it)]) == before
+
+
+def test_of_what_was_stopped_an_award_sent_again_is_told_so() -> None:
+    it = running()
+    withdraw(it, SECOND, reason="enough")
+    it.end(None)
+    message = awarded_again(it).message
+    assert isinstance(message, Declined) and message.reason == "it was stopped here: enough"
+    assert message.known == SECOND, "it had begun"

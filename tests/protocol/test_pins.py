@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from protocol.events import TaskEnded
 from protocol.ids import PeerId
 from protocol.job import JobSpec
@@ -297,3 +299,21 @@ def test_a_device_that_is_given_up_while_it_runs_the_slot_is_left() -> None:
     (place,) = net.where()
     award = net["a"].jobs[net.id].slots[0].assignment
     assert award is not None and (award.executor, award.fresh) == (place, True)
+
+
+@pytest.mark.parametrize("untouched", [True, False])
+def test_a_successor_hears_again_whether_a_task_began(untouched: bool) -> None:
+    """Its predecessor had heard that, and had not yet placed the slot again."""
+    net = NodeNet("a", "b", "c", "d", "e")
+    causes = retry(9, "system", "lost", backoff="90s")
+    net.submit("a", batch(on="bc", task={"Volumes": DATA}, **causes))
+    net.until(lambda: len(net.executors()) == 1)
+    net.run(1.0)
+    first = net.executor()
+    (key,) = net.boxes[first].running
+    net._finish(first, TaskEnded(key, None, "no such image", untouched=untouched))
+    net.until(lambda: net.led("a").plans[0].ended is not None)
+    net.run(2.0)
+    net.kill("a")
+    net.until(lambda: len(net.executors()) == 1, 300.0)
+    assert (net.executor() != first) == untouched

@@ -139,7 +139,7 @@ def test_many_slots_for_one_peer_come_in_several_awards() -> None:
     net.run(0.3)
     assert len(net.boxes["b"].running) == 40
     sizes = [len(award.assignments) for _, award in net.sent("a", Award)]
-    assert sizes == [32, 8]
+    assert sizes == [16, 16, 8]
 
 
 # ---- awards that come to nothing
