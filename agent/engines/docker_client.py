@@ -17,6 +17,9 @@ from typing import IO, Any, Final
 from agent.labels import ARCHITECTURES
 
 TIMEOUT_S: Final = 60.0  # a slow card takes seconds to make a container
+# Between two words of a pull, for which the SDK waits for ever: nothing is said of a registry that
+# stalls, nor for a minute or two while a slow card checks a large layer.
+QUIET_S: Final = 300.0
 LABEL: Final = "shoal.execution"  # with its id; how a container is known to be ours
 OWNER: Final = "shoal.peer"  # two agents may share one engine
 JOB: Final = "shoal.job"  # of a volume, whose it is
@@ -65,6 +68,7 @@ class DockerClient:
 
             url = f"http+unix://{socket}"
             self._api: Any = docker.APIClient(url, version="auto", timeout=TIMEOUT_S)
+            self._pulling: Any = _impatient(url, self._api.api_version)
             info = self._api.info()
             self.log_driver = "local" if "local" in info["Plugins"]["Log"] else "json-file"
             self.live_restore = bool(info.get("LiveRestoreEnabled"))
@@ -72,6 +76,7 @@ class DockerClient:
 
     def close(self) -> None:
         self._api.close()
+        self._pulling.close()
 
     # ---- containers --------------------------------------------------------------------------
 
@@ -249,7 +254,7 @@ class DockerClient:
         """Fetch it; what docker says about that, line by line. Closed, docker gives it up."""
         repository, tag = _split(image)
         with _told():
-            for line in self._api.pull(repository, tag=tag, stream=True, decode=True):
+            for line in self._pulling.pull(repository, tag=tag, stream=True, decode=True):
                 if "error" in line:
                     raise EngineFailed(str(line["error"]))
                 yield line
@@ -290,6 +295,17 @@ def moment_ns(text: str) -> int:
 def _frames(frames: Any) -> Iterator[bytes]:
     with _told():
         yield from frames
+
+
+def _impatient(url: str, version: str) -> Any:
+    """A client whose calls end when docker is silent for long, whatever the SDK asks for."""
+    import docker
+
+    class Impatient(docker.APIClient):  # type: ignore[misc]  # it has no types
+        def post(self, url: Any, *arguments: Any, **options: Any) -> Any:
+            return super().post(url, *arguments, **{**options, "timeout": QUIET_S})
+
+    return Impatient(url, version=version)
 
 
 def _split(image: str) -> tuple[str, str | None]:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
+import json
+import socketserver
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import docker.errors
@@ -16,6 +22,7 @@ from hypothesis import strategies as st
 from agent.engines import docker_client
 from agent.engines.docker_client import (
     LABEL,
+    DockerClient,
     EngineFailed,
     Events,
     NotAnswering,
@@ -202,3 +209,66 @@ def test_our_own_bugs_are_not_docker_s() -> None:
 def test_a_moment_that_does_not_exist_is_zero(text: str) -> None:
     """In a damaged log.stdout it is a ValueError out of read_kept."""
     assert moment_ns(text) == 0
+
+
+WITHIN_S = 20.0
+
+
+class Stalled(http.server.BaseHTTPRequestHandler):
+    """A docker whose registry says one word, or none, and then nothing."""
+
+    protocol_version = "HTTP/1.1"
+    done = threading.Event()
+    words = b""
+
+    def do_GET(self) -> None:
+        known = {"Plugins": {"Log": []}, "ApiVersion": "1.44"}
+        data = json.dumps(known).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_POST(self) -> None:
+        if self.words:
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(self.words), self.words))
+            self.wfile.flush()
+        self.done.wait(WITHIN_S)
+        self.close_connection = True
+
+    def address_string(self) -> str:
+        return "a unix socket has none"
+
+    def log_message(self, *_: object) -> None: ...
+
+
+class Docker(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+
+
+@pytest.mark.parametrize("words", [b"", b'{"status": "Pulling from library/busybox"}\n'])
+def test_a_pull_of_which_docker_says_nothing_for_long_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: bytes
+) -> None:
+    """The SDK waits for ever, and with it a thread, and a place among those that may pull."""
+    monkeypatch.setattr("agent.engines.docker_client.QUIET_S", 0.3)
+    monkeypatch.setattr(Stalled, "done", threading.Event())
+    monkeypatch.setattr(Stalled, "words", words)
+    heard: list[str] = []
+    with Docker(str(tmp_path / "d.sock"), Stalled) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = DockerClient(tmp_path / "d.sock", "me")
+        try:
+            began = time.monotonic()
+            with pytest.raises(NotAnswering):
+                for line in client.pull("busybox"):
+                    heard.append(str(line["status"]))
+            assert time.monotonic() - began < WITHIN_S / 2
+        finally:
+            Stalled.done.set()
+            client.close()
+            server.shutdown()
+    assert len(heard) == bool(words)
