@@ -474,7 +474,7 @@ class Placement:
         """Whether one that was to leave a peer that does not drain need not any more."""
         assert plan.leaving is not None
         home = home_of(led.held, slot, plan, self.fleet.name)
-        return home in (None, plan.leaving) and not self._given_up(led, plan.leaving)
+        return home in (None, plan.leaving) and not self.given_up(led, plan.leaving)
 
     def on_declined(self, sender: PeerId, declined: Declined, now: Now) -> list[Effect]:
         led, plan = self._awarded(sender, declined.job, declined.slot, declined.fence)
@@ -606,7 +606,7 @@ class Placement:
         assert slot.assignment is not None
         executor = slot.assignment.executor
         home = home_of(led.held, slot, plan, self.fleet.name)
-        if home not in (None, executor) or self._given_up(led, executor):
+        if home not in (None, executor) or self.given_up(led, executor):
             plan.leaving = executor
             plan.wait(now.mono)
             plan.reason = f"it does not stay on {self.fleet.name(executor)}"
@@ -616,7 +616,7 @@ class Placement:
         sent = self.send_award(led, executor, 0, [index])
         return [*saved, *effects, *self._once_known(led, sent, now)]
 
-    def _given_up(self, led: Led, peer: PeerId) -> bool:
+    def given_up(self, led: Led, peer: PeerId) -> bool:
         """Whether a person said that what the job kept there is lost."""
         return lost_on(led.held.job.task.volumes, peer, self.fleet.name(peer))
 
@@ -648,7 +648,7 @@ class Placement:
         taken = _running(led)
         wanted = led.held.job.task.volumes
         for advert in self.fleet.adverts() if wanted else ():
-            if self._given_up(led, advert.peer):
+            if self.given_up(led, advert.peer):
                 taken[advert.peer] = "the job file says that what it kept there is lost (Without)"
         for index, peer in homes.items() if led.held.job.spread else ():
             if peer != auction.home:  # its own slot comes back to it

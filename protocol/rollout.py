@@ -106,12 +106,19 @@ class Rollout:
             led.review_at = min(due, default=NEVER)
         if not old or held.paused:
             return []
-        room = max(0, held.job.update.max_parallel - len(fresh))
+        given_up = [plan for _, plan in led.pairs() if self._is_left(led, plan)]
+        room = max(0, held.job.update.max_parallel - len(fresh) - len(given_up))
         old.sort(key=lambda each: (not each[1].restarts, each[0].index))
         effects: list[Effect] = []
         for slot, _ in old[:room]:
             effects += self.placement.replace(led, slot.index, now)
         return effects
+
+    def _is_left(self, led: Led, plan: Plan) -> bool:
+        """Whether its slot is about to run elsewhere, and runs yet where its volumes are lost."""
+        if plan.leaving is None or plan.phase not in (Phase.WAITING, Phase.BIDDING):
+            return False
+        return self.placement.given_up(led, plan.leaving)
 
     def _tell(self, held: HeldService, kind: str, text: str) -> Tell:
         fields: dict[str, object] = {"name": held.job.name, "generation": held.spec.generation}

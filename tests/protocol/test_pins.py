@@ -317,3 +317,16 @@ def test_a_successor_hears_again_whether_a_task_began(untouched: bool) -> None:
     net.kill("a")
     net.until(lambda: len(net.executors()) == 1, 300.0)
     assert (net.executor() != first) == untouched
+
+
+def test_a_device_that_is_given_up_is_kept_while_there_is_no_other() -> None:
+    net, home = started(count=3)
+    beside = [each for each in net.on() if each[0] != "0"]
+    net.until(lambda: net.service("a").settled)
+    net.ran("a", keeping(3, without=home, Constraints=NOT_A, command="two"))
+    net.run(60.0)
+    assert net.on() == [f"0{home}", *beside] and net.commands() == ["serve"] * 3
+    assert net.coordination("a").led[net.id].plans[0].leaving == home
+    net.ran("a", keeping(3, Constraints=NOT_A, command="three"))
+    net.until(lambda: net.commands() == ["three"] * 3, 200.0)
+    assert net.on() == [f"0{home}", *beside]
