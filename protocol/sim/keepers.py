@@ -129,7 +129,8 @@ class Keepers:
         spec = draw(wish.name, edit, Random(f"{self.world.seed}/{wish.name}/{edit}"))
         if self.volumes is not None:
             (task,) = spec.tasks
-            kept = msgspec.structs.replace(task, volumes=(Volume("data", "data"),))
+            name = "other" if edit % 3 == 1 else "data"  # which some updates rename, and go back
+            kept = msgspec.structs.replace(task, volumes=(Volume(name, "data"),))
             spec = msgspec.structs.replace(spec, tasks=(kept,))
         return SubmitRequested(request, spec, f"{wish.name}/{wish.number}")
 

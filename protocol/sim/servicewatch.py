@@ -161,7 +161,13 @@ def _waits_for_volumes(node: Node, held: HeldService) -> bool:
     """Whether an update is held up by a slot whose device cannot run it, and nobody else may."""
     led = node.coordination.led[held.id]
     homes = homes_of(led, node.coordination.fleet.name)
-    return any(led.plans[index].phase is Phase.WAITING for index in homes)
+    awards = {slot.index: slot.assignment for slot in held.slots}
+    return any(
+        led.plans[index].phase is Phase.WAITING
+        or (award := awards[index]) is None
+        or award.executor != home
+        for index, home in homes.items()
+    )
 
 
 def _open(job: JobId, up: list[Device]) -> list[tuple[Device, Execution]]:
