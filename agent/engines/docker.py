@@ -360,8 +360,12 @@ class DockerEngine:
         if not ended and not self._known(execution_id).started:
             raise KeyError(execution_id)
         while not ended:
+            held = self._known(execution_id)
+            over = held.exit is not None
+            # Docker may end what is followed without the last lines where the container ends at
+            # that moment, so once its end is known it is read once more, up to where it is now.
+            read = self._live(execution_id, stream, offset, lines, follow and not over, single)
             try:
-                read = self._live(execution_id, stream, offset, lines, follow, single)
                 async with aclosing(read) as found:
                     async for chunk in found:
                         yield chunk
@@ -369,10 +373,14 @@ class DockerEngine:
             except EngineFailed:
                 if not follow:
                     raise
-            if not follow or self._known(execution_id).exit is not None:
-                break
-            # Docker broke off and the task goes on, or its end is about to be heard of.
-            await trio.sleep(AGAIN_S)
+            else:
+                if over or not follow:
+                    break
+            if over:  # docker is away
+                await trio.sleep(AGAIN_S)
+            with trio.move_on_after(AGAIN_S):  # its end is about to be heard of
+                await held.ended.wait()
+            ended = directory.read_exit() is not None
         if directory.read_exit() is None:
             return
         kept = read_kept(kept_log(directory, stream), offset, lines, single)

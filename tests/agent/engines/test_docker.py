@@ -301,3 +301,52 @@ async def test_a_stop_that_comes_as_it_starts_is_not_lost(tmp_path: Path) -> Non
         await until(lambda: asked)
         assert asked == ["SIGTERM"]
         nursery.cancel_scope.cancel()
+
+
+class CutsOff(Client):
+    """Docker ends what is followed without the last line, as it does now and then where the
+    container ends at that moment (seen with 20.10)."""
+
+    def __init__(self) -> None:
+        super().__init__(Paced([frame(NOW, b"one\n")]))
+        self.over = threading.Event()
+
+    def inspect(self, name: str) -> Seen:
+        return Seen(name, "exited", exit_code=0, started=1.0, finished=2.0)
+
+    def log(self, *args: Any) -> Any:
+        *_, follow = args
+        if not follow:
+            both = Paced([frame(NOW, b"one\n"), frame(NOW + 100, b"end")])
+            both.close()
+            return iter(both), both
+        return self._cut(), self.frames
+
+    def _cut(self) -> Iterator[bytes]:
+        yield from self.frames
+        self.over.wait(20)
+
+
+async def test_the_last_line_comes_where_docker_ends_the_output_without_it(tmp_path: Path) -> None:
+    root = tmp_path / "containers"
+    root.mkdir()
+    client = CutsOff()
+    it = DockerEngine(root, tmp_path / "d.sock", PEER, lambda *_: cast(Any, client))
+    found: list[bytes] = []
+
+    async def take() -> None:
+        async with aclosing(it.log("e1", "stdout", 0, -1, True)) as read:
+            found.extend([chunk.data async for chunk in read])
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(it.run)
+        await it.start(ContainerLaunch("e1", "busybox"))
+        async with trio.open_nursery() as reading:
+            reading.start_soon(take)
+            client.frames.close()
+            it._on_event("e1", "die")
+            with trio.fail_after(20):
+                await it.wait("e1")
+            client.over.set()
+        nursery.cancel_scope.cancel()
+    assert b"".join(found) == b"one\nend"
