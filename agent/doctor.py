@@ -263,21 +263,25 @@ class Doctor:
 
     def _brokers(self) -> list[View]:
         """Nothing to say where none is configured."""
-        found = []
+        found, outbox = [], self._agent.driver.node.publishing.outbox
         for broker in self._agent.brokers:
             name, trouble, denied = f"broker {broker.name}", broker.trouble, broker.refusals
+            count = outbox.waiting(broker.name)
+            waits = f"; results that wait for it: {count}" if count else ""
             if trouble is not None:
-                found.append(check(name, False, trouble.text, trouble.fix))
+                found.append(check(name, False, f"{trouble.text}{waits}", trouble.fix))
             elif not broker.connected:
-                found.append(check(name, None, "it is being connected to", "wait some seconds"))
+                text = f"it is being connected to{waits}"
+                found.append(check(name, None, text, "wait some seconds"))
             elif denied:
                 topic, why = next(iter(denied.items()))
                 text = f"connected; {len(denied)} topics are not allowed there, as {topic}: {why}"
-                found.append(check(name, False, text, "see the broker's access list"))
+                found.append(check(name, False, f"{text}{waits}", "see the broker's access list"))
             else:
                 topics = self._agent.bridge.listening.heard_at(broker.name)
                 hears = f"; triggers hear {', '.join(topics)}" if topics else ""
-                found.append(check(name, True, f"connected to {broker.settings.url}{hears}"))
+                text = f"connected to {broker.settings.url}{hears}{waits}"
+                found.append(check(name, True, text))
         return [*found, *self._outbox()]
 
     def _outbox(self) -> list[View]:

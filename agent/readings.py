@@ -62,6 +62,7 @@ class Readings:
             *self._network(),
             *self._loop(),
             *self._store(),
+            *self._brokers(),
         ]
 
     def _device(self) -> Iterator[Reading]:
@@ -167,6 +168,30 @@ class Readings:
             "taking_work",
             "1 where new batch and service work is taken: neither drained nor unwell.",
             not bidder.draining and not bidder.unwell(),
+        )
+
+    def _brokers(self) -> Iterator[Reading]:
+        """Their names are the owner's; nothing where none is configured."""
+        brokers, node = list(self._agent.brokers), self._agent.driver.node
+        if not brokers:
+            return
+        yield Reading(
+            "broker_connected",
+            Kind.GAUGE,
+            "1 while the broker is connected to.",
+            {_one("broker", each.name): each.connected for each in brokers},
+        )
+        outbox = node.publishing.outbox
+        yield Reading(
+            "broker_results_waiting",
+            Kind.GAUGE,
+            "Results that the broker has not acknowledged yet.",
+            {_one("broker", each.name): outbox.waiting(each.name) for each in brokers},
+        )
+        yield _gauge(
+            "trigger_messages_waiting",
+            "Messages that were heard and have not become a job yet.",
+            len(node.steward.triggers.waiting.waiters),
         )
 
     def _network(self) -> Iterator[Reading]:

@@ -14,11 +14,13 @@ from msgspec import structs
 from agent.configload import load
 from agent.main import Agent
 from agent.readings import Kind, Labels, Reading, Readings
-from protocol.ids import PeerId
+from protocol.ids import JobId, PeerId
 from protocol.job import JobSpec
+from protocol.outbox import Message
 from tests.agent.whole import open_directory, running_agent, until
 from tests.lab import ROOT, process_job
 
+NOBODY = "home=mqtt://127.0.0.1:1"  # nothing listens there
 OTHER = PeerId("12D3KooWJ8NCNvvnhYKZWTD5RYhDkNbfJcEnCnVF3GXRAKXuSTHD")
 
 
@@ -122,6 +124,17 @@ def replace_facts(facts: object, **changes: int) -> object:
     return structs.replace(facts, **changes)  # type: ignore[type-var]
 
 
+async def test_a_broker_that_is_away_and_what_waits_for_it_are_told_of(data_dir: Path) -> None:
+    async with running_agent(data_dir, mqtt__brokers=NOBODY) as agent:
+        assert value(agent, "broker_connected", broker="home") == 0
+        assert value(agent, "broker_results_waiting", broker="home") == 0
+        agent.driver.node.publishing.outbox.add(Message("id", "home", JobId("j" * 32), "t", b"x"))
+        assert value(agent, "broker_results_waiting", broker="home") == 1
+        assert value(agent, "trigger_messages_waiting") == 0
+        (entry,) = [each for each in agent.doctor.checks() if each["check"] == "broker home"]
+        assert entry["text"].endswith("; results that wait for it: 1")
+
+
 async def test_the_store_and_the_loop_are_told_of(data_dir: Path) -> None:
     async with running_agent(data_dir) as agent:
         before = {name: read(agent)[name].values[()] for name in read(agent) if "store" in name}
@@ -147,7 +160,7 @@ def readme_blocks() -> list[str]:
 
 
 async def test_the_readmes_figures_exist_and_none_is_left_out(data_dir: Path) -> None:
-    async with running_agent(data_dir) as agent:
+    async with running_agent(data_dir, mqtt__brokers=NOBODY) as agent:
         agent.docker.presence.present = True
         bidder = agent.driver.node.executor.bidder
         bidder.facts = replace_facts(bidder.facts, temperature_mc=1, battery_percent=1)
