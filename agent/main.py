@@ -179,8 +179,7 @@ class Agent:
         dial_archives, me = self._dial(ARCHIVE_PROTOCOL), member.keyring.peer
         self.discovery = self._discovery()
         self.results = Results(kept, self.engines, dial_archives, me)
-        give = self._spawner is None
-        self.volumes = Volumes(data_dir / "volumes", self._user, self.docker, give=give)
+        self.volumes = Volumes(data_dir / "volumes", self._user, self.docker, self._spawner)
         self.tasks = Tasks(
             self.engines,
             self._inputs(kept, dial_archives),

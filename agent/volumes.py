@@ -12,13 +12,16 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from agent.engines.directories import deleting
 from agent.engines.docker import DockerEngine
 from agent.engines.removal import remove_tree
+from agent.engines.spawner import Spawner
 from agent.engines.task import TaskUser
 from protocol.effects import StartTask
 from protocol.ids import JobId
@@ -43,12 +46,16 @@ class Volumes:
     standing one."""
 
     def __init__(
-        self, root: Path, user: TaskUser | None, docker: DockerEngine, *, give: bool = True
+        self,
+        root: Path,
+        user: TaskUser | None,
+        docker: DockerEngine,
+        spawner: Spawner | None = None,
     ) -> None:
-        """`give`: whether a directory can be made `user`'s, as by an agent that is root."""
+        """`spawner`: what makes directories `user`'s where the agent is not root."""
         self._root = root
         self._user = user
-        self._give = give
+        self._spawner = spawner
         self._docker = docker
         self.keeps: Callable[[JobId, bool], bool] = lambda job, standing: True
         self._asked = trio.Event()
@@ -88,11 +95,6 @@ class Volumes:
         engine = task.spec.task.engine.type
         if engine == "docker":
             await trio.to_thread.run_sync(self._note_docker)
-        elif engine == "process" and not self._give:
-            raise OSError(
-                "the agent of this device is not root, and can keep no volumes for programs: use a "
-                "container, or another device"
-            )
         elif engine == "process":
             await trio.to_thread.run_sync(self._link, task, work)
 
@@ -119,13 +121,21 @@ class Volumes:
             path.parent.mkdir(exist_ok=True)
             path.parent.chmod(0o711 if self._user else 0o700)
             path.mkdir(mode=0o700, exist_ok=True)
-            if self._user is not None:
-                os.chown(path, self._user.uid, self._user.gid, follow_symlinks=False)
+            self._give(path)
             link = work / volume.target.lstrip("/")
             link.parent.mkdir(parents=True, exist_ok=True)
             if os.path.lexists(link):
                 raise OSError(f"the volume {volume.name} finds {volume.target} taken by its inputs")
             link.symlink_to(path)
+
+    def _give(self, directory: Path) -> None:
+        """Tasks write there. Raises OSError."""
+        if self._user is None or directory.lstat().st_uid == self._user.uid:
+            return
+        if self._spawner is None:
+            os.chown(directory, self._user.uid, self._user.gid, follow_symlinks=False)
+        elif not self._spawner.give(directory):
+            raise OSError(f"the volume {directory} cannot be given to the user of tasks")
 
     def _set_aside(self) -> None:
         """Whether a job is wanted is asked just before its name is given up, and not in a thread:
@@ -148,7 +158,7 @@ class Volumes:
     def _remove_aside(self) -> None:
         for path in self._root.glob(f"{ASIDE}*"):
             try:
-                remove_tree(path)
+                deleting(path, partial(remove_tree, path), self._spawner)
             except OSError as error:  # immutable, a mount, another's: said once, tried each time
                 if path.name not in self._told:
                     self._told.add(path.name)

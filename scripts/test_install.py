@@ -48,6 +48,16 @@ trio.run(main)
 """
 
 
+KEEPING: Final = """
+Name: keeping
+Type: batch
+Retry: {Attempts: 2, Backoff: 100ms, On: [failure]}
+Tasks:
+  - Volumes: [{Name: data, Target: /kept}]
+    Engine:
+      Type: process
+      Params: {Command: [sh, -c, "test -e kept/before && stat -Lc %U kept || ! touch kept/before"]}
+"""
 NOTHING_WASM: Final = bytes.fromhex(  # (module (func (export "_start")))
     "0061736d01000000 010401600000 03020100 070a01065f737461727400 00 0a040102000b"
 )
@@ -160,6 +170,11 @@ class Trial:
         self.machine.do(f"{within} rmdir /sys/fs/cgroup/shoal/trial")
         assert self.machine.run(f"{within} mkdir /sys/fs/cgroup/trial").returncode != 0
         assert self.machine.run(f"{within} touch /var/tmp/x /opt/x").returncode != 0
+
+    def what_a_program_keeps_is_there_the_next_time(self) -> None:
+        (self.machine.root / "home/pi/keeping.yaml").write_text(KEEPING)
+        told = self.shoal("job run -q --follow keeping.yaml")
+        assert told == "shoal-task", told
 
     def a_task_outlives_what_becomes_of_the_agent(self) -> None:
         script = "while [ ! -e /var/tmp/go ]; do sleep 0.1; done; exit 7"
@@ -335,6 +350,7 @@ TRIED: Final = (
     Trial.a_member_of_the_group_has_it_init,
     Trial.a_task_is_apart_from_the_service,
     Trial.a_task_is_in_a_group_of_its_own,
+    Trial.what_a_program_keeps_is_there_the_next_time,
     Trial.a_task_outlives_what_becomes_of_the_agent,
     Trial.a_task_starts_as_fast_as_under_root,
     Trial.the_doctor_is_content,

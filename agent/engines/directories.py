@@ -24,6 +24,27 @@ TAKES_MAX: Final = 64
 THREADS_MAX: Final = 8  # an SD card gains nothing from more
 
 
+def take_back(tree: Path, spawner: Spawner) -> None:
+    if not spawner.take(tree):
+        _log.debug("%s: not all of it could be taken back", tree)
+
+
+def deleting(tree: Path, delete: Callable[[], None], spawner: Spawner | None) -> None:
+    """Where what is in `tree` is the task user's, take it back first: the spawner goes down a
+    thousand levels at a time, and deleting brings what is further down nearer.
+
+    Blocks; raises OSError.
+    """
+    for _ in range(TAKES_MAX):
+        try:
+            return delete()
+        except PermissionError:
+            if spawner is None:
+                raise
+        take_back(tree, spawner)
+    raise PermissionError(errno.EACCES, "too many directories within each other", str(tree))
+
+
 class Directories:
     """Every method takes ids from the network and raises ValueError for one that is no plain name,
     and OSError where the disk does not do it."""
@@ -81,8 +102,8 @@ class Directories:
 
     def take_back(self, tree: Path) -> None:
         """What a task that has ended left is the agent's again. Blocks; raises OSError."""
-        if self.spawner is not None and not self.spawner.take(tree):
-            _log.debug("%s: not all of it could be taken back", tree)
+        if self.spawner is not None:
+            take_back(tree, self.spawner)
 
     async def clear(self, execution_id: str) -> None:
         """Delete the files of a task that has ended; its output stays."""
@@ -131,16 +152,7 @@ class Directories:
         self._remove_quietly(trash)
 
     def _deleting(self, tree: Path, delete: Callable[[], None]) -> None:
-        """The spawner goes down a thousand levels at a time, and deleting brings what is further
-        down nearer."""
-        for _ in range(TAKES_MAX):
-            try:
-                return delete()
-            except PermissionError:
-                if self.spawner is None:
-                    raise
-            self.take_back(tree)
-        raise PermissionError(errno.EACCES, "too many directories within each other", str(tree))
+        deleting(tree, delete, self.spawner)
 
     def _remove_quietly(self, path: Path) -> None:
         try:

@@ -7,6 +7,7 @@
  *   hello                   answered with `UID GID GROUP,...` of TASKS
  *   start DIR               shoal-supervise for an execution directory, whose files become TASKS'
  *   beside [key=value...]   one command as TASKS, with the three descriptors that come along
+ *   give DIR                a directory of AGENT's, itself alone, becomes TASKS'
  *   take DIR                what TASKS left below DIR becomes AGENT's
  *
  * Fields end in NUL. What runs is answered with `ok` and a pidfd, at its end with `ended STATUS`;
@@ -174,6 +175,15 @@ static void take(char *dir)
     _exit(!change_tree(AT_FDCWD, dir, &taken));
 }
 
+static void give(char *dir)
+{
+    become_agent(1u << CAP_CHOWN);
+    struct change given = {agent.uid, &tasks, false};
+    struct stat found;
+    int top = open(dir, O_PATH | O_NOFOLLOW | O_DIRECTORY | O_CLOEXEC);
+    _exit(top < 0 || fstat(top, &found) || !change_owner(top, &found, &given));
+}
+
 static void start(char *dir)
 {
     static const int kept[] = {CAP_SETUID, CAP_SETGID, CAP_KILL};
@@ -268,12 +278,12 @@ static void carry_out(struct line *line, char **fields, size_t count, const int 
 {
     const char *what = fields[0];
     bool starts = !strcmp(what, "start") && count == 2, besides = !strcmp(what, "beside") && descriptors[2] >= 0;
-    bool takes = !strcmp(what, "take") && count == 2;
+    bool takes = !strcmp(what, "take") && count == 2, gives = !strcmp(what, "give") && count == 2;
     if (!strcmp(what, "hello") && count == 1) {
         answer(line->socket, as_tasks, -1);
         return;
     }
-    if (line->child || !(starts || besides || takes)) {
+    if (line->child || !(starts || besides || takes || gives)) {
         refuse(line, EINVAL);
         return;
     }
@@ -287,6 +297,8 @@ static void carry_out(struct line *line, char **fields, size_t count, const int 
             start(fields[1]);
         else if (takes)
             take(fields[1]);
+        else if (gives)
+            give(fields[1]);
         else
             beside(fields + 1, count - 1, descriptors);
         _exit(126);

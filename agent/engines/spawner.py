@@ -73,7 +73,14 @@ class Spawner:
 
     def take(self, tree: Path) -> bool:
         """Make what the task user left below `tree` the agent's own; whether that was all."""
-        line = self._run(["take", str(tree)])
+        return self._done(["take", str(tree)])
+
+    def give(self, directory: Path) -> bool:
+        """Make a directory of the agent's the task user's, itself alone; whether it is."""
+        return self._done(["give", str(directory)])
+
+    def _done(self, fields: Sequence[str]) -> bool:
+        line = self._run(fields)
         try:
             return line.status(TAKE_S) == 0
         finally:

@@ -20,9 +20,14 @@ import trio
 
 from agent.engines.beside import Place, run_beside
 from agent.engines.cgroups import Cgroups
+from agent.engines.docker import DockerEngine
 from agent.engines.process import ProcessEngine
 from agent.engines.spawner import Spawner
 from agent.engines.task import TaskLaunch
+from agent.volumes import Volumes
+from protocol.effects import StartTask
+from protocol.ids import ExecutionId, JobId
+from protocol.job import JobSpec
 from tests.agent.whole import until
 
 AGENT, TASKS = "daemon", "nobody"
@@ -147,6 +152,30 @@ async def limits(engine: ProcessEngine) -> object:
     return {**told, "cgroups": cgroups.version}
 
 
+async def volumes(engine: ProcessEngine) -> object:
+    """Two runs of a slot find the same directory, which is a task's own; and it can be removed."""
+    docker = DockerEngine(engine.root / "containers", Path("/nowhere"), "me")
+    kept = Volumes(engine.root / "volumes", engine.user, docker, engine.spawner)
+    task = {
+        "Engine": {"Type": "process", "Params": {"Command": ["true"]}},
+        "Volumes": [{"Name": "data", "Target": "/kept"}],
+    }
+    spec = JobSpec.from_plain({"Name": "job", "Type": "batch", "Tasks": [task]})
+    script = "mkdir -p kept/deep; echo $$ >>kept/deep/x; wc -l <kept/deep/x; stat -Lc %U:%a kept"
+    told = []
+    for name in ("e1", "e2"):
+        start = StartTask(ExecutionId(name), JobId("j"), spec, {}, None, (), 0)
+        await kept.prepare(start, await engine.directories.prepare(name))
+        told.append(await ended(engine, launch(script, name)))
+        await engine.clear(name)
+    (directory,) = kept.directories(start).values()
+    there = directory.exists()
+    kept.keeps = lambda job, standing: False
+    await kept.prune()
+    left = sorted(path.name for path in (engine.root / "volumes").iterdir())
+    return {"told": told, "there": there, "left": left}
+
+
 def running() -> str:
     """All command lines, as far as they may be read."""
     texts = []
@@ -160,7 +189,7 @@ def running() -> str:
 
 SCENARIOS: dict[str, Callable[[ProcessEngine], Awaitable[object]]] = {
     each.__name__: each
-    for each in (identity, files, deep, stop, leave, adopt, beside, speed, limits)
+    for each in (identity, files, deep, stop, leave, adopt, beside, speed, limits, volumes)
 }
 
 

@@ -156,6 +156,13 @@ def test_limits_hold_where_root_made_the_groups(spawning: Spawning) -> None:
     assert told["code"] == 0 and "/shoal/test" in told["out"], told
 
 
+def test_volumes_are_the_tasks_and_can_be_removed(spawning: Spawning) -> None:
+    told = spawning.run("volumes")
+    said = [each["out"] or each for each in told["told"]]
+    assert said == [f"{count}\n{TASKS}:700\n" for count in (1, 2)], told
+    assert (told["there"], told["left"]) == (True, [])
+
+
 @pytest.mark.parametrize(
     "message",
     [b"", b"\0", b"start\0", b"start", b"take\0a\0b\0", b"beside\0arg=true\0", b"x" * 100_000],
