@@ -51,7 +51,7 @@ trio.run(main)
 KEEPING: Final = """
 Name: keeping
 Type: batch
-Retry: {Attempts: 2, Backoff: 100ms, On: [failure]}
+Retry: {Attempts: 2, Backoff: 1s, On: [failure]}
 Tasks:
   - Volumes: [{Name: data, Target: /kept}]
     Engine:

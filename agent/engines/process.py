@@ -15,6 +15,7 @@ import trio
 
 from agent.engines.beside import Place, run_beside
 from agent.engines.cgroups import Cgroups
+from agent.engines.changes import Changes
 from agent.engines.directories import Directories
 from agent.engines.engine import FoundExecution
 from agent.engines.execution_dir import ExecutionDir, closed_parent
@@ -36,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 TASK_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CHUNK_BYTES_MAX = 64 << 10
-FOLLOW_POLL_S = 0.2  # only while somebody follows; shorter than an eye notices
+FOLLOW_POLL_S = 0.2  # where the kernel does not tell of output; shorter than an eye notices
 TERM_AGAIN_S = 0.005
 TERM_TRIES = 400
 NOT_PREPARED = 4  # supervise.c's exit status when the disk is full
@@ -190,10 +191,16 @@ class ProcessEngine:
             chunk = await self.tail(execution_id, stream, tail)
             yield chunk
             offset = chunk.next_offset
-        read = self.follow if follow else self.read_log
-        while (chunk := await read(execution_id, stream, offset)).data:
-            yield chunk
-            offset = chunk.next_offset
+        with Changes(path) if follow else contextlib.nullcontext() as changes:
+            while True:
+                if changes is None:
+                    chunk = await self.read_log(execution_id, stream, offset)
+                else:
+                    chunk = await self._follow(execution_id, stream, offset, changes)
+                if not chunk.data:
+                    return
+                yield chunk
+                offset = chunk.next_offset
 
     async def read_log(
         self, execution_id: str, stream: Stream, offset: int, bytes_max: int = CHUNK_BYTES_MAX
@@ -219,18 +226,25 @@ class ProcessEngine:
             )
         )
 
-    async def follow(
-        self, execution_id: str, stream: Stream, offset: int, bytes_max: int = CHUNK_BYTES_MAX
+    async def _follow(
+        self, execution_id: str, stream: Stream, offset: int, changes: Changes
     ) -> LogChunk:
         """Wait for output from `offset` on; no data means that it has ended and all was read."""
         watch = await self._watch(execution_id)
         while True:
             ended = watch.exit is not None  # asked before reading: what it wrote is then complete
-            chunk = await self.read_log(execution_id, stream, offset, bytes_max)
+            chunk = await self.read_log(execution_id, stream, offset)
             if chunk.data or ended:
                 return chunk
-            with trio.move_on_after(FOLLOW_POLL_S):
-                await self.wait(execution_id)
+            async with trio.open_nursery() as nursery:
+
+                async def end(scope: trio.CancelScope) -> None:
+                    await self.wait(execution_id)
+                    scope.cancel()
+
+                nursery.start_soon(end, nursery.cancel_scope)
+                await changes.wait(FOLLOW_POLL_S)
+                nursery.cancel_scope.cancel()
 
     def close(self) -> None:
         """Let go of all; tasks and their supervisors go on."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 import shutil
 import signal
@@ -9,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,7 @@ from agent.engines.task import (
     TaskLimits,
     TaskUser,
 )
+from agent.engines.task_log import LogChunk
 
 SOURCE = supervisor_path().with_name("supervise.c")
 WARNINGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror")
@@ -93,13 +96,18 @@ async def until(holds: Callable[[], object]) -> None:
 
 async def printed(engine: ProcessEngine, lines: int, execution_id: str = "e1") -> list[str]:
     """Its first lines, as soon as they are there."""
-    text, offset = "", 0
+    text = ""
     with trio.fail_after(WITHIN_S):
-        while text.count("\n") < lines:
-            chunk = await engine.follow(execution_id, "stdout", offset)
-            assert chunk.data, f"ended after {text!r}"
-            text, offset = text + chunk.data.decode(), chunk.next_offset
-    return text.splitlines()
+        async with aclosing(followed(engine, execution_id)) as chunks:
+            async for chunk in chunks:
+                text += chunk.data.decode()
+                if text.count("\n") >= lines:
+                    return text.splitlines()
+    raise AssertionError(f"ended after {text!r}")
+
+
+def followed(engine: ProcessEngine, execution_id: str = "e1") -> AsyncGenerator[LogChunk, None]:
+    return engine.log(execution_id, "stdout", 0, -1, True)
 
 
 def gone(pid: int) -> bool:
@@ -176,7 +184,8 @@ async def test_a_reader_of_its_log_never_comes_between_a_start_and_its_superviso
         found = False
         while not found:
             with contextlib.suppress(KeyError):  # it is not there yet
-                await engine.follow(execution_id, "stdout", 0)
+                async with aclosing(followed(engine, execution_id)) as chunks:
+                    assert [chunk async for chunk in chunks] == []
                 found = True
 
     for number in range(40):
@@ -583,14 +592,29 @@ async def test_a_flood_is_bounded_and_offsets_never_move(engine: ProcessEngine, 
     assert (await engine.tail("e1", "stdout", 1)).data == b"the end\n"
 
 
-async def test_a_follower_misses_nothing_that_is_kept(engine: ProcessEngine) -> None:
-    await engine.start(shell("for i in 1 2 3; do echo $i; sleep 0.05; done"))
-    data, offset = b"", 0
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_follower_misses_nothing_that_is_kept(
+    engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """Whether the kernel tells of output, or has no more watches to give."""
+    if told:
+        monkeypatch.setattr("agent.engines.process.FOLLOW_POLL_S", 2 * WITHIN_S)
+        monkeypatch.setattr("agent.engines.changes.SURE_S", 2 * WITHIN_S)
+    else:
+        monkeypatch.setattr("inotify_simple.INotify", none_left)
+    await engine.start(shell("for i in 1 2 3; do echo $i; while [ ! -e $i ]; do :; done; done"))
+    data, work = b"", engine.root / "e1/work"
     with trio.fail_after(WITHIN_S):
-        while (chunk := await engine.follow("e1", "stdout", offset, bytes_max=3)).data:
-            assert chunk.offset == offset
-            data, offset = data + chunk.data, chunk.next_offset
+        async with aclosing(followed(engine)) as chunks:
+            async for chunk in chunks:
+                assert chunk.offset == len(data)
+                data += chunk.data
+                (work / data.decode().split()[-1]).touch()
     assert data == b"1\n2\n3\n"
+
+
+def none_left(nonblocking: bool) -> None:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 async def test_a_follower_crosses_segments(engine: ProcessEngine) -> None:
@@ -604,10 +628,10 @@ async def test_a_follower_crosses_segments(engine: ProcessEngine) -> None:
             log_bytes_max=len(whole),
         ),
     )
-    first = await engine.follow("e2", "stdout", 0)
-    second = await engine.follow("e2", "stdout", first.next_offset)
-    assert (first.data + second.data).decode() == whole[first.offset :]
-    assert second.data
+    async with aclosing(followed(engine, "e2")) as chunks:
+        first, *others = [chunk async for chunk in chunks]
+    assert (first.data + b"".join(each.data for each in others)).decode() == whole[first.offset :]
+    assert others
 
 
 async def test_tail_is_whole_lines(engine: ProcessEngine) -> None:

@@ -14,6 +14,7 @@ import trio
 from agent.engines.process import ProcessEngine
 from agent.engines.sandbox import Sandbox, Status, inside_only
 from agent.engines.task import ExitReason, TaskExit, TaskLaunch, TaskUser
+from tests.agent.engines.test_process import printed
 from tests.agent.whole import open_directory
 
 Make = Callable[..., ProcessEngine]
@@ -181,7 +182,7 @@ async def test_stopped_it_ends_with_all_that_it_started(make: Make) -> None:
     script = f"trap 'echo bye; exit 3' TERM; setsid sleep 1000 & echo ready; {loop}"
     await engine.start(TaskLaunch("e1", ("sh", "-c", script), stop_grace_s=30))
     with trio.fail_after(60):
-        assert (await engine.follow("e1", "stdout", 0)).data == b"ready\n"
+        assert await printed(engine, 1) == ["ready"]
         await engine.stop("e1")
         exit = await engine.wait("e1")
     assert exit.reason is ExitReason.STOPPED and exit.duration_s < 20
@@ -209,7 +210,7 @@ async def test_a_check_runs_within_where_it_sees_and_reaches_the_task(
     argv = ("/usr/bin/python3", "-c", serve)
     await engine.start(TaskLaunch("e1", argv, stop_grace_s=0, network=False))
     with trio.fail_after(60):
-        assert (await engine.follow("e1", "stdout", 0)).data == b"ready\n"
+        assert await printed(engine, 1) == ["ready"]
         dial = ("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8123")
         assert await engine.run_beside("e1", dial) == (0, "")
         look = f"ls /proc | grep -c '^[0-9]'; ls {root}/identity.key /root; pwd >&2; exit 7"
