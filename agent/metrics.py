@@ -57,11 +57,12 @@ class Metrics:
             async with self._turn:
                 if self._rendering:  # left behind by a scrape that gave up: one such is enough
                     raise trio.TooSlowError
-                readings, self._rendering = self._readings(), True
+                readings = self._readings()
                 return await abandonable(partial(self._render, readings))
 
     def _render(self, readings: Sequence[Reading]) -> bytes:
         """In a thread of its own."""
+        self._rendering = True  # here: a scrape may be given up before there is a thread
         try:
             return self._text(readings)
         finally:

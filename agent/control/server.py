@@ -16,7 +16,7 @@ import logging
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -113,7 +113,7 @@ class Server:
     async def _serve(self, stream: trio.SocketStream) -> None:
         """One connection, whatever becomes of it."""
         if len(self.live.streams) >= self.limits.connections_max:
-            with trio.move_on_after(1.0):
+            with trio.move_on_after(1.0), suppress(OSError, trio.BrokenResourceError):
                 await stream.send_all(_BUSY)
             await trio.aclose_forcefully(stream)
             return

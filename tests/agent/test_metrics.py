@@ -136,3 +136,12 @@ async def test_many_at_once_take_turns(tmp_path: Path) -> None:
             nursery.start_soon(scrape)
     assert len(texts) == 20 and all(b"shoal_peers" in text for text in texts)
     assert running[1] == 1
+
+
+async def test_a_scrape_that_is_given_up_as_it_begins_hinders_no_later_one(tmp_path: Path) -> None:
+    made = Metrics(lambda: [PEERS], tmp_path)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(made.text)
+        await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert b"shoal_peers" in await made.text()

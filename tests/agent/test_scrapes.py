@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -103,6 +104,19 @@ async def test_slow_and_huge_requests_end_and_others_are_answered(request_: byte
     async with serving() as (_, port):
         with trio.fail_after(10):
             await ask(port, request_)  # to the end that the server makes
+        assert b"shoal_peers" in await ask(port, get("/metrics"))
+
+
+async def test_who_hangs_up_on_being_refused_ends_nothing() -> None:
+    async with serving() as (_, port):
+        held = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(QUICK.connections_max)]
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        for _ in range(3):  # reset before they are taken, as by a scanner of ports
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as scanner:
+                scanner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        for stream in held:
+            await stream.aclose()
         assert b"shoal_peers" in await ask(port, get("/metrics"))
 
 
