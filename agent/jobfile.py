@@ -61,9 +61,21 @@ def load_job(text: str | bytes, engines: Sequence[str] = ENGINES) -> JobSpec:
             from agent.mqtt.expressions import check_trigger  # likewise
 
             check_trigger(spec)
+        _check_filters(spec)
         return spec
     except JobSpecError as error:
         raise JobFileError(_line_of(error.path, lines), error.path, error.message) from None
+
+
+def _check_filters(spec: JobSpec) -> None:
+    """Here, where they keep nobody waiting but who wrote them. Raises JobSpecError."""
+    for at, item in enumerate(spec.task.input_sources):
+        text = getattr(item.source, "filter", "")
+        try:
+            re.compile(text)
+        except (re.error, RecursionError, OverflowError) as error:
+            path = f"Tasks[0].InputSources[{at}].Source.Params.Filter"
+            raise JobSpecError(path, f"{text!r} is not a regular expression: {error}") from None
 
 
 def filled(text: bytes, values: Mapping[str, str]) -> bytes:

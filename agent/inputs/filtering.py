@@ -18,7 +18,8 @@ FILTER_S: Final = 10.0
 CHILD: Final = (
     "import json,re,sys\n"
     "pattern,names=json.load(sys.stdin)\n"
-    "find=re.compile(pattern).search\n"
+    "try:find=re.compile(pattern).search\n"
+    "except (re.error,RecursionError,OverflowError) as error:sys.exit(str(error))\n"
     "json.dump([at for at,name in enumerate(names) if find(name)],sys.stdout)\n"
 )
 
@@ -37,7 +38,9 @@ def found_in(pattern: str, names: Sequence[str]) -> list[int]:
     except subprocess.TimeoutExpired:
         text = f"the filter {pattern!r} took longer than {FILTER_S:.0f} s"
         raise ArchiveError(text) from None
-    except subprocess.CalledProcessError:
-        raise ArchiveError(f"the filter {pattern!r} cannot be looked for") from None
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode("utf-8", "replace").strip().splitlines()
+        why = f": {said[-1]:.200}" if said else ""
+        raise ArchiveError(f"the filter {pattern!r} cannot be looked for{why}") from None
     positions: list[int] = json.loads(done.stdout)
     return positions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -78,6 +79,33 @@ def test_a_wrong_cron_is_told_of_with_its_line() -> None:
         load_job(text)
     with pytest.raises(JobFileError, match=r"Schedule.TimeZone: unknown time zone 'Europe/Berlim'"):
         load_job(example("schedule").replace("Europe/Berlin ", "Europe/Berlim "))
+
+
+S3 = """
+Type: batch
+Tasks:
+  - Engine: {Type: process, Params: {Command: ["true"]}}
+    InputSources:
+      - Target: in
+        Source:
+          Type: s3
+          Params: {Bucket: data, Key: "*", Filter: FILTER}
+"""
+
+
+def test_a_filter_that_is_no_regular_expression_is_told_of_with_its_line() -> None:
+    assert load_job(S3.replace("FILTER", "'[.]csv$'")).task.input_sources
+    with pytest.raises(JobFileError, match=r"line 9, .*Params.Filter: '\(' is not a regular"):
+        load_job(S3.replace("FILTER", '"("'))
+
+
+def test_a_peers_filter_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(text: str) -> None:
+        raise AssertionError(text)
+
+    tree, _ = load_tree(S3.replace("FILTER", "'[.]csv$'"))
+    monkeypatch.setattr(re, "compile", compiled)
+    JobSpec.from_plain(tree)
 
 
 def test_a_wrong_expression_is_told_of_with_its_line() -> None:

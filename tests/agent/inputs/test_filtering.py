@@ -20,3 +20,9 @@ def test_one_that_takes_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(filtering, "FILTER_S", 1.0)
     with pytest.raises(ArchiveError, match=r"the filter '\(a\+\)\+\$' took longer than 1 s"):
         found_in("(a+)+$", ["a" * 60 + "b"])
+
+
+@pytest.mark.parametrize("pattern", ["(", "(" * 400])
+def test_what_is_no_expression_is_told_with_why(pattern: str) -> None:
+    with pytest.raises(ArchiveError, match=r"cannot be looked for: missing \)"):
+        found_in(pattern, ["a"])
