@@ -11,11 +11,33 @@ import shutil
 import tarfile
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Final, NoReturn
+
+# What tarfile reads whole before there is a member: names that are too long for a header, and other
+# facts about one. Linux takes paths of 4 KiB.
+EXTENSION_BYTES_MAX: Final = 64 * 1024
+_EXTENSIONS: Final = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)  # fmt: skip
 
 
 class NotExtracted(Exception):
     """What an archive holds is not taken; a sentence for a person."""
+
+
+class _Bounded(tarfile.TarInfo):
+    """A member whose description fits: a kilobyte of an archive can unpack to a megabyte of one."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            self._proc_gnusparse_10()
+        if self.type in _EXTENSIONS and self.size > EXTENSION_BYTES_MAX:
+            raise NotExtracted(f"a description of {self.size} bytes of one file")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+    def _proc_gnusparse_10(self, *_: object) -> NoReturn:
+        raise NotExtracted("it has files with holes (tar --sparse)")
 
 
 def extract(
@@ -27,7 +49,7 @@ def extract(
     Raises NotExtracted; what came out before that is there.
     """
     try:
-        with tarfile.open(archive, "r:gz") as opened:
+        with tarfile.open(archive, "r:gz", tarinfo=_Bounded) as opened:
             _all(opened, into, bytes_max, files_max, strict)
     except NotExtracted:
         raise
@@ -38,7 +60,7 @@ def extract(
 def extract_stream(tar: IO[bytes], into: Path, bytes_max: int, files_max: int) -> None:
     """As `extract`, of a plain tar that is read once; what is no file or directory is left out."""
     try:
-        with tarfile.open(fileobj=tar, mode="r|") as opened:
+        with tarfile.open(fileobj=tar, mode="r|", tarinfo=_Bounded) as opened:
             _all(opened, into, bytes_max, files_max, strict=False)
     except (NotExtracted, OSError):
         raise
@@ -50,7 +72,7 @@ def _all(opened: tarfile.TarFile, into: Path, bytes_max: int, files_max: int, st
     total = 0
     for count, member in enumerate(opened):
         total += member.size
-        if count >= files_max or total > bytes_max:
+        if count >= files_max or total > bytes_max or member.size < 0:
             raise NotExtracted("too many files, or too large unpacked")
         if member.isreg() or member.isdir():
             _put(opened, member, into)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,41 @@ def test_what_bursts_its_bounds_is_refused(tmp_path: Path) -> None:
             out(tmp_path, *members)
     with pytest.raises(NotExtracted, match="too large"):
         extract(made(tmp_path, entry("big"), data=b"x" * 101), tmp_path / "into", 100, 4)
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE]
+)
+def test_a_description_without_end_is_not_read(tmp_path: Path, kind: bytes) -> None:
+    """A kilobyte of these unpacks to a megabyte, which tarfile would hold several times over."""
+    size = 64 << 20
+    head = entry("long", kind, size=size).tobuf(tarfile.GNU_FORMAT)
+    with gzip.open(tmp_path / "archive", "wb", compresslevel=1) as file:
+        for block in (head, *[b"1" * (1 << 20)] * (size >> 20)):
+            file.write(block)
+    tracemalloc.start()
+    try:
+        with pytest.raises(NotExtracted, match=f"a description of {size} bytes"):
+            extract(tmp_path / "archive", tmp_path / "into", 100, 4)
+        assert tracemalloc.get_traced_memory()[1] < size // 8
+    finally:
+        tracemalloc.stop()
+
+
+def test_files_with_holes_are_told_of(tmp_path: Path) -> None:
+    headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"}
+    for holes in (entry("a", tarfile.GNUTYPE_SPARSE), entry("a", pax_headers=headers)):
+        with pytest.raises(NotExtracted, match="files with holes"):
+            out(tmp_path, holes)
+
+
+def test_a_size_below_nothing_is_refused(tmp_path: Path) -> None:
+    raw = bytearray(entry("a").tobuf(tarfile.GNU_FORMAT))
+    raw[124:136] = b"\xff" * 11 + b"\x00"  # -256, as GNU tar writes numbers
+    raw[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(raw))[0]
+    (tmp_path / "archive").write_bytes(gzip.compress(bytes(raw) + bytes(1024)))
+    with pytest.raises(NotExtracted):
+        extract(tmp_path / "archive", tmp_path / "into", 100, 4)
 
 
 @pytest.mark.parametrize("mtime", [10**30, -(10**30)])
