@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from protocol import ids
+from protocol import foreign, ids
 from protocol.derived import open_spec
 from protocol.ids import PeerId, Revision, ShoalId
 from protocol.wire import Envelope, dumps, loads, seal
@@ -251,6 +251,11 @@ def names() -> list[Vector]:
             "is": ids.job_id(shoal, "küche", "standing", "sammle 漢"),
         },
         {"name": "revision", "of": [kinds_hex(samples.SPEC)], "is": revision},
+        {
+            "name": "foreign",
+            "of": [samples.SEALED_CONTROL.hex()],
+            "is": foreign.name_of(samples.SEALED_CONTROL),
+        },
         {
             "name": "execution-id",
             "of": [revision, 1, 2, keys.PEER.peer, 3],

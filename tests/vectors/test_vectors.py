@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from cddl_verifier import Validator, schema_diagnostics
 
-from protocol import ids
+from protocol import foreign, ids
 from protocol.derived import open_spec
 from protocol.errors import RemoteProtocolError
 from protocol.job import JobSpec
@@ -177,6 +177,8 @@ def test_ids_are_derived_as_written() -> None:
         assert ids.job_id(*of) == expected
     of, expected = found["revision"]
     assert ids.revision_of(bytes.fromhex(of[0])) == expected
+    of, expected = found["foreign"]
+    assert foreign.name_of(bytes.fromhex(of[0])) == expected
     of, expected = found["execution-id"]
     assert ids.execution_id(*of) == expected
     for name in ("rendezvous", "rendezvous-empty"):
