@@ -134,7 +134,11 @@ class Doctor:
         return check("disk", ok, text, "free some space; finished outputs go first by themselves")
 
     def _database(self) -> View:
-        aside = self._agent.store.was_corrupt
+        aside, unread = self._agent.store.was_corrupt, len(self._agent.driver.node.unreadable)
+        if unread:
+            text = f"{unread} entries of the database are none that this version can read"
+            fix = "update shoal, if a later version ran here before: they are left as they are"
+            return check("database", None, text, fix)
         if not aside:
             return check("database", True, "the database was whole at the start")
         what = "was missing" if aside == "missing" else f"was damaged and is kept as {aside}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from protocol.clock import NEVER, Now
 from protocol.config import CoordinationConfig
 from protocol.effects import Bucket, Effect, Save, Send
-from protocol.errors import RemoteProtocolError
+from protocol.errors import RemoteProtocolError, UnreadableSpec
 from protocol.heldjob import HOLDERS_MAX, HeldJob, Merged, saved_slot
 from protocol.heldservice import HeldService, created
 from protocol.ids import JobId, PeerId
@@ -130,9 +130,12 @@ class Catalogue:
             if self.full:
                 return []  # not acknowledged: its coordinator picks another standby when we fail it
             coordinator, term = sync.coordinator, sync.term
-            held = created(
-                sync.spec, self.keyring, coordinator, term, sync.accepted_ms, sync.holders
-            )
+            try:
+                held = created(
+                    sync.spec, self.keyring, coordinator, term, sync.accepted_ms, sync.holders
+                )
+            except UnreadableSpec:
+                return []  # of a later version: as above
             merged = held.merge(sync, self.keyring)
             if len(held.slots) >= sync.held:  # of a list the first part may have come, all answered
                 held.end(now.wall_ms, fetched=True)

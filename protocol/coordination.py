@@ -97,6 +97,7 @@ class Coordination:
     def accept(self, held: HeldJob, request: int | None, now: Now) -> list[Effect]:
         """Take on a job just submitted; the reply goes out when it is durable (DESIGN 5). For what
         a schedule fires nobody waits, except that no award of a list goes out before that."""
+        self._retire()  # a device alone is woken by nothing else, and looks at all it has in hand
         effects = self.catalogue.add(held, now)
         effects += self._lead(held, now, now.mono)
         effects.append(Tell("job.accepted", f"{held.job.name} accepted", held.id))

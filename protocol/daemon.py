@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import msgspec
-
 from protocol.clock import NEVER
 from protocol.effects import Bucket
 from protocol.errors import RemoteProtocolError
@@ -13,7 +11,7 @@ from protocol.execution import ENDED, State
 from protocol.ids import ExecutionId, JobId, PeerId, Revision, execution_id, revision_of
 from protocol.job import JobSpec
 from protocol.records import Keyring, Spec
-from protocol.wire import RECORD_BYTES_MAX, Sealed, dumps, loads, open_sealed
+from protocol.wire import RECORD_BYTES_MAX, Sealed, dumps, load_row, open_sealed
 
 Row = tuple[Bucket, str, bytes | None]
 Ended = tuple[str, int, str, int, int]  # execution, exit code or -1, reason, started, ended (wall)
@@ -101,9 +99,10 @@ class Daemon:
     @classmethod
     def restore(cls, key: str, value: bytes, keyring: Keyring) -> Daemon:
         """Rebuild from its row. Raises RemoteProtocolError or ValueError for a foreign row."""
-        now, before, refused, attempt, restarts, state, stopping, started, past = msgspec.convert(
-            loads(value, 3 * RECORD_BYTES_MAX),
+        now, before, refused, attempt, restarts, state, stopping, started, past = load_row(
+            value,
             tuple[bytes, bytes, str, int, int, str, str, int, tuple[Ended, ...]],
+            3 * RECORD_BYTES_MAX,
         )
         return cls(
             JobId(key),

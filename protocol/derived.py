@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from protocol.constraints import Constraint, Operator
-from protocol.errors import JobSpecError, RemoteProtocolError
+from protocol.errors import JobSpecError, RemoteProtocolError, UnreadableSpec
 from protocol.ids import JobId, PeerId, ShoalId, job_id
 from protocol.job import JobSpec
 from protocol.records import STANDING, Derived, Heard, Keyring, Role, Spec
@@ -152,7 +152,10 @@ def _job_of(
     body: bytes, trigger: str, inputs: tuple[tuple[str, str], ...], message: Heard | None
 ) -> JobSpec:
     """Raises RemoteProtocolError for a trigger that the source has not, JobSpecError for inputs."""
-    source = JobSpec.decode(body)
+    try:
+        source = JobSpec.decode(body)
+    except JobSpecError as error:
+        raise UnreadableSpec(f"this version cannot read its source: {error}") from None
     if message is not None and (source.trigger is None or inputs):
         raise RemoteProtocolError("a message that its source does not hear")
     if source.parameters is not None:

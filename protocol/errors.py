@@ -11,6 +11,10 @@ class RemoteProtocolError(ShoalError):
     """A peer sent what no correct peer sends. Counted, dropped; the agent goes on."""
 
 
+class UnreadableSpec(RemoteProtocolError):
+    """A job's spec says what this version cannot read: nobody's fault, and not for this peer."""
+
+
 class JobSpecError(ShoalError, ValueError):
     """A job file says something that cannot be meant.
 

@@ -17,11 +17,11 @@ import msgspec
 from protocol.clock import NEVER
 from protocol.derived import open_spec
 from protocol.effects import Bucket
-from protocol.errors import RemoteProtocolError
+from protocol.errors import RemoteProtocolError, UnreadableSpec
 from protocol.ids import ExecutionId, JobId, PeerId, Revision, execution_id, peer_slot
 from protocol.job import JobSpec, JobType
 from protocol.records import Assignment, Fence, Keyring, Result, Spec, Verdict
-from protocol.wire import Sealed, dumps, loads, open_sealed
+from protocol.wire import Sealed, dumps, load_row, loads, open_sealed
 
 # Far more slots than one device runs in the days that a late award could need; 100 bytes each.
 FENCES_MAX: Final = 20_000
@@ -195,7 +195,7 @@ class Execution:
         try:
             job = JobSpec.decode(spec.body)
         except ValueError as error:
-            raise RemoteProtocolError(f"unreadable job spec: {error}") from None
+            raise UnreadableSpec(f"this version cannot read its spec: {error}") from None
         if job.schedule is not None or job.parameters is not None:
             raise RemoteProtocolError("a schedule or template is not run itself")
         own = peer_slot(assignment.job, assignment.executor)
@@ -261,9 +261,10 @@ def id_of(record: Assignment | Result, run: int = 0) -> ExecutionId:
 
 def restore_execution(value: bytes, keyring: Keyring) -> Execution:
     """Rebuild one from its row. Raises RemoteProtocolError or ValueError for a foreign row."""
-    fields = msgspec.convert(
-        loads(value, bytes_max=512 * 1024),
+    fields = load_row(
+        value,
         tuple[bytes, bytes, str, str, str, list[str], bytes, bool, int, int, int],
+        bytes_max=512 * 1024,
     )
     data, spec_data, state, stopping, coordinator, holders, result, delivered, *numbers = fields
     assignment = open_sealed(data, keyring).record

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from protocol.asks import VOLUME, asks_of, lacking
-from protocol.authority import verified_assignment, verified_spec
+from protocol.authority import signed_assignment, verified_assignment, verified_spec
 from protocol.bidding import Bidder
 from protocol.bounds import clipped
 from protocol.clock import NEVER, Now
@@ -24,7 +24,7 @@ from protocol.effects import (
     StopTask,
     Tell,
 )
-from protocol.errors import RemoteProtocolError
+from protocol.errors import RemoteProtocolError, UnreadableSpec
 from protocol.events import Booted, HealthChanged, TaskEnded, TaskFound, TaskProgressed
 from protocol.execution import (
     Execution,
@@ -55,7 +55,7 @@ from protocol.messages import (
 )
 from protocol.opsjournal import OpsJournal
 from protocol.publishing import Publishing
-from protocol.records import Keyring, Result, Verdict
+from protocol.records import Assignment, Keyring, Result, Verdict
 from protocol.resources import Resources
 from protocol.restarts import Restarts
 from protocol.wire import Sealed, seal
@@ -186,19 +186,27 @@ class Executor:
 
     def on_award(self, sender: PeerId, award: Award, now: Now) -> list[Effect]:
         """Take each assignment or decline it. Raises RemoteProtocolError for a forged one."""
+        try:
+            spec, begun = self._begun(award)
+        except UnreadableSpec as unreadable:  # another peer may have the later version
+            signed = [signed_assignment(data, self.keyring) for data in award.assignments]
+            mine = [each for each in signed if each.executor == self.keyring.peer]
+            return [self._decline(sender, each, str(unreadable), True) for each in mine]
+        effects: list[Effect] = []
+        for execution in begun:
+            effects += self._take(sender, award.auction, execution, spec, now)
+        return effects + self._make_room(now)
+
+    def _begun(self, award: Award) -> tuple[Sealed, list[Execution]]:
+        """Nothing is taken before all of it was read: half of a refused award would be neither
+        saved nor started, and would hold its capacity for ever."""
         spec = verified_spec(award.spec, self.keyring)
         checked = [
             (verified_assignment(data, spec, self.keyring), data) for data in award.assignments
         ]
         if any(assignment.executor != self.keyring.peer for assignment, _ in checked):
             raise RemoteProtocolError("an award to somebody else")
-        # Nothing is taken before all of it was read: half of a refused award would be neither
-        # saved nor started, and would hold its capacity for ever.
-        begun = [Execution.begin(each, data, spec, award.holders) for each, data in checked]
-        effects: list[Effect] = []
-        for execution in begun:
-            effects += self._take(sender, award.auction, execution, spec, now)
-        return effects + self._make_room(now)
+        return spec, [Execution.begin(each, data, spec, award.holders) for each, data in checked]
 
     def _take(
         self, sender: PeerId, auction: int, execution: Execution, spec: Sealed, now: Now
@@ -218,13 +226,7 @@ class Executor:
         if not reason and not self._reserve(sender, auction, execution):
             reason = "busy: the capacity was given to somebody else"
         if reason:
-            fence = assignment.fence
-            known = self.fences.known.get((assignment.job, assignment.slot))
-            later = known if known is not None and known >= fence else None
-            declined = Declined(
-                assignment.job, assignment.slot, fence, clipped(reason), final, later
-            )
-            return [Send(sender, declined)]
+            return [self._decline(sender, assignment, reason, final)]
         rows: list[Row] = [execution.row()]
         if execution.listed:
             rows += self.journal.start(execution.revision)
@@ -239,6 +241,12 @@ class Executor:
         if execution.state is State.PENDING:
             return taken + self._make_due(execution, now)
         return [*taken, self._start(execution, now)]
+
+    def _decline(self, sender: PeerId, award: Assignment, reason: str, final: bool) -> Effect:
+        known = self.fences.known.get((award.job, award.slot))
+        later = known if known is not None and known >= award.fence else None
+        words = clipped(reason)
+        return Send(sender, Declined(award.job, award.slot, award.fence, words, final, later))
 
     def _reserve(self, sender: PeerId, auction: int, execution: Execution) -> bool:
         """Its capacity. A service starts once an older execution of its slot has made room: two of

@@ -18,7 +18,7 @@ from protocol.authority import signed_assignment, verified_acceptance, verified_
 from protocol.derived import KIND as DERIVED
 from protocol.derived import open_spec, source_of
 from protocol.effects import Bucket
-from protocol.errors import RemoteProtocolError
+from protocol.errors import RemoteProtocolError, UnreadableSpec
 from protocol.ids import (
     JobId,
     PeerId,
@@ -47,6 +47,7 @@ from protocol.wire import (
     decode_as,
     decode_record,
     dumps,
+    load_row,
     loads,
     open_sealed,
 )
@@ -198,7 +199,7 @@ class HeldJob:
         try:
             job = JobSpec.decode(spec.body)
         except ValueError as error:
-            raise RemoteProtocolError(f"unreadable job spec: {error}") from None
+            raise UnreadableSpec(f"this version cannot read its spec: {error}") from None
         if job.namespace != spec.namespace:
             raise RemoteProtocolError("a spec in another namespace than its record's")
         if job.standing and cls is HeldJob:  # a service is held likewise, see heldservice
@@ -477,7 +478,7 @@ class HeldJob:
         fields = loads(head)
         if not isinstance(fields, list):
             raise RemoteProtocolError("not the head of a job")
-        closed = msgspec.convert(fields[5:], list[bool]) == [True]
+        closed = fields[5:6] == [True]
         term, coordinator, accepted_ms, holders, ended_ms = msgspec.convert(
             fields[:5], tuple[int, str, int, list[str], int]
         )
@@ -530,7 +531,7 @@ def stoppers_of(run: bool) -> tuple[Role, ...]:
 
 
 def saved_slot(value: bytes, index: int) -> SlotState:
-    assignment, acceptance = msgspec.convert(loads(value), tuple[bytes, bytes])
+    assignment, acceptance = load_row(value, tuple[bytes, bytes])
     return SlotState(index, assignment, acceptance)
 
 

@@ -21,7 +21,7 @@ from protocol.job import JobSpec, JobType, OnFailure
 from protocol.messages import JobSync, SlotState, UpdateState
 from protocol.records import Acceptance, Assignment, Control, Keyring, Spec
 from protocol.standingjob import KIND, StandingJob
-from protocol.wire import RECORD_BYTES_MAX, Sealed, dumps, loads, open_sealed
+from protocol.wire import RECORD_BYTES_MAX, Sealed, dumps, load_row, open_sealed
 
 SETTLED = 1  # every slot ran the revision as long as its author asks for
 FAILED = 2  # one did not; it wins the merge, since it was said first
@@ -205,8 +205,8 @@ class HeldService(HeldJob):
 
     def recall(self, value: bytes, keyring: Keyring) -> None:
         """Take up what its row says. Raises RemoteProtocolError or ValueError."""
-        previous, update = msgspec.convert(
-            loads(value, RECORD_BYTES_MAX + 256), tuple[bytes, tuple[int, str, int]]
+        previous, update = load_row(
+            value, tuple[bytes, tuple[int, str, int]], RECORD_BYTES_MAX + 256
         )
         if previous:
             self.previous = Version.of(open_sealed(previous, keyring))

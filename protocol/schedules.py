@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import msgspec
-
 from protocol.bidding import Bidder
 from protocol.clock import CLOCK_LABEL, NEVER, Now
 from protocol.config import CoordinationConfig
@@ -34,7 +32,7 @@ from protocol.slots import Cron, slots_between
 from protocol.standing import Standing
 from protocol.standingjob import StandingJob
 from protocol.tree import Plain
-from protocol.wire import dumps, loads
+from protocol.wire import dumps, load_row
 
 GRACE_S: Final = 60  # a slot is fired this late at most, but for CatchUp: a takeover takes seconds
 CATCH_UP_S: Final = 3 * 86_400  # so late with it; well within the time for which runs are kept
@@ -99,7 +97,7 @@ class Schedules:
         unreadable: list[str] = []
         for key, value in disk.get("schedule", {}).items():
             try:
-                self._marks[JobId(key)] = msgspec.convert(loads(value), Mark)
+                self._marks[JobId(key)] = load_row(value, Mark)
             except (RemoteProtocolError, ValueError):
                 unreadable.append(key)
         return unreadable

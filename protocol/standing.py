@@ -8,18 +8,19 @@ time, finds what got lost all the same (DESIGN 5, Catalogue).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
-from protocol.antientropy import Reconciler, check
+from protocol.antientropy import Reconciler, check, version_of
 from protocol.clock import NEVER, Now
 from protocol.config import StandingConfig
 from protocol.container import full_name
 from protocol.courier import Courier
 from protocol.effects import Bucket, Effect, Save, Send, Tell
 from protocol.errors import RemoteProtocolError
+from protocol.foreign import Foreign, is_foreign, name_of
 from protocol.ids import JobId, PeerId
 from protocol.messages import (
     SyncBuckets,
@@ -68,6 +69,7 @@ class Standing:
     couriers: dict[PeerId, Courier] = field(default_factory=dict)  # one for each connection
     reconciler: Reconciler = field(init=False)
     versions: Versions = field(init=False)
+    foreign: Foreign = field(default_factory=Foreign)
     _bytes: int = 0
     _records: int = 0
     _known: dict[bytes, JobId] = field(default_factory=dict)  # the records held, byte for byte
@@ -105,6 +107,9 @@ class Standing:
                 unreadable.append(key)
                 continue
             self._hold(held)
+        unreadable += self.foreign.restore(disk.get("foreign", {}), self.keyring)
+        for key in self.foreign.records:
+            self._hold_foreign(key)
         return unreadable + self.versions.restore(disk.get("version", {}))
 
     def _hold(self, held: StandingJob) -> None:
@@ -116,6 +121,11 @@ class Standing:
             self._known[data] = held.id
         self.reconciler.put(held.id, held.version)
 
+    def _hold_foreign(self, key: JobId) -> None:
+        data = self.foreign.records[key]
+        self._known[data] = key
+        self.reconciler.put(key, version_of(data))
+
     def _unhold(self, held: StandingJob) -> None:
         """Count it out, before it changes."""
         self._bytes -= held.size_bytes
@@ -124,8 +134,10 @@ class Standing:
             self._known.pop(data, None)
 
     def _load(self, key: str) -> tuple[bytes, ...]:
-        held = self.jobs.get(JobId(key))
-        return held.records if held is not None else ()
+        held, other = self.jobs.get(JobId(key)), self.foreign.records.get(JobId(key))
+        if held is None:
+            return () if other is None else (other,)
+        return held.records
 
     # ---- our own changes ---------------------------------------------------------------------
 
@@ -166,7 +178,7 @@ class Standing:
         return changed
 
     def _save(self, changed: dict[JobId, None]) -> list[Effect]:
-        rows = (*(self.jobs[job].row() for job in changed), *self._rows)
+        rows = (*(self.jobs[job].row() for job in changed if job in self.jobs), *self._rows)
         self._rows = []
         return [Save(rows)] if rows else []
 
@@ -189,7 +201,7 @@ class Standing:
     def on_connected(self, peer: PeerId, now: Now) -> list[Effect]:
         """Compare everything. Who holds nothing waits to be asked: it has nothing to lose."""
         self.couriers[peer] = Courier()
-        if self.jobs:
+        if len(self.reconciler):
             self._sync_soon(peer)
         return self._push(now)
 
@@ -257,29 +269,43 @@ class Standing:
                 sealed = verified_standing(data, self.keyring)
                 if sealed is None:
                     continue
-                assert isinstance(sealed.record, Spec | Control)
-                job = sealed.record.job
+                job = _key_of(sealed)
                 fresh.append(sealed)
             told.setdefault(job, []).append(data)
         taken, refused = self._admitted(fresh)
-        changed = self._merge(taken, now)
+        changed = self._merge([each for each in taken if not is_foreign(each)], now)
+        changed |= self._keep([each for each in taken if is_foreign(each)])
         effects = self._save(changed)
         for job, datas in told.items():
             self._asked.pop(job, None)
-            held = self.jobs.get(job)
-            if held is None or job in refused:
+            held = self._load(job)
+            if not held or job in refused:
                 continue
-            if held.records == tuple(datas):
+            if held == tuple(datas):
                 self._settle(sender, job)
             elif sender in self.couriers:
                 self.couriers[sender].add(job)
         effects += self._spread(changed, sender, now)
-        held_now = [(job, self.jobs[job].version) for job in told if job in self.jobs]
         if refused:
             effects += self._tell_full(sender)
         reason = NO_ROOM if refused else ""
-        answer = SyncHeld(DOMAIN, tuple(held_now), tuple(refused), reason)
+        answer = SyncHeld(DOMAIN, self._versions(told), tuple(refused), reason)
         return [*effects, Send(sender, answer)]
+
+    def _keep(self, records: list[Sealed]) -> dict[JobId, None]:
+        """Foreign ones; what is new of them."""
+        kept: dict[JobId, None] = {}
+        for sealed in records:
+            _, key, _ = row = self.foreign.take(sealed)
+            self._hold_foreign(JobId(key))
+            self._rows.append(row)
+            kept[JobId(key)] = None
+        return kept
+
+    def _versions(self, keys: Iterable[JobId]) -> tuple[tuple[str, bytes], ...]:
+        """Of what is held of these, as it is now."""
+        found = [(key, self.reconciler.version(key)) for key in keys]
+        return tuple((key, version) for key, version in found if version is not None)
 
     def _admitted(self, fresh: list[Sealed]) -> tuple[list[Sealed], dict[str, None]]:
         """Those there is room for. A control record of a job that is held always has some: else a
@@ -289,7 +315,13 @@ class Standing:
         records = size = 0
         for sealed in fresh:
             record = sealed.record
-            assert isinstance(record, Spec | Control)
+            if not isinstance(record, Spec | Control):
+                if self.foreign.room(size + len(sealed.data)):
+                    size += len(sealed.data)
+                    taken.append(sealed)
+                else:
+                    refused[_key_of(sealed)] = None
+                continue
             known = record.job in self.jobs
             more = 0 if known else 1  # a later generation takes the place of the one before
             free = known and isinstance(record, Control)
@@ -335,7 +367,9 @@ class Standing:
         if now.mono >= self._sync_at:
             self._sync_at = now.mono + self._sync_period()
             self._asked = {key: asked for key, asked in self._asked.items() if asked[1] > now.mono}
-            if self.couriers and self.jobs:  # an idle shoal without standing jobs says nothing
+            if self.couriers and len(
+                self.reconciler
+            ):  # an idle shoal without standing jobs says nothing
                 self._sync_soon(self.rng.choice(self.partners(list(self.couriers))))
         return self._push(now)
 
@@ -352,8 +386,7 @@ class Standing:
             if courier.deadline > now.mono:
                 continue
             jobs = courier.take(now.mono, self.config, self.rng)
-            items = tuple((job, self.jobs[job].version) for job in jobs if job in self.jobs)
-            if items:
+            if items := self._versions(jobs):
                 effects.append(Send(peer, SyncItems(DOMAIN, (), items)))
         if self._to_sync and now.mono >= self._sync_next:
             peer = next(iter(self._to_sync))
@@ -361,3 +394,9 @@ class Standing:
             self._sync_next = now.mono + SYNC_PAUSE_S * (1 + self.rng.random())
             effects.append(Send(peer, self.reconciler.start()))
         return effects
+
+
+def _key_of(sealed: Sealed) -> JobId:
+    """What its item is called."""
+    record = sealed.record
+    return record.job if isinstance(record, Spec | Control) else name_of(sealed.data)

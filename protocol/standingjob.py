@@ -10,8 +10,6 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-import msgspec
-
 from protocol.antientropy import version_of
 from protocol.authority import checked_spec
 from protocol.clock import Now
@@ -20,8 +18,8 @@ from protocol.errors import JobSpecError, RemoteProtocolError
 from protocol.heldjob import control_rank
 from protocol.ids import JobId, PeerId, Revision, job_id, revision_of
 from protocol.job import JobSpec
-from protocol.records import STANDING, Control, Desired, Keyring, Role, Spec
-from protocol.wire import RECORD_BYTES_MAX, Sealed, dumps, loads, open_sealed
+from protocol.records import STANDING, Control, Desired, Keyring, Role, Spec, Unknown
+from protocol.wire import RECORD_BYTES_MAX, Sealed, dumps, load_row, open_sealed
 
 KIND: Final = STANDING  # of a spec record; part of the job's id
 TEMPLATE: Final = "template/"  # before the names of templates: no job's name has a slash
@@ -43,7 +41,8 @@ def standing_key(spec: JobSpec) -> str:
 
 
 def verified_standing(data: bytes, keyring: Keyring) -> Sealed | None:
-    """A spec or control record of a standing job; None for a kind this version does not know.
+    """A spec or control record of a standing job, or one of a kind that this version does not know;
+    None for other kinds.
 
     It depends on the bytes alone, the author's certificate among them, so that all who are offered
     a record keep it or none. Raises RemoteProtocolError.
@@ -58,7 +57,7 @@ def verified_standing(data: bytes, keyring: Keyring) -> Sealed | None:
             raise RemoteProtocolError(f"a spec of kind {record.kind} among standing jobs")
         if record.generation > NUMBER_MAX:
             raise RemoteProtocolError("a generation that nobody gets to by counting")
-    else:
+    elif not isinstance(record, Unknown):
         return None
     return sealed
 
@@ -212,7 +211,7 @@ class StandingJob:
     @classmethod
     def restore(cls, key: str, value: bytes, keyring: Keyring) -> StandingJob:
         """Rebuild from its row. Raises RemoteProtocolError or ValueError for a foreign row."""
-        row = msgspec.convert(loads(value, 2 * RECORD_BYTES_MAX + 32), Kept)
+        row: Kept = load_row(value, Kept, 2 * RECORD_BYTES_MAX + 32)
         held: StandingJob | None = None
         for data in row[:2]:
             sealed = verified_standing(data, keyring) if data else None

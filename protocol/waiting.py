@@ -11,15 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-import msgspec
-
 from protocol.clock import NEVER
 from protocol.config import TriggersConfig
 from protocol.effects import Bucket
 from protocol.errors import RemoteProtocolError
 from protocol.ids import JobId
 from protocol.records import Heard
-from protocol.wire import dumps, loads
+from protocol.wire import dumps, load_row
 
 Row = tuple[Bucket, str, bytes | None]
 Kept = tuple[JobId, str, Heard, int, bool]
@@ -72,7 +70,7 @@ class Waiting:
         unreadable: list[str] = []
         for key, value in disk.get("trigger", {}).items():
             try:
-                fields = msgspec.convert(loads(value), Kept)
+                fields: Kept = load_row(value, Kept)
             except (RemoteProtocolError, ValueError):
                 unreadable.append(key)
                 continue

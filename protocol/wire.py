@@ -8,7 +8,7 @@ never over a re-encoding. `wire.cddl` describes all of it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args, get_origin, overload
 
 import cbor2
 import msgspec
@@ -159,6 +159,20 @@ def load_plain(data: bytes, bytes_max: int = FRAME_BYTES_MAX) -> dict[str, Plain
     if not isinstance(value, dict):
         raise RemoteProtocolError("a map is needed")
     return value  # with text keys, as the scan has seen
+
+
+@overload
+def load_row(data: bytes, kind: type[T], bytes_max: int = FRAME_BYTES_MAX) -> T: ...
+@overload
+def load_row(data: bytes, kind: object, bytes_max: int = FRAME_BYTES_MAX) -> Any: ...
+def load_row(data: bytes, kind: Any, bytes_max: int = FRAME_BYTES_MAX) -> Any:
+    """Decode what an agent wrote to its own disk: a tuple of `kind`, of which a later version may
+    have written more fields at the end; after a downgrade they are left unread, as on the wire.
+    Raises RemoteProtocolError."""
+    value, places = loads(data, bytes_max), get_args(kind)
+    if get_origin(kind) is tuple and places[-1] is not Ellipsis and isinstance(value, list):
+        value = value[: len(places)]
+    return _convert(value, kind)
 
 
 def _convert(value: object, kind: type[T]) -> T:

@@ -26,6 +26,7 @@ import psutil
 
 from scripts.bench_docker import docker
 from scripts.bench_files import files, logs
+from scripts.bench_mqtt import mqtt
 from scripts.bench_start import start
 from scripts.figures import Figure, as_line, bounded, compared, quantile, rate
 from tests.lab import Device, Lab, process_job
@@ -404,6 +405,7 @@ BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "docker": docker,
     "files": files,
     "logs": logs,
+    "mqtt": mqtt,
 }
 
 

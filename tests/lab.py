@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PASSPHRASE = "correct horse battery staple"
 START_S = 90.0  # 20 agents on two cores import libp2p for a while
 COMMAND_S: Final = 60.0  # no command that a test types takes longer
-SHOAL: Final = (sys.executable, "-m", "agent.cli.entry")
+SHOAL: Final = ("-m", "agent.cli.entry")
 LISTEN: Final = ("--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns")
 
 
@@ -58,6 +58,8 @@ class Device:
     environment: dict[str, str] = field(default_factory=dict)
     listen: tuple[str, ...] = LISTEN
     within: tuple[str, ...] = ()  # what its agent's command is run by: a network of its own
+    python: str = sys.executable
+    root: Path = ROOT  # of the code that it runs: another version's has a Python of its own
 
     @property
     def socket(self) -> Path:
@@ -136,7 +138,7 @@ class Lab:
         done = subprocess.run(
             [*command_at(device), *words],
             check=False,
-            cwd=cwd,
+            cwd=cwd or (None if device.root == ROOT else device.root),
             env=environment_of(device),
             text=True,
             errors="replace",
@@ -177,7 +179,7 @@ class Lab:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=ROOT,
+                cwd=device.root,
                 env=environment_of(device),
                 start_new_session=True,
             )
@@ -252,7 +254,14 @@ class Lab:
 
 def command_at(device: Device) -> list[str]:
     """`shoal`, as a person at this device would have it."""
-    return [*SHOAL, "--data-dir", str(device.data_dir), "--socket", str(device.socket)]
+    return [
+        device.python,
+        *SHOAL,
+        "--data-dir",
+        str(device.data_dir),
+        "--socket",
+        str(device.socket),
+    ]
 
 
 def environment_of(device: Device) -> dict[str, str]:
@@ -260,7 +269,7 @@ def environment_of(device: Device) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SHOAL_")}
     # What runs on this machine is no part of a lab; who tests with docker names its socket.
     nothing = {"SHOAL_DOCKER_SOCKET": str(device.data_dir / "docker.sock")}
-    return {**kept, **nothing, "PYTHONPATH": str(ROOT), **device.environment}
+    return {**kept, **nothing, "PYTHONPATH": str(device.root), **device.environment}
 
 
 def answers(device: Device) -> bool:

@@ -142,6 +142,7 @@ class Client:
             keepalive=self.settings.keepalive_s,
             **self._greeting(),
         )
+        _hurry(self._paho)
         if self._given_up:
             _close(self._paho)
 
@@ -339,6 +340,16 @@ def _call(done: Callable[[str], None] | None, reason: str) -> None:
             done(reason)
         except Exception:
             _log.exception("a message's end")
+
+
+def _hurry(client: Paho) -> None:
+    """Paho leaves Nagle's algorithm on, as Mosquitto does: then a small message waits until the one
+    before it is acknowledged, and that up to 40 ms until there is something to send along with it.
+    A result of a message took 30 ms to its listener instead of 55 (measured)."""
+    sock = client.socket()
+    if sock is not None:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # type: ignore[attr-defined]
 
 
 def _close(client: Paho) -> None:

@@ -184,6 +184,15 @@ async def test_what_became_of_the_database(data_dir: Path) -> None:
         assert entry["ok"] is None and "kept as shoal.db.corrupt-1" in entry["text"]
 
 
+async def test_what_a_later_version_has_written_is_told_of(data_dir: Path) -> None:
+    async with running_agent(data_dir) as agent:
+        await agent.store.save([("standing", "a" * 32, b"later"), ("outbox", "7", b"later")])
+    async with running_agent(data_dir) as agent:
+        entry = checks(agent)["database"]
+        assert entry["ok"] is None
+        assert entry["text"].startswith("2 entries of the database are none")
+
+
 async def test_a_clock_that_cannot_be_trusted(data_dir: Path) -> None:
     async with running_agent(data_dir) as agent:
         agent.clock._has_rtc = True

@@ -23,7 +23,7 @@ from protocol.heldjob import HOLDERS_MAX, HeldJob
 from protocol.ids import JobId, PeerId
 from protocol.messages import JobDigests, JobSync, JobSyncAck, JobWant, Message, SlotState
 from protocol.records import Role, Verdict
-from protocol.wire import decode_message, encode_message
+from protocol.wire import decode_message, dumps, encode_message
 from tests.protocol.fakes import FakeShoal
 from tests.protocol.jobs import WALL_MS, Book, at, fence, job_spec, task_spec
 from tests.protocol.strategies import structs
@@ -626,6 +626,16 @@ def test_a_forged_job_is_not_held() -> None:
     refuses(b, book.sync(holders=("b",), spec=b"garbage"))
     refuses(b, book.sync(SlotState(9), holders=("b",)))
     refuses(b, book.sync(SlotState(0, book.spec_data), holders=("b",)))
+
+
+def test_a_copy_that_this_version_cannot_read_is_not_held_and_nobodys_fault() -> None:
+    net = Net("a", "b")
+    book = book_for(net)
+    later = dumps({**book.job.to_plain(), "Later": True})
+    spec = book.sign(msgspec.structs.replace(book.spec, body=later), "author")
+    b = net["b"]
+    assert b.receive(PeerId("a"), book.sync(holders=("b",), spec=spec), 0.0) == []
+    assert (b.catalogue.jobs, b.catalogue.merged, b.catalogue.deadline) == ({}, [], NEVER)
 
 
 def test_holders_are_bounded_whatever_is_claimed() -> None:

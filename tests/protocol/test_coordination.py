@@ -725,3 +725,14 @@ def test_a_leaf_that_comes_is_handed_no_job_that_others_hold() -> None:
         net.boot(name)
         net.run(5.0)
         assert name not in net.held("a").holders
+
+
+def test_a_device_alone_lets_go_of_what_ended_as_it_takes_on_more() -> None:
+    """Nothing wakes it: each look at its deadline would be at all jobs that it ever had."""
+    net = NodeNet("a")
+    for number in range(5):
+        net.submit("a", batch(), f"key{number}")
+        net.until(lambda: len(net.boxes["a"].running) == 1)
+        net.end("a")
+        net.run(0.01)
+        assert len(net.coordination("a").led) == 1

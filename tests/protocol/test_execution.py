@@ -114,7 +114,7 @@ def test_a_slot_that_the_job_does_not_have_is_refused() -> None:
 def test_a_spec_that_no_job_can_be_read_from_is_refused() -> None:
     broken = msgspec.structs.replace(BOOK.spec, body=dumps({"Name": "x"}))
     sealed = open_sealed(BOOK.sign(broken, "author"), ME)
-    with pytest.raises(RemoteProtocolError, match="unreadable"):
+    with pytest.raises(RemoteProtocolError, match="cannot read its spec"):
         Execution.begin(BOOK.assignment(FIRST), b"", sealed, ())
 
 

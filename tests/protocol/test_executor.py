@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import count, pairwise
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,7 +39,7 @@ from protocol.executor import (
     TAIL_BYTES,
     Executor,
 )
-from protocol.ids import ExecutionId, JobId, PeerId, execution_id
+from protocol.ids import ExecutionId, JobId, PeerId, execution_id, revision_of
 from protocol.messages import (
     Accepted,
     Announce,
@@ -61,7 +62,7 @@ from protocol.records import Fence, Keyring, Result, Role, Verdict
 from protocol.resources import Resources
 from protocol.restarts import Restarts
 from protocol.tree import Plain
-from protocol.wire import open_sealed
+from protocol.wire import dumps, encode_record, open_sealed
 from tests.protocol.jobs import Book, at, fence, job_spec, task_spec
 from tests.protocol.strategies import structs
 
@@ -382,6 +383,23 @@ def test_a_forged_award_starts_nothing() -> None:
             assert it.executor.executions == {}
             assert it.used == Resources()
             assert it.executor.fences.known == {}
+
+
+def test_a_job_of_a_later_version_is_declined_for_good() -> None:
+    it = device()
+    book = it.book
+    later = dumps({**book.job.to_plain(), "Later": True})
+    record = msgspec.structs.replace(book.spec, body=later)
+    spec, revision = book.sign(record, "author"), revision_of(encode_record(record))
+    award = msgspec.structs.replace(book.assignment(FIRST), revision=revision)
+    message = Award(1, (book.sign(award, "a"),), spec, b"", (A,))
+    (send,) = it.does(it.executor.on_award(A, message, at(0.0)))
+    assert isinstance(send, Send)
+    declined = send.message
+    assert isinstance(declined, Declined)
+    assert declined.final
+    assert declined.reason.startswith("this version cannot read its spec: Later: unknown key")
+    assert it.disk == {}
 
 
 def test_a_later_award_stops_an_older_one_here() -> None:

@@ -31,6 +31,7 @@ from protocol.wire import (
     encode_message,
     encode_record,
     load_plain,
+    load_row,
     loads,
     open_sealed,
     scan,
@@ -207,6 +208,18 @@ def test_records_round_trip(record: msgspec.Struct) -> None:
 def test_a_message_of_a_later_version_is_none() -> None:
     assert decode_message(dumps([999, "?", {"a": 1}])) is None
     assert decode_message(dumps([2**63])) is None
+
+
+def test_a_row_of_a_later_version_is_read_as_far_as_it_is_known() -> None:
+    for more in ([], ["later"], [0, {"a": None}]):
+        assert load_row(dumps([1, "a", *more]), tuple[int, str]) == (1, "a")
+        assert load_row(dumps([1, 2, *more][:2]), tuple[int, ...]) == (1, 2)
+
+
+@pytest.mark.parametrize("row", [b"", dumps([1]), dumps(["a", 1]), dumps({"a": 1}), dumps(7)])
+def test_a_row_that_is_none_is_refused(row: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        load_row(row, tuple[int, str])
 
 
 def test_a_record_of_a_later_version_is_kept_by_its_number() -> None:

@@ -1,21 +1,24 @@
 """Rewrite the golden vectors: `python -m tests.vectors.generate`.
 
 They are made by the code that they check, so a change in them is a change of the protocol: look
-at the difference before it is committed.
+at the difference before it is committed. What peers may speak is not changed: a kind's earlier form
+goes to `earlier.json`, anything else is refused, unless told by `--unreleased` that no release has
+spoken it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
 import msgspec
 
-from protocol import ids
+from protocol import foreign, ids
 from protocol.derived import open_spec
 from protocol.ids import PeerId, Revision, ShoalId
 from protocol.wire import Envelope, dumps, loads, seal
-from tests.vectors import extremes, keys, kinds, samples
+from tests.vectors import earlier, extremes, keys, kinds, samples
 from tests.vectors.notation import to_fields
 
 HERE = Path(__file__).parent
@@ -252,6 +255,11 @@ def names() -> list[Vector]:
         },
         {"name": "revision", "of": [kinds_hex(samples.SPEC)], "is": revision},
         {
+            "name": "foreign",
+            "of": [samples.SEALED_CONTROL.hex()],
+            "is": foreign.name_of(samples.SEALED_CONTROL),
+        },
+        {
             "name": "execution-id",
             "of": [revision, 1, 2, keys.PEER.peer, 3],
             "is": ids.execution_id(revision, 1, 2, keys.PEER.peer, 3),
@@ -274,8 +282,8 @@ def kinds_hex(record: msgspec.Struct) -> str:
     return dumps(plain(record)).hex()
 
 
-def build() -> dict[str, str]:
-    """Every generated file by its name."""
+def families() -> dict[str, list[Vector]]:
+    """The vectors of every generated file."""
     files: dict[str, list[Vector]] = {
         family: [vector for value in values for vector in vectors_of(value)]
         for family, values in samples.TYPICAL.items()
@@ -289,14 +297,42 @@ def build() -> dict[str, str]:
         "refusals": refusals(),
         "ids": names(),
     }
-    texts = {
-        f"{name}.json": json.dumps(vectors, ensure_ascii=False, indent=1) + "\n"
-        for name, vectors in files.items()
-    }
+    return files
+
+
+def build() -> dict[str, str]:
+    """Every generated file by its name."""
+    texts = {f"{name}.json": earlier.text_of(vectors) for name, vectors in families().items()}
     return texts | {kinds.FROZEN.name: "\n".join(kinds.current()) + "\n"}
 
 
+def written() -> dict[str, list[Vector]]:
+    """What stands in the files."""
+    names = [path for path in sorted(HERE.glob("*.json")) if path != earlier.FILE]
+    return {path.stem: json.loads(path.read_text()) for path in names}
+
+
+def kept() -> list[Vector]:
+    """Earlier forms, with those that would be lost now. Raises SystemExit for what cannot be."""
+    before, after = written(), families()
+    aside = [*earlier.read(), *earlier.put_aside(before, after)]
+    wrong = [*earlier.changed(before, after), *filter(None, map(earlier.misread, aside))]
+    if wrong:
+        listed = "\n  ".join(wrong)
+        raise SystemExit(
+            f"these vectors would change or no longer be read as they were:\n  {listed}\n"
+            "Peers in the field speak them. Leave what there is as it is, and add to it; only what "
+            "no release has spoken may be changed: python -m tests.vectors.generate --unreleased"
+        )
+    return aside
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--unreleased", action="store_true", help="nothing that changes was ever in a release"
+    )
+    unreleased = parser.parse_args().unreleased
     broken = kinds.broken_promises(kinds.frozen(), kinds.current())
     if broken:
         listed = "\n  ".join(broken)
@@ -305,6 +341,9 @@ def main() -> None:
             "Peers in the field speak them. Add a field with a default at the end, or a new kind; "
             "only what no release has spoken may be taken out of the list by hand."
         )
+    read_on = [each for each in earlier.read() if not earlier.misread(each)]
+    aside = read_on if unreleased else kept()
+    earlier.FILE.write_text(earlier.text_of(aside))
     for name, text in build().items():
         (HERE / name).write_text(text)
 

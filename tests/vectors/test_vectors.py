@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from cddl_verifier import Validator, schema_diagnostics
 
-from protocol import ids
+from protocol import foreign, ids
 from protocol.derived import open_spec
 from protocol.errors import RemoteProtocolError
 from protocol.job import JobSpec
@@ -25,12 +25,12 @@ from protocol.wire import (
     loads,
     open_sealed,
 )
-from tests.vectors import extremes, generate, keys, kinds, samples
+from tests.vectors import earlier, extremes, generate, keys, kinds, samples
+from tests.vectors.earlier import decode
 from tests.vectors.notation import from_fields, to_fields
 
 HERE = Path(__file__).parent
 CDDL = HERE.parent.parent / "protocol" / "wire.cddl"
-OTHERS = ("job", "envelopes", "forgeries", "refusals", "ids", "runs")  # files of another form
 FAMILIES = (*samples.TYPICAL, "parts")
 
 Vector = dict[str, Any]
@@ -53,12 +53,6 @@ RUNS = [pytest.param(each, id=each["name"]) for each in read("runs")]
 @pytest.fixture(scope="module")
 def cddl() -> Validator:
     return Validator(CDDL)
-
-
-def decode(kind: type[msgspec.Struct], data: bytes) -> object:
-    if kind in kinds.RECORDS:
-        return decode_record(data)
-    return decode_message(data) if kind in kinds.MESSAGES else decode_as(data, kind)
 
 
 @pytest.mark.parametrize("vector", RUNS)
@@ -177,6 +171,8 @@ def test_ids_are_derived_as_written() -> None:
         assert ids.job_id(*of) == expected
     of, expected = found["revision"]
     assert ids.revision_of(bytes.fromhex(of[0])) == expected
+    of, expected = found["foreign"]
+    assert foreign.name_of(bytes.fromhex(of[0])) == expected
     of, expected = found["execution-id"]
     assert ids.execution_id(*of) == expected
     for name in ("rendezvous", "rendezvous-empty"):
@@ -193,7 +189,7 @@ def test_the_files_are_what_generate_writes() -> None:
     for name, text in generate.build().items():
         assert (HERE / name).read_text() == text, f"{name}: python -m tests.vectors.generate"
     written = {path.name for path in HERE.glob("*.json")}
-    assert written == {f"{family}.json" for family in (*FAMILIES, *OTHERS)}
+    assert written == {f"{family}.json" for family in (*FAMILIES, *earlier.UNCHANGING, "earlier")}
 
 
 def test_every_kind_has_vectors() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -91,6 +92,16 @@ async def test_what_is_published_is_heard(version: str) -> None:
             assert one.user_property("id") == "7" and one.correlation == b"c"
         else:
             assert one.user_properties == () and one.correlation is None
+
+
+async def test_no_message_is_held_back_for_the_acknowledgement_of_another() -> None:
+    with Mosquitto() as mosquitto:
+        async with connected(BrokerSettings(mosquitto.url)) as broker:
+            client = broker._sessions[""]._client
+            assert client is not None
+            sock = client._paho.socket()
+            assert sock is not None
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)  # type: ignore[attr-defined]
 
 
 async def test_status_is_online_and_the_will_says_offline() -> None:

@@ -1,0 +1,71 @@
+"""A version of Shoal: a revision of this repository, exported and set up, to run agents of."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.lab import ROOT
+
+KEPT: Final = ROOT / ".cache" / "versions"
+PROGRAMS: Final = ("supervise", "spawn")
+
+
+class NoVersion(Exception):
+    """A sentence: there is none of that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    name: str  # as it was asked for
+    commit: str
+    root: Path
+    python: str
+
+    def has(self, path: str) -> bool:
+        """Whether it has this file: something is only tried where both versions know of it."""
+        return (self.root / path).exists()
+
+
+def newest_tag() -> str:
+    """The newest one before HEAD, empty where there is none."""
+    command = ["git", "describe", "--tags", "--abbrev=0", "HEAD^"]
+    told = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    return told.stdout.strip() if told.returncode == 0 else ""
+
+
+def this_checkout() -> Version:
+    return Version("this checkout", _git("rev-parse", "HEAD"), ROOT, sys.executable)
+
+
+def exported(revision: str, shared: bool) -> Version:
+    """Its files, and an environment of its own made by its own scripts/setup (unless `shared`),
+    kept for the next time. Raises NoVersion."""
+    commit = _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    if not commit:
+        raise NoVersion(f"{revision} is no tag or revision here (a shallow clone has few)")
+    root = KEPT / commit[:12]
+    if not (root / "pyproject.toml").exists():
+        root.mkdir(parents=True, exist_ok=True)
+        with subprocess.Popen(
+            ["git", "archive", commit], cwd=ROOT, stdout=subprocess.PIPE
+        ) as archive:
+            subprocess.run(["tar", "-x", "-C", root], stdin=archive.stdout, check=True)
+    if not shared:
+        subprocess.run([root / "scripts/setup"], cwd=root, check=True)
+        return Version(revision, commit, root, str(root / ".venv/bin/python"))
+    for name in PROGRAMS:
+        source = root / f"agent/engines/{name}.c"
+        made = root / f"agent/engines/shoal-{name}"
+        if source.exists() and not made.exists():
+            compiled = ["gcc", "-std=c11", "-O2", "-s", "-static", "-o", str(made), str(source)]
+            subprocess.run(compiled, check=True)
+    return Version(revision, commit, root, sys.executable)
+
+
+def _git(*words: str) -> str:
+    told = subprocess.run(["git", *words], cwd=ROOT, check=False, capture_output=True, text=True)
+    return told.stdout.strip()

@@ -1,0 +1,60 @@
+"""scripts/version: which version is the previous one, and its files beside this checkout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts import test_versions, version
+from scripts.version import NoVersion, exported, newest_tag
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two commits of a repository of its own, nothing of it tagged."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    git(root, "init", "-q")
+    for text in ("first", "second"):
+        (root / "pyproject.toml").write_text(text)
+        git(root, "add", ".")
+        git(root, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", text)
+    monkeypatch.setattr(version, "ROOT", root)
+    monkeypatch.setattr(version, "KEPT", tmp_path / "kept")
+    return root
+
+
+def git(root: Path, *words: str) -> None:
+    subprocess.run(["git", *words], cwd=root, check=True, capture_output=True)
+
+
+def test_without_a_tag_before_it_there_is_no_previous_version(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    git(repository, "tag", "v2")
+    assert newest_tag() == ""
+    monkeypatch.setattr(sys, "argv", ["test-versions"])
+    assert test_versions.main() == 2
+    assert "There is no tag before HEAD yet" in capsys.readouterr().err
+
+
+def test_the_newest_tag_before_it_is_the_previous_version(repository: Path) -> None:
+    git(repository, "tag", "v1", "HEAD^")
+    assert newest_tag() == "v1"
+    found = exported("v1", shared=True)
+    assert (found.root / "pyproject.toml").read_text() == "first"
+    assert found.has("pyproject.toml") and not found.has("agent/mqtt")
+    assert exported("v1", shared=True) == found
+
+
+def test_what_is_no_revision_is_said_so(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(NoVersion, match="v9 is no tag or revision here"):
+        exported("v9", shared=True)
+    monkeypatch.setattr(sys, "argv", ["test-versions", "v9"])
+    assert test_versions.main() == 2
+    assert "v9 is no tag" in capsys.readouterr().err
