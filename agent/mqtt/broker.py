@@ -77,6 +77,7 @@ class Broker:
             will=Will(self._status_topic, OFFLINE) if main else None,
             changed=self._on_changed,
             denied=self._tell_denied,
+            unreadable=self._tell_unreadable,
             rng=self._rng,
         )
 
@@ -144,6 +145,7 @@ class Broker:
         return {
             "received": sum(session.received for session in sessions),
             "unmatched": sum(session.unmatched for session in sessions),
+            "unreadable": sum(session.unreadable for session in sessions),
         }
 
     # ---- life --------------------------------------------------------------------------------
@@ -187,6 +189,11 @@ class Broker:
         if self._told.fresh(f"denied {topic}"):
             text = f"broker {self.name} does not allow {topic}: {why}; see its access list"
             self._tell(Tell("mqtt.denied", text, fields={"broker": self.name, "topic": topic}))
+
+    def _tell_unreadable(self, why: str) -> None:
+        if self._told.fresh("unreadable"):
+            text = f"broker {self.name} passes on what is no message: {why}; it is left out"
+            self._tell(Tell("mqtt.unreadable", text, fields={"broker": self.name}))
 
     def _on_changed(self, session: Session, trouble: Trouble | None) -> None:
         fields: dict[str, object] = {"broker": self.name}
@@ -292,4 +299,4 @@ def check_filter(topic_filter: str) -> None:
 
 def _import() -> None:
     """Beside the loop, which has others to serve for the tens of milliseconds that it takes."""
-    import paho.mqtt.client  # noqa: F401
+    import agent.mqtt.guarded  # noqa: F401

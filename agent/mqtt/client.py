@@ -14,19 +14,18 @@ import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from agent.mqtt.message import Outgoing
+from agent.mqtt.packet import BYTES_MAX, Packet, UnreadableError
 from agent.mqtt.settings import BrokerSettings
 from agent.mqtt.trouble import ConnectRefused
 from agent.threads import abandonable
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client as Paho
-    from paho.mqtt.client import MQTTMessage
     from paho.mqtt.properties import Properties
     from paho.mqtt.reasoncodes import ReasonCode
 
@@ -36,7 +35,6 @@ IN_FLIGHT_MAX: Final = 20  # PUBLISH without PUBACK; Mosquitto's own bound
 UNACKED_MAX: Final = 64  # messages that a broker may send before the first is acknowledged
 WAITING_MAX: Final = 256  # messages between paho's thread and the loop; beyond, reading waits
 WAIT_S: Final = 5.0  # for the loop; a message that is not taken by then is not acknowledged either
-PACKET_BYTES_MAX: Final = 2 * 1024**2  # asked of a broker of MQTT 5
 SESSION_S: Final = 86_400  # a broker keeps messages for a persistent session that long (MQTT 5)
 FAILURE: Final = 128  # reason codes from here on are refusals
 LOST: Final = "the connection was lost"  # the end of a message that may have arrived or not
@@ -58,15 +56,21 @@ class Client:
         client_id: str,
         session: bool,
         will: Will | None,
-        heard: Callable[[Client, MQTTMessage], None],
+        heard: Callable[[Client, Packet], None],
+        unreadable: Callable[[str], None],
+        *,
+        anew: bool = False,
     ) -> None:
         self.settings = settings
         self.over = trio.Event()  # the connection is gone, or never came about
         self.why: Exception = ConnectionResetError("the connection was closed")
         self.connected = False
+        self.garbled = False  # it ended over something that nobody can read
         self.dropped = 0  # messages that the loop did not take in time
         self._session = session
+        self._anew = anew  # what the broker has kept for the session is to be forgotten
         self._heard = heard
+        self._unreadable = unreadable
         self._answered = trio.Event()
         self._refusal: ConnectRefused | None = None
         self._token = trio.lowlevel.current_trio_token()
@@ -84,6 +88,10 @@ class Client:
     def v5(self) -> bool:
         return self.settings.version == "5"
 
+    @property
+    def _clean(self) -> bool:
+        return self._anew or not self._session
+
     # ---- connecting --------------------------------------------------------------------------
 
     def _make(self, client_id: str, will: Will | None) -> Paho:
@@ -91,10 +99,12 @@ class Client:
         from paho.mqtt.client import MQTTv5, MQTTv311
         from paho.mqtt.enums import CallbackAPIVersion
 
-        client = _guarded()(
+        from agent.mqtt.guarded import Guarded
+
+        client = Guarded(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
-            clean_session=None if self.v5 else not self._session,
+            clean_session=None if self.v5 else self._clean,
             protocol=MQTTv5 if self.v5 else MQTTv311,
             reconnect_on_failure=False,
             manual_ack=True,
@@ -109,10 +119,11 @@ class Client:
             client.will_set(will.topic, will.payload, qos=1, retain=True)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
-        client.on_message = self._on_message
+        client.on_packet = self._on_packet
+        client.on_unreadable = self._on_unreadable
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
-        client.on_thread_end = self._on_thread_end  # type: ignore[attr-defined]
+        client.on_thread_end = self._on_thread_end
         return client
 
     async def connect(self) -> None:
@@ -143,7 +154,7 @@ class Client:
             **self._greeting(),
         )
         if self._given_up:
-            _close(self._paho)
+            self._close()
 
     def _greeting(self) -> dict[str, Any]:
         if not self.v5:
@@ -152,10 +163,10 @@ class Client:
 
         properties = _properties(PacketTypes.CONNECT)
         properties.ReceiveMaximum = UNACKED_MAX
-        properties.MaximumPacketSize = PACKET_BYTES_MAX
+        properties.MaximumPacketSize = BYTES_MAX
         if self._session:
             properties.SessionExpiryInterval = SESSION_S
-        return {"clean_start": not self._session, "properties": properties}
+        return {"clean_start": self._clean, "properties": properties}
 
     async def disconnect(self) -> None:
         """A goodbye, after which the broker publishes no will."""
@@ -172,8 +183,13 @@ class Client:
         if self._looping:
             _shut(self._paho)
         else:
-            _close(self._paho)
+            self._close()
         self._end(None)
+
+    def _close(self) -> None:
+        from agent.mqtt.guarded import close
+
+        close(self._paho)
 
     # ---- speaking ----------------------------------------------------------------------------
 
@@ -273,14 +289,20 @@ class Client:
             self._soon(self._end, ConnectionResetError(f"the broker says: {str(reason).lower()}"))
 
     def _on_thread_end(self, error: Exception | None) -> None:
+        from agent.mqtt.guarded import GarbledError
+
+        self.garbled = isinstance(error, GarbledError)
         self._soon(self._end, error)
 
-    def _on_message(self, client: Paho, _: Any, message: MQTTMessage) -> None:
+    def _on_packet(self, packet: Packet) -> None:
         """Waits for the loop where that is behind: the broker keeps what is not read yet."""
         if self._room.acquire(timeout=WAIT_S):
-            self._soon(self._take, message)
+            self._soon(self._take, packet)
         else:
             self.dropped += 1
+
+    def _on_unreadable(self, error: UnreadableError) -> None:
+        self._soon(_call, self._unreadable, str(error))
 
     def _on_publish(
         self, client: Paho, _: Any, mid: int, reason: ReasonCode, properties: Properties | None
@@ -307,10 +329,10 @@ class Client:
             self.identifies = self.v5 and bool(there)
         self._answered.set()
 
-    def _take(self, message: MQTTMessage) -> None:
+    def _take(self, packet: Packet) -> None:
         self._room.release()
         try:
-            self._heard(self, message)
+            self._heard(self, packet)
         except Exception:
             _log.exception("a message from %s", self.settings.host)
 
@@ -339,14 +361,6 @@ def _call(done: Callable[[str], None] | None, reason: str) -> None:
             done(reason)
         except Exception:
             _log.exception("a message's end")
-
-
-def _close(client: Paho) -> None:
-    """Where nobody reads from it any more."""
-    sock = client.socket()
-    if sock is not None:
-        with contextlib.suppress(OSError):
-            sock.close()
 
 
 def _shut(client: Paho) -> None:
@@ -380,30 +394,3 @@ def _properties(kind: int) -> Properties:
     from paho.mqtt.properties import Properties
 
     return Properties(kind)  # type: ignore[no-untyped-call]
-
-
-@lru_cache(maxsize=1)
-def _guarded() -> type[Paho]:
-    """Paho's client, whose thread says how it ended, also where a broker sends what it cannot read.
-    At the top of the module it would import paho."""
-    from paho.mqtt.client import Client as Paho
-    from paho.mqtt.enums import MQTTErrorCode
-
-    class Guarded(Paho):
-        on_thread_end: Callable[[Exception | None], None]
-
-        def loop_forever(
-            self, timeout: float = 1.0, retry_first_connection: bool = False
-        ) -> MQTTErrorCode:
-            error: Exception | None = None
-            code = MQTTErrorCode.MQTT_ERR_UNKNOWN
-            try:
-                code = super().loop_forever(timeout, retry_first_connection)
-            except Exception as raised:
-                error = raised
-            finally:
-                _close(self)
-                self.on_thread_end(error)
-            return code
-
-    return Guarded

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
 
 import pytest
 import trio
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from agent.mqtt import session
 from agent.mqtt.broker import Broker, Brokers, check_filter
@@ -17,6 +19,7 @@ from agent.mqtt.message import Incoming, Outgoing
 from agent.mqtt.settings import BrokerSettings
 from protocol.effects import Tell
 from tests.mosquitto import Certificates, Mosquitto
+from tests.mqttlistener import Listener
 
 WAIT_S = 30.0
 PEER = "12D3KooWabcdefghijkl"
@@ -383,3 +386,84 @@ async def test_what_is_no_message_is_refused_and_ends_nothing() -> None:
         async with connected(BrokerSettings(mosquitto.url)) as broker:
             assert "cannot be sent" in await publish(broker, Outgoing("a/+", b"x"))
             assert await publish(broker, Outgoing("a", b"x")) == ""
+
+
+def _tag(text: str) -> Properties:
+    """A user property, as another client would send it."""
+    made = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    made.UserProperty = [("id", text)]
+    return made
+
+
+async def test_a_message_that_paho_cannot_read_is_heard_and_ends_no_session() -> None:
+    """U+FEFF is allowed in MQTT; the session would be sent it again with each connection."""
+    with Mosquitto() as mosquitto, Listener(mosquitto.port, "none") as sender:
+        heard: list[Incoming] = []
+
+        def handler(message: Incoming) -> None:
+            heard.append(message)
+            message.ack()
+
+        async with connected(BrokerSettings(mosquitto.url)) as broker:
+            broker.subscribe("a", 1, handler, session="collect")
+            await subscribed(mosquitto, 2)
+            sender.client.publish("a", b"1", 1, properties=_tag("x\ufeffy"))
+            sender.client.publish("a", b"2", 1)
+            await until(lambda: len(heard) >= 2)
+        assert [message.payload for message in heard] == [b"1", b"2"]
+        assert heard[0].user_property("id") == "x\ufeffy"
+        assert (
+            mosquitto.log().count("-collect") and mosquitto.log().count("Sending PUBLISH to") == 2
+        )
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+async def test_what_is_too_long_is_not_kept_and_the_next_message_is_heard(version: str) -> None:
+    """A broker of MQTT 5 keeps it for itself; one of 3.1.1 knows no such bound."""
+    told: list[Tell] = []
+    with Mosquitto() as mosquitto, Listener(mosquitto.port, "none") as sender:
+        heard: list[bytes] = []
+
+        def handler(message: Incoming) -> None:
+            heard.append(message.payload[:9])
+            message.ack()
+
+        async with connected(BrokerSettings(mosquitto.url, version), told) as broker:
+            broker.subscribe("a", 1, handler, session="collect")
+            await subscribed(mosquitto, 2)
+            sender.client.publish("a", b"x" * (20 << 20), 1)
+            sender.client.publish("a", b"next", 1)
+            await until(lambda: heard)
+            await until(lambda: "Received PUBACK" in mosquitto.log())
+            assert heard == [b"next"]
+            assert broker.counters()["unreadable"] == (0 if version == "5" else 1)
+            assert len([tell for tell in told if "20971" in tell.text]) == (version != "5")
+
+
+async def test_a_session_whose_messages_end_each_connection_begins_anew() -> None:
+    """Whatever it is that a broker sends again and again, and nobody can read."""
+    greetings: list[int] = []
+
+    async def garbage(stream: trio.SocketStream) -> None:
+        with trio.move_on_after(WAIT_S):
+            greeting = await stream.receive_some(1024)
+            greetings.append(greeting[9])  # the flags: 2 is a clean start
+            await stream.send_all(b"\x20\x03\x00\x00\x00" + b"\xf0\x00")
+            with suppress(trio.BrokenResourceError):
+                await stream.receive_some(1024)
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, garbage, [listener])
+        port = listener.socket.getsockname()[1]
+        made = session.Session(
+            "main", BrokerSettings(f"mqtt://127.0.0.1:{port}"), "me",
+            persistent=True, will=None, changed=lambda *_: None, denied=lambda *_: None,
+            unreadable=lambda _: None, rng=Random(1),
+        )  # fmt: skip
+        nursery.start_soon(made.run)
+        await until(lambda: len(greetings) > session.UNREADABLE_MAX)
+        assert [bool(flags & 2) for flags in greetings[: session.UNREADABLE_MAX + 1]] == [
+            *[False] * session.UNREADABLE_MAX, True
+        ]  # fmt: skip
+        nursery.cancel_scope.cancel()
