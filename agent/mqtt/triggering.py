@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from agent.mqtt.expressions import ExpressionError, is_true, name_of, search
 from agent.mqtt.payload import PayloadError, value_of
+from agent.printable import clean
 from protocol.bounds import TOPIC_CHARS_MAX
 from protocol.effects import TriggerKept, TriggerPutOff, WatchTopics
 from protocol.events import Event, TriggerHeard, TriggerRefused
@@ -134,7 +135,7 @@ class Triggering:
         try:
             event = self._event(watch, message)
         except Unfit as unfit:
-            reason = str(unfit)
+            reason = clean(str(unfit))  # it may quote the message
             self.counters["refused" if reason else "filtered"] += 1
             if reason:
                 self._post(TriggerRefused(watch.template, reason))

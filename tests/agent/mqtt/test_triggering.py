@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.eventlog import EventLog
 from agent.mqtt.triggering import HELD_MAX, Triggering
-from protocol.effects import TriggerKept, TriggerPutOff, WatchTopics
+from protocol.effects import Tell, TriggerKept, TriggerPutOff, WatchTopics
 from protocol.events import Event, TriggerHeard, TriggerRefused
-from protocol.ids import JobId
+from protocol.ids import JobId, PeerId
 from protocol.listening import TopicWatch
+from protocol.refusals import Refusals
 from protocol.trigger import MqttTrigger
 
 LOOK = JobId("look")
@@ -156,6 +158,17 @@ def test_what_runs_nothing_is_refused_and_the_broker_told(
     desk = Desk(**mqtt)
     assert says in desk.refused(message)
     assert desk.triggering.counters["refused"] == 1
+
+
+def test_a_refusal_that_quotes_the_message_can_be_told_of() -> None:
+    """JSON may hold half of a surrogate pair, which no log nor store takes."""
+    reason = Desk(when="sum(readings) > `5`").refused(Message(b'{"readings": "\\ud800\\n"}'))
+    (tell,) = Refusals(PeerId("me")).add(LOOK, "look", reason, 0.0)
+    assert isinstance(tell, Tell)
+    log = EventLog()
+    assert "\\ud800" in log.append(tell, 1).text
+    assert len(log.take_unsaved()) == 1
+    assert reason.isprintable()
 
 
 def test_what_the_broker_kept_may_be_asked_for() -> None:
