@@ -255,9 +255,11 @@ class Client:
             properties = _properties(PacketTypes.SUBSCRIBE)
             if self.identifies:
                 properties.SubscriptionIdentifier = number
-            rc, mid = self._paho.subscribe(
-                topic_filter, options=SubscribeOptions(qos=qos), properties=properties
+            # What is retained comes with a session's first subscription, not with each connection.
+            options = SubscribeOptions(
+                qos=qos, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
             )
+            rc, mid = self._paho.subscribe(topic_filter, options=options, properties=properties)
         else:
             rc, mid = self._paho.subscribe(topic_filter, qos)
         if rc == 0 and mid is not None:

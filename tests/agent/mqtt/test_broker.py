@@ -467,3 +467,32 @@ async def test_a_session_whose_messages_end_each_connection_begins_anew() -> Non
             *[False] * session.UNREADABLE_MAX, True
         ]  # fmt: skip
         nursery.cancel_scope.cancel()
+
+
+async def test_what_a_broker_retains_comes_once_to_a_session_and_not_with_each_connection() -> None:
+    with Mosquitto() as mosquitto:
+        settings = BrokerSettings(mosquitto.url)
+        heard: list[tuple[bytes, bool]] = []
+
+        def handler(message: Incoming) -> None:
+            heard.append((message.payload, message.retain))
+            message.ack()
+
+        async with connected(settings) as broker:
+            await publish(broker, Outgoing("a", b"kept", retain=True))
+            broker.subscribe("a", 1, handler, session="collect")
+            await until(lambda: heard == [(b"kept", True)])
+            for number in range(2):
+                mosquitto.stop()
+                await until(lambda: not broker.connected)
+                mosquitto.start()
+                await until(lambda: broker.connected)
+                await subscribed(mosquitto, number + 2)
+            await publish(broker, Outgoing("a", b"new"))
+            await until(lambda: heard[-1] == (b"new", False))
+        async with connected(settings) as broker:
+            broker.subscribe("a", 1, handler, session="collect")
+            await subscribed(mosquitto, 4)
+            await publish(broker, Outgoing("a", b"newer"))
+            await until(lambda: heard[-1] == (b"newer", False))
+        assert [payload for payload, _ in heard] == [b"kept", b"new", b"newer"]

@@ -171,8 +171,21 @@ def test_a_refusal_that_quotes_the_message_can_be_told_of() -> None:
     assert reason.isprintable()
 
 
-def test_what_the_broker_kept_may_be_asked_for() -> None:
-    assert Desk(retained=True).heard(Message(retain=True))
+def test_what_the_broker_kept_may_be_asked_for_and_is_the_same_whenever_it_comes() -> None:
+    """A broker of MQTT 3.1.1 sends it with each connection, and each broker to each device."""
+    keys = {Desk(retained=True).heard(Message(retain=True, packet_id=n)).key for n in range(3)}
+    others = {
+        Desk(retained=True).heard(message).key
+        for message in (
+            Message(retain=True, topic="home/attic/motion"),
+            Message(b"x", retain=True),
+            Message(b"yhome/porch/motion", retain=True),
+        )
+    }
+    assert len(keys) == 1 and len(others) == 3 and "" not in keys | others
+    assert not keys & others
+    assert Desk(retained=True).heard(Message()).key == "", "of one that was sent just now"
+    assert Desk(retained=True).heard(Message(retain=True, correlation=b"c")).key == "c"
 
 
 def test_the_message_of_another_subscription_is_not_meant() -> None:
