@@ -100,8 +100,8 @@ class Outbox:
     # ---- messages out ------------------------------------------------------------------------
 
     def due(self, now: Now) -> list[Effect]:
-        """Publish what can go: the first of each job, as many together as a broker takes. Those that
-        may have ended its connection go one by one, and alone, so that it is seen which did."""
+        """Publish what can go: the first of each job, as many together as a broker takes. Those
+        that may have ended its connection go one by one, so that it is seen which did."""
         self._looked = now.mono
         effects: list[Effect] = []
         for broker in self._connected:

@@ -97,6 +97,11 @@ class Broker:
         """How many more messages may be on their way to it; 0 while it is not connected."""
         return self._sessions[MAIN].room
 
+    @property
+    def window(self) -> int:
+        """How many it lets be on their way at once, as far as it is connected."""
+        return self._sessions[MAIN].window
+
     def publish(self, message: Outgoing, done: Callable[[str], None]) -> bool:
         """`done` hears "" once the broker has acknowledged it (at QoS 0: once it has left), LOST if
         the connection was before that, or why the broker refused it; then the topic is refused for

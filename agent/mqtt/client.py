@@ -198,6 +198,11 @@ class Client:
         """How many more messages may be published now."""
         return max(0, self._in_flight_max - len(self._published)) if self.connected else 0
 
+    @property
+    def window(self) -> int:
+        """How many may be on their way at once."""
+        return self._in_flight_max
+
     def publish(self, message: Outgoing, done: Callable[[str], None]) -> bool:
         """`done` is called in the loop, once: with "" when the broker has it, else with LOST or why
         it was refused.

@@ -139,6 +139,11 @@ class Session:
     def room(self) -> int:
         return self._client.room if self._client is not None else 0
 
+    @property
+    def window(self) -> int:
+        """See Client.window."""
+        return self._client.window if self._client is not None else 0
+
     def publish(self, message: Outgoing, done: Callable[[str], None]) -> bool:
         """See Client.publish."""
         return self._client is not None and self._client.publish(message, done)
