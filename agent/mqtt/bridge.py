@@ -10,10 +10,10 @@ import trio
 from agent.control.backend import View
 from agent.engines.engine import Engines
 from agent.mqtt.broker import Brokers
-from agent.mqtt.client import LOST
 from agent.mqtt.lines import Lines
 from agent.mqtt.listening import SESSION, Listening
 from agent.mqtt.message import Outgoing
+from agent.mqtt.refusal import LOST
 from agent.mqtt.reports import Reports
 from agent.mqtt.triggering import Triggering
 from protocol.effects import Publish, StreamLines, TriggerKept, TriggerPutOff, WatchTopics

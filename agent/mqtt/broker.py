@@ -18,8 +18,9 @@ from typing import Final
 
 import trio
 
-from agent.mqtt.client import LOST, Will
+from agent.mqtt.client import Will
 from agent.mqtt.message import Outgoing
+from agent.mqtt.refusal import concerns_topic
 from agent.mqtt.session import Handler, Session, Subscription
 from agent.mqtt.settings import BrokerSettings
 from agent.mqtt.trouble import Told, Trouble
@@ -102,11 +103,16 @@ class Broker:
         """How many it lets be on their way at once, as far as it is connected."""
         return self._sessions[MAIN].window
 
+    @property
+    def limit_bytes(self) -> int:
+        """Of a message that it takes, as far as it has said so; 0: any."""
+        return self._sessions[MAIN].limit_bytes
+
     def publish(self, message: Outgoing, done: Callable[[str], None]) -> bool:
         """`done` hears "" once the broker has acknowledged it (at QoS 0: once it has left), LOST if
-        the connection was before that, or why the broker refused it; then the topic is refused for
-        ten minutes, for a Mosquitto of Debian 12 ends the connection over each of them. False, and
-        no `done`, without room."""
+        the connection was before that, or why it was refused (agent.mqtt.refusal). Where that is
+        for its topic, this is refused for ten minutes, for a Mosquitto of Debian 12 ends the
+        connection over each of them. False, and no `done`, without room."""
         assert message.qos <= QOS_MAX, message
         topic = message.topic
         why, until = self.denied.get(topic, ("", 0.0))
@@ -115,7 +121,7 @@ class Broker:
             return True
 
         def ended(problem: str) -> None:
-            if problem and problem != LOST:
+            if concerns_topic(problem):
                 self._deny(topic, problem)
             elif not problem:
                 self.denied.pop(topic, None)

@@ -20,6 +20,7 @@ import trio
 
 from agent.mqtt.message import Outgoing
 from agent.mqtt.packet import BYTES_MAX, Packet, UnreadableError
+from agent.mqtt.refusal import LARGER, LOST, UNSENDABLE
 from agent.mqtt.settings import BrokerSettings
 from agent.mqtt.trouble import ConnectRefused
 from agent.threads import abandonable
@@ -37,7 +38,6 @@ WAITING_MAX: Final = 256  # messages between paho's thread and the loop; beyond,
 WAIT_S: Final = 5.0  # for the loop; a message that is not taken by then is not acknowledged either
 SESSION_S: Final = 86_400  # a broker keeps messages for a persistent session that long (MQTT 5)
 FAILURE: Final = 128  # reason codes from here on are refusals
-LOST: Final = "the connection was lost"  # the end of a message that may have arrived or not
 _log = logging.getLogger("shoal.mqtt")
 
 
@@ -78,7 +78,7 @@ class Client:
         self._published: dict[int, Callable[[str], None]] = {}  # by packet id
         self._subscribed: dict[int, Callable[[str], None]] = {}
         self._given_up = self._looping = False
-        self._limit_bytes = 0  # of a packet, as the broker says; 0: none
+        self.limit_bytes = 0  # of a packet, as the broker says; 0: none
         self._in_flight_max = IN_FLIGHT_MAX
         self._retains = True
         self.identifies = False  # it says which subscription a message is for
@@ -211,9 +211,8 @@ class Client:
         """
         if not self.room:
             return False
-        if self._limit_bytes and len(message.payload) + 1024 > self._limit_bytes:
-            refusal = f"larger than the {self._limit_bytes} bytes that the broker takes"
-            self._token.run_sync_soon(done, refusal)
+        if self.limit_bytes and message.size_bytes > self.limit_bytes:
+            self._token.run_sync_soon(done, LARGER.format(self.limit_bytes))
             return True
         try:
             info = self._paho.publish(
@@ -224,7 +223,7 @@ class Client:
                 properties=self._properties(message),
             )
         except Exception as error:  # what paho thinks no message; it says so in many ways
-            self._token.run_sync_soon(done, f"it cannot be sent: {error}")
+            self._token.run_sync_soon(done, UNSENDABLE.format(error))
             return True
         if info.rc != 0:
             return False
@@ -328,7 +327,7 @@ class Client:
             self._refusal = ConnectRefused(reason.value, str(reason))
         elif not self._given_up:
             self.connected = True
-            self._limit_bytes = int(getattr(properties, "MaximumPacketSize", 0))
+            self.limit_bytes = int(getattr(properties, "MaximumPacketSize", 0))
             said = int(getattr(properties, "ReceiveMaximum", IN_FLIGHT_MAX))
             self._in_flight_max = max(1, min(IN_FLIGHT_MAX, said))
             self._retains = bool(getattr(properties, "RetainAvailable", 1))

@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -19,9 +19,9 @@ import trio
 
 from agent.engines.engine import Engines
 from agent.mqtt.broker import Broker, Brokers
-from agent.mqtt.client import LOST
 from agent.mqtt.linesplitter import Line, Splitter
 from agent.mqtt.message import Outgoing
+from agent.mqtt.refusal import LOST, concerns_message
 from protocol.effects import StreamLines
 from protocol.events import Event, LinesPublished
 from protocol.ids import ExecutionId, PeerId
@@ -42,7 +42,8 @@ class Entry:
     """A line on its way."""
 
     resume: int  # where it ends
-    dropped_bytes: int  # before it
+    size_bytes: int
+    dropped_bytes: int  # before it, and with it where nobody will take it
     acked: bool = False
 
 
@@ -200,8 +201,8 @@ class Stream:
 
     async def _publish(self, reading: Reading, line: Line) -> None:
         """Wait for its turn, and send it on its way."""
-        entry = Entry(line.resume, line.dropped_bytes)
-        message = self._message(line)
+        message = self._fitting(line)
+        entry = Entry(line.resume, len(line.data) + line.cut_bytes + 1, line.dropped_bytes)
         reading.waiting.append(entry)
         self.waits = True
         await self._places.take(entry)
@@ -221,6 +222,9 @@ class Stream:
 
     def _done(self, reading: Reading, entry: Entry, problem: str) -> None:
         self._places.give_back(entry)
+        if concerns_message(problem):  # it would stop all that come behind it
+            entry.dropped_bytes += entry.size_bytes
+            problem = ""
         reading.done(entry, problem)
         self.waits = bool(reading.waiting)
         self._take_over(reading)
@@ -232,6 +236,17 @@ class Stream:
     async def _settled(self, reading: Reading) -> None:
         while reading.waiting:
             await reading.moved.wait()
+
+    def _fitting(self, line: Line) -> Outgoing:
+        """Cut to what the broker takes; in JSON a byte may be six."""
+        message, limit = self._message(line), self._broker.limit_bytes
+        while limit and message.size_bytes > limit and line.data:
+            share = len(line.data) * (message.size_bytes - limit) // max(1, len(message.payload))
+            kept = line.data[: max(0, len(line.data) - share - 1)]
+            cut = line.cut_bytes + len(line.data) - len(kept)
+            line = replace(line, data=kept, cut_bytes=cut)
+            message = self._message(line)
+        return message
 
     def _message(self, line: Line) -> Outgoing:
         effect = self._effect

@@ -144,6 +144,10 @@ class Session:
         """See Client.window."""
         return self._client.window if self._client is not None else 0
 
+    @property
+    def limit_bytes(self) -> int:
+        return self._client.limit_bytes if self._client is not None else 0
+
     def publish(self, message: Outgoing, done: Callable[[str], None]) -> bool:
         """See Client.publish."""
         return self._client is not None and self._client.publish(message, done)

@@ -385,6 +385,7 @@ async def test_what_is_no_message_is_refused_and_ends_nothing() -> None:
     with Mosquitto() as mosquitto:
         async with connected(BrokerSettings(mosquitto.url)) as broker:
             assert "cannot be sent" in await publish(broker, Outgoing("a/+", b"x"))
+            assert broker.denied == {}
             assert await publish(broker, Outgoing("a", b"x")) == ""
 
 
@@ -496,3 +497,13 @@ async def test_what_a_broker_retains_comes_once_to_a_session_and_not_with_each_c
             await publish(broker, Outgoing("a", b"newer"))
             await until(lambda: heard[-1] == (b"newer", False))
         assert [payload for payload, _ in heard] == [b"kept", b"new", b"newer"]
+
+
+async def test_a_message_that_is_too_large_is_refused_and_not_its_topic() -> None:
+    with Mosquitto(more="max_packet_size 2000") as mosquitto:
+        told: list[Tell] = []
+        async with connected(BrokerSettings(mosquitto.url), told) as broker:
+            assert "larger than the 2000 bytes" in await publish(broker, Outgoing("a", b"x" * 2000))
+            assert await publish(broker, Outgoing("a", b"x" * 1900)) == "", "just what fits"
+            assert broker.refusals == {} and broker.connected
+        assert [tell.kind for tell in told] == ["mqtt.connected"]

@@ -211,3 +211,38 @@ async def test_however_many_print_a_result_finds_room(root: Path) -> None:
             await heard(listener, lambda found: len(found) >= 2 * len(many))
         way.close()
     assert sorted(payloads(listener)) == sorted([*(e.encode() for e in many), *[b"more"] * 24])
+
+
+@pytest.mark.parametrize("form", ["raw", "json", "cbor"])
+async def test_a_line_larger_than_the_broker_takes_is_cut_and_stops_nothing(
+    root: Path, form: str
+) -> None:
+    with (
+        Mosquitto(more="max_packet_size 20000") as mosquitto,
+        Listener(mosquitto.port, "t") as listener,
+    ):
+        async with running(root, mosquitto) as it:
+            await it.launch(
+                "echo one; head -c 30000 /dev/zero | tr '\\0' '\\001'; echo; echo three; echo four"
+            )
+            it.stream(form=form)
+            assert (await it.over()).offset == 30_001 + len("one\nthree\nfour\n")
+            await heard(listener, lambda found: len(found) == 4)
+    one, cut, three, four = listener.heard
+    assert [each.id for each in listener.heard] == ["e1:0", "e1:4", "e1:30005", "e1:30011"]
+    assert 15_000 < len(cut.payload) < 20_000
+    assert 0 < int(cut.properties["truncated_bytes"]) < 30_000
+    assert b"one" in one.payload and b"three" in three.payload and b"four" in four.payload
+
+
+async def test_a_line_that_the_broker_does_not_take_in_any_length_is_left_out_and_counted(
+    root: Path,
+) -> None:
+    """A topic alone can be longer than that."""
+    with Mosquitto(more="max_packet_size 200") as mosquitto:
+        async with running(root, mosquitto) as it:
+            await it.launch("echo one; echo two")
+            it.stream(topic="t" * 190)
+            end = await it.over()
+            assert end.offset == 8 and sum(event.dropped_bytes for event in it.events) == 8
+            assert it.broker.denied == {}
