@@ -37,6 +37,7 @@ UNACKED_MAX: Final = 64  # messages that a broker may send before the first is a
 WAITING_MAX: Final = 256  # messages between paho's thread and the loop; beyond, reading waits
 WAIT_S: Final = 5.0  # for the loop; a message that is not taken by then is not acknowledged either
 SESSION_S: Final = 86_400  # a broker keeps messages for a persistent session that long (MQTT 5)
+UNANSWERED_S: Final = 60.0  # for PUBACK and SUBACK; twice the time in which a silent broker is lost
 FAILURE: Final = 128  # reason codes from here on are refusals
 _log = logging.getLogger("shoal.mqtt")
 
@@ -45,6 +46,18 @@ _log = logging.getLogger("shoal.mqtt")
 class Will:
     topic: str
     payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a broker is to acknowledge."""
+
+    done: Callable[[str], None]
+    at: float
+
+
+class UnansweredError(Exception):
+    """The broker acknowledges nothing, and is there all the same."""
 
 
 class Client:
@@ -75,8 +88,8 @@ class Client:
         self._refusal: ConnectRefused | None = None
         self._token = trio.lowlevel.current_trio_token()
         self._room = threading.BoundedSemaphore(WAITING_MAX)
-        self._published: dict[int, Callable[[str], None]] = {}  # by packet id
-        self._subscribed: dict[int, Callable[[str], None]] = {}
+        self._published: dict[int, Asked] = {}  # by packet id, the oldest first
+        self._subscribed: dict[int, Asked] = {}
         self._given_up = self._looping = False
         self.limit_bytes = 0  # of a packet, as the broker says; 0: none
         self._in_flight_max = IN_FLIGHT_MAX
@@ -168,6 +181,22 @@ class Client:
             properties.SessionExpiryInterval = SESSION_S
         return {"clean_start": self._clean, "properties": properties}
 
+    async def lasting(self) -> None:
+        """Until it is over. Pings may be answered by somebody before the broker: what has waited
+        for an acknowledgement too long ends it, and is lost."""
+        while not self.over.is_set():
+            with trio.move_on_after(UNANSWERED_S / 4):
+                await self.over.wait()
+            oldest = [next(iter(each.values())).at for each in self._asked if each]
+            if oldest and trio.current_time() - min(oldest) > UNANSWERED_S:
+                text = f"it has not acknowledged a message for {UNANSWERED_S:.0f} seconds"
+                self._end(UnansweredError(text))
+                self.close()
+
+    @property
+    def _asked(self) -> tuple[dict[int, Asked], dict[int, Asked]]:
+        return self._published, self._subscribed
+
     async def disconnect(self) -> None:
         """A goodbye, after which the broker publishes no will."""
         with contextlib.suppress(Exception):
@@ -227,7 +256,7 @@ class Client:
             return True
         if info.rc != 0:
             return False
-        self._published[info.mid] = done
+        self._published[info.mid] = Asked(done, trio.current_time())
         return True
 
     def _properties(self, message: Outgoing) -> Properties | None:
@@ -267,7 +296,7 @@ class Client:
         else:
             rc, mid = self._paho.subscribe(topic_filter, qos)
         if rc == 0 and mid is not None:
-            self._subscribed[mid] = done
+            self._subscribed[mid] = Asked(done, trio.current_time())
 
     def unsubscribe(self, topic_filter: str) -> None:
         if self.connected:
@@ -342,12 +371,11 @@ class Client:
         except Exception:
             _log.exception("a message from %s", self.settings.host)
 
-    def _done(
-        self, waiting: dict[int, Callable[[str], None]], mid: int, reason: ReasonCode | None
-    ) -> None:
-        done = waiting.pop(mid, None)
+    def _done(self, waiting: dict[int, Asked], mid: int, reason: ReasonCode | None) -> None:
+        asked = waiting.pop(mid, None)
         refused = reason is not None and reason.value >= FAILURE
-        _call(done, str(reason).lower() if refused else "")
+        if asked is not None:
+            _call(asked.done, str(reason).lower() if refused else "")
 
     def _end(self, error: Exception | None) -> None:
         if self.over.is_set():
@@ -357,16 +385,15 @@ class Client:
         self.over.set()
         self._answered.set()
         lost, self._published = list(self._published.values()), {}
-        for done in lost:
-            _call(done, LOST)
+        for asked in lost:
+            _call(asked.done, LOST)
 
 
-def _call(done: Callable[[str], None] | None, reason: str) -> None:
-    if done is not None:
-        try:
-            done(reason)
-        except Exception:
-            _log.exception("a message's end")
+def _call(done: Callable[[str], None], reason: str) -> None:
+    try:
+        done(reason)
+    except Exception:
+        _log.exception("a message's end")
 
 
 def _shut(client: Paho) -> None:

@@ -115,7 +115,7 @@ class Session:
             for topic_filter in dict.fromkeys(each.topic_filter for each in self._subscriptions):
                 self._subscribe(topic_filter)
             self._changed(self, None)
-            await client.over.wait()
+            await client.lasting()
             if not client.garbled:
                 self._garbled = 0
             return explain(client.why, self.broker, self._settings)

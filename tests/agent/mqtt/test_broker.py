@@ -507,3 +507,41 @@ async def test_a_message_that_is_too_large_is_refused_and_not_its_topic() -> Non
             assert await publish(broker, Outgoing("a", b"x" * 1900)) == "", "just what fits"
             assert broker.refusals == {} and broker.connected
         assert [tell.kind for tell in told] == ["mqtt.connected"]
+
+
+async def _answers_little(stream: trio.SocketStream) -> None:
+    """CONNECT and PINGREQ alone, as a proxy that loses the broker's answers."""
+    with suppress(trio.BrokenResourceError):
+        async for data in stream:
+            if data[0] == 0x10:
+                await stream.send_all(b"\x20\x03\x00\x00\x00")
+            elif data[-2:] == b"\xc0\x00":
+                await stream.send_all(b"\xd0\x00")
+
+
+@pytest.mark.parametrize("what", ["publish", "subscribe"])
+async def test_a_connection_on_which_nothing_is_acknowledged_is_ended(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.mqtt.client.UNANSWERED_S", 0.5)
+    troubles: list[str] = []
+    ends: list[str] = []
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, _answers_little, [listener])
+        port = listener.socket.getsockname()[1]
+        made = session.Session(
+            "main", BrokerSettings(f"mqtt://127.0.0.1:{port}"), "me",
+            persistent=False, will=None, denied=lambda *_: None, unreadable=lambda _: None,
+            changed=lambda _, trouble: troubles.append(trouble.text if trouble else ""),
+            rng=Random(1),
+        )  # fmt: skip
+        if what == "subscribe":
+            made.add("a", 1, lambda _: None)
+        nursery.start_soon(made.run)
+        await until(lambda: made.connected)
+        if what == "publish":
+            assert made.publish(Outgoing("a", b"x"), ends.append)
+        await until(lambda: any("has not acknowledged" in text for text in troubles))
+        assert ends == (["the connection was lost"] if what == "publish" else [])
+        nursery.cancel_scope.cancel()
