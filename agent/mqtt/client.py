@@ -22,7 +22,7 @@ from agent.mqtt.message import Outgoing
 from agent.mqtt.packet import BYTES_MAX, Packet, UnreadableError
 from agent.mqtt.refusal import LARGER, LOST, UNSENDABLE
 from agent.mqtt.settings import BrokerSettings
-from agent.mqtt.trouble import ConnectRefused
+from agent.mqtt.trouble import ConnectRefused, TakenOverError
 from agent.threads import abandonable
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ WAITING_MAX: Final = 256  # messages between paho's thread and the loop; beyond,
 WAIT_S: Final = 5.0  # for the loop; a message that is not taken by then is not acknowledged either
 SESSION_S: Final = 86_400  # a broker keeps messages for a persistent session that long (MQTT 5)
 UNANSWERED_S: Final = 60.0  # for PUBACK and SUBACK; twice the time in which a silent broker is lost
+TAKEN_OVER: Final = 142
 FAILURE: Final = 128  # reason codes from here on are refusals
 _log = logging.getLogger("shoal.mqtt")
 
@@ -321,7 +322,9 @@ class Client:
         self, client: Paho, _: Any, flags: Any, reason: ReasonCode, properties: Properties | None
     ) -> None:
         if flags.is_disconnect_packet_from_server:
-            self._soon(self._end, ConnectionResetError(f"the broker says: {str(reason).lower()}"))
+            taken = reason.value == TAKEN_OVER
+            said = ConnectionResetError(f"the broker says: {str(reason).lower()}")
+            self._soon(self._end, TakenOverError() if taken else said)
 
     def _on_thread_end(self, error: Exception | None) -> None:
         from agent.mqtt.guarded import GarbledError

@@ -545,3 +545,22 @@ async def test_a_connection_on_which_nothing_is_acknowledged_is_ended(
         await until(lambda: any("has not acknowledged" in text for text in troubles))
         assert ends == (["the connection was lost"] if what == "publish" else [])
         nursery.cancel_scope.cancel()
+
+
+async def test_a_broker_that_says_who_took_the_connection_over_is_passed_on() -> None:
+    """The broker under another name or port; a Mosquitto of Debian 12 just ends it."""
+
+    async def broker_of_two(stream: trio.SocketStream) -> None:
+        await stream.receive_some(1024)
+        await stream.send_all(b"\x20\x03\x00\x00\x00" + b"\xe0\x02\x8e\x00")
+        with suppress(trio.BrokenResourceError):
+            await stream.receive_some(1024)
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, broker_of_two, [listener])
+        port = listener.socket.getsockname()[1]
+        async with connecting(BrokerSettings(f"mqtt://127.0.0.1:{port}")) as broker:
+            await until(lambda: broker.trouble is not None)
+            assert broker.trouble is not None and broker.trouble.kind == "taken"
+        nursery.cancel_scope.cancel()
