@@ -21,7 +21,7 @@ import trio
 from agent.mqtt.client import Will
 from agent.mqtt.message import Outgoing
 from agent.mqtt.refusal import concerns_topic
-from agent.mqtt.session import Handler, Session, Subscription
+from agent.mqtt.session import DENIED_S, Handler, Session, Subscription
 from agent.mqtt.settings import BrokerSettings
 from agent.mqtt.trouble import Told, Trouble
 from protocol.effects import Tell
@@ -29,7 +29,6 @@ from protocol.effects import Tell
 QOS_MAX: Final = 1  # at least once: what comes twice has the same id, or a key
 FILTER_BYTES_MAX: Final = 1024
 GOODBYE_S: Final = 2.0
-DENIED_S: Final = 600.0
 DENIED_MAX: Final = 256
 MAIN: Final = ""
 ONLINE, OFFLINE = b"online", b"offline"

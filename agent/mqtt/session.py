@@ -25,6 +25,7 @@ Handler = Callable[[Incoming], None]
 RETRY_FIRST_S: Final = 1.0  # a broker that restarts is back in a second
 RETRY_MAX_S: Final = 60.0
 UNREADABLE_MAX: Final = 5  # connections that one message may end; then what waits is given up
+DENIED_S: Final = 600.0  # until what a broker does not allow is tried again: a person mends it
 STEADY_S: Final = 30.0  # a connection that lasted so long was a good one: the pauses begin anew
 IDENTIFIER_MAX: Final = 268_435_455  # MQTT 5, 3.8.2.1.2
 _log = logging.getLogger("shoal.mqtt")
@@ -115,7 +116,10 @@ class Session:
             for topic_filter in dict.fromkeys(each.topic_filter for each in self._subscriptions):
                 self._subscribe(topic_filter)
             self._changed(self, None)
-            await client.lasting()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._ask_again)
+                await client.lasting()
+                nursery.cancel_scope.cancel()
             if not client.garbled:
                 self._garbled = 0
             return explain(client.why, self.broker, self._settings)
@@ -126,6 +130,15 @@ class Session:
             if client is not None:
                 client.close()
                 self._garbled += client.garbled
+
+    async def _ask_again(self) -> None:
+        """For what was denied: the broker's access list may be another by now."""
+        while True:
+            await trio.sleep(DENIED_S)
+            for topic_filter in dict.fromkeys(
+                e.topic_filter for e in self._subscriptions if e.problem
+            ):
+                self._subscribe(topic_filter)
 
     async def say_goodbye(self) -> None:
         """For good: it does not connect again."""
