@@ -144,11 +144,20 @@ class Broker:
         matches, and not only to the handler of that one. Raises ValueError for no filter.
         """
         check_filter(topic_filter)
-        if session not in self._sessions:
-            self._sessions[session] = made = self._session(session)
+        return self._begun(session).add(topic_filter, min(qos, QOS_MAX), handler)
+
+    def unsubscribe(self, topic_filter: str, session: str, left: Callable[[], None]) -> None:
+        """End what an earlier life may have subscribed to in a session, and this one does not; it
+        is connected for that. `left` is called once the broker has said so, unless it was
+        subscribed to again by then."""
+        self._begun(session).leave(topic_filter, left)
+
+    def _begun(self, name: str) -> Session:
+        if name not in self._sessions:
+            self._sessions[name] = made = self._session(name)
             if self._nursery is not None:
                 self._nursery.start_soon(made.run)
-        return self._sessions[session].add(topic_filter, min(qos, QOS_MAX), handler)
+        return self._sessions[name]
 
     def counters(self) -> dict[str, int]:
         sessions = list(self._sessions.values())

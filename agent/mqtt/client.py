@@ -91,6 +91,7 @@ class Client:
         self._room = threading.BoundedSemaphore(WAITING_MAX)
         self._published: dict[int, Asked] = {}  # by packet id, the oldest first
         self._subscribed: dict[int, Asked] = {}
+        self._unsubscribed: dict[int, Asked] = {}
         self._given_up = self._looping = False
         self.limit_bytes = 0  # of a packet, as the broker says; 0: none
         self._in_flight_max = IN_FLIGHT_MAX
@@ -137,6 +138,7 @@ class Client:
         client.on_unreadable = self._on_unreadable
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
+        client.on_unsubscribe = self._on_unsubscribe
         client.on_thread_end = self._on_thread_end
         return client
 
@@ -195,8 +197,8 @@ class Client:
                 self.close()
 
     @property
-    def _asked(self) -> tuple[dict[int, Asked], dict[int, Asked]]:
-        return self._published, self._subscribed
+    def _asked(self) -> tuple[dict[int, Asked], ...]:
+        return self._published, self._subscribed, self._unsubscribed
 
     async def disconnect(self) -> None:
         """A goodbye, after which the broker publishes no will."""
@@ -299,9 +301,12 @@ class Client:
         if rc == 0 and mid is not None:
             self._subscribed[mid] = Asked(done, trio.current_time())
 
-    def unsubscribe(self, topic_filter: str) -> None:
+    def unsubscribe(self, topic_filter: str, done: Callable[[str], None]) -> None:
+        """`done` hears "" or why not."""
         if self.connected:
-            self._paho.unsubscribe(topic_filter)
+            rc, mid = self._paho.unsubscribe(topic_filter)
+            if rc == 0 and mid is not None:
+                self._unsubscribed[mid] = Asked(done, trio.current_time())
 
     def ack(self, packet_id: int) -> None:
         if self.connected:
@@ -351,6 +356,11 @@ class Client:
         self, client: Paho, _: Any, mid: int, reasons: list[ReasonCode], properties: Any
     ) -> None:
         self._soon(self._done, self._subscribed, mid, reasons[0] if reasons else None)
+
+    def _on_unsubscribe(
+        self, client: Paho, _: Any, mid: int, reasons: list[ReasonCode], properties: Any
+    ) -> None:
+        self._soon(self._done, self._unsubscribed, mid, reasons[0] if reasons else None)
 
     # ---- back in the loop: nothing here may raise, trio would end ------------------------------
 

@@ -80,6 +80,8 @@ class Session:
         self._client: Client | None = None
         self._leaving = False
         self._subscriptions: list[Subscription] = []
+        # To be ended at the broker, and who is to hear of it.
+        self._left: dict[str, Callable[[], None]] = {}
 
     @property
     def connected(self) -> bool:
@@ -115,6 +117,8 @@ class Session:
             self.trouble = None
             for topic_filter in dict.fromkeys(each.topic_filter for each in self._subscriptions):
                 self._subscribe(topic_filter)
+            for topic_filter in self._left if self._persistent else ():
+                self._unsubscribe(topic_filter)
             self._changed(self, None)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._ask_again)
@@ -170,6 +174,7 @@ class Session:
     def add(self, topic_filter: str, qos: int, handler: Handler) -> Subscription:
         subscription = Subscription(self, topic_filter, qos, handler)
         self._subscriptions.append(subscription)
+        self._left.pop(topic_filter, None)
         self._subscribe(topic_filter)
         return subscription
 
@@ -177,8 +182,25 @@ class Session:
         if subscription not in self._subscriptions:
             return
         self._subscriptions.remove(subscription)
-        if not self._of(subscription.topic_filter) and self._client is not None:
-            self._client.unsubscribe(subscription.topic_filter)
+        if not self._of(subscription.topic_filter):
+            self.leave(subscription.topic_filter, lambda: None)
+
+    def leave(self, topic_filter: str, left: Callable[[], None]) -> None:
+        """At once, or with the next connection; see Broker.unsubscribe."""
+        if not self._of(topic_filter):
+            self._left[topic_filter] = left
+            self._unsubscribe(topic_filter)
+
+    def _unsubscribe(self, topic_filter: str) -> None:
+        if self._client is None:
+            return
+
+        def done(problem: str) -> None:
+            left = None if problem else self._left.pop(topic_filter, None)
+            if left is not None:
+                left()
+
+        self._client.unsubscribe(topic_filter, done)
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:
