@@ -7,7 +7,7 @@ wakes the disk, and the last few may be lost in a power cut.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -51,17 +51,18 @@ class EventLog:
         self._next = saved[-1][0] + _GAP if saved else 1
 
     def append(self, tell: Tell, wall_ms: int) -> Event:
-        """Take down one `Tell`, cut to its bounds."""
-        fields = msgspec.json.encode(tell.fields, enc_hook=str)
+        """Take down one `Tell`, cut to its bounds. Whatever it holds, this raises nothing: it is
+        called in the middle of an event."""
+        fields = _encoded(tell.fields)
         if len(fields) > FIELDS_BYTES_MAX:
             fields = b'{"truncated":true}'
         event = Event(
             seq=self._next,
             at_ms=wall_ms,
             kind=tell.kind,
-            text=tell.text[:TEXT_LENGTH_MAX],
-            job=tell.job,
-            peer=tell.peer,
+            text=_whole(tell.text[:TEXT_LENGTH_MAX]),
+            job=None if tell.job is None else _whole(tell.job),
+            peer=None if tell.peer is None else _whole(tell.peer),
             fields=msgspec.Raw(fields),
         )
         self._next += 1
@@ -91,3 +92,15 @@ class EventLog:
             except IndexError:
                 return taken
             taken.append((event.seq, event.at_ms, msgspec.json.encode(event).decode()))
+
+
+def _whole(text: str) -> str:
+    """Without halves of surrogate pairs, which UTF-8 has no form for."""
+    return text.encode(errors="replace").decode()
+
+
+def _encoded(fields: Mapping[str, object]) -> bytes:
+    try:
+        return msgspec.json.encode(fields, enc_hook=str)
+    except Exception:  # half a surrogate pair, a number over 64 bits
+        return msgspec.json.encode({_whole(key): ascii(value) for key, value in fields.items()})

@@ -52,6 +52,7 @@ from agent.membership import Member, load_member
 from agent.metrics import Metrics
 from agent.mqtt.bridge import Bridge
 from agent.mqtt.broker import Brokers
+from agent.mqtt.remembered import Remembered
 from agent.mqtt.reports import Reports
 from agent.notify import keep_patting, notify
 from agent.outside import Outside, event_view
@@ -197,7 +198,8 @@ class Agent:
         self.tasks.publishes = self._publishes
         self.brokers = self._brokers()
         reports = Reports(self.brokers, me, self._state, self._job_state)
-        self.bridge = Bridge(self.brokers, self.engines, me, self.driver.post, reports)
+        remembered = Remembered(store.data_dir / "mqtt-heard.json")
+        self.bridge = Bridge(self.brokers, self.engines, me, self.driver.post, reports, remembered)
         self.invites = Invites(store, member, self._own_addresses, self.clock.now())
         self.doctor = Doctor(self)
         self.device = self._device()

@@ -21,7 +21,7 @@ from protocol.clock import CLOCK_LABEL, CLOCK_UNKNOWN, NEVER, Now
 from protocol.config import NodeConfig
 from protocol.coordination import Coordination
 from protocol.derived import PEER_LABEL
-from protocol.effects import Bucket, Effect, Reply, Save, Send, Tell, one_save
+from protocol.effects import Bucket, Effect, RemoveTask, Reply, Save, Send, Tell, one_save
 from protocol.errors import RemoteProtocolError
 from protocol.events import (
     Booted,
@@ -252,6 +252,9 @@ class Node:
         while news:
             effects += self._loop_back(news, now)
             news = self._news(now)
+        removed = [effect.execution for effect in effects if isinstance(effect, RemoveTask)]
+        for execution in removed:
+            effects += self.publishing.removed(execution)
         return one_save([self._routed(effect, now) for effect in effects])
 
     @property

@@ -59,6 +59,7 @@ class Outbox:
     _sent: dict[int, str] = field(default_factory=dict)  # under way, and to which broker
     _held: dict[Line, tuple[float, int]] = field(default_factory=dict)  # until when; how often so
     _losses: dict[int, int] = field(default_factory=dict)  # how often the connection broke under it
+    _looked: float = 0.0  # when `due` last was
     _next: int = 1
 
     def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
@@ -99,25 +100,37 @@ class Outbox:
     # ---- messages out ------------------------------------------------------------------------
 
     def due(self, now: Now) -> list[Effect]:
-        """Publish what can go: the first of each job, as many together as a broker takes."""
+        """Publish what can go: the first of each job, as many together as a broker takes. Those
+        that may have ended its connection go one by one, so that it is seen which did."""
+        self._looked = now.mono
         effects: list[Effect] = []
         for broker in self._connected:
-            room = self.config.in_flight_max - sum(to == broker for to in self._sent.values())
-            if room > 0:
-                effects += self._due(broker, room, now)
+            for number in self._next_ones(broker, now):
+                self._sent[number] = broker
+                effects.append(self._publish(number))
         return effects
 
-    def _due(self, broker: str, room: int, now: Now) -> list[Effect]:
-        effects: list[Effect] = []
+    def _next_ones(self, broker: str, now: Now) -> list[int]:
+        under_way = [number for number, to in self._sent.items() if to == broker]
+        room = self.config.in_flight_max - len(under_way)
+        if room <= 0 or any(self._suspected(number) for number in under_way):
+            return []
+        ready: list[int] = []
+        suspects: list[tuple[float, int]] = []
         for line, numbers in self._lines.items():
-            if len(effects) >= room:
-                break
             until, _ = self._held.get(line, (0.0, 0))
             if line[0] != broker or numbers[0] in self._sent or until > now.mono:
                 continue
-            self._sent[numbers[0]] = broker
-            effects.append(self._publish(numbers[0]))
-        return effects
+            if self._suspected(numbers[0]):
+                suspects.append((until, numbers[0]))
+            elif len(ready) < room:
+                ready.append(numbers[0])
+        if suspects:
+            return [] if under_way else [min(suspects)[1]]
+        return ready
+
+    def _suspected(self, number: int) -> bool:
+        return self._losses.get(number, 0) >= LOSSES_MAX
 
     def _publish(self, number: int) -> Publish:
         message = self.messages[number]
@@ -205,11 +218,12 @@ class Outbox:
 
     @property
     def deadline(self) -> float:
-        """When something that was held back may be tried again."""
+        """When something that was held back may be tried again. What could be already waits for an
+        acknowledgement, and for no time."""
         times = [
             until
             for line, (until, _) in self._held.items()
-            if line[0] in self._connected and line in self._lines
+            if until > self._looked and line[0] in self._connected and line in self._lines
             and self._lines[line][0] not in self._sent
         ]  # fmt: skip
         return min(times, default=NEVER)

@@ -69,6 +69,9 @@ class Publishing:
             )
         )
 
+    def removed(self, execution: ExecutionId) -> list[Effect]:
+        return self.streams.removed(execution)
+
     def begun(self, execution: ExecutionId) -> list[Effect]:
         return self.streams.begun(execution)
 

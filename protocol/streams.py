@@ -2,7 +2,8 @@
 
 The task's own output on disk is the queue. A cursor goes through it, which says up to where the
 broker has acknowledged it; it is saved now and then, so that after a crash some lines come twice,
-under the same ids, and none is lost but those that the bound on outputs has dropped. Executions of
+under the same ids, and none is lost but those that the bounds on outputs have dropped, which is
+told. Executions of
 one slot are streamed one after the other, in the order in which they began.
 """
 
@@ -49,6 +50,7 @@ class Streams:
     streams: dict[ExecutionId, Stream] = field(default_factory=dict)
     _begun: dict[ExecutionId, None] = field(default_factory=dict)  # there is output to read
     _read: dict[ExecutionId, None] = field(default_factory=dict)  # in this life
+    _untold: list[Effect] = field(default_factory=list)
     _next: int = 1
 
     def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
@@ -73,10 +75,34 @@ class Streams:
         self.streams[stream.execution] = stream
         rows = [_row(stream)]
         if len(self.streams) > STREAMS_MAX:
-            oldest = next(iter(self.streams))
-            self._forget(oldest)
-            rows.append((BUCKET, oldest, None))
+            victim = self._surplus()
+            self._untold.append(_dropped(victim, "others of its job took its place"))
+            self._forget(victim.execution)
+            rows.append((BUCKET, victim.execution, None))
         return rows
+
+    def _surplus(self) -> Stream:
+        """Whose output is given up: the oldest of the job that has the most, and one that has ended
+        as far as there is any: a later one of its slot has begun."""
+        counts: dict[JobId, int] = {}
+        latest: dict[tuple[JobId, int], ExecutionId] = {}
+        for stream in self.streams.values():
+            counts[stream.job] = counts.get(stream.job, 0) + 1
+            latest[(stream.job, stream.slot)] = stream.execution
+        most = max(counts.values())
+        job = next(job for job, count in counts.items() if count == most)
+        mine = [stream for stream in self.streams.values() if stream.job == job]
+        ended = [each for each in mine if latest[(job, each.slot)] != each.execution]
+        return (ended or mine)[0]
+
+    def removed(self, execution: ExecutionId) -> list[Effect]:
+        """Its output is gone from the disk: what was not published of it never will be."""
+        stream = self.streams.get(execution)
+        if stream is None:
+            return []
+        self._forget(execution)
+        gone = Save(((BUCKET, execution, None),), lazy=True)
+        return [gone, _dropped(stream, "its output was removed to make room"), *self.due()]
 
     def begun(self, execution: ExecutionId) -> list[Effect]:
         """Its task runs, or has ended: there may be something to read."""
@@ -87,7 +113,7 @@ class Streams:
 
     def due(self) -> list[Effect]:
         """Have the first of each slot read."""
-        effects: list[Effect] = []
+        effects, self._untold = self._untold, []
         slots: dict[tuple[JobId, int], None] = {}
         for execution, stream in self.streams.items():
             first = (stream.job, stream.slot) not in slots
@@ -120,9 +146,7 @@ class Streams:
         )
         effects: list[Effect] = []
         if event.dropped_bytes and not stream.dropped_bytes:
-            text = f"output of {stream.name} was dropped before broker {stream.broker} had it"
-            fields: dict[str, object] = {"execution": stream.execution, "broker": stream.broker}
-            effects.append(Tell("mqtt.dropped", text, stream.job, fields=fields))
+            effects.append(_dropped(stream, "it was longer than is kept"))
         if event.over:
             self._forget(event.execution)
             return [Save(((BUCKET, event.execution, None),), lazy=True), *effects, *self.due()]
@@ -133,6 +157,12 @@ class Streams:
         self.streams.pop(execution, None)
         self._begun.pop(execution, None)
         self._read.pop(execution, None)
+
+
+def _dropped(stream: Stream, why: str) -> Tell:
+    text = f"output of {stream.name} was dropped before broker {stream.broker} had it: {why}"
+    fields: dict[str, object] = {"execution": stream.execution, "broker": stream.broker}
+    return Tell("mqtt.dropped", text, stream.job, fields=fields)
 
 
 def _row(stream: Stream) -> Row:

@@ -42,11 +42,11 @@ class Listener:
         self.heard: list[Heard] = []
         self._port = port
         self._subscribed = threading.Event()
-        self._client = Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTv5)
-        self._client.on_message = self._on_message
-        self._client.on_subscribe = lambda *_: self._subscribed.set()
-        self._client.on_connect = lambda *_: self._client.subscribe(topics, 1)
-        self._client.reconnect_delay_set(0.1, 0.5)
+        self.client = Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTv5)
+        self.client.on_message = self._on_message
+        self.client.on_subscribe = lambda *_: self._subscribed.set()
+        self.client.on_connect = lambda *_: self.client.subscribe(topics, 1)
+        self.client.reconnect_delay_set(0.1, 0.5)
 
     def _on_message(self, client: Client, data: object, message: MQTTMessage) -> None:
         properties = dict(getattr(message.properties, "UserProperty", ()))
@@ -56,10 +56,10 @@ class Listener:
     def __enter__(self) -> Self:
         properties = Properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = 3600
-        self._client.connect(
+        self.client.connect(
             "127.0.0.1", self._port, clean_start=False, keepalive=10, properties=properties
         )
-        self._client.loop_start()
+        self.client.loop_start()
         assert self._subscribed.wait(WAIT_S)
         return self
 
@@ -69,8 +69,8 @@ class Listener:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+        self.client.disconnect()
+        self.client.loop_stop()
 
     def on(self, suffix: str) -> list[Heard]:
         """What came on topics that end so."""

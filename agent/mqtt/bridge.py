@@ -10,10 +10,11 @@ import trio
 from agent.control.backend import View
 from agent.engines.engine import Engines
 from agent.mqtt.broker import Brokers
-from agent.mqtt.client import LOST
 from agent.mqtt.lines import Lines
 from agent.mqtt.listening import SESSION, Listening
 from agent.mqtt.message import Outgoing
+from agent.mqtt.refusal import LOST
+from agent.mqtt.remembered import Remembered
 from agent.mqtt.reports import Reports
 from agent.mqtt.triggering import Triggering
 from protocol.effects import Publish, StreamLines, TriggerKept, TriggerPutOff, WatchTopics
@@ -34,13 +35,14 @@ class Bridge:
         peer: PeerId,
         post: Callable[[Event], None],
         reports: Reports,
+        remembered: Remembered,
     ) -> None:
         self._brokers = brokers
         self._post = post
         self._lines = Lines(engines, brokers, post, peer)
         self._reports = reports
         self.triggering = Triggering(post, self._later, self._hear)
-        self.listening = Listening(brokers, self.triggering.heard)
+        self.listening = Listening(brokers, self.triggering.heard, remembered)
         self._nursery: trio.Nursery | None = None
         brokers.watch(self._on_changed)
         brokers.watch_sessions(self._on_session)

@@ -18,9 +18,10 @@ from typing import Final
 
 import trio
 
-from agent.mqtt.client import LOST, Will
+from agent.mqtt.client import Will
 from agent.mqtt.message import Outgoing
-from agent.mqtt.session import Handler, Session, Subscription
+from agent.mqtt.refusal import concerns_topic
+from agent.mqtt.session import DENIED_S, Handler, Session, Subscription
 from agent.mqtt.settings import BrokerSettings
 from agent.mqtt.trouble import Told, Trouble
 from protocol.effects import Tell
@@ -28,7 +29,6 @@ from protocol.effects import Tell
 QOS_MAX: Final = 1  # at least once: what comes twice has the same id, or a key
 FILTER_BYTES_MAX: Final = 1024
 GOODBYE_S: Final = 2.0
-DENIED_S: Final = 600.0
 DENIED_MAX: Final = 256
 MAIN: Final = ""
 ONLINE, OFFLINE = b"online", b"offline"
@@ -77,6 +77,7 @@ class Broker:
             will=Will(self._status_topic, OFFLINE) if main else None,
             changed=self._on_changed,
             denied=self._tell_denied,
+            unreadable=self._tell_unreadable,
             rng=self._rng,
         )
 
@@ -96,11 +97,21 @@ class Broker:
         """How many more messages may be on their way to it; 0 while it is not connected."""
         return self._sessions[MAIN].room
 
+    @property
+    def window(self) -> int:
+        """How many it lets be on their way at once, as far as it is connected."""
+        return self._sessions[MAIN].window
+
+    @property
+    def limit_bytes(self) -> int:
+        """Of a message that it takes, as far as it has said so; 0: any."""
+        return self._sessions[MAIN].limit_bytes
+
     def publish(self, message: Outgoing, done: Callable[[str], None]) -> bool:
         """`done` hears "" once the broker has acknowledged it (at QoS 0: once it has left), LOST if
-        the connection was before that, or why the broker refused it; then the topic is refused for
-        ten minutes, for a Mosquitto of Debian 12 ends the connection over each of them. False, and
-        no `done`, without room."""
+        the connection was before that, or why it was refused (agent.mqtt.refusal). Where that is
+        for its topic, this is refused for ten minutes, for a Mosquitto of Debian 12 ends the
+        connection over each of them. False, and no `done`, without room."""
         assert message.qos <= QOS_MAX, message
         topic = message.topic
         why, until = self.denied.get(topic, ("", 0.0))
@@ -109,7 +120,7 @@ class Broker:
             return True
 
         def ended(problem: str) -> None:
-            if problem and problem != LOST:
+            if concerns_topic(problem):
                 self._deny(topic, problem)
             elif not problem:
                 self.denied.pop(topic, None)
@@ -133,17 +144,27 @@ class Broker:
         matches, and not only to the handler of that one. Raises ValueError for no filter.
         """
         check_filter(topic_filter)
-        if session not in self._sessions:
-            self._sessions[session] = made = self._session(session)
+        return self._begun(session).add(topic_filter, min(qos, QOS_MAX), handler)
+
+    def unsubscribe(self, topic_filter: str, session: str, left: Callable[[], None]) -> None:
+        """End what an earlier life may have subscribed to in a session, and this one does not; it
+        is connected for that. `left` is called once the broker has said so, unless it was
+        subscribed to again by then."""
+        self._begun(session).leave(topic_filter, left)
+
+    def _begun(self, name: str) -> Session:
+        if name not in self._sessions:
+            self._sessions[name] = made = self._session(name)
             if self._nursery is not None:
                 self._nursery.start_soon(made.run)
-        return self._sessions[session].add(topic_filter, min(qos, QOS_MAX), handler)
+        return self._sessions[name]
 
     def counters(self) -> dict[str, int]:
         sessions = list(self._sessions.values())
         return {
             "received": sum(session.received for session in sessions),
             "unmatched": sum(session.unmatched for session in sessions),
+            "unreadable": sum(session.unreadable for session in sessions),
         }
 
     # ---- life --------------------------------------------------------------------------------
@@ -187,6 +208,11 @@ class Broker:
         if self._told.fresh(f"denied {topic}"):
             text = f"broker {self.name} does not allow {topic}: {why}; see its access list"
             self._tell(Tell("mqtt.denied", text, fields={"broker": self.name, "topic": topic}))
+
+    def _tell_unreadable(self, why: str) -> None:
+        if self._told.fresh("unreadable"):
+            text = f"broker {self.name} passes on what is no message: {why}; it is left out"
+            self._tell(Tell("mqtt.unreadable", text, fields={"broker": self.name}))
 
     def _on_changed(self, session: Session, trouble: Trouble | None) -> None:
         fields: dict[str, object] = {"broker": self.name}
@@ -292,4 +318,4 @@ def check_filter(topic_filter: str) -> None:
 
 def _import() -> None:
     """Beside the loop, which has others to serve for the tens of milliseconds that it takes."""
-    import paho.mqtt.client  # noqa: F401
+    import agent.mqtt.guarded  # noqa: F401

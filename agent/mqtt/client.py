@@ -14,19 +14,19 @@ import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from agent.mqtt.message import Outgoing
+from agent.mqtt.packet import BYTES_MAX, Packet, UnreadableError
+from agent.mqtt.refusal import LARGER, LOST, UNSENDABLE
 from agent.mqtt.settings import BrokerSettings
-from agent.mqtt.trouble import ConnectRefused
+from agent.mqtt.trouble import ConnectRefused, TakenOverError
 from agent.threads import abandonable
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client as Paho
-    from paho.mqtt.client import MQTTMessage
     from paho.mqtt.properties import Properties
     from paho.mqtt.reasoncodes import ReasonCode
 
@@ -36,10 +36,10 @@ IN_FLIGHT_MAX: Final = 20  # PUBLISH without PUBACK; Mosquitto's own bound
 UNACKED_MAX: Final = 64  # messages that a broker may send before the first is acknowledged
 WAITING_MAX: Final = 256  # messages between paho's thread and the loop; beyond, reading waits
 WAIT_S: Final = 5.0  # for the loop; a message that is not taken by then is not acknowledged either
-PACKET_BYTES_MAX: Final = 2 * 1024**2  # asked of a broker of MQTT 5
 SESSION_S: Final = 86_400  # a broker keeps messages for a persistent session that long (MQTT 5)
+UNANSWERED_S: Final = 60.0  # for PUBACK and SUBACK; twice the time in which a silent broker is lost
+TAKEN_OVER: Final = 142
 FAILURE: Final = 128  # reason codes from here on are refusals
-LOST: Final = "the connection was lost"  # the end of a message that may have arrived or not
 _log = logging.getLogger("shoal.mqtt")
 
 
@@ -47,6 +47,18 @@ _log = logging.getLogger("shoal.mqtt")
 class Will:
     topic: str
     payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a broker is to acknowledge."""
+
+    done: Callable[[str], None]
+    at: float
+
+
+class UnansweredError(Exception):
+    """The broker acknowledges nothing, and is there all the same."""
 
 
 class Client:
@@ -58,23 +70,30 @@ class Client:
         client_id: str,
         session: bool,
         will: Will | None,
-        heard: Callable[[Client, MQTTMessage], None],
+        heard: Callable[[Client, Packet], None],
+        unreadable: Callable[[str], None],
+        *,
+        anew: bool = False,
     ) -> None:
         self.settings = settings
         self.over = trio.Event()  # the connection is gone, or never came about
         self.why: Exception = ConnectionResetError("the connection was closed")
         self.connected = False
+        self.garbled = False  # it ended over something that nobody can read
         self.dropped = 0  # messages that the loop did not take in time
         self._session = session
+        self._anew = anew  # what the broker has kept for the session is to be forgotten
         self._heard = heard
+        self._unreadable = unreadable
         self._answered = trio.Event()
         self._refusal: ConnectRefused | None = None
         self._token = trio.lowlevel.current_trio_token()
         self._room = threading.BoundedSemaphore(WAITING_MAX)
-        self._published: dict[int, Callable[[str], None]] = {}  # by packet id
-        self._subscribed: dict[int, Callable[[str], None]] = {}
+        self._published: dict[int, Asked] = {}  # by packet id, the oldest first
+        self._subscribed: dict[int, Asked] = {}
+        self._unsubscribed: dict[int, Asked] = {}
         self._given_up = self._looping = False
-        self._limit_bytes = 0  # of a packet, as the broker says; 0: none
+        self.limit_bytes = 0  # of a packet, as the broker says; 0: none
         self._in_flight_max = IN_FLIGHT_MAX
         self._retains = True
         self.identifies = False  # it says which subscription a message is for
@@ -84,6 +103,10 @@ class Client:
     def v5(self) -> bool:
         return self.settings.version == "5"
 
+    @property
+    def _clean(self) -> bool:
+        return self._anew or not self._session
+
     # ---- connecting --------------------------------------------------------------------------
 
     def _make(self, client_id: str, will: Will | None) -> Paho:
@@ -91,10 +114,12 @@ class Client:
         from paho.mqtt.client import MQTTv5, MQTTv311
         from paho.mqtt.enums import CallbackAPIVersion
 
-        client = _guarded()(
+        from agent.mqtt.guarded import Guarded
+
+        client = Guarded(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
-            clean_session=None if self.v5 else not self._session,
+            clean_session=None if self.v5 else self._clean,
             protocol=MQTTv5 if self.v5 else MQTTv311,
             reconnect_on_failure=False,
             manual_ack=True,
@@ -109,10 +134,12 @@ class Client:
             client.will_set(will.topic, will.payload, qos=1, retain=True)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
-        client.on_message = self._on_message
+        client.on_packet = self._on_packet
+        client.on_unreadable = self._on_unreadable
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
-        client.on_thread_end = self._on_thread_end  # type: ignore[attr-defined]
+        client.on_unsubscribe = self._on_unsubscribe
+        client.on_thread_end = self._on_thread_end
         return client
 
     async def connect(self) -> None:
@@ -144,7 +171,7 @@ class Client:
         )
         _hurry(self._paho)
         if self._given_up:
-            _close(self._paho)
+            self._close()
 
     def _greeting(self) -> dict[str, Any]:
         if not self.v5:
@@ -153,10 +180,26 @@ class Client:
 
         properties = _properties(PacketTypes.CONNECT)
         properties.ReceiveMaximum = UNACKED_MAX
-        properties.MaximumPacketSize = PACKET_BYTES_MAX
+        properties.MaximumPacketSize = BYTES_MAX
         if self._session:
             properties.SessionExpiryInterval = SESSION_S
-        return {"clean_start": not self._session, "properties": properties}
+        return {"clean_start": self._clean, "properties": properties}
+
+    async def lasting(self) -> None:
+        """Until it is over. Pings may be answered by somebody before the broker: what has waited
+        for an acknowledgement too long ends it, and is lost."""
+        while not self.over.is_set():
+            with trio.move_on_after(UNANSWERED_S / 4):
+                await self.over.wait()
+            oldest = [next(iter(each.values())).at for each in self._asked if each]
+            if oldest and trio.current_time() - min(oldest) > UNANSWERED_S:
+                text = f"it has not acknowledged a message for {UNANSWERED_S:.0f} seconds"
+                self._end(UnansweredError(text))
+                self.close()
+
+    @property
+    def _asked(self) -> tuple[dict[int, Asked], ...]:
+        return self._published, self._subscribed, self._unsubscribed
 
     async def disconnect(self) -> None:
         """A goodbye, after which the broker publishes no will."""
@@ -173,8 +216,13 @@ class Client:
         if self._looping:
             _shut(self._paho)
         else:
-            _close(self._paho)
+            self._close()
         self._end(None)
+
+    def _close(self) -> None:
+        from agent.mqtt.guarded import close
+
+        close(self._paho)
 
     # ---- speaking ----------------------------------------------------------------------------
 
@@ -182,6 +230,11 @@ class Client:
     def room(self) -> int:
         """How many more messages may be published now."""
         return max(0, self._in_flight_max - len(self._published)) if self.connected else 0
+
+    @property
+    def window(self) -> int:
+        """How many may be on their way at once."""
+        return self._in_flight_max
 
     def publish(self, message: Outgoing, done: Callable[[str], None]) -> bool:
         """`done` is called in the loop, once: with "" when the broker has it, else with LOST or why
@@ -191,9 +244,8 @@ class Client:
         """
         if not self.room:
             return False
-        if self._limit_bytes and len(message.payload) + 1024 > self._limit_bytes:
-            refusal = f"larger than the {self._limit_bytes} bytes that the broker takes"
-            self._token.run_sync_soon(done, refusal)
+        if self.limit_bytes and message.size_bytes > self.limit_bytes:
+            self._token.run_sync_soon(done, LARGER.format(self.limit_bytes))
             return True
         try:
             info = self._paho.publish(
@@ -204,11 +256,11 @@ class Client:
                 properties=self._properties(message),
             )
         except Exception as error:  # what paho thinks no message; it says so in many ways
-            self._token.run_sync_soon(done, f"it cannot be sent: {error}")
+            self._token.run_sync_soon(done, UNSENDABLE.format(error))
             return True
         if info.rc != 0:
             return False
-        self._published[info.mid] = done
+        self._published[info.mid] = Asked(done, trio.current_time())
         return True
 
     def _properties(self, message: Outgoing) -> Properties | None:
@@ -240,17 +292,22 @@ class Client:
             properties = _properties(PacketTypes.SUBSCRIBE)
             if self.identifies:
                 properties.SubscriptionIdentifier = number
-            rc, mid = self._paho.subscribe(
-                topic_filter, options=SubscribeOptions(qos=qos), properties=properties
+            # What is retained comes with a session's first subscription, not with each connection.
+            options = SubscribeOptions(
+                qos=qos, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
             )
+            rc, mid = self._paho.subscribe(topic_filter, options=options, properties=properties)
         else:
             rc, mid = self._paho.subscribe(topic_filter, qos)
         if rc == 0 and mid is not None:
-            self._subscribed[mid] = done
+            self._subscribed[mid] = Asked(done, trio.current_time())
 
-    def unsubscribe(self, topic_filter: str) -> None:
+    def unsubscribe(self, topic_filter: str, done: Callable[[str], None]) -> None:
+        """`done` hears "" or why not."""
         if self.connected:
-            self._paho.unsubscribe(topic_filter)
+            rc, mid = self._paho.unsubscribe(topic_filter)
+            if rc == 0 and mid is not None:
+                self._unsubscribed[mid] = Asked(done, trio.current_time())
 
     def ack(self, packet_id: int) -> None:
         if self.connected:
@@ -271,17 +328,25 @@ class Client:
         self, client: Paho, _: Any, flags: Any, reason: ReasonCode, properties: Properties | None
     ) -> None:
         if flags.is_disconnect_packet_from_server:
-            self._soon(self._end, ConnectionResetError(f"the broker says: {str(reason).lower()}"))
+            taken = reason.value == TAKEN_OVER
+            said = ConnectionResetError(f"the broker says: {str(reason).lower()}")
+            self._soon(self._end, TakenOverError() if taken else said)
 
     def _on_thread_end(self, error: Exception | None) -> None:
+        from agent.mqtt.guarded import GarbledError
+
+        self.garbled = isinstance(error, GarbledError)
         self._soon(self._end, error)
 
-    def _on_message(self, client: Paho, _: Any, message: MQTTMessage) -> None:
+    def _on_packet(self, packet: Packet) -> None:
         """Waits for the loop where that is behind: the broker keeps what is not read yet."""
         if self._room.acquire(timeout=WAIT_S):
-            self._soon(self._take, message)
+            self._soon(self._take, packet)
         else:
             self.dropped += 1
+
+    def _on_unreadable(self, error: UnreadableError) -> None:
+        self._soon(_call, self._unreadable, str(error))
 
     def _on_publish(
         self, client: Paho, _: Any, mid: int, reason: ReasonCode, properties: Properties | None
@@ -293,6 +358,11 @@ class Client:
     ) -> None:
         self._soon(self._done, self._subscribed, mid, reasons[0] if reasons else None)
 
+    def _on_unsubscribe(
+        self, client: Paho, _: Any, mid: int, reasons: list[ReasonCode], properties: Any
+    ) -> None:
+        self._soon(self._done, self._unsubscribed, mid, reasons[0] if reasons else None)
+
     # ---- back in the loop: nothing here may raise, trio would end ------------------------------
 
     def _connected(self, reason: ReasonCode, properties: Properties | None) -> None:
@@ -300,7 +370,7 @@ class Client:
             self._refusal = ConnectRefused(reason.value, str(reason))
         elif not self._given_up:
             self.connected = True
-            self._limit_bytes = int(getattr(properties, "MaximumPacketSize", 0))
+            self.limit_bytes = int(getattr(properties, "MaximumPacketSize", 0))
             said = int(getattr(properties, "ReceiveMaximum", IN_FLIGHT_MAX))
             self._in_flight_max = max(1, min(IN_FLIGHT_MAX, said))
             self._retains = bool(getattr(properties, "RetainAvailable", 1))
@@ -308,19 +378,18 @@ class Client:
             self.identifies = self.v5 and bool(there)
         self._answered.set()
 
-    def _take(self, message: MQTTMessage) -> None:
+    def _take(self, packet: Packet) -> None:
         self._room.release()
         try:
-            self._heard(self, message)
+            self._heard(self, packet)
         except Exception:
             _log.exception("a message from %s", self.settings.host)
 
-    def _done(
-        self, waiting: dict[int, Callable[[str], None]], mid: int, reason: ReasonCode | None
-    ) -> None:
-        done = waiting.pop(mid, None)
+    def _done(self, waiting: dict[int, Asked], mid: int, reason: ReasonCode | None) -> None:
+        asked = waiting.pop(mid, None)
         refused = reason is not None and reason.value >= FAILURE
-        _call(done, str(reason).lower() if refused else "")
+        if asked is not None:
+            _call(asked.done, str(reason).lower() if refused else "")
 
     def _end(self, error: Exception | None) -> None:
         if self.over.is_set():
@@ -330,16 +399,15 @@ class Client:
         self.over.set()
         self._answered.set()
         lost, self._published = list(self._published.values()), {}
-        for done in lost:
-            _call(done, LOST)
+        for asked in lost:
+            _call(asked.done, LOST)
 
 
-def _call(done: Callable[[str], None] | None, reason: str) -> None:
-    if done is not None:
-        try:
-            done(reason)
-        except Exception:
-            _log.exception("a message's end")
+def _call(done: Callable[[str], None], reason: str) -> None:
+    try:
+        done(reason)
+    except Exception:
+        _log.exception("a message's end")
 
 
 def _hurry(client: Paho) -> None:
@@ -350,14 +418,6 @@ def _hurry(client: Paho) -> None:
     if sock is not None:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # type: ignore[attr-defined]
-
-
-def _close(client: Paho) -> None:
-    """Where nobody reads from it any more."""
-    sock = client.socket()
-    if sock is not None:
-        with contextlib.suppress(OSError):
-            sock.close()
 
 
 def _shut(client: Paho) -> None:
@@ -391,30 +451,3 @@ def _properties(kind: int) -> Properties:
     from paho.mqtt.properties import Properties
 
     return Properties(kind)  # type: ignore[no-untyped-call]
-
-
-@lru_cache(maxsize=1)
-def _guarded() -> type[Paho]:
-    """Paho's client, whose thread says how it ended, also where a broker sends what it cannot read.
-    At the top of the module it would import paho."""
-    from paho.mqtt.client import Client as Paho
-    from paho.mqtt.enums import MQTTErrorCode
-
-    class Guarded(Paho):
-        on_thread_end: Callable[[Exception | None], None]
-
-        def loop_forever(
-            self, timeout: float = 1.0, retry_first_connection: bool = False
-        ) -> MQTTErrorCode:
-            error: Exception | None = None
-            code = MQTTErrorCode.MQTT_ERR_UNKNOWN
-            try:
-                code = super().loop_forever(timeout, retry_first_connection)
-            except Exception as raised:
-                error = raised
-            finally:
-                _close(self)
-                self.on_thread_end(error)
-            return code
-
-    return Guarded

@@ -14,12 +14,14 @@ from typing import Any, Final
 import jmespath
 from jmespath.exceptions import JMESPathError
 
+from agent.mqtt.interpreter import Interpreter, TooLongError
 from protocol.errors import JobSpecError
 from protocol.job import JobSpec
 
 NODES_MAX: Final = 200
 FUNCTIONS_MAX: Final = 8  # to_string of a to_string doubles every backslash
 SELECTS_MAX: Final = 1  # [@, @] doubles what it is given, and the next one that
+QUOTE_CHARS_MAX: Final = 300
 _SELECTS: Final = ("multi_select_list", "multi_select_dict")
 _JOIN: Final = "join"  # of a long glue and many short words
 Value = dict[str, Any]
@@ -32,13 +34,15 @@ class ExpressionError(Exception):
 def search(text: str, value: Any) -> Any:
     """What the expression gives of a value. Raises ExpressionError."""
     try:
-        return parsed(text).search(value)
+        return Interpreter().visit(parsed(text).parsed, value)
+    except TooLongError as error:
+        raise ExpressionError(str(error)) from None
     except JMESPathError as error:
         raise ExpressionError(_first_line(error)) from None
     except RecursionError:
         raise ExpressionError("the value is nested too deep") from None
     except (ArithmeticError, TypeError, ValueError, LookupError) as error:
-        raise ExpressionError(f"it cannot be evaluated: {error}") from None
+        raise ExpressionError(f"it cannot be evaluated: {str(error)[:QUOTE_CHARS_MAX]}") from None
 
 
 def is_true(value: Any) -> bool:
@@ -106,4 +110,6 @@ def _nodes(tree: Any) -> Iterator[Value]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """It may quote a whole message."""
+    text = str(error)[:QUOTE_CHARS_MAX]
+    return (text.splitlines() or [type(error).__name__])[0]

@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -19,9 +19,9 @@ import trio
 
 from agent.engines.engine import Engines
 from agent.mqtt.broker import Broker, Brokers
-from agent.mqtt.client import LOST
 from agent.mqtt.linesplitter import Line, Splitter
 from agent.mqtt.message import Outgoing
+from agent.mqtt.refusal import LOST, concerns_message
 from protocol.effects import StreamLines
 from protocol.events import Event, LinesPublished
 from protocol.ids import ExecutionId, PeerId
@@ -37,6 +37,33 @@ ROOM_S: Final = 1.0
 _log = logging.getLogger("shoal.mqtt")
 
 
+@dataclass(eq=False, slots=True)
+class Entry:
+    """A line on its way."""
+
+    resume: int  # where it ends
+    size_bytes: int
+    dropped_bytes: int  # before it, and with it where nobody will take it
+    acked: bool = False
+
+
+class Places:
+    """What all streams together may have on their way to one broker: of what it takes at once some
+    is spared for results and the rest. Whoever wants a place waits for its turn."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._limiter = trio.CapacityLimiter(1)
+
+    async def take(self, entry: Entry) -> None:
+        """One at least, also where the broker takes hardly any."""
+        self._limiter.total_tokens = max(1, self._broker.window - SPARE)
+        await self._limiter.acquire_on_behalf_of(entry)
+
+    def give_back(self, entry: Entry) -> None:
+        self._limiter.release_on_behalf_of(entry)
+
+
 @dataclass(slots=True)
 class Reading:
     """One pass through an execution's output: what is on its way, in order."""
@@ -45,21 +72,19 @@ class Reading:
     dropped_bytes: int = 0  # before what is acknowledged
     reading: trio.CancelScope = field(default_factory=trio.CancelScope)
     problem: str = ""
-    waiting: deque[list[int]] = field(
-        default_factory=deque
-    )  # where it ends, 1 once acknowledged, bytes dropped before it
+    waiting: deque[Entry] = field(default_factory=deque)
     moved: trio.Event = field(default_factory=trio.Event)
 
-    def done(self, entry: list[int], problem: str) -> None:
+    def done(self, entry: Entry, problem: str) -> None:
         if problem:
             self.problem = self.problem or problem
             self.reading.cancel()
         elif not self.problem:
-            entry[1] = 1
-            while self.waiting and self.waiting[0][1]:
-                resume, _, dropped = self.waiting.popleft()
-                self.acked = max(self.acked, resume)
-                self.dropped_bytes += dropped
+            entry.acked = True
+            while self.waiting and self.waiting[0].acked:
+                first = self.waiting.popleft()
+                self.acked = max(self.acked, first.resume)
+                self.dropped_bytes += first.dropped_bytes
         self.moved.set()
         self.moved = trio.Event()
 
@@ -76,16 +101,23 @@ class Lines:
         self._peer = peer
         self._nursery: trio.Nursery | None = None
         self._streams: dict[ExecutionId, Stream] = {}
+        self._places: dict[str, Places] = {}
 
     def start(self, effect: StreamLines) -> None:
         """Once; a node that was built anew asks again for what is read already."""
         broker = self._brokers.named(effect.broker)
         if broker is None or effect.execution in self._streams:
             return
-        stream = Stream(effect, broker, self._engines, self._post, self._peer)
+        places = self._places.setdefault(effect.broker, Places(broker))
+        stream = Stream(effect, broker, places, self._engines, self._post, self._peer)
         self._streams[effect.execution] = stream
         if self._nursery is not None:
             self._nursery.start_soon(self._run, stream)
+
+    @property
+    def waiting(self) -> int:
+        """How many streams have a line that is not acknowledged."""
+        return sum(stream.waits for stream in self._streams.values())
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -113,6 +145,7 @@ class Stream:
         self,
         effect: StreamLines,
         broker: Broker,
+        places: Places,
         engines: Engines,
         post: Callable[[Event], None],
         peer: PeerId,
@@ -120,12 +153,14 @@ class Stream:
         self.execution = effect.execution
         self._effect = effect
         self._broker = broker
+        self._places = places
         self._engines = engines
         self._post = post
         self._peer = peer
         self._acked = self._told = effect.offset
         self._dropped = 0  # bytes, that were not told of yet
         self._looks = 0
+        self.waits = False  # it has a line that is not acknowledged
 
     def tell_place(self, over: bool = False) -> None:
         if over or self._acked != self._told or self._dropped:
@@ -165,22 +200,33 @@ class Stream:
             await self._publish(reading, rest)
 
     async def _publish(self, reading: Reading, line: Line) -> None:
-        """Wait for room, and send it on its way."""
-        entry = [line.resume, 0, line.dropped_bytes]
-        message = self._message(line)
+        """Wait for its turn, and send it on its way."""
+        message = self._fitting(line)
+        entry = Entry(line.resume, len(line.data) + line.cut_bytes + 1, line.dropped_bytes)
         reading.waiting.append(entry)
-        while True:
-            if self._broker.room > SPARE or (self._broker.room and len(reading.waiting) == 1):
-                if self._broker.publish(message, partial(self._done, reading, entry)):
-                    return
-            elif not self._broker.connected:
-                reading.done(entry, LOST)
-                await trio.lowlevel.checkpoint_if_cancelled()
-            with trio.move_on_after(ROOM_S):
-                await reading.moved.wait()
+        self.waits = True
+        await self._places.take(entry)
+        sent = False
+        try:
+            while not sent:
+                sent = self._broker.publish(message, partial(self._done, reading, entry))
+                if not sent and not self._broker.connected:
+                    reading.done(entry, LOST)
+                    await trio.lowlevel.checkpoint_if_cancelled()
+                if not sent:
+                    with trio.move_on_after(ROOM_S):
+                        await reading.moved.wait()
+        finally:
+            if not sent:
+                self._places.give_back(entry)
 
-    def _done(self, reading: Reading, entry: list[int], problem: str) -> None:
+    def _done(self, reading: Reading, entry: Entry, problem: str) -> None:
+        self._places.give_back(entry)
+        if concerns_message(problem):  # it would stop all that come behind it
+            entry.dropped_bytes += entry.size_bytes
+            problem = ""
         reading.done(entry, problem)
+        self.waits = bool(reading.waiting)
         self._take_over(reading)
 
     def _take_over(self, reading: Reading) -> None:
@@ -190,6 +236,17 @@ class Stream:
     async def _settled(self, reading: Reading) -> None:
         while reading.waiting:
             await reading.moved.wait()
+
+    def _fitting(self, line: Line) -> Outgoing:
+        """Cut to what the broker takes; in JSON a byte may be six."""
+        message, limit = self._message(line), self._broker.limit_bytes
+        while limit and message.size_bytes > limit and line.data:
+            share = len(line.data) * (message.size_bytes - limit) // max(1, len(message.payload))
+            kept = line.data[: max(0, len(line.data) - share - 1)]
+            cut = line.cut_bytes + len(line.data) - len(kept)
+            line = replace(line, data=kept, cut_bytes=cut)
+            message = self._message(line)
+        return message
 
     def _message(self, line: Line) -> Outgoing:
         effect = self._effect

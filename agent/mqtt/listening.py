@@ -13,6 +13,7 @@ from typing import Final
 
 from agent.mqtt.broker import Brokers
 from agent.mqtt.message import Incoming
+from agent.mqtt.remembered import Remembered
 from agent.mqtt.session import Subscription
 from protocol.ids import JobId
 from protocol.listening import TopicWatch
@@ -24,21 +25,36 @@ _log = logging.getLogger("shoal.mqtt")
 class Listening:
     """`heard` is told of each message with the watch that it came for."""
 
-    def __init__(self, brokers: Brokers, heard: Callable[[TopicWatch, Incoming], None]) -> None:
+    def __init__(
+        self,
+        brokers: Brokers,
+        heard: Callable[[TopicWatch, Incoming], None],
+        remembered: Remembered,
+    ) -> None:
         self._brokers = brokers
         self._heard = heard
+        self._remembered = remembered
         self._held: dict[JobId, tuple[TopicWatch, Subscription]] = {}
 
     def hear(self, watches: Sequence[TopicWatch]) -> None:
-        """Just these; one that stays is left alone, so that nothing is missed in between."""
+        """Just these; one that stays is left alone, so that nothing is missed in between. What else
+        the broker has in the session, also of an earlier life, ends."""
         wanted = {watch.template: watch for watch in watches}
         for template, (watch, subscription) in list(self._held.items()):
             if wanted.get(template) != watch:
                 subscription.close()
                 del self._held[template]
+        self._remembered.add((watch.mqtt.broker, watch.mqtt.topic) for watch in watches)
         for template, watch in wanted.items():
             if template not in self._held and (made := self._subscribe(watch)) is not None:
                 self._held[template] = (watch, made)
+        for broker in self._brokers:
+            held = [each for each, _ in self._held.values() if each.mqtt.broker == broker.name]
+            heard = [each.mqtt.topic for each in held]
+            for topic in self._remembered.of(broker.name):
+                if topic not in heard:
+                    left = partial(self._remembered.remove, broker.name, topic)
+                    broker.unsubscribe(topic, SESSION, left)
 
     def _subscribe(self, watch: TopicWatch) -> Subscription | None:
         broker = self._brokers.named(watch.mqtt.broker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 Properties = tuple[tuple[str, str], ...]  # MQTT 5 user properties, in order
 
@@ -47,3 +48,13 @@ class Outgoing:
     correlation: bytes | None = None
     content_type: str = ""
     expiry_s: int = 0  # the broker drops it after so long, a retained one as well; 0: never
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its packet, and a few more."""
+        texts = [self.topic, self.content_type, *(t for pair in self.user_properties for t in pair)]
+        properties = sum(len(text.encode()) + 3 for text in texts)
+        return _FIXED_BYTES + len(self.payload) + len(self.correlation or b"") + properties
+
+
+_FIXED_BYTES: Final = 32  # the lengths, the packet identifier, kinds of properties, the expiry

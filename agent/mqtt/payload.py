@@ -13,6 +13,7 @@ import cbor2
 
 DEPTH_MAX: Final = 32
 ITEMS_MAX: Final = 8192
+_TOO_MUCH_JSON: Final = f"JSON of more than {ITEMS_MAX} items, or deeper than {DEPTH_MAX}"
 _BREAK: Final = 0xFF
 _NOTHING: Final = 0  # an indefinite length has no count
 
@@ -44,11 +45,32 @@ def value_of(payload: bytes, content_type: str = "") -> Any:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_no_number)
+        value = json.loads(text, parse_constant=_no_number)
     except RecursionError:
-        raise PayloadError("the JSON is nested too deep") from None
+        raise PayloadError(_TOO_MUCH_JSON) from None
     except ValueError as error:  # also a number of more digits than Python reads
         raise PayloadError(f"invalid JSON: {error}") from None
+    opened = text.count("[") + text.count("{")
+    if opened > DEPTH_MAX or opened + text.count(",") + text.count(":") >= ITEMS_MAX:
+        _count(value)  # those in texts do not count
+    return value
+
+
+def _count(value: Any) -> None:
+    """Raises PayloadError for what holds too much, or is nested too deep."""
+    level, items, depth = [value], 1, 0
+    while level and items <= ITEMS_MAX and depth <= DEPTH_MAX:
+        inner: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                inner += each.values()
+                items += len(each)  # its names
+            elif isinstance(each, list):
+                inner += each
+        items += len(inner)
+        level, depth = inner, depth + 1
+    if items > ITEMS_MAX or depth > DEPTH_MAX:
+        raise PayloadError(_TOO_MUCH_JSON)
 
 
 def _no_number(name: str) -> NoReturn:

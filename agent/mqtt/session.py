@@ -11,21 +11,21 @@ import logging
 import zlib
 from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
 from agent.mqtt.client import Client, Will
 from agent.mqtt.message import Incoming, Outgoing
+from agent.mqtt.packet import Packet
 from agent.mqtt.settings import BrokerSettings
 from agent.mqtt.trouble import Trouble, explain
-
-if TYPE_CHECKING:
-    from paho.mqtt.client import MQTTMessage
 
 Handler = Callable[[Incoming], None]
 RETRY_FIRST_S: Final = 1.0  # a broker that restarts is back in a second
 RETRY_MAX_S: Final = 60.0
+UNREADABLE_MAX: Final = 5  # connections that one message may end; then what waits is given up
+DENIED_S: Final = 600.0  # until what a broker does not allow is tried again: a person mends it
 STEADY_S: Final = 30.0  # a connection that lasted so long was a good one: the pauses begin anew
 IDENTIFIER_MAX: Final = 268_435_455  # MQTT 5, 3.8.2.1.2
 _log = logging.getLogger("shoal.mqtt")
@@ -60,6 +60,7 @@ class Session:
         will: Will | None,
         changed: Callable[[Session, Trouble | None], None],
         denied: Callable[[str, str], None],
+        unreadable: Callable[[str], None],
         rng: Random,
     ) -> None:
         self.broker = broker
@@ -67,15 +68,20 @@ class Session:
         self.trouble: Trouble | None = None  # why it is not connected
         self.unmatched = 0  # messages nobody here had asked for
         self.received = 0
+        self.unreadable = 0  # messages that are none, or too long
         self._settings = settings
         self._persistent = persistent
         self._will = will
         self._changed = changed
         self._denied = denied
+        self._tell_unreadable = unreadable
+        self._garbled = 0  # connections in a row that ended over what cannot be read
         self._rng = rng
         self._client: Client | None = None
         self._leaving = False
         self._subscriptions: list[Subscription] = []
+        # To be ended at the broker, and who is to hear of it.
+        self._left: dict[str, Callable[[], None]] = {}
 
     @property
     def connected(self) -> bool:
@@ -98,15 +104,28 @@ class Session:
         client: Client | None = None
         try:
             client = Client(
-                self._settings, self.client_id, self._persistent, self._will, self._heard
+                self._settings,
+                self.client_id,
+                self._persistent,
+                self._will,
+                self._heard,
+                self._count_unreadable,
+                anew=self._garbled >= UNREADABLE_MAX,
             )
             self._client = client
             await client.connect()
             self.trouble = None
             for topic_filter in dict.fromkeys(each.topic_filter for each in self._subscriptions):
                 self._subscribe(topic_filter)
+            for topic_filter in self._left if self._persistent else ():
+                self._unsubscribe(topic_filter)
             self._changed(self, None)
-            await client.over.wait()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._ask_again)
+                await client.lasting()
+                nursery.cancel_scope.cancel()
+            if not client.garbled:
+                self._garbled = 0
             return explain(client.why, self.broker, self._settings)
         except Exception as error:
             return explain(error, self.broker, self._settings)
@@ -114,6 +133,16 @@ class Session:
             self._client = None
             if client is not None:
                 client.close()
+                self._garbled += client.garbled
+
+    async def _ask_again(self) -> None:
+        """For what was denied: the broker's access list may be another by now."""
+        while True:
+            await trio.sleep(DENIED_S)
+            for topic_filter in dict.fromkeys(
+                e.topic_filter for e in self._subscriptions if e.problem
+            ):
+                self._subscribe(topic_filter)
 
     async def say_goodbye(self) -> None:
         """For good: it does not connect again."""
@@ -127,6 +156,15 @@ class Session:
     def room(self) -> int:
         return self._client.room if self._client is not None else 0
 
+    @property
+    def window(self) -> int:
+        """See Client.window."""
+        return self._client.window if self._client is not None else 0
+
+    @property
+    def limit_bytes(self) -> int:
+        return self._client.limit_bytes if self._client is not None else 0
+
     def publish(self, message: Outgoing, done: Callable[[str], None]) -> bool:
         """See Client.publish."""
         return self._client is not None and self._client.publish(message, done)
@@ -136,6 +174,7 @@ class Session:
     def add(self, topic_filter: str, qos: int, handler: Handler) -> Subscription:
         subscription = Subscription(self, topic_filter, qos, handler)
         self._subscriptions.append(subscription)
+        self._left.pop(topic_filter, None)
         self._subscribe(topic_filter)
         return subscription
 
@@ -143,8 +182,25 @@ class Session:
         if subscription not in self._subscriptions:
             return
         self._subscriptions.remove(subscription)
-        if not self._of(subscription.topic_filter) and self._client is not None:
-            self._client.unsubscribe(subscription.topic_filter)
+        if not self._of(subscription.topic_filter):
+            self.leave(subscription.topic_filter, lambda: None)
+
+    def leave(self, topic_filter: str, left: Callable[[], None]) -> None:
+        """At once, or with the next connection; see Broker.unsubscribe."""
+        if not self._of(topic_filter):
+            self._left[topic_filter] = left
+            self._unsubscribe(topic_filter)
+
+    def _unsubscribe(self, topic_filter: str) -> None:
+        if self._client is None:
+            return
+
+        def done(problem: str) -> None:
+            left = None if problem else self._left.pop(topic_filter, None)
+            if left is not None:
+                left()
+
+        self._client.unsubscribe(topic_filter, done)
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:
@@ -168,37 +224,36 @@ class Session:
 
     # ---- messages in -------------------------------------------------------------------------
 
-    def _heard(self, client: Client, message: MQTTMessage) -> None:
+    def _heard(self, client: Client, packet: Packet) -> None:
         self.received += 1
-        wanted = self._wanted(message)
+        wanted = self._wanted(packet)
         remaining = len(wanted)
 
         def acknowledge() -> None:
             """The last of all who heard it."""
             nonlocal remaining
             remaining -= 1
-            if remaining <= 0 and message.qos:
-                client.ack(message.mid)
+            if remaining <= 0 and packet.qos:
+                client.ack(packet.packet_id)
 
         if not wanted:  # of an earlier life's subscription
             self.unmatched += 1
             acknowledge()
             return
         for subscription in wanted:
-            subscription.handler(_incoming(self.broker, message, _once(acknowledge)))
+            subscription.handler(_incoming(self.broker, packet, _once(acknowledge)))
 
-    def _wanted(self, message: MQTTMessage) -> list[Subscription]:
+    def _wanted(self, packet: Packet) -> list[Subscription]:
         """Whom it is for: a broker of MQTT 5 says so, and sends it to each by itself."""
         from paho.mqtt.client import topic_matches_sub
 
-        numbers = getattr(message.properties, "SubscriptionIdentifier", None)
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            return []
-        if numbers:
+        if numbers := packet.identifiers:
             return [e for e in self._subscriptions if _identifier(e.topic_filter) in numbers]
-        return [e for e in self._subscriptions if topic_matches_sub(e.topic_filter, topic)]
+        return [e for e in self._subscriptions if topic_matches_sub(e.topic_filter, packet.topic)]
+
+    def _count_unreadable(self, why: str) -> None:
+        self.unreadable += 1
+        self._tell_unreadable(why)
 
 
 def _identifier(topic_filter: str) -> int:
@@ -218,19 +273,18 @@ def _once(what: Callable[[], None]) -> Callable[[], None]:
     return call
 
 
-def _incoming(broker: str, message: MQTTMessage, ack: Callable[[], None]) -> Incoming:
-    properties = message.properties
+def _incoming(broker: str, packet: Packet, ack: Callable[[], None]) -> Incoming:
     return Incoming(
         broker=broker,
-        topic=message.topic,
-        payload=bytes(message.payload),
-        qos=message.qos,
-        retain=bool(message.retain),
-        dup=bool(message.dup),
-        packet_id=message.mid,
+        topic=packet.topic,
+        payload=packet.payload,
+        qos=packet.qos,
+        retain=packet.retain,
+        dup=packet.dup,
+        packet_id=packet.packet_id,
         ack=ack,
-        user_properties=tuple(getattr(properties, "UserProperty", ())),
-        correlation=getattr(properties, "CorrelationData", None),
-        response_topic=getattr(properties, "ResponseTopic", ""),
-        content_type=getattr(properties, "ContentType", ""),
+        user_properties=packet.user_properties,
+        correlation=packet.correlation,
+        response_topic=packet.response_topic,
+        content_type=packet.content_type,
     )

@@ -110,7 +110,20 @@ def read_brokers(value: Any) -> dict[str, BrokerSettings]:
             brokers[str(name)] = _read(table if isinstance(table, Mapping) else {"url": table})
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
+    _check_apart(brokers)
     return brokers
+
+
+def _check_apart(brokers: Mapping[str, BrokerSettings]) -> None:
+    """A broker has one connection of each client id: two names would end each other's for ever."""
+    known: dict[tuple[str, int, str], str] = {}
+    for name, broker in brokers.items():
+        if other := known.get(place := (broker.host, broker.port, broker.client_id)):
+            raise ValueError(
+                f"{other} and {name} are one broker, {broker.host}:{broker.port}, under one client "
+                "id; leave one out, or set client_id"
+            )
+        known[place] = name
 
 
 def _read(table: Mapping[str, Any]) -> BrokerSettings:

@@ -7,6 +7,7 @@ the connection stands, and the broker would not send it again.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Final, Protocol
 
 from agent.mqtt.expressions import ExpressionError, is_true, name_of, search
 from agent.mqtt.payload import PayloadError, value_of
+from agent.printable import clean
 from protocol.bounds import TOPIC_CHARS_MAX
 from protocol.effects import TriggerKept, TriggerPutOff, WatchTopics
 from protocol.events import Event, TriggerHeard, TriggerRefused
@@ -134,7 +136,7 @@ class Triggering:
         try:
             event = self._event(watch, message)
         except Unfit as unfit:
-            reason = str(unfit)
+            reason = clean(str(unfit))  # it may quote the message
             self.counters["refused" if reason else "filtered"] += 1
             if reason:
                 self._post(TriggerRefused(watch.template, reason))
@@ -163,6 +165,8 @@ class Triggering:
             key = _evaluated(watch, message, key)
         if mqtt.keyed and not key:
             raise Unfit("it brings no id (user property or correlation data)")
+        if message.retain and not key:
+            key = _kept_key(message)
         correlation = message.correlation or b""
         answered = message.response_topic and len(correlation) <= CORRELATION_BYTES_MAX
         heard = Heard(
@@ -181,6 +185,12 @@ def _own_key(message: Incoming) -> str:
     if name := message.user_property(ID):
         return key_of(name)
     return key_of(message.correlation) if message.correlation else ""
+
+
+def _kept_key(message: Incoming) -> str:
+    """Of what a broker retains: it comes with many a connection, and to each new device."""
+    topic = message.topic.encode()
+    return f"retained:{hashlib.sha256(topic + bytes(1) + message.payload).hexdigest()}"
 
 
 def _evaluated(watch: TopicWatch, message: Incoming, key: str) -> str:

@@ -44,6 +44,10 @@ class ConnectRefused(Exception):
         self.code = code
 
 
+class TakenOverError(Exception):
+    """The broker has another connection under the same client id (MQTT 5, reason code 142)."""
+
+
 def explain(error: Exception, name: str, settings: BrokerSettings) -> Trouble:
     """What an attempt to connect came to."""
     at = f"{settings.host}:{settings.port}"
@@ -51,6 +55,13 @@ def explain(error: Exception, name: str, settings: BrokerSettings) -> Trouble:
     match error:
         case ConnectRefused():
             return _refused(error, section)
+        case TakenOverError():
+            return Trouble(
+                "taken",
+                f"another connection has taken ours to {at} over",
+                "is the broker configured under two names, or its client_id another's, too? "
+                f"See {section}",
+            )
         case LoginError():
             return Trouble("login", str(error), f"see user, password_file, credential in {section}")
         case ssl.SSLCertVerificationError():

@@ -49,3 +49,18 @@ def test_everything_is_bounded() -> None:
     assert len(event.text) == TEXT_LENGTH_MAX and bytes(event.fields) == b'{"truncated":true}'
     odd = log.append(Tell("kind", "t", fields={"job": JobId("j"), "what": object}), 1)
     assert b"object" in bytes(odd.fields)
+
+
+def test_whatever_is_told_is_taken_down() -> None:
+    """Of a message, for instance, half of a surrogate pair: JSON can hold it, and UTF-8 cannot."""
+    log = EventLog()
+    tells = [
+        Tell("kind", "half \ud800 of", JobId("j\ud800"), fields={"reason": "\ud800"}),
+        Tell("kind", "text", fields={"a\ud800": 1, "large": 1 << 80, "of": {1: {2}}}),
+        Tell("kind", "text", fields={"x": [[["\udfff" * 9000]]]}),
+    ]
+    for tell in tells:
+        log.append(tell, 1)
+    assert [event.text for event in log.last(3)] == ["half ? of", "text", "text"]
+    assert b"ud800" in bytes(log.last(3)[0].fields)
+    assert EventLog(log.take_unsaved()).last(3) == log.last(3)

@@ -747,3 +747,21 @@ def test_its_lines_are_streamed_where_the_broker_is_one_run_after_the_other() ->
     assert [each.execution for each in net.boxes["a"].streamed] == [first, first]
     net.handle("a", LinesPublished(first, 40, over=True))
     assert [each.execution for each in net.boxes["a"].streamed][2:] == [second]
+
+
+def test_output_that_is_removed_before_the_broker_had_it_is_told_of_and_holds_up_nothing() -> None:
+    params: Plain = {"Broker": "home", "Lines": True}
+    spec = daemon(task={"Publisher": {"Type": "mqtt", "Params": params}})
+    net = DaemonNet("a")
+    net.relabel("a", **{"broker.home": "true"})
+    net.ran("a", spec)
+    net.run(0.5)
+    runs = []
+    for _ in range(StandingConfig().kept + 2):
+        runs.append(net.execution("a"))
+        net.end("a", 1)
+        assert net.until(lambda: net.on() == ["a"]) < 400
+    streamed = [each.execution for each in net.boxes["a"].streamed]
+    assert streamed == runs[:3], "each of those that are gone made room for the next"
+    told = [tell.fields["execution"] for tell in net.told("a", "mqtt.dropped")]
+    assert told == runs[:2]

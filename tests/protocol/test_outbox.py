@@ -154,6 +154,68 @@ def test_a_message_that_ends_the_connection_each_time_lets_others_go_first() -> 
     assert kept.ends("poison", now=18.0) == [] and not kept.disk
 
 
+def _deliver(outbox: Outbox, poison: str, until: float) -> tuple[list[str], int]:
+    """What a broker takes that ends the connection over one message, and how often it did; a second
+    later it is back."""
+    now, breaks, taken = 0.0, 0, list[str]()
+    effects = outbox.on_broker(UP, at(now))
+    while now < until:
+        queue = [effect for effect in effects if isinstance(effect, Publish)]
+        effects = []
+        for publish in queue:
+            if publish.id == poison:
+                breaks += 1
+                lost = queue[queue.index(publish) :]
+                for each in lost:
+                    event = MessagePublished(each.key, each.id, "lost", lost=True)
+                    for more in outbox.on_published(event, at(now)):
+                        assert isinstance(more, Publish)
+                        outbox.on_published(MessagePublished(more.key, more.id, "no room"), at(now))
+                outbox.on_broker(DOWN, at(now))
+                now += 1.0
+                effects = outbox.on_broker(UP, at(now))
+                break
+            taken.append(publish.id)
+            effects += outbox.on_published(MessagePublished(publish.key, publish.id), at(now))
+        if not any(isinstance(effect, Publish) for effect in effects):
+            now = max(now, outbox.deadline)
+            effects = outbox.on_deadline(at(now)) if now < NEVER else []
+    return taken, breaks
+
+
+@settings(deadline=None)
+@given(st.integers(1, 20), st.data())
+def test_one_that_ends_each_connection_takes_none_of_the_others_with_it(
+    count: int, data: st.DataObject
+) -> None:
+    kept = Kept(OutboxConfig())
+    bad = data.draw(st.integers(0, count - 1))
+    for number in range(count):
+        kept.add(f"m{number}", f"job{number}")
+    taken, breaks = _deliver(kept.outbox, f"m{bad}", 600.0)
+    assert sorted(taken) == sorted(f"m{number}" for number in range(count) if number != bad)
+    assert breaks < 30
+    assert [message.id for message in kept.outbox.messages.values()] == [f"m{bad}"]
+
+
+def test_a_suspect_goes_alone_and_waits_for_those_on_their_way() -> None:
+    kept = Kept(OutboxConfig(in_flight_max=2))
+    kept.add("a", "a")
+    kept.add("b", "b")
+    for turn in range(3):
+        assert kept.does(kept.outbox.on_broker(UP, at(turn))) == ["a", "b"]
+        kept.outbox.on_broker(DOWN, at(turn))
+    kept.add("c", "c")
+    assert kept.does(kept.outbox.on_broker(UP, at(3.0))) == ["c"]
+    kept.add("d", "d")
+    assert kept.does(kept.outbox.on_deadline(at(7.0))) == []
+    assert kept.outbox.deadline > 7.0, "an acknowledgement is waited for, and no time"
+    assert kept.ends("c", now=7.5) == ["a"]
+    assert kept.does(kept.outbox.due(at(7.5))) == []
+    assert kept.ends("a", now=8.0) == ["b"]
+    assert kept.ends("b", now=8.0) == ["d"]
+
+
 def test_a_message_is_told_to_be_lost_before_its_connection_is() -> None:
     kept = Kept()
     kept.add("poison")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from protocol.effects import Bucket, Effect, Save, StreamLines, Tell
 from protocol.events import LinesPublished
 from protocol.ids import ExecutionId, JobId
@@ -106,6 +108,45 @@ def test_a_daemon_that_ends_all_the_time_fills_no_disk() -> None:
     added, dropped = streams.add(stream(LAST))
     assert added[1] == LAST and dropped == ("stream", named(0), None)
     assert len(streams.streams) == STREAMS_MAX
+
+
+def test_the_streams_of_one_job_take_no_place_from_anothers() -> None:
+    streams = Streams()
+    other = JobId("k" * 32)
+    running = msgspec.structs.replace(stream(E3), job=other, name="daemon")
+    streams.add(running)
+    streams.begun(E3)
+    for number in range(1, STREAMS_MAX):
+        streams.add(stream(named(number + 32)))
+    _, dropped = streams.add(stream(LAST))
+    assert dropped == ("stream", named(33), None) and E3 in streams.streams
+    (tell,) = [effect for effect in streams.begun(LAST) if isinstance(effect, Tell)]
+    assert tell.kind == "mqtt.dropped" and "sensor" in tell.text
+    assert streams.due() == [], "told once"
+
+
+def test_of_many_slots_no_running_one_is_dropped() -> None:
+    streams = Streams()
+    for number in range(STREAMS_MAX - 2):
+        streams.add(stream(named(number), slot=number))
+    for number in (STREAMS_MAX - 2, STREAMS_MAX - 1):
+        streams.add(stream(named(number), slot=7))
+    _, dropped = streams.add(stream(LAST, slot=300))
+    assert dropped == ("stream", named(7), None)
+
+
+def test_of_an_output_that_is_removed_the_stream_is_over_and_told_of() -> None:
+    streams = Streams()
+    rows = [*streams.add(stream(E1)), *streams.add(stream(E2))]
+    streams.begun(E1)
+    streams.begun(E2)
+    save, tell, following = streams.removed(E1)
+    assert isinstance(save, Save) and save.rows == (("stream", E1, None),)
+    assert isinstance(tell, Tell) and tell.kind == "mqtt.dropped"
+    assert "sensor" in tell.text and tell.fields["execution"] == E1
+    assert read([following]) == [(E2, 0)]
+    assert streams.removed(E1) == [] and streams.on_published(LinesPublished(E1, 9)) == []
+    assert list(restored(*rows, *rows_of([save])).streams) == [E2]
 
 
 def test_a_row_that_cannot_be_read_is_said() -> None:

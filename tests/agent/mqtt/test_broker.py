@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
 
 import pytest
 import trio
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from agent.mqtt import session
 from agent.mqtt.broker import Broker, Brokers, check_filter
@@ -18,6 +20,7 @@ from agent.mqtt.message import Incoming, Outgoing
 from agent.mqtt.settings import BrokerSettings
 from protocol.effects import Tell
 from tests.mosquitto import Certificates, Mosquitto
+from tests.mqttlistener import Listener
 
 WAIT_S = 30.0
 PEER = "12D3KooWabcdefghijkl"
@@ -223,22 +226,41 @@ async def test_what_an_acl_denies_is_told_once_and_refused() -> None:
         assert "not authorized" in broker.refusals["denied/a"]
 
 
-async def test_a_filter_that_an_acl_denies_is_the_subscriptions_problem_alone() -> None:
+async def test_a_filter_that_is_denied_is_the_subscriptions_problem_until_it_is_granted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Brokers that say 0x87; a Mosquitto of Debian 12 grants it and gives nothing."""
+    monkeypatch.setattr(session, "DENIED_S", 0.2)
     told: list[Tell] = []
-    acl = f"user shoal\ntopic write deaf/#\ntopic {STATUS}\n"
-    with Mosquitto(users={"shoal": "x"}, acl=acl) as mosquitto:
-        login = mosquitto.root / "login"
-        login.write_text("shoal\nx\n")
-        settings = BrokerSettings(mosquitto.url, "5", password_file=str(login))
-        async with connected(settings, told) as broker:
-            heard: list[Incoming] = []
-            subscription = broker.subscribe("deaf/a", 1, heard.append)
-            assert await publish(broker, Outgoing("deaf/a", b"1")) == ""
-            if subscription.problem:  # some brokers say so, and some give nothing
-                assert broker.refusals == {"deaf/a": subscription.problem}
-            assert heard == []
-            subscription.close()
+    asked: list[bytes] = []
+    mended = False
+
+    async def denying(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            async for data in stream:
+                kind = data[0] >> 4
+                if kind == 1:
+                    await stream.send_all(b"\x20\x03\x00\x00\x00")
+                elif kind == 8:
+                    asked.append(data)
+                    code = b"\x01" if mended else b"\x87"
+                    await stream.send_all(b"\x90\x04" + data[2:4] + b"\x00" + code)
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, denying, [listener])
+        port = listener.socket.getsockname()[1]
+        async with connected(BrokerSettings(f"mqtt://127.0.0.1:{port}"), told) as broker:
+            subscription = broker.subscribe("deaf/a", 1, lambda _: None, session="collect")
+            await until(lambda: len(asked) >= 3, "asked again and again")
+            assert subscription.problem == "not authorized" and not subscription.granted
+            assert broker.refusals == {"deaf/a": "not authorized"}
+            assert [tell.kind for tell in told].count("mqtt.denied") == 1
+            mended = True
+            await until(lambda: subscription.granted)
             assert broker.refusals == {}
+            subscription.close()
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
@@ -393,4 +415,182 @@ async def test_what_is_no_message_is_refused_and_ends_nothing() -> None:
     with Mosquitto() as mosquitto:
         async with connected(BrokerSettings(mosquitto.url)) as broker:
             assert "cannot be sent" in await publish(broker, Outgoing("a/+", b"x"))
+            assert broker.denied == {}
             assert await publish(broker, Outgoing("a", b"x")) == ""
+
+
+def _tag(text: str) -> Properties:
+    """A user property, as another client would send it."""
+    made = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    made.UserProperty = [("id", text)]
+    return made
+
+
+async def test_a_message_that_paho_cannot_read_is_heard_and_ends_no_session() -> None:
+    """U+FEFF is allowed in MQTT; the session would be sent it again with each connection."""
+    with Mosquitto() as mosquitto, Listener(mosquitto.port, "none") as sender:
+        heard: list[Incoming] = []
+
+        def handler(message: Incoming) -> None:
+            heard.append(message)
+            message.ack()
+
+        async with connected(BrokerSettings(mosquitto.url)) as broker:
+            broker.subscribe("a", 1, handler, session="collect")
+            await subscribed(mosquitto, 2)
+            sender.client.publish("a", b"1", 1, properties=_tag("x\ufeffy"))
+            sender.client.publish("a", b"2", 1)
+            await until(lambda: len(heard) >= 2)
+        assert [message.payload for message in heard] == [b"1", b"2"]
+        assert heard[0].user_property("id") == "x\ufeffy"
+        assert (
+            mosquitto.log().count("-collect") and mosquitto.log().count("Sending PUBLISH to") == 2
+        )
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+async def test_what_is_too_long_is_not_kept_and_the_next_message_is_heard(version: str) -> None:
+    """A broker of MQTT 5 keeps it for itself; one of 3.1.1 knows no such bound."""
+    told: list[Tell] = []
+    with Mosquitto() as mosquitto, Listener(mosquitto.port, "none") as sender:
+        heard: list[bytes] = []
+
+        def handler(message: Incoming) -> None:
+            heard.append(message.payload[:9])
+            message.ack()
+
+        async with connected(BrokerSettings(mosquitto.url, version), told) as broker:
+            broker.subscribe("a", 1, handler, session="collect")
+            await subscribed(mosquitto, 2)
+            sender.client.publish("a", b"x" * (20 << 20), 1)
+            sender.client.publish("a", b"next", 1)
+            await until(lambda: heard)
+            await until(lambda: "Received PUBACK" in mosquitto.log())
+            assert heard == [b"next"]
+            assert broker.counters()["unreadable"] == (0 if version == "5" else 1)
+            assert len([tell for tell in told if "20971" in tell.text]) == (version != "5")
+
+
+async def test_a_session_whose_messages_end_each_connection_begins_anew() -> None:
+    """Whatever it is that a broker sends again and again, and nobody can read."""
+    greetings: list[int] = []
+
+    async def garbage(stream: trio.SocketStream) -> None:
+        with trio.move_on_after(WAIT_S):
+            greeting = await stream.receive_some(1024)
+            greetings.append(greeting[9])  # the flags: 2 is a clean start
+            await stream.send_all(b"\x20\x03\x00\x00\x00" + b"\xf0\x00")
+            with suppress(trio.BrokenResourceError):
+                await stream.receive_some(1024)
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, garbage, [listener])
+        port = listener.socket.getsockname()[1]
+        made = session.Session(
+            "main", BrokerSettings(f"mqtt://127.0.0.1:{port}"), "me",
+            persistent=True, will=None, changed=lambda *_: None, denied=lambda *_: None,
+            unreadable=lambda _: None, rng=Random(1),
+        )  # fmt: skip
+        nursery.start_soon(made.run)
+        await until(lambda: len(greetings) > session.UNREADABLE_MAX)
+        assert [bool(flags & 2) for flags in greetings[: session.UNREADABLE_MAX + 1]] == [
+            *[False] * session.UNREADABLE_MAX, True
+        ]  # fmt: skip
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_a_broker_retains_comes_once_to_a_session_and_not_with_each_connection() -> None:
+    with Mosquitto() as mosquitto:
+        settings = BrokerSettings(mosquitto.url)
+        heard: list[tuple[bytes, bool]] = []
+
+        def handler(message: Incoming) -> None:
+            heard.append((message.payload, message.retain))
+            message.ack()
+
+        async with connected(settings) as broker:
+            await publish(broker, Outgoing("a", b"kept", retain=True))
+            broker.subscribe("a", 1, handler, session="collect")
+            await until(lambda: heard == [(b"kept", True)])
+            for number in range(2):
+                mosquitto.stop()
+                await until(lambda: not broker.connected)
+                mosquitto.start()
+                await until(lambda: broker.connected)
+                await subscribed(mosquitto, number + 2)
+            await publish(broker, Outgoing("a", b"new"))
+            await until(lambda: heard[-1] == (b"new", False))
+        async with connected(settings) as broker:
+            broker.subscribe("a", 1, handler, session="collect")
+            await subscribed(mosquitto, 4)
+            await publish(broker, Outgoing("a", b"newer"))
+            await until(lambda: heard[-1] == (b"newer", False))
+        assert [payload for payload, _ in heard] == [b"kept", b"new", b"newer"]
+
+
+async def test_a_message_that_is_too_large_is_refused_and_not_its_topic() -> None:
+    with Mosquitto(more="max_packet_size 2000") as mosquitto:
+        told: list[Tell] = []
+        async with connected(BrokerSettings(mosquitto.url), told) as broker:
+            assert "larger than the 2000 bytes" in await publish(broker, Outgoing("a", b"x" * 2000))
+            assert await publish(broker, Outgoing("a", b"x" * 1900)) == "", "just what fits"
+            assert broker.refusals == {} and broker.connected
+        assert [tell.kind for tell in told] == ["mqtt.connected"]
+
+
+async def _answers_little(stream: trio.SocketStream) -> None:
+    """CONNECT and PINGREQ alone, as a proxy that loses the broker's answers."""
+    with suppress(trio.BrokenResourceError):
+        async for data in stream:
+            if data[0] == 0x10:
+                await stream.send_all(b"\x20\x03\x00\x00\x00")
+            elif data[-2:] == b"\xc0\x00":
+                await stream.send_all(b"\xd0\x00")
+
+
+@pytest.mark.parametrize("what", ["publish", "subscribe"])
+async def test_a_connection_on_which_nothing_is_acknowledged_is_ended(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.mqtt.client.UNANSWERED_S", 0.5)
+    troubles: list[str] = []
+    ends: list[str] = []
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, _answers_little, [listener])
+        port = listener.socket.getsockname()[1]
+        made = session.Session(
+            "main", BrokerSettings(f"mqtt://127.0.0.1:{port}"), "me",
+            persistent=False, will=None, denied=lambda *_: None, unreadable=lambda _: None,
+            changed=lambda _, trouble: troubles.append(trouble.text if trouble else ""),
+            rng=Random(1),
+        )  # fmt: skip
+        if what == "subscribe":
+            made.add("a", 1, lambda _: None)
+        nursery.start_soon(made.run)
+        await until(lambda: made.connected)
+        if what == "publish":
+            assert made.publish(Outgoing("a", b"x"), ends.append)
+        await until(lambda: any("has not acknowledged" in text for text in troubles))
+        assert ends == (["the connection was lost"] if what == "publish" else [])
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_broker_that_says_who_took_the_connection_over_is_passed_on() -> None:
+    """The broker under another name or port; a Mosquitto of Debian 12 just ends it."""
+
+    async def broker_of_two(stream: trio.SocketStream) -> None:
+        await stream.receive_some(1024)
+        await stream.send_all(b"\x20\x03\x00\x00\x00" + b"\xe0\x02\x8e\x00")
+        with suppress(trio.BrokenResourceError):
+            await stream.receive_some(1024)
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, broker_of_two, [listener])
+        port = listener.socket.getsockname()[1]
+        async with connecting(BrokerSettings(f"mqtt://127.0.0.1:{port}")) as broker:
+            await until(lambda: broker.trouble is not None)
+            assert broker.trouble is not None and broker.trouble.kind == "taken"
+        nursery.cancel_scope.cancel()

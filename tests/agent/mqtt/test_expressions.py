@@ -82,3 +82,46 @@ def test_a_template_is_checked_where_it_is_taken() -> None:
     with pytest.raises(JobSpecError, match="no JMESPath") as caught:
         check_trigger(triggered({"Mqtt": mqtt(Dedup={"Key": "b ="})}))
     assert caught.value.path == "Trigger.Mqtt.Dedup.Key"
+
+
+FAN_OUT = "[" + ",".join(["@"] * 95) + "][]"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (FAN_OUT + " | [?" + "||".join(["@<`0`"] * 24) + "]", [1] * 200),
+        ("[?" + "||".join(["@<`0`"] * 48) + "]", [1] * 2000),
+        (FAN_OUT, [1] * 2000),
+        ("[" + ",".join(["a == b"] * 40) + "]", {"a": [[1]] * 4000, "b": [[1]] * 4000}),
+        ("[" + ",".join(["@"] * 60) + "][*].contains(@, `9`)", [1] * 4000),
+        ("[" + ",".join(["@"] * 60) + "] | to_string(@)", [1] * 4000),
+        ("[" + ",".join(["@"] * 90) + "][*].to_string(to_string(to_string(@)))", "\\" * 16000),
+        ("[" + ",".join(["@"] * 90) + "][*].sort_by(@, &@)", [1] * 2000),
+        ("[" + ",".join(["@"] * 90) + "] | map(&[?@ == `3`], @)", [1] * 2000),
+    ],
+)
+def test_what_would_take_long_is_given_up(text: str, value: object) -> None:
+    """Each holds up everything else that this device does."""
+    with pytest.raises(ExpressionError, match="steps"):
+        search(text, value)
+
+
+def test_what_people_write_is_far_from_that() -> None:
+    readings = [{"sensor": f"s{n}", "t": n % 40, "of": {"room": "porch"}} for n in range(500)]
+    found = search("readings[?t > `38` && of.room == 'porch'].sensor", {"readings": readings})
+    assert len(found) == 12
+    assert search("max_by(readings, &t).t", {"readings": readings}) == 39
+    assert search("sort(readings[*].sensor)[0]", {"readings": readings}) == "s0"
+    assert search("contains(keys(@), 'a') && length(to_string(@)) > `4`", {"a": [1, 2]}) is True
+
+
+def test_each_message_has_all_the_steps() -> None:
+    for _ in range(100):
+        assert len(search("[*]", [1] * 4000)) == 4000
+
+
+def test_what_an_error_quotes_is_cut() -> None:
+    with pytest.raises(ExpressionError) as caught:
+        search("abs(@)", "\x01" * 100_000)
+    assert len(str(caught.value)) < 500

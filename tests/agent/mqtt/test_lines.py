@@ -19,13 +19,14 @@ from agent.mqtt import lines as lines_module
 from agent.mqtt import session
 from agent.mqtt.broker import Broker, Brokers
 from agent.mqtt.lines import Lines
+from agent.mqtt.message import Outgoing
 from agent.mqtt.settings import BrokerSettings
 from protocol.effects import StreamLines
 from protocol.events import Event, LinesPublished
 from protocol.ids import ExecutionId, JobId, PeerId
 from tests.agent.whole import open_directory, until
 from tests.mosquitto import Mosquitto
-from tests.mqttlistener import Listener
+from tests.mqttlistener import Holding, Listener
 
 E = ExecutionId("e1")
 
@@ -53,13 +54,17 @@ class Running:
     lines: Lines
     events: list[LinesPublished] = field(default_factory=list)
 
-    async def launch(self, script: str, log_bytes_max: int = 1 << 20) -> None:
+    async def launch(
+        self, script: str, log_bytes_max: int = 1 << 20, execution: ExecutionId = E
+    ) -> None:
         argv = ("sh", "-c", script)
-        await self.engine.start(TaskLaunch(E, argv, log_bytes_max=log_bytes_max))
+        await self.engine.start(TaskLaunch(execution, argv, log_bytes_max=log_bytes_max))
 
-    def stream(self, offset: int = 0, form: str = "raw", topic: str = "t") -> None:
+    def stream(
+        self, offset: int = 0, form: str = "raw", topic: str = "t", execution: ExecutionId = E
+    ) -> None:
         about = (JobId("j"), 0, "n")
-        self.lines.start(StreamLines(E, "main", topic, 1, False, form, offset, about))
+        self.lines.start(StreamLines(execution, "main", topic, 1, False, form, offset, about))
 
     async def over(self) -> LinesPublished:
         await until(lambda: self.events and self.events[-1].over)
@@ -67,9 +72,10 @@ class Running:
 
 
 @asynccontextmanager
-async def running(root: Path, mosquitto: Mosquitto) -> AsyncIterator[Running]:
+async def running(root: Path, mosquitto: Mosquitto, port: int = 0) -> AsyncIterator[Running]:
+    """`port` is another way to the broker."""
     engine = ProcessEngine(root / "executions", TaskUser.default())
-    settings = {"main": BrokerSettings(mosquitto.url)}
+    settings = {"main": BrokerSettings(f"mqtt://127.0.0.1:{port or mosquitto.port}")}
     brokers = Brokers(settings, "a-peer-of-a-test", "shoal/x", lambda tell: None, Random(1))
     found: list[LinesPublished] = []
 
@@ -181,3 +187,62 @@ async def test_a_line_that_the_broker_refuses_is_tried_again(
             await until(lambda: mosquitto.log().count("Denied PUBLISH") >= 2)
             assert not any(event.over for event in it.events)
             assert "denied/t" in it.broker.denied
+
+
+async def test_however_many_print_a_result_finds_room(root: Path) -> None:
+    """Each had a place to itself, so that twenty took all that a broker has."""
+    many = [ExecutionId(f"e{number}") for number in range(24)]
+    with Mosquitto() as mosquitto, Listener(mosquitto.port, "t") as listener:
+        way = Holding(mosquitto.port)
+        async with running(root, mosquitto, way.port) as it:
+            await until(lambda: it.broker.room == it.broker.window == 20)
+            way.hold()
+            for execution in many:
+                await it.launch(f"echo {execution}; echo more", execution=execution)
+                await it.engine.wait(execution)
+                it.stream(execution=execution)
+            await until(lambda: it.lines.waiting == len(many))
+            assert it.broker.room == lines_module.SPARE
+            ends: list[str] = []
+            assert all(it.broker.publish(Outgoing("r", b"x"), ends.append) for _ in range(6))
+            way.let_go()
+            await until(lambda: sum(event.over for event in it.events) == len(many))
+            await until(lambda: len(ends) == 6)
+            await heard(listener, lambda found: len(found) >= 2 * len(many))
+        way.close()
+    assert sorted(payloads(listener)) == sorted([*(e.encode() for e in many), *[b"more"] * 24])
+
+
+@pytest.mark.parametrize("form", ["raw", "json", "cbor"])
+async def test_a_line_larger_than_the_broker_takes_is_cut_and_stops_nothing(
+    root: Path, form: str
+) -> None:
+    with (
+        Mosquitto(more="max_packet_size 20000") as mosquitto,
+        Listener(mosquitto.port, "t") as listener,
+    ):
+        async with running(root, mosquitto) as it:
+            await it.launch(
+                "echo one; head -c 30000 /dev/zero | tr '\\0' '\\001'; echo; echo three; echo four"
+            )
+            it.stream(form=form)
+            assert (await it.over()).offset == 30_001 + len("one\nthree\nfour\n")
+            await heard(listener, lambda found: len(found) == 4)
+    one, cut, three, four = listener.heard
+    assert [each.id for each in listener.heard] == ["e1:0", "e1:4", "e1:30005", "e1:30011"]
+    assert 15_000 < len(cut.payload) < 20_000
+    assert 0 < int(cut.properties["truncated_bytes"]) < 30_000
+    assert b"one" in one.payload and b"three" in three.payload and b"four" in four.payload
+
+
+async def test_a_line_that_the_broker_does_not_take_in_any_length_is_left_out_and_counted(
+    root: Path,
+) -> None:
+    """A topic alone can be longer than that."""
+    with Mosquitto(more="max_packet_size 200") as mosquitto:
+        async with running(root, mosquitto) as it:
+            await it.launch("echo one; echo two")
+            it.stream(topic="t" * 190)
+            end = await it.over()
+            assert end.offset == 8 and sum(event.dropped_bytes for event in it.events) == 8
+            assert it.broker.denied == {}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import cbor2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.mqtt.payload import PayloadError, value_of
+from agent.mqtt.payload import ITEMS_MAX, PayloadError, value_of
 
 PLAIN = st.recursive(
     st.none()
@@ -62,7 +64,7 @@ def test_whatever_comes_is_a_value_or_a_sentence(payload: bytes, content_type: s
     [
         (b'{"state": "ON"', "invalid JSON"),
         (b"[1, NaN]", "NaN is no number"),
-        (b"[" * 30_000, "nested too deep"),
+        (b"[" * 30_000, "or deeper than"),
         (b"[" + b"9" * 9_000 + b"]", "invalid JSON"),
         (b"\xff\xff", "neither JSON nor CBOR"),
         (b"\x81" * 100, "deeper than 32"),
@@ -81,3 +83,17 @@ def test_what_cannot_be_read_is_said(payload: bytes, says: str) -> None:
 def test_what_is_said_to_be_json_is_no_text() -> None:
     with pytest.raises(PayloadError, match="invalid JSON"):
         value_of(b"ON", "application/json; charset=utf-8")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" + "1," * ITEMS_MAX + "1]", "[" * 900 + "]" * 900, '{"a":' * 900 + "1" + "}" * 900],
+)
+def test_json_is_bounded_as_cbor_is(text: str) -> None:
+    with pytest.raises(PayloadError, match=f"more than {ITEMS_MAX} items, or deeper than"):
+        value_of(text.encode())
+
+
+def test_commas_in_a_text_are_no_items() -> None:
+    assert value_of(json.dumps({"csv": "1," * 9000}).encode()) == {"csv": "1," * 9000}
+    assert len(value_of(("[" + "1," * (ITEMS_MAX - 2) + "1]").encode())) == ITEMS_MAX - 1

@@ -36,6 +36,10 @@ def test_brokers_come_from_a_variable_too() -> None:
     }
 
 
+def test_one_broker_may_have_two_names_under_two_client_ids() -> None:
+    read_brokers({"a": "mqtt://x", "b": {"url": "mqtt://x", "client_id": "b"}, "c": "mqtt://x:1"})
+
+
 @pytest.mark.parametrize(
     ("table", "text"),
     [
@@ -55,6 +59,11 @@ def test_brokers_come_from_a_variable_too() -> None:
         (
             {"a": {"url": "mqtt://x", "credential": "y", "password_file": "z"}},
             "password_file and credential name the same",
+        ),
+        ({"a": "mqtt://x", "b": "mqtts://y", "c": "mqtt://X:1883/"}, "a and c are one broker"),
+        (
+            {name: {"url": "mqtt://x", "client_id": "me"} for name in ("a", "b")},
+            "a and b are one broker, x:1883, under one client id; leave one out",
         ),
         ({str(number): "mqtt://x" for number in range(9)}, "9 brokers; allowed: 8"),
     ],

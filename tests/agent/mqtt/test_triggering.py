@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.eventlog import EventLog
 from agent.mqtt.triggering import HELD_MAX, Triggering
-from protocol.effects import TriggerKept, TriggerPutOff, WatchTopics
+from protocol.effects import Tell, TriggerKept, TriggerPutOff, WatchTopics
 from protocol.events import Event, TriggerHeard, TriggerRefused
-from protocol.ids import JobId
+from protocol.ids import JobId, PeerId
 from protocol.listening import TopicWatch
+from protocol.refusals import Refusals
 from protocol.trigger import MqttTrigger
 
 LOOK = JobId("look")
@@ -158,8 +160,32 @@ def test_what_runs_nothing_is_refused_and_the_broker_told(
     assert desk.triggering.counters["refused"] == 1
 
 
-def test_what_the_broker_kept_may_be_asked_for() -> None:
-    assert Desk(retained=True).heard(Message(retain=True))
+def test_a_refusal_that_quotes_the_message_can_be_told_of() -> None:
+    """JSON may hold half of a surrogate pair, which no log nor store takes."""
+    reason = Desk(when="sum(readings) > `5`").refused(Message(b'{"readings": "\\ud800\\n"}'))
+    (tell,) = Refusals(PeerId("me")).add(LOOK, "look", reason, 0.0)
+    assert isinstance(tell, Tell)
+    log = EventLog()
+    assert "\\ud800" in log.append(tell, 1).text
+    assert len(log.take_unsaved()) == 1
+    assert reason.isprintable()
+
+
+def test_what_the_broker_kept_may_be_asked_for_and_is_the_same_whenever_it_comes() -> None:
+    """A broker of MQTT 3.1.1 sends it with each connection, and each broker to each device."""
+    keys = {Desk(retained=True).heard(Message(retain=True, packet_id=n)).key for n in range(3)}
+    others = {
+        Desk(retained=True).heard(message).key
+        for message in (
+            Message(retain=True, topic="home/attic/motion"),
+            Message(b"x", retain=True),
+            Message(b"yhome/porch/motion", retain=True),
+        )
+    }
+    assert len(keys) == 1 and len(others) == 3 and "" not in keys | others
+    assert not keys & others
+    assert Desk(retained=True).heard(Message()).key == "", "of one that was sent just now"
+    assert Desk(retained=True).heard(Message(retain=True, correlation=b"c")).key == "c"
 
 
 def test_the_message_of_another_subscription_is_not_meant() -> None:

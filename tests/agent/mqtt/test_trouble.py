@@ -8,7 +8,7 @@ import ssl
 import pytest
 
 from agent.mqtt.settings import BrokerSettings, LoginError
-from agent.mqtt.trouble import ConnectRefused, Told, explain
+from agent.mqtt.trouble import ConnectRefused, TakenOverError, Told, explain
 
 SETTINGS = BrokerSettings("mqtts://broker:8884")
 
@@ -27,6 +27,7 @@ SETTINGS = BrokerSettings("mqtts://broker:8884")
         (ConnectRefused(132, "Unsupported protocol version"), "version", "unsupp", '"3.1.1"'),
         (ConnectRefused(133, "Client identifier not valid"), "client", "client", "client_id"),
         (ConnectRefused(137, "Server busy"), "code137", "server busy", "own log"),
+        (TakenOverError(), "taken", "another connection", "client_id"),
         (RuntimeError("odd"), "lost", "odd", "own log"),
     ],
 )
