@@ -34,6 +34,7 @@ Bucket = Literal[
     "stream",
     "trigger",
     "delivery",
+    "retained",
 ]
 BUCKETS: tuple[Bucket, ...] = get_args(Bucket)
 
