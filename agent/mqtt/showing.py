@@ -163,9 +163,9 @@ class Showing:
         fleet, me = self._source.node.fleet, self._about.peer
         topic = shoal_topic(broker.settings.home_assistant_prefix, self._about.shoal)
         told_by = teller(fleet, INTRODUCES_LABEL, broker.name, self._about.shoal)
-        if told_by != me:
+        if told_by != me or not broker.settings.home_assistant:
             self.left_out.pop(broker.name, None)
-            if told_by is not None:
+            if told_by not in (None, me):
                 others.append(topic)
             return
         peers = tellers(fleet, INTRODUCES_LABEL, broker.name)
