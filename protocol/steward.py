@@ -109,8 +109,11 @@ class Steward:
             inquiries,
         )
 
-        self.commands = Commands(
-            keyring,
+        self.commands = self._commands(config, rng, coordination)
+
+    def _commands(self, config: NodeConfig, rng: Random, coordination: Coordination) -> Commands:
+        return Commands(
+            self.standing.keyring,
             config.triggers,
             config.coordination.boot_grace_s,
             config.outbox.root,
@@ -118,7 +121,7 @@ class Steward:
             self.standing,
             coordination.fleet,
             self.acts,
-            requests.press,
+            self._requests.press,
         )
 
     def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:

@@ -32,7 +32,6 @@ class Commanding:
     ) -> None:
         self._root = brokers.root
         self._post = post
-        self.counters = {kind.value: 0 for kind in Commanded}
         for kind in Commanded:
             if any(word.startswith(f"{kind.value}/") for word in allow):
                 for broker in brokers:
@@ -43,7 +42,6 @@ class Commanding:
     def _heard(self, kind: Commanded, message: Incoming) -> None:
         begin, end = TOPICS[kind]
         word = message.topic.removeprefix(f"{self._root}/{begin}").removesuffix(end)
-        self.counters[kind.value] += 1
         payload = message.payload[:PAYLOAD_BYTES_MAX]
         self._post(CommandHeard(message.broker, kind, word, payload, message.retain))
         message.ack()

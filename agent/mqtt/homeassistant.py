@@ -140,27 +140,12 @@ def shoal_device(
             ),
         }
     }
-    for switch in switches:
-        if switch.command_topic:
-            components[f"switch_{switch.id}"] = {
-                "p": "switch",
-                "name": switch.word,
-                "stat_t": switch.state_topic,
-                "cmd_t": switch.command_topic,
-            }
-        else:
-            components[f"daemon_{switch.id}"] = {
-                "p": "binary_sensor",
-                "name": switch.word,
-                "dev_cla": "running",
-                "stat_t": switch.state_topic,
-            }
-    for button in buttons:
-        components[f"button_{button.id}"] = {
-            "p": "button",
-            "name": f"Run {button.word}",
-            "cmd_t": button.topic,
-        }
+    components |= {f"switch_{each.id}": _switch(each) for each in switches if each.command_topic}
+    components |= {f"button_{each.id}": _button(each) for each in buttons}
+    # Last, since there is not room for everything.
+    components |= {
+        f"daemon_{each.id}": _sensor(each) for each in switches if not each.command_topic
+    }
     device = {"ids": [f"shoal_{about.shoal}"], "name": f"Shoal {about.shoal_name}", "mf": "Shoal"}
     return {
         "dev": {**device, "mdl": "shoal", "sw": about.version},
@@ -169,6 +154,20 @@ def shoal_device(
         "avty_mode": "any",
         "cmps": _named(components, f"shoal_{about.shoal}"),
     }
+
+
+def _switch(switch: Switch) -> Component:
+    topics = {"stat_t": switch.state_topic, "cmd_t": switch.command_topic}
+    return {"p": "switch", "name": switch.word, **topics}
+
+
+def _sensor(switch: Switch) -> Component:
+    shown = {"dev_cla": "running", "stat_t": switch.state_topic}
+    return {"p": "binary_sensor", "name": switch.word, **shown}
+
+
+def _button(button: Button) -> Component:
+    return {"p": "button", "name": f"Run {button.word}", "cmd_t": button.topic}
 
 
 def _origin(about: About) -> Component:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
@@ -37,6 +38,7 @@ from protocol.events import Commanded
 from protocol.ids import PeerId
 from protocol.listening import word_of
 from protocol.node import Node
+from protocol.records import Advert
 from protocol.reporting import INTRODUCES_LABEL, REPORTS_LABEL, teller, tellers
 
 GRACE_S: Final = 6.0  # after a start; who else is there, and what changed meanwhile, is known then
@@ -55,6 +57,25 @@ class Source(Protocol):
     def state(self) -> tuple[View, View]: ...
 
 
+@dataclass(slots=True)
+class Around:
+    """Who is there and what there is, with what follows from that: ranks among many devices are
+    not worked out anew where nothing of it is another."""
+
+    adverts: list[Advert] = field(default_factory=list)
+    records: bytes = b""
+    minute: int = -1
+    tellers: dict[tuple[str, str, str], PeerId | None] = field(default_factory=dict)
+    commands: dict[str, tuple[list[Button], list[Switch]]] = field(default_factory=dict)
+
+    def same(self, other: Around) -> bool:
+        """Adverts are values that are replaced, so that it is enough whether they are the same."""
+        known = (self.records, self.minute, len(self.adverts))
+        return known == (other.records, other.minute, len(other.adverts)) and all(
+            one is another for one, another in zip(self.adverts, other.adverts, strict=True)
+        )
+
+
 class Showing:
     """Says to `retained` what is to stand at each broker with `report`."""
 
@@ -66,6 +87,7 @@ class Showing:
         self._changed = trio.Event()
         self._seen: dict[str, None] = {}  # figures that this device can tell
         self.left_out: dict[str, int] = {}  # components, by broker with Home Assistant
+        self._of = Around()
         for broker in brokers:
             if broker.settings.home_assistant:
                 topic = f"{broker.settings.home_assistant_prefix}/status"
@@ -119,6 +141,9 @@ class Showing:
         if node.fleet.advert is None:  # it was built anew a moment ago
             return
         steward = node.steward
+        around = Around(node.fleet.adverts(), steward.standing.reconciler.root, self._minute())
+        if not around.same(self._of):
+            self._of = around
         views = daemon_views(steward.standing, steward.daemons, node.name_of, self._source.now())
         for broker in self._brokers:
             wanted: dict[str, Kept] = {}
@@ -130,6 +155,17 @@ class Showing:
             self._show_shoal(broker, views, wanted, others)
             self._retained.want(broker.name, wanted, others)
 
+    def _minute(self) -> int:
+        """What depends on the time alone, as NotAfter does, is looked at so often."""
+        return int(self._source.now().mono // 60)
+
+    def _teller(self, label: str, broker: str, key: str) -> PeerId | None:
+        """The first rank of those who tell, of whom a shoal may have a thousand."""
+        fleet, known = self._source.node.fleet, self._of.tellers
+        if (label, broker, key) not in known:
+            known[label, broker, key] = teller(fleet, label, broker, key)
+        return known[label, broker, key]
+
     def _state_topic(self, word: str) -> str:
         return f"{self._about.root}/daemon/{word}/state"
 
@@ -139,13 +175,13 @@ class Showing:
     def _show_daemons(
         self, broker: Broker, views: list[DaemonView], wanted: dict[str, Kept], others: list[str]
     ) -> None:
-        fleet, me = self._source.node.fleet, self._about.peer
+        me = self._about.peer
         for view in views:
             if view.part is not None:
                 payload = json.dumps(view.part, ensure_ascii=False).encode()
                 wanted[self._part_topic(view.word, me)] = Kept(payload, JSON)
             topic = self._state_topic(view.word)
-            if teller(fleet, REPORTS_LABEL, broker.name, view.id) == me:
+            if self._teller(REPORTS_LABEL, broker.name, view.id) == me:
                 wanted[topic] = Kept(b"ON" if view.on else b"OFF", guarded=True)
             else:
                 others.append(topic)
@@ -162,15 +198,16 @@ class Showing:
     ) -> None:
         fleet, me = self._source.node.fleet, self._about.peer
         topic = shoal_topic(broker.settings.home_assistant_prefix, self._about.shoal)
-        told_by = teller(fleet, INTRODUCES_LABEL, broker.name, self._about.shoal)
+        told_by = self._teller(INTRODUCES_LABEL, broker.name, self._about.shoal)
         if told_by != me or not broker.settings.home_assistant:
             self.left_out.pop(broker.name, None)
             if told_by not in (None, me):
                 others.append(topic)
             return
         peers = tellers(fleet, INTRODUCES_LABEL, broker.name)
-        buttons, switches = self._buttons(broker), self._switches(broker, views)
-        device = shoal_device(self._about, peers, buttons, switches)
+        if broker.name not in self._of.commands:
+            self._of.commands[broker.name] = (self._buttons(broker), self._switches(broker, views))
+        device = shoal_device(self._about, peers, *self._of.commands[broker.name])
         note = self._retained.note(broker.name, topic)
         wanted[topic], self.left_out[broker.name] = message_of(device, note)
 
