@@ -174,7 +174,7 @@ class Commands:
 
     def _switch(self, held: StandingJob, event: CommandHeard, now: Now) -> list[Effect]:
         self.turns.pop(held.id, None)  # what was said before it counts no more
-        if reason := self._why_not_switch(held, event):
+        if reason := self._why_not_switch(held, event, now):
             return self._refuse(held.id, event, reason, now)
         if _is_so(held, event):
             return []
@@ -186,13 +186,15 @@ class Commands:
         self.turns[held.id] = Turn(event, now.mono + wait_s, held.number)
         return []
 
-    def _why_not_switch(self, held: StandingJob, event: CommandHeard) -> str:
+    def _why_not_switch(self, held: StandingJob, event: CommandHeard, now: Now) -> str:
         if event.payload not in (ON, OFF):
             return "its payload is neither ON nor OFF"
         if held.job is not None and held.job.type is not JobType.DAEMON:
             return f"it is {held.job.type.noun}, and only daemons are switched by messages"
         if held.job is None:
             return held.unreadable or "its spec is not known here"
+        if event.payload == ON and held.expired(now):
+            return "its NotAfter is over: it runs again once its file has a later one"
         return self.acts.why_not_change(held, "switch")
 
     def _act(self, held: StandingJob, event: CommandHeard, now: Now) -> list[Effect]:
@@ -207,7 +209,7 @@ class Commands:
         held = self.standing.jobs.get(job)
         if held is None or held.number != turn.number or _is_so(held, turn.heard):
             return []
-        if reason := self._why_not_switch(held, turn.heard):
+        if reason := self._why_not_switch(held, turn.heard, now):
             return self._refuse(job, turn.heard, reason, now)
         return self._act(held, turn.heard, now)
 

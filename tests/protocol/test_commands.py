@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from protocol.commands import EARLY_MAX, KEPT, NOT_LISTED, Commands
 from protocol.config import NodeConfig, OutboxConfig, TriggersConfig
@@ -12,11 +14,12 @@ from protocol.derived import source_of
 from protocol.events import Commanded, CommandHeard
 from protocol.ids import JobId, PeerId, rendezvous
 from protocol.job import JobSpec
+from protocol.moment import format_moment
 from protocol.records import Desired, Role
 from protocol.standingjob import StandingJob
 from protocol.tree import Plain
 from tests.protocol.daemonnet import DaemonNet
-from tests.protocol.nodenet import batch
+from tests.protocol.nodenet import WALL, batch
 from tests.protocol.standingbook import StandingBook, daemon
 from tests.protocol.test_trigger import mqtt, triggered
 
@@ -82,6 +85,9 @@ def running(*names: str, **more: object) -> CommandNet:
     net.ran(names[0])
     net.until(lambda: net.on() == list(names))
     return net
+
+
+CALM = running("a")  # nothing of it may end or change
 
 
 # ---- daemons ------------------------------------------------------------------------------------
@@ -223,6 +229,31 @@ def test_a_service_and_what_was_deleted_are_not_switched() -> None:
     assert "only daemons are switched" in net.refused("a")[0]
     assert any("no daemon of that name" in text for text in net.refused("a"))
     assert net.record("a").desired is Desired.DELETED
+
+
+def test_what_has_expired_is_not_switched_on() -> None:
+    net = CommandNet("a")
+    end_s = int(WALL + net.now) + 10
+    net.ran("a", daemon(NotAfter=format_moment(end_s)))
+    net.until(lambda: net.on() == ["a"])
+    net.until(lambda: not net.on())
+    net.hear(b"ON", "a")
+    assert "its NotAfter is over" in net.refused("a")[0]
+    net.hear(b"OFF", "a")
+    net.run(1.0)
+    assert net.record("a").desired is Desired.STOPPED
+
+
+@given(
+    word=st.text(max_size=40).filter(lambda word: word != "collect"),
+    payload=st.binary(max_size=8),
+    kind=st.sampled_from(Commanded),
+)
+def test_whatever_is_heard_harms_nothing(word: str, payload: bytes, kind: Commanded) -> None:
+    net = CALM
+    net.handle("a", CommandHeard("home", kind, word, payload))
+    net.run(0.5)
+    assert net.on() == ["a"] and len(net.commands("a").turns) == 0
 
 
 def test_what_comes_before_it_knows_the_others_waits_and_is_bounded() -> None:
