@@ -350,8 +350,9 @@ class Mqtt:
         default=(),
         metadata=about(
             words_of(check_allowed),
-            "What messages may command here: template/NAME to run a template, a * at the end "
-            "standing for any rest. Empty: nothing. Whoever may publish at the broker can do that.",
+            "What messages may command here: template/NAME to run a template, daemon/NAME to "
+            "switch a daemon off and on everywhere, a * at the end standing for any rest. Empty: "
+            "nothing. Whoever may publish at the broker can do that.",
         ),
     )
     brokers: dict[str, BrokerSettings] = field(
@@ -360,7 +361,9 @@ class Mqtt:
             Kind("pairs", read_brokers),
             "Brokers by name, each its URL (mqtt://192.168.1.5), or a section of its own such as "
             "[mqtt.brokers.home] with url, version (5 or 3.1.1), user, password_file or credential "
-            "(of systemd), ca_file, cert_file, key_file, client_id, keepalive_s, report.",
+            "(of systemd), ca_file, cert_file, key_file, client_id, keepalive_s, report, "
+            "home_assistant (true: a Home Assistant there is told of this device, its templates "
+            "and daemons), home_assistant_prefix.",
             "--mqtt-broker",
         ),
     )

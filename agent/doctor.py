@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from agent.clock import synchronised
 from agent.control.backend import View
 from agent.jointoken import utc
+from agent.mqtt.checkup import mqtt_checks
 from agent.transport.addresses import parse
 from agent.wear import read_wear
 
@@ -22,6 +23,7 @@ RATED_S: Final = 600.0  # before this, what a start writes would count for far m
 WRITTEN_A_DAY_MAX: Final = 2 * 1024**3
 LOW_BYTES: Final = 100 * 1024**2  # a database, logs and a result still fit
 DAY_MS: Final = 86_400_000
+FAILING_S: Final = 60.0  # it is told to brokers, who may read it all the time
 EXPIRES_SOON_DAYS: Final = 60  # somebody has to go there perhaps
 
 
@@ -42,6 +44,16 @@ class Doctor:
         """`root`: where the device's own files are looked for."""
         self._agent = agent
         self._root = root
+        self._failing: list[str] = []
+        self._failing_until = 0.0
+
+    def failing(self) -> list[str]:
+        """The checks that fail, looked at once a minute at most."""
+        now = self._agent.clock.now().mono
+        if now >= self._failing_until:
+            self._failing_until = now + FAILING_S
+            self._failing = [each["check"] for each in self.checks() if each["ok"] is False]
+        return self._failing
 
     def checks(self) -> list[View]:
         return [
@@ -286,7 +298,7 @@ class Doctor:
                 hears = f"; triggers hear {', '.join(topics)}" if topics else ""
                 text = f"connected to {broker.settings.url}{hears}{waits}"
                 found.append(check(name, True, text))
-        return [*found, *self._outbox()]
+        return [*found, *mqtt_checks(self._agent), *self._outbox()]
 
     def _outbox(self) -> list[View]:
         """Results that wait for what nobody connects to any more wait for ever."""

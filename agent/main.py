@@ -52,8 +52,12 @@ from agent.membership import Member, load_member
 from agent.metrics import Metrics
 from agent.mqtt.bridge import Bridge
 from agent.mqtt.broker import Brokers
+from agent.mqtt.commanding import Commanding
+from agent.mqtt.homeassistant import About
 from agent.mqtt.remembered import Remembered
 from agent.mqtt.reports import Reports
+from agent.mqtt.retained import Retained
+from agent.mqtt.showing import Showing
 from agent.notify import keep_patting, notify
 from agent.outside import Outside, event_view
 from agent.peers import Peers
@@ -78,7 +82,15 @@ from agent.transport import (
 from agent.version import VERSION
 from agent.volumes import Volumes
 from agent.waiting import wait_for_membership
-from protocol.config import MembershipConfig, NodeConfig, OutboxConfig, PolicyConfig, TriggersConfig
+from protocol.clock import Now
+from protocol.config import (
+    MembershipConfig,
+    NodeConfig,
+    OutboxConfig,
+    PolicyConfig,
+    ReportingConfig,
+    TriggersConfig,
+)
 from protocol.effects import Tell
 from protocol.errors import ShoalError
 from protocol.events import ShutdownRequested
@@ -197,9 +209,7 @@ class Agent:
         self.logs = Logs(self.engines, self._dial(LOG_PROTOCOL), me)
         self.tasks.publishes = self._publishes
         self.brokers = self._brokers()
-        reports = Reports(self.brokers, me, self._state, self._job_state)
-        remembered = Remembered(store.data_dir / "mqtt-heard.json")
-        self.bridge = Bridge(self.brokers, self.engines, me, self.driver.post, reports, remembered)
+        self.bridge = self._bridge()
         self.invites = Invites(store, member, self._own_addresses, self.clock.now())
         self.doctor = Doctor(self)
         self.device = self._device()
@@ -270,6 +280,29 @@ class Agent:
         rng = Random(os.urandom(16))
         return Brokers(mqtt.brokers, member.keyring.peer, self._topics_root, self._tell, rng)
 
+    def _bridge(self) -> Bridge:
+        brokers, post, me = self.brokers, self.driver.post, self.member.keyring.peer
+        shoal, name = self.member.membership.shoal, self.member.membership.shoal_name
+        rows = self.store.load().get("retained", {})
+        about = About(me, shoal, name, VERSION, self._topics_root)
+        return Bridge(
+            brokers,
+            self.engines,
+            me,
+            post,
+            Reports(brokers, me, self.state, self._job_state),
+            Remembered(self.store.data_dir / "mqtt-heard.json"),
+            Showing(brokers, Retained(brokers, rows, self.store.save), self, about),
+            Commanding(brokers, self.config.mqtt.allow, post),
+        )
+
+    @property
+    def node(self) -> Node:
+        return self.driver.node
+
+    def now(self) -> Now:
+        return self.clock.now()
+
     @property
     def _topics_root(self) -> str:
         return f"{self.config.mqtt.prefix}/{self.member.membership.shoal_name}"
@@ -321,10 +354,18 @@ class Agent:
             policy=self._policy(),
             outbox=OutboxConfig(root=self._topics_root),
             triggers=TriggersConfig(allow=self.config.mqtt.allow),
+            reporting=self._reporting(),
             version=VERSION,
             name=self.name,
         )
         return Node(self.member.keyring, config, Random(os.urandom(16)), disk, Calendar())
+
+    def _reporting(self) -> ReportingConfig:
+        brokers = self.config.mqtt.brokers.items()
+        return ReportingConfig(
+            reports=tuple(name for name, each in brokers if each.report),
+            introduces=tuple(name for name, each in brokers if each.home_assistant),
+        )
 
     # ---- life --------------------------------------------------------------------------------
 
@@ -422,7 +463,7 @@ class Agent:
             "bytes_written": self.store.bytes_written,
         }
 
-    def _state(self) -> tuple[View, View]:
+    def state(self) -> tuple[View, View]:
         """What brokers are told of this device, and what is measured of it."""
         bidder = self.driver.node.executor.bidder
         about = {
@@ -434,6 +475,7 @@ class Agent:
             "engines": list(bidder.engines),
             "draining": bidder.draining,
             "takes_no_work": bidder.unwell(),
+            "problems": self.doctor.failing(),
             "running": len(bidder.used),
         }
         return about, {k: v for k, v in asdict(bidder.facts).items() if k in MEASURED}

@@ -222,6 +222,14 @@ class TriggersConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportingConfig:
+    """Names of brokers."""
+
+    reports: tuple[str, ...] = ()  # that hear of states
+    introduces: tuple[str, ...] = ()  # at which Home Assistant hears what there is
+
+
+@dataclass(frozen=True, slots=True)
 class NodeConfig:
     membership: MembershipConfig = field(default_factory=MembershipConfig)
     auction: AuctionConfig = field(default_factory=AuctionConfig)
@@ -230,5 +238,6 @@ class NodeConfig:
     outbox: OutboxConfig = field(default_factory=OutboxConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     triggers: TriggersConfig = field(default_factory=TriggersConfig)
+    reporting: ReportingConfig = field(default_factory=ReportingConfig)
     version: str = "0"
     name: str = ""

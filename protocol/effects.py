@@ -35,6 +35,7 @@ Bucket = Literal[
     "trigger",
     "delivery",
     "foreign",
+    "retained",
 ]
 BUCKETS: tuple[Bucket, ...] = get_args(Bucket)
 

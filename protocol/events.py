@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.job import JobSpec
@@ -259,6 +260,24 @@ class TriggerRefused:
     reason: str
 
 
+class Commanded(Enum):
+    """What a command is to."""
+
+    DAEMON = "daemon"  # ON or OFF
+    TEMPLATE = "template"  # PRESS
+
+
+@dataclass(frozen=True, slots=True)
+class CommandHeard:
+    """A message came on one of the shoal's own topics for commands."""
+
+    broker: str
+    kind: Commanded
+    word: str  # whose, as listening.word_of
+    payload: bytes
+    retained: bool = False  # the broker has kept it from earlier
+
+
 @dataclass(frozen=True, slots=True)
 class DeadlinePassed:
     """The moment that `Node.deadline` named has come."""
@@ -302,6 +321,7 @@ Event = (
     | LinesPublished
     | TriggerHeard
     | TriggerRefused
+    | CommandHeard
     | DeadlinePassed
     | LoopLagged
     | ShutdownRequested

@@ -26,6 +26,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.events import (
     Booted,
     BrokerChanged,
+    CommandHeard,
     ControlRequested,
     DeadlinePassed,
     Event,
@@ -58,7 +59,7 @@ from protocol.heldjob import HeldJob
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.inquiry import Inquiries, View
 from protocol.led import Led
-from protocol.listening import fires_labels
+from protocol.listening import fires_labels, switches_labels
 from protocol.membership import Membership
 from protocol.messages import (
     OVERTAKING,
@@ -109,6 +110,7 @@ from protocol.proofs import Proofs
 from protocol.publishing import Publishing
 from protocol.records import Advert, Certificate, Keyring, Role, Verdict
 from protocol.relay import ANSWERING_S, Relay
+from protocol.reporting import reporting_labels
 from protocol.requests import Requests
 from protocol.resources import Resources
 from protocol.restarts import Restarts
@@ -317,6 +319,8 @@ class Node:
                 return self.requests.control(event, now)
             case TriggerHeard() | TriggerRefused():
                 return self.steward.triggers.on_event(event, now)
+            case CommandHeard():
+                return self.steward.commands.on_event(event, now)
             case QueryRequested():
                 return self.requests.query(event, now)
             case ResultRequested():
@@ -345,6 +349,7 @@ class Node:
                     *self.coordination.boot(now),
                     *self.steward.schedules.boot(now),
                     *self.steward.triggers.boot(now),
+                    *self.steward.commands.boot(now),
                     *self.steward.services.boot(now),
                     *self.publishing.boot(),
                 ]
@@ -396,7 +401,9 @@ class Node:
 
     def _on_described(self, event: SelfDescribed, now: Now) -> list[Effect]:
         self._described, self._clocked = event, now.wall_trusted
-        labels = {**event.labels, **fires_labels(self.config.triggers.allow)}
+        allow, reporting = self.config.triggers.allow, self.config.reporting
+        told = reporting_labels(reporting.reports, reporting.introduces)
+        labels = {**event.labels, **fires_labels(allow), **switches_labels(allow), **told}
         if not now.wall_trusted:
             labels[CLOCK_LABEL] = CLOCK_UNKNOWN
         event = replace(event, labels=labels)

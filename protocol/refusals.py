@@ -20,6 +20,7 @@ class Refusals:
     """The first of its kind is told of at once, those of the next minute together."""
 
     me: PeerId
+    kind: str = "trigger.refused"  # of what is told
     total: dict[JobId, int] = field(default_factory=dict)  # of this life, by template
     _untold: dict[tuple[JobId, str, str], int] = field(default_factory=dict)  # with its name
     _tell_at: dict[JobId, float] = field(default_factory=dict)  # monotonic; not before
@@ -49,7 +50,7 @@ class Refusals:
             messages = "a message was" if count == 1 else f"{count} messages were"
             text = f"{name}: {messages} refused: {reason}"
             fields: dict[str, object] = {"count": count, "reason": reason}
-            told.append(Tell("trigger.refused", text, template, self.me, fields))
+            told.append(Tell(self.kind, text, template, self.me, fields))
         while len(self._tell_at) > KINDS_MAX:
             del self._tell_at[next(iter(self._tell_at))]
         return told

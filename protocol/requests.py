@@ -82,6 +82,20 @@ class Requests:
             return self.inquiries.ask(spec.job, 1, False, found, now)
         return found([], [], now)
 
+    def press(self, template: StandingJob, key: str, now: Now) -> tuple[str, list[Effect]]:
+        """Run a template without anybody who waits for an answer: why not, and what follows."""
+        event = RunRequested(0, template.id, key, {})
+        refusal = self._why_not_author(template.namespace)
+        refusal = refusal or self._why_not_run(event, template, now)
+        if refusal:
+            return refusal, []
+        try:
+            sealed = derive(template.spec_data, key, {}, self.keyring)
+        except JobSpecError as error:
+            return str(error), []
+        held, refusal = self._made(sealed, now)
+        return refusal, [] if refusal else self.coordination.accept(held, None, now)
+
     def _why_not_run(self, event: RunRequested, template: StandingJob, now: Now) -> str:
         if template.spec is None or template.wanted(now) is None:
             why = "its NotAfter is over" if template.expired(now) else template.desired.name.lower()
@@ -104,14 +118,19 @@ class Requests:
         return ""
 
     def _accept(self, sealed: Sealed, request: int, now: Now) -> list[Effect]:
+        held, refusal = self._made(sealed, now)
+        if refusal:
+            return [Reply(request, error=refusal)]
+        return self.coordination.accept(held, request, now)
+
+    def _made(self, sealed: Sealed, now: Now) -> tuple[HeldJob, str]:
+        """A job as it begins here, with the list of peers where it has one; or why it cannot."""
         assert isinstance(sealed.record, Spec)
         holders = self.coordination.standbys_of(sealed.record.job)
         held = HeldJob.create(sealed, self.keyring.peer, 1, now.wall_ms, holders)
-        if held.listed:
-            refusal = self._too_late(held.job, now) or self.coordination.direct.freeze(held, now)
-            if refusal:
-                return [Reply(request, error=refusal)]
-        return self.coordination.accept(held, request, now)
+        if not held.listed:
+            return held, ""
+        return held, self._too_late(held.job, now) or self.coordination.direct.freeze(held, now)
 
     def _submit(
         self, event: SubmitRequested, job: JobId, elsewhere: list[View], now: Now

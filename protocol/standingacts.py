@@ -70,7 +70,7 @@ class StandingActs:
             return [Reply(request, error=refusal)]
         if held is not None and held.spec is not None and held.wanted(now) == spec:
             return [Reply(request, {**_value(held), "durable_on": 1, "warning": ""})]
-        refusal = "" if held is None else self._why_not_change(held, "change")
+        refusal = "" if held is None else self.why_not_change(held, "change")
         if refusal:
             return [Reply(request, error=refusal)]
         generation = 1 if held is None else held.generation + 1
@@ -122,7 +122,7 @@ class StandingActs:
             return "schedule"
         return "template" if spec.parameters is not None else spec.type.value
 
-    def _why_not_change(self, held: StandingJob, verb: str) -> str:
+    def why_not_change(self, held: StandingJob, verb: str) -> str:
         """Why this peer may not sign the job's next record; a deleted name is anybody's."""
         if held.generation >= NUMBER_MAX or held.number >= NUMBER_MAX:
             return f"{held.name} has been changed as often as can be counted: take another name"
@@ -157,7 +157,7 @@ class StandingActs:
             note = f"it is {word} already" if word else "it is running"
             return [Reply(event.request, {"job": held.id, "note": note})]
         verb = "delete" if event.desired is Desired.DELETED else "stop"
-        refusal = self._why_not_change(held, verb)
+        refusal = self.why_not_change(held, verb)
         if refusal:
             return [Reply(event.request, error=refusal)]
         record = self._control(held, event.desired, held.generation, now)
@@ -166,6 +166,13 @@ class StandingActs:
         everybody = len(self.standing.couriers)
         act = Act(event.request, held.id, value, 0.0, everybody, held.number)
         return effects + self._wait(act, now)
+
+    def switch(self, held: StandingJob, on: bool, now: Now) -> list[Effect]:
+        """Have a daemon that is stopped run again as it was, or stop it. Only the control record is
+        another then: it goes on with the generation that it has. Who calls has asked
+        `why_not_change`."""
+        desired = Desired.RUNNING if on else Desired.STOPPED
+        return self.standing.put([self._control(held, desired, held.generation, now)], now)
 
     # ---- the answer --------------------------------------------------------------------------
 

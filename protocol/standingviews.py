@@ -30,7 +30,7 @@ def standing_view(
 ) -> View:
     """One standing job as this peer sees it: the records, and its own part alone."""
     view = record_view(held, daemons.me, name, now)
-    view["parts"] = [_part(held, daemons, name, now)]
+    view["parts"] = [part_of(held, daemons, name, now)]
     if held.job is not None and held.job.schedule is not None:
         view["schedule"] = schedule_view(held, held.job.schedule, schedules, name, now)
     if detail:
@@ -88,7 +88,7 @@ def absent_part(held: StandingJob, me: PeerId, name: Name) -> View:
     }
 
 
-def _part(held: StandingJob, daemons: Daemons, name: Name, now: Now) -> View:
+def part_of(held: StandingJob, daemons: Daemons, name: Name, now: Now) -> View:
     """What this peer has to say of the job: what runs, or why nothing does."""
     daemon, reason = daemons.daemons.get(held.id), daemons.unfit.get(held.id, "")
     part: View = {**absent_part(held, daemons.me, name), "reason": reason}

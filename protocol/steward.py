@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
 from protocol.clock import Now
+from protocol.commands import Commands
 from protocol.config import NodeConfig
 from protocol.coordination import Coordination
 from protocol.daemons import Daemons
@@ -106,6 +107,21 @@ class Steward:
             self.standing,
             coordination,
             inquiries,
+        )
+
+        self.commands = self._commands(config, rng, coordination)
+
+    def _commands(self, config: NodeConfig, rng: Random, coordination: Coordination) -> Commands:
+        return Commands(
+            self.standing.keyring,
+            config.triggers,
+            config.coordination.boot_grace_s,
+            config.outbox.root,
+            rng,
+            self.standing,
+            coordination.fleet,
+            self.acts,
+            self._requests.press,
         )
 
     def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
@@ -215,6 +231,7 @@ class Steward:
             self.daemons.deadline,
             self.schedules.deadline,
             self.triggers.deadline,
+            self.commands.deadline,
             self.services.deadline,
         )
 
@@ -224,6 +241,7 @@ class Steward:
             *self.daemons.on_deadline(now),
             *self.schedules.on_deadline(now),
             *self.triggers.on_deadline(now),
+            *self.commands.on_deadline(now),
             *self.services.on_deadline(now),
             *self.acts.on_deadline(now),
         ]

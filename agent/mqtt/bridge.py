@@ -10,12 +10,14 @@ import trio
 from agent.control.backend import View
 from agent.engines.engine import Engines
 from agent.mqtt.broker import Brokers
+from agent.mqtt.commanding import Commanding
 from agent.mqtt.lines import Lines
 from agent.mqtt.listening import SESSION, Listening
 from agent.mqtt.message import Outgoing
 from agent.mqtt.refusal import LOST
 from agent.mqtt.remembered import Remembered
 from agent.mqtt.reports import Reports
+from agent.mqtt.showing import Showing
 from agent.mqtt.triggering import Triggering
 from protocol.effects import Publish, StreamLines, TriggerKept, TriggerPutOff, WatchTopics
 from protocol.events import BrokerChanged, Event, MessagePublished
@@ -36,11 +38,15 @@ class Bridge:
         post: Callable[[Event], None],
         reports: Reports,
         remembered: Remembered,
+        showing: Showing,
+        commanding: Commanding,
     ) -> None:
         self._brokers = brokers
         self._post = post
         self._lines = Lines(engines, brokers, post, peer)
         self._reports = reports
+        self.showing = showing
+        self.commanding = commanding
         self.triggering = Triggering(post, self._later, self._hear)
         self.listening = Listening(brokers, self.triggering.heard, remembered)
         self._nursery: trio.Nursery | None = None
@@ -55,6 +61,7 @@ class Bridge:
             nursery.start_soon(self._brokers.run)
             nursery.start_soon(self._lines.run)
             nursery.start_soon(self._reports.run)
+            nursery.start_soon(self.showing.run)
 
     def connected(self) -> list[Event]:
         """What a node that was built anew has to hear."""
@@ -65,6 +72,7 @@ class Bridge:
         self._post(BrokerChanged(name, connected))
         if connected:
             self._reports.connected(name)
+            self.showing.connected(name)
 
     def _on_session(self, name: str, session: str, connected: bool) -> None:
         if session == SESSION and not connected:
@@ -108,3 +116,4 @@ class Bridge:
 
     def told(self, event: View) -> None:
         self._reports.told(event)
+        self.showing.told(event)

@@ -19,10 +19,10 @@ PORTS: Final = {"mqtt": 1883, "mqtts": 8883}  # as registered with IANA
 VERSIONS: Final = ("5", "3.1.1")
 LOGIN_BYTES_MAX: Final = 4096
 PREFIX: Final = re.compile(r"[^+#$/\x00-\x1f\x7f][^+#\x00-\x1f\x7f]{0,99}")
-ALLOWED: Final = re.compile(r"template/(\*|[A-Za-z0-9][A-Za-z0-9._/-]{0,127}\*?)")
+ALLOWED: Final = re.compile(r"(template|daemon)/(\*|[A-Za-z0-9][A-Za-z0-9._/-]{0,127}\*?)")
 _TEXTS: Final = (
     "url", "version", "user", "password_file", "credential", "ca_file", "cert_file", "key_file",
-    "client_id",
+    "client_id", "home_assistant_prefix",
 )  # fmt: skip
 
 
@@ -45,6 +45,8 @@ class BrokerSettings:
     client_id: str = ""  # empty: made of the peer's id, and so the same for ever
     keepalive_s: int = 30  # a broker that is silent for so long is lost
     report: bool = True  # state and events of this device go there
+    home_assistant: bool = False  # a Home Assistant there is told what there is
+    home_assistant_prefix: str = "homeassistant"  # where it listens; its own default
 
     @property
     def tls(self) -> bool:
@@ -139,8 +141,15 @@ def _read(table: Mapping[str, Any]) -> BrokerSettings:
     _check_url(settings.url)
     if settings.version not in VERSIONS:
         raise ValueError(f"version: allowed: {', '.join(VERSIONS)}")
-    if not isinstance(settings.report, bool):
-        raise ValueError("report: allowed: true, false")
+    for key in ("report", "home_assistant"):
+        if not isinstance(getattr(settings, key), bool):
+            raise ValueError(f"{key}: allowed: true, false")
+    if settings.home_assistant and not settings.report:
+        raise ValueError("home_assistant shows what report = true has told")
+    try:
+        read_prefix(settings.home_assistant_prefix)
+    except ValueError as error:
+        raise ValueError(f"home_assistant_prefix: {error}") from None
     keepalive = settings.keepalive_s
     if not isinstance(keepalive, int) or isinstance(keepalive, bool) or not 5 <= keepalive <= 3600:
         raise ValueError("keepalive_s: allowed: 5 to 3600")
@@ -177,6 +186,6 @@ def read_prefix(value: Any) -> str:
 def check_allowed(word: str) -> None:
     if not ALLOWED.fullmatch(word):
         raise ValueError(
-            f"{word!r} is nothing that MQTT could command; allowed: template/NAME, a * at the end "
-            "standing for any rest"
+            f"{word!r} is nothing that MQTT could command; allowed: template/NAME, daemon/NAME, a "
+            "* at the end standing for any rest"
         )

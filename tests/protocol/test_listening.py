@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.listening import FIRES_LABELS_MAX, allows, fires_labels, has_broker, listed
+from protocol.listening import (
+    FIRES_LABELS_MAX,
+    allows,
+    fires_labels,
+    has_broker,
+    listed,
+    named,
+    switches,
+    switches_labels,
+    word_of,
+)
 from protocol.trigger import MqttTrigger
 
 WORDS = st.lists(st.from_regex(r"[a-z]{1,40}\*?", fullmatch=True), max_size=12)
@@ -49,3 +59,15 @@ def test_an_endless_list_is_cut_off() -> None:
 def test_a_broker_is_a_label() -> None:
     mqtt = MqttTrigger(broker="home", topic="a")
     assert has_broker({"broker.home": "true"}, mqtt) and not has_broker({"broker.other": ""}, mqtt)
+
+
+def test_what_of_daemons_is_listed_is_told_apart_from_templates() -> None:
+    labels = switches_labels(["daemon/heat*", "template/look", "daemon/lab/pump"])
+    assert fires_labels(["daemon/heat*"]) == {}
+    assert switches(labels, "default", "heating") and switches(labels, "lab", "pump")
+    assert not switches(labels, "default", "look") and not allows(labels, "default", "heating")
+
+
+@pytest.mark.parametrize("of", [("default", "look"), ("kitchen", "look")])
+def test_a_word_names_what_it_was_made_of(of: tuple[str, str]) -> None:
+    assert named(word_of(*of)) == of

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from agent.configload import load
-from agent.mqtt.settings import BrokerSettings, LoginError, read_brokers, read_prefix
+from agent.mqtt.settings import (
+    BrokerSettings,
+    LoginError,
+    check_allowed,
+    read_brokers,
+    read_prefix,
+)
 from agent.settings import ConfigError
 
 
@@ -54,6 +60,16 @@ def test_one_broker_may_have_two_names_under_two_client_ids() -> None:
         ({"a": {"url": "mqtt://x", "ca_file": "/y"}}, "certificates are for mqtts://"),
         ({"a": {"url": "mqtt://x", "keepalive_s": 1}}, "keepalive_s: allowed: 5 to 3600"),
         ({"a": {"url": "mqtt://x", "report": 1}}, "report: allowed: true, false"),
+        ({"a": {"url": "mqtt://x", "home_assistant": "yes"}}, "home_assistant: allowed: true"),
+        (
+            {"a": {"url": "mqtt://x", "home_assistant": True, "report": False}},
+            "home_assistant shows what report = true has told",
+        ),
+        (
+            {"a": {"url": "mqtt://x", "home_assistant_prefix": "a/#"}},
+            "home_assistant_prefix: allowed: the beginning of topics",
+        ),
+        ({"a": {"url": "mqtt://x", "home_assistant_prefix": 3}}, "allowed: a text in quotes"),
         ({"a": {"url": "mqtts://x", "key_file": "/y"}}, "the certificate in cert_file"),
         ({"a": {"url": "mqtt://x", "credential": "../y"}}, "the name of a credential"),
         (
@@ -74,8 +90,19 @@ def test_wrong_brokers_are_refused_by_name_and_key(table: dict[str, Any], text: 
     assert text in str(refused.value)
 
 
+@pytest.mark.parametrize("word", ["template/look", "template/*", "daemon/look*", "daemon/lab/*"])
+def test_templates_and_daemons_may_be_commanded(word: str) -> None:
+    check_allowed(word)
+
+
+@pytest.mark.parametrize("word", ["", "look", "job/look", "daemon/", "daemons/*", "*", "daemon/*a"])
+def test_nothing_else_may(word: str) -> None:
+    with pytest.raises(ValueError, match="allowed: template/NAME, daemon/NAME"):
+        check_allowed(word)
+
+
 def test_a_wrong_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "config.toml").write_text('[mqtt]\nallow = ["daemon/look"]\n')
+    (tmp_path / "config.toml").write_text('[mqtt]\nallow = ["service/look"]\n')
     with pytest.raises(ConfigError, match=r"mqtt\.allow: .*allowed: template/NAME"):
         load({}, {"SHOAL_DATA_DIR": str(tmp_path)})
 

@@ -1,0 +1,126 @@
+"""Messages for Home Assistant: in its own words, within bounds, with what is no more taken away."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from agent.mqtt.homeassistant import (
+    BYTES_MAX,
+    COMPONENTS_MAX,
+    GONE_MAX,
+    Button,
+    Switch,
+    message_of,
+    peer_device,
+    peer_topic,
+    shoal_device,
+    shoal_topic,
+)
+from tests.agent.mqtt.introduced import (
+    ABOUT,
+    BUTTONS,
+    MEASURED,
+    STATE,
+    SWITCHES,
+    peer_payload,
+    shoal_payload,
+    wrong_with,
+)
+
+
+def components(payload: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(payload)["cmps"]
+    return found
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        peer_payload(),
+        peer_payload(labels={}),
+        shoal_payload(),
+        shoal_payload(buttons=(), switches=(), peers=()),
+        shoal_payload(json.dumps({"gone": "button"}).encode()),
+    ],
+)
+def test_messages_are_in_the_words_of_home_assistant(payload: bytes) -> None:
+    assert wrong_with(payload) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"p": "toaster"}, "platform toaster"),
+        ({"val_tmpl": "x"}, "temperature: ?val_tmpl"),
+        ({"cmd_t": "x"}, "temperature: command_topic"),
+        ({"dev_cla": "battery"}, "battery in °C"),
+        ({"stat_cla": "total"}, "state class total"),
+    ],
+)
+def test_the_reference_finds_what_breaks_it(change: dict[str, str], why: str) -> None:
+    device = json.loads(peer_payload())
+    device["cmps"]["temperature"] |= change
+    assert why in wrong_with(json.dumps(device).encode())[0]
+    del device["cmps"]["temperature"]["uniq_id"], device["dev"]["ids"]
+    assert len(wrong_with(json.dumps(device).encode())) >= 2
+
+
+def test_a_device_shows_what_it_can_tell_and_nothing_else() -> None:
+    few = peer_device(ABOUT, STATE, {}, ["load_permille"])
+    assert list(few["cmps"]) == ["load", "running", "problem"]
+    assert few["avty"] == [{"t": "shoal/lab/peer/12D3peer/status"}]
+    assert few["dev"]["name"] == "porch" and few["dev"]["mdl"] == "Raspberry Pi 4"
+    assert list(peer_device(ABOUT, STATE, MEASURED, MEASURED)["cmps"])[3:5] == [
+        "temperature", "battery",
+    ]  # fmt: skip
+
+
+def test_ids_say_whose_they_are_and_topics_have_no_other_signs() -> None:
+    ids = [each["uniq_id"] for each in components(peer_payload()).values()]
+    ids += [each["uniq_id"] for each in components(shoal_payload()).values()]
+    assert len(set(ids)) == len(ids)
+    assert "shoal_12D3peer_load" in ids and "shoal_shoalid_switch_d1" in ids
+    assert peer_payload() == peer_payload(), "the same again in every life"
+    assert peer_topic("homeassistant", "p") == "homeassistant/device/shoal_p/config"
+    assert shoal_topic("ha", "s") == "ha/device/shoal_s/config"
+
+
+def test_a_daemon_is_switched_where_it_may_be_and_shown_otherwise() -> None:
+    found = components(shoal_payload())
+    assert found["switch_d1"]["cmd_t"] == SWITCHES[0].command_topic
+    assert found["daemon_d2"]["p"] == "binary_sensor" and "cmd_t" not in found["daemon_d2"]
+    assert found["button_t1"]["cmd_t"] == BUTTONS[0].topic
+
+
+def test_what_is_no_more_is_named_with_its_platform_alone_for_as_long_as_is_known() -> None:
+    first, _ = message_of(shoal_device(ABOUT, [], BUTTONS, SWITCHES), b"")
+    second, _ = message_of(shoal_device(ABOUT, [], (), SWITCHES[:1]), first.note)
+    found = components(second.payload)
+    assert found["button_t1"] == {"p": "button"} and found["daemon_d2"] == {"p": "binary_sensor"}
+    again, _ = message_of(shoal_device(ABOUT, [], (), SWITCHES[:1]), second.note)
+    assert again == second, "nothing new to be written"
+    back, _ = message_of(shoal_device(ABOUT, [], BUTTONS, SWITCHES), second.note)
+    assert components(back.payload) == components(first.payload)
+
+
+@pytest.mark.parametrize("note", [b"", b"{", b"[]", b"\xff", b'{"a": 1}'])
+def test_a_note_that_means_nothing_does_no_harm(note: bytes) -> None:
+    kept, left_out = message_of(shoal_device(ABOUT, [], BUTTONS, SWITCHES), note)
+    assert left_out == 0 and "jobs" in components(kept.payload)
+
+
+def test_there_are_bounds_to_components_bytes_and_memory() -> None:
+    many = [Switch(f"d{at}", "x" * 63, "s" * 128, "c" * 128) for at in range(300)]
+    kept, left_out = message_of(shoal_device(ABOUT, [], BUTTONS, many), b"")
+    assert len(components(kept.payload)) == COMPONENTS_MAX and left_out == 302 - COMPONENTS_MAX
+    long = [Button(f"t{at}", "ü" * 500, "t" * 1000) for at in range(90)]
+    kept, left_out = message_of(shoal_device(ABOUT, [], long, ()), b"")
+    assert len(kept.payload) <= BYTES_MAX and left_out > 0
+    gone = json.dumps({f"g{at}": "button" for at in range(200)}).encode()
+    kept, _ = message_of(shoal_device(ABOUT, [], (), ()), gone)
+    assert len(components(kept.payload)) == GONE_MAX + 1
+    peers = [f"p{at}" for at in range(50)]
+    assert len(shoal_device(ABOUT, peers, (), ())["avty"]) == 8
