@@ -274,7 +274,11 @@ class Client:
             self._soon(self._end, ConnectionResetError(f"the broker says: {str(reason).lower()}"))
 
     def _on_thread_end(self, error: Exception | None) -> None:
-        self._soon(self._end, error)
+        """The loop may be about to use what wakes the thread, unless that is over as well."""
+        try:
+            self._token.run_sync_soon(self._ended, error)
+        except trio.RunFinishedError:
+            _release(self._paho)
 
     def _on_message(self, client: Paho, _: Any, message: MQTTMessage) -> None:
         """Waits for the loop where that is behind: the broker keeps what is not read yet."""
@@ -322,6 +326,10 @@ class Client:
         refused = reason is not None and reason.value >= FAILURE
         _call(done, str(reason).lower() if refused else "")
 
+    def _ended(self, error: Exception | None) -> None:
+        self._end(error)
+        _release(self._paho)
+
     def _end(self, error: Exception | None) -> None:
         if self.over.is_set():
             return
@@ -358,6 +366,11 @@ def _close(client: Paho) -> None:
     if sock is not None:
         with contextlib.suppress(OSError):
             sock.close()
+
+
+def _release(client: Paho) -> None:
+    """The sockets that wake its thread, which has ended: paho leaves them to the collector."""
+    client._reset_sockets(sockpair_only=True)
 
 
 def _shut(client: Paho) -> None:
