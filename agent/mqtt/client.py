@@ -333,10 +333,14 @@ class Client:
             self._soon(self._end, TakenOverError() if taken else said)
 
     def _on_thread_end(self, error: Exception | None) -> None:
+        """The loop may be about to use what wakes the thread, unless that is over as well."""
         from agent.mqtt.guarded import GarbledError
 
         self.garbled = isinstance(error, GarbledError)
-        self._soon(self._end, error)
+        try:
+            self._token.run_sync_soon(self._ended, error)
+        except trio.RunFinishedError:
+            _release(self._paho)
 
     def _on_packet(self, packet: Packet) -> None:
         """Waits for the loop where that is behind: the broker keeps what is not read yet."""
@@ -391,6 +395,10 @@ class Client:
         if asked is not None:
             _call(asked.done, str(reason).lower() if refused else "")
 
+    def _ended(self, error: Exception | None) -> None:
+        self._end(error)
+        _release(self._paho)
+
     def _end(self, error: Exception | None) -> None:
         if self.over.is_set():
             return
@@ -418,6 +426,11 @@ def _hurry(client: Paho) -> None:
     if sock is not None:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # type: ignore[attr-defined]
+
+
+def _release(client: Paho) -> None:
+    """The sockets that wake its thread, which has ended: paho leaves them to the collector."""
+    client._reset_sockets(sockpair_only=True)
 
 
 def _shut(client: Paho) -> None:
