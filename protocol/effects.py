@@ -34,6 +34,7 @@ Bucket = Literal[
     "stream",
     "trigger",
     "delivery",
+    "answer",
 ]
 BUCKETS: tuple[Bucket, ...] = get_args(Bucket)
 
@@ -135,6 +136,7 @@ class Publish:
     content_type: str = ""
     expiry_s: int = 0
     properties: tuple[tuple[str, str], ...] = ()
+    correlation: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

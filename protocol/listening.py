@@ -63,5 +63,5 @@ def allows(labels: Mapping[str, str], namespace: str, name: str) -> bool:
     return any(listed(value.split(","), word) for value in values if value)
 
 
-def has_broker(labels: Mapping[str, str], mqtt: MqttTrigger) -> bool:
-    return f"{BROKER_LABEL}{mqtt.broker}" in labels
+def has_broker(labels: Mapping[str, str], broker: str) -> bool:
+    return f"{BROKER_LABEL}{broker}" in labels

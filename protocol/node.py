@@ -49,6 +49,8 @@ from protocol.events import (
     TaskEnded,
     TaskProgressed,
     TaskStarted,
+    TopicWatched,
+    TriggerFiltered,
     TriggerHeard,
     TriggerRefused,
 )
@@ -312,7 +314,7 @@ class Node:
                 return self.steward.control(event, now)
             case ControlRequested():
                 return self.requests.control(event, now)
-            case TriggerHeard() | TriggerRefused():
+            case TriggerHeard() | TriggerRefused() | TriggerFiltered() | TopicWatched():
                 return self.steward.triggers.on_event(event, now)
             case QueryRequested():
                 return self.requests.query(event, now)
@@ -342,6 +344,7 @@ class Node:
                     *self.coordination.boot(now),
                     *self.steward.schedules.boot(now),
                     *self.steward.triggers.boot(now),
+                    *self.steward.answering.boot(now),
                     *self.steward.services.boot(now),
                     *self.publishing.boot(),
                 ]
@@ -677,6 +680,14 @@ class Node:
         acked, self.catalogue.acked[:] = list(self.catalogue.acked), []
         for job in dict.fromkeys(job for job, _ in acked):
             effects += self.coordination.on_acked(job, now)
+            effects += self.steward.answering.on_acked(job, now)
+        ended, acceptances = (
+            self.coordination.acceptances.ended.copy(),
+            self.coordination.acceptances,
+        )
+        acceptances.ended.clear()
+        for job in dict.fromkeys(ended):
+            effects += self.steward.answering.on_ended(job, now)
         return effects + self.steward.news(now)
 
     def _on_change(self, change: Change, now: Now) -> list[Effect]:
@@ -760,10 +771,12 @@ class Node:
         return self.view(held, detail=False)
 
     def publishes(self, key: ExecutionId) -> bool:
-        """Whether the output of an execution here goes out with its result."""
+        """Whether the output of an execution here goes out with its result, or with an answer."""
         execution = self.executor.executions.get(key)
-        publisher = None if execution is None else execution.spec.task.publisher.mqtt
-        return publisher is not None and not publisher.lines
+        if execution is None:
+            return False
+        publisher = execution.spec.task.publisher.mqtt
+        return (publisher is not None and not publisher.lines) or execution.asked
 
     def peer_views(self, now: Now) -> list[View]:
         """This peer first, then the others by id."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
+from protocol.answering import Answering
 from protocol.clock import Now
 from protocol.config import NodeConfig
 from protocol.coordination import Coordination
@@ -98,6 +99,7 @@ class Steward:
             cron,
             requests.end_run,
         )
+        self.answering = _answering(keyring, config, coordination, executor)
         self.triggers = Triggers(
             keyring,
             config.triggers,
@@ -106,12 +108,14 @@ class Steward:
             self.standing,
             coordination,
             inquiries,
+            self.answering,
         )
 
     def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
         """Rebuild from disk; returns the keys of rows that could not be read."""
         unreadable = self.standing.restore(disk) + self.daemons.restore(disk)
-        return unreadable + self.schedules.restore(disk) + self.triggers.restore(disk)
+        unreadable += self.schedules.restore(disk) + self.triggers.restore(disk)
+        return unreadable + self.answering.restore(disk)
 
     # ---- events ------------------------------------------------------------------------------
 
@@ -215,6 +219,7 @@ class Steward:
             self.daemons.deadline,
             self.schedules.deadline,
             self.triggers.deadline,
+            self.answering.deadline,
             self.services.deadline,
         )
 
@@ -224,6 +229,7 @@ class Steward:
             *self.daemons.on_deadline(now),
             *self.schedules.on_deadline(now),
             *self.triggers.on_deadline(now),
+            *self.answering.on_deadline(now),
             *self.services.on_deadline(now),
             *self.acts.on_deadline(now),
         ]
@@ -262,3 +268,16 @@ class Steward:
             known = self.services.known(held.id)
             return service_view(held, known, name, self.standing.keyring, detail, now)
         return standing_view(held, self.daemons, self.schedules, name, detail, now)
+
+
+def _answering(
+    keyring: Keyring, config: NodeConfig, coordination: Coordination, executor: Executor
+) -> Answering:
+    return Answering(
+        keyring,
+        config.triggers,
+        config.coordination,
+        coordination.catalogue,
+        coordination.fleet,
+        executor.publishing.outbox,
+    )

@@ -9,16 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 
-import msgspec
-
 from protocol.derived import heard_by
 from protocol.effects import Effect, Save, Tell, TriggerKept
 from protocol.ids import JobId
 from protocol.sim.device import Device
 from protocol.sim.mqtt import Broker, Published
 from protocol.sim.world import World
-from protocol.waiting import Kept
-from protocol.wire import loads
+from protocol.waiting import kept_of
 
 FIRED = "trigger.fired"
 
@@ -41,7 +38,7 @@ class TriggerWatch:
             if isinstance(effect, Save):
                 for bucket, key, value in effect.rows:
                     if bucket == "trigger" and value is not None:
-                        _, _, message, *_ = msgspec.convert(loads(value), Kept)
+                        _, _, message, *_ = kept_of(value)
                         self._runs.setdefault(message.payload, {})[JobId(key)] = None
             elif isinstance(effect, Tell) and effect.kind == FIRED:
                 self._check_fired(device, JobId(str(effect.fields["job"])))
