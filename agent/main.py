@@ -52,6 +52,7 @@ from agent.membership import Member, load_member
 from agent.metrics import Metrics
 from agent.mqtt.bridge import Bridge
 from agent.mqtt.broker import Brokers
+from agent.mqtt.lasts import Lasts
 from agent.mqtt.reports import Reports
 from agent.notify import keep_patting, notify
 from agent.outside import Outside, event_view
@@ -198,7 +199,8 @@ class Agent:
         self.tasks.publishes = self._publishes
         self.brokers = self._brokers()
         reports = Reports(self.brokers, me, self._state, self._job_state)
-        self.bridge = Bridge(self.brokers, self.engines, me, self.driver.post, reports)
+        lasts = Lasts(self.brokers, lambda job: self.driver.node.last_run(JobId(job)))
+        self.bridge = Bridge(self.brokers, self.engines, me, self.driver.post, reports, lasts)
         self.invites = Invites(store, member, self._own_addresses, self.clock.now())
         self.doctor = Doctor(self)
         self.device = self._device()

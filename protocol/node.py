@@ -60,7 +60,7 @@ from protocol.heldjob import HeldJob
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.inquiry import Inquiries, View
 from protocol.led import Led
-from protocol.listening import fires_labels
+from protocol.listening import fires_labels, word_of
 from protocol.membership import Membership
 from protocol.messages import (
     OVERTAKING,
@@ -769,6 +769,27 @@ class Node:
         if held is None or held.service or held.coordinator != self.keyring.peer:
             return None
         return self.view(held, detail=False)
+
+    def last_run(self, job: JobId) -> View | None:
+        """A run of a template that is coordinated here, in short; None for any other job."""
+        held = self.jobs.get(job)
+        source = None if held is None else held.source
+        template = None if source is None else self.steward.standing.jobs.get(source)
+        if held is None or template is None or template.kind != "template":
+            return None
+        if held.coordinator != self.keyring.peer:
+            return None
+        view = self.view(held, detail=False)
+        fired = held.job.fired
+        by: View = {"by": "call"} if fired is None else {"by": "message", "topic": fired.topic}
+        shown = ("state", "reason", "created_ms", "ended_ms")
+        return {
+            "template": word_of(template.namespace, template.name),
+            "job": job,
+            **{key: view[key] for key in shown},
+            "peer": self.keyring.peer,
+            "trigger": {**by, "id": held.spec.key.partition("/")[2]},
+        }
 
     def publishes(self, key: ExecutionId) -> bool:
         """Whether the output of an execution here goes out with its result, or with an answer."""

@@ -37,6 +37,7 @@ from protocol.standingjob import StandingJob, standing_id
 from protocol.standingnews import tells_of
 from protocol.standingviews import View, listed, standing_view, version_view
 from protocol.triggers import Triggers
+from protocol.triggerviews import trigger_view
 from protocol.versions import Version
 
 
@@ -267,7 +268,11 @@ class Steward:
         if held.job is not None and held.job.type is JobType.SERVICE:
             known = self.services.known(held.id)
             return service_view(held, known, name, self.standing.keyring, detail, now)
-        return standing_view(held, self.daemons, self.schedules, name, detail, now)
+        view = standing_view(held, self.daemons, self.schedules, name, detail, now)
+        spec = held.wanted(now)
+        if detail and spec is not None and spec.trigger is not None:
+            view["trigger"] = trigger_view(held, spec.trigger.mqtt, self.triggers, name, now)
+        return view
 
 
 def _answering(

@@ -234,7 +234,7 @@ class Triggers:
             watch.until = now.mono + self.config.handover_s
         watch.elected = elected
 
-    def _hears(self, watch: Watch, now: Now) -> bool:
+    def hears(self, watch: Watch, now: Now) -> bool:
         if watch.problem:
             return False
         return watch.mqtt.keyed or watch.elected or now.mono < watch.until < NEVER
@@ -244,7 +244,7 @@ class Triggers:
         nothing until it knows: what the last one has subscribed to is heard on."""
         if not self._ready:
             return []
-        heard = [(job, watch) for job, watch in self.watches.items() if self._hears(watch, now)]
+        heard = [(job, watch) for job, watch in self.watches.items() if self.hears(watch, now)]
         watches = []
         for job, watch in heard:
             held = self.standing.jobs[job]

@@ -11,6 +11,7 @@ from agent.control.backend import View
 from agent.engines.engine import Engines
 from agent.mqtt.broker import Brokers
 from agent.mqtt.client import LOST
+from agent.mqtt.lasts import Lasts
 from agent.mqtt.lines import Lines
 from agent.mqtt.listening import SESSION, Listening
 from agent.mqtt.message import Outgoing
@@ -34,11 +35,13 @@ class Bridge:
         peer: PeerId,
         post: Callable[[Event], None],
         reports: Reports,
+        lasts: Lasts,
     ) -> None:
         self._brokers = brokers
         self._post = post
         self._lines = Lines(engines, brokers, post, peer)
         self._reports = reports
+        self._lasts = lasts
         self.triggering = Triggering(post, self._later, self._hear)
         self.listening = Listening(brokers, self.triggering.heard, self.triggering.granted)
         self._nursery: trio.Nursery | None = None
@@ -53,6 +56,7 @@ class Bridge:
             nursery.start_soon(self._brokers.run)
             nursery.start_soon(self._lines.run)
             nursery.start_soon(self._reports.run)
+            nursery.start_soon(self._lasts.run)
 
     def connected(self) -> list[Event]:
         """What a node that was built anew has to hear."""
@@ -63,6 +67,7 @@ class Bridge:
         self._post(BrokerChanged(name, connected))
         if connected:
             self._reports.connected(name)
+            self._lasts.connected()
 
     def _on_session(self, name: str, session: str, connected: bool) -> None:
         if session == SESSION and not connected:
@@ -109,3 +114,4 @@ class Bridge:
 
     def told(self, event: View) -> None:
         self._reports.told(event)
+        self._lasts.told(event)
