@@ -47,7 +47,8 @@ def refusal_message(run: JobId, template: str, reason: str, question: Question) 
     """A message that was to be this run, and ran nothing."""
     id = f"{run}:{REFUSED}"
     about = _nothing(run, template, 0, REFUSED, reason)
-    body = {**about, "id": id, "job": "", "state": REFUSED, "error": reason}
+    body = {"id": id, "state": REFUSED, "error": reason, **about}
+    body |= {"id": id, "job": ""}
     return _message(question, run, id, REFUSED, REFUSED, body, False)
 
 

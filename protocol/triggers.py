@@ -286,7 +286,7 @@ class Triggers:
         held = self.standing.jobs[event.template]
         key = event.key or f"{self.rng.getrandbits(128):032x}"
         run = derived_id(self.keyring.shoal, held.namespace, held.id, key)
-        why_not = self._why_unanswerable(question)
+        why_not = self._why_unanswerable(held.id, question)
         if self._known(event, run):
             named = question is not None and event.key and not why_not
             return [*(self.answering.again(run, question, now) if named and question else []), kept]
@@ -372,7 +372,7 @@ class Triggers:
             return None
         return Question(broker, message.reply, message.correlation)
 
-    def _why_unanswerable(self, question: Question | None) -> str:
+    def _why_unanswerable(self, template: JobId, question: Question | None) -> str:
         """Why nothing is published there; empty where it is, or nobody asks. An answer asks for
         none itself, and still it may not be what runs something else: who asks chose the topic."""
         if question is None:
@@ -380,6 +380,9 @@ class Triggers:
         root = self.answering.outbox.config.root
         if why := why_unanswerable(question.reply, question.correlation, root):
             return why
+        own = self.watches.get(template)
+        if own is not None and own.mqtt.answers and not matches(own.mqtt.answers, question.reply):
+            return f"a response topic that is none of {own.mqtt.answers} (Answers)"
         for job, watch in self.watches.items():
             runs = watch.mqtt.broker == question.broker and matches(
                 watch.mqtt.topic, question.reply
@@ -397,7 +400,7 @@ class Triggers:
         self, template: JobId, reason: str, key: str, question: Question, now: Now
     ) -> list[Effect]:
         """Answer that a message runs nothing: of those who hear it the first by rank does."""
-        if why := self._why_unanswerable(question):
+        if why := self._why_unanswerable(template, question):
             return self._leave_unanswered(template, why, now)
         held, watch = self.standing.jobs.get(template), self.watches.get(template)
         namespace = held.namespace if held is not None else ""

@@ -97,6 +97,21 @@ class TriggerWatch:
         if len(runs) > most:
             text = f"message {message.number} is {len(runs)} jobs; {len(targets)} devices heard it"
             return [(-1, text)]
+        return self._answered(message, len(runs))
+
+    def _answered(self, message: Published, runs: int) -> list[tuple[int, str]]:
+        """Whoever asked has an answer; where nobody was cut off, one for each run of the message.
+        What went dark with the answer in its outbox tells nobody."""
+        broker = self._broker
+        if not message.reply or broker is None or any(map(_gone, self.world.devices)):
+            return []
+        answers = [each for each in broker.received if each.topic == message.reply]
+        if not answers:
+            return [(-1, f"message {message.number} is not answered")]
+        # Who hears a question again answers again, with the same.
+        different = dict.fromkeys((each.device, each.id, each.payload) for each in answers)
+        if self.exclusive and len(different) > runs:
+            return [(-1, f"message {message.number} has {len(different)} answers; {runs} runs")]
         return []
 
     def _gone_with_its_holder(self, runs: dict[JobId, None]) -> bool:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from tests.integration.test_mqtt_triggers import hearing, runs, send, template
-from tests.lab import Device, Lab
+from tests.lab import ROOT, Device, Lab
 from tests.mosquitto import Mosquitto
 from tests.mqttlistener import Heard, Holding, Listener
 
+ASK: Final = ROOT / "firmware-notes" / "ask.py"
 QUIET_S = 3.0  # in which a second answer would come: ranks wait 4 s for one another, and ask at 1 s
 
 
@@ -91,6 +94,20 @@ def test_who_asks_is_answered_with_what_the_task_printed(
     assert told["peer"] in {device.peer for device in lab.devices}
     (run,) = runs(lab, "one")
     assert told["job"] == run["id"] and told["execution"] == run["slots"][0]["execution"]
+
+
+def test_the_example_of_the_firmware_notes_asks_and_prints(lab: Lab, mosquitto: Mosquitto) -> None:
+    script = 'read what; echo "$what it is"; test $what = yes'
+    template(lab, "both-ask", "ask/both-ask", script, Dedup={})
+
+    def ask(text: str) -> tuple[int, str, str]:
+        words = [sys.executable, str(ASK), "127.0.0.1", str(mosquitto.port), "ask/both-ask", text]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=90, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    assert ask("yes\n") == (0, "yes it is\n", "")
+    code, out, err = ask("no\n")
+    assert (code, out) == (1, "") and err.startswith("failed: ")
 
 
 def test_a_run_that_fails_and_a_message_that_runs_nothing_are_answered(

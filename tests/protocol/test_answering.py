@@ -447,6 +447,20 @@ def test_who_asks_for_what_may_not_be_is_not_answered_and_runs(
     assert not net.answers() and not net.rows("a", "outbox")
 
 
+def test_a_template_may_say_where_its_answers_go() -> None:
+    net = TriggerNet("a")
+    net.put("a", look(Dedup={}, Answers="replies/+"))
+    net.broker_up()
+    net.hear("a", key="m1", reply="lights/hall/set")
+    net.hear("a", key="m2", **ASK)
+    net.run(1.0)
+    finish(net)
+    net.run(5.0)
+    one(net)
+    (told,) = net.told("a", "trigger.unanswered")
+    assert "none of replies/+ (Answers)" in told.text
+
+
 def test_what_no_device_hears_may_be_answered_to() -> None:
     """A template that nobody lets run is no reason to leave others without answers."""
     net = TriggerNet("a")
