@@ -105,7 +105,9 @@ class Triggers:
     _ready_at: float = NEVER  # monotonic; who else is there is not known before
     _ready: bool = False
     _asking: int = 0  # runs that others are being asked for
-    _ranks: dict[JobId, list[PeerId]] = field(default_factory=dict)  # who hears each; see leaders
+    _ranks: dict[tuple[JobId, str], list[PeerId]] = field(
+        default_factory=dict
+    )  # who hears each; see leaders
 
     def __post_init__(self) -> None:
         self.waiting = Waiting(self.config)
@@ -148,7 +150,7 @@ class Triggers:
     def leaders(self, held: StandingJob, broker: str) -> list[PeerId]:
         """Who hears the messages of a template and may fire it, this peer among them if it does;
         leaves only where all are. All who know the same peers name the same, by id."""
-        known = self._ranks.get(held.id)
+        known = self._ranks.get((held.id, broker))
         if known is None:
             found = [
                 advert.peer
@@ -158,7 +160,7 @@ class Triggers:
                 and self._may_submit(advert.peer, held.namespace)
             ]
             steady = [peer for peer in found if not self.fleet.is_leaf(peer)]
-            known = self._ranks[held.id] = steady or found
+            known = self._ranks[(held.id, broker)] = steady or found
         return known
 
     def _may_submit(self, peer: PeerId, namespace: str) -> bool:
@@ -175,7 +177,7 @@ class Triggers:
 
     def review(self, job: JobId, now: Now) -> list[Effect]:
         """A template came, changed or went."""
-        self._ranks.pop(job, None)
+        self._ranks.clear()
         return [*self._review(job, now), *self._watch(now)]
 
     def on_change(self, now: Now) -> list[Effect]:
