@@ -19,7 +19,7 @@ from tests.lab import Lab, LabError
 from tests.mosquitto import Mosquitto
 from tests.mqttlistener import Holding
 
-KILLS: Final = int(os.environ.get("SHOAL_TEST_KILLS", "12"))  # 100 take half an hour
+KILLS: Final = int(os.environ.get("SHOAL_TEST_KILLS", "12"))  # 100 took 18 minutes
 ROUND_S: Final = 60  # of one kill at most, on a machine that others use too
 
 

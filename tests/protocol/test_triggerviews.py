@@ -97,3 +97,21 @@ def test_a_peer_speaks_of_itself_alone() -> None:
     own = own_trigger(view, net["b"].keyring.peer)
     assert [part["peer"] for part in own["devices"]] == ["b"]  # type: ignore[index,call-overload,union-attr]
     assert joined_triggers(own, view) == view
+
+
+def test_the_last_run_is_told_by_whoever_coordinates_it() -> None:
+    net = TriggerNet("a", "b")
+    net.put("a")
+    net.hear("a", "b", key="m1")
+    net.run(1.0)
+    (run,) = net.runs()
+    first, second = net.ranks("m1")
+    last = net[first].last_run(run.id)
+    assert last is not None and net[second].last_run(run.id) is None
+    assert (last["template"], last["job"], last["state"]) == ("look", run.id, "running")
+    assert last["trigger"] == {"by": "message", "topic": "home/porch/motion", "id": "m1"}
+    net.finish()
+    net.run(1.0)
+    ended = net[first].last_run(run.id)
+    assert ended is not None and ended["state"] == "completed" and ended["ended_ms"]
+    assert net[first].last_run(net.id) is None
