@@ -54,6 +54,7 @@ from agent.mqtt.bridge import Bridge
 from agent.mqtt.broker import Brokers
 from agent.mqtt.commanding import Commanding
 from agent.mqtt.homeassistant import About
+from agent.mqtt.lasts import Lasts
 from agent.mqtt.remembered import Remembered
 from agent.mqtt.reports import Reports
 from agent.mqtt.retained import Retained
@@ -294,6 +295,7 @@ class Agent:
             Remembered(self.store.data_dir / "mqtt-heard.json"),
             Showing(brokers, Retained(brokers, rows, self.store.save), self, about),
             Commanding(brokers, self.config.mqtt.allow, post),
+            Lasts(brokers, lambda job: self.driver.node.last_run(JobId(job))),
         )
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from protocol.authority import verified_result
 from protocol.bounds import clipped
@@ -32,6 +32,7 @@ class Acceptances:
     placement: Placement
     fleet: Fleet
     stories: Stories
+    ended: list[JobId] = field(default_factory=list)  # for the first time; drained by the node
 
     def standbys(self, held: HeldJob) -> list[PeerId]:
         """The other holders that are alive."""
@@ -244,6 +245,8 @@ class Acceptances:
         outcome = outcome_of(held, self.keyring)
         if led.told == outcome:
             return effects
+        if led.told is None:
+            self.ended.append(held.id)
         led.told = outcome
         self.stories.of(held.id).waiting = ""
         return effects + self.confirm(led, [told_end(held, outcome)], now)

@@ -95,7 +95,7 @@ class Commands:
         found = [
             advert.peer
             for advert in self.fleet.adverts()
-            if listening.at_broker(advert.labels, broker)
+            if listening.has_broker(advert.labels, broker)
             and allows(advert.labels, held.namespace, held.name)
             and self._may(advert, held)
         ]

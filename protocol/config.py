@@ -218,6 +218,8 @@ class TriggersConfig:
     retry_s: float = 1.0  # what there is no room for is tried again
     keep_s: float = 3_600.0  # what could not be fired in an hour is told of and dropped
     deliveries_max: int = 128  # of one template; brokers have 20 or so under way
+    # A minute: to messages that run nothing, or come again after their run. Each is a row on disk.
+    extra_answers_max: int = 120
     runs_kept: int = 2_000  # ended ones of all triggers, where more would fill the catalogue
 
 

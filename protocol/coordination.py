@@ -247,6 +247,8 @@ class Coordination:
     def on_merged(self, held: HeldJob, merged: Merged, now: Now) -> list[Effect]:
         """Another holder's copy changed ours: step down, take up, or follow."""
         effects: list[Effect] = []
+        if merged.ended:
+            self.acceptances.ended.append(held.id)
         for before in merged.superseded:
             text = f"slot {before.slot}: another result counts since two coordinators met"
             effects.append(Tell("job.result-changed", text, held.id))

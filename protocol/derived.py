@@ -17,6 +17,7 @@ from protocol.constraints import Constraint, Operator
 from protocol.errors import JobSpecError, RemoteProtocolError, UnreadableSpec
 from protocol.ids import JobId, PeerId, ShoalId, job_id
 from protocol.job import JobSpec
+from protocol.question import Question
 from protocol.records import STANDING, Derived, Heard, Keyring, Role, Spec
 from protocol.schedule import Scope
 from protocol.template import values_of
@@ -127,6 +128,19 @@ def heard_by(spec_data: bytes) -> tuple[PeerId, Heard] | None:
     if not isinstance(record, Derived) or record.message is None:
         return None
     return envelope.author, record.message
+
+
+def question_of(spec_data: bytes) -> Question | None:
+    """Where the answer to a run goes, if its message wants one: of a record verified before."""
+    envelope = decode_as(spec_data, Envelope)
+    record = decode_record(envelope.body)
+    if not isinstance(record, Derived) or record.message is None or not record.message.reply:
+        return None
+    source = decode_record(decode_as(record.source, Envelope).body)
+    trigger = JobSpec.decode(source.body).trigger if isinstance(source, Spec) else None
+    if trigger is None:
+        return None
+    return Question(trigger.mqtt.broker, record.message.reply, record.message.correlation)
 
 
 def _check_firer(sealed: Sealed, spec: Spec, job: JobSpec, trigger: str) -> None:

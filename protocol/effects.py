@@ -36,6 +36,7 @@ Bucket = Literal[
     "delivery",
     "foreign",
     "retained",
+    "answer",
 ]
 BUCKETS: tuple[Bucket, ...] = get_args(Bucket)
 
@@ -137,6 +138,7 @@ class Publish:
     content_type: str = ""
     expiry_s: int = 0
     properties: tuple[tuple[str, str], ...] = ()
+    correlation: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

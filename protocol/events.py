@@ -8,6 +8,7 @@ from enum import Enum
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.job import JobSpec
 from protocol.messages import Facts
+from protocol.question import Question
 from protocol.records import Certificate, Desired, Heard
 
 
@@ -254,10 +255,31 @@ class TriggerHeard:
 
 @dataclass(frozen=True, slots=True)
 class TriggerRefused:
-    """A message came that runs nothing, whatever the node makes of it: why."""
+    """A message came that runs nothing, whatever the node makes of it: why. One that asks for an
+    answer has a handle, as in TriggerHeard."""
 
     template: JobId
     reason: str
+    handle: int = 0
+    question: Question | None = None  # as it came, however long
+    key: str = ""  # of the message: its own, or made of all it holds
+    delivery: str = ""  # as in TriggerHeard
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerFiltered:
+    """So many messages came that a template's When does not want."""
+
+    template: JobId
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicWatched:
+    """The broker has the messages of a template sent here; or `problem` says why it does not."""
+
+    template: JobId
+    problem: str = ""
 
 
 class Commanded(Enum):
@@ -322,6 +344,8 @@ Event = (
     | TriggerHeard
     | TriggerRefused
     | CommandHeard
+    | TriggerFiltered
+    | TopicWatched
     | DeadlinePassed
     | LoopLagged
     | ShutdownRequested

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from protocol.clock import NEVER
-from protocol.derived import open_spec
+from protocol.derived import heard_by, open_spec
 from protocol.effects import Bucket
 from protocol.errors import RemoteProtocolError, UnreadableSpec
 from protocol.ids import ExecutionId, JobId, PeerId, Revision, execution_id, peer_slot
@@ -139,6 +139,14 @@ class Execution:
     def keeps_volumes(self) -> bool:
         """Its volumes stay as long as something is remembered of its job here."""
         return bool(self.spec.task.volumes) and not self.service
+
+    @property
+    def asked(self) -> bool:
+        """Whoever sent its message waits for what it prints."""
+        if self.spec.fired is None:
+            return False
+        heard = heard_by(self.spec_data)
+        return heard is not None and bool(heard[1].reply)
 
     @property
     def owes(self) -> bool:

@@ -58,6 +58,7 @@ from protocol.publishing import Publishing
 from protocol.records import Assignment, Keyring, Result, Verdict
 from protocol.resources import Resources
 from protocol.restarts import Restarts
+from protocol.resultmessage import kept_output
 from protocol.wire import Sealed, seal
 
 DOING_CHARS_MAX = 400  # a line on a terminal, with an image of the longest name
@@ -529,6 +530,9 @@ class Executor:
         verdict = verdict_of(event.exit_code)
         if execution.service and verdict is Verdict.SUCCESS:
             verdict = Verdict.FAILURE  # a service that ends has failed, however well it ended
+        stdout = event.stdout_tail[-TAIL_BYTES:]
+        if execution.asked:
+            stdout = kept_output(event.stdout, event.stdout_bytes, stdout)
         result = Result(
             job=execution.job,
             revision=execution.revision,
@@ -541,7 +545,7 @@ class Executor:
             started_ms=execution.started_ms,
             ended_ms=execution.ended_ms,
             duration_ms=event.duration_ms,
-            stdout_tail=event.stdout_tail[-TAIL_BYTES:],
+            stdout_tail=stdout,
             stderr_tail=event.stderr_tail[-TAIL_BYTES:],
             unknown=state is State.UNKNOWN,
             archive=event.archive,

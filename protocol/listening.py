@@ -90,9 +90,5 @@ def _allows(labels: Mapping[str, str], word: str, label: str, labels_max: int) -
     return any(listed(value.split(","), word) for value in values if value)
 
 
-def has_broker(labels: Mapping[str, str], mqtt: MqttTrigger) -> bool:
-    return at_broker(labels, mqtt.broker)
-
-
-def at_broker(labels: Mapping[str, str], broker: str) -> bool:
+def has_broker(labels: Mapping[str, str], broker: str) -> bool:
     return f"{BROKER_LABEL}{broker}" in labels

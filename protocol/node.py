@@ -50,6 +50,8 @@ from protocol.events import (
     TaskEnded,
     TaskProgressed,
     TaskStarted,
+    TopicWatched,
+    TriggerFiltered,
     TriggerHeard,
     TriggerRefused,
 )
@@ -59,7 +61,7 @@ from protocol.heldjob import HeldJob
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.inquiry import Inquiries, View
 from protocol.led import Led
-from protocol.listening import fires_labels, switches_labels
+from protocol.listening import fires_labels, switches_labels, word_of
 from protocol.membership import Membership
 from protocol.messages import (
     OVERTAKING,
@@ -317,7 +319,7 @@ class Node:
                 return self.steward.control(event, now)
             case ControlRequested():
                 return self.requests.control(event, now)
-            case TriggerHeard() | TriggerRefused():
+            case TriggerHeard() | TriggerRefused() | TriggerFiltered() | TopicWatched():
                 return self.steward.triggers.on_event(event, now)
             case CommandHeard():
                 return self.steward.commands.on_event(event, now)
@@ -350,6 +352,7 @@ class Node:
                     *self.steward.schedules.boot(now),
                     *self.steward.triggers.boot(now),
                     *self.steward.commands.boot(now),
+                    *self.steward.answering.boot(now),
                     *self.steward.services.boot(now),
                     *self.publishing.boot(),
                 ]
@@ -687,6 +690,14 @@ class Node:
         acked, self.catalogue.acked[:] = list(self.catalogue.acked), []
         for job in dict.fromkeys(job for job, _ in acked):
             effects += self.coordination.on_acked(job, now)
+            effects += self.steward.answering.on_acked(job, now)
+        ended, acceptances = (
+            self.coordination.acceptances.ended.copy(),
+            self.coordination.acceptances,
+        )
+        acceptances.ended.clear()
+        for job in dict.fromkeys(ended):
+            effects += self.steward.answering.on_ended(job, now)
         return effects + self.steward.news(now)
 
     def _on_change(self, change: Change, now: Now) -> list[Effect]:
@@ -769,11 +780,34 @@ class Node:
             return None
         return self.view(held, detail=False)
 
+    def last_run(self, job: JobId) -> View | None:
+        """A run of a template that is coordinated here, in short; None for any other job."""
+        held = self.jobs.get(job)
+        source = None if held is None else held.source
+        template = None if source is None else self.steward.standing.jobs.get(source)
+        if held is None or template is None or template.kind != "template":
+            return None
+        if held.coordinator != self.keyring.peer:
+            return None
+        view = self.view(held, detail=False)
+        fired = held.job.fired
+        by: View = {"by": "call"} if fired is None else {"by": "message", "topic": fired.topic}
+        shown = ("state", "reason", "created_ms", "ended_ms")
+        return {
+            "template": word_of(template.namespace, template.name),
+            "job": job,
+            **{key: view[key] for key in shown},
+            "peer": self.keyring.peer,
+            "trigger": {**by, "id": held.spec.key.partition("/")[2]},
+        }
+
     def publishes(self, key: ExecutionId) -> bool:
-        """Whether the output of an execution here goes out with its result."""
+        """Whether the output of an execution here goes out with its result, or with an answer."""
         execution = self.executor.executions.get(key)
-        publisher = None if execution is None else execution.spec.task.publisher.mqtt
-        return publisher is not None and not publisher.lines
+        if execution is None:
+            return False
+        publisher = execution.spec.task.publisher.mqtt
+        return (publisher is not None and not publisher.lines) or execution.asked
 
     def peer_views(self, now: Now) -> list[View]:
         """This peer first, then the others by id."""

@@ -3,7 +3,8 @@
 A message is a row, saved together with what it tells of, and deleted once the broker has
 acknowledged it; both outlive kill -9 and power cuts, and what is published twice is the same twice.
 Of one job one message is on its way at a time, so that they arrive in order whatever is lost. None
-is ever dropped: a device whose outbox is full takes no more work that would add to it.
+is ever dropped: a device whose outbox is full takes no more work that would add to it. But for
+answers that the broker refuses: whoever may ask chose their topics, and could fill it with them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ ROW_BYTES_MAX: Final = 1024 * 1024
 LOSSES_MAX: Final = 3  # of connections under one message; twice is a bad day
 SUSPECT_FIRST_S: Final = 5.0
 SUSPECT_MAX_S: Final = 60.0
+ANSWER_LOSSES_MAX: Final = 20  # connections that may break under an answer: a quarter of an hour
 Row = tuple[Bucket, str, bytes | None]
 Line = tuple[str, JobId]  # broker and job: what stands in one line
 
@@ -45,6 +47,8 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
     content_type: str = ""
     expiry_s: int = 0
     properties: tuple[tuple[str, str], ...] = ()
+    correlation: bytes = b""
+    answer: bool = False  # to whoever has asked, who chose the topic: not kept if that is refused
 
 
 @dataclass(slots=True)
@@ -60,6 +64,7 @@ class Outbox:
     _held: dict[Line, tuple[float, int]] = field(default_factory=dict)  # until when; how often so
     _losses: dict[int, int] = field(default_factory=dict)  # how often the connection broke under it
     _looked: float = 0.0  # when `due` last was
+    _given_up: int = 0  # answers, in this life
     _next: int = 1
 
     def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
@@ -145,6 +150,7 @@ class Outbox:
             content_type=message.content_type,
             expiry_s=message.expiry_s,
             properties=message.properties,
+            correlation=message.correlation,
         )
 
     # ---- what became of them -----------------------------------------------------------------
@@ -157,8 +163,18 @@ class Outbox:
             return []
         self._sent.pop(number, None)
         line = (message.broker, message.job)
+        lost = event.lost and self._losses.get(number, 0) + 1 >= ANSWER_LOSSES_MAX
+        if message.answer and (event.refused or lost):
+            told = self._give_up(message, event.problem)
+            return [*self._delete(number, event.key), *told, *self.due(now)]
         if event.problem:
             return [*self._hold(line, message, event, now), *self.due(now)]
+        # Lost in a power cut, it is published once more, under the same id.
+        return [*self._delete(number, event.key), *self.due(now)]
+
+    def _delete(self, number: int, key: str) -> list[Effect]:
+        message = self.messages[number]
+        line = (message.broker, message.job)
         self._held.pop(line, None)
         self._losses.pop(number, None)
         del self.messages[number]
@@ -166,8 +182,18 @@ class Outbox:
         self._lines[line].remove(number)
         if not self._lines[line]:
             del self._lines[line]
-        # Lost in a power cut, it is published once more, under the same id.
-        return [Save(((BUCKET, event.key, None),), lazy=True), *self.due(now)]
+        return [Save(((BUCKET, key, None),), lazy=True)]
+
+    def _give_up(self, message: Message, problem: str) -> list[Effect]:
+        """Told of the first, tenth, hundredth … time."""
+        self._given_up += 1
+        if str(self._given_up).strip("0") != "1":
+            return []
+        text = (
+            f"broker {message.broker} does not take the answer for {message.topic}: {problem}; it "
+            f"is dropped ({self._given_up} so far)"
+        )
+        return [Tell("mqtt.unanswered", text, message.job, fields={"broker": message.broker})]
 
     def _hold(
         self, line: Line, message: Message, event: MessagePublished, now: Now

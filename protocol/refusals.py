@@ -1,4 +1,4 @@
-"""Refusals: messages that ran nothing, counted by reason, and told of once a minute at most."""
+"""Refusals: messages that ran nothing, or are not answered, told of by reason once a minute."""
 
 from __future__ import annotations
 
@@ -20,15 +20,12 @@ class Refusals:
     """The first of its kind is told of at once, those of the next minute together."""
 
     me: PeerId
-    kind: str = "trigger.refused"  # of what is told
-    total: dict[JobId, int] = field(default_factory=dict)  # of this life, by template
+    kind: str = "trigger.refused"
+    what: str = "refused"
     _untold: dict[tuple[JobId, str, str], int] = field(default_factory=dict)  # with its name
     _tell_at: dict[JobId, float] = field(default_factory=dict)  # monotonic; not before
 
     def add(self, template: JobId, name: str, reason: str, now: float) -> list[Effect]:
-        self.total[template] = self.total.pop(template, 0) + 1
-        if len(self.total) > KINDS_MAX:
-            del self.total[next(iter(self.total))]
         key = (template, name, clipped(reason))
         if key not in self._untold and len(self._untold) >= KINDS_MAX:
             key = (template, name, OTHER)
@@ -48,7 +45,7 @@ class Refusals:
             self._tell_at.pop(template, None)
             self._tell_at[template] = now + TELL_S
             messages = "a message was" if count == 1 else f"{count} messages were"
-            text = f"{name}: {messages} refused: {reason}"
+            text = f"{name}: {messages} {self.what}: {reason}"
             fields: dict[str, object] = {"count": count, "reason": reason}
             told.append(Tell(self.kind, text, template, self.me, fields))
         while len(self._tell_at) > KINDS_MAX:

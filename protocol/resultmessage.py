@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
+from protocol.bounds import TAIL_BYTES_MAX
 from protocol.ids import JobId
 from protocol.outbox import Message
 from protocol.publisher import MqttPublisher
@@ -36,23 +37,7 @@ def result_message(
     cut = stdout[:OUTPUT_BYTES_MAX]
     truncated = max(stdout_bytes, len(stdout)) > len(cut)
     outcome = OUTCOMES[Verdict(result.verdict)]
-    about: dict[str, object] = {
-        "id": execution,
-        "job": result.job,
-        "name": name,
-        "slot": result.slot,
-        "peer": result.executor,
-        "execution": execution,
-        "outcome": outcome,
-        "exit_code": None if result.exit_code < 0 else result.exit_code,
-        "reason": result.reason,
-        "started_ms": result.started_ms,
-        "ended_ms": result.ended_ms,
-        "duration_ms": result.duration_ms,
-        "stdout_bytes": max(stdout_bytes, len(stdout)),
-        "truncated": truncated,
-        "archive": result.archive,
-    }
+    about = about_result(result, execution, name, max(stdout_bytes, len(stdout)), truncated)
     properties = [("id", execution), ("outcome", outcome)]
     if truncated:
         properties.append(("truncated", "true"))
@@ -68,6 +53,37 @@ def result_message(
         expiry_s=expiry_s,
         properties=tuple(properties),
     )
+
+
+def about_result(
+    result: Result, execution: str, name: str, stdout_bytes: int | None, truncated: bool
+) -> dict[str, object]:
+    """What stands in a message beside the output; how long that was may not be known."""
+    return {
+        "id": execution,
+        "job": result.job,
+        "name": name,
+        "slot": result.slot,
+        "peer": result.executor,
+        "execution": execution,
+        "outcome": OUTCOMES[Verdict(result.verdict)],
+        "exit_code": None if result.exit_code < 0 else result.exit_code,
+        "reason": result.reason,
+        "started_ms": result.started_ms,
+        "ended_ms": result.ended_ms,
+        "duration_ms": result.duration_ms,
+        "stdout_bytes": stdout_bytes,
+        "truncated": truncated,
+        "archive": result.archive,
+    }
+
+
+def kept_output(stdout: bytes, stdout_bytes: int, tail: bytes) -> bytes:
+    """What a result keeps of the output of a run that is to be answered: all of it, or its
+    beginning, just TAIL_BYTES_MAX then; `tail` where its beginning is not known."""
+    if 0 < stdout_bytes == len(stdout) < TAIL_BYTES_MAX:
+        return stdout
+    return stdout[:TAIL_BYTES_MAX] or tail
 
 
 def clearing_message(broker: str, job: JobId, execution: str, topic: str) -> Message:

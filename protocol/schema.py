@@ -264,6 +264,9 @@ def _trigger() -> Schema:
             ),
             "Retained": _flag("Whether what the broker kept from earlier fires. Default: false."),
             "BytesMax": _quantity(_SIZE, "A longer payload is refused, 32Ki at most. 16Ki."),
+            "Answers": _text(
+                trigger.TOPIC_BYTES_MAX, "A filter of where answers may go. Default: anywhere."
+            ),
         },
         "Messages at an MQTT broker.",
         required=["Broker", "Topic"],

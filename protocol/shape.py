@@ -115,9 +115,34 @@ class ScheduleShape(TypedDict):
     runs: list[RunShape]
 
 
+class HearingShape(TypedDict):
+    """What one peer hears of a trigger, and what became of it since its agent started."""
+
+    peer: PeerId
+    peer_name: str
+    hears: bool
+    elected: bool
+    problem: str
+    waiting: int
+    heard: int
+    filtered: int
+    fired: int
+    refused: dict[str, int]
+    unanswered: dict[str, int]
+    last_fired_ms: int
+
+
+class TriggerShape(TypedDict):
+    broker: str
+    topic: str
+    keyed: bool
+    hearers: list[str]
+    devices: list[HearingShape]
+
+
 class JobShape(TypedDict):
-    """The last three only where details were asked for; `parts` of a standing job, `schedule` of
-    one that fires others, `source` of what was fired."""
+    """The last four only where details were asked for; `parts` of a standing job, `schedule` of
+    one that fires others, `source` of what was fired, `trigger` of a template that messages run."""
 
     id: JobId
     name: str
@@ -142,6 +167,7 @@ class JobShape(TypedDict):
     parts: NotRequired[list[PartShape]]
     schedule: NotRequired[ScheduleShape]
     source: NotRequired[JobId]
+    trigger: NotRequired[TriggerShape]
     spec: NotRequired[dict[str, object]]
     executions: NotRequired[list[ExecutionShape]]
     why: NotRequired[list[RoundShape]]

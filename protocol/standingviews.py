@@ -17,6 +17,7 @@ from protocol.scheduleviews import joined_schedules, schedule_view
 from protocol.slotviews import ACTIVE, executions_of_both, slots_settled, views_in
 from protocol.standingjob import StandingJob
 from protocol.tree import Plain
+from protocol.triggerviews import joined_triggers, own_trigger
 from protocol.versions import Version
 
 View = dict[str, Plain]
@@ -164,10 +165,10 @@ def joined(one: View, other: View) -> View:
     joint: View = {**head, "parts": [parts[peer] for peer in sorted(parts)]}
     if one["type"] == other["type"] == "service":
         joint["executions"] = executions_of_both(one, other)
-    if "schedule" not in head or "schedule" not in rest:
-        return joint
-    both = (cast(View, head["schedule"]), cast(View, rest["schedule"]))
-    return {**joint, "schedule": joined_schedules(*both)}
+    for field, join in (("schedule", joined_schedules), ("trigger", joined_triggers)):
+        if field in head and field in rest:
+            joint[field] = join(cast(View, head[field]), cast(View, rest[field]))
+    return joint
 
 
 def own_part(view: View, sender: PeerId) -> View:
@@ -177,6 +178,8 @@ def own_part(view: View, sender: PeerId) -> View:
     if view["type"] == "service":
         told = views_in(view.get("executions", []))
         view["executions"] = [each for each in told if each["peer"] == sender]
+    if "trigger" in view:
+        view["trigger"] = own_trigger(cast(View, view["trigger"]), sender)
     return view
 
 

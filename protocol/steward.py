@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
+from protocol.answering import Answering
 from protocol.clock import Now
 from protocol.commands import Commands
 from protocol.config import NodeConfig
@@ -37,6 +38,7 @@ from protocol.standingjob import StandingJob, standing_id
 from protocol.standingnews import tells_of
 from protocol.standingviews import View, listed, standing_view, version_view
 from protocol.triggers import Triggers
+from protocol.triggerviews import trigger_view
 from protocol.versions import Version
 
 
@@ -99,6 +101,7 @@ class Steward:
             cron,
             requests.end_run,
         )
+        self.answering = _answering(keyring, config, coordination, executor)
         self.triggers = Triggers(
             keyring,
             config.triggers,
@@ -107,6 +110,7 @@ class Steward:
             self.standing,
             coordination,
             inquiries,
+            self.answering,
         )
 
         self.commands = self._commands(config, rng, coordination)
@@ -127,7 +131,8 @@ class Steward:
     def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
         """Rebuild from disk; returns the keys of rows that could not be read."""
         unreadable = self.standing.restore(disk) + self.daemons.restore(disk)
-        return unreadable + self.schedules.restore(disk) + self.triggers.restore(disk)
+        unreadable += self.schedules.restore(disk) + self.triggers.restore(disk)
+        return unreadable + self.answering.restore(disk)
 
     # ---- events ------------------------------------------------------------------------------
 
@@ -232,6 +237,7 @@ class Steward:
             self.schedules.deadline,
             self.triggers.deadline,
             self.commands.deadline,
+            self.answering.deadline,
             self.services.deadline,
         )
 
@@ -242,6 +248,7 @@ class Steward:
             *self.schedules.on_deadline(now),
             *self.triggers.on_deadline(now),
             *self.commands.on_deadline(now),
+            *self.answering.on_deadline(now),
             *self.services.on_deadline(now),
             *self.acts.on_deadline(now),
         ]
@@ -279,4 +286,21 @@ class Steward:
         if held.job is not None and held.job.type is JobType.SERVICE:
             known = self.services.known(held.id)
             return service_view(held, known, name, self.standing.keyring, detail, now)
-        return standing_view(held, self.daemons, self.schedules, name, detail, now)
+        view = standing_view(held, self.daemons, self.schedules, name, detail, now)
+        spec = held.wanted(now)
+        if detail and spec is not None and spec.trigger is not None:
+            view["trigger"] = trigger_view(held, spec.trigger.mqtt, self.triggers, name, now)
+        return view
+
+
+def _answering(
+    keyring: Keyring, config: NodeConfig, coordination: Coordination, executor: Executor
+) -> Answering:
+    return Answering(
+        keyring,
+        config.triggers,
+        config.coordination,
+        coordination.catalogue,
+        coordination.fleet,
+        executor.publishing.outbox,
+    )

@@ -32,6 +32,7 @@ MQTT_FIELDS: Final = (
     "Dedup",
     "Retained",
     "BytesMax",
+    "Answers",
 )
 DEDUP_FIELDS: Final = ("Key",)
 PREFER_FIELDS: Final = ("NearTrigger",)
@@ -76,6 +77,7 @@ class MqttTrigger(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""  # JMESPath over the payload, for a message that brings no id itself
     retained: bool = False  # whether one that the broker has kept from earlier fires
     bytes_max: int = BYTES_DEFAULT
+    answers: str = ""  # a filter of the topics that answers may go to; empty: any
 
     @classmethod
     def read(cls, node: Node) -> MqttTrigger:
@@ -92,6 +94,7 @@ class MqttTrigger(msgspec.Struct, frozen=True, kw_only=True):
             key=fields.read("Dedup", _read_dedup, ""),
             retained=fields.read("Retained", Node.flag, False),
             bytes_max=fields.read("BytesMax", _read_bytes_max, BYTES_DEFAULT),
+            answers=fields.read("Answers", _read_filter, ""),
         )
 
     def to_plain(self) -> dict[str, Plain]:
@@ -107,6 +110,7 @@ class MqttTrigger(msgspec.Struct, frozen=True, kw_only=True):
             "When": self.when,
             "Debounce": self.debounce_s,
             "MaxPerMinute": self.per_minute,
+            "Answers": self.answers,
         }
         if self.keyed:
             tree["Dedup"] = {"Key": self.key} if self.key else {}

@@ -10,12 +10,13 @@ run is authorised by the template's author; who publishes authorises nothing (DE
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
 from protocol import listening
+from protocol.answering import Answering
 from protocol.clock import NEVER, Now
 from protocol.config import CoordinationConfig, TriggersConfig
 from protocol.coordination import Coordination
@@ -30,16 +31,18 @@ from protocol.effects import (
     WatchTopics,
 )
 from protocol.errors import JobSpecError, RemoteProtocolError
-from protocol.events import TriggerHeard, TriggerRefused
+from protocol.events import TopicWatched, TriggerFiltered, TriggerHeard, TriggerRefused
 from protocol.fleet import Fleet
 from protocol.heldjob import HeldJob
 from protocol.ids import JobId, PeerId, rendezvous
 from protocol.inquiry import Inquiries, View
 from protocol.listening import TopicWatch
+from protocol.question import Question, whole_key, why_unanswerable, without_question
 from protocol.records import Keyring, Role, Spec
 from protocol.refusals import Refusals
 from protocol.standing import Standing
 from protocol.standingjob import StandingJob
+from protocol.tally import Tally, count
 from protocol.trigger import Input, MqttTrigger, matches, text_of
 from protocol.waiting import Waiter, Waiting
 
@@ -63,6 +66,9 @@ class Watch:
     until: float = NEVER  # monotonic; it no longer is, and hears on until then
     fired: deque[float] = field(default_factory=deque)  # monotonic, of the last minute
     problem: str = ""  # why it is not heard here
+    granted: bool = False  # the broker has its messages sent here
+    denied: str = ""  # why it does not
+    tally: Tally = field(default_factory=Tally)
 
     def limited(self, now: float) -> str:
         """Why no further message fires just now; where it may, it counts."""
@@ -89,19 +95,24 @@ class Triggers:
     standing: Standing
     coordination: Coordination
     inquiries: Inquiries
+    answering: Answering
     watches: dict[JobId, Watch] = field(default_factory=dict)
     waiting: Waiting = field(init=False)
     refusals: Refusals = field(init=False)
+    unanswered: Refusals = field(init=False)
     _told: tuple[TopicWatch, ...] | None = None  # what WatchTopics said last
     _running: dict[JobId, dict[JobId, None]] = field(default_factory=dict)  # fired here
     _ready_at: float = NEVER  # monotonic; who else is there is not known before
     _ready: bool = False
     _asking: int = 0  # runs that others are being asked for
-    _ranks: dict[JobId, list[PeerId]] = field(default_factory=dict)  # who hears each; see leaders
+    _ranks: dict[tuple[JobId, str], list[PeerId]] = field(
+        default_factory=dict
+    )  # who hears each; see leaders
 
     def __post_init__(self) -> None:
         self.waiting = Waiting(self.config)
         self.refusals = Refusals(self.keyring.peer)
+        self.unanswered = Refusals(self.keyring.peer, "trigger.unanswered", "not answered")
 
     @property
     def me(self) -> PeerId:
@@ -136,20 +147,20 @@ class Triggers:
 
     # ---- what is heard here ------------------------------------------------------------------
 
-    def leaders(self, held: StandingJob, mqtt: MqttTrigger) -> list[PeerId]:
+    def leaders(self, held: StandingJob, broker: str) -> list[PeerId]:
         """Who hears the messages of a template and may fire it, this peer among them if it does;
         leaves only where all are. All who know the same peers name the same, by id."""
-        known = self._ranks.get(held.id)
+        known = self._ranks.get((held.id, broker))
         if known is None:
             found = [
                 advert.peer
                 for advert in self.fleet.adverts()
-                if listening.has_broker(advert.labels, mqtt)
+                if listening.has_broker(advert.labels, broker)
                 and listening.allows(advert.labels, held.namespace, held.name)
                 and self._may_submit(advert.peer, held.namespace)
             ]
             steady = [peer for peer in found if not self.fleet.is_leaf(peer)]
-            known = self._ranks[held.id] = steady or found
+            known = self._ranks[(held.id, broker)] = steady or found
         return known
 
     def _may_submit(self, peer: PeerId, namespace: str) -> bool:
@@ -166,7 +177,7 @@ class Triggers:
 
     def review(self, job: JobId, now: Now) -> list[Effect]:
         """A template came, changed or went."""
-        self._ranks.pop(job, None)
+        self._ranks.clear()
         return [*self._review(job, now), *self._watch(now)]
 
     def on_change(self, now: Now) -> list[Effect]:
@@ -191,11 +202,11 @@ class Triggers:
         mqtt = spec.trigger.mqtt
         watch = self.watches.get(job)
         if watch is None or watch.mqtt != mqtt:
-            elected = watch is not None and watch.elected
-            watch = self.watches[job] = Watch(mqtt, elected=elected)
-        before, watch.problem = watch.problem, self._why_not_here(held, mqtt)
+            before = watch or Watch(mqtt)
+            watch = self.watches[job] = Watch(mqtt, elected=before.elected, tally=before.tally)
+        told, watch.problem = watch.problem, self._why_not_here(held, mqtt)
         self._elect(held, watch, now)
-        silent = watch.problem in ("", before, NOT_LISTED)
+        silent = watch.problem in ("", told, NOT_LISTED)
         if silent:
             return []
         text = f"{held.name}: its messages are not heard here: {watch.problem}"
@@ -208,7 +219,7 @@ class Triggers:
         if not self._may_submit(self.me, held.namespace):
             return NO_ROLE
         advert = self.fleet.advert
-        if advert is None or not listening.has_broker(advert.labels, mqtt):
+        if advert is None or not listening.has_broker(advert.labels, mqtt.broker):
             return f"no MQTT broker {mqtt.broker} is configured here ([mqtt.brokers.{mqtt.broker}])"
         return ""
 
@@ -217,7 +228,7 @@ class Triggers:
         longer is hears on until the next one does, rather twice than not at all."""
         if not self._ready:
             return
-        ranked = rendezvous(held.id, self.leaders(held, watch.mqtt))
+        ranked = rendezvous(held.id, self.leaders(held, watch.mqtt.broker))
         elected = bool(ranked) and ranked[0] == self.me
         if elected:
             watch.until = NEVER
@@ -225,7 +236,7 @@ class Triggers:
             watch.until = now.mono + self.config.handover_s
         watch.elected = elected
 
-    def _hears(self, watch: Watch, now: Now) -> bool:
+    def hears(self, watch: Watch, now: Now) -> bool:
         if watch.problem:
             return False
         return watch.mqtt.keyed or watch.elected or now.mono < watch.until < NEVER
@@ -235,7 +246,7 @@ class Triggers:
         nothing until it knows: what the last one has subscribed to is heard on."""
         if not self._ready:
             return []
-        heard = [(job, watch) for job, watch in self.watches.items() if self._hears(watch, now)]
+        heard = [(job, watch) for job, watch in self.watches.items() if self.hears(watch, now)]
         watches = []
         for job, watch in heard:
             held = self.standing.jobs[job]
@@ -248,32 +259,53 @@ class Triggers:
 
     # ---- messages ----------------------------------------------------------------------------
 
-    def on_event(self, event: TriggerHeard | TriggerRefused, now: Now) -> list[Effect]:
+    def on_event(
+        self, event: TriggerHeard | TriggerRefused | TriggerFiltered | TopicWatched, now: Now
+    ) -> list[Effect]:
+        watch = self.watches.get(event.template)
+        if isinstance(event, TriggerHeard):
+            return self._on_heard(event, now)
         if isinstance(event, TriggerRefused):
-            return self._refuse(event.template, event.reason, now)
+            return self._on_refused(event, now)
+        if watch is not None and isinstance(event, TriggerFiltered):
+            watch.tally.heard += event.count
+            watch.tally.filtered += event.count
+        elif watch is not None and isinstance(event, TopicWatched):
+            watch.granted, watch.denied = not event.problem, event.problem
+        return []
+
+    def _on_heard(self, event: TriggerHeard, now: Now) -> list[Effect]:
         if self.fleet.advert is None:  # it does not know yet what it hears
             return [TriggerPutOff(event.handle, self.config.retry_s)]
         if event.delivery:
             self.waiting.came(event.delivery)
         watch = self.watches.get(event.template)
-        reason = self._why_not(watch, event)
+        reason, kept = self._why_not(watch, event), TriggerKept(event.handle)
+        question = self._question(event, watch)
         if watch is None or reason:
-            return [*self._refuse(event.template, reason, now), TriggerKept(event.handle)]
+            key = event.key or whole_key(event.message)
+            return [*self._refuse(event.template, reason, now, key, question), kept]
         held = self.standing.jobs[event.template]
         key = event.key or f"{self.rng.getrandbits(128):032x}"
         run = derived_id(self.keyring.shoal, held.namespace, held.id, key)
+        why_not = self._why_unanswerable(held.id, question)
         if self._known(event, run):
-            return [TriggerKept(event.handle)]
-        if not self.waiting.room(len(event.message.payload)):
+            named = question is not None and event.key and not why_not
+            return [*(self.answering.again(run, question, now) if named and question else []), kept]
+        full = question is not None and bool(self.answering.outbox.full)
+        if full or not self.waiting.room(len(event.message.payload)):
             return [TriggerPutOff(event.handle, self.config.retry_s)]
+        watch.tally.heard += 1
         if limited := watch.limited(now.mono):
-            return [*self._refuse(event.template, limited, now), TriggerKept(event.handle)]
-        waiter = Waiter(run, held.id, key, event.message, max(0, now.wall_ms), bool(event.key))
+            return [*self._refuse(event.template, limited, now, key, question, heard=0), kept]
+        message = without_question(event.message) if why_not or not question else event.message
+        at_ms, named = max(0, now.wall_ms), bool(event.key)
+        waiter = Waiter(run, held.id, key, message, at_ms, named, watch.mqtt.broker)
         rows = self.waiting.add(waiter)
         if event.delivery and not event.key:
             rows += self.waiting.deliver(held.id, event.delivery, event.message)
-        saved = Save(tuple(rows))
-        return [saved, TriggerKept(event.handle), *self._begin(waiter, now)]
+        told = self._leave_unanswered(held.id, why_not, now) if why_not else []
+        return [Save(tuple(rows)), *told, kept, *self._begin(waiter, now)]
 
     def _why_not(self, watch: Watch | None, event: TriggerHeard) -> str:
         """Why it runs nothing here, and would not later."""
@@ -304,10 +336,85 @@ class Triggers:
             event.template, event.delivery, event.message
         )
 
-    def _refuse(self, template: JobId, reason: str, now: Now) -> list[Effect]:
+    def _on_refused(self, event: TriggerRefused, now: Now) -> list[Effect]:
+        if event.handle and self.fleet.advert is None:
+            return [TriggerPutOff(event.handle, self.config.retry_s)]
+        told = self._refuse(event.template, event.reason, now, event.key, event.question)
+        return [*told, *([TriggerKept(event.handle)] if event.handle else [])]
+
+    def _refuse(
+        self,
+        template: JobId,
+        reason: str,
+        now: Now,
+        key: str = "",
+        question: Question | None = None,
+        heard: int = 1,
+    ) -> list[Effect]:
+        """It runs nothing; whoever has asked is told so. `heard`: whether that is to be counted."""
+        if watch := self.watches.get(template):
+            watch.tally.heard += heard
+            count(watch.tally.refused, reason)
+        told = self.refusals.add(template, self._name(template), reason, now.mono)
+        return (
+            told if question is None else [*told, *self._say(template, reason, key, question, now)]
+        )
+
+    def _name(self, template: JobId) -> str:
         held = self.standing.jobs.get(template)
-        name = held.name if held is not None else f"template {template[:8]}"
-        return self.refusals.add(template, name, reason, now.mono)
+        return held.name if held is not None else f"template {template[:8]}"
+
+    # ---- who waits for an answer -------------------------------------------------------------
+
+    def _question(self, event: TriggerHeard, watch: Watch | None) -> Question | None:
+        """Where the answer is to go, as it came."""
+        message = event.message
+        broker = watch.mqtt.broker if watch is not None else event.delivery.partition("/")[0]
+        if not message.reply or not broker:
+            return None
+        return Question(broker, message.reply, message.correlation)
+
+    def _why_unanswerable(self, template: JobId, question: Question | None) -> str:
+        """Why nothing is published there; empty where it is, or nobody asks. An answer asks for
+        none itself, and still it may not be what runs something else: who asks chose the topic."""
+        if question is None:
+            return ""
+        root = self.answering.outbox.config.root
+        if why := why_unanswerable(question.reply, question.correlation, root):
+            return why
+        own = self.watches.get(template)
+        if own is not None and own.mqtt.answers and not matches(own.mqtt.answers, question.reply):
+            return f"a response topic that is none of {own.mqtt.answers} (Answers)"
+        for job, watch in self.watches.items():
+            runs = watch.mqtt.broker == question.broker and matches(
+                watch.mqtt.topic, question.reply
+            )
+            if runs and self.leaders(self.standing.jobs[job], question.broker):
+                return f"a response topic that runs {self._name(job)}"
+        return ""
+
+    def _leave_unanswered(self, template: JobId, reason: str, now: Now) -> list[Effect]:
+        if watch := self.watches.get(template):
+            count(watch.tally.unanswered, reason)
+        return self.unanswered.add(template, self._name(template), reason, now.mono)
+
+    def _say(
+        self, template: JobId, reason: str, key: str, question: Question, now: Now
+    ) -> list[Effect]:
+        """Answer that a message runs nothing: of those who hear it the first by rank does."""
+        if why := self._why_unanswerable(template, question):
+            return self._leave_unanswered(template, why, now)
+        held, watch = self.standing.jobs.get(template), self.watches.get(template)
+        namespace = held.namespace if held is not None else ""
+        run = derived_id(self.keyring.shoal, namespace, template, key)
+        if held is not None and (watch is None or watch.mqtt.keyed):
+            ranked = rendezvous(run, self.leaders(held, question.broker))
+            if ranked and ranked[0] != self.me:
+                return []
+        said = self.answering.refuse(run, self._name(template), reason, question, now)
+        if said is None:
+            return self._leave_unanswered(template, "too many answers a minute", now)
+        return said
 
     # ---- whose turn it is --------------------------------------------------------------------
 
@@ -337,7 +444,7 @@ class Triggers:
         if watch is None or not watch.mqtt.keyed:
             return []
         held = self.standing.jobs[waiter.template]
-        return rendezvous(waiter.run, self.leaders(held, watch.mqtt))
+        return rendezvous(waiter.run, self.leaders(held, watch.mqtt.broker))
 
     def _look(self, waiter: Waiter, now: Now) -> list[Effect]:
         """Its time has come: fire it, unless somebody knows the run. Before it fires all around are
@@ -355,6 +462,24 @@ class Triggers:
         if self._asking >= ASKING_MAX:
             waiter.due = now.mono + ASK_AGAIN_S
             return []
+
+        def unknown(later: Now) -> list[Effect]:
+            if last and waiter.asked:
+                return self._fire(waiter, later)
+            waiter.asked = True
+            return self._look(waiter, later)
+
+        whom = None if last else self._ranked(waiter)[: min(waiter.rank, RANKS_ASKED)]
+        return self._ask(waiter, whom, unknown, now)
+
+    def _ask(
+        self,
+        waiter: Waiter,
+        whom: list[PeerId] | None,
+        unknown: Callable[[Now], list[Effect]],
+        now: Now,
+    ) -> list[Effect]:
+        """Ask these, or all around, whether the run is there; go on where nobody knows it."""
         waiter.asking = True
         self._asking += 1
 
@@ -363,14 +488,8 @@ class Triggers:
             self._asking -= 1
             if self.waiting.waiters.get(waiter.run) is not waiter:
                 return []
-            if views:
-                return self._drop(waiter)
-            if last and waiter.asked:
-                return self._fire(waiter, later)
-            waiter.asked = True
-            return self._look(waiter, later)
+            return self._drop(waiter) if views else unknown(later)
 
-        whom = None if last else self._ranked(waiter)[: min(waiter.rank, RANKS_ASKED)]
         return self.inquiries.ask(waiter.run, 1, False, found, now, whom)
 
     def _drop(self, waiter: Waiter) -> list[Effect]:
@@ -378,7 +497,10 @@ class Triggers:
 
     def _retry(self, waiter: Waiter, now: Now) -> list[Effect]:
         if now.wall_trusted and now.wall_ms - waiter.heard_ms > 1000 * self.config.keep_s:
-            return self._give_up(waiter, "there was no room for its run for an hour", now)
+            reason = "there was no room for its run for an hour"
+            if not waiter.named:
+                return self._give_up(waiter, reason, now)
+            return self._ask(waiter, None, lambda later: self._give_up(waiter, reason, later), now)
         waiter.due = now.mono + self.config.retry_s
         return []
 
@@ -403,6 +525,9 @@ class Triggers:
         text = f"{spec.name}: a message of {waiter.message.topic} is job {run.id[:8]}"
         fields: dict[str, object] = {"job": run.id, "key": waiter.key, "rank": waiter.rank}
         tell = Tell("trigger.fired", text, held.id, self.me, fields)
+        if watch := self.watches.get(held.id):
+            watch.tally.fired += 1
+            watch.tally.last_fired_ms = max(0, now.wall_ms)
         accepted = self.coordination.accept(run, None, now)
         return [*room, *self._drop(waiter), *accepted, tell]
 
@@ -410,7 +535,18 @@ class Triggers:
         sealed = derive(held.spec_data, waiter.key, {}, self.keyring, waiter.message)
         assert isinstance(sealed.record, Spec)
         holders = self.coordination.standbys_of(sealed.record.job)
+        if waiter.message.reply:
+            holders = (*holders, *self._deputy(held, waiter, holders))
         return HeldJob.create(sealed, self.me, 1, now.wall_ms, holders)
+
+    def _deputy(
+        self, held: StandingJob, waiter: Waiter, holders: tuple[PeerId, ...]
+    ) -> list[PeerId]:
+        """Another who has the broker, and answers should this peer be gone."""
+        others = [peer for peer in self.leaders(held, waiter.broker) if peer != self.me]
+        if any(peer in others for peer in holders):
+            return []
+        return rendezvous(waiter.run, others)[:1]
 
     def _room_for(self, template: JobId) -> bool:
         """Whether one more of its runs may begin here: not all of a burst at once."""
@@ -425,7 +561,12 @@ class Triggers:
         return len(running) < self.config.running_max and bool(forgettable)
 
     def _give_up(self, waiter: Waiter, reason: str, now: Now) -> list[Effect]:
-        return [*self._drop(waiter), *self._refuse(waiter.template, reason, now)]
+        """What was told to be heard runs nothing after all."""
+        message, question = waiter.message, None
+        if message.reply and waiter.broker:
+            question = Question(waiter.broker, message.reply, message.correlation)
+        told = self._refuse(waiter.template, reason, now, waiter.key, question, heard=0)
+        return [*self._drop(waiter), *told]
 
     # ---- time --------------------------------------------------------------------------------
 
@@ -433,10 +574,11 @@ class Triggers:
     def deadline(self) -> float:
         handovers = [watch.until for watch in self.watches.values()]
         ready = NEVER if self._ready else self._ready_at
-        return min([self.waiting.deadline, self.refusals.deadline, ready, *handovers])
+        told = (self.refusals.deadline, self.unanswered.deadline)
+        return min([self.waiting.deadline, *told, ready, *handovers])
 
     def on_deadline(self, now: Now) -> list[Effect]:
-        effects = self.refusals.on_deadline(now.mono)
+        effects = self.refusals.on_deadline(now.mono) + self.unanswered.on_deadline(now.mono)
         if not self._ready and now.mono >= self._ready_at:
             effects += self._get_ready(now)
         for watch in self.watches.values():

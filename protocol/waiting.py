@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, get_args
+
+import msgspec
 
 from protocol.clock import NEVER
 from protocol.config import TriggersConfig
@@ -20,7 +22,7 @@ from protocol.records import Heard
 from protocol.wire import dumps, load_row
 
 Row = tuple[Bucket, str, bytes | None]
-Kept = tuple[JobId, str, Heard, int, bool]
+Kept = tuple[JobId, str, Heard, int, bool, str]
 ROW_BYTES: Final = 512  # of one beside its payload
 # After so many more from the same broker its number has come to mean another: they begin anew after
 # 65,535, and a broker has 20 or so under way.
@@ -37,6 +39,7 @@ class Waiter:
     message: Heard
     heard_ms: int  # wall
     named: bool  # whether the key is its own; drawn here otherwise
+    broker: str = ""  # where it was heard
     due: float = NEVER  # monotonic; when it is to be looked at
     rank: int = 0  # whose turn it is before this peer's
     turn: float = 0.0  # monotonic; when it is for this peer to fire it
@@ -50,7 +53,7 @@ class Waiter:
     def row(self) -> Row:
         heard = self.message
         message = [heard.topic, heard.payload, heard.reply, heard.correlation]
-        value = dumps([self.template, self.key, message, self.heard_ms, self.named])
+        value = dumps([self.template, self.key, message, self.heard_ms, self.named, self.broker])
         return ("trigger", self.run, value)
 
 
@@ -70,7 +73,7 @@ class Waiting:
         unreadable: list[str] = []
         for key, value in disk.get("trigger", {}).items():
             try:
-                fields: Kept = load_row(value, Kept)
+                fields = kept_of(value)
             except (RemoteProtocolError, ValueError):
                 unreadable.append(key)
                 continue
@@ -137,6 +140,13 @@ class Waiting:
     @property
     def deadline(self) -> float:
         return min((each.due for each in self.waiters.values() if not each.asking), default=NEVER)
+
+
+def kept_of(value: bytes) -> Kept:
+    """What a row holds of its message. Raises RemoteProtocolError, or ValueError."""
+    fields = load_row(value, list[Any])
+    kept: Kept = msgspec.convert([*fields, ""][: len(get_args(Kept))], Kept)
+    return kept
 
 
 def _digest(message: Heard) -> bytes:

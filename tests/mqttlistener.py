@@ -1,4 +1,4 @@
-"""Who listens at a broker in a test, and a way to the broker on which its answers are held."""
+"""Who listens at a broker in a test, and a way to the broker on which either side is not heard."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class Heard:
     payload: bytes
     retain: bool
     properties: dict[str, str]
+    correlation: bytes = b""
+    content_type: str = ""
 
     @property
     def id(self) -> str:
@@ -50,7 +52,11 @@ class Listener:
 
     def _on_message(self, client: Client, data: object, message: MQTTMessage) -> None:
         properties = dict(getattr(message.properties, "UserProperty", ()))
-        heard = Heard(message.topic, bytes(message.payload), bool(message.retain), properties)
+        beside = message.properties
+        correlation = bytes(getattr(beside, "CorrelationData", b""))
+        content_type = str(getattr(beside, "ContentType", ""))
+        payload, retain = bytes(message.payload), bool(message.retain)
+        heard = Heard(message.topic, payload, retain, properties, correlation, content_type)
         self.heard.append(heard)
 
     def __enter__(self) -> Self:
@@ -88,12 +94,14 @@ class Listener:
 
 class Holding:
     """A port that leads to the broker's; while it holds, nothing of what the broker says arrives,
-    as on a network that loses PUBACKs."""
+    as on a network that loses PUBACKs. While it is muted, what is said to the broker is lost, and
+    with it the connection that it was said on, as soon as who said it has gone."""
 
     def __init__(self, port: int) -> None:
         self._target = port
         self._free = threading.Event()
         self._free.set()
+        self._muted = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
@@ -101,7 +109,11 @@ class Holding:
     def hold(self) -> None:
         self._free.clear()
 
+    def mute(self) -> None:
+        self._muted = True
+
     def let_go(self) -> None:
+        self._muted = False
         self._free.set()
 
     def close(self) -> None:
@@ -122,11 +134,14 @@ class Holding:
                     threading.Thread(target=self._copy, args=pair, daemon=True).start()
 
     def _copy(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
+        torn = False
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 if answers:
                     self._free.wait()
-                target.sendall(data)
+                torn = torn or (self._muted and not answers)
+                if not torn:
+                    target.sendall(data)
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

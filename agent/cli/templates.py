@@ -12,6 +12,7 @@ from agent.cli.exitcodes import NOT_FOUND, OK, USAGE, CliError
 from agent.cli.following import Following
 from agent.cli.tables import note, show_json, show_pairs, show_table
 from agent.client import Client
+from agent.printable import clean
 
 
 def put(args: Namespace) -> int:
@@ -59,6 +60,8 @@ def show(args: Namespace) -> int:
             ("Generation", str(view["generation"])),
         ]
     )
+    if "trigger" in view:
+        _show_trigger(view["trigger"])
     print()
     rows = [
         (str(each["Name"]), str(each.get("Default", "-")), str(each.get("Description", "-")))
@@ -67,6 +70,40 @@ def show(args: Namespace) -> int:
     show_table(("PARAMETER", "DEFAULT", "DESCRIPTION"), rows)
     print("\n" + json.dumps(view.get("spec", {}), indent=2))
     return OK
+
+
+def _show_trigger(trigger: dict[str, Any]) -> None:
+    """Who hears it and what came of it, and why not where nothing does."""
+    who = ", ".join(trigger["hearers"]) or "no device: see PROBLEM, and [mqtt] allow of each"
+    which = "each, by ids one fires" if trigger["keyed"] else "one, elected"
+    print()
+    show_pairs(
+        [
+            ("Trigger", f"{trigger['topic']} at broker {trigger['broker']}"),
+            ("Heard by", f"{who} ({which})" if trigger["hearers"] else who),
+        ]
+    )
+    print()
+    columns = ("DEVICE", "HEARS", "HEARD", "FILTERED", "FIRED", "REFUSED", "LAST FIRED", "PROBLEM")
+    rows = [
+        (
+            units.named(part["peer_name"], part["peer"]),
+            "yes" if part["hears"] else "no",
+            str(part["heard"]),
+            str(part["filtered"]),
+            str(part["fired"]),
+            str(sum(part["refused"].values())),
+            f"{units.age(part['last_fired_ms'])} ago" if part["last_fired_ms"] else "-",
+            part["problem"] or "-",
+        )
+        for part in trigger["devices"]
+    ]
+    show_table(columns, rows)
+    for part in trigger["devices"]:
+        name = units.named(part["peer_name"], part["peer"])
+        for kind in ("refused", "unanswered"):
+            for reason, count in sorted(part[kind].items(), key=lambda each: (-each[1], each[0])):
+                print(f"{name}: {count} {kind}: {clean(str(reason))}")
 
 
 def delete(args: Namespace) -> int:

@@ -11,6 +11,7 @@ from agent.control.backend import View
 from agent.engines.engine import Engines
 from agent.mqtt.broker import Brokers
 from agent.mqtt.commanding import Commanding
+from agent.mqtt.lasts import Lasts
 from agent.mqtt.lines import Lines
 from agent.mqtt.listening import SESSION, Listening
 from agent.mqtt.message import Outgoing
@@ -20,7 +21,7 @@ from agent.mqtt.reports import Reports
 from agent.mqtt.showing import Showing
 from agent.mqtt.triggering import Triggering
 from protocol.effects import Publish, StreamLines, TriggerKept, TriggerPutOff, WatchTopics
-from protocol.events import BrokerChanged, Event, MessagePublished
+from protocol.events import BrokerChanged, Event, MessagePublished, TopicWatched
 from protocol.ids import PeerId
 from protocol.listening import TopicWatch
 
@@ -40,6 +41,7 @@ class Bridge:
         remembered: Remembered,
         showing: Showing,
         commanding: Commanding,
+        lasts: Lasts,
     ) -> None:
         self._brokers = brokers
         self._post = post
@@ -47,8 +49,11 @@ class Bridge:
         self._reports = reports
         self.showing = showing
         self.commanding = commanding
+        self._lasts = lasts
         self.triggering = Triggering(post, self._later, self._hear)
-        self.listening = Listening(brokers, self.triggering.heard, remembered)
+        self.listening = Listening(
+            brokers, self.triggering.heard, self.triggering.granted, remembered
+        )
         self._nursery: trio.Nursery | None = None
         brokers.watch(self._on_changed)
         brokers.watch_sessions(self._on_session)
@@ -62,6 +67,7 @@ class Bridge:
             nursery.start_soon(self._lines.run)
             nursery.start_soon(self._reports.run)
             nursery.start_soon(self.showing.run)
+            nursery.start_soon(self._lasts.run)
 
     def connected(self) -> list[Event]:
         """What a node that was built anew has to hear."""
@@ -73,6 +79,7 @@ class Bridge:
         if connected:
             self._reports.connected(name)
             self.showing.connected(name)
+            self._lasts.connected()
 
     def _on_session(self, name: str, session: str, connected: bool) -> None:
         if session == SESSION and not connected:
@@ -80,6 +87,8 @@ class Bridge:
 
     def _hear(self, watches: Sequence[TopicWatch]) -> None:
         self.listening.hear(watches)
+        for watch, problem in self.listening.states():  # a node that was built anew has not heard
+            self._post(TopicWatched(watch.template, problem))
 
     def _later(self, seconds: float, action: Callable[[], None]) -> None:
         async def wait() -> None:
@@ -103,6 +112,7 @@ class Bridge:
             qos=message.qos,
             retain=message.retain,
             user_properties=message.properties,
+            correlation=message.correlation or None,
             content_type=message.content_type,
             expiry_s=message.expiry_s,
         )
@@ -117,3 +127,4 @@ class Bridge:
     def told(self, event: View) -> None:
         self._reports.told(event)
         self.showing.told(event)
+        self._lasts.told(event)

@@ -129,10 +129,16 @@ class Broker:
         return self._sessions[MAIN].publish(message, ended)
 
     def subscribe(
-        self, topic_filter: str, qos: int, handler: Handler, session: str = MAIN
+        self,
+        topic_filter: str,
+        qos: int,
+        handler: Handler,
+        session: str = MAIN,
+        told: Callable[[str], None] = lambda problem: None,
     ) -> Subscription:
         """Have `handler` called with each message, over all reconnects, until the subscription is
-        closed. `problem` of the subscription says why the broker does not allow it.
+        closed. `problem` of the subscription says why the broker does not allow it; `told` hears
+        that, or "", with each connection.
 
         With a `session` name the subscription belongs to a connection of its own, for which the
         broker keeps what comes while this device is away (MQTT 5: for a day), and what was not
@@ -144,7 +150,7 @@ class Broker:
         matches, and not only to the handler of that one. Raises ValueError for no filter.
         """
         check_filter(topic_filter)
-        return self._begun(session).add(topic_filter, min(qos, QOS_MAX), handler)
+        return self._begun(session).add(topic_filter, min(qos, QOS_MAX), handler, told)
 
     def unsubscribe(self, topic_filter: str, session: str, left: Callable[[], None]) -> None:
         """End what an earlier life may have subscribed to in a session, and this one does not; it

@@ -18,16 +18,17 @@ from agent.mqtt.payload import PayloadError, value_of
 from agent.printable import clean
 from protocol.bounds import TOPIC_CHARS_MAX
 from protocol.effects import TriggerKept, TriggerPutOff, WatchTopics
-from protocol.events import Event, TriggerHeard, TriggerRefused
+from protocol.events import Event, TopicWatched, TriggerFiltered, TriggerHeard, TriggerRefused
 from protocol.ids import JobId
 from protocol.listening import TopicWatch
+from protocol.question import Question, whole_key
 from protocol.records import Heard
 from protocol.trigger import key_of, matches
 
-CORRELATION_BYTES_MAX: Final = 256  # bounds.Correlation
 ID: Final = "id"  # the user property of MQTT 5 that says which message it is
 HELD_MAX: Final = 1_024  # that the node has not kept; a broker has fewer under way
 FILTERED: Final = ""  # for no reason that anybody need know: it is not meant
+COUNT_S: Final = 5.0  # the node is told how many those were so often: a topic may be busy
 _log = logging.getLogger("shoal.mqtt")
 
 
@@ -60,14 +61,19 @@ class Incoming(Protocol):
 
 
 class Unfit(Exception):
-    """The message runs nothing: a sentence, empty where it is not meant."""
+    """The message runs nothing: a sentence, empty where it is not meant. Whoever has sent it
+    is told so, if that is `now`, and not what the broker has kept from some earlier day."""
+
+    def __init__(self, reason: str, now: bool = True) -> None:
+        super().__init__(reason)
+        self.now = now
 
 
 @dataclass(slots=True)
 class Taken:
     """A message that the node is told of, and may have to be told of again."""
 
-    event: TriggerHeard
+    event: TriggerHeard | TriggerRefused
     ack: Callable[[], None]
 
 
@@ -87,6 +93,7 @@ class Triggering:
         self._subscribe = subscribe
         self._taken: dict[int, Taken] = {}
         self._watches: dict[JobId, TopicWatch] = {}
+        self._filtered: dict[JobId, int] = {}  # since the node was told
         self._handle = 0
         self.counters = {"heard": 0, "filtered": 0, "refused": 0, "kept": 0, "put_off": 0}
 
@@ -124,6 +131,13 @@ class Triggering:
         the packets' numbers are another connection's by then."""
         for handle in [h for h, taken in self._taken.items() if self._is_of(taken, broker)]:
             del self._taken[handle]
+        for watch in self._watches.values():
+            if watch.mqtt.broker == broker:
+                self._post(TopicWatched(watch.template, f"broker {broker} is not connected"))
+
+    def granted(self, watch: TopicWatch, problem: str) -> None:
+        """The broker has taken a subscription, or says why not."""
+        self._post(TopicWatched(watch.template, problem))
 
     def _is_of(self, taken: Taken, broker: str) -> bool:
         return taken.event.delivery.startswith(f"{broker}/")
@@ -138,16 +152,45 @@ class Triggering:
         except Unfit as unfit:
             reason = clean(str(unfit))  # it may quote the message
             self.counters["refused" if reason else "filtered"] += 1
-            if reason:
+            if not reason:
+                self._count(watch.template)
+            elif message.response_topic and unfit.now:
+                self._take(self._refusal(watch, message, reason), message)
+                return
+            else:
                 self._post(TriggerRefused(watch.template, reason))
             message.ack()
             return
         if len(self._taken) >= HELD_MAX:  # the broker keeps it, and sends it to the next connection
             _log.warning("%s: %d messages wait for the disk", watch.name, len(self._taken))
             return
-        if event.delivery:
+        self._take(event, message)
+
+    def _take(self, event: TriggerHeard | TriggerRefused, message: Incoming) -> None:
+        if event.delivery and len(self._taken) < HELD_MAX:
             self._taken[event.handle] = Taken(event, message.ack)
         self._post(event)
+
+    def _refusal(self, watch: TopicWatch, message: Incoming, reason: str) -> TriggerRefused:
+        """Of one that asks: it is acknowledged once its answer is on disk."""
+        self._handle += 1
+        heard = _heard(message)
+        question = Question(watch.mqtt.broker, heard.reply, heard.correlation)
+        key = _own_key(message) or whole_key(heard)
+        delivery = _delivery(message)
+        return TriggerRefused(watch.template, reason, self._handle, question, key, delivery)
+
+    def _count(self, template: JobId) -> None:
+        """Of what When does not want the node hears the number alone, now and then."""
+        waiting = bool(self._filtered)
+        self._filtered[template] = self._filtered.get(template, 0) + 1
+        if not waiting:
+            self._later(COUNT_S, self._tell_filtered)
+
+    def _tell_filtered(self) -> None:
+        filtered, self._filtered = self._filtered, {}
+        for template, count in filtered.items():
+            self._post(TriggerFiltered(template, count))
 
     def _event(self, watch: TopicWatch, message: Incoming) -> TriggerHeard:
         """Raises Unfit."""
@@ -155,10 +198,10 @@ class Triggering:
         if not matches(mqtt.topic, message.topic):  # of another subscription (MQTT 3.1.1)
             raise Unfit(FILTERED)
         if message.retain and not mqtt.retained:
-            raise Unfit("the broker has kept it from earlier (Retained)")
+            raise Unfit("the broker has kept it from earlier (Retained)", now=False)
         if len(payload) > mqtt.bytes_max:
             raise Unfit(f"a payload over {mqtt.bytes_max} bytes (BytesMax)")
-        if max(len(message.topic), len(message.response_topic)) > TOPIC_CHARS_MAX:
+        if len(message.topic) > TOPIC_CHARS_MAX:
             raise Unfit(f"a topic over {TOPIC_CHARS_MAX} characters")
         key = _own_key(message)
         if mqtt.when or (mqtt.keyed and mqtt.key and not key):
@@ -167,17 +210,19 @@ class Triggering:
             raise Unfit("it brings no id (user property or correlation data)")
         if message.retain and not key:
             key = _kept_key(message)
-        correlation = message.correlation or b""
-        answered = message.response_topic and len(correlation) <= CORRELATION_BYTES_MAX
-        heard = Heard(
-            message.topic,
-            payload,
-            message.response_topic if answered else "",
-            correlation if answered else b"",
-        )
         self._handle += 1
-        delivery = f"{message.broker}/{message.packet_id}" if message.qos else ""
+        heard, delivery = _heard(message), _delivery(message)
         return TriggerHeard(self._handle, watch.template, heard, key, delivery, message.dup)
+
+
+def _heard(message: Incoming) -> Heard:
+    """As it came: the node says what of it is too long."""
+    correlation = (message.correlation or b"") if message.response_topic else b""
+    return Heard(message.topic, message.payload, message.response_topic, correlation)
+
+
+def _delivery(message: Incoming) -> str:
+    return f"{message.broker}/{message.packet_id}" if message.qos else ""
 
 
 def _own_key(message: Incoming) -> str:

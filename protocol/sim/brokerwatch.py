@@ -30,6 +30,7 @@ class BrokerWatch:
     _messages: dict[tuple[int, str], Message] = field(default_factory=dict)  # ever durable, by id
     _order: dict[tuple[int, str], int] = field(default_factory=dict)  # in which they were
     _seen: int = 0  # receipts that were looked at
+    _answers_seen: int = 0  # of those at the broker of triggers
     _first: dict[tuple[int, str], tuple[str, bytes]] = field(default_factory=dict)
     _last: dict[tuple[int, str], int] = field(default_factory=dict)  # by device and job
 
@@ -60,6 +61,10 @@ class BrokerWatch:
         broker = self.world.broker
         for receipt in broker.received[self._seen :] if broker is not None else ():
             self._seen += 1
+            self._receive(receipt)
+        topics = self.world.topics
+        for receipt in topics.received[self._answers_seen :] if topics is not None else ():
+            self._answers_seen += 1
             self._receive(receipt)
 
     def _receive(self, receipt: Receipt) -> None:

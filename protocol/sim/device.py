@@ -56,6 +56,7 @@ from protocol.ids import PeerId
 from protocol.messages import OVERTAKING, Facts
 from protocol.node import Node
 from protocol.resources import Resources
+from protocol.sim.broker import NAME
 from protocol.sim.dialler import REDIAL_FIRST_S, Dialler
 from protocol.sim.disk import Disk
 from protocol.sim.host import Host
@@ -252,6 +253,8 @@ class Device:
         self._sample()
         if self.world.broker is not None:
             self.world.broker.arrived(self)
+        if self.world.topics is not None:
+            self.world.topics.arrived(self)
 
     def _sample(self) -> None:
         mine = self.described
@@ -483,9 +486,12 @@ class Device:
                 self.host.remove(effect.execution)
             case DropVolumes():
                 pass  # `sim.volumewatch` remembers who has what
-            case Publish():
+            case Publish() if effect.broker == NAME:
                 if self.world.broker is not None:
                     self.world.broker.publish(self, effect)
+            case Publish():
+                if self.world.topics is not None:
+                    self.world.topics.publish_of(self, effect)
             case StreamLines():
                 raise AssertionError("no simulated task prints lines")
             case Reply():

@@ -2,7 +2,7 @@
 
 The broker keeps a session for each device: what it subscribed to, and each message that it has not
 acknowledged, which is sent again with every connection. The subscriptions of a life are made at
-once, when its node says what it hears.
+once, when its node says what it hears. What is published here are answers to messages that ask.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
-from protocol.effects import TriggerKept, TriggerPutOff, WatchTopics
-from protocol.events import TriggerHeard
+from protocol.effects import Publish, TriggerKept, TriggerPutOff, WatchTopics
+from protocol.events import BrokerChanged, MessagePublished, TriggerHeard
 from protocol.ids import JobId
-from protocol.listening import TopicWatch
+from protocol.listening import BROKER_LABEL, TopicWatch
 from protocol.records import Heard
+from protocol.sim.broker import Receipt
 from protocol.sim.device import Device
 from protocol.sim.world import World
 from protocol.trigger import matches
@@ -24,6 +25,8 @@ DELAY_S: Final = (0.001, 0.05)
 LOOK_S: Final = 0.5  # how often it sees whether a client is there again
 IN_FLIGHT_MAX: Final = 20  # as Mosquitto has it
 NUMBERS: Final = 30  # of packets; few, so that they come again
+NAME: Final = "sim"
+LABEL: Final = f"{BROKER_LABEL}{NAME}"
 TWICE: Final = 0.05  # of the messages are sent twice, as after a lost acknowledgement
 
 
@@ -39,8 +42,14 @@ class Published:
     targets: list[int] = field(default_factory=list)
 
     @property
+    def reply(self) -> str:
+        """Every other message asks for an answer."""
+        return f"replies/{self.number}" if self.number % 2 else ""
+
+    @property
     def heard(self) -> Heard:
-        return Heard(self.topic, f"message {self.number}".encode())
+        correlation = str(self.number).encode() if self.reply else b""
+        return Heard(self.topic, f"message {self.number}".encode(), self.reply, correlation)
 
 
 @dataclass(slots=True)
@@ -73,7 +82,46 @@ class Broker:
     rng: Random
     sessions: dict[int, Session] = field(default_factory=dict)
     handles: dict[tuple[int, int], Published] = field(default_factory=dict)
+    received: list[Receipt] = field(default_factory=list)
     _count: int = 0
+    _ways: Random = field(init=False)  # of answers: apart, so that they change nothing else
+
+    def __post_init__(self) -> None:
+        self._ways = Random(f"{self.world.seed}/answers")
+
+    # ---- answers -----------------------------------------------------------------------------
+
+    def arrived(self, device: Device) -> None:
+        """A life of the device's agent begins: it connects."""
+        if LABEL in device.described.labels:
+            way_s = self._ways.uniform(*DELAY_S)
+            self.world.heap.after(way_s, self._tell_connected, device, device.lives)
+
+    def _tell_connected(self, device: Device, life: int) -> None:
+        if device.lives == life and self._reaches(device):
+            device.hear_broker(BrokerChanged(NAME, True))
+
+    def _reaches(self, device: Device) -> bool:
+        session = self.sessions.get(device.index)
+        return session is None or self.world.heap.now >= session.offline_until
+
+    def publish_of(self, device: Device, effect: Publish) -> None:
+        way_s = self._ways.uniform(*DELAY_S)
+        self.world.heap.after(way_s, self._receive, device, device.lives, effect)
+
+    def _receive(self, device: Device, life: int, effect: Publish) -> None:
+        """It has left, whether or not who sent it lives on; its PUBACK may be lost."""
+        if self._reaches(device):
+            receipt = Receipt(device.index, effect.id, effect.topic, effect.payload)
+            self.received.append(receipt)
+            way_s = self._ways.uniform(*DELAY_S)
+            self.world.heap.after(way_s, self._acknowledge, device, life, effect)
+
+    def _acknowledge(self, device: Device, life: int, effect: Publish) -> None:
+        if device.lives == life and self._reaches(device):
+            device.hear_broker(MessagePublished(effect.key, effect.id))
+
+    # ---- messages ----------------------------------------------------------------------------
 
     def told(self, device: Device, effect: WatchTopics | TriggerKept | TriggerPutOff) -> None:
         session = self.sessions.setdefault(device.index, Session())
@@ -102,6 +150,9 @@ class Broker:
         """This device does not reach the broker for a while."""
         session = self.sessions.setdefault(index, Session())
         session.offline_until = self.world.heap.now + seconds
+        device = self.world.devices[index]
+        if LABEL in device.described.labels:
+            device.hear_broker(BrokerChanged(NAME, False))
         self.world.heap.after(seconds, self._reconnect, self.world.devices[index], session)
 
     @property
@@ -113,6 +164,7 @@ class Broker:
         )
 
     def _reconnect(self, device: Device, session: Session) -> None:
+        self.arrived(device)
         if device.node is not None and session.life == device.lives:
             self._connect(device, session)
 

@@ -9,16 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 
-import msgspec
-
 from protocol.derived import heard_by
 from protocol.effects import Effect, Save, Tell, TriggerKept
 from protocol.ids import JobId
 from protocol.sim.device import Device
 from protocol.sim.mqtt import Broker, Published
 from protocol.sim.world import World
-from protocol.waiting import Kept
-from protocol.wire import loads
+from protocol.waiting import kept_of
 
 FIRED = "trigger.fired"
 
@@ -41,7 +38,7 @@ class TriggerWatch:
             if isinstance(effect, Save):
                 for bucket, key, value in effect.rows:
                     if bucket == "trigger" and value is not None:
-                        _, _, message, *_ = msgspec.convert(loads(value), Kept)
+                        _, _, message, *_ = kept_of(value)
                         self._runs.setdefault(message.payload, {})[JobId(key)] = None
             elif isinstance(effect, Tell) and effect.kind == FIRED:
                 self._check_fired(device, JobId(str(effect.fields["job"])))
@@ -100,6 +97,21 @@ class TriggerWatch:
         if len(runs) > most:
             text = f"message {message.number} is {len(runs)} jobs; {len(targets)} devices heard it"
             return [(-1, text)]
+        return self._answered(message, len(runs))
+
+    def _answered(self, message: Published, runs: int) -> list[tuple[int, str]]:
+        """Whoever asked has an answer; where nobody was cut off, one for each run of the message.
+        What went dark with the answer in its outbox tells nobody."""
+        broker = self._broker
+        if not message.reply or broker is None or any(map(_gone, self.world.devices)):
+            return []
+        answers = [each for each in broker.received if each.topic == message.reply]
+        if not answers:
+            return [(-1, f"message {message.number} is not answered")]
+        # Who hears a question again answers again, with the same.
+        different = dict.fromkeys((each.device, each.id, each.payload) for each in answers)
+        if self.exclusive and len(different) > runs:
+            return [(-1, f"message {message.number} has {len(different)} answers; {runs} runs")]
         return []
 
     def _gone_with_its_holder(self, runs: dict[JobId, None]) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from protocol.effects import (
     Effect,
+    Publish,
     Reply,
     Save,
     StartTask,
@@ -18,7 +19,7 @@ from protocol.effects import (
 )
 from protocol.events import Event
 from protocol.ids import PeerId
-from protocol.sim.broker import SimBroker
+from protocol.sim.broker import Receipt, SimBroker
 from protocol.sim.cron import EverySeconds
 from protocol.sim.heap import Heap
 from protocol.sim.network import Network
@@ -48,9 +49,16 @@ class Watcher(Protocol):
 
 
 class Told(Protocol):
-    """Hears what nodes want of the MQTT broker."""
+    """Hears what nodes want of the MQTT broker that brings messages and takes answers."""
 
     def told(self, device: Device, effect: WatchTopics | TriggerKept | TriggerPutOff) -> None: ...
+
+    def arrived(self, device: Device) -> None: ...
+
+    def publish_of(self, device: Device, effect: Publish) -> None: ...
+
+    @property
+    def received(self) -> list[Receipt]: ...
 
 
 @dataclass(slots=True)

@@ -7,6 +7,9 @@ import re
 import pytest
 import yaml
 
+from protocol.answer import answer_message, refusal_message
+from protocol.ids import JobId
+from protocol.question import Question
 from tests.firmware.bridge import search, value_of
 from tests.firmware.pages import (
     NOTES,
@@ -16,13 +19,14 @@ from tests.firmware.pages import (
     shortest,
     value_of_diagnostic,
 )
+from tests.protocol.test_answer import ended
 
 PAGE = "sensors.md"
 READINGS = ("reading", "frost", "broken")
 
 
 def test_no_example_is_overlooked() -> None:
-    assert set(blocks(PAGE, "json")) == {*READINGS, "parts", "result"}
+    assert set(blocks(PAGE, "json")) == {*READINGS, "parts", "result", "answer", "refused"}
     assert set(blocks(PAGE, "hex")) == {*READINGS, "stdout"}
     assert set(blocks(PAGE, "diag")) == {"reading", "stdout"}
     assert set(blocks(PAGE, "jmespath")) == {"key", "parts", "broken"}
@@ -70,6 +74,22 @@ def test_the_key_of_a_reading_is_its_id() -> None:
         for name in READINGS
     ]
     assert ids == ["porch-12-345", "porch-12-346", "porch-12-347"]
+
+
+@pytest.mark.parametrize("name", ["answer", "refused"])
+def test_an_answer_has_the_fields_that_are_sent(name: str) -> None:
+    shown = value_of(block(PAGE, "json", name).encode(), "application/json")
+    question = Question("home", "replies/x")
+    held, keyring = ended(b"frost\n")
+    message = (
+        answer_message(held, question, keyring)
+        if name == "answer"
+        else refusal_message(JobId("j-90cd"), "climate", shown["error"], question)
+    )
+    sent = value_of(message.payload, message.content_type)
+    assert list(shown) == list(sent)
+    same = set(sent) if name == "refused" else {"state", "error", "outcome", "stdout", "truncated"}
+    assert {key: shown[key] for key in same} == {key: sent[key] for key in same}
 
 
 def test_a_key_of_parts_has_them_all() -> None:

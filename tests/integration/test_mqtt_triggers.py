@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from paho.mqtt.client import Client, MQTTv5
@@ -12,8 +15,12 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from tests.lab import Device, Lab
+from tests.lab import Device, Lab, LabError
 from tests.mosquitto import Mosquitto
+from tests.mqttlistener import Holding
+
+KILLS: Final = int(os.environ.get("SHOAL_TEST_KILLS", "12"))  # 100 took 18 minutes
+ROUND_S: Final = 60  # of one kill at most, on a machine that others use too
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +42,20 @@ def lab(mosquitto: Mosquitto) -> Iterator[Lab]:
 
 
 def send(
-    mosquitto: Mosquitto, topic: str, payload: str, id: str = "", retain: bool = False
+    mosquitto: Mosquitto,
+    topic: str,
+    payload: str,
+    id: str = "",
+    retain: bool = False,
+    reply: str = "",
+    correlation: bytes = b"",
 ) -> None:
     """At QoS 1, and acknowledged when it returns."""
     properties = Properties(PacketTypes.PUBLISH)
+    if reply:
+        properties.ResponseTopic = reply
+    if correlation:
+        properties.CorrelationData = correlation
     if id:
         properties.UserProperty = ("id", id)
     client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
@@ -82,7 +99,7 @@ def hearing(lab: Lab, topic: str, without: Device | None = None) -> int:
 
 def runs(lab: Lab, name: str) -> list[dict[str, Any]]:
     """All that became of a template, once each, as any device tells."""
-    with lab[2].client() as client:
+    with lab[-1].client() as client:
         views = [client.job(view["id"]) for view in client.jobs()["jobs"] if view["name"] == name]
     return [view for view in views if view.get("source")]
 
@@ -181,3 +198,90 @@ def test_no_message_ends_what_hears_it(lab: Lab, mosquitto: Mosquitto) -> None:
     wanted = Counter({'{"readings": [1, 9]}': 1})
     lab.until(lambda: outputs(lab, "sums") == wanted, "the one that is meant has run", 60)
     assert not [device for device in lab.devices if "rebuilding from disk" in device.log()]
+
+
+# ---- kills ----------------------------------------------------------------------------------
+
+
+def acknowledged(mosquitto: Mosquitto, device: str) -> int:
+    """How many PUBACKs the broker has had of a device's triggers."""
+    return mosquitto.log().count(f"Received PUBACK from shoal-{device[-12:]}-triggers")
+
+
+def heard_of(lab: Lab, name: str) -> Counter[str]:
+    """How many jobs each message of a template has become, by its payload; of those that ended.
+    What a task printed while its agent was away is in its log, and not in the view."""
+    with lab[0].client() as client:
+        views = client.jobs(limit=1000, detail=True, state="completed", name=name)["jobs"]
+    runs = [view for view in views if view.get("source")]
+    urls = [run["spec"]["Tasks"][0]["InputSources"][-1]["Source"]["Params"]["URL"] for run in runs]
+    return Counter(b64decode(url.partition(",")[2]).decode() for url in urls)
+
+
+@pytest.mark.timeout(max(900, ROUND_S * KILLS))
+def test_kills_lose_no_message_and_make_no_second_job_of_one(mosquitto: Mosquitto) -> None:
+    """By turns: at once; between journal and PUBACK; between PUBACK and firing (the second rank
+    waits for the first, which hears nothing); all devices at once.
+
+    Of messages without ids, which one device hears, each is one job as well.
+    """
+    ways = [Holding(mosquitto.port), Holding(mosquitto.port)]
+    lab = Lab(2)
+    for device, way in zip(lab.devices, ways, strict=True):
+        device.environment["SHOAL_MQTT_BROKERS"] = f"home=mqtt://127.0.0.1:{way.port}"
+    lab[0].environment["SHOAL_MQTT_ALLOW"] = "template/*"
+    lab[1].environment["SHOAL_MQTT_ALLOW"] = "template/kill-keyed"
+    hit: Counter[str] = Counter()
+    try:
+        with lab:
+            template(lab, "kill-keyed", "kill/keyed", Dedup={})
+            template(lab, "kill-plain", "kill/plain")
+            for turn in range(KILLS):
+                lab.until(lambda: hearing(lab, "kill/keyed") == 2, "both hear")
+                lab.until(lambda: hearing(lab, "kill/plain") == 1, "one hears")
+                hit[_one_kill(lab, mosquitto, ways, turn)] += 1
+            for name, parts in (("kill-keyed", 3), ("kill-plain", 1)):
+                wanted = {f"{turn}.{part}" for turn in range(KILLS) for part in range(parts)}
+                with contextlib.suppress(LabError):
+                    lab.until(lambda n=name, w=wanted: set(heard_of(lab, n)) >= w, "jobs", 120)
+                assert wanted - set(heard_of(lab, name)) == set(), f"{name}: none is lost"
+                assert heard_of(lab, name) == Counter(wanted), f"{name}: one job each"
+            print(f"{KILLS} kills ({dict(hit)}): {3 * KILLS} messages with ids and {KILLS} without")
+    finally:
+        for way in ways:
+            way.close()
+    assert set(hit) == {"at once", "journal-puback", "puback-firing", "all"}
+
+
+def _one_kill(lab: Lab, mosquitto: Mosquitto, ways: list[Holding], turn: int) -> str:
+    kind = ("at once", "journal-puback", "puback-firing", "all")[turn % 4]
+    killed = lab.devices if kind in ("all", "journal-puback") else [lab[turn // 4 % 2]]
+    before = len(known(lab)), acknowledged(mosquitto, lab[1].peer)
+    if kind == "journal-puback":
+        for way in ways:
+            way.mute()
+    if kind == "puback-firing":
+        ways[0].hold()
+        killed = [lab[1]]
+    for part in range(3):
+        send(mosquitto, "kill/keyed", f"{turn}.{part}", id=f"kill-{turn}-{part}")
+    send(mosquitto, "kill/plain", f"{turn}.0")
+    if kind == "journal-puback":  # all four are jobs, and the broker does not know
+        lab.until(lambda: len(known(lab)) == before[0] + 4, "they are jobs")
+        assert acknowledged(mosquitto, lab[1].peer) == before[1]
+    elif kind == "puback-firing":  # those that the first device would fire are none yet
+        there = before[1] + 3
+        lab.until(lambda: acknowledged(mosquitto, lab[1].peer) >= there, "it has them")
+    for device in killed:
+        lab.kill(device)
+    for way in ways:
+        way.let_go()
+    lab.start(*killed)
+    return kind
+
+
+def known(lab: Lab) -> list[str]:
+    """The jobs that messages of this test have become."""
+    with lab[0].client() as client:
+        views = client.jobs(limit=1000)["jobs"]
+    return [v["id"] for v in views if v.get("source") and v["name"].startswith("kill-")]

@@ -12,7 +12,7 @@ from protocol.config import OutboxConfig
 from protocol.effects import Bucket, Effect, Publish, Save, Tell
 from protocol.events import BrokerChanged, MessagePublished
 from protocol.ids import JobId
-from protocol.outbox import Message, Outbox
+from protocol.outbox import ANSWER_LOSSES_MAX, Message, Outbox
 from tests.protocol.jobs import at
 
 UP, DOWN = BrokerChanged("home", True), BrokerChanged("home", False)
@@ -316,3 +316,42 @@ def test_whatever_happens_all_arrive_in_order(steps: list[str]) -> None:
         wanted = [id for id, its in added if its == job]
         assert [id for id in dict.fromkeys(arrived) if id in wanted] == wanted
     assert not kept.disk
+
+
+# ---- answers ------------------------------------------------------------------------------------
+
+
+def with_answer() -> Kept:
+    """An answer on its way, and a result of the same job behind it."""
+    kept = Kept()
+    answer = Message("a", "home", job_of("j"), "t", b"x", correlation=b"c", answer=True)
+    _, key, value = kept.outbox.add(answer)
+    assert value is not None
+    kept.disk[key] = value
+    kept.add("b")
+    (publish,) = kept.boots().on_broker(UP, at(0.0))
+    assert isinstance(publish, Publish) and publish.correlation == b"c"
+    return kept
+
+
+def test_an_answer_that_is_refused_is_dropped_where_a_result_is_kept() -> None:
+    kept = with_answer()
+    event = MessagePublished(f"{1:016d}", "a", "not authorized", True)
+    effects = kept.outbox.on_published(event, at(0.0))
+    (told,) = [effect for effect in effects if isinstance(effect, Tell)]
+    assert told.kind == "mqtt.unanswered" and "not authorized" in told.text
+    assert kept.does(effects) == ["b"] and list(kept.disk) == [f"{2:016d}"]
+    kept.ends("b", "not authorized", refused=True)
+    assert list(kept.disk) == [f"{2:016d}"]
+
+
+def test_an_answer_that_breaks_connection_after_connection_is_given_up() -> None:
+    kept = with_answer()
+    for times in range(ANSWER_LOSSES_MAX):
+        assert "a" in {message.id for message in kept.outbox.messages.values()}
+        event = MessagePublished(f"{1:016d}", "a", "lost", lost=True)
+        kept.does(kept.outbox.on_published(event, at(1000.0 * times)))
+        kept.does(kept.outbox.on_broker(DOWN, at(1000.0 * times)))
+        kept.does(kept.outbox.on_broker(UP, at(1000.0 * times + 900.0)))
+        kept.does(kept.outbox.on_deadline(at(1000.0 * times + 999.0)))
+    assert [message.id for message in kept.outbox.messages.values()] == ["b"]

@@ -23,7 +23,7 @@ def test_the_first_is_told_of_and_the_next_are_counted() -> None:
         assert refusals.add(LOOK, "look", "too long", float(at)) == []
     assert refusals.deadline == TELL_S
     assert texts(refusals.on_deadline(TELL_S)) == ["look: 5 messages were refused: too long"]
-    assert refusals.deadline == NEVER and refusals.total == {LOOK: 6}
+    assert refusals.deadline == NEVER
 
 
 def test_each_reason_has_its_number() -> None:
@@ -50,4 +50,11 @@ def test_templates_without_end_are_forgotten() -> None:
     refusals = Refusals(PeerId("a"))
     for at in range(10 * KINDS_MAX):
         refusals.add(JobId(f"job-{at}"), "look", "x" * 5_000, 0.0)
-    assert len(refusals.total) <= KINDS_MAX and len(refusals._tell_at) <= KINDS_MAX
+    assert len(refusals._tell_at) <= KINDS_MAX
+
+
+def test_what_is_told_may_be_something_else() -> None:
+    refusals = Refusals(PeerId("a"), "trigger.unanswered", "not answered")
+    (told,) = refusals.add(LOOK, "look", "a wildcard", 0.0)
+    assert isinstance(told, Tell) and told.kind == "trigger.unanswered"
+    assert told.text == "look: a message was not answered: a wildcard"

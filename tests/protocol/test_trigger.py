@@ -70,6 +70,7 @@ def test_all_of_its_words() -> None:
         Dedup={"Key": "id"},
         Retained=True,
         BytesMax="1Ki",
+        Answers="replies/+",
     )
     spec = triggered({"mqtt": words, "prefer": {"nearTrigger": True}})
     assert spec.trigger == Trigger(
@@ -85,6 +86,7 @@ def test_all_of_its_words() -> None:
             key="id",
             retained=True,
             bytes_max=1024,
+            answers="replies/+",
         ),
         near=True,
     )
@@ -125,6 +127,7 @@ def test_topic_filters(topic: str) -> None:
         ({"Input": "argv"}, "Input", "allowed: file, stdin, env"),
         ({"MaxPerMinute": 0}, "MaxPerMinute", "allowed: 1 to 6000"),
         ({"BytesMax": "33Ki"}, "BytesMax", "allowed: 1 to 32Ki"),
+        ({"Answers": "a/#/b"}, "Answers", "the last"),
         ({"Retained": "yes"}, "Retained", "not a boolean"),
         ({"Debounce": "2d"}, "Debounce", "out of range"),
         ({"Toppic": "a"}, "Toppic", "did you mean"),

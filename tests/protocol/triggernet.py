@@ -7,8 +7,8 @@ from itertools import count
 
 from protocol.config import NodeConfig, TriggersConfig
 from protocol.derived import derived_id
-from protocol.effects import Reply
-from protocol.events import TaskEnded, TriggerHeard
+from protocol.effects import Publish, Reply
+from protocol.events import BrokerChanged, MessagePublished, TaskEnded, TriggerHeard
 from protocol.heldjob import HeldJob
 from protocol.ids import ExecutionId, JobId, PeerId, rendezvous
 from protocol.job import JobSpec
@@ -80,12 +80,14 @@ class TriggerNet(NodeNet):
         delivery: str = "",
         repeated: bool = False,
         topic: str = TOPIC,
+        reply: str = "",
+        correlation: bytes = b"",
     ) -> list[int]:
         """A message comes to these devices; by which handles."""
         handles = []
         for name in names:
             handles.append(next(self._handles))
-            message = Heard(topic, payload)
+            message = Heard(topic, payload, reply, correlation)
             event = TriggerHeard(handles[-1], self.id, message, key, delivery, repeated)
             self.handle(name, event)
         return handles
@@ -128,6 +130,18 @@ class TriggerNet(NodeNet):
 
     def end_of(self, name: str, execution: str) -> None:
         self._finish(name, TaskEnded(ExecutionId(execution), 0, "", 5))
+
+    def broker_up(self, *names: str, broker: str = "home") -> None:
+        """Their broker is there; it takes nothing before `puback`."""
+        for name in names or tuple(self.boxes):
+            self.handle(name, BrokerChanged(broker, True))
+
+    def puback(self, name: str, publish: Publish, problem: str = "", refused: bool = False) -> None:
+        self.handle(name, MessagePublished(publish.key, publish.id, problem, refused))
+
+    def answers(self, *names: str) -> list[Publish]:
+        """What was published at these devices, or at all, as often as it was."""
+        return [each for name in names or self.boxes for each in self.boxes[name].published]
 
     def rows(self, name: str, bucket: str = "trigger") -> dict[str, bytes]:
         return self.boxes[name].disk.get(bucket, {})  # type: ignore[call-overload,no-any-return]

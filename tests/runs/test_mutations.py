@@ -15,6 +15,7 @@ import protocol.node as node_module
 import protocol.placement as placement_module
 import protocol.sim.device as device_module
 import protocol.standingjob as standingjob_module
+from protocol.answering import Answering, Owed
 from protocol.bidding import Bidder
 from protocol.catalogue import Catalogue
 from protocol.clock import NEVER, Now
@@ -733,7 +734,28 @@ def _repeats_are_new(patch: Patch) -> None:
 
 def _all_hear(patch: Patch) -> None:
     """Every device subscribes to what has no keys."""
-    patch.setattr(Triggers, "_hears", lambda self, watch, now: not watch.problem)
+    patch.setattr(Triggers, "hears", lambda self, watch, now: not watch.problem)
+
+
+def _nobody_answers(patch: Patch) -> None:
+    """Each leaves the answer to another."""
+    patch.setattr(Answering, "_answerer", lambda self, held, broker: None)
+
+
+def _all_answer(patch: Patch) -> None:
+    """Each holder that hears of the end takes the answer for its own."""
+    patch.setattr(Answering, "_answerer", lambda self, held, broker: self.keyring.peer)
+
+
+def _unsaved_answers(patch: Patch) -> None:
+    """What is owed is remembered until the next crash."""
+    owe = Answering._owe
+
+    def forget(self: Answering, held: HeldJob, owed: Owed, wait_s: float, now: Now) -> list[Effect]:
+        effects = owe(self, held, owed, wait_s, now)
+        return [] if wait_s else effects
+
+    patch.setattr(Answering, "_owe", forget)
 
 
 MUTATIONS = (
@@ -854,6 +876,9 @@ MUTATIONS = (
     Mutation("nobody is asked", _nobody_is_asked, "fired a second time", CLEAN, about="triggers"),
     Mutation("repeats are new", _repeats_are_new, "jobs; . devices heard", about="triggers"),
     Mutation("all hear", _all_hear, "without a key came to", CLEAN, about="triggers"),
+    Mutation("nobody answers", _nobody_answers, "is not answered", about="triggers"),
+    Mutation("all answer", _all_answer, "has . answers; 1 runs", CLEAN, about="triggers"),
+    Mutation("answer owed in memory", _unsaved_answers, "is not answered", about="triggers"),
     Mutation("gone peers waited for", _never_given_up, "has not ended|woken", GRAVE),
     Mutation("outbox not saved", _unsaved_outbox, "before it was durable|no message of it", BROKER),
     Mutation("lost with the connection", _sent_once, "waits? for the broker|not come", BROKER),
@@ -862,6 +887,8 @@ MUTATIONS = (
 
 # The seeds that found the rarer ones the last time are tried first; each seed takes seconds.
 LIKELY = {
+    "all answer": 1,
+    "answer owed in memory": 19,
     "any spec wins": 21,
     "fired by a wrong clock": 6,
     "gone peers waited for": 11,
@@ -870,6 +897,7 @@ LIKELY = {
     "lease too short": 5,
     "list grows without NotAfter": 28,
     "no takeover": 24,
+    "nobody answers": 1,
     "nobody stands in": 22,
     "nobody steps in": 14,
     "nothing handed on": 9,

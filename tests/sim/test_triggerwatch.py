@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 from protocol.derived import derive
@@ -9,6 +10,7 @@ from protocol.effects import Save, Tell, TriggerKept
 from protocol.heldjob import HeldJob
 from protocol.ids import JobId, job_id
 from protocol.records import Spec
+from protocol.sim.broker import Receipt
 from protocol.sim.mqtt import Broker, Published
 from protocol.sim.run import build
 from protocol.sim.trace import Trace
@@ -21,7 +23,7 @@ from tests.protocol.test_trigger import triggered
 class Shown:
     """Two devices, one of which is made to do things, and what the watch says of it."""
 
-    def __init__(self, exclusive: bool = True) -> None:
+    def __init__(self, exclusive: bool = True, number: int = 2) -> None:
         self.world = build("lab", 2, Random(1), Trace())
         self.device = self.world.devices[0]
         self.device.power_on()
@@ -42,7 +44,7 @@ class Shown:
             body=triggered().encode(),
         )
         self.source = seal(spec, keyring)
-        self.message = Published(1, self.template, "home/porch/motion", "", targets=[0])
+        self.message = Published(number, self.template, "home/porch/motion", "", targets=[0])
         self.broker.handles[(0, 1)] = self.message
         self.watch.messages.append(self.message)
 
@@ -80,7 +82,7 @@ def test_what_is_on_disk_may_be_acknowledged() -> None:
 
 
 def test_what_is_on_no_disk_may_not() -> None:
-    assert "acknowledges message 1, which is on no disk" in Shown().keep()
+    assert "acknowledges message 2, which is on no disk" in Shown().keep()
 
 
 def test_a_job_on_another_disk_will_do() -> None:
@@ -106,7 +108,7 @@ def test_a_run_is_fired_once_where_nobody_is_cut_off() -> None:
 
 def test_a_message_that_came_is_a_job_in_the_end() -> None:
     shown = Shown()
-    assert "message 1 is lost" in shown.end()
+    assert "message 2 is lost" in shown.end()
     shown.fire()
     assert shown.end() == ""
     shown.message.targets.clear()
@@ -117,11 +119,11 @@ def test_a_message_is_as_many_jobs_as_devices_that_heard_it_at_most() -> None:
     shown = Shown()
     shown.fire("k1")
     shown.fire("k2")
-    assert "message 1 is 2 jobs; 1 devices heard it" in shown.end()
+    assert "message 2 is 2 jobs; 1 devices heard it" in shown.end()
     shown.message.targets.append(1)
     assert shown.end() == ""
     shown.message.key = "k1"
-    assert "message 1 is 2 jobs" in shown.end()
+    assert "message 2 is 2 jobs" in shown.end()
 
 
 def test_what_has_no_key_comes_to_one_device_when_all_is_well() -> None:
@@ -151,7 +153,7 @@ def test_one_device_that_is_well_steps_in_for_one_that_is_gone() -> None:
     shown.message.key = "k"
     shown.message.targets.append(1)
     shown.world.devices[1].buried = True
-    assert "message 1 is lost" in shown.end()
+    assert "message 2 is lost" in shown.end()
     shown.message.key = ""
     assert shown.end() == ""
 
@@ -163,6 +165,38 @@ def test_a_job_may_be_lost_with_the_one_device_that_had_it() -> None:
     run = shown.fire()
     assert shown.device.node is not None
     del shown.device.node.jobs[run]
-    assert "message 1 is lost" in shown.end()
+    assert "message 2 is lost" in shown.end()
     shown.device.buried = True
+    assert shown.end() == ""
+
+
+# ---- answers ------------------------------------------------------------------------------------
+
+
+def answered(*receipts: Receipt, exclusive: bool = True) -> str:
+    """Of a message that asks and has become a job."""
+    shown = Shown(exclusive, number=1)
+    shown.fire()
+    shown.broker.received += receipts
+    return shown.end()
+
+
+ANSWER = Receipt(0, "r:answer", "replies/1", b"{}")
+
+
+def test_whoever_asks_is_to_be_answered() -> None:
+    assert "message 1 is not answered" in answered()
+    assert answered(ANSWER) == answered(ANSWER, ANSWER) == ""
+
+
+def test_where_nobody_is_cut_off_one_answers_and_says_one_thing() -> None:
+    for other in (replace(ANSWER, device=1), replace(ANSWER, payload=b"[]")):
+        assert "has 2 answers; 1 runs" in answered(ANSWER, other)
+        assert answered(ANSWER, other, exclusive=False) == ""
+
+
+def test_who_goes_dark_may_take_the_answer_along() -> None:
+    shown = Shown(number=1)
+    shown.fire()
+    shown.world.devices[1].amnesiac = True
     assert shown.end() == ""

@@ -263,6 +263,12 @@ TRIGGERED = JobSpec.from_plain(
         "Tasks": [{"Engine": {"Type": "process", "Params": {"Command": ["look", "${how}"]}}}],
     }
 )
+ASKED = JobSpec.from_plain(
+    {
+        **TRIGGERED.to_plain(),
+        "Trigger": {"Mqtt": {"Broker": "home", "Topic": "frage/#", "Answers": "antwort/+"}},
+    }
+)
 MESSAGE = Heard("haus/küche/bewegung", b'{"state":"ON"}\n\x00\xff', "antwort/7", b"\x00\x07")
 FIRED = TRIGGERED.filled_by(MESSAGE, "tür-17")
 WASM = JobSpec.from_plain(
@@ -322,6 +328,7 @@ JOBS = {
     "ops-schedule": OPS_SCHEDULE,
     "template": TEMPLATE,
     "trigger": TRIGGERED,
+    "trigger-answers": ASKED,
     "fired": FIRED,
     "wasm": WASM,
     "mqtt": PUBLISHING,

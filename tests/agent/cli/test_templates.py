@@ -144,3 +144,30 @@ def test_a_schedule_is_not_waited_for(agent: MemoryAgent, shoal: Shoal) -> None:
 def test_a_schedule_of_ops_jobs_ends_as_any_other_that_is_followed() -> None:
     view = {"id": "s" * 32, "type": "ops", "state": "stopped", "parts": [], "slots": []}
     assert summary(view) == "stopped"
+
+
+def test_who_hears_a_trigger_is_shown_and_what_became_of_messages(
+    say: str, agent: MemoryAgent, shoal: Shoal
+) -> None:
+    part = {
+        "peer": "p", "peer_name": "attic", "hears": True, "elected": False, "problem": "",
+        "waiting": 0, "heard": 12, "filtered": 7, "fired": 2,
+        "refused": {"more than 2 a minute (MaxPerMinute)": 3},
+        "unanswered": {"a response topic with\x1b a wildcard": 1}, "last_fired_ms": 1000,
+    }  # fmt: skip
+    deaf = {**part, "peer_name": "hall", "hears": False, "problem": "not listed", "refused": {}}
+    deaf |= {"unanswered": {}, "last_fired_ms": 0}
+    trigger = {
+        "broker": "home", "topic": "ask/+", "keyed": True, "hearers": ["attic"],
+        "devices": [part, deaf],
+    }  # fmt: skip
+    agent.backend.views[say]["trigger"] = trigger
+    shown = shoal("template", "show", "say").out
+    assert "ask/+ at broker home" in shown and "attic (each, by ids one fires)" in shown
+    assert "attic: 3 refused: more than 2 a minute (MaxPerMinute)" in shown
+    assert "attic: 1 unanswered: a response topic with" in shown and "\x1b" not in shown
+    (line,) = [line for line in shown.splitlines() if line.startswith("hall")]
+    assert "not listed" in line and " no " in line
+    assert shoal("template", "show", "say", "--json").json["trigger"] == trigger
+    trigger["hearers"], trigger["keyed"] = [], False
+    assert "no device" in shoal("template", "show", "say").out

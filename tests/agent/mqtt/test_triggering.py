@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.eventlog import EventLog
-from agent.mqtt.triggering import HELD_MAX, Triggering
+from agent.mqtt.triggering import COUNT_S, HELD_MAX, Triggering
 from protocol.effects import Tell, TriggerKept, TriggerPutOff, WatchTopics
-from protocol.events import Event, TriggerHeard, TriggerRefused
+from protocol.events import Event, TopicWatched, TriggerFiltered, TriggerHeard, TriggerRefused
 from protocol.ids import JobId, PeerId
 from protocol.listening import TopicWatch
+from protocol.question import Question
 from protocol.refusals import Refusals
 from protocol.trigger import MqttTrigger
 
@@ -149,7 +150,7 @@ def test_only_what_when_wants_is_told(when: str, payload: bytes, meant: bool) ->
         ({"when": "a"}, Message(b'{"a": 1'), "invalid JSON"),
         ({"when": "a"}, Message(b"\xff\xff"), "neither JSON nor CBOR"),
         ({"when": "abs(state)"}, Message(), "When: "),
-        ({}, Message(response_topic="x" * 1025), "over 1024 characters"),
+        ({}, Message(topic="home/" + "x" * 1020 + "/motion"), "over 1024 characters"),
     ],
 )
 def test_what_runs_nothing_is_refused_and_the_broker_told(
@@ -193,10 +194,55 @@ def test_the_message_of_another_subscription_is_not_meant() -> None:
     assert desk.hear(message) is None and message.acks == 1
 
 
-def test_a_correlation_that_is_too_long_is_not_answered_and_still_a_key() -> None:
-    event = Desk(keyed=True).heard(Message(response_topic="answers", correlation=b"x" * 300))
-    assert event.message.reply == "" and event.message.correlation == b""
+def test_where_an_answer_is_to_go_is_told_as_it_came() -> None:
+    """The node says what of it is too long; without a topic there is no question."""
+    event = Desk(keyed=True).heard(Message(response_topic="x" * 1025, correlation=b"x" * 300))
+    assert event.message.reply == "x" * 1025 and event.message.correlation == b"x" * 300
     assert event.key.startswith("sha256:")
+    assert Desk().heard(Message(correlation=b"c")).message.correlation == b""
+
+
+def test_a_refused_message_that_asks_is_acknowledged_once_its_answer_is_kept() -> None:
+    desk = Desk(bytes_max=3)
+    message = Message(b"four", response_topic="answers", correlation=b"c", dup=True)
+    event = desk.hear(message)
+    assert isinstance(event, TriggerRefused) and "BytesMax" in event.reason
+    assert event.question == Question("home", "answers", b"c") and message.acks == 0
+    assert desk.triggering.rebuilt() == [event]
+    other = desk.hear(Message(b"four", response_topic="answers", correlation=b"c"))
+    assert isinstance(other, TriggerRefused) and other.key == event.key
+    desk.triggering.carry_out(TriggerKept(event.handle))
+    assert message.acks == 1
+
+
+def test_what_the_broker_had_kept_asks_nothing() -> None:
+    message = Message(retain=True, response_topic="answers")
+    event = Desk().hear(message)
+    assert isinstance(event, TriggerRefused) and event.question is None and message.acks == 1
+
+
+def test_what_is_not_meant_is_counted_now_and_then() -> None:
+    desk = Desk(when="state == 'OFF'")
+    for _ in range(3):
+        assert desk.hear(Message()) is None
+    ((after_s, tell),) = desk.waiting
+    tell()
+    assert after_s == COUNT_S and desk.posted == [TriggerFiltered(LOOK, 3)]
+    desk.hear(Message())
+    assert len(desk.waiting) == 2
+
+
+def test_what_the_broker_says_to_a_subscription_is_told_and_that_it_is_gone() -> None:
+    desk = Desk()
+    desk.triggering.granted(desk.watch, "")
+    desk.triggering.granted(desk.watch, "not authorized")
+    desk.triggering.gone("other")
+    desk.triggering.gone("home")
+    assert desk.posted == [
+        TopicWatched(LOOK),
+        TopicWatched(LOOK, "not authorized"),
+        TopicWatched(LOOK, "broker home is not connected"),
+    ]
 
 
 @given(st.binary(max_size=300), st.sampled_from(["", "application/json", "application/cbor"]))
