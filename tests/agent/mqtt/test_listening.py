@@ -75,7 +75,11 @@ async def life(root: Path, mosquitto: Mosquitto, version: str = "5") -> AsyncIte
     async with trio.open_nursery() as nursery:
         nursery.start_soon(brokers.run)
         await until(lambda: broker.connected or mosquitto.process is None)
-        yield Life(broker, Listening(brokers, take, Remembered(root / "heard.json")), heard)
+        yield Life(
+            broker,
+            Listening(brokers, take, lambda *_: None, Remembered(root / "heard.json")),
+            heard,
+        )
         nursery.cancel_scope.cancel()
 
 
