@@ -17,7 +17,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from paho.mqtt import publish
+from paho.mqtt.client import Client, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion
 
 from scripts.version import NoVersion, Version, exported, newest_tag, this_checkout
 from tests.lab import Device, Done, Lab, LabError
@@ -314,9 +315,7 @@ class Trial:
         hear = lambda: all(topic in self.ask(device, "doctor") for device in self.devices)  # noqa: E731
         self.until(hear, "it is heard everywhere")
         with Listener(self.broker.port, f"out/{one}", f"listener-{one}") as listener:
-            for number in range(4):
-                payload = json.dumps({"id": f"{one}{number}"})
-                publish.single(topic, payload, 1, hostname="127.0.0.1", port=self.broker.port)
+            send(self.broker.port, topic, [json.dumps({"id": f"{one}{n}"}) for n in range(4)])
             listener.until(lambda: len({each.payload for each in listener.heard}) == 4, "4 results")
         for device in ("old1", "new1"):
             runs = [view for view in self.views(device) if view["name"] == name]
@@ -385,6 +384,17 @@ class Trial:
 
 def labels(name: str) -> list[str]:
     return ["--label", f"kind={name[:-1]}", "--label", f"device={name}"]
+
+
+def send(port: int, topic: str, payloads: list[str]) -> None:
+    """At QoS 1; the broker has them when it returns."""
+    client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    for payload in payloads:
+        client.publish(topic, payload, 1).wait_for_publish(WITHIN_S)
+    client.disconnect()
+    client.loop_stop()
 
 
 def main() -> int:
