@@ -238,7 +238,7 @@ def test_uninstalling_ends_its_own_containers_and_purging_their_volumes(
     assert asked[-1] == "volume ls -q --filter label=shoal.peer=12D3KooWme"
     program(tmp_path / "opt/current/bin", "python", "exit 1")
     told = tried("--uninstall", "--dry-run", path=device, script=elsewhere)
-    assert "docker rm" not in told.stdout and "cannot be told; by hand" in told.stdout
+    assert "docker rm" not in told.stdout and "cannot be told any more; by hand" in told.stdout
 
 
 def test_uninstalling_twice_is_no_harm(tmp_path: Path, elsewhere: Path) -> None:
