@@ -39,7 +39,10 @@ async def main():
     spawner = Spawner(pathlib.Path("/run/shoal-tasks.sock"))
     cgroups = Cgroups("trial", 2, (pathlib.Path("/sys/fs/cgroup/shoal"),))
     engine = ProcessEngine(root, spawner.user(), cgroups=cgroups, spawner=spawner)
-    await engine.start(TaskLaunch("e1", ("/bin/cat", "/proc/self/cgroup")))
+    script = "cat /proc/self/cgroup; echo; while [ ! -e go ]; do sleep 0.1; done"
+    await engine.start(TaskLaunch("e1", ("/bin/sh", "-c", script)))
+    await engine.follow("e1", "stdout", 0)
+    print(await engine.run_beside("e1", ("sh", "-c", "touch go; grep ^0: /proc/self/cgroup")))
     ended = await engine.wait("e1")
     print(ended.code, ended.detail, (await engine.tails("e1", 20))[0].data.decode())
     await engine.clear("e1")
@@ -184,7 +187,9 @@ class Trial:
     def a_task_is_in_a_group_of_its_own(self) -> None:
         (self.machine.root / "opt/group.py").write_text(IN_ITS_GROUP)
         told = self.machine.do("runuser -u shoal -- /opt/shoal/current/bin/python /opt/group.py")
-        assert told.startswith("0 ") and "0::/shoal/trial-e1" in told, told
+        beside, own, *_ = told.splitlines()
+        assert beside == "(0, '0::/shoal/trial-e1')", told
+        assert own.startswith("0 ") and "0::/shoal/trial-e1" in told, told
         self.machine.do("rm -r /opt/group.py /var/lib/shoal/trial")
         within = f"nsenter -t {self.pid('shoal')} -m runuser -u shoal --"  # what the agent sees
         self.machine.do(f"{within} mkdir /sys/fs/cgroup/shoal/trial")
