@@ -262,7 +262,10 @@ class Doctor:
         """Nothing to say where it was never installed."""
         if not (trouble := self._agent.wasm.trouble):
             return []
-        fix = "install wasmtime anew (pip install 'shoal[wasm]'), and start the agent again"
+        fix = (
+            "install wasmtime anew (the service: `sudo scripts/install --wasm`; else pip install "
+            "'shoal[wasm]'), and start the agent again"
+        )
         return [check("wasm", None, f"no WebAssembly tasks here: {trouble}", fix)]
 
     def _s3(self) -> list[View]:
@@ -271,7 +274,10 @@ class Doctor:
         if not config.accept.buckets:
             return []
         if not s3.present:
-            fix = "pip install 'shoal[s3]', and start the agent again"
+            fix = (
+                "the service: `sudo scripts/install --s3`; else pip install 'shoal[s3]', and start "
+                "the agent again"
+            )
             return [check("s3", None, "buckets are allowed, and s3 is not installed", fix)]
         if trouble := s3.trouble():
             return [check("s3", None, trouble, "see [s3] in `shoal config example`; chmod 600")]

@@ -263,9 +263,8 @@ class Agent:
         own = [self.config.data_dir, self.config.socket_path, self.config.docker.path()]
         if (home := Path.home()) != Path("/"):
             own.append(home)
-        # What the spawner's user may do is asked as the agent's own, which is no more privileged.
-        user = self._user if self._spawner is None else None
-        return Sandbox.find(user, wanted == "always", tuple(own), self.config.accept.devices)
+        always, devices = wanted == "always", self.config.accept.devices
+        return Sandbox.find(self._user, always, tuple(own), devices, self._spawner)
 
     def _policy(self) -> PolicyConfig:
         policy = self.config.accept.policy(self.s3.lacking)

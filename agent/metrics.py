@@ -36,6 +36,11 @@ PLACES: Final = {
     "volumes": "volumes",
     "wasm": "compiled",
 }
+DATA_HELP: Final = "Disk that is used, by what is kept, but for what data_unread counts."
+UNREAD_HELP: Final = (
+    "Directories that data_bytes leaves out, as they are closed to the agent: as the service, what "
+    "running tasks and kept volumes of programs hold."
+)
 # Segments of output, see execution_dir.py; not files of a task's own that are called the same.
 _LOG: Final = re.compile(r"[^/]+/(?:stdout|stderr)\.[0-9]+")
 
@@ -115,22 +120,28 @@ def written() -> Iterator[Reading]:
 def disk_readings(data_dir: Path) -> list[Reading]:
     """What tasks and the agent keep below the data directory; blocks for a look at each file."""
     sizes: dict[Labels, float] = {(("kind", kind),): 0 for kind in ("logs", *PLACES.values())}
+    shut: list[OSError] = []
     for place, kind in PLACES.items():
-        for name, size in _files(data_dir / place):
+        for name, size in _files(data_dir / place, shut.append):
             log = kind == "tasks" and _LOG.fullmatch(name) is not None
             sizes[(("kind", "logs" if log else kind),)] += size
     free = shutil.disk_usage(data_dir).free
+    unread = sum(not isinstance(each, FileNotFoundError) for each in shut)
     return [
-        Reading("data_bytes", Kind.GAUGE, "Disk that is used, by what is kept.", sizes),
+        Reading("data_bytes", Kind.GAUGE, DATA_HELP, sizes),
+        Reading("data_unread", Kind.GAUGE, UNREAD_HELP, {(): unread}),
         Reading("disk_free_bytes", Kind.GAUGE, "Free where the data directory is.", {(): free}),
     ]
 
 
-def _files(directory: Path) -> Iterator[tuple[str, int]]:
-    """Path below it and bytes on disk of each file; what goes meanwhile is passed over. The heads
-    of logs are punched out, so that their length says more than they take."""
+def _files(directory: Path, shut: Callable[[OSError], None]) -> Iterator[tuple[str, int]]:
+    """Path below it and bytes on disk of each file; what goes meanwhile is passed over, and `shut`
+    is told of each directory that cannot be looked into. The heads of logs are punched out, so that
+    their length says more than they take."""
     every = (
-        os.path.join(parent, name) for parent, _, names in os.walk(directory) for name in names
+        os.path.join(parent, name)
+        for parent, _, names in os.walk(directory, onerror=shut)
+        for name in names
     )
     for path in islice(every, FILES_MAX):
         try:

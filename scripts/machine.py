@@ -19,7 +19,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SUITE: Final = "bookworm"
-PACKAGES: Final = "python3,systemd,systemd-sysv,dbus,procps"
+PACKAGES: Final = "python3,systemd,systemd-sysv,dbus,procps,bubblewrap"
 HOST_PACKAGES: Final = ("debootstrap", "systemd-container")
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BOOT_S: Final = 120.0
@@ -63,6 +63,9 @@ class Machine:
                 env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
             )
         self.until(lambda: self.ask("systemctl is-system-running") == "running", BOOT_S)
+        # nspawn covers parts of /proc, and the kernel then lets nobody mount one in namespaces of
+        # his own, as sandboxes do: one that is whole, as on a machine of its own, is enough for it.
+        self.do("mkdir -p /run/whole-proc && mount -t proc proc /run/whole-proc")
 
     def reboot(self) -> None:
         """Power off and on: nspawn's own reboot asks for a /run that is no disk on the host."""
@@ -132,7 +135,8 @@ class Machine:
 def debian(beside: Path) -> Path:
     """A tree that is made once."""
     cache = ROOT / ".cache" / f"debian-{SUITE}"
-    if (cache / "complete").exists():
+    complete = cache / "complete"
+    if complete.exists() and complete.read_text() == PACKAGES:
         return cache
     missing = [p for p in HOST_PACKAGES if not installed(p)]
     if missing or os.geteuid() != 0:
@@ -143,7 +147,7 @@ def debian(beside: Path) -> Path:
         ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(cache)],
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    (cache / "complete").touch()
+    complete.write_text(PACKAGES)
     return cache
 
 

@@ -39,7 +39,10 @@ async def main():
     spawner = Spawner(pathlib.Path("/run/shoal-tasks.sock"))
     cgroups = Cgroups("trial", 2, (pathlib.Path("/sys/fs/cgroup/shoal"),))
     engine = ProcessEngine(root, spawner.user(), cgroups=cgroups, spawner=spawner)
-    await engine.start(TaskLaunch("e1", ("/bin/cat", "/proc/self/cgroup")))
+    script = "cat /proc/self/cgroup; echo; while [ ! -e go ]; do sleep 0.1; done"
+    await engine.start(TaskLaunch("e1", ("/bin/sh", "-c", script)))
+    await engine.follow("e1", "stdout", 0)
+    print(await engine.run_beside("e1", ("sh", "-c", "touch go; grep ^0: /proc/self/cgroup")))
     ended = await engine.wait("e1")
     print(ended.code, ended.detail, (await engine.tails("e1", 20))[0].data.decode())
     await engine.clear("e1")
@@ -61,6 +64,27 @@ Tasks:
 NOTHING_WASM: Final = bytes.fromhex(  # (module (func (export "_start")))
     "0061736d01000000 010401600000 03020100 070a01065f737461727400 00 0a040102000b"
 )
+SCRIPT: Final = "/root/unpacked/scripts/install"
+OWN_PLACES: Final = """
+set -e; cd "$HOME"; made=$(mktemp); echo "print(6 * 7)" >own.py; cp own.py "$made"
+python3 ./own.py; python3 "$HOME/own.py"; python3 "$made"; ls /home"""
+ALONE: Final = """
+Name: alone
+Type: batch
+Tasks:
+  - Network: {Type: None}
+    Engine:
+      Type: process
+      Params: {Command: [sh, -c, "readlink /proc/self/ns/net; id -un; touch $HOME/x $TMPDIR/x"]}
+"""
+DEAF: Final = """
+Name: deaf
+Type: batch
+Tasks:
+  - Engine:
+      Type: process
+      Params: {Command: [sh, -c, "trap '' TERM; setsid sleep 1000 & while :; do sleep 1; done"]}
+"""
 STATUS: Final = """/opt/shoal/current/bin/python -c '
 import json
 from agent.client import Client
@@ -88,10 +112,10 @@ class Trial:
         return listed + self.machine.ask("cut -d: -f1 /etc/passwd /etc/group | sort")
 
     def install(self, *words: str, bundle: str = "/root/shoal.tar.gz") -> str:
-        """With the script of the bundle itself."""
+        """With the script of the bundle itself, and a umask that shuts others out."""
         unpack = "rm -rf /root/unpacked && mkdir /root/unpacked && tar -xzf"
         self.machine.do(f"{unpack} {bundle} -C /root/unpacked --strip-components=1")
-        return self.machine.do(f"/root/unpacked/scripts/install {' '.join(words)} 2>&1")
+        return self.machine.do(f"umask 077; {SCRIPT} {' '.join(words)} 2>&1")
 
     def shoal(self, words: str, user: str = "pi") -> str:
         return self.machine.do(f"shoal {words}", user)
@@ -163,13 +187,38 @@ class Trial:
     def a_task_is_in_a_group_of_its_own(self) -> None:
         (self.machine.root / "opt/group.py").write_text(IN_ITS_GROUP)
         told = self.machine.do("runuser -u shoal -- /opt/shoal/current/bin/python /opt/group.py")
-        assert told.startswith("0 ") and "0::/shoal/trial-e1" in told, told
+        beside, own, *_ = told.splitlines()
+        assert beside == "(0, '0::/shoal/trial-e1')", told
+        assert own.startswith("0 ") and "0::/shoal/trial-e1" in told, told
         self.machine.do("rm -r /opt/group.py /var/lib/shoal/trial")
         within = f"nsenter -t {self.pid('shoal')} -m runuser -u shoal --"  # what the agent sees
         self.machine.do(f"{within} mkdir /sys/fs/cgroup/shoal/trial")
         self.machine.do(f"{within} rmdir /sys/fs/cgroup/shoal/trial")
         assert self.machine.run(f"{within} mkdir /sys/fs/cgroup/trial").returncode != 0
         assert self.machine.run(f"{within} touch /var/tmp/x /opt/x").returncode != 0
+
+    def a_task_reaches_its_own_places_by_name(self) -> None:
+        told = self.shoal(f"run -q -- sh -c '{OWN_PLACES}'").splitlines()
+        assert told == ["42", "42", "42", "guest", "pi"], told
+
+    def a_program_without_a_network_has_none(self) -> None:
+        (self.machine.root / "home/pi/alone.yaml").write_text(ALONE)
+        network, user = self.shoal("job run -q --follow alone.yaml").splitlines()
+        assert network.startswith("net:") and user == "shoal-task", (network, user)
+        assert network != self.machine.ask("readlink /proc/1/ns/net")
+
+    def every_program_is_in_a_sandbox_where_that_is_asked_for(self) -> None:
+        place = "/run/systemd/system/shoal.service.d"
+        setting = "[Service]\\nEnvironment=SHOAL_TASK_SANDBOX=always\\n"
+        self.machine.do(f"mkdir -p {place} && printf '{setting}' >{place}/test.conf")
+        self.machine.do("systemctl daemon-reload && systemctl restart shoal")
+        self.machine.until(self.answers)
+        told = self.shoal(f"run -q -- sh -c '{OWN_PLACES}'").splitlines()
+        assert told == ["42", "42", "42"], "it sees no home"
+        doctor = self.machine.ask("shoal doctor", "pi")
+        assert "every program runs in a sandbox of bubblewrap" in doctor, doctor
+        self.machine.do(f"rm -r {place} && systemctl daemon-reload && systemctl restart shoal")
+        self.machine.until(self.answers)
 
     def what_a_program_keeps_is_there_the_next_time(self) -> None:
         (self.machine.root / "home/pi/keeping.yaml").write_text(KEEPING)
@@ -300,17 +349,42 @@ class Trial:
         for _ in range(2):  # compiled, and as it was compiled before
             self.shoal("wasm run -q nothing.wasm")
 
+    def an_upgrade_takes_nothing_away(self) -> None:
+        self.install("--s3", "--user", "pi")
+        bundle = self.remade("later", "echo >>README.md")
+        told = self.install("--bundle", bundle, "--user", "pi")
+        assert self.current().endswith("-later-wasm-s3"), told
+        self.machine.do("/opt/shoal/current/bin/python -I -c 'import minio, wasmtime'")
+        self.machine.until(self.answers)
+        self.shoal("wasm run -q nothing.wasm")
+
+    def what_another_python_left_is_made_anew(self) -> None:
+        """As after an upgrade of Debian in place, which brings one of another version."""
+        bundle = "/root/later.tar.gz"
+        self.machine.do("mv /opt/shoal/current/lib/python3.* /opt/shoal/current/lib/python3.0")
+        told = self.install("--bundle", bundle, "--user", "pi")
+        assert "is here already" not in told, told
+        self.machine.until(self.answers)
+        assert "is here already" in self.install("--bundle", bundle, "--user", "pi")
+        self.machine.until(self.answers)
+
     def uninstall_keeps_what_it_knows(self) -> None:
         self.machine.do("cp -a /opt/shoal/current/. /opt/inviter")
+        (self.machine.root / "home/pi/deaf.yaml").write_text(DEAF)
+        self.shoal("job run deaf.yaml")
+        self.machine.until(lambda: self.machine.ask("pgrep -u shoal-task -f sleep"))
         told = self.machine.do("/opt/shoal/current/install --uninstall 2>&1")
+        assert not self.machine.ask("ps -o args= -u shoal-task"), told
         assert "is kept" in told and self.machine.ask("ls /var/lib/shoal/identity.key")
         assert not self.machine.ask("ls /opt/shoal /usr/local/bin/shoal 2>/dev/null")
+        assert "is kept" in self.machine.do(f"{SCRIPT} --uninstall 2>&1"), "once more is no harm"
         self.install("--user", "pi")
         self.machine.until(self.answers)
         assert '"shoal_name": "home"' in self.machine.ask(STATUS)
 
     def purge_leaves_nothing(self) -> None:
         told = self.machine.do("/opt/shoal/current/install --uninstall --purge 2>&1")
+        told += self.machine.do(f"{SCRIPT} --uninstall --purge 2>&1")
         lines = self.everything().splitlines()
         after = "\n".join(line for line in lines if "/opt/inviter" not in line)
         assert after == self.before, f"{told}\n{set(after.split()) ^ set(self.before.split())}"
@@ -350,11 +424,16 @@ TRIED: Final = (
     Trial.a_member_of_the_group_has_it_init,
     Trial.a_task_is_apart_from_the_service,
     Trial.a_task_is_in_a_group_of_its_own,
+    Trial.a_task_reaches_its_own_places_by_name,
+    Trial.a_program_without_a_network_has_none,
+    Trial.every_program_is_in_a_sandbox_where_that_is_asked_for,
     Trial.what_a_program_keeps_is_there_the_next_time,
     Trial.a_task_outlives_what_becomes_of_the_agent,
     Trial.a_task_starts_as_fast_as_under_root,
     Trial.the_doctor_is_content,
     Trial.webassembly_runs_where_it_was_asked_for,
+    Trial.an_upgrade_takes_nothing_away,
+    Trial.what_another_python_left_is_made_anew,
     Trial.it_comes_back_after_a_reboot,
     Trial.uninstall_keeps_what_it_knows,
     Trial.purge_leaves_nothing,

@@ -1,10 +1,9 @@
-"""Commands beside a running task: as its user and as confined, in its directory."""
+"""Commands beside a running task: as its user and as confined, in its directory, control groups and
+sandbox. A supervisor of its own ends what each has left, see run_beside in supervise.c."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +20,18 @@ OUTPUT_BYTES_MAX = 4096  # its last words are all that is told
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where and as whom. With a spawner the user is its own, whatever stands here."""
+    """Where and as whom. With a spawner the user is its own, whatever stands here.
+
+    `groups` are the files by which it joins the control groups of its task, `inside` a process of
+    the sandbox that it is to run in, 0 for none.
+    """
 
     directory: Path
     environment: dict[str, str]
     user: TaskUser | None
     spawner: Spawner | None = None
+    groups: tuple[str, ...] = ()
+    inside: int = 0
 
     @classmethod
     def of(
@@ -36,7 +41,8 @@ class Place:
         pairs = (value.partition("=") for value in spec_fields(spec, "env"))
         environment = {key: value for key, _, value in pairs}
         within = next(iter(spec_fields(spec, "cwd")), "")
-        return cls(work / within, environment, user, spawner)
+        groups = tuple(spec_fields(spec, "cgroup"))
+        return cls(work / within, environment, user, spawner, groups)
 
 
 async def run_beside(
@@ -49,29 +55,26 @@ async def run_beside(
     """
     if place.spawner is not None:
         return await _run_by(place.spawner, place, argv, stdin, stdout)
+    words = (user_word(place.user), str(place.directory), str(place.inside), *place.groups)
     process = await trio.lowlevel.open_process(
-        [str(supervisor_path()), "--beside", user_word(place.user), *argv],
+        [str(supervisor_path()), "--beside", *words, "--", *argv],
         stdin=stdin,
         stdout=subprocess.PIPE if stdout is None else stdout,
         stderr=subprocess.STDOUT if stdout is None else subprocess.PIPE,
-        cwd=place.directory,
-        env=place.environment,
+        cwd="/",
+        env={f":{name}": value for name, value in place.environment.items()},
         start_new_session=True,
     )
-    words = process.stdout or process.stderr
-    assert words is not None
-    said = b""
+    said = process.stdout or process.stderr
+    assert said is not None
     try:
-        async with words:
-            while data := await words.receive_some(OUTPUT_BYTES_MAX):
-                said = (said + data)[-OUTPUT_BYTES_MAX:]
+        text = await _last_words(said)
         code = await process.wait()
     finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)  # what it left behind in its session
+        process.terminate()  # it ends all that the command started
         with trio.CancelScope(shield=True):
             code = await process.wait()
-    return (128 - code if code < 0 else code), _last_line(said)
+    return (128 - code if code < 0 else code), text
 
 
 async def _run_by(
@@ -80,12 +83,14 @@ async def _run_by(
     """The same, started by the spawner: it ends what it started when the line is closed."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     ours, theirs = os.pipe2(os.O_CLOEXEC)
-    words = trio.lowlevel.FdStream(ours)
     streams = (null if stdin == subprocess.DEVNULL else stdin, stdout or theirs, theirs)
+
+    def ask() -> Line:
+        directory, environment = place.directory, place.environment
+        return spawner.beside(directory, environment, argv, streams, place.groups, place.inside)
+
     try:
-        line = await trio.to_thread.run_sync(
-            spawner.beside, place.directory, place.environment, argv, streams
-        )
+        line = await trio.to_thread.run_sync(ask)
     except BaseException:
         os.close(ours)
         raise
@@ -93,14 +98,21 @@ async def _run_by(
         os.close(null)
         os.close(theirs)
     try:
-        said = b""
-        async with words:
-            while data := await words.receive_some(OUTPUT_BYTES_MAX):
-                said = (said + data)[-OUTPUT_BYTES_MAX:]
-        return await _status(line), _last_line(said)
+        text = await _last_words(trio.lowlevel.FdStream(ours))
+        return await _status(line), text
     finally:
         os.close(line.pidfd)
         line.close()
+
+
+async def _last_words(stream: trio.abc.ReceiveStream) -> str:
+    """Closed in the end, which tells who writes there that nobody wants more of it."""
+    said = b""
+    async with stream:
+        while data := await stream.receive_some(OUTPUT_BYTES_MAX):
+            said = (said + data)[-OUTPUT_BYTES_MAX:]
+    lines = said.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else ""
 
 
 async def _status(line: Line) -> int:
@@ -109,11 +121,6 @@ async def _status(line: Line) -> int:
     if code is None:
         raise OSError("what started it was ended meanwhile")
     return code
-
-
-def _last_line(said: bytes) -> str:
-    lines = said.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else ""
 
 
 def user_word(user: TaskUser | None) -> str:

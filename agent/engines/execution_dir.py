@@ -69,7 +69,8 @@ class ExecutionDir:
     def create(self, user: TaskUser | None, *, give: bool = True) -> None:
         """Make it and the task's own directories; harmless when they exist. Without `give` those
         stay the agent's until they are handed over."""
-        self.path.mkdir(mode=0o711 if user else 0o700, exist_ok=True)
+        self.path.mkdir(exist_ok=True)
+        self.path.chmod(0o711 if user else 0o700)  # mkdir's mode is cut down by the service's umask
         for own in (self.work, self.tmp):
             own.mkdir(mode=0o700, exist_ok=True)
             if user and give:  # the task cannot have put a link there: the directory above is ours

@@ -126,8 +126,10 @@ class ProcessEngine:
         directory = self._directory(execution_id)
         spec = await self._in_thread((directory.path / "spec").read_bytes)
         place = Place.of(spec, directory.work, self.user, self.spawner)
-        if (status := Status.read(directory.sandbox)) is not None:
-            argv = (*status.entry(place.directory), *argv)
+        if (
+            spec_field(spec, "sandbox") is not None
+        ):  # never outside of it, whatever it told of itself
+            place = replace(place, inside=Status.first_process(directory.sandbox))
         return await run_beside(place, argv)
 
     async def adopt(self) -> list[FoundExecution]:

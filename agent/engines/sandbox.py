@@ -13,15 +13,18 @@ import os
 import shutil
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agent.engines.spawner import Spawner
 from agent.engines.task import TaskUser
 from protocol.asks import matching
 
 PROGRAM: Final = "bwrap"
+SAID_BYTES_MAX: Final = 4096
 PROBE_S: Final = 10.0  # 7 ms on a PC; a card that is busy takes its time
 STATUS_FD: Final = 100  # as supervise.c opens it for bubblewrap, on `sandbox` beside the task
 # Kept from what is hidden: names are looked up with these.
@@ -54,30 +57,29 @@ class Sandbox:
 
     @classmethod
     def find(
-        cls, user: TaskUser | None, always: bool, hidden: tuple[Path, ...], devices: tuple[str, ...]
+        cls,
+        user: TaskUser | None,
+        always: bool,
+        hidden: tuple[Path, ...],
+        devices: tuple[str, ...],
+        spawner: Spawner | None = None,
     ) -> Sandbox | None:
-        """None where tasks of `user` cannot be put into one. Blocks for some milliseconds."""
+        """None where tasks of `user`, or those that the spawner starts, cannot be put into one: it
+        is tried as they are started. Blocks for some milliseconds."""
         program = shutil.which(PROGRAM)
         if program is None:
             _log.debug("no %s", PROGRAM)
             return None
         made = cls(program, always, hidden, devices)
-        who = {} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": []}
         words = made.words(Path("/"), (), {}, network=False)
+        argv = (program, *words, "--", "/bin/sh", "-c", ":")
         try:
-            ran = subprocess.run(
-                (program, *words, "--", "/bin/sh", "-c", ":"),
-                timeout=PROBE_S,
-                check=False,
-                capture_output=True,
-                cwd="/",
-                **who,
-            )  # type: ignore[call-overload]
+            code, said = _try(argv, user) if spawner is None else _try_by(spawner, argv)
         except (OSError, subprocess.SubprocessError) as error:
             _log.warning("%s is here and does not work: %s", program, error)
             return None
-        if ran.returncode:
-            said = ran.stderr.decode("utf-8", "replace").strip()
+        if code:
+            said = said or f"its exit code is {code}"
             _log.warning("%s is here and does not work: %s", program, said)
             return None
         return made
@@ -124,6 +126,29 @@ class Sandbox:
         return [*words, "--chdir", str(directory)]
 
 
+def _try(argv: Sequence[str], user: TaskUser | None) -> tuple[int, str]:
+    """Exit code, and what it said."""
+    who = {} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": []}
+    ran = subprocess.run(argv, timeout=PROBE_S, check=False, capture_output=True, cwd="/", **who)  # type: ignore[call-overload]
+    return ran.returncode, ran.stderr.decode("utf-8", "replace").strip()
+
+
+def _try_by(spawner: Spawner, argv: Sequence[str]) -> tuple[int, str]:
+    """The agent's own service may be kept from namespaces: its tasks are not."""
+    with open(os.devnull, "r+b") as null, tempfile.TemporaryFile() as said:
+        streams = (null.fileno(), null.fileno(), said.fileno())
+        line = spawner.beside(Path("/"), {}, argv, streams)
+        try:
+            code = line.status(PROBE_S)
+        finally:
+            os.close(line.pidfd)
+            line.close()
+        if code is None:
+            raise OSError(f"no end within {PROBE_S:.0f} s")
+        said.seek(0)
+        return code, said.read(SAID_BYTES_MAX).decode("utf-8", "replace").strip()
+
+
 def inside_only(env: Mapping[str, str]) -> dict[str, str]:
     """Of a task's variables those that would do something to bubblewrap, outside of all."""
     return {k: v for k, v in env.items() if k.startswith("LD_") or k in _UNSAFE}
@@ -153,12 +178,13 @@ class Status:
         pid = told.get("child-pid", 0)
         return cls(pid if isinstance(pid, int) else 0, "exit-code" in told)
 
-    def entry(self, directory: Path) -> tuple[str, ...]:
-        """What stands before a command that is to run within, beside the task. Raises OSError."""
-        if not self.pid:
-            raise OSError("it is not in its sandbox yet")
-        namespaces = ("-U", "-m", "-p", "-n", "-i", "-u", "--preserve-credentials")
-        return ("nsenter", "-t", str(self.pid), *namespaces, f"--wdns={directory}", "--")
+    @classmethod
+    def first_process(cls, path: Path) -> int:
+        """That of a task's sandbox, by its number outside. Raises OSError."""
+        status = cls.read(path)
+        if status is None or not status.pid or status.ended:
+            raise OSError("it is not in its sandbox just now")
+        return status.pid
 
 
 def _own_devices() -> Iterator[str]:

@@ -6,7 +6,9 @@
  *
  *   hello                   answered with `UID GID GROUP,...` of TASKS
  *   start DIR               shoal-supervise for an execution directory, whose files become TASKS'
- *   beside [key=value...]   one command as TASKS, with the three descriptors that come along
+ *   beside [key=value...]   one command as TASKS, with the three descriptors that come along: its
+ *                           `cwd`, each `arg` and `env`, the groups of a task (`cgroup`) that it
+ *                           joins, a process in whose sandbox it is to run (`inside`)
  *   give DIR                a directory of AGENT's, itself alone, becomes TASKS'
  *   take DIR                what TASKS left below DIR becomes AGENT's
  *
@@ -40,7 +42,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { LINES_MAX = 4096, MESSAGE_BYTES = 1 << 18, FIELDS_MAX = 8192, GROUPS_MAX = 64, DEPTH_MAX = 1024 };
+enum { LINES_MAX = 4096, MESSAGE_BYTES = 1 << 18, FIELDS_MAX = 8192, GROUPS_MAX = 64, DEPTH_MAX = 1024,
+       CGROUPS_MAX = 4, DESCRIPTORS = 3 };
 static const char CGROUP_ROOT[] = "/sys/fs/cgroup";
 
 struct user { uid_t uid; gid_t gid; gid_t groups[GROUPS_MAX]; size_t count; };
@@ -184,44 +187,62 @@ static void give(char *dir)
     _exit(top < 0 || fstat(top, &found) || !change_owner(top, &found, &given));
 }
 
+/* What a supervisor becomes its task's user by, and ends all of it. */
+static const int kept[] = {CAP_SETUID, CAP_SETGID, CAP_KILL};
+static const uint32_t KEPT = 1u << CAP_SETUID | 1u << CAP_SETGID | 1u << CAP_KILL;
+
+static void keep_rights(void)
+{
+    hold(KEPT);
+    for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
+        prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, kept[i], 0, 0);
+}
+
 static void start(char *dir)
 {
-    static const int kept[] = {CAP_SETUID, CAP_SETGID, CAP_KILL};
-    uint32_t mask = 0;
-    for (size_t i = 0; i < 3; i++)
-        mask |= 1u << kept[i];
-    become_agent(mask | 1u << CAP_CHOWN);
+    become_agent(KEPT | 1u << CAP_CHOWN);
     struct change given = {agent.uid, &tasks, false};
     int at = open(dir, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (at < 0 || faccessat(at, "supervisor", F_OK, 0) == 0) /* it is its task's already */
         _exit(3);
     change_tree(at, "work", &given);
     change_tree(at, "tmp", &given);
-    hold(mask);
-    for (size_t i = 0; i < 3; i++)
-        prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, kept[i], 0, 0);
+    keep_rights();
     char *argv[] = {supervisor, "--for", as_tasks, dir, NULL}, *env[] = {NULL};
     execve(supervisor, argv, env);
     _exit(126);
 }
 
+/* Its supervisor stays the agent's, out of reach of what it has to end. */
 static void beside(char **fields, size_t count, const int *descriptors)
 {
-    char *argv[FIELDS_MAX + 4] = {supervisor, "--beside", "-"}, *env[FIELDS_MAX + 1], *cwd = "/";
-    size_t words = 3, variables = 0;
+    static char *argv[2 * FIELDS_MAX + 8], *env[FIELDS_MAX + 1];
+    char *cwd = "/", *inside = "0", *cgroups[CGROUPS_MAX];
+    size_t words = 0, variables = 0, groups = 0, args = 0;
     for (size_t i = 0; i < count; i++) {
-        if (!strncmp(fields[i], "arg=", 4))
-            argv[words++] = fields[i] + 4;
-        else if (!strncmp(fields[i], "env=", 4))
-            env[variables++] = fields[i] + 4;
+        if (!strncmp(fields[i], "env=", 4))
+            fields[i][3] = ':', env[variables++] = fields[i] + 3; /* as supervise.c takes them */
         else if (!strncmp(fields[i], "cwd=", 4))
             cwd = fields[i] + 4;
+        else if (!strncmp(fields[i], "inside=", 7))
+            inside = fields[i] + 7;
+        else if (!strncmp(fields[i], "cgroup=", 7) && groups < CGROUPS_MAX)
+            cgroups[groups++] = fields[i] + 7;
     }
-    argv[words] = env[variables] = NULL;
-    become(&tasks); /* from root to another: all rights are gone with that */
-    setsid();
-    if (words < 4 || chdir(cwd))
+    char *first[] = {supervisor, "--beside", as_tasks, cwd, inside};
+    for (size_t i = 0; i < sizeof first / sizeof *first; i++)
+        argv[words++] = first[i];
+    for (size_t i = 0; i < groups; i++)
+        argv[words++] = cgroups[i];
+    argv[words++] = "--";
+    for (size_t i = 0; i < count; i++)
+        if (!strncmp(fields[i], "arg=", 4))
+            argv[words++] = fields[i] + 4, args++;
+    if (!args)
         _exit(126);
+    become_agent(KEPT);
+    keep_rights();
+    setsid();
     for (int i = 0; i < 3; i++) /* they lie above, so none is lost on the way */
         if (dup2(descriptors[i], i) < 0)
             _exit(126);
@@ -257,7 +278,7 @@ static void hang_up(size_t index)
 {
     struct line *line = &lines[index];
     if (line->child > 0 && line->ties)
-        kill(-line->child, SIGKILL), kill(line->child, SIGKILL);
+        kill(line->child, SIGTERM); /* it ends all that it started, which nobody else knows */
     close(line->socket);
     *line = lines[--lines_count];
 }
@@ -287,7 +308,7 @@ static void carry_out(struct line *line, char **fields, size_t count, const int 
         refuse(line, EINVAL);
         return;
     }
-    pid_t child = split(starts);
+    pid_t child = split(starts || besides);
     if (child == 0) {
         sigset_t none;
         sigemptyset(&none);
@@ -328,22 +349,26 @@ static size_t split_fields(ssize_t size, char **fields)
 static bool hear(struct line *line)
 {
     static char *fields[FIELDS_MAX];
-    char room[CMSG_SPACE(3 * sizeof(int))];
-    int descriptors[3] = {-1, -1, -1};
+    _Alignas(struct cmsghdr) char room[CMSG_SPACE(DESCRIPTORS * sizeof(int))];
+    int descriptors[DESCRIPTORS] = {-1, -1, -1};
     struct iovec part = {message, MESSAGE_BYTES};
-    struct msghdr head = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
+    /* CMSG_SPACE is more than three take, for its alignment: told of all of it, the kernel puts a fourth
+     * there. What is more than fits it closes. */
+    struct msghdr head = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room,
+                          .msg_controllen = CMSG_LEN(sizeof descriptors)};
     ssize_t size = recvmsg(line->socket, &head, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (size <= 0)
         return size < 0 && (errno == EAGAIN || errno == EINTR);
     struct cmsghdr *along = CMSG_FIRSTHDR(&head);
     if (along && along->cmsg_level == SOL_SOCKET && along->cmsg_type == SCM_RIGHTS)
-        memcpy(descriptors, CMSG_DATA(along), along->cmsg_len - CMSG_LEN(0));
+        memcpy(descriptors, CMSG_DATA(along),
+               along->cmsg_len < CMSG_LEN(sizeof descriptors) ? along->cmsg_len - CMSG_LEN(0) : sizeof descriptors);
     message[size] = 0;
     if (head.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
         refuse(line, EMSGSIZE);
     else
         carry_out(line, fields, split_fields(size, fields), descriptors);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < DESCRIPTORS; i++)
         if (descriptors[i] >= 0)
             close(descriptors[i]);
     return true;
@@ -372,8 +397,6 @@ static void reap(void)
                 char text[32];
                 int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
                 snprintf(text, sizeof text, "ended %d", code);
-                if (lines[i].ties)
-                    kill(-child, SIGKILL); /* what it left behind in its session */
                 lines[i].child = 0;
                 answer(lines[i].socket, text, -1);
             }

@@ -64,9 +64,13 @@ class Spawner:
         environment: Mapping[str, str],
         argv: Sequence[str],
         descriptors: tuple[int, int, int],
+        groups: Sequence[str] = (),
+        inside: int = 0,
     ) -> Line:
-        """One command in a directory, with these as its first three descriptors."""
-        fields = ["beside", f"cwd={directory}"]
+        """One command in a directory, with these as its first three descriptors; it joins control
+        groups by the files `groups`, and the sandbox that process `inside` is in."""
+        fields = ["beside", f"cwd={directory}", f"inside={inside}"]
+        fields += [f"cgroup={path}" for path in groups]
         fields += [f"env={name}={value}" for name, value in environment.items()]
         fields += [f"arg={word}" for word in argv]
         return self._run(fields, descriptors)

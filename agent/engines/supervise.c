@@ -5,6 +5,9 @@
  * DIR/spec (NUL-ended `key=value` fields, written by supervisor.py) says what to run. The lock on
  * DIR makes starting idempotent: whoever finds `supervisor` or `exit` there never starts a task.
  * --for comes from shoal-spawn, and is then whom the task runs as, whatever the spec says.
+ *
+ * shoal-supervise --beside USER DIRECTORY PID [CGROUP...] -- PROGRAM ARGUMENT...: run a command
+ * beside a task, see run_beside.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -13,6 +16,7 @@
 #include <grp.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <linux/capability.h>
 #include <linux/openat2.h>
 #include <linux/sched.h>
 #include <poll.h>
@@ -57,6 +61,7 @@ static struct {
 
 static struct log logs[2] = {{"stdout", -1, -1, 0, 0, -1, -1, 0, 0}, {"stderr", -1, -1, 0, 0, -1, -1, 0, 0}};
 static int dir = -1, exit_file = -1, work = -1;
+static int hearer = -1; /* a pipe whose other end is closed by whoever wants no more of us */
 static int64_t dropped_bytes, started_ms;
 static pid_t self, task;
 static bool task_reaped;
@@ -376,12 +381,17 @@ static void read_user(const char *text)
         spec.groups[spec.groups_count++] = (gid_t)strtoul(next + 1, NULL, 10);
 }
 
+/* Without any right: from one user to another who is not root either, the kernel takes none away, and
+ * what is held at an exec is kept by a file that has the same as its own, no_new_privs or not. */
 static bool become_user(void)
 {
+    struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
     gid_t g = (gid_t)spec.gid;
     uid_t u = (uid_t)spec.uid;
     return !setgroups(spec.groups_count, spec.groups) && !setresgid(g, g, g) && !setresuid(u, u, u) &&
-           (!prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) || errno == EINVAL);
+           (!prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) || errno == EINVAL) &&
+           (!u || !syscall(SYS_capset, &head, none));
 }
 
 /* ---- the task ---- */
@@ -438,18 +448,30 @@ static bool open_input(void)
     return true;
 }
 
+static bool join_groups(void)
+{
+    for (size_t i = 0; i < spec.cgroups_count; i++) {
+        int group = open(spec.cgroups[i], O_WRONLY | O_CLOEXEC);
+        if (group < 0 || write(group, "0", 1) != 1)
+            return false;
+        close(group);
+    }
+    return true;
+}
+
+static void be_killed_first(void)
+{
+    int oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (oom >= 0 && write(oom, OOM_SCORE, strlen(OOM_SCORE)) > 0)
+        close(oom); /* a hungry task dies before the agent */
+}
+
 /* In the child; returns the step that failed. It may share our memory: raw calls only. */
 static const char *become_task(int out, int err, bool joined)
 {
     sigset_t none;
-    int oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-    if (oom >= 0 && write(oom, OOM_SCORE, strlen(OOM_SCORE)) > 0)
-        close(oom); /* a hungry task dies before the agent */
-    for (size_t i = joined ? spec.cgroups_count : 0; i < spec.cgroups_count; i++) {
-        int group = open(spec.cgroups[i], O_WRONLY | O_CLOEXEC);
-        if (group < 0 || write(group, "0", 1) != 1) return "cgroup";
-        close(group);
-    }
+    be_killed_first();
+    if (!joined && !join_groups()) return "cgroup";
     if (spec.sandboxed) { /* as sandbox.py asks bubblewrap to */
         int told = openat(dir, "sandbox", O_WRONLY | O_CREAT | O_TRUNC, 0600);
         if (told < 0 || dup2(told, STATUS_FD) < 0) return "sandbox";
@@ -473,7 +495,7 @@ static const char *become_task(int out, int err, bool joined)
 /* A child that is born in its control group, if that is of version 2: joining one takes the kernel
  * a grace period of RCU, 10 to 20 ms (of version 1, a `tasks` file costs nothing of the sort). -1
  * where that is not to be had, as before Linux 5.7. */
-static pid_t born_inside(void)
+static pid_t born_inside(uint64_t flags)
 {
     static const char FILE_NAME[] = "/cgroup.procs";
     char path[PATH_MAX];
@@ -483,7 +505,7 @@ static pid_t born_inside(void)
     snprintf(path, sizeof path, "%.*s", (int)(n - tail), spec.cgroups[0]);
     int group = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     struct clone_args how = {
-        .flags = CLONE_VFORK | CLONE_INTO_CGROUP,
+        .flags = flags | CLONE_INTO_CGROUP,
         .exit_signal = SIGCHLD,
         .cgroup = (uint64_t)group,
     };
@@ -503,7 +525,7 @@ static bool start_task(void)
         fcntl(ends[i][0], F_SETPIPE_SZ, PIPE_BYTES);
         logs[i].pipe = ends[i][0];
     }
-    bool joined = (task = born_inside()) >= 0;
+    bool joined = (task = born_inside(CLONE_VFORK)) >= 0;
     if (!joined)
         task = vfork();
     if (task == 0) {
@@ -571,8 +593,9 @@ static void run(int signals)
         int64_t rest = until == INT64_MAX ? 3600000 : until - now;
         if (!heard && rest > ASK_AGAIN_MS)
             rest = ASK_AGAIN_MS;
-        struct pollfd fds[] = {{signals, POLLIN, 0}, {logs[0].pipe, POLLIN, 0}, {logs[1].pipe, POLLIN, 0}};
-        poll(fds, 3, rest < 0 ? 0 : rest > 3600000 ? 3600000 : (int)rest);
+        struct pollfd fds[] = {
+            {signals, POLLIN, 0}, {logs[0].pipe, POLLIN, 0}, {logs[1].pipe, POLLIN, 0}, {hearer, 0, 0}};
+        poll(fds, 4, rest < 0 ? 0 : rest > 3600000 ? 3600000 : (int)rest);
         for (struct signalfd_siginfo got; read(signals, &got, sizeof got) == (ssize_t)sizeof got;)
             if (got.ssi_signo == SIGTERM && (reason || !task_reaped)) {
                 bool first = !reason;
@@ -581,6 +604,8 @@ static void run(int signals)
                 if (first)
                     heard = end_gently();
             }
+        if (fds[3].revents)
+            hearer = -1, reason = "interrupted", kill_at = 0;
         for (int i = 0; i < 2; i++)
             if (fds[i + 1].revents && logs[i].pipe >= 0)
                 pump(&logs[i]);
@@ -589,7 +614,7 @@ static void run(int signals)
         for (int rounds = 0; rounds < 64 && logs[i].pipe >= 0 && pump(&logs[i]); rounds++) {}
 }
 
-static void cut_loose(void)
+static void hear_no_signals(void)
 {
     static const char as_default[256]; /* a struct kernel_sigaction, SIG_DFL being 0 */
     sigset_t all;
@@ -597,6 +622,20 @@ static void cut_loose(void)
     sigprocmask(SIG_SETMASK, &all, NULL);
     for (int sig = 1; sig < NSIG; sig++) /* by hand: glibc's posix_spawn leaves its own two ignored */
         syscall(SYS_rt_sigaction, sig, as_default, NULL, (NSIG - 1) / 8);
+}
+
+static int listen_for_signals(void)
+{
+    sigset_t heard;
+    sigemptyset(&heard);
+    sigaddset(&heard, SIGCHLD);
+    sigaddset(&heard, SIGTERM);
+    return signalfd(-1, &heard, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static void cut_loose(void)
+{
+    hear_no_signals();
     setsid();
     umask(077);
     int null = open("/dev/null", O_RDWR);
@@ -609,33 +648,113 @@ static void cut_loose(void)
     self = getpid();
 }
 
-/* A command beside a task, as confined as one: `--beside UID:GID:GROUP,... PROGRAM ARGUMENT...`, or
- * `- PROGRAM ARGUMENT...` to stay who we are. Directory and environment are set. Never returns. */
-static void run_beside(char *user, char **argv)
+/* ---- a command beside a task ---- */
+
+/* The namespaces of a process in a sandbox, as its own user. A user, files and processes of its own it
+ * has in any case: what has none of these is not in a sandbox (its number is another's by now). */
+static bool enter(const char *pid)
 {
-    for (int i = 0; i < (int)RLIM_NLIMITS; i++)
-        spec.limit[i] = -1;
-    int oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-    if (oom >= 0 && write(oom, OOM_SCORE, strlen(OOM_SCORE)) > 0)
-        close(oom);
-    spec.limit[RLIMIT_CORE] = 0;
+    static const struct { const char *name; int flag; bool always; } spaces[] = {
+        {"user", CLONE_NEWUSER, true}, {"mnt", CLONE_NEWNS, true}, {"pid", CLONE_NEWPID, true},
+        {"ipc", CLONE_NEWIPC, true}, {"uts", CLONE_NEWUTS, true}, {"net", CLONE_NEWNET, false},
+        {"cgroup", CLONE_NEWCGROUP, false},
+    };
+    enum { COUNT = sizeof spaces / sizeof *spaces };
+    int files[COUNT];
+    char path[64];
+    for (size_t i = 0; i < COUNT; i++) { /* all of them first: /proc is another one behind the second */
+        struct stat theirs, ours;
+        snprintf(path, sizeof path, "/proc/%s/ns/%s", pid, spaces[i].name);
+        files[i] = open(path, O_RDONLY | O_CLOEXEC);
+        snprintf(path, sizeof path, "/proc/self/ns/%s", spaces[i].name);
+        if (files[i] < 0 || fstat(files[i], &theirs) || stat(path, &ours))
+            return false;
+        bool same = theirs.st_dev == ours.st_dev && theirs.st_ino == ours.st_ino;
+        if (same && spaces[i].always)
+            return errno = ESRCH, false;
+        if (same)
+            close(files[i]), files[i] = -1;
+    }
+    for (size_t i = 0; i < COUNT; i++)
+        if (files[i] >= 0 && syscall(SYS_setns, files[i], spaces[i].flag))
+            return false;
+    return true;
+}
+
+static int as_exit_code(int status)
+{
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+/* In the child; returns what failed. Who enters a namespace of processes is not in it: a child is. */
+static const char *become_beside(char *directory, const char *inside, bool joined)
+{
+    sigset_t none;
+    be_killed_first();
+    if (!joined && !join_groups()) return spec.cgroups[0];
+    if (setsid() < 0) return "setsid";
     lower_limits();
+    if (spec.uid >= 0 && !become_user()) return "user";
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) return "no_new_privs";
+    if (inside && !enter(inside)) return "its sandbox";
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* after setuid, and entering, which clear it; a child has none */
+    pid_t inner = inside ? fork() : 0;
+    if (inner < 0) return "fork";
+    if (inner > 0) {
+        int status;
+        while (waitpid(inner, &status, 0) < 0 && errno == EINTR) {}
+        _exit(as_exit_code(status));
+    }
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (chdir(directory)) return directory;
     umask(022);
-    bool stay = !strcmp(user, "-");
-    if (!stay)
-        read_user(user);
-    if ((stay || become_user()) &&
-        !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-        execvp(argv[0], argv);
-    fprintf(stderr, "%s: %s\n", argv[0], strerror(errno));
-    _exit(errno == ENOENT ? 127 : 126); /* as a shell does */
+    exec_on_path();
+    return spec.argv[0];
+}
+
+/* `USER DIRECTORY PID [CGROUP...] -- PROGRAM ARGUMENT...`: run to its end, then end all that it left,
+ * which it does earlier where the other end of stderr is closed. USER is `UID:GID:GROUP,...`, or `-`
+ * to stay who we are; PID is a process whose sandbox it is to run in, or 0. Each variable of ours is
+ * one of its own behind a colon: what they would do to another program, they do not do to us. */
+static int run_beside(char **words)
+{
+    char *directory = words[1];
+    const char *inside = strcmp(words[2], "0") ? words[2] : NULL;
+    for (int i = 0; i < (int)RLIM_NLIMITS; i++)
+        spec.limit[i] = i == RLIMIT_CORE ? 0 : -1;
+    if (strcmp(words[0], "-"))
+        read_user(words[0]);
+    for (words += 3; *words && strcmp(*words, "--") && spec.cgroups_count < CGROUPS_MAX; words++)
+        spec.cgroups[spec.cgroups_count++] = *words;
+    if (!*words || !words[1])
+        return 2;
+    spec.argv = words + 1, spec.env = environ, spec.grace_ms = 0;
+    for (char **each = spec.env; each && *each; each++)
+        *each += **each == ':';
+    hear_no_signals();
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    self = getpid(), hearer = STDERR_FILENO;
+    int signals = listen_for_signals();
+    bool joined = (task = born_inside(0)) >= 0;
+    if (!joined)
+        task = fork();
+    if (task == 0) {
+        const char *what = become_beside(directory, inside, joined);
+        fprintf(stderr, "%s: %s\n", what, strerror(errno));
+        _exit(errno == ENOENT ? 127 : 126); /* as a shell does */
+    }
+    if (signals < 0 || task < 0)
+        return 126;
+    run(signals);
+    return as_exit_code(task_status);
 }
 
 int main(int argc, char **argv)
 {
-    sigset_t heard;
-    if (argc > 3 && !strcmp(argv[1], "--beside"))
-        run_beside(argv[2], argv + 3);
+    if (argc > 5 && !strcmp(argv[1], "--beside"))
+        return run_beside(argv + 2);
     const char *user = argc == 4 && !strcmp(argv[1], "--for") ? argv[2] : NULL;
     if (argc != 2 && !user) {
         fputs("usage: shoal-supervise [--for USER] DIR (the agent starts it)\n", stderr);
@@ -654,10 +773,7 @@ int main(int argc, char **argv)
     if (failed == MAP_FAILED)
         return 3;
     work = openat(dir, "work", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    sigemptyset(&heard);
-    sigaddset(&heard, SIGCHLD);
-    sigaddset(&heard, SIGTERM);
-    int signals = signalfd(-1, &heard, SFD_CLOEXEC | SFD_NONBLOCK);
+    int signals = listen_for_signals();
     started_ms = now_ms(CLOCK_MONOTONIC);
     if (signals < 0 || !read_spec())
         failed->stage = "setup", failed->number = errno;

@@ -75,18 +75,38 @@ def test_disk_use_is_told_by_what_is_kept(tmp_path: Path) -> None:
     put("results/abc", 4096)
     put("volumes/v1/deep/er/file", 12288)
     (tmp_path / "executions/e1/work/link").symlink_to("/")
-    sizes, free = disk_readings(tmp_path)
+    sizes, _, free = disk_readings(tmp_path)
     by = {labels[0][1]: value for labels, value in sizes.values.items()}
     assert by["logs"] == 12288 and by["results"] == 4096 and by["volumes"] == 12288
     assert 16384 <= by["tasks"] < 16384 + 8192 and by["archives"] == by["compiled"] == 0
     assert free.values[()] > 0
 
 
+def test_what_is_closed_to_the_agent_is_left_out_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the directories of running tasks are, where a spawner starts them."""
+    for name in ("e1/work", "e1/tmp", "e2/work"):
+        (tmp_path / "executions" / name).mkdir(parents=True)
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if os.fspath(path).endswith("e1/work"):
+            raise PermissionError(13, "Permission denied", path)
+        if os.fspath(path).endswith("e2/work"):
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    _, unread, _ = disk_readings(tmp_path)
+    assert (unread.name, unread.values) == ("data_unread", {(): 1})
+
+
 def test_the_punched_out_head_of_a_log_takes_no_space(tmp_path: Path) -> None:
     (tmp_path / "executions/e1").mkdir(parents=True)
     with (tmp_path / "executions/e1/stdout.0").open("wb") as file:
         file.truncate(10_000_000)
-    sizes, _ = disk_readings(tmp_path)
+    sizes, *_ = disk_readings(tmp_path)
     assert sizes.values[(("kind", "logs"),)] < 100_000
 
 

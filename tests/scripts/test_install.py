@@ -28,13 +28,15 @@ def program(place: Path, name: str, script: str) -> None:
     path.chmod(0o755)
 
 
-def tried(*words: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+def tried(
+    *words: str, path: Path | None = None, script: Path = INSTALL
+) -> subprocess.CompletedProcess[str]:
     """A run, with programs of the test's own before the device's."""
     before = [path.exists() for path in TOUCHED]
     environment = {"PATH": f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"]}
     done = subprocess.run(
-        [INSTALL, *words],
-        check=False, capture_output=True, text=True, env=environment, timeout=60,
+        [script, *words],
+        check=False, capture_output=True, text=True, env=environment, timeout=60, umask=0o077,
     )  # fmt: skip
     assert [path.exists() for path in TOUCHED] == before
     return done
@@ -164,6 +166,91 @@ def test_uninstalling_keeps_what_it_knows_unless_told_otherwise() -> None:
     assert "rm -rf /var/lib/shoal /etc/shoal" in gone.stdout and "gone for good" in gone.stdout
 
 
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """The script with places of the test's own, none of which is made."""
+    text = INSTALL.read_text()
+    places = {"OPT=/opt/shoal": "opt", "CONFIG=/etc/shoal": "etc", "STATE=/var/lib/shoal": "state"}
+    for setting, name in {**places, "UNITS=/etc/systemd/system": "units"}.items():
+        assert text.count(setting) == 1
+        text = text.replace(setting, f"{setting.partition('=')[0]}={tmp_path / name}")
+    script = tmp_path / "elsewhere"
+    script.write_text(text)
+    script.chmod(0o755)
+    return script
+
+
+def test_what_it_makes_is_open_whatever_umask_root_has(tmp_path: Path) -> None:
+    program(tmp_path, "dpkg", f"umask >{tmp_path}/umask; echo amd64")
+    assert tried("--dry-run", path=tmp_path).returncode == 0
+    assert (tmp_path / "umask").read_text() == "0022\n"
+
+
+def test_an_upgrade_keeps_what_was_asked_for_once(
+    tmp_path: Path, device: Path, elsewhere: Path
+) -> None:
+    words = ("--dry-run", "--bundle", str(bundle(tmp_path)))
+    done = tried(*words, path=device, script=elsewhere)
+    assert "/wheels shoal\n" in done.stdout and "extras" not in done.stdout, done
+    done = tried(*words, "--s3", path=device, script=elsewhere)
+    assert "/wheels shoal[s3]\n" in done.stdout and "versions/1-abc-s3\n" in done.stdout, done
+    assert f"write {tmp_path}/etc/extras" in done.stdout
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/extras").write_text("wasm\ns3\n")
+    done = tried(*words, path=device, script=elsewhere)
+    assert "/wheels shoal[wasm,s3]\n" in done.stdout and "1-abc-wasm-s3\n" in done.stdout, done
+    (tmp_path / "etc/extras").unlink()
+    (tmp_path / "opt").mkdir()
+    (tmp_path / "opt/current").symlink_to("/opt/shoal/versions/0.1.0-abc-wasm")
+    done = tried(*words, path=device, script=elsewhere)
+    assert "/wheels shoal[wasm]\n" in done.stdout, "as versions of before there was such a file"
+
+
+def test_a_version_that_another_python_left_is_made_anew(
+    tmp_path: Path, device: Path, elsewhere: Path
+) -> None:
+    words = ("--dry-run", "--bundle", str(bundle(tmp_path)))
+    there = tmp_path / "opt/versions/1-abc"
+    (there / "bin").mkdir(parents=True)
+    (there / "complete").touch()
+    program(there / "bin", "python", "exit 1")
+    done = tried(*words, path=device, script=elsewhere)
+    assert f"rm -rf {there}" in done.stdout and "is here already" not in done.stdout, done
+    program(there / "bin", "python", "exit 0")
+    assert "is here already" in tried(*words, path=device, script=elsewhere).stdout
+
+
+def test_uninstalling_ends_its_own_containers_and_purging_their_volumes(
+    tmp_path: Path, device: Path, elsewhere: Path
+) -> None:
+    for name in ("opt/current/bin", "state"):
+        (tmp_path / name).mkdir(parents=True)
+    program(tmp_path / "opt/current/bin", "python", "echo 12D3KooWme")
+    (tmp_path / "state/identity.key").touch()
+    found = 'case "$1" in ps) echo c1; echo c2 ;; volume) echo v1 ;; esac'
+    program(device, "docker", f'echo "$@" >>{tmp_path}/asked; {found}')
+    kept = tried("--uninstall", "--dry-run", path=device, script=elsewhere)
+    assert "docker rm -f c1 c2\n" in kept.stdout and "volume" not in kept.stdout, kept
+    gone = tried("--uninstall", "--purge", "--dry-run", path=device, script=elsewhere)
+    assert "docker volume rm v1\n" in gone.stdout, gone
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked[0] == "ps -aq --filter label=shoal.peer=12D3KooWme"
+    assert asked[-1] == "volume ls -q --filter label=shoal.peer=12D3KooWme"
+    program(tmp_path / "opt/current/bin", "python", "exit 1")
+    told = tried("--uninstall", "--dry-run", path=device, script=elsewhere)
+    assert "docker rm" not in told.stdout and "cannot be told any more; by hand" in told.stdout
+
+
+def test_uninstalling_twice_is_no_harm(tmp_path: Path, elsewhere: Path) -> None:
+    """systemd fails over units that are not there."""
+    assert "disable" not in tried("--uninstall", "--dry-run", script=elsewhere).stdout
+    (tmp_path / "units").mkdir()
+    (tmp_path / "units/shoal.service").touch()
+    done = tried("--uninstall", "--dry-run", script=elsewhere)
+    assert "systemctl disable --now shoal.service" in done.stdout, done
+    assert "shoal-token" not in done.stdout.partition("disable")[2].partition("\n")[0]
+
+
 # ---- units -------------------------------------------------------------------------------------
 
 
@@ -207,6 +294,7 @@ def test_what_the_agent_needs_is_not_forbidden() -> None:
     )
     assert settings["Type"] == "notify" and settings["User"] == "shoal"
     assert settings["CapabilityBoundingSet"] == "" and settings["NoNewPrivileges"] == "yes"
+    assert "docker" not in settings["After"], "which waits for the network"
     for key in ("ProtectClock", "ProtectControlGroups", "ProtectProc", "PrivateDevices"):
         assert key not in settings, key
     assert "adjtimex" in settings["SystemCallFilter"], "the last of them has to be this one"

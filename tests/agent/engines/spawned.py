@@ -7,9 +7,11 @@ loaded first, since the agent's user may not enter the interpreter's place; then
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import pwd
+import struct
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -22,6 +24,7 @@ from agent.engines.beside import Place, run_beside
 from agent.engines.cgroups import Cgroups
 from agent.engines.docker import DockerEngine
 from agent.engines.process import ProcessEngine
+from agent.engines.sandbox import Sandbox
 from agent.engines.spawner import Spawner
 from agent.engines.task import TaskLaunch
 from agent.volumes import Volumes
@@ -52,6 +55,20 @@ async def ended(engine: ProcessEngine, wanted: TaskLaunch) -> dict[str, Any]:
 async def identity(engine: ProcessEngine) -> object:
     """Who a task is, and what it may."""
     return await ended(engine, launch("id -u; id -G; grep -E 'Cap|NoNew' /proc/self/status; pwd"))
+
+
+async def paths(engine: ProcessEngine) -> object:
+    """A task reaches its own directories by their names, too."""
+    work = await engine.directories.prepare("e1")
+    (work / "own.sh").write_text("echo read")
+    return await ended(engine, launch('cd "$HOME" && sh "$HOME/own.sh" && mktemp && touch x'))
+
+
+async def gains(engine: ProcessEngine) -> object:
+    """A task whose command is a file with rights of its own, which test_spawner.py made."""
+    program = engine.root.parent / "mighty"
+    wanted = TaskLaunch("e1", (str(program), "CapEff", "/proc/self/status"), stop_grace_s=0.2)
+    return await ended(engine, wanted)
 
 
 async def files(engine: ProcessEngine) -> object:
@@ -148,8 +165,38 @@ async def limits(engine: ProcessEngine) -> object:
     held = ProcessEngine(engine.root, engine.user, cgroups=cgroups, spawner=engine.spawner)
     told = await ended(held, launch("cat /proc/self/cgroup"))
     await held.clear("e1")
+    await held.start(launch("echo on; sleep 60", "e2"))
+    with trio.fail_after(WITHIN_S):
+        await held.follow("e2", "stdout", 0)
+        leaves = "setsid sleep 60 >/dev/null 2>&1 & grep shoal/test /proc/self/cgroup | tail -n 1"
+        beside = await held.run_beside("e2", ["sh", "-c", leaves])
+        await held.stop("e2")
+        await held.wait("e2")
+    await held.clear("e2")
     cgroups.sweep([])
-    return {**told, "cgroups": cgroups.version}
+    return {**told, "cgroups": cgroups.version, "beside": beside}
+
+
+async def sandbox(engine: ProcessEngine) -> object:
+    """One that the agent's own service may not make, and the spawner's tasks may."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    forbid_namespaces(libc)
+    hidden = (engine.root.parent / "hidden",)
+    own = Sandbox.find(None, True, hidden, ())
+    made = Sandbox.find(engine.user, True, hidden, (), engine.spawner)
+    held = ProcessEngine(engine.root, engine.user, sandbox=made, spawner=engine.spawner)
+    await held.start(launch("echo on; sleep 60"))
+    with trio.fail_after(WITHIN_S):
+        await held.follow("e1", "stdout", 0)
+        look = "id -u; ls -d /proc/[0-9]* | wc -l; readlink /proc/self/ns/mnt >&2"
+        beside = await held.run_beside("e1", ["sh", "-c", look])
+        await held.stop("e1")
+        told = await held.wait("e1")
+    outside = os.readlink("/proc/self/ns/mnt")
+    return {
+        "own": own is not None, "made": made is not None, "beside": beside, "outside": outside,
+        "reason": told.reason.value, "detail": told.detail,
+    }  # fmt: skip
 
 
 async def volumes(engine: ProcessEngine) -> object:
@@ -176,6 +223,24 @@ async def volumes(engine: ProcessEngine) -> object:
     return {"told": told, "there": there, "left": left}
 
 
+def forbid_namespaces(libc: ctypes.CDLL) -> None:
+    """As RestrictNamespaces=yes of its unit does: a filter on calls of x86-64 and of arm64."""
+    load, equal, any_of, end = 0x20, 0x15, 0x45, 0x06
+    clone, unshare = (56, 272) if os.uname().machine == "x86_64" else (220, 97)
+    refused, absent, allowed = 0x00050001, 0x00050026, 0x7FFF0000  # EPERM, ENOSYS
+    steps = [
+        (load, 0, 0, 0), (equal, 0, 1, 435), (end, 0, 0, absent),  # clone3
+        (equal, 1, 0, clone), (equal, 0, 3, unshare), (load, 0, 0, 16),
+        (any_of, 0, 1, 0x7E020080), (end, 0, 0, refused), (end, 0, 0, allowed),
+    ]  # fmt: skip
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    program = ctypes.create_string_buffer(
+        struct.pack("HxxxxxxP", len(steps), ctypes.addressof(code))
+    )
+    assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+    assert libc.prctl(22, 2, program) == 0, ctypes.get_errno()  # PR_SET_SECCOMP, by a filter
+
+
 def running() -> str:
     """All command lines, as far as they may be read."""
     texts = []
@@ -189,7 +254,21 @@ def running() -> str:
 
 SCENARIOS: dict[str, Callable[[ProcessEngine], Awaitable[object]]] = {
     each.__name__: each
-    for each in (identity, files, deep, stop, leave, adopt, beside, speed, limits, volumes)
+    for each in (
+        identity,
+        paths,
+        gains,
+        files,
+        deep,
+        stop,
+        leave,
+        adopt,
+        beside,
+        speed,
+        limits,
+        sandbox,
+        volumes,
+    )
 }
 
 
@@ -205,4 +284,5 @@ if __name__ == "__main__":
     os.setgroups([])
     os.setresgid(me.pw_gid, me.pw_gid, me.pw_gid)
     os.setresuid(me.pw_uid, me.pw_uid, me.pw_uid)
+    os.umask(0o077)  # as the installed service has it
     trio.run(main, *sys.argv[1:])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from agent.engines.beside import Place, run_beside
 from agent.engines.process import ProcessEngine
 from agent.engines.sandbox import Sandbox, Status, inside_only
 from agent.engines.task import ExitReason, TaskExit, TaskLaunch, TaskUser
@@ -234,8 +235,61 @@ def test_what_bubblewrap_tells_is_read_though_it_is_cut_short(tmp_path: Path) ->
     ):
         file.write_text(text)
         assert Status.read(file) == status
-    with pytest.raises(OSError, match="not in its sandbox yet"):
-        Status().entry(tmp_path)
+
+
+@pytest.mark.parametrize("told", [None, "", '{ "child-pid": 12 }\n{ "exit-code": 3 }\n'])
+async def test_where_no_sandbox_is_told_of_a_check_does_not_run_outside(
+    make: Make, root: Path, told: str | None
+) -> None:
+    engine = make()
+    await engine.start(TaskLaunch("e1", ("sh", "-c", "echo on; sleep 1000"), stop_grace_s=0))
+    with trio.fail_after(60):
+        assert (await engine.follow("e1", "stdout", 0)).data == b"on\n"
+        file = root / "executions/e1/sandbox"
+        before = file.read_text()
+        file.unlink()
+        if told is not None:
+            file.write_text(told)
+        with pytest.raises(OSError, match="not in its sandbox"):
+            await engine.run_beside("e1", ("true",))
+        file.write_text(before)
+        assert await engine.run_beside("e1", ("true",)) == (0, "")
+        await engine.stop("e1")
+        await engine.wait("e1")
+
+
+async def test_no_program_of_the_task_leads_a_check_out_of_its_sandbox(
+    make: Make, root: Path
+) -> None:
+    """Whatever its variables say: nothing but the command itself is looked up by them, within."""
+    engine = make()
+    work = await engine.directories.prepare("e1")
+    mark = "#!/bin/sh\n/bin/ls -d /proc/[0-9]* >seen\n"
+    for name in ("nsenter", "bwrap", "env", "mine"):
+        (work / name).write_text(mark)
+        (work / name).chmod(0o755)
+    await engine.hand_over("e1")
+    script = "/bin/echo on; exec /bin/sleep 1000"
+    env = {"PATH": ".", "LD_PRELOAD": str(work / "mine"), "GLIBC_TUNABLES": "x=y"}
+    launch = TaskLaunch("e1", ("/bin/sh", "-c", script), env=env, stop_grace_s=0, network=False)
+    await engine.start(launch)
+    with trio.fail_after(60):
+        assert (await engine.follow("e1", "stdout", 0)).data == b"on\n"
+        assert await engine.run_beside("e1", ("/bin/true",)) == (0, "")
+        assert not (work / "seen").exists()
+        assert (await engine.run_beside("e1", ("mine",)))[0] == 0
+        assert len((work / "seen").read_text().splitlines()) < 8, "it ran within"
+        await engine.stop("e1")
+        await engine.wait("e1")
+
+
+async def test_a_number_that_is_no_sandbox_any_more_is_not_entered(root: Path) -> None:
+    os.chmod(root, 0o777)  # noqa: S103 -- it could write there
+    for pid in (os.getpid(), os.getppid(), 2**22 + 1):
+        place = Place(root, {"PATH": "/usr/bin:/bin"}, TaskUser.default(), inside=pid)
+        code, said = await run_beside(place, ("touch", "outside"))
+        assert code in (126, 127) and said.startswith("its sandbox: "), said
+    assert os.listdir(root) == []
 
 
 async def test_who_asks_for_no_network_is_not_started_without_a_sandbox(root: Path) -> None:

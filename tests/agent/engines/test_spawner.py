@@ -7,6 +7,7 @@ import os
 import pwd
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ ROOT = Path(__file__).parents[3]
 PROGRAMS = {"supervise.c": "shoal-supervise", "spawn.c": "shoal-spawn"}
 WARNINGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-static")
 WITHIN_S = 60.0
+CAP_SETUID = 7
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="it is root's")
 agent_user, task_user = pwd.getpwnam(AGENT), pwd.getpwnam(TASKS)
 
@@ -94,9 +96,26 @@ def test_a_task_is_another_user_without_any_right(spawning: Spawning) -> None:
     assert told["code"] == 0, told
     assert lines[0] == str(task_user.pw_uid) and lines[1] == str(task_user.pw_gid)
     rights = dict(line.split(":\t") for line in lines[2:-2])
-    assert {rights[name] for name in ("CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
+    assert {rights[name] for name in ("CapPrm", "CapEff", "CapInh", "CapAmb")} == {"0" * 16}
     assert rights["NoNewPrivs"] == "1"
     assert lines[-2] == str(spawning.root / "e1/work")
+
+
+def test_it_reaches_its_own_directories_by_their_names(spawning: Spawning) -> None:
+    told = spawning.run("paths")
+    assert told["code"] == 0 and told["out"].startswith("read\n"), told
+    assert str(spawning.root / "e1/tmp") in told["out"]
+
+
+def test_a_command_with_rights_of_its_own_gives_it_none(spawning: Spawning) -> None:
+    program = spawning.place / "mighty"
+    shutil.copy(shutil.which("grep") or "grep", program)
+    program.chmod(0o755)
+    # Of <linux/capability.h>: revision 2, effective, CAP_SETUID permitted, none inheritable.
+    rights = struct.pack("<5I", 0x02000001, 1 << CAP_SETUID, 0, 0, 0)
+    os.setxattr(program, "security.capability", rights)
+    told = spawning.run("gains")
+    assert told["code"] == 0 and int(told["out"].split(":")[1], 16) == 0, told
 
 
 def test_its_files_are_its_own_while_it_runs_and_the_agents_after(spawning: Spawning) -> None:
@@ -154,6 +173,16 @@ def test_limits_hold_where_root_made_the_groups(spawning: Spawning) -> None:
     told = spawning.run("limits")
     assert told["cgroups"] in (1, 2), "root may make them on any machine of ours"
     assert told["code"] == 0 and "/shoal/test" in told["out"], told
+    code, said = told["beside"]
+    assert code == 0 and said.endswith("-e2"), "what runs beside it is held as it is"
+
+
+def test_a_sandbox_is_made_where_the_agent_itself_may_make_none(spawning: Spawning) -> None:
+    told = spawning.run("sandbox")
+    assert (told["own"], told["made"]) == (False, True), told
+    assert told["reason"] == "stopped", told
+    code, said = told["beside"]
+    assert code == 0 and said.startswith("mnt:") and said != told["outside"], told
 
 
 def test_volumes_are_the_tasks_and_can_be_removed(spawning: Spawning) -> None:
@@ -176,6 +205,24 @@ def test_what_is_no_request_is_refused_and_the_next_one_heard(
         line.send(message)
         assert line.recv(100) in (b"failed 22", b"")
     assert Spawner(spawning.socket).user().uid == task_user.pw_uid
+
+
+@pytest.mark.parametrize("count", [2, 4, 100])
+def test_too_few_or_too_many_descriptors_are_refused_and_closed(
+    spawning: Spawning, count: int
+) -> None:
+    own = Path(f"/proc/{spawning.process.pid}/fd")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
+        line.settimeout(WITHIN_S)
+        line.connect(str(spawning.socket))
+        held = set()
+        for _ in range(2):
+            socket.send_fds(
+                line, [b"beside\0arg=true\0"], [spawning.process.stderr.fileno()] * count
+            )
+            assert line.recv(100).startswith(b"failed ")
+            held.add(len(os.listdir(own)))
+        assert len(held) == 1
 
 
 def test_nobody_but_the_agent_is_heard(spawning: Spawning) -> None:
