@@ -260,7 +260,7 @@ class Triggers:
         if watch is None or reason:
             return [*self._refuse(event.template, reason, now), TriggerKept(event.handle)]
         held = self.standing.jobs[event.template]
-        key = event.key or f"{self.rng.getrandbits(128):032x}"
+        key = event.key or event.drawn or f"{self.rng.getrandbits(128):032x}"
         run = derived_id(self.keyring.shoal, held.namespace, held.id, key)
         if self._known(event, run):
             return [TriggerKept(event.handle)]
@@ -297,9 +297,9 @@ class Triggers:
 
     def _known(self, event: TriggerHeard, run: JobId) -> bool:
         """Whether it was taken before: it is on disk, became a job, or is sent once more."""
-        if event.key:
-            return run in self.waiting.waiters or run in self.coordination.catalogue.jobs
-        repeated = event.repeated and bool(event.delivery)
+        if run in self.waiting.waiters or run in self.coordination.catalogue.jobs:
+            return True
+        repeated = event.repeated and bool(event.delivery) and not event.key
         return repeated and self.waiting.delivered_before(
             event.template, event.delivery, event.message
         )

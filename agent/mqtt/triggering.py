@@ -8,6 +8,7 @@ the connection stands, and the broker would not send it again.
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -67,6 +68,7 @@ class Taken:
 
     event: TriggerHeard
     ack: Callable[[], None]
+    put_off: bool = False  # until its timer tells it again
 
 
 class Triggering:
@@ -105,12 +107,20 @@ class Triggering:
                     self.counters["kept"] += 1
                     taken.ack()
             case TriggerPutOff():
-                self.counters["put_off"] += 1
-                self._later(effect.again_s, lambda: self._again(effect.handle))
+                self._put_off(effect)
+
+    def _put_off(self, effect: TriggerPutOff) -> None:
+        """One timer is enough: a node that was built anew puts it off once more."""
+        self.counters["put_off"] += 1
+        taken = self._taken.get(effect.handle)
+        if taken is not None and not taken.put_off:
+            taken.put_off = True
+            self._later(effect.again_s, lambda: self._again(effect.handle))
 
     def _again(self, handle: int) -> None:
         taken = self._taken.get(handle)
         if taken is not None:
+            taken.put_off = False
             self._post(taken.event)
 
     def rebuilt(self) -> Iterable[Event]:
@@ -173,7 +183,8 @@ class Triggering:
         )
         self._handle += 1
         delivery = f"{message.broker}/{message.packet_id}" if message.qos else ""
-        return TriggerHeard(self._handle, watch.template, heard, key, delivery, message.dup)
+        drawn = "" if key else secrets.token_hex(16)
+        return TriggerHeard(self._handle, watch.template, heard, key, delivery, message.dup, drawn)
 
 
 def _own_key(message: Incoming) -> str:

@@ -188,6 +188,24 @@ def test_what_the_broker_repeats_is_no_second_message() -> None:
     assert len(net.runs()) == 1
 
 
+def test_what_a_node_that_is_built_anew_hears_again_is_no_second_message() -> None:
+    """It was saved, and the agent had not heard of that: it tells of it as it came."""
+    net = TriggerNet("a", configs={"a": allowing(running_max=1)})
+    net.put("a", look())
+    for drawn in ("d1", "d2", "d3"):  # one fires, two wait
+        net.hear("a", delivery="home/7", drawn=drawn)
+    net.kill("a")
+    net.boot("a")
+    net.run(5.0)
+    for drawn in ("d1", "d2", "d3"):
+        handles = net.hear("a", delivery="home/7", drawn=drawn)
+        assert net.boxes["a"].kept[-1:] == handles
+    for _ in range(5):
+        net.run(2.0)
+        net.finish()
+    assert len(net.runs()) == 3 and net.fired("a") == 3
+
+
 def test_a_number_that_comes_again_is_another_message() -> None:
     net = TriggerNet("a")
     net.put("a", look())

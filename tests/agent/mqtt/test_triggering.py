@@ -212,6 +212,20 @@ def test_a_node_that_is_built_anew_hears_of_what_it_has_not_kept() -> None:
     first, second = desk.heard(Message()), desk.heard(Message(packet_id=4))
     desk.triggering.carry_out(TriggerKept(first.handle))
     assert desk.triggering.rebuilt() == [second]
+    assert first.drawn and second.drawn and first.drawn != second.drawn
+
+
+def test_one_that_is_put_off_twice_is_told_again_once() -> None:
+    """A node that was built anew puts it off as well."""
+    desk = Desk()
+    event = desk.heard(Message())
+    for _ in range(2):
+        desk.triggering.carry_out(TriggerPutOff(event.handle, 1.0))
+    ((_, again),) = desk.waiting
+    again()
+    assert desk.posted == [event, event]
+    desk.triggering.carry_out(TriggerPutOff(event.handle, 1.0))
+    assert len(desk.waiting) == 2
 
 
 def test_with_its_connection_a_message_is_gone() -> None:
