@@ -215,6 +215,9 @@ class TriggersConfig:
     handover_s: float = (
         10.0  # who is no longer elected hears on for so long: its successor connects
     )
+    # Who has heard nothing of a broker for so long is ranked no more, and again once it has for as
+    # long: a broker that restarts, and pauses before the next connection, are shorter.
+    deaf_s: float = 30.0
     retry_s: float = 1.0  # what there is no room for is tried again
     keep_s: float = 3_600.0  # what could not be fired in an hour is told of and dropped
     deliveries_max: int = 128  # of one template; brokers have 20 or so under way

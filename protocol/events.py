@@ -263,6 +263,14 @@ class TriggerRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class TopicWatched:
+    """The broker has the messages of a template sent here; or `problem` says why it does not."""
+
+    template: JobId
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class DeadlinePassed:
     """The moment that `Node.deadline` named has come."""
 
@@ -305,6 +313,7 @@ Event = (
     | LinesPublished
     | TriggerHeard
     | TriggerRefused
+    | TopicWatched
     | DeadlinePassed
     | LoopLagged
     | ShutdownRequested

@@ -49,6 +49,7 @@ from protocol.events import (
     TaskEnded,
     TaskProgressed,
     TaskStarted,
+    TopicWatched,
     TriggerHeard,
     TriggerRefused,
 )
@@ -144,6 +145,7 @@ class Node:
         self.cron = cron
         self._described: SelfDescribed | None = None
         self._clocked = False  # whether the time was known then
+        self._deaf: dict[str, str] = {}  # what of brokers was not heard then
         self.malformed: Counter[PeerId] = Counter()
         certificate = open_sealed(keyring.certificate, keyring).record
         assert isinstance(certificate, Certificate), certificate
@@ -297,7 +299,11 @@ class Node:
                 return self.executor.on_publishing(event.execution, now)
             case TaskEnded():
                 return self.executor.on_ended(event, now)
-            case BrokerChanged() | MessagePublished() | LinesPublished():
+            case BrokerChanged():
+                hearing = self.steward.triggers.hearing
+                hearing.on_broker(event.broker, event.connected, now.mono)
+                return self.publishing.on_event(event, now)
+            case MessagePublished() | LinesPublished():
                 return self.publishing.on_event(event, now)
             case FactsSampled():
                 self._on_sampled(event, now)
@@ -312,7 +318,7 @@ class Node:
                 return self.steward.control(event, now)
             case ControlRequested():
                 return self.requests.control(event, now)
-            case TriggerHeard() | TriggerRefused():
+            case TriggerHeard() | TriggerRefused() | TopicWatched():
                 return self.steward.triggers.on_event(event, now)
             case QueryRequested():
                 return self.requests.query(event, now)
@@ -384,6 +390,12 @@ class Node:
             return []
         return self._on_described(self._described, now)
 
+    def _on_hearing(self, now: Now) -> list[Effect]:
+        """The others hear of it when this peer has heard nothing of a broker for a while."""
+        if self._described is None or self.steward.triggers.hearing.label() == self._deaf:
+            return []
+        return self._on_described(self._described, now)
+
     def _on_sampled(self, event: FactsSampled, now: Now) -> None:
         bidder = self.executor.bidder
         bidder.facts = event.facts
@@ -393,10 +405,12 @@ class Node:
 
     def _on_described(self, event: SelfDescribed, now: Now) -> list[Effect]:
         self._described, self._clocked = event, now.wall_trusted
-        labels = {**event.labels, **fires_labels(self.config.triggers.allow)}
+        self._deaf = self.steward.triggers.hearing.label()
+        own = {**fires_labels(self.config.triggers.allow), **self._deaf}
         if not now.wall_trusted:
-            labels[CLOCK_LABEL] = CLOCK_UNKNOWN
-        event = replace(event, labels=labels)
+            own[CLOCK_LABEL] = CLOCK_UNKNOWN
+        # Where there are too many for an advert, the others decide by these: they come first.
+        event = replace(event, labels={**own, **event.labels, **own})
         bidder = self.executor.bidder
         bidder.capacity = Resources(event.cpu_m, event.memory_bytes, event.disk_bytes, event.gpus)
         bidder.labels = {**event.labels, PEER_LABEL: self.keyring.peer}
@@ -446,7 +460,7 @@ class Node:
         effects += self.catalogue.on_deadline(now)
         effects += self.inquiries.on_deadline(now)
         effects += self.proofs.on_deadline(now)
-        effects += self.steward.on_deadline(now)
+        effects += self.steward.on_deadline(now) + self._on_hearing(now)
         effects += self.publishing.on_deadline(now)
         if now.mono >= self._sweep_at:
             self._sweep_at = now.mono + SWEEP_S

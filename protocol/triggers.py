@@ -30,8 +30,9 @@ from protocol.effects import (
     WatchTopics,
 )
 from protocol.errors import JobSpecError, RemoteProtocolError
-from protocol.events import TriggerHeard, TriggerRefused
+from protocol.events import TopicWatched, TriggerHeard, TriggerRefused
 from protocol.fleet import Fleet
+from protocol.hearing import Hearing, hears
 from protocol.heldjob import HeldJob
 from protocol.ids import JobId, PeerId, rendezvous
 from protocol.inquiry import Inquiries, View
@@ -60,6 +61,7 @@ class Watch:
 
     mqtt: MqttTrigger
     elected: bool = False  # of one without keys: whether this peer is the one that hears it
+    trying: bool = False  # it would be, and hears nothing as yet
     until: float = NEVER  # monotonic; it no longer is, and hears on until then
     fired: deque[float] = field(default_factory=deque)  # monotonic, of the last minute
     problem: str = ""  # why it is not heard here
@@ -91,6 +93,7 @@ class Triggers:
     inquiries: Inquiries
     watches: dict[JobId, Watch] = field(default_factory=dict)
     waiting: Waiting = field(init=False)
+    hearing: Hearing = field(init=False)
     refusals: Refusals = field(init=False)
     _told: tuple[TopicWatch, ...] | None = None  # what WatchTopics said last
     _running: dict[JobId, dict[JobId, None]] = field(default_factory=dict)  # fired here
@@ -101,6 +104,7 @@ class Triggers:
 
     def __post_init__(self) -> None:
         self.waiting = Waiting(self.config)
+        self.hearing = Hearing(self.config)
         self.refusals = Refusals(self.keyring.peer)
 
     @property
@@ -142,15 +146,20 @@ class Triggers:
         known = self._ranks.get(held.id)
         if known is None:
             found = [
-                advert.peer
+                advert
                 for advert in self.fleet.adverts()
                 if listening.has_broker(advert.labels, mqtt)
                 and listening.allows(advert.labels, held.namespace, held.name)
                 and self._may_submit(advert.peer, held.namespace)
             ]
-            steady = [peer for peer in found if not self.fleet.is_leaf(peer)]
-            known = self._ranks[held.id] = steady or found
+            # Where none hears anything the broker is away, and is the same ones' when it is back.
+            hearing = [each for each in found if hears(each.labels, mqtt.broker, held.id)]
+            known = self._steady([advert.peer for advert in hearing or found])
+            self._ranks[held.id] = known
         return known
+
+    def _steady(self, peers: list[PeerId]) -> list[PeerId]:
+        return [peer for peer in peers if not self.fleet.is_leaf(peer)] or peers
 
     def _may_submit(self, peer: PeerId, namespace: str) -> bool:
         certificate = self.fleet.certificate_of(peer)
@@ -217,8 +226,14 @@ class Triggers:
         longer is hears on until the next one does, rather twice than not at all."""
         if not self._ready:
             return
-        ranked = rendezvous(held.id, self.leaders(held, watch.mqtt))
+        leaders = self.leaders(held, watch.mqtt)
+        ranked = rendezvous(held.id, leaders)
         elected = bool(ranked) and ranked[0] == self.me
+        # Who steps back because it is deaf goes on trying: no other can say when it is back.
+        watch.trying = (
+            self.me not in leaders
+            and self.me in rendezvous(held.id, self._steady([*leaders, self.me]))[:1]
+        )
         if elected:
             watch.until = NEVER
         elif watch.elected:
@@ -228,7 +243,8 @@ class Triggers:
     def _hears(self, watch: Watch, now: Now) -> bool:
         if watch.problem:
             return False
-        return watch.mqtt.keyed or watch.elected or now.mono < watch.until < NEVER
+        elected = watch.elected or watch.trying or now.mono < watch.until < NEVER
+        return watch.mqtt.keyed or elected
 
     def _watch(self, now: Now) -> list[Effect]:
         """Say what is to be heard here, where that is something else than before. A new life says
@@ -244,11 +260,19 @@ class Triggers:
         if told == self._told:
             return []
         self._told = told
+        self.hearing.keep(watch.template for watch in told)
         return [WatchTopics(told)]
 
     # ---- messages ----------------------------------------------------------------------------
 
-    def on_event(self, event: TriggerHeard | TriggerRefused, now: Now) -> list[Effect]:
+    def on_event(
+        self, event: TriggerHeard | TriggerRefused | TopicWatched, now: Now
+    ) -> list[Effect]:
+        if isinstance(event, TopicWatched):
+            if watch := self.watches.get(event.template):
+                granted = not event.problem
+                self.hearing.on_topic(event.template, watch.mqtt.broker, granted, now.mono)
+            return []
         if isinstance(event, TriggerRefused):
             return self._refuse(event.template, event.reason, now)
         if self.fleet.advert is None:  # it does not know yet what it hears
@@ -433,10 +457,12 @@ class Triggers:
     def deadline(self) -> float:
         handovers = [watch.until for watch in self.watches.values()]
         ready = NEVER if self._ready else self._ready_at
-        return min([self.waiting.deadline, self.refusals.deadline, ready, *handovers])
+        known = (self.waiting.deadline, self.refusals.deadline, self.hearing.deadline)
+        return min([*known, ready, *handovers])
 
     def on_deadline(self, now: Now) -> list[Effect]:
         effects = self.refusals.on_deadline(now.mono)
+        self.hearing.on_deadline(now.mono)
         if not self._ready and now.mono >= self._ready_at:
             effects += self._get_ready(now)
         for watch in self.watches.values():

@@ -17,7 +17,7 @@ from agent.mqtt.message import Outgoing
 from agent.mqtt.reports import Reports
 from agent.mqtt.triggering import Triggering
 from protocol.effects import Publish, StreamLines, TriggerKept, TriggerPutOff, WatchTopics
-from protocol.events import BrokerChanged, Event, MessagePublished
+from protocol.events import BrokerChanged, Event, MessagePublished, TopicWatched
 from protocol.ids import PeerId
 from protocol.listening import TopicWatch
 
@@ -40,7 +40,7 @@ class Bridge:
         self._lines = Lines(engines, brokers, post, peer)
         self._reports = reports
         self.triggering = Triggering(post, self._later, self._hear)
-        self.listening = Listening(brokers, self.triggering.heard)
+        self.listening = Listening(brokers, self.triggering.heard, self.triggering.granted)
         self._nursery: trio.Nursery | None = None
         brokers.watch(self._on_changed)
         brokers.watch_sessions(self._on_session)
@@ -56,8 +56,8 @@ class Bridge:
 
     def connected(self) -> list[Event]:
         """What a node that was built anew has to hear."""
-        connected = [BrokerChanged(each.name, True) for each in self._brokers if each.connected]
-        return [*connected, *self.triggering.rebuilt()]
+        known = [BrokerChanged(each.name, each.connected) for each in self._brokers]
+        return [*known, *self.triggering.rebuilt()]
 
     def _on_changed(self, name: str, connected: bool) -> None:
         self._post(BrokerChanged(name, connected))
@@ -70,6 +70,8 @@ class Bridge:
 
     def _hear(self, watches: Sequence[TopicWatch]) -> None:
         self.listening.hear(watches)
+        for watch, problem in self.listening.states():  # a node that was built anew has not heard
+            self._post(TopicWatched(watch.template, problem))
 
     def _later(self, seconds: float, action: Callable[[], None]) -> None:
         async def wait() -> None:

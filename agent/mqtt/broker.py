@@ -118,10 +118,16 @@ class Broker:
         return self._sessions[MAIN].publish(message, ended)
 
     def subscribe(
-        self, topic_filter: str, qos: int, handler: Handler, session: str = MAIN
+        self,
+        topic_filter: str,
+        qos: int,
+        handler: Handler,
+        session: str = MAIN,
+        told: Callable[[str], None] = lambda problem: None,
     ) -> Subscription:
         """Have `handler` called with each message, over all reconnects, until the subscription is
-        closed. `problem` of the subscription says why the broker does not allow it.
+        closed. `problem` of the subscription says why the broker does not allow it; `told` hears
+        that, or "", with each connection.
 
         With a `session` name the subscription belongs to a connection of its own, for which the
         broker keeps what comes while this device is away (MQTT 5: for a day), and what was not
@@ -137,7 +143,7 @@ class Broker:
             self._sessions[session] = made = self._session(session)
             if self._nursery is not None:
                 self._nursery.start_soon(made.run)
-        return self._sessions[session].add(topic_filter, min(qos, QOS_MAX), handler)
+        return self._sessions[session].add(topic_filter, min(qos, QOS_MAX), handler, told)
 
     def counters(self) -> dict[str, int]:
         sessions = list(self._sessions.values())

@@ -22,11 +22,18 @@ _log = logging.getLogger("shoal.mqtt")
 
 
 class Listening:
-    """`heard` is told of each message with the watch that it came for."""
+    """`heard` is told of each message with the watch that it came for, `granted` of what the broker
+    says to the subscription."""
 
-    def __init__(self, brokers: Brokers, heard: Callable[[TopicWatch, Incoming], None]) -> None:
+    def __init__(
+        self,
+        brokers: Brokers,
+        heard: Callable[[TopicWatch, Incoming], None],
+        granted: Callable[[TopicWatch, str], None],
+    ) -> None:
         self._brokers = brokers
         self._heard = heard
+        self._granted = granted
         self._held: dict[JobId, tuple[TopicWatch, Subscription]] = {}
 
     def hear(self, watches: Sequence[TopicWatch]) -> None:
@@ -46,10 +53,19 @@ class Listening:
             return None
         try:
             handler = partial(self._heard, watch)
-            return broker.subscribe(watch.mqtt.topic, watch.mqtt.qos, handler, SESSION)
+            told = partial(self._granted, watch)
+            return broker.subscribe(watch.mqtt.topic, watch.mqtt.qos, handler, SESSION, told)
         except ValueError as error:
             _log.warning("the trigger of %s: %s", watch.name, error)
+            self._granted(watch, str(error))
             return None
+
+    def states(self) -> list[tuple[TopicWatch, str]]:
+        """What the brokers have said so far, for a node that is built anew: empty is granted."""
+        held = [
+            (watch, made) for watch, made in self._held.values() if made.granted or made.problem
+        ]
+        return [(watch, made.problem) for watch, made in held]
 
     def heard_at(self, broker: str) -> list[str]:
         """The topics that are heard there."""

@@ -35,7 +35,15 @@ class Subscription:
     """What one caller subscribed to; `problem` says why the broker does not allow it, `granted`
     that it does, in this connection or an earlier one."""
 
-    def __init__(self, session: Session, topic_filter: str, qos: int, handler: Handler) -> None:
+    def __init__(
+        self,
+        session: Session,
+        topic_filter: str,
+        qos: int,
+        handler: Handler,
+        told: Callable[[str], None] = lambda problem: None,
+    ) -> None:
+        self.told = told  # of what the broker says to it, each time that it is made
         self.topic_filter = topic_filter
         self.qos = qos
         self.handler = handler
@@ -133,8 +141,14 @@ class Session:
 
     # ---- subscribing -------------------------------------------------------------------------
 
-    def add(self, topic_filter: str, qos: int, handler: Handler) -> Subscription:
-        subscription = Subscription(self, topic_filter, qos, handler)
+    def add(
+        self,
+        topic_filter: str,
+        qos: int,
+        handler: Handler,
+        told: Callable[[str], None] = lambda problem: None,
+    ) -> Subscription:
+        subscription = Subscription(self, topic_filter, qos, handler, told)
         self._subscriptions.append(subscription)
         self._subscribe(topic_filter)
         return subscription
@@ -161,6 +175,7 @@ class Session:
         def done(problem: str) -> None:
             for each in self._of(topic_filter):
                 each.problem, each.granted = problem, not problem
+                each.told(problem)
             if problem:
                 self._denied(topic_filter, problem)
 

@@ -17,7 +17,7 @@ from agent.mqtt.expressions import ExpressionError, is_true, name_of, search
 from agent.mqtt.payload import PayloadError, value_of
 from protocol.bounds import TOPIC_CHARS_MAX
 from protocol.effects import TriggerKept, TriggerPutOff, WatchTopics
-from protocol.events import Event, TriggerHeard, TriggerRefused
+from protocol.events import Event, TopicWatched, TriggerHeard, TriggerRefused
 from protocol.ids import JobId
 from protocol.listening import TopicWatch
 from protocol.records import Heard
@@ -132,6 +132,13 @@ class Triggering:
         the packets' numbers are another connection's by then."""
         for handle in [h for h, taken in self._taken.items() if self._is_of(taken, broker)]:
             del self._taken[handle]
+        for watch in self._watches.values():
+            if watch.mqtt.broker == broker:
+                self._post(TopicWatched(watch.template, f"broker {broker} is not connected"))
+
+    def granted(self, watch: TopicWatch, problem: str) -> None:
+        """The broker has taken a subscription, or says why not."""
+        self._post(TopicWatched(watch.template, problem))
 
     def _is_of(self, taken: Taken, broker: str) -> bool:
         return taken.event.delivery.startswith(f"{broker}/")

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from protocol.events import BrokerChanged, TopicWatched
 from protocol.job import JobSpec
 from protocol.records import Desired, Role
 from protocol.tree import Plain
@@ -232,6 +233,64 @@ def test_the_next_device_hears_it_when_the_elected_one_dies() -> None:
     first, second, _ = net.elected
     net.kill(first)
     net.until(lambda: net.hearing() == [second])
+
+
+def test_who_has_lost_the_broker_steps_back_and_comes_again() -> None:
+    """Its password was changed, say: it has the broker by its configuration all the while."""
+    net = TriggerNet("a", "b", "c")
+    net.put("a", look())
+    first, second, _ = net.elected
+    net.handle(first, BrokerChanged("home", False))
+    net.run(25.0)
+    assert net.hearing() == [first]  # the broker may restart
+    net.run(10.0)
+    # It would be the one, so it goes on trying: nobody else knows when it is back.
+    assert net.hearing() == sorted([first, second])
+    net.hear(second)
+    net.run(1.0)
+    assert len(net.runs()) == 1
+    net.handle(first, BrokerChanged("home", True))
+    net.run(60.0)
+    assert net.hearing() == [first]
+
+
+def test_who_is_denied_the_topic_steps_back_for_that_template_alone() -> None:
+    net = TriggerNet("a", "b", "c")
+    net.put("a", look())
+    first, second, _ = net.elected
+    net.handle(first, TopicWatched(net.id, "not authorized"))
+    net.run(35.0)
+    assert net.hearing() == sorted([first, second])
+    net.handle(first, TopicWatched(net.id))
+    net.run(60.0)
+    assert net.hearing() == [first]
+
+
+def test_when_all_have_lost_the_broker_the_first_hears_it_all_the_same() -> None:
+    net = TriggerNet("a", "b", "c")
+    net.put("a", look())
+    for name in net.boxes:
+        net.handle(name, BrokerChanged("home", False))
+        net.run(1.0)
+    net.run(60.0)
+    assert net.hearing() == net.elected[:1]
+    for name in reversed(net.elected):  # they find it again one after the other
+        net.handle(name, BrokerChanged("home", True))
+        net.run(5.0)
+    net.run(60.0)
+    assert net.hearing() == net.elected[:1]
+
+
+def test_with_keys_a_device_that_hears_nothing_is_not_waited_for() -> None:
+    net = TriggerNet("a", "b", "c")
+    net.put("a")
+    first, second, third = net.ranks("m1")
+    for name in (first, second):
+        net.handle(name, BrokerChanged("home", False))
+    net.run(35.0)
+    net.hear(third, key="m1")
+    net.run(1.0)
+    assert [run.coordinator for run in net.runs()] == [third]
 
 
 def test_who_is_elected_no_longer_hears_on_for_a_while() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agent.mqtt.triggering import HELD_MAX, Triggering
 from protocol.effects import TriggerKept, TriggerPutOff, WatchTopics
-from protocol.events import Event, TriggerHeard, TriggerRefused
+from protocol.events import Event, TopicWatched, TriggerHeard, TriggerRefused
 from protocol.ids import JobId
 from protocol.listening import TopicWatch
 from protocol.trigger import MqttTrigger
@@ -236,6 +236,16 @@ def test_with_its_connection_a_message_is_gone() -> None:
     desk.triggering.gone("home")
     desk.triggering.carry_out(TriggerKept(event.handle))
     assert message.acks == 0 and len(list(desk.triggering.rebuilt())) == 1
+
+
+def test_the_node_hears_what_a_broker_says_to_a_subscription_and_that_it_is_gone() -> None:
+    desk = Desk()
+    desk.triggering.granted(desk.watch, "not authorized")
+    desk.triggering.granted(desk.watch, "")
+    desk.triggering.gone("other")
+    assert desk.posted == [TopicWatched(LOOK, "not authorized"), TopicWatched(LOOK)]
+    desk.triggering.gone("home")
+    assert desk.posted[2:] == [TopicWatched(LOOK, "broker home is not connected")]
 
 
 def test_messages_without_acknowledgement_are_not_kept_here() -> None:
