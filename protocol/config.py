@@ -208,6 +208,10 @@ class TriggersConfig:
     allow: tuple[str, ...] = ()  # template/NAME, * at the end for any rest; off until listed
     rows_max: int = 256  # that wait on disk; what is more, the broker keeps
     bytes_max: int = 4 * 1024 * 1024  # of them together, as an SD card can take in a burst
+    # The first few of each template have room whatever the others hold: one that is fed faster than
+    # it runs would hold up all for hours otherwise.
+    rows_sure: int = 8
+    bytes_sure: int = 64 * 1024
     running_max: int = 32  # of one template's runs, fired here and not ended; more wait
     rank_delay_s: float = 4.0  # rank r waits r x 4 s: a death is known, and asking takes a second
     look_s: float = 1.0  # after it another rank asks whether the run is there: usually it is

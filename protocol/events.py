@@ -247,7 +247,8 @@ class TriggerHeard:
     template: JobId
     message: Heard
     key: str = ""  # its own (trigger.key_of); empty: it has none, and is like no other
-    delivery: str = ""  # broker/number, until it is acknowledged; empty: it is not (QoS 0)
+    # broker/session/number, until it is acknowledged; empty: it is not (QoS 0)
+    delivery: str = ""
     repeated: bool = False  # the broker has sent it before (DUP)
     # Its run's key where it has none of its own, drawn where it was heard: the node may be told of
     # one message again, by the same. Empty: the node draws one.

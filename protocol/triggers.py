@@ -288,7 +288,7 @@ class Triggers:
         run = derived_id(self.keyring.shoal, held.namespace, held.id, key)
         if self._known(event, run):
             return [TriggerKept(event.handle)]
-        if not self.waiting.room(len(event.message.payload)):
+        if not self.waiting.room(len(event.message.payload), held.id):
             return [TriggerPutOff(event.handle, self.config.retry_s)]
         if limited := watch.limited(now.mono):
             return [*self._refuse(event.template, limited, now), TriggerKept(event.handle)]

@@ -24,7 +24,7 @@ from protocol.wire import dumps, loads
 Row = tuple[Bucket, str, bytes | None]
 Kept = tuple[JobId, str, Heard, int, bool]
 ROW_BYTES: Final = 512  # of one beside its payload
-# After so many more from the same broker its number has come to mean another: they begin anew after
+# After so many more in the same session its number has come to mean another: they begin anew after
 # 65,535, and a broker has 20 or so under way.
 FRESH: Final = 1_000
 
@@ -63,9 +63,10 @@ class Waiting:
     config: TriggersConfig
     waiters: dict[JobId, Waiter] = field(default_factory=dict)  # the oldest first
     _bytes: int = 0
+    _held: dict[JobId, tuple[int, int]] = field(default_factory=dict)  # rows and bytes, by template
     _deliveries: dict[tuple[JobId, str], bytes] = field(default_factory=dict)
     _counts: dict[tuple[JobId, str], int] = field(default_factory=dict)  # when each came
-    _count: dict[str, int] = field(default_factory=dict)  # of all that came, by broker, this life
+    _count: dict[str, int] = field(default_factory=dict)  # of all that came, by session, this life
 
     def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
         """Rebuild from disk; returns the keys of rows that could not be read."""
@@ -84,9 +85,12 @@ class Waiting:
             self._deliveries[(JobId(template), delivery)] = value
         return unreadable
 
-    def room(self, payload_bytes: int) -> bool:
-        fits = self._bytes + payload_bytes + ROW_BYTES <= self.config.bytes_max
-        return fits and len(self.waiters) < self.config.rows_max
+    def room(self, payload_bytes: int, template: JobId) -> bool:
+        config, more = self.config, payload_bytes + ROW_BYTES
+        rows, size = self._held.get(template, (0, 0))
+        if rows < config.rows_sure and size + more <= config.bytes_sure:
+            return True
+        return self._bytes + more <= config.bytes_max and len(self.waiters) < config.rows_max
 
     def add(self, waiter: Waiter) -> list[Row]:
         self._hold(waiter)
@@ -94,32 +98,39 @@ class Waiting:
 
     def _hold(self, waiter: Waiter) -> None:
         self.waiters[waiter.run] = waiter
-        self._bytes += waiter.size_bytes
+        self._count_in(waiter, 1)
+
+    def _count_in(self, waiter: Waiter, sign: int) -> None:
+        rows, size = self._held.pop(waiter.template, (0, 0))
+        rows, size = rows + sign, size + sign * waiter.size_bytes
+        if rows:
+            self._held[waiter.template] = (rows, size)
+        self._bytes += sign * waiter.size_bytes
 
     def drop(self, waiter: Waiter) -> list[Row]:
         if self.waiters.pop(waiter.run, None) is None:
             return []
-        self._bytes -= waiter.size_bytes
+        self._count_in(waiter, -1)
         return [("trigger", waiter.run, None)]
 
     # ---- deliveries --------------------------------------------------------------------------
 
     def came(self, delivery: str) -> None:
-        """Something came from a broker under that name, whatever it was."""
-        broker = delivery.partition("/")[0]
-        self._count[broker] = self._count.get(broker, 0) + 1
+        """Something came in a broker's session under that name, whatever it was."""
+        source = source_of(delivery)
+        self._count[source] = self._count.get(source, 0) + 1
 
     def delivered_before(self, template: JobId, delivery: str, message: Heard) -> bool:
         """Whether the broker repeats, by that name, just the message it has sent before."""
         key = (template, delivery)
-        since = self._count.get(delivery.partition("/")[0], 0) - self._counts.get(key, 0)
+        since = self._count.get(source_of(delivery), 0) - self._counts.get(key, 0)
         return since <= FRESH and self._deliveries.get(key) == _digest(message)
 
     def deliver(self, template: JobId, delivery: str, message: Heard) -> list[Row]:
         """Remember it, in the place of an earlier one of that name: names come again."""
         self._deliveries.pop((template, delivery), None)
         value = self._deliveries[(template, delivery)] = _digest(message)
-        self._counts[(template, delivery)] = self._count.get(delivery.partition("/")[0], 0)
+        self._counts[(template, delivery)] = self._count.get(source_of(delivery), 0)
         rows: list[Row] = [("delivery", f"{template}/{delivery}", value)]
         mine = [key for key in self._deliveries if key[0] == template]
         for key in mine[: -self.config.deliveries_max]:
@@ -139,6 +150,11 @@ class Waiting:
     @property
     def deadline(self) -> float:
         return min((each.due for each in self.waiters.values() if not each.asking), default=NEVER)
+
+
+def source_of(delivery: str) -> str:
+    """Broker and session, whose packets have numbers of their own."""
+    return delivery.rpartition("/")[0]
 
 
 def _digest(message: Heard) -> bytes:

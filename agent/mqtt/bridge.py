@@ -9,10 +9,10 @@ import trio
 
 from agent.control.backend import View
 from agent.engines.engine import Engines
-from agent.mqtt.broker import Brokers
+from agent.mqtt.broker import MAIN, Brokers
 from agent.mqtt.client import LOST
 from agent.mqtt.lines import Lines
-from agent.mqtt.listening import SESSION, Listening
+from agent.mqtt.listening import Listening
 from agent.mqtt.message import Outgoing
 from agent.mqtt.reports import Reports
 from agent.mqtt.triggering import Triggering
@@ -65,8 +65,8 @@ class Bridge:
             self._reports.connected(name)
 
     def _on_session(self, name: str, session: str, connected: bool) -> None:
-        if session == SESSION and not connected:
-            self.triggering.gone(name)
+        if session != MAIN and not connected:
+            self.triggering.gone(name, session)
 
     def _hear(self, watches: Sequence[TopicWatch]) -> None:
         self.listening.hear(watches)

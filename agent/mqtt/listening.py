@@ -1,12 +1,14 @@
 """Listening: the subscriptions that triggers need, held while the node wants them.
 
-All of one broker share a session that the broker keeps while this device is away, under one name
-for good: what is not heard then comes later.
+Each is in a session that the broker keeps while this device is away: what is not heard then comes
+later. A broker stops sending to a session where some twenty messages were not acknowledged, so
+templates have sessions of their own, up to a bound on connections; their names are for good.
 """
 
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -18,7 +20,13 @@ from protocol.ids import JobId
 from protocol.listening import TopicWatch
 
 SESSION: Final = "triggers"
+SESSIONS_MAX: Final = 32  # at one broker; each is a connection with its thread
 _log = logging.getLogger("shoal.mqtt")
+
+
+def session_of(template: JobId) -> str:
+    """The session in which its messages are heard, the same in each life; a few share one."""
+    return f"{SESSION}-{zlib.crc32(template.encode()) % SESSIONS_MAX:02}"
 
 
 class Listening:
@@ -53,8 +61,8 @@ class Listening:
             return None
         try:
             handler = partial(self._heard, watch)
-            told = partial(self._granted, watch)
-            return broker.subscribe(watch.mqtt.topic, watch.mqtt.qos, handler, SESSION, told)
+            told, session = partial(self._granted, watch), session_of(watch.template)
+            return broker.subscribe(watch.mqtt.topic, watch.mqtt.qos, handler, session, told)
         except ValueError as error:
             _log.warning("the trigger of %s: %s", watch.name, error)
             self._granted(watch, str(error))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from agent.mqtt.expressions import ExpressionError, is_true, name_of, search
+from agent.mqtt.listening import session_of
 from agent.mqtt.payload import PayloadError, value_of
 from protocol.bounds import TOPIC_CHARS_MAX
 from protocol.effects import TriggerKept, TriggerPutOff, WatchTopics
@@ -127,21 +128,19 @@ class Triggering:
         """What a node that was built anew is to hear first: all that it may not have kept."""
         return [taken.event for taken in self._taken.values()]
 
-    def gone(self, broker: str) -> None:
-        """The connection to a broker has ended, and what it brought will come again with the next:
+    def gone(self, broker: str, session: str) -> None:
+        """A connection to a broker has ended, and what it brought will come again with the next:
         the packets' numbers are another connection's by then."""
-        for handle in [h for h, taken in self._taken.items() if self._is_of(taken, broker)]:
+        source = f"{broker}/{session}/"
+        for handle in [h for h, t in self._taken.items() if t.event.delivery.startswith(source)]:
             del self._taken[handle]
         for watch in self._watches.values():
-            if watch.mqtt.broker == broker:
+            if watch.mqtt.broker == broker and session_of(watch.template) == session:
                 self._post(TopicWatched(watch.template, f"broker {broker} is not connected"))
 
     def granted(self, watch: TopicWatch, problem: str) -> None:
         """The broker has taken a subscription, or says why not."""
         self._post(TopicWatched(watch.template, problem))
-
-    def _is_of(self, taken: Taken, broker: str) -> bool:
-        return taken.event.delivery.startswith(f"{broker}/")
 
     # ---- from a broker -----------------------------------------------------------------------
 
@@ -189,7 +188,8 @@ class Triggering:
             correlation if answered else b"",
         )
         self._handle += 1
-        delivery = f"{message.broker}/{message.packet_id}" if message.qos else ""
+        source = f"{message.broker}/{session_of(watch.template)}"
+        delivery = f"{source}/{message.packet_id}" if message.qos else ""
         drawn = "" if key else secrets.token_hex(16)
         return TriggerHeard(self._handle, watch.template, heard, key, delivery, message.dup, drawn)
 

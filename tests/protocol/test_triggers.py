@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from protocol.events import BrokerChanged, TopicWatched
+from protocol.events import BrokerChanged, TopicWatched, TriggerHeard
 from protocol.job import JobSpec
-from protocol.records import Desired, Role
+from protocol.records import Desired, Heard, Role
 from protocol.tree import Plain
+from tests.protocol.standingbook import StandingBook
 from tests.protocol.test_trigger import mqtt, triggered
 from tests.protocol.triggernet import ALLOW, TriggerNet, allowing, look
 
@@ -393,7 +394,7 @@ def test_more_than_so_many_a_minute_are_counted_and_told_once_a_minute() -> None
 
 
 def test_of_a_burst_the_broker_keeps_what_there_is_no_room_for() -> None:
-    net = TriggerNet("a", configs={"a": allowing(rows_max=5, running_max=2)})
+    net = TriggerNet("a", configs={"a": allowing(rows_max=5, rows_sure=0, running_max=2)})
     net.put("a", look())
     handles = [net.hear("a", delivery=str(at))[0] for at in range(20)]
     box = net.boxes["a"]
@@ -413,6 +414,24 @@ def test_of_a_burst_the_broker_keeps_what_there_is_no_room_for() -> None:
         net.run(2.0)
     assert len(net.starts()) == len(net.runs()) == 20
     assert not net.rows("a")
+
+
+def test_the_messages_of_one_template_take_no_room_of_anothers() -> None:
+    net = TriggerNet("a", configs={"a": allowing("template/*", rows_max=20, running_max=2)})
+    net.put("a", look())
+    other = StandingBook("template/other", shoal=net.shoal).id
+    spec = JobSpec.from_plain({**look(Topic="garden/#").to_plain(), "Name": "other"})
+    request = net.submit("a", spec)
+    net.until(lambda: net.answered("a", request))
+    net.run(1.0)
+    for number in range(50):  # more than fit, of runs that take long
+        net.hear("a", delivery=f"home/one/{number}")
+    box = net.boxes["a"]
+    assert len(box.put_off) == 50 - 2 - 20
+    box.kept.clear()
+    net.handle("a", TriggerHeard(9999, other, Heard("garden/gate", b"FIRE"), "", "home/two/1"))
+    net.run(1.0)
+    assert box.kept == [9999] and len(net.runs()) == 3
 
 
 def test_what_waits_outlives_a_restart() -> None:

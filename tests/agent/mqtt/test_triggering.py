@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.mqtt.listening import session_of
 from agent.mqtt.triggering import HELD_MAX, Triggering
 from protocol.effects import TriggerKept, TriggerPutOff, WatchTopics
 from protocol.events import Event, TopicWatched, TriggerHeard, TriggerRefused
@@ -85,7 +86,8 @@ def test_a_message_is_told_as_it_came() -> None:
     event = Desk().heard(Message(dup=True, response_topic="answers"))
     assert event.template == LOOK and event.message.topic == "home/porch/motion"
     assert event.message.payload == b'{"state": "ON", "id": 7}'
-    assert (event.key, event.delivery, event.repeated) == ("", "home/3", True)
+    delivery = f"home/{session_of(LOOK)}/3"
+    assert (event.key, event.delivery, event.repeated) == ("", delivery, True)
     assert (event.message.reply, event.message.correlation) == ("answers", b"")
 
 
@@ -233,7 +235,9 @@ def test_with_its_connection_a_message_is_gone() -> None:
     desk, message = Desk(), Message()
     event = desk.heard(message)
     desk.heard(Message(broker="other"))
-    desk.triggering.gone("home")
+    desk.triggering.gone("home", "triggers-of-another")
+    assert len(list(desk.triggering.rebuilt())) == 2
+    desk.triggering.gone("home", session_of(LOOK))
     desk.triggering.carry_out(TriggerKept(event.handle))
     assert message.acks == 0 and len(list(desk.triggering.rebuilt())) == 1
 
@@ -242,9 +246,10 @@ def test_the_node_hears_what_a_broker_says_to_a_subscription_and_that_it_is_gone
     desk = Desk()
     desk.triggering.granted(desk.watch, "not authorized")
     desk.triggering.granted(desk.watch, "")
-    desk.triggering.gone("other")
+    desk.triggering.gone("other", session_of(LOOK))
+    desk.triggering.gone("home", "triggers-of-another")
     assert desk.posted == [TopicWatched(LOOK, "not authorized"), TopicWatched(LOOK)]
-    desk.triggering.gone("home")
+    desk.triggering.gone("home", session_of(LOOK))
     assert desk.posted[2:] == [TopicWatched(LOOK, "broker home is not connected")]
 
 
