@@ -272,6 +272,13 @@ class TopicWatched:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionBegan:
+    """A broker has nothing of a session any more: its packets' numbers begin anew."""
+
+    source: str  # broker/session, as in a TriggerHeard's delivery
+
+
+@dataclass(frozen=True, slots=True)
 class DeadlinePassed:
     """The moment that `Node.deadline` named has come."""
 
@@ -315,6 +322,7 @@ Event = (
     | TriggerHeard
     | TriggerRefused
     | TopicWatched
+    | SessionBegan
     | DeadlinePassed
     | LoopLagged
     | ShutdownRequested

@@ -44,6 +44,7 @@ from protocol.events import (
     ResultRequested,
     RunRequested,
     SelfDescribed,
+    SessionBegan,
     ShutdownRequested,
     SubmitRequested,
     TaskEnded,
@@ -318,7 +319,7 @@ class Node:
                 return self.steward.control(event, now)
             case ControlRequested():
                 return self.requests.control(event, now)
-            case TriggerHeard() | TriggerRefused() | TopicWatched():
+            case TriggerHeard() | TriggerRefused() | TopicWatched() | SessionBegan():
                 return self.steward.triggers.on_event(event, now)
             case QueryRequested():
                 return self.requests.query(event, now)

@@ -30,7 +30,7 @@ from protocol.effects import (
     WatchTopics,
 )
 from protocol.errors import JobSpecError, RemoteProtocolError
-from protocol.events import TopicWatched, TriggerHeard, TriggerRefused
+from protocol.events import SessionBegan, TopicWatched, TriggerHeard, TriggerRefused
 from protocol.fleet import Fleet
 from protocol.hearing import Hearing, hears
 from protocol.heldjob import HeldJob
@@ -266,8 +266,11 @@ class Triggers:
     # ---- messages ----------------------------------------------------------------------------
 
     def on_event(
-        self, event: TriggerHeard | TriggerRefused | TopicWatched, now: Now
+        self, event: TriggerHeard | TriggerRefused | TopicWatched | SessionBegan, now: Now
     ) -> list[Effect]:
+        if isinstance(event, SessionBegan):
+            rows = self.waiting.begin(event.source)
+            return [Save(tuple(rows))] if rows else []
         if isinstance(event, TopicWatched):
             if watch := self.watches.get(event.template):
                 granted = not event.problem

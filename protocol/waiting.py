@@ -133,19 +133,22 @@ class Waiting:
         self._counts[(template, delivery)] = self._count.get(source_of(delivery), 0)
         rows: list[Row] = [("delivery", f"{template}/{delivery}", value)]
         mine = [key for key in self._deliveries if key[0] == template]
-        for key in mine[: -self.config.deliveries_max]:
-            del self._deliveries[key]
-            self._counts.pop(key, None)
-            rows.append(("delivery", "/".join(key), None))
-        return rows
+        return rows + self._forget(mine[: -self.config.deliveries_max])
+
+    def begin(self, source: str) -> list[Row]:
+        """A session begins anew: its numbers are other messages'."""
+        gone = [key for key in self._deliveries if source_of(key[1]) == source]
+        return self._forget(gone)
 
     def forget(self, template: JobId) -> list[Row]:
         """The template was deleted."""
-        mine = [key for key in self._deliveries if key[0] == template]
-        for key in mine:
+        return self._forget([key for key in self._deliveries if key[0] == template])
+
+    def _forget(self, keys: list[tuple[JobId, str]]) -> list[Row]:
+        for key in keys:
             del self._deliveries[key]
             self._counts.pop(key, None)
-        return [("delivery", "/".join(key), None) for key in mine]
+        return [("delivery", "/".join(key), None) for key in keys]
 
     @property
     def deadline(self) -> float:

@@ -17,7 +17,13 @@ from agent.mqtt.message import Outgoing
 from agent.mqtt.reports import Reports
 from agent.mqtt.triggering import Triggering
 from protocol.effects import Publish, StreamLines, TriggerKept, TriggerPutOff, WatchTopics
-from protocol.events import BrokerChanged, Event, MessagePublished, TopicWatched
+from protocol.events import (
+    BrokerChanged,
+    Event,
+    MessagePublished,
+    SessionBegan,
+    TopicWatched,
+)
 from protocol.ids import PeerId
 from protocol.listening import TopicWatch
 
@@ -65,8 +71,13 @@ class Bridge:
             self._reports.connected(name)
 
     def _on_session(self, name: str, session: str, connected: bool) -> None:
-        if session != MAIN and not connected:
+        broker = self._brokers.named(name)
+        if session == MAIN or broker is None:
+            return
+        if not connected:
             self.triggering.gone(name, session)
+        elif broker.begun_anew(session):
+            self._post(SessionBegan(f"{name}/{session}"))
 
     def _hear(self, watches: Sequence[TopicWatch]) -> None:
         self.listening.hear(watches)

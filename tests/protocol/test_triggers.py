@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from protocol.events import BrokerChanged, TopicWatched, TriggerHeard
+from protocol.events import BrokerChanged, SessionBegan, TopicWatched, TriggerHeard
 from protocol.job import JobSpec
 from protocol.records import Desired, Heard, Role
 from protocol.tree import Plain
@@ -188,6 +188,24 @@ def test_what_the_broker_repeats_is_no_second_message() -> None:
     assert net.boxes["a"].kept[-1:] == handles
     net.run(5.0)
     assert len(net.runs()) == 1
+
+
+def test_of_a_session_that_begins_anew_no_number_is_known() -> None:
+    """The broker restarted without its memory: number 3 is another ON, whose first sending broke."""
+    net = TriggerNet("a")
+    net.put("a", look())
+    net.hear("a", "a", delivery="home/one/3")
+    net.hear("a", delivery="home/two/3")
+    net.run(1.0)
+    net.handle("a", SessionBegan("home/one"))
+    assert [key.partition("/")[2] for key in net.rows("a", "delivery")] == ["home/two/3"]
+    net.kill("a")
+    net.boot("a")
+    net.run(5.0)
+    handles = net.hear("a", delivery="home/one/3", repeated=True)
+    net.hear("a", delivery="home/two/3", repeated=True)
+    net.run(1.0)
+    assert net.boxes["a"].kept[-2:-1] == handles and len(net.runs()) == 4
 
 
 def test_what_a_node_that_is_built_anew_hears_again_is_no_second_message() -> None:

@@ -86,6 +86,16 @@ def test_a_delivery_is_known_by_name_and_message() -> None:
     assert not again.delivered_before(LOOK, "7", MESSAGE)
 
 
+def test_a_session_that_begins_anew_is_forgotten_alone() -> None:
+    waiting = Waiting(TriggersConfig())
+    for name in ("home/one/7", "home/one/8", "home/two/7"):
+        waiting.deliver(LOOK, name, MESSAGE)
+    gone = [("delivery", f"{LOOK}/home/one/{number}", None) for number in (7, 8)]
+    assert waiting.begin("home/one") == gone and waiting.begin("home/one") == []
+    assert waiting.delivered_before(LOOK, "home/two/7", MESSAGE)
+    assert not waiting.delivered_before(LOOK, "home/one/7", MESSAGE)
+
+
 def test_a_number_means_another_message_once_many_have_come() -> None:
     waiting = Waiting(TriggersConfig())
     waiting.deliver(LOOK, "home/7", MESSAGE)
