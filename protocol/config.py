@@ -223,7 +223,6 @@ class TriggersConfig:
     # long: a broker that restarts, and pauses before the next connection, are shorter.
     deaf_s: float = 30.0
     retry_s: float = 1.0  # what there is no room for is tried again
-    keep_s: float = 3_600.0  # what could not be fired in an hour is told of and dropped
     deliveries_max: int = 128  # of one template; brokers have 20 or so under way
     runs_kept: int = 2_000  # ended ones of all triggers, where more would fill the catalogue
 

@@ -27,6 +27,7 @@ from protocol.trigger import key_of, matches
 CORRELATION_BYTES_MAX: Final = 256  # bounds.Correlation
 ID: Final = "id"  # the user property of MQTT 5 that says which message it is
 HELD_MAX: Final = 1_024  # that the node has not kept; a broker has fewer under way
+NO_ROOM: Final = "no room for it just now, and no broker keeps what is sent at QoS 0"
 FILTERED: Final = ""  # for no reason that anybody need know: it is not meant
 _log = logging.getLogger("shoal.mqtt")
 
@@ -114,7 +115,10 @@ class Triggering:
         """One timer is enough: a node that was built anew puts it off once more."""
         self.counters["put_off"] += 1
         taken = self._taken.get(effect.handle)
-        if taken is not None and not taken.put_off:
+        if taken is not None and not taken.event.delivery:
+            del self._taken[effect.handle]
+            self._refuse(taken.event.template, NO_ROOM)
+        elif taken is not None and not taken.put_off:
             taken.put_off = True
             self._later(effect.again_s, lambda: self._again(effect.handle))
 
@@ -151,17 +155,23 @@ class Triggering:
             event = self._event(watch, message)
         except Unfit as unfit:
             reason = str(unfit)
-            self.counters["refused" if reason else "filtered"] += 1
             if reason:
-                self._post(TriggerRefused(watch.template, reason))
+                self._refuse(watch.template, reason)
+            else:
+                self.counters["filtered"] += 1
             message.ack()
             return
         if len(self._taken) >= HELD_MAX:  # the broker keeps it, and sends it to the next connection
             _log.warning("%s: %d messages wait for the disk", watch.name, len(self._taken))
+            if not event.delivery:
+                self._refuse(watch.template, NO_ROOM)
             return
-        if event.delivery:
-            self._taken[event.handle] = Taken(event, message.ack)
+        self._taken[event.handle] = Taken(event, message.ack)
         self._post(event)
+
+    def _refuse(self, template: JobId, reason: str) -> None:
+        self.counters["refused"] += 1
+        self._post(TriggerRefused(template, reason))
 
     def _event(self, watch: TopicWatch, message: Incoming) -> TriggerHeard:
         """Raises Unfit."""

@@ -10,6 +10,7 @@ from protocol.events import BrokerChanged, SessionBegan, TopicWatched, TriggerHe
 from protocol.job import JobSpec
 from protocol.records import Desired, Heard, Role
 from protocol.tree import Plain
+from tests.protocol import nodenet
 from tests.protocol.standingbook import StandingBook
 from tests.protocol.test_trigger import mqtt, triggered
 from tests.protocol.triggernet import ALLOW, TriggerNet, allowing, look
@@ -191,7 +192,7 @@ def test_what_the_broker_repeats_is_no_second_message() -> None:
 
 
 def test_of_a_session_that_begins_anew_no_number_is_known() -> None:
-    """The broker restarted without its memory: number 3 is another ON, whose first sending broke."""
+    """The broker restarted without its memory: number 3 is another ON, sent twice."""
     net = TriggerNet("a")
     net.put("a", look())
     net.hear("a", "a", delivery="home/one/3")
@@ -450,6 +451,23 @@ def test_the_messages_of_one_template_take_no_room_of_anothers() -> None:
     net.handle("a", TriggerHeard(9999, other, Heard("garden/gate", b"FIRE"), "", "home/two/1"))
     net.run(1.0)
     assert box.kept == [9999] and len(net.runs()) == 3
+
+
+def test_what_was_acknowledged_is_run_however_long_the_others_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A clock that jumps by a day, once NTP is heard, changes nothing about it."""
+    net = TriggerNet("a", configs={"a": allowing(running_max=1)})
+    net.put("a", look())
+    net.hear("a", "a", "a")
+    net.run(2 * 3600.0)
+    monkeypatch.setattr(nodenet, "WALL", nodenet.WALL + 86_400.0)
+    net.run(10.0)
+    assert len(net.rows("a")) == 2 and not net.told("a", "trigger.refused")
+    for _ in range(3):
+        net.finish()
+        net.run(3.0)
+    assert len(net.starts()) == 3
 
 
 def test_what_waits_outlives_a_restart() -> None:

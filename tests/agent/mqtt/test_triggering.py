@@ -253,10 +253,24 @@ def test_the_node_hears_what_a_broker_says_to_a_subscription_and_that_it_is_gone
     assert desk.posted[2:] == [TopicWatched(LOOK, "broker home is not connected")]
 
 
-def test_messages_without_acknowledgement_are_not_kept_here() -> None:
+def test_messages_that_the_broker_does_not_keep_are_held_until_the_node_has_them() -> None:
     desk = Desk()
-    assert desk.heard(Message(qos=0)).delivery == ""
+    event = desk.heard(Message(qos=0))
+    desk.triggering.gone("home", session_of(LOOK))
+    assert event.delivery == "" and desk.triggering.rebuilt() == [event]
+    desk.triggering.carry_out(TriggerKept(event.handle))
     assert desk.triggering.rebuilt() == []
+
+
+def test_one_that_no_broker_keeps_and_there_is_no_room_for_is_refused_and_told_of() -> None:
+    desk = Desk()
+    event = desk.heard(Message(qos=0))
+    desk.triggering.carry_out(TriggerPutOff(event.handle, 1.0))
+    assert desk.waiting == [] and desk.triggering.rebuilt() == []
+    refusal = desk.posted[-1]
+    assert isinstance(refusal, TriggerRefused) and refusal.template == LOOK
+    assert "no room" in refusal.reason and "QoS 0" in refusal.reason
+    assert desk.triggering.counters["refused"] == 1
 
 
 def test_no_more_are_held_than_a_broker_would_have_under_way() -> None:
@@ -265,6 +279,7 @@ def test_no_more_are_held_than_a_broker_would_have_under_way() -> None:
         desk.heard(Message(packet_id=number + 1))
     late = Message(packet_id=60_000)
     assert desk.hear(late) is None and late.acks == 0
+    assert isinstance(desk.hear(Message(qos=0)), TriggerRefused)
 
 
 def test_what_is_to_be_heard_is_subscribed_to() -> None:
