@@ -189,6 +189,8 @@ class PolicyConfig:
     downloads: tuple[str, ...] = ("*",)  # hosts that inputs may be fetched from
     volumes: tuple[str, ...] = ("*",)  # names of what jobs may keep here between starts
     buckets: tuple[str, ...] = ()  # host/bucket that tasks' files may come from; with :rw also go
+    topics: tuple[str, ...] = ("#",)  # filters of what jobs may publish at its brokers
+    topics_root: str = "shoal"  # of the shoal's own topics, which no job has
     environment: tuple[str, ...] = ()  # variables of the agent that tasks may have by env:NAME
     isolation: tuple[str, ...] = ()  # what a program can be kept from here: "network"
     authors: tuple[str, ...] = ()  # peer ids, or names in certificates; empty is everybody
