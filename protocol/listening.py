@@ -16,6 +16,7 @@ from protocol.job import NAMESPACE_DEFAULT
 from protocol.trigger import MqttTrigger
 
 TEMPLATE: Final = "template/"  # before a template's name in [mqtt] allow
+RUN_OF: Final = "template"  # user property of a result: the template that a message ran
 ANY: Final = "*"  # at the end of a word
 BROKER_LABEL: Final = "broker."  # of a device where one of the name behind it is configured
 FIRES_LABEL: Final = "shoal/fires"  # what of [mqtt] allow is templates; more in those behind it

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from protocol.asks import BROKER
 from protocol.clock import Now
 from protocol.config import OutboxConfig
@@ -12,6 +14,7 @@ from protocol.effects import Bucket, Effect
 from protocol.events import BrokerChanged, LinesPublished, MessagePublished, TaskEnded
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.job import JobSpec, JobType
+from protocol.listening import RUN_OF, word_of
 from protocol.outbox import Outbox
 from protocol.publisher import MqttPublisher
 from protocol.records import Result
@@ -83,6 +86,9 @@ class Publishing:
         expiry_s = self.expiry_s if publisher.own_topic else 0
         output = (event.stdout, event.stdout_bytes)
         message = result_message(publisher, result, execution, spec.name, topic, *output, expiry_s)
+        if spec.fired is not None:  # it runs the same template no more, wherever it is heard
+            run_of = (RUN_OF, word_of(spec.namespace, spec.name))
+            message = replace(message, properties=(*message.properties, run_of))
         return [self.outbox.add(message)]
 
     def forget(self, execution: ExecutionId, job: JobId, slot: int, spec: JobSpec) -> list[Row]:

@@ -14,7 +14,7 @@ from protocol.trigger import matches
 
 JOBS_OWN: Final = "{root}/job/{job}/result/… and {root}/job/{job}/log/…"
 _OWN: Final = (["job", "{job}", "result"], ["job", "{job}", "log"])  # below the root
-_ROOT: Final = "{root}"
+ROOT: Final = "{root}"
 _BLANK: Final = re.compile(r"\{([A-Za-z_]+)\}")
 
 
@@ -51,4 +51,4 @@ def topic_matches(topic: str, topic_filter: str) -> bool:
 
 
 def _levels(topic: str, root: str) -> list[str]:
-    return topic.replace(_ROOT, root).split("/")
+    return topic.replace(ROOT, root).split("/")

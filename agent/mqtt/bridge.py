@@ -45,7 +45,7 @@ class Bridge:
         self._post = post
         self._lines = Lines(engines, brokers, post, peer)
         self._reports = reports
-        self.triggering = Triggering(post, self._later, self._hear)
+        self.triggering = Triggering(post, self._later, self._hear, brokers.root)
         self.listening = Listening(brokers, self.triggering.heard, self.triggering.granted)
         self._nursery: trio.Nursery | None = None
         brokers.watch(self._on_changed)

@@ -20,7 +20,7 @@ from protocol.bounds import TOPIC_CHARS_MAX
 from protocol.effects import TriggerKept, TriggerPutOff, WatchTopics
 from protocol.events import Event, TopicWatched, TriggerHeard, TriggerRefused
 from protocol.ids import JobId
-from protocol.listening import TopicWatch
+from protocol.listening import RUN_OF, TopicWatch, word_of
 from protocol.records import Heard
 from protocol.trigger import key_of, matches
 
@@ -28,6 +28,7 @@ CORRELATION_BYTES_MAX: Final = 256  # bounds.Correlation
 ID: Final = "id"  # the user property of MQTT 5 that says which message it is
 HELD_MAX: Final = 1_024  # that the node has not kept; a broker has fewer under way
 NO_ROOM: Final = "no room for it just now, and no broker keeps what is sent at QoS 0"
+OWN_TOPIC: Final = "a topic of the shoal's own: those tell of its run, and would run the next"
 FILTERED: Final = ""  # for no reason that anybody need know: it is not meant
 _log = logging.getLogger("shoal.mqtt")
 
@@ -83,10 +84,12 @@ class Triggering:
         post: Callable[[Event], None],
         later: Callable[[float, Callable[[], None]], None],
         subscribe: Callable[[Sequence[TopicWatch]], None],
+        root: str,
     ) -> None:
         self._post = post
         self._later = later
         self._subscribe = subscribe
+        self._root = root  # of the shoal's own topics
         self._taken: dict[int, Taken] = {}
         self._watches: dict[JobId, TopicWatch] = {}
         self._handle = 0
@@ -178,6 +181,11 @@ class Triggering:
         mqtt, payload = watch.mqtt, message.payload
         if not matches(mqtt.topic, message.topic):  # of another subscription (MQTT 3.1.1)
             raise Unfit(FILTERED)
+        if message.topic == self._root or message.topic.startswith(f"{self._root}/"):
+            wide = mqtt.topic[0] in "+#"  # these are not what it is meant for
+            raise Unfit(FILTERED if wide else OWN_TOPIC)
+        if message.user_property(RUN_OF) == word_of(watch.namespace, watch.name):
+            raise Unfit("a result of one of its own runs")
         if message.retain and not mqtt.retained:
             raise Unfit("the broker has kept it from earlier (Retained)")
         if len(payload) > mqtt.bytes_max:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from msgspec.structs import replace
+
 from protocol.config import OutboxConfig
 from protocol.effects import Publish, StreamLines
 from protocol.events import BrokerChanged, LinesPublished, MessagePublished, TaskEnded
@@ -11,6 +13,7 @@ from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.job import JobSpec
 from protocol.publishing import Publishing
 from protocol.tree import Plain
+from protocol.trigger import Fired, Input
 from tests.protocol.jobs import at
 from tests.protocol.test_resultmessage import result
 
@@ -41,6 +44,15 @@ def test_a_result_is_a_row_and_goes_out_when_the_broker_is_there() -> None:
     assert json.loads(publish.payload)["stdout"] == "out"
     made.on_event(MessagePublished(publish.key, publish.id), at(0.0))
     assert not made.outbox.messages
+
+
+def test_the_result_of_a_templates_run_says_which_template_a_message_ran() -> None:
+    made = publishing()
+    fired = replace(spec(), fired=Fired(topic="a", key="k", input=Input.FILE))
+    for each in (replace(fired, namespace="lab"), fired, spec()):
+        made.result(E, result(), each, TaskEnded(E, 0))
+    told = [dict(each.properties).get("template") for each in made.outbox.messages.values()]
+    assert told == ["lab/n", "n", None]
 
 
 def test_other_jobs_have_nothing_to_do_with_it() -> None:

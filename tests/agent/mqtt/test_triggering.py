@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cbor2
@@ -55,6 +55,7 @@ class Desk:
             self.posted.append,
             lambda after_s, call: self.waiting.append((after_s, call)),
             self.subscribed.append,
+            root="shoal/lab",
         )
         mqtt.setdefault("topic", "home/+/motion")
         self.watch = TopicWatch(LOOK, "default", "look", MqttTrigger(broker="home", **mqtt))
@@ -158,6 +159,25 @@ def test_what_runs_nothing_is_refused_and_the_broker_told(
     desk = Desk(**mqtt)
     assert says in desk.refused(message)
     assert desk.triggering.counters["refused"] == 1
+
+
+@pytest.mark.parametrize("topic", ["shoal/lab/event", "shoal/lab/job/j/result/0", "shoal/lab"])
+def test_the_shoals_own_topics_run_nothing(topic: str) -> None:
+    """Each run is told of there, and would run the next."""
+    desk, message = Desk(topic="#"), Message(topic=topic)
+    assert desk.hear(message) is None and message.acks == 1
+    assert "the shoal's own" in Desk(topic="shoal/#").refused(Message(topic=topic))
+    assert Desk(topic="#").heard(Message(topic="shoal/label"))
+
+
+def test_the_results_of_its_own_runs_run_nothing() -> None:
+    """The broker may have two names here."""
+    desk = Desk()
+    assert "its own runs" in desk.refused(Message(properties={"template": "look"}))
+    assert desk.heard(Message(properties={"template": "peek"}))
+    desk.watch = replace(desk.watch, namespace="kitchen")
+    assert desk.heard(Message(properties={"template": "look"}))
+    assert "its own runs" in desk.refused(Message(properties={"template": "kitchen/look"}))
 
 
 def test_what_the_broker_kept_may_be_asked_for() -> None:
