@@ -59,7 +59,7 @@ def test_other_jobs_have_nothing_to_do_with_it() -> None:
     made, local = publishing(), spec(none=1)
     assert made.start(E, J, 0, local) == []
     assert made.result(E, result(), local, TaskEnded(E, 0)) == []
-    assert made.forget(E, J, 0, local) == []
+    assert made.forget(E, J, 0, local, 1) == []
 
 
 def test_lines_are_streamed_and_are_no_result() -> None:
@@ -86,13 +86,33 @@ def test_a_disk_gives_both_back() -> None:
     assert len(again.outbox.messages) == 1
 
 
-def test_what_is_retained_in_the_shoals_tree_is_taken_back_once_it_is_forgotten() -> None:
+def cleared(made: Publishing) -> list[tuple[str, bytes]]:
+    return [(each.topic, each.payload) for each in made.outbox.messages.values()]
+
+
+def test_what_is_retained_in_the_shoals_tree_is_taken_back_once_its_job_is_forgotten() -> None:
+    """However soon its execution is, by the number of others."""
     made = publishing()
-    assert len(made.forget(E, J, 2, spec())) == 1
-    (message,) = made.outbox.messages.values()
-    assert (message.topic, message.payload) == (f"shoal/home/job/{J}/result/2", b"")
-    assert made.forget(E, J, 2, spec(Topic="own/topic", Retain=True)) == []
-    assert made.forget(E, J, 2, spec(Retain=False)) == []
+    (row,) = made.forget(E, J, 2, spec(), ended_ms=1000)
+    assert not made.outbox.messages and made.sweep(1000) == []
+    again = publishing()
+    assert row[2] is not None and again.restore({row[0]: {row[1]: row[2]}}) == []
+    gone, message = again.sweep(1001)
+    assert gone == (row[0], row[1], None) and message[0] == "outbox"
+    assert cleared(again) == [(f"shoal/home/job/{J}/result/2", b"")]
+    assert again.sweep(1 << 50) == []
+    assert made.forget(E, J, 2, spec(Topic="own/topic", Retain=True), 1000) == []
+    assert made.forget(E, J, 2, spec(Retain=False), 1000) == []
+
+
+def test_what_is_to_be_taken_back_leaves_room_for_results() -> None:
+    made = publishing(messages_max=10)
+    for slot in range(20):
+        made.forget(E, J, slot, spec(), ended_ms=1)
+    made.sweep(100)
+    assert len(made.outbox.messages) == 5
+    made.sweep(100)
+    assert len(made.outbox.messages) == 5
 
 
 def test_an_ops_job_has_a_place_for_each_peer() -> None:
