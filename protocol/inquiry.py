@@ -125,6 +125,10 @@ class Inquiries:
             ranked = rendezvous(JobId(prefix), self.alive())[:RANKS]
         return list(dict.fromkeys([*ranked, *self.connected()]))[:ASKED_MAX]
 
+    def waits_for(self, peer: PeerId, prefix: str) -> bool:
+        """Whether it was asked for these, and has not answered."""
+        return any(peer in each.waiting for each in self._open.values() if each.prefix == prefix)
+
     def on_query(self, sender: PeerId, query: JobQuery, now: Now) -> list[Effect]:
         views: list[bytes] = []
         size = 0

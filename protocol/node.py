@@ -525,6 +525,8 @@ class Node:
             case JobSync() | JobSyncAck() | JobDigests() | JobWant():
                 return self._to_catalogue(sender, message, now)
             case JobQuery():
+                if self.steward.triggers.holds_back(sender, message):
+                    return []
                 return self.inquiries.on_query(sender, message, now)
             case JobReport():
                 return self.inquiries.on_report(sender, message, now)

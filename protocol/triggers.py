@@ -37,6 +37,7 @@ from protocol.heldjob import HeldJob
 from protocol.ids import JobId, PeerId, rendezvous
 from protocol.inquiry import Inquiries, View
 from protocol.listening import TopicWatch
+from protocol.messages import JobQuery
 from protocol.records import Keyring, Role, Spec
 from protocol.refusals import Refusals
 from protocol.standing import Standing
@@ -382,12 +383,19 @@ class Triggers:
         if self._asking >= ASKING_MAX:
             waiter.due = now.mono + ASK_AGAIN_S
             return []
-        waiter.asking = True
+        waiter.asking, waiter.firing = True, last
         self._asking += 1
 
         def found(views: list[View], silent: list[PeerId], later: Now) -> list[Effect]:
-            waiter.asking = False
+            waiter.asking = waiter.firing = False
             self._asking -= 1
+            effects = answered(views, later)
+            askers, waiter.askers = waiter.askers, {}
+            for sender, query in askers.items():
+                effects += self.inquiries.on_query(sender, query, later)
+            return effects
+
+        def answered(views: list[View], later: Now) -> list[Effect]:
             if self.waiting.waiters.get(waiter.run) is not waiter:
                 return []
             if views:
@@ -399,6 +407,23 @@ class Triggers:
 
         whom = None if last else self._ranked(waiter)[: min(waiter.rank, RANKS_ASKED)]
         return self.inquiries.ask(waiter.run, 1, False, found, now, whom)
+
+    def holds_back(self, sender: PeerId, query: JobQuery) -> bool:
+        """Whether somebody asks for a run that this peer is about to fire: it hears of that once it
+        has, or has not, and so does not fire it as well. Of two who ask each other the one goes
+        first that the other has answered already, else the one that ranks before it."""
+        waiter = self.waiting.waiters.get(JobId(query.prefix))
+        if waiter is None or not waiter.firing:
+            return False
+        ranked = self._ranked(waiter)
+        if sender not in ranked:
+            return False
+        mine = ranked.index(self.me) if self.me in ranked else len(ranked)
+        crossing = self.inquiries.waits_for(sender, query.prefix)
+        if crossing and ranked.index(sender) < mine:
+            return False
+        waiter.askers[sender] = query
+        return True
 
     def _drop(self, waiter: Waiter) -> list[Effect]:
         return [Save(tuple(self.waiting.drop(waiter)))]

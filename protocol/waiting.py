@@ -17,7 +17,8 @@ from protocol.clock import NEVER
 from protocol.config import TriggersConfig
 from protocol.effects import Bucket
 from protocol.errors import RemoteProtocolError
-from protocol.ids import JobId
+from protocol.ids import JobId, PeerId
+from protocol.messages import JobQuery
 from protocol.records import Heard
 from protocol.wire import dumps, loads
 
@@ -44,6 +45,9 @@ class Waiter:
     turn: float = 0.0  # monotonic; when it is for this peer to fire it
     asking: bool = False  # whether others are being asked for the run
     asked: bool = False  # those before this peer were, and know nothing
+    firing: bool = False  # all are being asked: it is fired where nobody knows the run
+    # Who asks for it meanwhile, and to fire it as well: they hear when it is fired.
+    askers: dict[PeerId, JobQuery] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from protocol.events import BrokerChanged, SessionBegan, TopicWatched, TriggerHeard
 from protocol.job import JobSpec
+from protocol.messages import JobQuery, JobSync
 from protocol.records import Desired, Heard, Role
 from protocol.tree import Plain
 from tests.protocol import nodenet
@@ -153,6 +154,46 @@ def test_a_burst_of_many_keys_is_asked_for_in_turn() -> None:
     assert len(net.starts()) == len(net.runs()) == 100
     assert not net.rows("a") and not net.rows("b")
     assert not net.triggers("a")._asking and not net.triggers("b")._asking
+
+
+@pytest.mark.parametrize("free_at_s", [2.5, 3.2, 3.5, 3.97, 4.2])
+@pytest.mark.parametrize("names", ["abc", "abcde"])
+def test_who_has_room_again_as_the_next_steps_in_fires_once_with_it(
+    names: str, free_at_s: float
+) -> None:
+    """Both ask all around at one moment, and each hears that the other knows no such run."""
+    net = TriggerNet(*names, configs={name: allowing(running_max=1) for name in names})
+    net.put("a")
+    first = net.ranks("m0")[0]
+    second = next(key for key in map(str, range(60)) if net.ranks(key)[0] == first)
+    net.hear(*names, key="m0")
+    net.run(0.5)
+    net.hear(*names, key=second)
+    net.run(free_at_s)
+    net.finish()
+    net.run(30.0)
+    assert len(net.runs()) == len(net.starts()) == 2
+    assert sum(net.fired(name) for name in names) == 2
+    assert not any(net.rows(name) for name in names)
+
+
+def test_who_asks_first_fires_though_a_better_rank_asks_meanwhile() -> None:
+    """A third says nothing, so that each asks for a second; the one is no holder for the other."""
+    net = TriggerNet("a", "b", "c")
+    net.put("a")
+    first, second, third = net.ranks("m1")
+    net.drop = lambda sender, to, message: (
+        (isinstance(message, JobQuery) and to == third)
+        or (isinstance(message, JobSync) and to == first)
+    )
+    net.hear(second, key="m1")
+    (waiter,) = net.triggers(second).waiting.waiters.values()
+    net.run(waiter.turn - net.now)
+    net.run(0.5)
+    assert waiter.asking and not net.runs()
+    net.hear(first, key="m1")
+    net.run(10.0)
+    assert len(net.starts()) == 1 and (net.fired(first), net.fired(second)) == (0, 1)
 
 
 def test_a_message_without_a_key_is_refused_where_each_has_one() -> None:
