@@ -40,7 +40,16 @@ def word_of(namespace: str, name: str) -> str:
 
 
 def listed(words: Iterable[str], word: str) -> bool:
-    return any(word.startswith(each[:-1]) if each.endswith(ANY) else word == each for each in words)
+    """A star stands for any rest of a name; for namespaces only where none of one is written."""
+    return any(_stands_for(each, word) for each in words)
+
+
+def _stands_for(pattern: str, word: str) -> bool:
+    if not pattern.endswith(ANY):
+        return word == pattern
+    start = pattern[:-1]
+    whole = start == "" or start.endswith("/")
+    return word.startswith(start) and (whole or "/" not in word[len(start) :])
 
 
 def fires_labels(allow: Iterable[str]) -> dict[str, str]:
