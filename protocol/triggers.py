@@ -34,7 +34,7 @@ from protocol.events import SessionBegan, TopicWatched, TriggerHeard, TriggerRef
 from protocol.fleet import Fleet
 from protocol.hearing import Hearing, hears
 from protocol.heldjob import HeldJob
-from protocol.ids import JobId, PeerId, rendezvous
+from protocol.ids import JobId, PeerId, outranks, rendezvous
 from protocol.inquiry import Inquiries, View
 from protocol.listening import TopicWatch
 from protocol.messages import JobQuery
@@ -183,12 +183,22 @@ class Triggers:
         """A peer came, went, or says something else of itself."""
         if not self._ready or not self.watches:
             return []
-        self._ranks.clear()
+        before, self._ranks = self._ranks, {}
         effects = [effect for job in list(self.watches) for effect in self._review(job, now)]
+        gone: dict[JobId, list[PeerId]] = {}
+        for job, ranks in before.items():
+            still = dict.fromkeys(self._ranks.get(job, ()))
+            gone[job] = [peer for peer in ranks if peer not in still]
         for waiter in self.waiting.waiters.values():
-            if waiter.named and self._rank(waiter) < waiter.rank:  # somebody before it is gone
+            absent = gone.get(waiter.template, []) if waiter.rank else []
+            if self._before(waiter, absent) and self._rank(waiter) < waiter.rank:
                 self._queue(waiter, now)
         return effects + self._watch(now)
+
+    def _before(self, waiter: Waiter, peers: list[PeerId]) -> bool:
+        """Whether one of them came before this peer; all do where this one does not rank."""
+        listed = self.me in self._ranks.get(waiter.template, ())
+        return any(not listed or outranks(waiter.run, peer, self.me) for peer in peers)
 
     def _review(self, job: JobId, now: Now) -> list[Effect]:
         held = self.standing.jobs.get(job)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
 
+from protocol import triggers
 from protocol.events import BrokerChanged, SessionBegan, TopicWatched, TriggerHeard
+from protocol.ids import PeerId, rendezvous
 from protocol.job import JobSpec
 from protocol.messages import JobQuery, JobSync
 from protocol.records import Desired, Heard, Role
@@ -81,6 +84,33 @@ def test_the_next_rank_steps_in_when_the_first_is_dead() -> None:
     assert net.runs()[0].coordinator == second
     net.run(30.0)
     assert len(net.starts()) == 1
+
+
+def test_a_change_ranks_those_anew_alone_that_wait_for_who_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ranking a thousand peers takes a millisecond, and 256 messages may wait."""
+    configs = {"a": allowing(rank_delay_s=600, look_s=600)}
+    net = TriggerNet("a", "b", "c", "d", without_broker=("d",), configs=configs)
+    net.put("a")
+    for number in range(30):
+        net.hear("a", key=f"m{number}")
+    waiters = net.triggers("a").waiting.waiters
+    peers = [PeerId(name) for name in ("a", "b", "c")]
+    after_b = [run for run in waiters if rendezvous(run, peers).index(PeerId("b")) == 0]
+    ranked: list[str] = []
+
+    def counting(key: str, peers: Iterable[PeerId]) -> list[PeerId]:
+        ranked.append(key)
+        return rendezvous(key, peers)
+
+    monkeypatch.setattr(triggers, "rendezvous", counting)
+    net.kill("d")
+    net.until(lambda: PeerId("d") not in net["a"].membership.alive())
+    assert len(waiters) > len(after_b) > 3 and not set(ranked) & set(waiters)
+    net.kill("b")
+    net.until(lambda: PeerId("b") not in net["a"].membership.alive())
+    assert set(after_b) <= set(ranked) and len(set(ranked) & set(waiters)) < len(waiters)
 
 
 def test_who_dies_between_journal_and_run_fires_it_after_its_restart() -> None:
