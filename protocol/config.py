@@ -218,6 +218,9 @@ class TriggersConfig:
     rank_delay_s: float = 4.0  # rank r waits r x 4 s: a death is known, and asking takes a second
     look_s: float = 1.0  # after it another rank asks whether the run is there: usually it is
     rank_max: int = 8  # nobody waits for more than so many before it
+    # So many write a message down as they hear it. The others ask the first whether it has become a
+    # run, and acknowledge it then: in a large shoal each message is else a row on every disk.
+    keepers_max: int = 4
     handover_s: float = (
         10.0  # who is no longer elected hears on for so long: its successor connects
     )

@@ -300,6 +300,10 @@ class Triggers:
         held = self.standing.jobs[event.template]
         key = event.key or event.drawn or f"{self.rng.getrandbits(128):032x}"
         run = derived_id(self.keyring.shoal, held.namespace, held.id, key)
+        known = self.waiting.waiters.get(run)
+        if known is not None and known.unkept:
+            known.unkept.append(event.handle)
+            return []
         if self._known(event, run):
             return [TriggerKept(event.handle)]
         if not self.waiting.room(len(event.message.payload), held.id):
@@ -307,6 +311,10 @@ class Triggers:
         if limited := watch.limited(now.mono):
             return [*self._refuse(event.template, limited, now), TriggerKept(event.handle)]
         waiter = Waiter(run, held.id, key, event.message, max(0, now.wall_ms), bool(event.key))
+        if waiter.named and self._ready and self._rank(waiter) >= self.config.keepers_max:
+            waiter.unkept.append(event.handle)
+            self.waiting.hold(waiter)
+            return self._begin(waiter, now)
         rows = self.waiting.add(waiter)
         if event.delivery and not event.key:
             rows += self.waiting.deliver(held.id, event.delivery, event.message)
@@ -385,6 +393,8 @@ class Triggers:
         if waiter.run in self.coordination.catalogue.jobs:
             return self._drop(waiter)
         last = waiter.asked
+        if last and waiter.unkept:
+            return [*self._keep(waiter), *self._look(waiter, now)]
         if last and waiter.turn > now.mono:
             waiter.due = waiter.turn
             return []
@@ -415,7 +425,8 @@ class Triggers:
             waiter.asked = True
             return self._look(waiter, later)
 
-        whom = None if last else self._ranked(waiter)[: min(waiter.rank, RANKS_ASKED)]
+        asked = 1 if waiter.unkept else min(waiter.rank, RANKS_ASKED)
+        whom = None if last else self._ranked(waiter)[:asked]
         return self.inquiries.ask(waiter.run, 1, False, found, now, whom)
 
     def holds_back(self, sender: PeerId, query: JobQuery) -> bool:
@@ -436,7 +447,15 @@ class Triggers:
         return True
 
     def _drop(self, waiter: Waiter) -> list[Effect]:
-        return [Save(tuple(self.waiting.drop(waiter)))]
+        """It is on another disk, or comes to nothing."""
+        rows = self.waiting.drop(waiter)
+        kept = [TriggerKept(handle) for handle in waiter.unkept]
+        return [*([Save(tuple(rows))] if rows else []), *kept]
+
+    def _keep(self, waiter: Waiter) -> list[Effect]:
+        """Nobody before this peer knows it: it is written down here, too."""
+        kept, waiter.unkept = waiter.unkept, []
+        return [Save((waiter.row(),)), *(TriggerKept(handle) for handle in kept)]
 
     def _retry(self, waiter: Waiter, now: Now) -> list[Effect]:
         """However long the runs before it take: its broker was told that it is here."""

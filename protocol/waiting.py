@@ -48,6 +48,8 @@ class Waiter:
     firing: bool = False  # all are being asked: it is fired where nobody knows the run
     # Who asks for it meanwhile, and to fire it as well: they hear when it is fired.
     askers: dict[PeerId, JobQuery] = field(default_factory=dict)
+    # By these handles its broker still has it: it is on no disk here.
+    unkept: list[int] = field(default_factory=list)
 
     @property
     def size_bytes(self) -> int:
@@ -81,7 +83,7 @@ class Waiting:
             except (RemoteProtocolError, ValueError):
                 unreadable.append(key)
                 continue
-            self._hold(Waiter(JobId(key), *fields))
+            self.hold(Waiter(JobId(key), *fields))
         in_order = sorted(self.waiters.values(), key=lambda each: (each.heard_ms, each.run))
         self.waiters = {each.run: each for each in in_order}
         for key, value in disk.get("delivery", {}).items():
@@ -97,10 +99,10 @@ class Waiting:
         return self._bytes + more <= config.bytes_max and len(self.waiters) < config.rows_max
 
     def add(self, waiter: Waiter) -> list[Row]:
-        self._hold(waiter)
+        self.hold(waiter)
         return [waiter.row()]
 
-    def _hold(self, waiter: Waiter) -> None:
+    def hold(self, waiter: Waiter) -> None:
         self.waiters[waiter.run] = waiter
         self._count_in(waiter, 1)
 
@@ -115,7 +117,7 @@ class Waiting:
         if self.waiters.pop(waiter.run, None) is None:
             return []
         self._count_in(waiter, -1)
-        return [("trigger", waiter.run, None)]
+        return [] if waiter.unkept else [("trigger", waiter.run, None)]
 
     # ---- deliveries --------------------------------------------------------------------------
 

@@ -113,6 +113,62 @@ def test_a_change_ranks_those_anew_alone_that_wait_for_who_is_gone(
     assert set(after_b) <= set(ranked) and len(set(ranked) & set(waiters)) < len(waiters)
 
 
+def queries(net: TriggerNet) -> list[str]:
+    """Who asks whom from now on."""
+    asked: list[str] = []
+
+    def note(sender: str, to: str, message: object) -> bool:
+        if isinstance(message, JobQuery):
+            asked.append(f"{sender}{to}")
+        return False
+
+    net.drop = note
+    return asked
+
+
+def test_of_many_that_hear_it_the_first_few_write_it_down() -> None:
+    names = "abcdefghijkl"
+    net = TriggerNet(*names)
+    net.put("a")
+    asked = queries(net)
+    order = net.ranks("m1")
+    handles = dict(zip(names, net.hear(*names, key="m1"), strict=True))
+    for rank, name in enumerate(order):
+        assert len(net.rows(name)) == (1 if rank < 4 else 0)
+        assert (handles[name] in net.boxes[name].kept) == (rank < 4)
+    net.run(3.0)
+    assert all(not net.rows(name) for name in names)
+    assert all(net.boxes[name].kept == [handles[name]] for name in names)
+    assert len(net.starts()) == len(net.runs()) == 1
+    late = [each for each in asked if each[0] in order[4:]]
+    assert sorted(late) == sorted(f"{name}{order[0]}" for name in order[4:])
+
+
+def test_what_none_before_it_has_heard_a_late_rank_writes_down_and_fires() -> None:
+    names = "abcdef"
+    net = TriggerNet(*names)
+    net.put("a")
+    last = net.ranks("m1")[-1]
+    first, again = net.hear(last, last, key="m1")
+    box = net.boxes[last]
+    assert not net.rows(last) and not box.kept, "the broker has it"
+    net.until(lambda: bool(box.kept))
+    assert box.kept == [first, again] and len(net.rows(last)) == 1
+    net.until(lambda: bool(net.runs()))
+    assert net.runs()[0].coordinator == last and not net.rows(last)
+
+
+def test_a_late_rank_that_is_the_first_of_a_sudden_writes_it_down_before_it_fires() -> None:
+    names = "abcdef"
+    net = TriggerNet(*names, configs={name: allowing(look_s=600) for name in names})
+    net.put("a")
+    last = net.ranks("m1")[-1]
+    (handle,) = net.hear(last, key="m1")
+    net.kill(*(name for name in names if name != last))
+    net.until(lambda: bool(net.runs()))
+    assert net.boxes[last].kept == [handle] and net.fired(last) == 1
+
+
 def test_who_dies_between_journal_and_run_fires_it_after_its_restart() -> None:
     net = TriggerNet("a", "b")
     net.put("a")
