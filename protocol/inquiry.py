@@ -139,7 +139,8 @@ class Inquiries:
                 size += len(data) + 8
             if size > VIEWS_BYTES_MAX - VIEW_BYTES:
                 break
-        return [Send(sender, JobReport(query.seq, tuple(views)))]
+        # Who hears that a job is here may forget what it had for it: that has to be durable.
+        return [Send(sender, JobReport(query.seq, tuple(views)), overtakes=not views)]
 
     def on_report(self, sender: PeerId, report: JobReport, now: Now) -> list[Effect]:
         """Raises RemoteProtocolError for a report that is none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from msgspec.structs import replace
+import msgspec
 
 from protocol.asks import BROKER
 from protocol.clock import Now
@@ -91,7 +91,7 @@ class Publishing:
         message = result_message(publisher, result, execution, spec.name, topic, *output, expiry_s)
         if spec.fired is not None:  # it runs the same template no more, wherever it is heard
             run_of = (RUN_OF, word_of(spec.namespace, spec.name))
-            message = replace(message, properties=(*message.properties, run_of))
+            message = msgspec.structs.replace(message, properties=(*message.properties, run_of))
         return [self.outbox.add(message)]
 
     def forget(
