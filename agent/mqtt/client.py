@@ -275,6 +275,15 @@ class Client:
 
     def _on_thread_end(self, error: Exception | None) -> None:
         self._soon(self._end, error)
+        try:
+            self._token.run_sync_soon(self._clear)
+        except trio.RunFinishedError:
+            self._clear()
+
+    def _clear(self) -> None:
+        """Paho leaves what wakes its thread to the garbage collector. In the loop, like publishing,
+        which uses it."""
+        self._paho._reset_sockets(sockpair_only=True)
 
     def _on_message(self, client: Paho, _: Any, message: MQTTMessage) -> None:
         """Waits for the loop where that is behind: the broker keeps what is not read yet."""
