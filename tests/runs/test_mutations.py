@@ -850,7 +850,7 @@ MUTATIONS = (
     Mutation(
         "messages forgotten", _forgotten_messages, "still wait|is lost", CUTS, about="triggers"
     ),
-    Mutation("nobody steps in", _nobody_steps_in, "is lost", GRAVE, about="triggers"),
+    Mutation("nobody steps in", _nobody_steps_in, "is lost|on no disk", GRAVE, about="triggers"),
     Mutation("all fire", _all_fire, "fired a second time", CLEAN, about="triggers"),
     Mutation("nobody is asked", _nobody_is_asked, "fired a second time", CLEAN, about="triggers"),
     Mutation("repeats are new", _repeats_are_new, "jobs; . devices heard", about="triggers"),
