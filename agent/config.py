@@ -12,7 +12,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from agent.mqtt.settings import BrokerSettings, check_allowed, read_brokers, read_prefix
+from agent.mqtt.settings import (
+    BrokerSettings,
+    check_allowed,
+    check_topics,
+    read_brokers,
+    read_prefix,
+)
 from agent.settings import (
     ADDRESS,
     FLAG,
@@ -184,6 +190,16 @@ class Accept:
             "for any rest: s3.amazonaws.com/readings, minio.lan:9000/*. With :rw "
             "(minio.lan:9000/results:rw) results may be published there, too. The device's own "
             "credentials are used, see [s3]. Empty: none.",
+        ),
+    )
+    topics: tuple[str, ...] = field(
+        default=("#",),
+        metadata=about(
+            words_of(check_topics),
+            "Topics that jobs may publish to at this device's brokers and with its login, as "
+            "filters: alarms/#, home/+/state; for {slot} and the like in a job's topic stands a + "
+            "there. # is all but the shoal's own tree, where a job has its own results and lines "
+            "alone. Empty: only those.",
         ),
     )
     environment: tuple[str, ...] = field(

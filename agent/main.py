@@ -268,6 +268,7 @@ class Agent:
 
     def _policy(self) -> PolicyConfig:
         policy = self.config.accept.policy(self.s3.lacking)
+        policy = replace(policy, topics_root=self._topics_root)
         return replace(policy, isolation=("network",)) if self._sandbox is not None else policy
 
     def _docker(self) -> DockerEngine:

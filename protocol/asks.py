@@ -15,6 +15,7 @@ from protocol.network import NetworkSpec
 from protocol.s3 import S3Source
 from protocol.sources import DirectorySource, Source, UrlSource
 from protocol.task import TaskSpec, of_device
+from protocol.topics import JOBS_OWN, asked_topic, is_jobs, is_shoals, topic_matches
 
 NETWORK: Final = "network"
 PORT: Final = "port"
@@ -27,6 +28,7 @@ ENVIRONMENT: Final = "environment"
 ISOLATION: Final = "isolation"
 VOLUME: Final = "volume"
 BROKER: Final = "broker"
+TOPIC: Final = "topic"
 BROKER_LABEL: Final = "broker."  # of a device where one of the name behind it is configured
 WRITABLE: Final = ":rw"
 DYNAMIC: Final = "dynamic"  # a port that the device chooses
@@ -35,9 +37,11 @@ LACKING: Final = {
 }
 
 
-def asks_of(task: TaskSpec) -> tuple[str, ...]:
-    """What its owner has to allow. A process has the device's own network, unless it asks for
-    none: whoever lets processes run lets them do that. A WebAssembly module has none."""
+def asks_of(task: TaskSpec, name: str = "", namespace: str = "") -> tuple[str, ...]:
+    """What its owner has to allow; `name` and `namespace` are the job's, which may stand in topics
+    (without, an owner who names topics allows less). A process has the device's own network, unless
+    it asks for none: whoever lets processes run lets them do that. A WebAssembly module has none.
+    """
     inputs = (
         *(ask for each in task.input_sources for ask in _of_source(each.source)),
         *(f"{ENVIRONMENT} {of_device(value)}" for value in task.env.values() if of_device(value)),
@@ -45,6 +49,8 @@ def asks_of(task: TaskSpec) -> tuple[str, ...]:
     )
     if task.publisher.mqtt is not None:
         inputs = (*inputs, f"{BROKER} {task.publisher.mqtt.broker}")
+        if topic := asked_topic(task.publisher.mqtt, name, namespace):
+            inputs = (*inputs, f"{TOPIC} {topic}")
     if task.publisher.s3 is not None:
         inputs = (*inputs, f"{BUCKET} {task.publisher.s3.place.name}{WRITABLE}")
     if task.engine.type == "process" and task.network.type == "none":
@@ -90,6 +96,7 @@ def not_allowed(policy: PolicyConfig, asks: tuple[str, ...]) -> str:
         BUCKET: ("buckets", policy.buckets),
         ENVIRONMENT: ("environment", policy.environment),
         VOLUME: ("volumes", policy.volumes),
+        TOPIC: ("topics", policy.topics),
     }
     for ask in asks:
         kind, _, what = ask.partition(" ")
@@ -99,6 +106,10 @@ def not_allowed(policy: PolicyConfig, asks: tuple[str, ...]) -> str:
             continue
         if kind == BROKER:  # whoever configured it lets jobs publish there: see `lacking`
             continue
+        if kind == TOPIC and is_shoals(what, policy.topics_root):
+            if is_jobs(what, policy.topics_root):
+                continue
+            return f"policy: {ask} is the shoal's own, where jobs have {JOBS_OWN} alone"
         if kind not in allowed:
             return f"policy: {ask} is nothing this version knows of"
         if kind in policy.lacking:
@@ -147,4 +158,4 @@ def _holds(what: str, pattern: str) -> bool:
     return not what.endswith(WRITABLE) and (path == allowed or path.startswith(f"{allowed}/"))
 
 
-_MATCHES: Final = {DIRECTORY: _holds, BUCKET: _bucket}
+_MATCHES: Final = {DIRECTORY: _holds, BUCKET: _bucket, TOPIC: topic_matches}

@@ -201,7 +201,7 @@ class Bidder:
         `roles` and `name` are those of the author's certificate, which came with the job.
         """
         engine, limit_s = job.task.engine.type, job.task.timeouts.execution_s
-        asks = asks_of(job.task)
+        asks = asks_of(job.task, job.name, job.namespace)
         asked = Asked(job.type, engine, job.namespace, author, name, roles, limit_s, asks)
         return misfit(self.policy, asked)
 

@@ -189,6 +189,8 @@ class PolicyConfig:
     downloads: tuple[str, ...] = ("*",)  # hosts that inputs may be fetched from
     volumes: tuple[str, ...] = ("*",)  # names of what jobs may keep here between starts
     buckets: tuple[str, ...] = ()  # host/bucket that tasks' files may come from; with :rw also go
+    topics: tuple[str, ...] = ("#",)  # filters of what jobs may publish at its brokers
+    topics_root: str = "shoal"  # of the shoal's own topics, which no job has
     environment: tuple[str, ...] = ()  # variables of the agent that tasks may have by env:NAME
     isolation: tuple[str, ...] = ()  # what a program can be kept from here: "network"
     authors: tuple[str, ...] = ()  # peer ids, or names in certificates; empty is everybody
@@ -208,15 +210,24 @@ class TriggersConfig:
     allow: tuple[str, ...] = ()  # template/NAME, * at the end for any rest; off until listed
     rows_max: int = 256  # that wait on disk; what is more, the broker keeps
     bytes_max: int = 4 * 1024 * 1024  # of them together, as an SD card can take in a burst
+    # The first few of each template have room whatever the others hold: one that is fed faster than
+    # it runs would hold up all for hours otherwise.
+    rows_sure: int = 8
+    bytes_sure: int = 64 * 1024
     running_max: int = 32  # of one template's runs, fired here and not ended; more wait
     rank_delay_s: float = 4.0  # rank r waits r x 4 s: a death is known, and asking takes a second
     look_s: float = 1.0  # after it another rank asks whether the run is there: usually it is
     rank_max: int = 8  # nobody waits for more than so many before it
+    # So many write a message down as they hear it. The others ask the first whether it has become a
+    # run, and acknowledge it then: in a large shoal each message is else a row on every disk.
+    keepers_max: int = 4
     handover_s: float = (
         10.0  # who is no longer elected hears on for so long: its successor connects
     )
+    # Who has heard nothing of a broker for so long is ranked no more, and again once it has for as
+    # long: a broker that restarts, and pauses before the next connection, are shorter.
+    deaf_s: float = 30.0
     retry_s: float = 1.0  # what there is no room for is tried again
-    keep_s: float = 3_600.0  # what could not be fired in an hour is told of and dropped
     deliveries_max: int = 128  # of one template; brokers have 20 or so under way
     # A minute: to messages that run nothing, or come again after their run. Each is a row on disk.
     extra_answers_max: int = 120

@@ -32,6 +32,7 @@ Bucket = Literal[
     "ops",
     "outbox",
     "stream",
+    "retained",
     "trigger",
     "delivery",
     "foreign",

@@ -249,8 +249,12 @@ class TriggerHeard:
     template: JobId
     message: Heard
     key: str = ""  # its own (trigger.key_of); empty: it has none, and is like no other
-    delivery: str = ""  # broker/number, until it is acknowledged; empty: it is not (QoS 0)
+    # broker/session/number, until it is acknowledged; empty: it is not (QoS 0)
+    delivery: str = ""
     repeated: bool = False  # the broker has sent it before (DUP)
+    # Its run's key where it has none of its own, drawn where it was heard: the node may be told of
+    # one message again, by the same. Empty: the node draws one.
+    drawn: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +305,13 @@ class CommandHeard:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionBegan:
+    """A broker has nothing of a session any more: its packets' numbers begin anew."""
+
+    source: str  # broker/session, as in a TriggerHeard's delivery
+
+
+@dataclass(frozen=True, slots=True)
 class DeadlinePassed:
     """The moment that `Node.deadline` named has come."""
 
@@ -346,6 +357,7 @@ Event = (
     | CommandHeard
     | TriggerFiltered
     | TopicWatched
+    | SessionBegan
     | DeadlinePassed
     | LoopLagged
     | ShutdownRequested

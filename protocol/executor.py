@@ -785,11 +785,11 @@ class Executor:
         rows: list[Row] = []
         for key in old:
             execution = self.executions[key]
-            # While its job is kept, a later attempt elsewhere may have put its own in the place.
-            if execution.state is State.COMPLETED or execution.ended_ms < before_ms:
+            if execution.result_data:  # one that was stopped has published nothing
                 slot, spec = execution.slot, execution.spec
-                rows += self.publishing.forget(key, execution.job, slot, spec)
+                rows += self.publishing.forget(key, execution.job, slot, spec, execution.ended_ms)
             del self.executions[key]
+        rows += self.publishing.sweep(before_ms)
         rows += [("execution", key, None) for key in old]
         effects: list[Effect] = [Save(tuple(rows)), *map(RemoveTask, old)] if rows else []
         return [*effects, DropVolumes()] if kept else effects

@@ -90,3 +90,8 @@ def rendezvous(key: str, peers: Iterable[PeerId]) -> list[PeerId]:
         ranked.append((h.digest(), peer))
     ranked.sort(reverse=True)
     return [peer for _, peer in ranked]
+
+
+def outranks(key: str, peer: PeerId, other: PeerId) -> bool:
+    """Whether `peer` comes before `other` in a rendezvous: two hashes, whoever else is ranked."""
+    return rendezvous(key, (peer, other))[0] == peer

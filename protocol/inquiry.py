@@ -125,6 +125,10 @@ class Inquiries:
             ranked = rendezvous(JobId(prefix), self.alive())[:RANKS]
         return list(dict.fromkeys([*ranked, *self.connected()]))[:ASKED_MAX]
 
+    def waits_for(self, peer: PeerId, prefix: str) -> bool:
+        """Whether it was asked for these, and has not answered."""
+        return any(peer in each.waiting for each in self._open.values() if each.prefix == prefix)
+
     def on_query(self, sender: PeerId, query: JobQuery, now: Now) -> list[Effect]:
         views: list[bytes] = []
         size = 0
@@ -135,7 +139,8 @@ class Inquiries:
                 size += len(data) + 8
             if size > VIEWS_BYTES_MAX - VIEW_BYTES:
                 break
-        return [Send(sender, JobReport(query.seq, tuple(views)))]
+        # Who hears that a job is here may forget what it had for it: that has to be durable.
+        return [Send(sender, JobReport(query.seq, tuple(views)), overtakes=not views)]
 
     def on_report(self, sender: PeerId, report: JobReport, now: Now) -> list[Effect]:
         """Raises RemoteProtocolError for a report that is none."""

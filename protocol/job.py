@@ -37,8 +37,9 @@ from protocol.task import (
     TimeoutsSpec,
 )
 from protocol.template import Parameter, filled, read_parameters, values_of
+from protocol.topics import ROOT, asked_topic
 from protocol.tree import NAME, NAME_ALLOWED, Fields, Node, Plain
-from protocol.trigger import KEY_CHARS_MAX, Fired, Trigger, task_with
+from protocol.trigger import KEY_CHARS_MAX, Fired, MqttTrigger, Trigger, matches, task_with
 from protocol.update import OnFailure, UpdateSpec
 from protocol.volumes import why_none
 from protocol.wire import dumps, load_plain
@@ -258,12 +259,25 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     def check_trigger(self) -> None:
         """Whatever message comes, there is a run of it, and it fits. Raises JobSpecError."""
         if self.trigger is not None:
+            self._check_circle(self.trigger.mqtt)
             try:
                 self.filled_by(self.trigger.mqtt.longest(), "x" * KEY_CHARS_MAX)
             except JobSpecError as error:
                 where = f"{error.path}: " if error.path else ""
                 text = f"a run with the longest message it takes: {where}{error.message}"
                 raise JobSpecError("Trigger", text) from None
+
+    def _check_circle(self, mqtt: MqttTrigger) -> None:
+        """No template runs itself without end. Of the shoal's own topics none runs anything.
+        Raises JobSpecError."""
+        publisher = self.task.publisher.mqtt
+        if publisher is None or publisher.broker != mqtt.broker:
+            return
+        topic = asked_topic(publisher, self.name, self.namespace)
+        if topic and not topic.startswith(ROOT) and matches(mqtt.topic, topic):
+            text = f"its results are among those of {mqtt.topic}, which run it again"
+            text = f"{text}; publish elsewhere"
+            raise JobSpecError("Tasks[0].Publisher.Params.Topic", text)
 
     def check_size(self) -> None:
         """Each field has its bound; this one is on all of them together. Raises JobSpecError.

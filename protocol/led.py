@@ -176,5 +176,5 @@ def needs_of(spec: JobSpec) -> Requirements:
             if isinstance(source.source, ArchiveSource)
         ),
         image=task.engine.container.image if task.engine.type == "docker" else "",
-        asks=asks_of(task),
+        asks=asks_of(task, spec.name, spec.namespace),
     )

@@ -18,6 +18,7 @@ from protocol.trigger import MqttTrigger
 
 TEMPLATE: Final = "template/"  # before a template's name in [mqtt] allow
 DAEMON: Final = "daemon/"  # before a daemon's
+RUN_OF: Final = "template"  # user property of a result: the template that a message ran
 ANY: Final = "*"  # at the end of a word
 BROKER_LABEL: Final = "broker."  # of a device where one of the name behind it is configured
 FIRES_LABEL: Final = "shoal/fires"  # what of [mqtt] allow is templates; more in those behind it
@@ -49,7 +50,16 @@ def named(word: str) -> tuple[str, str]:
 
 
 def listed(words: Iterable[str], word: str) -> bool:
-    return any(word.startswith(each[:-1]) if each.endswith(ANY) else word == each for each in words)
+    """A star stands for any rest of a name; for namespaces only where none of one is written."""
+    return any(_stands_for(each, word) for each in words)
+
+
+def _stands_for(pattern: str, word: str) -> bool:
+    if not pattern.endswith(ANY):
+        return word == pattern
+    start = pattern[:-1]
+    whole = start == "" or start.endswith("/")
+    return word.startswith(start) and (whole or "/" not in word[len(start) :])
 
 
 def fires_labels(allow: Iterable[str]) -> dict[str, str]:

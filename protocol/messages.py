@@ -571,7 +571,6 @@ OVERTAKING = (
     Vacancy,
     Renew,
     JobQuery,
-    JobReport,
     ResultQuery,
     ResultReport,
     PathQuery,

@@ -45,6 +45,7 @@ from protocol.events import (
     ResultRequested,
     RunRequested,
     SelfDescribed,
+    SessionBegan,
     ShutdownRequested,
     SubmitRequested,
     TaskEnded,
@@ -148,6 +149,7 @@ class Node:
         self.cron = cron
         self._described: SelfDescribed | None = None
         self._clocked = False  # whether the time was known then
+        self._deaf: dict[str, str] = {}  # what of brokers was not heard then
         self.malformed: Counter[PeerId] = Counter()
         certificate = open_sealed(keyring.certificate, keyring).record
         assert isinstance(certificate, Certificate), certificate
@@ -304,7 +306,11 @@ class Node:
                 return self.executor.on_publishing(event.execution, now)
             case TaskEnded():
                 return self.executor.on_ended(event, now)
-            case BrokerChanged() | MessagePublished() | LinesPublished():
+            case BrokerChanged():
+                hearing = self.steward.triggers.hearing
+                hearing.on_broker(event.broker, event.connected, now.mono)
+                return self.publishing.on_event(event, now)
+            case MessagePublished() | LinesPublished():
                 return self.publishing.on_event(event, now)
             case FactsSampled():
                 self._on_sampled(event, now)
@@ -319,7 +325,13 @@ class Node:
                 return self.steward.control(event, now)
             case ControlRequested():
                 return self.requests.control(event, now)
-            case TriggerHeard() | TriggerRefused() | TriggerFiltered() | TopicWatched():
+            case (
+                TriggerHeard()
+                | TriggerRefused()
+                | TriggerFiltered()
+                | TopicWatched()
+                | SessionBegan()
+            ):
                 return self.steward.triggers.on_event(event, now)
             case CommandHeard():
                 return self.steward.commands.on_event(event, now)
@@ -395,6 +407,12 @@ class Node:
             return []
         return self._on_described(self._described, now)
 
+    def _on_hearing(self, now: Now) -> list[Effect]:
+        """The others hear of it when this peer has heard nothing of a broker for a while."""
+        if self._described is None or self.steward.triggers.hearing.label() == self._deaf:
+            return []
+        return self._on_described(self._described, now)
+
     def _on_sampled(self, event: FactsSampled, now: Now) -> None:
         bidder = self.executor.bidder
         bidder.facts = event.facts
@@ -406,10 +424,12 @@ class Node:
         self._described, self._clocked = event, now.wall_trusted
         allow, reporting = self.config.triggers.allow, self.config.reporting
         told = reporting_labels(reporting.reports, reporting.introduces)
-        labels = {**event.labels, **fires_labels(allow), **switches_labels(allow), **told}
+        self._deaf = self.steward.triggers.hearing.label()
+        own = {**fires_labels(allow), **switches_labels(allow), **told, **self._deaf}
         if not now.wall_trusted:
-            labels[CLOCK_LABEL] = CLOCK_UNKNOWN
-        event = replace(event, labels=labels)
+            own[CLOCK_LABEL] = CLOCK_UNKNOWN
+        # Where there are too many for an advert, the others decide by these: they come first.
+        event = replace(event, labels={**own, **event.labels, **own})
         bidder = self.executor.bidder
         bidder.capacity = Resources(event.cpu_m, event.memory_bytes, event.disk_bytes, event.gpus)
         bidder.labels = {**event.labels, PEER_LABEL: self.keyring.peer}
@@ -459,7 +479,7 @@ class Node:
         effects += self.catalogue.on_deadline(now)
         effects += self.inquiries.on_deadline(now)
         effects += self.proofs.on_deadline(now)
-        effects += self.steward.on_deadline(now)
+        effects += self.steward.on_deadline(now) + self._on_hearing(now)
         effects += self.publishing.on_deadline(now)
         if now.mono >= self._sweep_at:
             self._sweep_at = now.mono + SWEEP_S
@@ -523,6 +543,8 @@ class Node:
             case JobSync() | JobSyncAck() | JobDigests() | JobWant():
                 return self._to_catalogue(sender, message, now)
             case JobQuery():
+                if self.steward.triggers.holds_back(sender, message):
+                    return []
                 return self.inquiries.on_query(sender, message, now)
             case JobReport():
                 return self.inquiries.on_report(sender, message, now)

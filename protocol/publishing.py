@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from protocol.asks import BROKER
 from protocol.clock import Now
 from protocol.config import OutboxConfig
@@ -12,10 +14,12 @@ from protocol.effects import Bucket, Effect
 from protocol.events import BrokerChanged, LinesPublished, MessagePublished, TaskEnded
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.job import JobSpec, JobType
+from protocol.listening import RUN_OF, word_of
 from protocol.outbox import Outbox
 from protocol.publisher import MqttPublisher
 from protocol.records import Result
 from protocol.resultmessage import clearing_message, result_message
+from protocol.retained import Kept, Retained
 from protocol.streams import Stream, Streams
 
 Row = tuple[Bucket, str, bytes | None]
@@ -30,12 +34,14 @@ class Publishing:
     expiry_s: int = 7 * 86_400
     outbox: Outbox = field(init=False)
     streams: Streams = field(default_factory=Streams)
+    retained: Retained = field(default_factory=Retained)
 
     def __post_init__(self) -> None:
         self.outbox = Outbox(self.config)
 
     def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
-        return self.outbox.restore(disk) + self.streams.restore(disk)
+        unreadable = self.outbox.restore(disk) + self.streams.restore(disk)
+        return unreadable + self.retained.restore(disk)
 
     def boot(self) -> list[Effect]:
         """What earlier lives left is read on."""
@@ -86,15 +92,29 @@ class Publishing:
         expiry_s = self.expiry_s if publisher.own_topic else 0
         output = (event.stdout, event.stdout_bytes)
         message = result_message(publisher, result, execution, spec.name, topic, *output, expiry_s)
+        if spec.fired is not None:  # it runs the same template no more, wherever it is heard
+            run_of = (RUN_OF, word_of(spec.namespace, spec.name))
+            message = msgspec.structs.replace(message, properties=(*message.properties, run_of))
         return [self.outbox.add(message)]
 
-    def forget(self, execution: ExecutionId, job: JobId, slot: int, spec: JobSpec) -> list[Row]:
-        """It is forgotten here, and so is what the broker keeps of it."""
+    def forget(
+        self, execution: ExecutionId, job: JobId, slot: int, spec: JobSpec, ended_ms: int
+    ) -> list[Row]:
+        """It is forgotten here; what the broker keeps of it is `sweep`'s."""
         publisher = spec.task.publisher.mqtt
         if publisher is None or not (publisher.own_topic and publisher.retain):
             return []
         topic = self._topic(publisher, execution, job, slot, spec)
-        return [self.outbox.add(clearing_message(publisher.broker, job, execution, topic))]
+        return [self.retained.keep(Kept(publisher.broker, topic, job, execution, ended_ms))]
+
+    def sweep(self, before_ms: int) -> list[Row]:
+        """Take back from brokers what ended before then, as far as results find room beside it."""
+        room = max(0, self.config.messages_max // 2 - len(self.outbox.messages))
+        rows: list[Row] = []
+        for kept, row in self.retained.due(before_ms, room):
+            message = clearing_message(kept.broker, kept.job, kept.execution, kept.topic)
+            rows += [row, self.outbox.add(message)]
+        return rows
 
     def _topic(
         self, publisher: MqttPublisher, execution: str, job: JobId, slot: int, spec: JobSpec

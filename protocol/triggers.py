@@ -31,12 +31,20 @@ from protocol.effects import (
     WatchTopics,
 )
 from protocol.errors import JobSpecError, RemoteProtocolError
-from protocol.events import TopicWatched, TriggerFiltered, TriggerHeard, TriggerRefused
+from protocol.events import (
+    SessionBegan,
+    TopicWatched,
+    TriggerFiltered,
+    TriggerHeard,
+    TriggerRefused,
+)
 from protocol.fleet import Fleet
+from protocol.hearing import Hearing, hears
 from protocol.heldjob import HeldJob
-from protocol.ids import JobId, PeerId, rendezvous
+from protocol.ids import JobId, PeerId, outranks, rendezvous
 from protocol.inquiry import Inquiries, View
 from protocol.listening import TopicWatch
+from protocol.messages import JobQuery
 from protocol.question import Question, whole_key, why_unanswerable, without_question
 from protocol.records import Keyring, Role, Spec
 from protocol.refusals import Refusals
@@ -63,6 +71,7 @@ class Watch:
 
     mqtt: MqttTrigger
     elected: bool = False  # of one without keys: whether this peer is the one that hears it
+    trying: bool = False  # it would be, and hears nothing as yet
     until: float = NEVER  # monotonic; it no longer is, and hears on until then
     fired: deque[float] = field(default_factory=deque)  # monotonic, of the last minute
     problem: str = ""  # why it is not heard here
@@ -98,6 +107,7 @@ class Triggers:
     answering: Answering
     watches: dict[JobId, Watch] = field(default_factory=dict)
     waiting: Waiting = field(init=False)
+    hearing: Hearing = field(init=False)
     refusals: Refusals = field(init=False)
     unanswered: Refusals = field(init=False)
     _told: tuple[TopicWatch, ...] | None = None  # what WatchTopics said last
@@ -111,6 +121,7 @@ class Triggers:
 
     def __post_init__(self) -> None:
         self.waiting = Waiting(self.config)
+        self.hearing = Hearing(self.config)
         self.refusals = Refusals(self.keyring.peer)
         self.unanswered = Refusals(self.keyring.peer, "trigger.unanswered", "not answered")
 
@@ -153,15 +164,20 @@ class Triggers:
         known = self._ranks.get((held.id, broker))
         if known is None:
             found = [
-                advert.peer
+                advert
                 for advert in self.fleet.adverts()
                 if listening.has_broker(advert.labels, broker)
                 and listening.allows(advert.labels, held.namespace, held.name)
                 and self._may_submit(advert.peer, held.namespace)
             ]
-            steady = [peer for peer in found if not self.fleet.is_leaf(peer)]
-            known = self._ranks[(held.id, broker)] = steady or found
+            # Where none hears anything the broker is away, and is the same ones' when it is back.
+            hearing = [each for each in found if hears(each.labels, broker, held.id)]
+            known = self._steady([advert.peer for advert in hearing or found])
+            self._ranks[(held.id, broker)] = known
         return known
+
+    def _steady(self, peers: list[PeerId]) -> list[PeerId]:
+        return [peer for peer in peers if not self.fleet.is_leaf(peer)] or peers
 
     def _may_submit(self, peer: PeerId, namespace: str) -> bool:
         certificate = self.fleet.certificate_of(peer)
@@ -184,12 +200,26 @@ class Triggers:
         """A peer came, went, or says something else of itself."""
         if not self._ready or not self.watches:
             return []
-        self._ranks.clear()
+        before, self._ranks = self._ranks, {}
         effects = [effect for job in list(self.watches) for effect in self._review(job, now)]
+        gone: dict[tuple[JobId, str], list[PeerId]] = {}
+        for which, ranks in before.items():
+            still = dict.fromkeys(self._ranks.get(which, ()))
+            gone[which] = [peer for peer in ranks if peer not in still]
         for waiter in self.waiting.waiters.values():
-            if waiter.named and self._rank(waiter) < waiter.rank:  # somebody before it is gone
+            absent = gone.get(self._ranks_of(waiter), []) if waiter.rank else []
+            if self._before(waiter, absent) and self._rank(waiter) < waiter.rank:
                 self._queue(waiter, now)
         return effects + self._watch(now)
+
+    def _ranks_of(self, waiter: Waiter) -> tuple[JobId, str]:
+        watch = self.watches.get(waiter.template)
+        return waiter.template, watch.mqtt.broker if watch is not None else ""
+
+    def _before(self, waiter: Waiter, peers: list[PeerId]) -> bool:
+        """Whether one of them came before this peer; all do where this one does not rank."""
+        listed = self.me in self._ranks.get(self._ranks_of(waiter), ())
+        return any(not listed or outranks(waiter.run, peer, self.me) for peer in peers)
 
     def _review(self, job: JobId, now: Now) -> list[Effect]:
         held = self.standing.jobs.get(job)
@@ -228,8 +258,14 @@ class Triggers:
         longer is hears on until the next one does, rather twice than not at all."""
         if not self._ready:
             return
-        ranked = rendezvous(held.id, self.leaders(held, watch.mqtt.broker))
+        leaders = self.leaders(held, watch.mqtt.broker)
+        ranked = rendezvous(held.id, leaders)
         elected = bool(ranked) and ranked[0] == self.me
+        # Who steps back because it is deaf goes on trying: no other can say when it is back.
+        watch.trying = (
+            self.me not in leaders
+            and self.me in rendezvous(held.id, self._steady([*leaders, self.me]))[:1]
+        )
         if elected:
             watch.until = NEVER
         elif watch.elected:
@@ -239,7 +275,8 @@ class Triggers:
     def hears(self, watch: Watch, now: Now) -> bool:
         if watch.problem:
             return False
-        return watch.mqtt.keyed or watch.elected or now.mono < watch.until < NEVER
+        elected = watch.elected or watch.trying or now.mono < watch.until < NEVER
+        return watch.mqtt.keyed or elected
 
     def _watch(self, now: Now) -> list[Effect]:
         """Say what is to be heard here, where that is something else than before. A new life says
@@ -255,13 +292,19 @@ class Triggers:
         if told == self._told:
             return []
         self._told = told
+        self.hearing.keep(watch.template for watch in told)
         return [WatchTopics(told)]
 
     # ---- messages ----------------------------------------------------------------------------
 
     def on_event(
-        self, event: TriggerHeard | TriggerRefused | TriggerFiltered | TopicWatched, now: Now
+        self,
+        event: TriggerHeard | TriggerRefused | TriggerFiltered | TopicWatched | SessionBegan,
+        now: Now,
     ) -> list[Effect]:
+        if isinstance(event, SessionBegan):
+            rows = self.waiting.begin(event.source)
+            return [Save(tuple(rows))] if rows else []
         watch = self.watches.get(event.template)
         if isinstance(event, TriggerHeard):
             return self._on_heard(event, now)
@@ -271,7 +314,9 @@ class Triggers:
             watch.tally.heard += event.count
             watch.tally.filtered += event.count
         elif watch is not None and isinstance(event, TopicWatched):
-            watch.granted, watch.denied = not event.problem, event.problem
+            granted = not event.problem
+            watch.granted, watch.denied = granted, event.problem
+            self.hearing.on_topic(event.template, watch.mqtt.broker, granted, now.mono)
         return []
 
     def _on_heard(self, event: TriggerHeard, now: Now) -> list[Effect]:
@@ -286,14 +331,18 @@ class Triggers:
             key = event.key or whole_key(event.message)
             return [*self._refuse(event.template, reason, now, key, question), kept]
         held = self.standing.jobs[event.template]
-        key = event.key or f"{self.rng.getrandbits(128):032x}"
+        key = event.key or event.drawn or f"{self.rng.getrandbits(128):032x}"
         run = derived_id(self.keyring.shoal, held.namespace, held.id, key)
         why_not = self._why_unanswerable(held.id, question)
+        waits = self.waiting.waiters.get(run)
+        if waits is not None and waits.unkept:
+            waits.unkept.append(event.handle)
+            return []
         if self._known(event, run):
             named = question is not None and event.key and not why_not
             return [*(self.answering.again(run, question, now) if named and question else []), kept]
         full = question is not None and bool(self.answering.outbox.full)
-        if full or not self.waiting.room(len(event.message.payload)):
+        if full or not self.waiting.room(len(event.message.payload), held.id):
             return [TriggerPutOff(event.handle, self.config.retry_s)]
         watch.tally.heard += 1
         if limited := watch.limited(now.mono):
@@ -301,6 +350,10 @@ class Triggers:
         message = without_question(event.message) if why_not or not question else event.message
         at_ms, named = max(0, now.wall_ms), bool(event.key)
         waiter = Waiter(run, held.id, key, message, at_ms, named, watch.mqtt.broker)
+        if waiter.named and self._ready and self._rank(waiter) >= self.config.keepers_max:
+            waiter.unkept.append(event.handle)
+            self.waiting.hold(waiter)
+            return self._begin(waiter, now)
         rows = self.waiting.add(waiter)
         if event.delivery and not event.key:
             rows += self.waiting.deliver(held.id, event.delivery, event.message)
@@ -329,9 +382,9 @@ class Triggers:
 
     def _known(self, event: TriggerHeard, run: JobId) -> bool:
         """Whether it was taken before: it is on disk, became a job, or is sent once more."""
-        if event.key:
-            return run in self.waiting.waiters or run in self.coordination.catalogue.jobs
-        repeated = event.repeated and bool(event.delivery)
+        if run in self.waiting.waiters or run in self.coordination.catalogue.jobs:
+            return True
+        repeated = event.repeated and bool(event.delivery) and not event.key
         return repeated and self.waiting.delivered_before(
             event.template, event.delivery, event.message
         )
@@ -454,6 +507,8 @@ class Triggers:
         if waiter.run in self.coordination.catalogue.jobs:
             return self._drop(waiter)
         last = waiter.asked
+        if last and waiter.unkept:
+            return [*self._keep(waiter), *self._look(waiter, now)]
         if last and waiter.turn > now.mono:
             waiter.due = waiter.turn
             return []
@@ -469,7 +524,8 @@ class Triggers:
             waiter.asked = True
             return self._look(waiter, later)
 
-        whom = None if last else self._ranked(waiter)[: min(waiter.rank, RANKS_ASKED)]
+        asked = 1 if waiter.unkept else min(waiter.rank, RANKS_ASKED)
+        whom = None if last else self._ranked(waiter)[:asked]
         return self._ask(waiter, whom, unknown, now)
 
     def _ask(
@@ -480,27 +536,55 @@ class Triggers:
         now: Now,
     ) -> list[Effect]:
         """Ask these, or all around, whether the run is there; go on where nobody knows it."""
-        waiter.asking = True
+        waiter.asking, waiter.firing = True, whom is None
         self._asking += 1
 
         def found(views: list[View], silent: list[PeerId], later: Now) -> list[Effect]:
-            waiter.asking = False
+            waiter.asking = waiter.firing = False
             self._asking -= 1
+            effects = answered(views, later)
+            askers, waiter.askers = waiter.askers, {}
+            for sender, query in askers.items():
+                effects += self.inquiries.on_query(sender, query, later)
+            return effects
+
+        def answered(views: list[View], later: Now) -> list[Effect]:
             if self.waiting.waiters.get(waiter.run) is not waiter:
                 return []
             return self._drop(waiter) if views else unknown(later)
 
         return self.inquiries.ask(waiter.run, 1, False, found, now, whom)
 
+    def holds_back(self, sender: PeerId, query: JobQuery) -> bool:
+        """Whether somebody asks for a run that this peer is about to fire: it hears of that once it
+        has, or has not, and so does not fire it as well. Of two who ask each other the one goes
+        first that the other has answered already, else the one that ranks before it."""
+        waiter = self.waiting.waiters.get(JobId(query.prefix))
+        if waiter is None or not waiter.firing:
+            return False
+        ranked = self._ranked(waiter)
+        if sender not in ranked:
+            return False
+        mine = ranked.index(self.me) if self.me in ranked else len(ranked)
+        crossing = self.inquiries.waits_for(sender, query.prefix)
+        if crossing and ranked.index(sender) < mine:
+            return False
+        waiter.askers[sender] = query
+        return True
+
     def _drop(self, waiter: Waiter) -> list[Effect]:
-        return [Save(tuple(self.waiting.drop(waiter)))]
+        """It is on another disk, or comes to nothing."""
+        rows = self.waiting.drop(waiter)
+        kept = [TriggerKept(handle) for handle in waiter.unkept]
+        return [*([Save(tuple(rows))] if rows else []), *kept]
+
+    def _keep(self, waiter: Waiter) -> list[Effect]:
+        """Nobody before this peer knows it: it is written down here, too."""
+        kept, waiter.unkept = waiter.unkept, []
+        return [Save((waiter.row(),)), *(TriggerKept(handle) for handle in kept)]
 
     def _retry(self, waiter: Waiter, now: Now) -> list[Effect]:
-        if now.wall_trusted and now.wall_ms - waiter.heard_ms > 1000 * self.config.keep_s:
-            reason = "there was no room for its run for an hour"
-            if not waiter.named:
-                return self._give_up(waiter, reason, now)
-            return self._ask(waiter, None, lambda later: self._give_up(waiter, reason, later), now)
+        """However long the runs before it take: its broker was told that it is here."""
         waiter.due = now.mono + self.config.retry_s
         return []
 
@@ -574,11 +658,12 @@ class Triggers:
     def deadline(self) -> float:
         handovers = [watch.until for watch in self.watches.values()]
         ready = NEVER if self._ready else self._ready_at
-        told = (self.refusals.deadline, self.unanswered.deadline)
+        told = (self.refusals.deadline, self.unanswered.deadline, self.hearing.deadline)
         return min([self.waiting.deadline, *told, ready, *handovers])
 
     def on_deadline(self, now: Now) -> list[Effect]:
         effects = self.refusals.on_deadline(now.mono) + self.unanswered.on_deadline(now.mono)
+        self.hearing.on_deadline(now.mono)
         if not self._ready and now.mono >= self._ready_at:
             effects += self._get_ready(now)
         for watch in self.watches.values():

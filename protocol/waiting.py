@@ -17,14 +17,15 @@ from protocol.clock import NEVER
 from protocol.config import TriggersConfig
 from protocol.effects import Bucket
 from protocol.errors import RemoteProtocolError
-from protocol.ids import JobId
+from protocol.ids import JobId, PeerId
+from protocol.messages import JobQuery
 from protocol.records import Heard
 from protocol.wire import dumps, load_row
 
 Row = tuple[Bucket, str, bytes | None]
 Kept = tuple[JobId, str, Heard, int, bool, str]
 ROW_BYTES: Final = 512  # of one beside its payload
-# After so many more from the same broker its number has come to mean another: they begin anew after
+# After so many more in the same session its number has come to mean another: they begin anew after
 # 65,535, and a broker has 20 or so under way.
 FRESH: Final = 1_000
 
@@ -45,6 +46,11 @@ class Waiter:
     turn: float = 0.0  # monotonic; when it is for this peer to fire it
     asking: bool = False  # whether others are being asked for the run
     asked: bool = False  # those before this peer were, and know nothing
+    firing: bool = False  # all are being asked: it is fired where nobody knows the run
+    # Who asks for it meanwhile, and to fire it as well: they hear when it is fired.
+    askers: dict[PeerId, JobQuery] = field(default_factory=dict)
+    # By these handles its broker still has it: it is on no disk here.
+    unkept: list[int] = field(default_factory=list)
 
     @property
     def size_bytes(self) -> int:
@@ -64,9 +70,10 @@ class Waiting:
     config: TriggersConfig
     waiters: dict[JobId, Waiter] = field(default_factory=dict)  # the oldest first
     _bytes: int = 0
+    _held: dict[JobId, tuple[int, int]] = field(default_factory=dict)  # rows and bytes, by template
     _deliveries: dict[tuple[JobId, str], bytes] = field(default_factory=dict)
     _counts: dict[tuple[JobId, str], int] = field(default_factory=dict)  # when each came
-    _count: dict[str, int] = field(default_factory=dict)  # of all that came, by broker, this life
+    _count: dict[str, int] = field(default_factory=dict)  # of all that came, by session, this life
 
     def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
         """Rebuild from disk; returns the keys of rows that could not be read."""
@@ -77,7 +84,7 @@ class Waiting:
             except (RemoteProtocolError, ValueError):
                 unreadable.append(key)
                 continue
-            self._hold(Waiter(JobId(key), *fields))
+            self.hold(Waiter(JobId(key), *fields))
         in_order = sorted(self.waiters.values(), key=lambda each: (each.heard_ms, each.run))
         self.waiters = {each.run: each for each in in_order}
         for key, value in disk.get("delivery", {}).items():
@@ -85,57 +92,70 @@ class Waiting:
             self._deliveries[(JobId(template), delivery)] = value
         return unreadable
 
-    def room(self, payload_bytes: int) -> bool:
-        fits = self._bytes + payload_bytes + ROW_BYTES <= self.config.bytes_max
-        return fits and len(self.waiters) < self.config.rows_max
+    def room(self, payload_bytes: int, template: JobId) -> bool:
+        config, more = self.config, payload_bytes + ROW_BYTES
+        rows, size = self._held.get(template, (0, 0))
+        if rows < config.rows_sure and size + more <= config.bytes_sure:
+            return True
+        return self._bytes + more <= config.bytes_max and len(self.waiters) < config.rows_max
 
     def add(self, waiter: Waiter) -> list[Row]:
-        self._hold(waiter)
+        self.hold(waiter)
         return [waiter.row()]
 
-    def _hold(self, waiter: Waiter) -> None:
+    def hold(self, waiter: Waiter) -> None:
         self.waiters[waiter.run] = waiter
-        self._bytes += waiter.size_bytes
+        self._count_in(waiter, 1)
+
+    def _count_in(self, waiter: Waiter, sign: int) -> None:
+        rows, size = self._held.pop(waiter.template, (0, 0))
+        rows, size = rows + sign, size + sign * waiter.size_bytes
+        if rows:
+            self._held[waiter.template] = (rows, size)
+        self._bytes += sign * waiter.size_bytes
 
     def drop(self, waiter: Waiter) -> list[Row]:
         if self.waiters.pop(waiter.run, None) is None:
             return []
-        self._bytes -= waiter.size_bytes
-        return [("trigger", waiter.run, None)]
+        self._count_in(waiter, -1)
+        return [] if waiter.unkept else [("trigger", waiter.run, None)]
 
     # ---- deliveries --------------------------------------------------------------------------
 
     def came(self, delivery: str) -> None:
-        """Something came from a broker under that name, whatever it was."""
-        broker = delivery.partition("/")[0]
-        self._count[broker] = self._count.get(broker, 0) + 1
+        """Something came in a broker's session under that name, whatever it was."""
+        source = source_of(delivery)
+        self._count[source] = self._count.get(source, 0) + 1
 
     def delivered_before(self, template: JobId, delivery: str, message: Heard) -> bool:
         """Whether the broker repeats, by that name, just the message it has sent before."""
         key = (template, delivery)
-        since = self._count.get(delivery.partition("/")[0], 0) - self._counts.get(key, 0)
+        since = self._count.get(source_of(delivery), 0) - self._counts.get(key, 0)
         return since <= FRESH and self._deliveries.get(key) == _digest(message)
 
     def deliver(self, template: JobId, delivery: str, message: Heard) -> list[Row]:
         """Remember it, in the place of an earlier one of that name: names come again."""
         self._deliveries.pop((template, delivery), None)
         value = self._deliveries[(template, delivery)] = _digest(message)
-        self._counts[(template, delivery)] = self._count.get(delivery.partition("/")[0], 0)
+        self._counts[(template, delivery)] = self._count.get(source_of(delivery), 0)
         rows: list[Row] = [("delivery", f"{template}/{delivery}", value)]
         mine = [key for key in self._deliveries if key[0] == template]
-        for key in mine[: -self.config.deliveries_max]:
-            del self._deliveries[key]
-            self._counts.pop(key, None)
-            rows.append(("delivery", "/".join(key), None))
-        return rows
+        return rows + self._forget(mine[: -self.config.deliveries_max])
+
+    def begin(self, source: str) -> list[Row]:
+        """A session begins anew: its numbers are other messages'."""
+        gone = [key for key in self._deliveries if source_of(key[1]) == source]
+        return self._forget(gone)
 
     def forget(self, template: JobId) -> list[Row]:
         """The template was deleted."""
-        mine = [key for key in self._deliveries if key[0] == template]
-        for key in mine:
+        return self._forget([key for key in self._deliveries if key[0] == template])
+
+    def _forget(self, keys: list[tuple[JobId, str]]) -> list[Row]:
+        for key in keys:
             del self._deliveries[key]
             self._counts.pop(key, None)
-        return [("delivery", "/".join(key), None) for key in mine]
+        return [("delivery", "/".join(key), None) for key in keys]
 
     @property
     def deadline(self) -> float:
@@ -147,6 +167,11 @@ def kept_of(value: bytes) -> Kept:
     fields = load_row(value, list[Any])
     kept: Kept = msgspec.convert([*fields, ""][: len(get_args(Kept))], Kept)
     return kept
+
+
+def source_of(delivery: str) -> str:
+    """Broker and session, whose packets have numbers of their own."""
+    return delivery.rpartition("/")[0]
 
 
 def _digest(message: Heard) -> bytes:

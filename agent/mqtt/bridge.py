@@ -9,11 +9,11 @@ import trio
 
 from agent.control.backend import View
 from agent.engines.engine import Engines
-from agent.mqtt.broker import Brokers
+from agent.mqtt.broker import MAIN, Brokers
 from agent.mqtt.commanding import Commanding
 from agent.mqtt.lasts import Lasts
 from agent.mqtt.lines import Lines
-from agent.mqtt.listening import SESSION, Listening
+from agent.mqtt.listening import Listening
 from agent.mqtt.message import Outgoing
 from agent.mqtt.refusal import LOST
 from agent.mqtt.remembered import Remembered
@@ -21,7 +21,13 @@ from agent.mqtt.reports import Reports
 from agent.mqtt.showing import Showing
 from agent.mqtt.triggering import Triggering
 from protocol.effects import Publish, StreamLines, TriggerKept, TriggerPutOff, WatchTopics
-from protocol.events import BrokerChanged, Event, MessagePublished, TopicWatched
+from protocol.events import (
+    BrokerChanged,
+    Event,
+    MessagePublished,
+    SessionBegan,
+    TopicWatched,
+)
 from protocol.ids import PeerId
 from protocol.listening import TopicWatch
 
@@ -50,7 +56,7 @@ class Bridge:
         self.showing = showing
         self.commanding = commanding
         self._lasts = lasts
-        self.triggering = Triggering(post, self._later, self._hear)
+        self.triggering = Triggering(post, self._later, self._hear, brokers.root)
         self.listening = Listening(
             brokers, self.triggering.heard, self.triggering.granted, remembered
         )
@@ -71,8 +77,8 @@ class Bridge:
 
     def connected(self) -> list[Event]:
         """What a node that was built anew has to hear."""
-        connected = [BrokerChanged(each.name, True) for each in self._brokers if each.connected]
-        return [*connected, *self.triggering.rebuilt()]
+        known = [BrokerChanged(each.name, each.connected) for each in self._brokers]
+        return [*known, *self.triggering.rebuilt()]
 
     def _on_changed(self, name: str, connected: bool) -> None:
         self._post(BrokerChanged(name, connected))
@@ -82,8 +88,13 @@ class Bridge:
             self._lasts.connected()
 
     def _on_session(self, name: str, session: str, connected: bool) -> None:
-        if session == SESSION and not connected:
-            self.triggering.gone(name)
+        broker = self._brokers.named(name)
+        if session == MAIN or broker is None:
+            return
+        if not connected:
+            self.triggering.gone(name, session)
+        elif broker.begun_anew(session):
+            self._post(SessionBegan(f"{name}/{session}"))
 
     def _hear(self, watches: Sequence[TopicWatch]) -> None:
         self.listening.hear(watches)

@@ -165,6 +165,11 @@ class Broker:
                 self._nursery.start_soon(made.run)
         return self._sessions[name]
 
+    def begun_anew(self, session: str) -> bool:
+        """Whether the broker had kept nothing of a session when that connected last; then numbers
+        of packets begin anew."""
+        return self._sessions[session].begun_anew
+
     def counters(self) -> dict[str, int]:
         sessions = list(self._sessions.values())
         return {

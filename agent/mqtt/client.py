@@ -80,6 +80,7 @@ class Client:
         self.why: Exception = ConnectionResetError("the connection was closed")
         self.connected = False
         self.garbled = False  # it ended over something that nobody can read
+        self.session_present = False  # the broker has kept something for this client id
         self.dropped = 0  # messages that the loop did not take in time
         self._session = session
         self._anew = anew  # what the broker has kept for the session is to be forgotten
@@ -322,7 +323,7 @@ class Client:
     def _on_connect(
         self, client: Paho, _: Any, flags: Any, reason: ReasonCode, properties: Properties | None
     ) -> None:
-        self._soon(self._connected, reason, properties)
+        self._soon(self._connected, reason, properties, bool(flags.session_present))
 
     def _on_disconnect(
         self, client: Paho, _: Any, flags: Any, reason: ReasonCode, properties: Properties | None
@@ -369,11 +370,13 @@ class Client:
 
     # ---- back in the loop: nothing here may raise, trio would end ------------------------------
 
-    def _connected(self, reason: ReasonCode, properties: Properties | None) -> None:
+    def _connected(
+        self, reason: ReasonCode, properties: Properties | None, session_present: bool
+    ) -> None:
         if reason.value >= FAILURE:
             self._refusal = ConnectRefused(reason.value, str(reason))
         elif not self._given_up:
-            self.connected = True
+            self.connected, self.session_present = True, session_present
             self.limit_bytes = int(getattr(properties, "MaximumPacketSize", 0))
             said = int(getattr(properties, "ReceiveMaximum", IN_FLIGHT_MAX))
             self._in_flight_max = max(1, min(IN_FLIGHT_MAX, said))

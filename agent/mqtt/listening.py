@@ -1,12 +1,14 @@
 """Listening: the subscriptions that triggers need, held while the node wants them.
 
-All of one broker share a session that the broker keeps while this device is away, under one name
-for good: what is not heard then comes later.
+Each is in a session that the broker keeps while this device is away: what is not heard then comes
+later. A broker stops sending to a session where some twenty messages were not acknowledged, so
+templates have sessions of their own, up to a bound on connections; their names are for good.
 """
 
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -19,7 +21,18 @@ from protocol.ids import JobId
 from protocol.listening import TopicWatch
 
 SESSION: Final = "triggers"
+SESSIONS_MAX: Final = 32  # at one broker; each is a connection with its thread
 _log = logging.getLogger("shoal.mqtt")
+
+
+def session_of(template: JobId) -> str:
+    """The session in which its messages are heard, the same in each life; a few share one."""
+    return f"{SESSION}-{zlib.crc32(template.encode()) % SESSIONS_MAX:02}"
+
+
+def _place(watch: TopicWatch) -> str:
+    """A subscription at its broker: session and filter."""
+    return f"{session_of(watch.template)}/{watch.mqtt.topic}"
 
 
 class Listening:
@@ -47,17 +60,18 @@ class Listening:
             if wanted.get(template) != watch:
                 subscription.close()
                 del self._held[template]
-        self._remembered.add((watch.mqtt.broker, watch.mqtt.topic) for watch in watches)
+        self._remembered.add((watch.mqtt.broker, _place(watch)) for watch in watches)
         for template, watch in wanted.items():
             if template not in self._held and (made := self._subscribe(watch)) is not None:
                 self._held[template] = (watch, made)
         for broker in self._brokers:
             held = [each for each, _ in self._held.values() if each.mqtt.broker == broker.name]
-            heard = [each.mqtt.topic for each in held]
-            for topic in self._remembered.of(broker.name):
-                if topic not in heard:
-                    left = partial(self._remembered.remove, broker.name, topic)
-                    broker.unsubscribe(topic, SESSION, left)
+            heard = [_place(each) for each in held]
+            for place in self._remembered.of(broker.name):
+                if place not in heard:
+                    session, _, topic = place.partition("/")
+                    left = partial(self._remembered.remove, broker.name, place)
+                    broker.unsubscribe(topic, session, left)
 
     def _subscribe(self, watch: TopicWatch) -> Subscription | None:
         broker = self._brokers.named(watch.mqtt.broker)
@@ -65,8 +79,8 @@ class Listening:
             return None
         try:
             handler = partial(self._heard, watch)
-            told = partial(self._granted, watch)
-            return broker.subscribe(watch.mqtt.topic, watch.mqtt.qos, handler, SESSION, told)
+            told, session = partial(self._granted, watch), session_of(watch.template)
+            return broker.subscribe(watch.mqtt.topic, watch.mqtt.qos, handler, session, told)
         except ValueError as error:
             _log.warning("the trigger of %s: %s", watch.name, error)
             self._granted(watch, str(error))

@@ -74,6 +74,7 @@ class Session:
         self.broker = broker
         self.client_id = client_id
         self.trouble: Trouble | None = None  # why it is not connected
+        self.begun_anew = False  # with this connection: the broker had kept nothing
         self.unmatched = 0  # messages nobody here had asked for
         self.received = 0
         self.unreadable = 0  # messages that are none, or too long
@@ -123,6 +124,7 @@ class Session:
             self._client = client
             await client.connect()
             self.trouble = None
+            self.begun_anew = not client.session_present
             for topic_filter in dict.fromkeys(each.topic_filter for each in self._subscriptions):
                 self._subscribe(topic_filter)
             for topic_filter in self._left if self._persistent else ():

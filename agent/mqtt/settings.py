@@ -189,3 +189,13 @@ def check_allowed(word: str) -> None:
             f"{word!r} is nothing that MQTT could command; allowed: template/NAME, daemon/NAME, a "
             "* at the end standing for any rest"
         )
+
+
+def check_topics(word: str) -> None:
+    levels = word.split("/")
+    alone = all(level in ("+", "#") or not set(level) & {"+", "#"} for level in levels)
+    if not word.isprintable() or not alone or "#" in levels[:-1]:
+        raise ValueError(
+            f"{word!r} is no topic filter; allowed: levels between slashes, + for any one, # at "
+            "the end for all that follow"
+        )

@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from agent.mqtt.expressions import ExpressionError, is_true, name_of, search
+from agent.mqtt.listening import session_of
 from agent.mqtt.payload import PayloadError, value_of
 from agent.printable import clean
 from protocol.bounds import TOPIC_CHARS_MAX
 from protocol.effects import TriggerKept, TriggerPutOff, WatchTopics
 from protocol.events import Event, TopicWatched, TriggerFiltered, TriggerHeard, TriggerRefused
 from protocol.ids import JobId
-from protocol.listening import TopicWatch
+from protocol.listening import RUN_OF, TopicWatch, word_of
 from protocol.question import Question, whole_key
 from protocol.records import Heard
 from protocol.trigger import key_of, matches
 
 ID: Final = "id"  # the user property of MQTT 5 that says which message it is
 HELD_MAX: Final = 1_024  # that the node has not kept; a broker has fewer under way
+NO_ROOM: Final = "no room for it just now, and no broker keeps what is sent at QoS 0"
+OWN_TOPIC: Final = "a topic of the shoal's own: those tell of its run, and would run the next"
 FILTERED: Final = ""  # for no reason that anybody need know: it is not meant
 COUNT_S: Final = 5.0  # the node is told how many those were so often: a topic may be busy
 _log = logging.getLogger("shoal.mqtt")
@@ -75,6 +79,7 @@ class Taken:
 
     event: TriggerHeard | TriggerRefused
     ack: Callable[[], None]
+    put_off: bool = False  # until its timer tells it again
 
 
 class Triggering:
@@ -87,10 +92,12 @@ class Triggering:
         post: Callable[[Event], None],
         later: Callable[[float, Callable[[], None]], None],
         subscribe: Callable[[Sequence[TopicWatch]], None],
+        root: str,
     ) -> None:
         self._post = post
         self._later = later
         self._subscribe = subscribe
+        self._root = root  # of the shoal's own topics
         self._taken: dict[int, Taken] = {}
         self._watches: dict[JobId, TopicWatch] = {}
         self._filtered: dict[JobId, int] = {}  # since the node was told
@@ -114,33 +121,42 @@ class Triggering:
                     self.counters["kept"] += 1
                     taken.ack()
             case TriggerPutOff():
-                self.counters["put_off"] += 1
-                self._later(effect.again_s, lambda: self._again(effect.handle))
+                self._put_off(effect)
+
+    def _put_off(self, effect: TriggerPutOff) -> None:
+        """One timer is enough: a node that was built anew puts it off once more."""
+        self.counters["put_off"] += 1
+        taken = self._taken.get(effect.handle)
+        if taken is not None and not taken.event.delivery:
+            del self._taken[effect.handle]
+            self._refuse(taken.event.template, NO_ROOM)
+        elif taken is not None and not taken.put_off:
+            taken.put_off = True
+            self._later(effect.again_s, lambda: self._again(effect.handle))
 
     def _again(self, handle: int) -> None:
         taken = self._taken.get(handle)
         if taken is not None:
+            taken.put_off = False
             self._post(taken.event)
 
     def rebuilt(self) -> Iterable[Event]:
         """What a node that was built anew is to hear first: all that it may not have kept."""
         return [taken.event for taken in self._taken.values()]
 
-    def gone(self, broker: str) -> None:
-        """The connection to a broker has ended, and what it brought will come again with the next:
+    def gone(self, broker: str, session: str) -> None:
+        """A connection to a broker has ended, and what it brought will come again with the next:
         the packets' numbers are another connection's by then."""
-        for handle in [h for h, taken in self._taken.items() if self._is_of(taken, broker)]:
+        source = f"{broker}/{session}/"
+        for handle in [h for h, t in self._taken.items() if t.event.delivery.startswith(source)]:
             del self._taken[handle]
         for watch in self._watches.values():
-            if watch.mqtt.broker == broker:
+            if watch.mqtt.broker == broker and session_of(watch.template) == session:
                 self._post(TopicWatched(watch.template, f"broker {broker} is not connected"))
 
     def granted(self, watch: TopicWatch, problem: str) -> None:
         """The broker has taken a subscription, or says why not."""
         self._post(TopicWatched(watch.template, problem))
-
-    def _is_of(self, taken: Taken, broker: str) -> bool:
-        return taken.event.delivery.startswith(f"{broker}/")
 
     # ---- from a broker -----------------------------------------------------------------------
 
@@ -151,23 +167,26 @@ class Triggering:
             event = self._event(watch, message)
         except Unfit as unfit:
             reason = clean(str(unfit))  # it may quote the message
-            self.counters["refused" if reason else "filtered"] += 1
             if not reason:
+                self.counters["filtered"] += 1
                 self._count(watch.template)
             elif message.response_topic and unfit.now:
+                self.counters["refused"] += 1
                 self._take(self._refusal(watch, message, reason), message)
                 return
             else:
-                self._post(TriggerRefused(watch.template, reason))
+                self._refuse(watch.template, reason)
             message.ack()
             return
         if len(self._taken) >= HELD_MAX:  # the broker keeps it, and sends it to the next connection
             _log.warning("%s: %d messages wait for the disk", watch.name, len(self._taken))
+            if not event.delivery:
+                self._refuse(watch.template, NO_ROOM)
             return
         self._take(event, message)
 
     def _take(self, event: TriggerHeard | TriggerRefused, message: Incoming) -> None:
-        if event.delivery and len(self._taken) < HELD_MAX:
+        if len(self._taken) < HELD_MAX:
             self._taken[event.handle] = Taken(event, message.ack)
         self._post(event)
 
@@ -177,7 +196,7 @@ class Triggering:
         heard = _heard(message)
         question = Question(watch.mqtt.broker, heard.reply, heard.correlation)
         key = _own_key(message) or whole_key(heard)
-        delivery = _delivery(message)
+        delivery = _delivery(watch, message)
         return TriggerRefused(watch.template, reason, self._handle, question, key, delivery)
 
     def _count(self, template: JobId) -> None:
@@ -192,11 +211,20 @@ class Triggering:
         for template, count in filtered.items():
             self._post(TriggerFiltered(template, count))
 
+    def _refuse(self, template: JobId, reason: str) -> None:
+        self.counters["refused"] += 1
+        self._post(TriggerRefused(template, reason))
+
     def _event(self, watch: TopicWatch, message: Incoming) -> TriggerHeard:
         """Raises Unfit."""
         mqtt, payload = watch.mqtt, message.payload
         if not matches(mqtt.topic, message.topic):  # of another subscription (MQTT 3.1.1)
             raise Unfit(FILTERED)
+        if message.topic == self._root or message.topic.startswith(f"{self._root}/"):
+            wide = mqtt.topic[0] in "+#"  # these are not what it is meant for
+            raise Unfit(FILTERED if wide else OWN_TOPIC)
+        if message.user_property(RUN_OF) == word_of(watch.namespace, watch.name):
+            raise Unfit("a result of one of its own runs")
         if message.retain and not mqtt.retained:
             raise Unfit("the broker has kept it from earlier (Retained)", now=False)
         if len(payload) > mqtt.bytes_max:
@@ -211,8 +239,9 @@ class Triggering:
         if message.retain and not key:
             key = _kept_key(message)
         self._handle += 1
-        heard, delivery = _heard(message), _delivery(message)
-        return TriggerHeard(self._handle, watch.template, heard, key, delivery, message.dup)
+        heard, delivery = _heard(message), _delivery(watch, message)
+        drawn = "" if key else secrets.token_hex(16)
+        return TriggerHeard(self._handle, watch.template, heard, key, delivery, message.dup, drawn)
 
 
 def _heard(message: Incoming) -> Heard:
@@ -221,8 +250,10 @@ def _heard(message: Incoming) -> Heard:
     return Heard(message.topic, message.payload, message.response_topic, correlation)
 
 
-def _delivery(message: Incoming) -> str:
-    return f"{message.broker}/{message.packet_id}" if message.qos else ""
+def _delivery(watch: TopicWatch, message: Incoming) -> str:
+    """Of one that the broker keeps until it is acknowledged."""
+    source = f"{message.broker}/{session_of(watch.template)}"
+    return f"{source}/{message.packet_id}" if message.qos else ""
 
 
 def _own_key(message: Incoming) -> str:

@@ -98,6 +98,8 @@ def test_a_client_asks_its_own_agent_or_the_systems(tmp_path: Path) -> None:
         ("[accept]\ntypes = ['cron']", "allowed: *, batch, ops, daemon, service"),
         ("[accept]\ntypes = []", 'allowed: at least one; "*" is all of them'),
         ("[accept]\nnamespaces = []", 'allowed: at least one; "*" is all of them'),
+        ("[accept]\ntopics = ['a/#/b']", "'a/#/b' is no topic filter; allowed: levels"),
+        ("[accept]\ntopics = ['a/b+']", "'a/b+' is no topic filter"),
         ("[accept]\nengines = ['java']", "allowed: *, process, docker, wasm"),
         ("[accept]\nhours = ['night']", "'night' are no hours; allowed: from and to as"),
         ("[accept]\nhours = ['06:00-06:00']", "for the whole day leave it out"),

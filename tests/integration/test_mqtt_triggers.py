@@ -16,7 +16,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from tests.lab import Device, Lab, LabError
-from tests.mosquitto import Mosquitto
+from tests.mosquitto import Mosquitto, free_port
 from tests.mqttlistener import Holding
 
 KILLS: Final = int(os.environ.get("SHOAL_TEST_KILLS", "12"))  # 100 took 18 minutes
@@ -70,18 +70,21 @@ def send(
         client.loop_stop()
 
 
-def template(lab: Lab, name: str, topic: str, script: str = "cat", **mqtt: Any) -> None:
+def spec_of(name: str, topic: str, script: str = "cat", **mqtt: Any) -> dict[str, Any]:
     words = {"Broker": "home", "Topic": topic, "Input": "stdin", **mqtt}
     engine = {"Type": "process", "Params": {"Command": ["sh", "-c", script]}}
-    spec = {
+    return {
         "Name": name,
         "Type": "batch",
         "Parameters": [],
         "Trigger": {"Mqtt": words},
         "Tasks": [{"Engine": engine}],
     }
+
+
+def template(lab: Lab, name: str, topic: str, script: str = "cat", **mqtt: Any) -> None:
     with lab[0].client() as client:
-        client.submit(spec)
+        client.submit(spec_of(name, topic, script, **mqtt))
     least = 2 if "Dedup" in mqtt else 1  # without ids one is elected
     lab.until(lambda: hearing(lab, topic) >= least, f"{topic} is heard")
 
@@ -166,6 +169,29 @@ def test_the_other_steps_in_for_one_that_is_killed(lab: Lab, mosquitto: Mosquitt
     lab.until(lambda: set(outputs(lab, "taken-over")) >= wanted, "none is lost", 90)
     lab.start(lab[0])
     lab.until(lambda: len(outputs(lab, "taken-over")) == 10, "and all are told of", 60)
+
+
+def test_a_device_that_does_not_reach_the_broker_is_not_who_hears_it(
+    mosquitto: Mosquitto,
+) -> None:
+    """It has the broker by its configuration, and is the first by rank of half of the templates."""
+    lab = Lab(2)
+    for device in lab.devices:
+        device.environment["SHOAL_MQTT_ALLOW"] = "template/*"
+    urls = (f"mqtt://127.0.0.1:{free_port()}", mosquitto.url)
+    for device, url in zip(lab.devices, urls, strict=True):
+        device.environment["SHOAL_MQTT_BROKERS"] = f"home={url}"
+    topics = [f"in/deaf/{number}" for number in range(6)]
+    with lab:
+        with lab[0].client() as client:
+            for number, topic in enumerate(topics):
+                client.submit(spec_of(f"deaf-{number}", topic))
+        lab.until(lambda: all(hearing(lab, topic) for topic in topics), "all are heard", 120)
+        for topic in topics:
+            send(mosquitto, topic, "ON\n")
+        names = [f"deaf-{number}" for number in range(6)]
+        once = Counter({"ON\n": 1})
+        lab.until(lambda: all(outputs(lab, name) == once for name in names), "all have run", 60)
 
 
 def test_what_the_broker_retains_runs_once_over_restarts_of_all(

@@ -404,17 +404,6 @@ def test_a_template_that_goes_is_told_to_who_waits() -> None:
     assert net.answers()[-1].topic == "replies/late"
 
 
-def test_what_there_was_no_room_for_within_an_hour_is_told_unless_another_has_run_it() -> None:
-    net = TriggerNet("a", configs={"a": allowing(running_max=1, keep_s=20)})
-    net.put("a")
-    net.broker_up()
-    net.hear("a", key="m1")
-    net.run(1.0)
-    net.hear("a", key="m2", **ASK)
-    net.run(30.0)
-    assert "no room for its run" in refused(net)
-
-
 # ---- where an answer may go ---------------------------------------------------------------------
 
 

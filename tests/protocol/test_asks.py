@@ -194,3 +194,39 @@ def test_a_publisher_asks_for_its_broker_which_is_a_label_of_devices_that_have_i
     text = "no MQTT broker home is configured here ([mqtt.brokers.home])"
     assert lacking(asks, {"broker.hom": "true"}) == text
     assert BROKER == BROKER_LABEL
+
+
+def publishing(topic: str) -> tuple[str, ...]:
+    publisher: Plain = {"Type": "mqtt", "Params": {"Broker": "home", "Topic": topic}}
+    return asks_of(task_spec(Publisher=publisher).task, "cam", "default")
+
+
+@pytest.mark.parametrize(
+    ("topics", "topic", "allowed"),
+    [
+        (("#",), "zigbee2mqtt/door/set", True),
+        (("alarms/#", "home/+/state"), "alarms/warm", True),
+        (("alarms/#", "home/+/state"), "home/{name}/state", True),
+        (("alarms/#", "home/+/state"), "zigbee2mqtt/door/set", False),
+        ((), "alarms/warm", False),
+        ((), "{root}/job/{job}/result/{slot}", True),
+        (("#",), "{root}/peer/{peer}/status", False),
+        (("{root}/#", "shoal/lab/#"), "shoal/lab/peer/x/status", False),
+    ],
+)
+def test_topics_of_a_jobs_own_choice_are_the_owners_to_allow(
+    topics: tuple[str, ...], topic: str, allowed: bool
+) -> None:
+    policy = PolicyConfig(topics=topics, topics_root="shoal/lab")
+    assert (not_allowed(policy, publishing(topic)) == "") is allowed
+
+
+def test_a_topic_that_is_not_allowed_is_named_with_the_way_out() -> None:
+    policy = PolicyConfig(topics=("alarms/#",), topics_root="shoal/lab")
+    assert not_allowed(policy, publishing("home/{Name}")) == (
+        'policy: topic home/cam is not allowed here ([accept] topics = ["alarms/#"])'
+    )
+    assert not_allowed(policy, publishing("{root}/event")) == (
+        "policy: topic {root}/event is the shoal's own, where jobs have {root}/job/{job}/result/… "
+        "and {root}/job/{job}/log/… alone"
+    )

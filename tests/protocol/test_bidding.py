@@ -18,6 +18,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.ids import JobId, PeerId, Revision, ShoalId
 from protocol.job import JobSpec
 from protocol.jobtype import JobType
+from protocol.led import needs_of
 from protocol.messages import Announce, Bid, Facts, Refusal, Requirements
 from protocol.queueing import TURN_S
 from protocol.records import Certificate
@@ -553,6 +554,20 @@ def test_what_the_owner_does_not_allow_is_refused_in_the_bid_and_in_the_award() 
     engine: Plain = {"Type": "docker", "Params": {"Image": "busybox"}}
     job = task_spec(Engine=engine, Network={"Type": "host"})
     assert device.unwelcome(job, A, ("submit",), "a") == refusal.reason
+
+
+def test_a_topic_that_is_not_the_owners_for_jobs_is_refused_in_the_bid_and_in_the_award() -> None:
+    device = bidder()
+    device.labels = {**device.labels, "broker.home": "true"}
+    device.policy = replace(device.policy, topics=("alarms/cam",), topics_root="shoal/lab")
+    publisher: Plain = {"Type": "mqtt", "Params": {"Broker": "home", "Topic": "alarms/{name}"}}
+    job = task_spec(Publisher=publisher)
+    refusal = refuses(device, announce(needs=needs_of(job)))
+    assert refusal.final
+    assert refusal.reason.startswith(f"policy: topic alarms/{job.name} is not allowed here")
+    assert device.unwelcome(job, A, ("submit",), "a") == refusal.reason
+    cam = JobSpec.from_plain({**job.to_plain(), "Name": "cam"})
+    assert device.unwelcome(cam, A, ("submit",), "a") == ""
 
 
 def test_an_engine_that_does_not_answer_may_later() -> None:

@@ -1266,7 +1266,7 @@ def test_lines_are_begun_with_the_start_and_read_once_it_runs() -> None:
     assert not it.disk.get("outbox")
 
 
-def test_what_is_forgotten_is_taken_back_from_the_broker() -> None:
+def test_what_is_retained_is_taken_back_when_its_job_is_forgotten_and_no_sooner() -> None:
     it = publishing_to_a_broker()
     it.award()
     it.end()
@@ -1274,6 +1274,8 @@ def test_what_is_forgotten_is_taken_back_from_the_broker() -> None:
     it.does(it.executor.forget_ended(0, 0))
     ack(it, "accepted")
     it.does(it.executor.forget_ended(0, 0))
+    assert not it.executor.executions and len(it.executor.publishing.outbox.messages) == 1
+    it.does(it.executor.forget_ended(0, at(1000.0).wall_ms))
     topics = [(m.topic, m.payload) for m in it.executor.publishing.outbox.messages.values()]
     assert len(topics) == 2 and topics[0][0] == topics[1][0] and topics[1][1] == b""
 

@@ -22,7 +22,7 @@ from protocol.inquiry import (
     View,
     packed,
 )
-from protocol.messages import JobQuery, JobReport
+from protocol.messages import OVERTAKING, JobQuery, JobReport
 from protocol.tree import Plain
 from protocol.wire import FRAME_BYTES_MAX, dumps, encode_message, load_plain
 from tests.protocol.jobs import at
@@ -174,6 +174,14 @@ def answer(asker: Asker, limit: int = 10) -> tuple[bytes, ...]:
 
 def test_what_is_here_is_reported() -> None:
     assert [load_plain(data) for data in answer(Asker(here=[view()]))] == [view()]
+
+
+@pytest.mark.parametrize("here", [[], [view()]])
+def test_that_a_job_is_here_is_said_once_it_is_on_disk(here: list[View]) -> None:
+    """Who hears of it may forget a message that was to become it."""
+    (send,) = Asker(here=here).inquiries.on_query(PeerId("b"), JobQuery(7, "", 10), at(0.0))
+    assert isinstance(send, Send) and not isinstance(send.message, OVERTAKING)
+    assert send.overtakes is (not here)
 
 
 def test_no_more_is_looked_up_than_an_answer_may_have() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from msgspec.structs import replace
+
 from protocol.config import OutboxConfig
 from protocol.effects import Publish, StreamLines
 from protocol.events import BrokerChanged, LinesPublished, MessagePublished, TaskEnded
@@ -11,6 +13,7 @@ from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.job import JobSpec
 from protocol.publishing import Publishing
 from protocol.tree import Plain
+from protocol.trigger import Fired, Input
 from tests.protocol.jobs import at
 from tests.protocol.test_resultmessage import result
 
@@ -43,11 +46,20 @@ def test_a_result_is_a_row_and_goes_out_when_the_broker_is_there() -> None:
     assert not made.outbox.messages
 
 
+def test_the_result_of_a_templates_run_says_which_template_a_message_ran() -> None:
+    made = publishing()
+    fired = replace(spec(), fired=Fired(topic="a", key="k", input=Input.FILE))
+    for each in (replace(fired, namespace="lab"), fired, spec()):
+        made.result(E, result(), each, TaskEnded(E, 0))
+    told = [dict(each.properties).get("template") for each in made.outbox.messages.values()]
+    assert told == ["lab/n", "n", None]
+
+
 def test_other_jobs_have_nothing_to_do_with_it() -> None:
     made, local = publishing(), spec(none=1)
     assert made.start(E, J, 0, local) == []
     assert made.result(E, result(), local, TaskEnded(E, 0)) == []
-    assert made.forget(E, J, 0, local) == []
+    assert made.forget(E, J, 0, local, 1) == []
 
 
 def test_lines_are_streamed_and_are_no_result() -> None:
@@ -74,13 +86,33 @@ def test_a_disk_gives_both_back() -> None:
     assert len(again.outbox.messages) == 1
 
 
-def test_what_is_retained_in_the_shoals_tree_is_taken_back_once_it_is_forgotten() -> None:
+def cleared(made: Publishing) -> list[tuple[str, bytes]]:
+    return [(each.topic, each.payload) for each in made.outbox.messages.values()]
+
+
+def test_what_is_retained_in_the_shoals_tree_is_taken_back_once_its_job_is_forgotten() -> None:
+    """However soon its execution is, by the number of others."""
     made = publishing()
-    assert len(made.forget(E, J, 2, spec())) == 1
-    (message,) = made.outbox.messages.values()
-    assert (message.topic, message.payload) == (f"shoal/home/job/{J}/result/2", b"")
-    assert made.forget(E, J, 2, spec(Topic="own/topic", Retain=True)) == []
-    assert made.forget(E, J, 2, spec(Retain=False)) == []
+    (row,) = made.forget(E, J, 2, spec(), ended_ms=1000)
+    assert not made.outbox.messages and made.sweep(1000) == []
+    again = publishing()
+    assert row[2] is not None and again.restore({row[0]: {row[1]: row[2]}}) == []
+    gone, message = again.sweep(1001)
+    assert gone == (row[0], row[1], None) and message[0] == "outbox"
+    assert cleared(again) == [(f"shoal/home/job/{J}/result/2", b"")]
+    assert again.sweep(1 << 50) == []
+    assert made.forget(E, J, 2, spec(Topic="own/topic", Retain=True), 1000) == []
+    assert made.forget(E, J, 2, spec(Retain=False), 1000) == []
+
+
+def test_what_is_to_be_taken_back_leaves_room_for_results() -> None:
+    made = publishing(messages_max=10)
+    for slot in range(20):
+        made.forget(E, J, slot, spec(), ended_ms=1)
+    made.sweep(100)
+    assert len(made.outbox.messages) == 5
+    made.sweep(100)
+    assert len(made.outbox.messages) == 5
 
 
 def test_an_ops_job_has_a_place_for_each_peer() -> None:

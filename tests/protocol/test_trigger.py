@@ -267,3 +267,44 @@ def test_different_names_have_different_keys(one: bytes, other: bytes) -> None:
 )
 def test_topics_of_a_filter(wanted: str, topic: str, found: bool) -> None:
     assert matches(wanted, topic) is found
+
+
+# ---- round and round ----------------------------------------------------------------------------
+
+
+def publishing(topic: str, filter: str, broker: str = "home") -> JobSpec:
+    publisher: Plain = {"Type": "mqtt", "Params": {"Broker": broker, "Topic": topic}}
+    task: Plain = {"Engine": ENGINE, "Publisher": publisher}
+    return triggered({"Mqtt": mqtt(Topic=filter)}, Tasks=[task])
+
+
+@pytest.mark.parametrize(
+    ("topic", "filter"),
+    [
+        ("home/look", "home/#"),
+        ("home/{Name}", "home/look"),
+        ("home/{name}/{slot}", "home/+/+"),
+        ("{peer}", "#"),
+    ],
+)
+def test_a_template_does_not_run_itself_by_its_results(topic: str, filter: str) -> None:
+    with pytest.raises(JobSpecError) as caught:
+        publishing(topic, filter)
+    assert caught.value.path == "Tasks[0].Publisher.Params.Topic"
+    assert f"are among those of {filter}, which run it again" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("topic", "filter", "broker"),
+    [
+        ("alarms/{name}", "home/#", "home"),
+        ("home/look", "home/+/motion", "home"),
+        ("home/{slot}", "home/motion", "home"),
+        ("home/look", "home/#", "hall"),
+        ("", "#", "home"),
+        ("{root}/job/{job}/result/{slot}", "#", "home"),
+    ],
+)
+def test_what_goes_elsewhere_is_its_own_business(topic: str, filter: str, broker: str) -> None:
+    """The shoal's own topics run nothing, see agent.mqtt.triggering."""
+    assert publishing(topic, filter, broker).trigger is not None

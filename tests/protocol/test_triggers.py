@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
 
+from protocol import triggers
+from protocol.events import BrokerChanged, SessionBegan, TopicWatched, TriggerHeard
+from protocol.ids import PeerId, rendezvous
 from protocol.job import JobSpec
-from protocol.records import Desired, Role
+from protocol.messages import JobQuery, JobSync
+from protocol.records import Desired, Heard, Role
 from protocol.tree import Plain
+from tests.protocol import nodenet
+from tests.protocol.standingbook import StandingBook
 from tests.protocol.test_trigger import mqtt, triggered
 from tests.protocol.triggernet import ALLOW, TriggerNet, allowing, look
 
@@ -77,6 +84,89 @@ def test_the_next_rank_steps_in_when_the_first_is_dead() -> None:
     assert net.runs()[0].coordinator == second
     net.run(30.0)
     assert len(net.starts()) == 1
+
+
+def test_a_change_ranks_those_anew_alone_that_wait_for_who_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ranking a thousand peers takes a millisecond, and 256 messages may wait."""
+    configs = {"a": allowing(rank_delay_s=600, look_s=600)}
+    net = TriggerNet("a", "b", "c", "d", without_broker=("d",), configs=configs)
+    net.put("a")
+    for number in range(30):
+        net.hear("a", key=f"m{number}")
+    waiters = net.triggers("a").waiting.waiters
+    peers = [PeerId(name) for name in ("a", "b", "c")]
+    after_b = [run for run in waiters if rendezvous(run, peers).index(PeerId("b")) == 0]
+    ranked: list[str] = []
+
+    def counting(key: str, peers: Iterable[PeerId]) -> list[PeerId]:
+        ranked.append(key)
+        return rendezvous(key, peers)
+
+    monkeypatch.setattr(triggers, "rendezvous", counting)
+    net.kill("d")
+    net.until(lambda: PeerId("d") not in net["a"].membership.alive())
+    assert len(waiters) > len(after_b) > 3 and not set(ranked) & set(waiters)
+    net.kill("b")
+    net.until(lambda: PeerId("b") not in net["a"].membership.alive())
+    assert set(after_b) <= set(ranked) and len(set(ranked) & set(waiters)) < len(waiters)
+
+
+def queries(net: TriggerNet) -> list[str]:
+    """Who asks whom from now on."""
+    asked: list[str] = []
+
+    def note(sender: str, to: str, message: object) -> bool:
+        if isinstance(message, JobQuery):
+            asked.append(f"{sender}{to}")
+        return False
+
+    net.drop = note
+    return asked
+
+
+def test_of_many_that_hear_it_the_first_few_write_it_down() -> None:
+    names = "abcdefghijkl"
+    net = TriggerNet(*names)
+    net.put("a")
+    asked = queries(net)
+    order = net.ranks("m1")
+    handles = dict(zip(names, net.hear(*names, key="m1"), strict=True))
+    for rank, name in enumerate(order):
+        assert len(net.rows(name)) == (1 if rank < 4 else 0)
+        assert (handles[name] in net.boxes[name].kept) == (rank < 4)
+    net.run(3.0)
+    assert all(not net.rows(name) for name in names)
+    assert all(net.boxes[name].kept == [handles[name]] for name in names)
+    assert len(net.starts()) == len(net.runs()) == 1
+    late = [each for each in asked if each[0] in order[4:]]
+    assert sorted(late) == sorted(f"{name}{order[0]}" for name in order[4:])
+
+
+def test_what_none_before_it_has_heard_a_late_rank_writes_down_and_fires() -> None:
+    names = "abcdef"
+    net = TriggerNet(*names)
+    net.put("a")
+    last = net.ranks("m1")[-1]
+    first, again = net.hear(last, last, key="m1")
+    box = net.boxes[last]
+    assert not net.rows(last) and not box.kept, "the broker has it"
+    net.until(lambda: bool(box.kept))
+    assert box.kept == [first, again] and len(net.rows(last)) == 1
+    net.until(lambda: bool(net.runs()))
+    assert net.runs()[0].coordinator == last and not net.rows(last)
+
+
+def test_a_late_rank_that_is_the_first_of_a_sudden_writes_it_down_before_it_fires() -> None:
+    names = "abcdef"
+    net = TriggerNet(*names, configs={name: allowing(look_s=600) for name in names})
+    net.put("a")
+    last = net.ranks("m1")[-1]
+    (handle,) = net.hear(last, key="m1")
+    net.kill(*(name for name in names if name != last))
+    net.until(lambda: bool(net.runs()))
+    assert net.boxes[last].kept == [handle] and net.fired(last) == 1
 
 
 def test_who_dies_between_journal_and_run_fires_it_after_its_restart() -> None:
@@ -152,6 +242,46 @@ def test_a_burst_of_many_keys_is_asked_for_in_turn() -> None:
     assert not net.triggers("a")._asking and not net.triggers("b")._asking
 
 
+@pytest.mark.parametrize("free_at_s", [2.5, 3.2, 3.5, 3.97, 4.2])
+@pytest.mark.parametrize("names", ["abc", "abcde"])
+def test_who_has_room_again_as_the_next_steps_in_fires_once_with_it(
+    names: str, free_at_s: float
+) -> None:
+    """Both ask all around at one moment, and each hears that the other knows no such run."""
+    net = TriggerNet(*names, configs={name: allowing(running_max=1) for name in names})
+    net.put("a")
+    first = net.ranks("m0")[0]
+    second = next(key for key in map(str, range(60)) if net.ranks(key)[0] == first)
+    net.hear(*names, key="m0")
+    net.run(0.5)
+    net.hear(*names, key=second)
+    net.run(free_at_s)
+    net.finish()
+    net.run(30.0)
+    assert len(net.runs()) == len(net.starts()) == 2
+    assert sum(net.fired(name) for name in names) == 2
+    assert not any(net.rows(name) for name in names)
+
+
+def test_who_asks_first_fires_though_a_better_rank_asks_meanwhile() -> None:
+    """A third says nothing, so that each asks for a second; the one is no holder for the other."""
+    net = TriggerNet("a", "b", "c")
+    net.put("a")
+    first, second, third = net.ranks("m1")
+    net.drop = lambda sender, to, message: (
+        (isinstance(message, JobQuery) and to == third)
+        or (isinstance(message, JobSync) and to == first)
+    )
+    net.hear(second, key="m1")
+    (waiter,) = net.triggers(second).waiting.waiters.values()
+    net.run(waiter.turn - net.now)
+    net.run(0.5)
+    assert waiter.asking and not net.runs()
+    net.hear(first, key="m1")
+    net.run(10.0)
+    assert len(net.starts()) == 1 and (net.fired(first), net.fired(second)) == (0, 1)
+
+
 def test_a_message_without_a_key_is_refused_where_each_has_one() -> None:
     net = TriggerNet("a")
     net.put("a")
@@ -188,6 +318,42 @@ def test_what_the_broker_repeats_is_no_second_message() -> None:
     assert len(net.runs()) == 1
 
 
+def test_of_a_session_that_begins_anew_no_number_is_known() -> None:
+    """The broker restarted without its memory: number 3 is another ON, sent twice."""
+    net = TriggerNet("a")
+    net.put("a", look())
+    net.hear("a", "a", delivery="home/one/3")
+    net.hear("a", delivery="home/two/3")
+    net.run(1.0)
+    net.handle("a", SessionBegan("home/one"))
+    assert [key.partition("/")[2] for key in net.rows("a", "delivery")] == ["home/two/3"]
+    net.kill("a")
+    net.boot("a")
+    net.run(5.0)
+    handles = net.hear("a", delivery="home/one/3", repeated=True)
+    net.hear("a", delivery="home/two/3", repeated=True)
+    net.run(1.0)
+    assert net.boxes["a"].kept[-2:-1] == handles and len(net.runs()) == 4
+
+
+def test_what_a_node_that_is_built_anew_hears_again_is_no_second_message() -> None:
+    """It was saved, and the agent had not heard of that: it tells of it as it came."""
+    net = TriggerNet("a", configs={"a": allowing(running_max=1)})
+    net.put("a", look())
+    for drawn in ("d1", "d2", "d3"):  # one fires, two wait
+        net.hear("a", delivery="home/7", drawn=drawn)
+    net.kill("a")
+    net.boot("a")
+    net.run(5.0)
+    for drawn in ("d1", "d2", "d3"):
+        handles = net.hear("a", delivery="home/7", drawn=drawn)
+        assert net.boxes["a"].kept[-1:] == handles
+    for _ in range(5):
+        net.run(2.0)
+        net.finish()
+    assert len(net.runs()) == 3 and net.fired("a") == 3
+
+
 def test_a_number_that_comes_again_is_another_message() -> None:
     net = TriggerNet("a")
     net.put("a", look())
@@ -214,6 +380,64 @@ def test_the_next_device_hears_it_when_the_elected_one_dies() -> None:
     first, second, _ = net.elected
     net.kill(first)
     net.until(lambda: net.hearing() == [second])
+
+
+def test_who_has_lost_the_broker_steps_back_and_comes_again() -> None:
+    """Its password was changed, say: it has the broker by its configuration all the while."""
+    net = TriggerNet("a", "b", "c")
+    net.put("a", look())
+    first, second, _ = net.elected
+    net.handle(first, BrokerChanged("home", False))
+    net.run(25.0)
+    assert net.hearing() == [first]  # the broker may restart
+    net.run(10.0)
+    # It would be the one, so it goes on trying: nobody else knows when it is back.
+    assert net.hearing() == sorted([first, second])
+    net.hear(second)
+    net.run(1.0)
+    assert len(net.runs()) == 1
+    net.handle(first, BrokerChanged("home", True))
+    net.run(60.0)
+    assert net.hearing() == [first]
+
+
+def test_who_is_denied_the_topic_steps_back_for_that_template_alone() -> None:
+    net = TriggerNet("a", "b", "c")
+    net.put("a", look())
+    first, second, _ = net.elected
+    net.handle(first, TopicWatched(net.id, "not authorized"))
+    net.run(35.0)
+    assert net.hearing() == sorted([first, second])
+    net.handle(first, TopicWatched(net.id))
+    net.run(60.0)
+    assert net.hearing() == [first]
+
+
+def test_when_all_have_lost_the_broker_the_first_hears_it_all_the_same() -> None:
+    net = TriggerNet("a", "b", "c")
+    net.put("a", look())
+    for name in net.boxes:
+        net.handle(name, BrokerChanged("home", False))
+        net.run(1.0)
+    net.run(60.0)
+    assert net.hearing() == net.elected[:1]
+    for name in reversed(net.elected):  # they find it again one after the other
+        net.handle(name, BrokerChanged("home", True))
+        net.run(5.0)
+    net.run(60.0)
+    assert net.hearing() == net.elected[:1]
+
+
+def test_with_keys_a_device_that_hears_nothing_is_not_waited_for() -> None:
+    net = TriggerNet("a", "b", "c")
+    net.put("a")
+    first, second, third = net.ranks("m1")
+    for name in (first, second):
+        net.handle(name, BrokerChanged("home", False))
+    net.run(35.0)
+    net.hear(third, key="m1")
+    net.run(1.0)
+    assert [run.coordinator for run in net.runs()] == [third]
 
 
 def test_who_is_elected_no_longer_hears_on_for_a_while() -> None:
@@ -316,7 +540,7 @@ def test_more_than_so_many_a_minute_are_counted_and_told_once_a_minute() -> None
 
 
 def test_of_a_burst_the_broker_keeps_what_there_is_no_room_for() -> None:
-    net = TriggerNet("a", configs={"a": allowing(rows_max=5, running_max=2)})
+    net = TriggerNet("a", configs={"a": allowing(rows_max=5, rows_sure=0, running_max=2)})
     net.put("a", look())
     handles = [net.hear("a", delivery=str(at))[0] for at in range(20)]
     box = net.boxes["a"]
@@ -336,6 +560,41 @@ def test_of_a_burst_the_broker_keeps_what_there_is_no_room_for() -> None:
         net.run(2.0)
     assert len(net.starts()) == len(net.runs()) == 20
     assert not net.rows("a")
+
+
+def test_the_messages_of_one_template_take_no_room_of_anothers() -> None:
+    net = TriggerNet("a", configs={"a": allowing("template/*", rows_max=20, running_max=2)})
+    net.put("a", look())
+    other = StandingBook("template/other", shoal=net.shoal).id
+    spec = JobSpec.from_plain({**look(Topic="garden/#").to_plain(), "Name": "other"})
+    request = net.submit("a", spec)
+    net.until(lambda: net.answered("a", request))
+    net.run(1.0)
+    for number in range(50):  # more than fit, of runs that take long
+        net.hear("a", delivery=f"home/one/{number}")
+    box = net.boxes["a"]
+    assert len(box.put_off) == 50 - 2 - 20
+    box.kept.clear()
+    net.handle("a", TriggerHeard(9999, other, Heard("garden/gate", b"FIRE"), "", "home/two/1"))
+    net.run(1.0)
+    assert box.kept == [9999] and len(net.runs()) == 3
+
+
+def test_what_was_acknowledged_is_run_however_long_the_others_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A clock that jumps by a day, once NTP is heard, changes nothing about it."""
+    net = TriggerNet("a", configs={"a": allowing(running_max=1)})
+    net.put("a", look())
+    net.hear("a", "a", "a")
+    net.run(2 * 3600.0)
+    monkeypatch.setattr(nodenet, "WALL", nodenet.WALL + 86_400.0)
+    net.run(10.0)
+    assert len(net.rows("a")) == 2 and not net.told("a", "trigger.refused")
+    for _ in range(3):
+        net.finish()
+        net.run(3.0)
+    assert len(net.starts()) == 3
 
 
 def test_what_waits_outlives_a_restart() -> None:

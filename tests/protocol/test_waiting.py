@@ -42,14 +42,36 @@ def test_a_foreign_row_is_named(value: bytes) -> None:
 
 def test_there_is_room_for_so_many_and_so_much() -> None:
     size = len(MESSAGE.payload) + ROW_BYTES
-    waiting = Waiting(TriggersConfig(rows_max=2, bytes_max=3 * size))
+    waiting = Waiting(TriggersConfig(rows_max=2, rows_sure=0, bytes_max=3 * size))
     waiting.add(waiter("a" * 32))
-    assert waiting.room(2) and not waiting.room(2 * size)
+    assert waiting.room(2, LOOK) and not waiting.room(2 * size, LOOK)
     waiting.add(waiter("b" * 32))
-    assert not waiting.room(2)
+    assert not waiting.room(2, LOOK)
     assert waiting.drop(waiting.waiters[JobId("b" * 32)]) == [("trigger", "b" * 32, None)]
     assert waiting.drop(waiter("b" * 32)) == []
-    assert waiting.room(2)
+    assert waiting.room(2, LOOK)
+
+
+def test_the_first_few_of_a_template_have_room_whatever_others_hold() -> None:
+    size = len(MESSAGE.payload) + ROW_BYTES
+    config = TriggersConfig(rows_max=10, rows_sure=3, bytes_sure=3 * size)
+    waiting = Waiting(config)
+    for number in range(10):
+        assert waiting.room(2, LOOK)
+        waiting.add(waiter(f"{number:032}"))
+    assert not waiting.room(2, LOOK)
+    other = JobId("o" * 32)
+    assert not waiting.room(3 * size, other)
+    for number in range(3):
+        assert waiting.room(2, other)
+        waiting.add(Waiter(JobId(f"o{number}"), other, "k", MESSAGE, 5, named=True))
+    assert not waiting.room(2, other)
+    again = Waiting(config)
+    again.restore(disk(*(each.row() for each in waiting.waiters.values())))
+    assert not again.room(2, other)
+    for each in list(again.waiters.values()):
+        again.drop(each)
+    assert again.room(2, other) and again.room(2, LOOK)
 
 
 def test_a_delivery_is_known_by_name_and_message() -> None:
@@ -62,6 +84,16 @@ def test_a_delivery_is_known_by_name_and_message() -> None:
     assert not again.delivered_before(LOOK, "7", Heard(MESSAGE.topic, b""))
     assert again.forget(LOOK) == [("delivery", f"{LOOK}/7", None)]
     assert not again.delivered_before(LOOK, "7", MESSAGE)
+
+
+def test_a_session_that_begins_anew_is_forgotten_alone() -> None:
+    waiting = Waiting(TriggersConfig())
+    for name in ("home/one/7", "home/one/8", "home/two/7"):
+        waiting.deliver(LOOK, name, MESSAGE)
+    gone = [("delivery", f"{LOOK}/home/one/{number}", None) for number in (7, 8)]
+    assert waiting.begin("home/one") == gone and waiting.begin("home/one") == []
+    assert waiting.delivered_before(LOOK, "home/two/7", MESSAGE)
+    assert not waiting.delivered_before(LOOK, "home/one/7", MESSAGE)
 
 
 def test_a_number_means_another_message_once_many_have_come() -> None:

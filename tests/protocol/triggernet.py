@@ -82,13 +82,14 @@ class TriggerNet(NodeNet):
         topic: str = TOPIC,
         reply: str = "",
         correlation: bytes = b"",
+        drawn: str = "",
     ) -> list[int]:
         """A message comes to these devices; by which handles."""
         handles = []
         for name in names:
             handles.append(next(self._handles))
             message = Heard(topic, payload, reply, correlation)
-            event = TriggerHeard(handles[-1], self.id, message, key, delivery, repeated)
+            event = TriggerHeard(handles[-1], self.id, message, key, delivery, repeated, drawn)
             self.handle(name, event)
         return handles
 

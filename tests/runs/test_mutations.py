@@ -711,8 +711,9 @@ def _nobody_steps_in(patch: Patch) -> None:
 
 
 def _all_fire(patch: Patch) -> None:
-    """Each device that hears a message takes itself for the first."""
+    """Each device that hears a message takes itself for the first, and waits for no other."""
     patch.setattr(Triggers, "_rank", lambda self, waiter: 0)
+    patch.setattr(Triggers, "holds_back", lambda self, sender, query: False)
 
 
 def _nobody_is_asked(patch: Patch) -> None:
@@ -871,7 +872,7 @@ MUTATIONS = (
     Mutation(
         "messages forgotten", _forgotten_messages, "still wait|is lost", CUTS, about="triggers"
     ),
-    Mutation("nobody steps in", _nobody_steps_in, "is lost", GRAVE, about="triggers"),
+    Mutation("nobody steps in", _nobody_steps_in, "is lost|on no disk", GRAVE, about="triggers"),
     Mutation("all fire", _all_fire, "fired a second time", CLEAN, about="triggers"),
     Mutation("nobody is asked", _nobody_is_asked, "fired a second time", CLEAN, about="triggers"),
     Mutation("repeats are new", _repeats_are_new, "jobs; . devices heard", about="triggers"),

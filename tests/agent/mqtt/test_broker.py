@@ -108,6 +108,38 @@ async def test_no_message_is_held_back_for_the_acknowledgement_of_another() -> N
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)  # type: ignore[attr-defined]
 
 
+async def session_found(mosquitto: Mosquitto, version: str) -> list[bool]:
+    """Whether a session begins anew, by its first connection."""
+    told: list[bool] = []
+    settings = {"main": BrokerSettings(mosquitto.url, version)}
+    brokers = Brokers(settings, PEER, "shoal/home", lambda tell: None, Random(1))
+    broker = brokers.named("main")
+    assert broker is not None
+
+    def watch(name: str, session: str, connected: bool) -> None:
+        if session == "kept" and connected:
+            told.append(broker.begun_anew(session))
+
+    brokers.watch_sessions(watch)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(brokers.run)
+        subscription = broker.subscribe("a/b", 1, lambda message: None, "kept")
+        await until(lambda: told and subscription.granted)
+        nursery.cancel_scope.cancel()
+    return told
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+async def test_a_session_that_the_broker_has_forgotten_is_told_of(version: str) -> None:
+    with Mosquitto() as mosquitto:
+        assert await session_found(mosquitto, version) == [True]
+        assert await session_found(mosquitto, version) == [False]
+        mosquitto.stop()
+        (mosquitto.root / "mosquitto.db").unlink()
+        mosquitto.start()
+        assert await session_found(mosquitto, version) == [True]
+
+
 async def test_status_is_online_and_the_will_says_offline() -> None:
     with Mosquitto() as mosquitto:
         heard: list[bytes] = []

@@ -13,7 +13,7 @@ import trio
 
 from agent.mqtt import session
 from agent.mqtt.broker import Broker, Brokers
-from agent.mqtt.listening import Listening
+from agent.mqtt.listening import Listening, session_of
 from agent.mqtt.message import Incoming, Outgoing
 from agent.mqtt.remembered import Remembered
 from agent.mqtt.settings import BrokerSettings
@@ -102,7 +102,7 @@ async def test_what_an_earlier_life_heard_ends_with_what_this_one_wants(
             await it.publish("a")
             await until(lambda: it.heard == ["a"])
             assert it.broker.counters()["unmatched"] == 0
-            assert Remembered(root / "heard.json").of("home") == ("a",)
+            assert Remembered(root / "heard.json").of("home") == (f"{session_of(JobId('a'))}/a",)
 
 
 async def test_where_nothing_is_wanted_any_more_it_connects_once_to_say_so(root: Path) -> None:

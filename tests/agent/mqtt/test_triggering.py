@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cbor2
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.eventlog import EventLog
+from agent.mqtt.listening import session_of
 from agent.mqtt.triggering import COUNT_S, HELD_MAX, Triggering
 from protocol.effects import Tell, TriggerKept, TriggerPutOff, WatchTopics
 from protocol.events import Event, TopicWatched, TriggerFiltered, TriggerHeard, TriggerRefused
@@ -57,6 +58,7 @@ class Desk:
             self.posted.append,
             lambda after_s, call: self.waiting.append((after_s, call)),
             self.subscribed.append,
+            root="shoal/lab",
         )
         mqtt.setdefault("topic", "home/+/motion")
         self.watch = TopicWatch(LOOK, "default", "look", MqttTrigger(broker="home", **mqtt))
@@ -88,7 +90,8 @@ def test_a_message_is_told_as_it_came() -> None:
     event = Desk().heard(Message(dup=True, response_topic="answers"))
     assert event.template == LOOK and event.message.topic == "home/porch/motion"
     assert event.message.payload == b'{"state": "ON", "id": 7}'
-    assert (event.key, event.delivery, event.repeated) == ("", "home/3", True)
+    delivery = f"home/{session_of(LOOK)}/3"
+    assert (event.key, event.delivery, event.repeated) == ("", delivery, True)
     assert (event.message.reply, event.message.correlation) == ("answers", b"")
 
 
@@ -189,6 +192,25 @@ def test_what_the_broker_kept_may_be_asked_for_and_is_the_same_whenever_it_comes
     assert Desk(retained=True).heard(Message(retain=True, correlation=b"c")).key == "c"
 
 
+@pytest.mark.parametrize("topic", ["shoal/lab/event", "shoal/lab/job/j/result/0", "shoal/lab"])
+def test_the_shoals_own_topics_run_nothing(topic: str) -> None:
+    """Each run is told of there, and would run the next."""
+    desk, message = Desk(topic="#"), Message(topic=topic)
+    assert desk.hear(message) is None and message.acks == 1
+    assert "the shoal's own" in Desk(topic="shoal/#").refused(Message(topic=topic))
+    assert Desk(topic="#").heard(Message(topic="shoal/label"))
+
+
+def test_the_results_of_its_own_runs_run_nothing() -> None:
+    """The broker may have two names here."""
+    desk = Desk()
+    assert "its own runs" in desk.refused(Message(properties={"template": "look"}))
+    assert desk.heard(Message(properties={"template": "peek"}))
+    desk.watch = replace(desk.watch, namespace="kitchen")
+    assert desk.heard(Message(properties={"template": "look"}))
+    assert "its own runs" in desk.refused(Message(properties={"template": "kitchen/look"}))
+
+
 def test_the_message_of_another_subscription_is_not_meant() -> None:
     desk, message = Desk(), Message(topic="home/porch/door")
     assert desk.hear(message) is None and message.acks == 1
@@ -236,8 +258,8 @@ def test_what_the_broker_says_to_a_subscription_is_told_and_that_it_is_gone() ->
     desk = Desk()
     desk.triggering.granted(desk.watch, "")
     desk.triggering.granted(desk.watch, "not authorized")
-    desk.triggering.gone("other")
-    desk.triggering.gone("home")
+    desk.triggering.gone("other", session_of(LOOK))
+    desk.triggering.gone("home", session_of(LOOK))
     assert desk.posted == [
         TopicWatched(LOOK),
         TopicWatched(LOOK, "not authorized"),
@@ -284,6 +306,20 @@ def test_a_node_that_is_built_anew_hears_of_what_it_has_not_kept() -> None:
     first, second = desk.heard(Message()), desk.heard(Message(packet_id=4))
     desk.triggering.carry_out(TriggerKept(first.handle))
     assert desk.triggering.rebuilt() == [second]
+    assert first.drawn and second.drawn and first.drawn != second.drawn
+
+
+def test_one_that_is_put_off_twice_is_told_again_once() -> None:
+    """A node that was built anew puts it off as well."""
+    desk = Desk()
+    event = desk.heard(Message())
+    for _ in range(2):
+        desk.triggering.carry_out(TriggerPutOff(event.handle, 1.0))
+    ((_, again),) = desk.waiting
+    again()
+    assert desk.posted == [event, event]
+    desk.triggering.carry_out(TriggerPutOff(event.handle, 1.0))
+    assert len(desk.waiting) == 2
 
 
 def test_with_its_connection_a_message_is_gone() -> None:
@@ -291,15 +327,42 @@ def test_with_its_connection_a_message_is_gone() -> None:
     desk, message = Desk(), Message()
     event = desk.heard(message)
     desk.heard(Message(broker="other"))
-    desk.triggering.gone("home")
+    desk.triggering.gone("home", "triggers-of-another")
+    assert len(list(desk.triggering.rebuilt())) == 2
+    desk.triggering.gone("home", session_of(LOOK))
     desk.triggering.carry_out(TriggerKept(event.handle))
     assert message.acks == 0 and len(list(desk.triggering.rebuilt())) == 1
 
 
-def test_messages_without_acknowledgement_are_not_kept_here() -> None:
+def test_the_node_hears_what_a_broker_says_to_a_subscription_and_that_it_is_gone() -> None:
     desk = Desk()
-    assert desk.heard(Message(qos=0)).delivery == ""
+    desk.triggering.granted(desk.watch, "not authorized")
+    desk.triggering.granted(desk.watch, "")
+    desk.triggering.gone("other", session_of(LOOK))
+    desk.triggering.gone("home", "triggers-of-another")
+    assert desk.posted == [TopicWatched(LOOK, "not authorized"), TopicWatched(LOOK)]
+    desk.triggering.gone("home", session_of(LOOK))
+    assert desk.posted[2:] == [TopicWatched(LOOK, "broker home is not connected")]
+
+
+def test_messages_that_the_broker_does_not_keep_are_held_until_the_node_has_them() -> None:
+    desk = Desk()
+    event = desk.heard(Message(qos=0))
+    desk.triggering.gone("home", session_of(LOOK))
+    assert event.delivery == "" and desk.triggering.rebuilt() == [event]
+    desk.triggering.carry_out(TriggerKept(event.handle))
     assert desk.triggering.rebuilt() == []
+
+
+def test_one_that_no_broker_keeps_and_there_is_no_room_for_is_refused_and_told_of() -> None:
+    desk = Desk()
+    event = desk.heard(Message(qos=0))
+    desk.triggering.carry_out(TriggerPutOff(event.handle, 1.0))
+    assert desk.waiting == [] and desk.triggering.rebuilt() == []
+    refusal = desk.posted[-1]
+    assert isinstance(refusal, TriggerRefused) and refusal.template == LOOK
+    assert "no room" in refusal.reason and "QoS 0" in refusal.reason
+    assert desk.triggering.counters["refused"] == 1
 
 
 def test_no_more_are_held_than_a_broker_would_have_under_way() -> None:
@@ -308,6 +371,7 @@ def test_no_more_are_held_than_a_broker_would_have_under_way() -> None:
         desk.heard(Message(packet_id=number + 1))
     late = Message(packet_id=60_000)
     assert desk.hear(late) is None and late.acks == 0
+    assert isinstance(desk.hear(Message(qos=0)), TriggerRefused)
 
 
 def test_what_is_to_be_heard_is_subscribed_to() -> None:

@@ -1,0 +1,100 @@
+"""Listening at a real Mosquitto: each watch its own messages, however many of another wait."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+import trio
+
+from agent.mqtt.broker import Brokers
+from agent.mqtt.listening import SESSIONS_MAX, Listening, session_of
+from agent.mqtt.message import Incoming, Outgoing
+from agent.mqtt.remembered import Remembered
+from agent.mqtt.settings import BrokerSettings
+from protocol.ids import JobId
+from protocol.listening import TopicWatch
+from protocol.trigger import MqttTrigger
+from tests.agent.mqtt.test_broker import PEER, publish, until
+from tests.mosquitto import Mosquitto
+
+
+def watch(template: str, topic: str) -> TopicWatch:
+    return TopicWatch(JobId(template), "default", template, MqttTrigger(broker="home", topic=topic))
+
+
+LOOK, PEEK = watch("look", "in/look"), watch("peek", "in/peek")
+
+
+class Ears:
+    """What was heard, and what the broker said to the subscriptions."""
+
+    def __init__(self, brokers: Brokers, root: Path) -> None:
+        self.heard: list[tuple[str, Incoming]] = []
+        self.granted: list[tuple[str, str]] = []
+        self.listening = Listening(
+            brokers,
+            lambda watch, message: self.heard.append((watch.name, message)),
+            lambda watch, problem: self.granted.append((watch.name, problem)),
+            Remembered(root / "heard.json"),
+        )
+
+    def names(self) -> list[str]:
+        return [name for name, _ in self.heard]
+
+
+@asynccontextmanager
+async def listening(root: Path, settings: BrokerSettings) -> AsyncIterator[tuple[Ears, Brokers]]:
+    brokers = Brokers({"home": settings}, PEER, "shoal/lab", lambda tell: None, Random(1))
+    ears = Ears(brokers, root)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(brokers.run)
+        yield ears, brokers
+        nursery.cancel_scope.cancel()
+
+
+def test_a_template_has_the_same_session_for_good() -> None:
+    names = {session_of(JobId(f"{number:032}")) for number in range(2000)}
+    assert len(names) == SESSIONS_MAX
+    assert session_of(LOOK.template) != session_of(PEEK.template)
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+async def test_messages_of_one_that_are_not_taken_hold_up_no_other(
+    tmp_path: Path, version: str
+) -> None:
+    """A broker stops at so many without an acknowledgement: Mosquitto at 20."""
+    with Mosquitto() as mosquitto:
+        async with listening(tmp_path, BrokerSettings(mosquitto.url, version)) as (ears, brokers):
+            ears.listening.hear([LOOK, PEEK])
+            await until(lambda: sorted(ears.granted) == [("look", ""), ("peek", "")])
+            assert ears.listening.heard_at("home") == ["in/look", "in/peek"]
+            broker = brokers.named("home")
+            assert broker is not None
+            for number in range(100):
+                await publish(broker, Outgoing("in/look", b"%d" % number))
+            await until(lambda: ears.names().count("look") >= 20)
+            await publish(broker, Outgoing("in/peek", b"now"))
+            await until(lambda: "peek" in ears.names(), "it comes past those that wait")
+            for _, message in ears.heard:
+                message.ack()
+            await until(lambda: ears.names().count("look") > 20, "and those go on")
+
+
+async def test_one_that_is_wanted_no_more_is_heard_no_more(tmp_path: Path) -> None:
+    with Mosquitto() as mosquitto:
+        async with listening(tmp_path, BrokerSettings(mosquitto.url)) as (ears, brokers):
+            ears.listening.hear([LOOK, PEEK])
+            await until(lambda: len(ears.granted) == 2)
+            assert [each for each, _ in ears.listening.states()] == [LOOK, PEEK]
+            ears.listening.hear([PEEK])
+            await until(lambda: "Received UNSUBSCRIBE" in mosquitto.log())
+            assert ears.listening.heard_at("home") == ["in/peek"]
+            broker = brokers.named("home")
+            assert broker is not None
+            await publish(broker, Outgoing("in/look", b"1"))
+            await publish(broker, Outgoing("in/peek", b"2"))
+            await until(lambda: ears.names() == ["peek"])
