@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final, Protocol
@@ -64,11 +64,14 @@ class Archives:
         directory: Path,
         bytes_max: int = ARCHIVE_BYTES_MAX,
         quota_bytes: int = QUOTA_BYTES,
+        spared: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
-        """`bytes_max` is of one archive, `quota_bytes` of all that are kept."""
+        """`bytes_max` is of one archive, `quota_bytes` of all that are kept; those that are
+        `spared` count in that, and stay nevertheless. That is asked in threads."""
         self.directory = directory
         self.bytes_max = bytes_max
         self._quota_bytes = quota_bytes
+        self._spared = spared
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for partial in directory.glob("*.part"):
             partial.unlink(missing_ok=True)
@@ -185,19 +188,23 @@ class Archives:
 
     def prune(self, fresh: str = "") -> None:
         """Delete what has not been used for long, and the longest unused over the quota; never what
-        is `fresh`, whatever the clock says. Blocks."""
+        is `fresh`, whatever the clock says, nor what is spared. Blocks."""
         kept: list[tuple[float, int, Path]] = []
         for path in self.directory.iterdir():
             if _DIGEST.fullmatch(path.name):
                 with contextlib.suppress(FileNotFoundError):
                     status = path.stat()
                     kept.append((status.st_mtime, status.st_size, path))
-        kept.sort(key=lambda each: (each[2].name == fresh, *each), reverse=True)
+        before, total = time.time() - KEEP_S, sum(size for _, size, _ in kept)
+        if total <= self._quota_bytes and all(used >= before for used, _, _ in kept):
+            return
+        staying = self._spared() | {fresh}
+        kept.sort(key=lambda each: (each[2].name in staying, *each), reverse=True)
         total = 0
         for used, size, path in kept:
             total += size
-            over = total > self._quota_bytes or used < time.time() - KEEP_S
-            if over and path.name != fresh:
+            over = total > self._quota_bytes or used < before
+            if over and path.name not in staying:
                 path.unlink(missing_ok=True)
 
 

@@ -52,6 +52,8 @@ class Device:
         self._wasm = wasm
         self._programs = programs
         self._s3 = s3
+        # Why no more work is taken that is published to buckets; empty: nothing against it.
+        self.backlog: Callable[[], str] = str
         status = os.statvfs(config.data_dir)
         # What is free changes all the time; the offer is of what was free at the start.
         self._disk_bytes = config.offer.disk_bytes(status.f_bavail * status.f_frsize)
@@ -92,8 +94,14 @@ class Device:
         """A reading, and what of jobs to come is here already."""
         docker = self._docker
         troubles = (("docker", docker.trouble),) if docker.trouble else ()
-        archives = self._archives.digests()
-        return FactsSampled(self.facts(running), utc_offset_s(), docker.images, archives, troubles)
+        return FactsSampled(
+            self.facts(running),
+            utc_offset_s(),
+            docker.images,
+            self._archives.digests(),
+            troubles,
+            self.backlog(),
+        )
 
     def facts(self, running: int) -> Facts:
         """One reading, about a millisecond; -1 for what this device cannot tell."""

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Final
@@ -62,7 +63,7 @@ from agent.mqtt.showing import Showing
 from agent.notify import keep_patting, notify
 from agent.outside import Outside, event_view
 from agent.peers import Peers
-from agent.publishing import Publishing
+from agent.publishing import Publishing, waiting
 from agent.readings import Readings
 from agent.results import QUOTA_BYTES as RESULT_QUOTA_BYTES
 from agent.results import RESULT_BYTES_MAX, Results
@@ -179,7 +180,8 @@ class Agent:
         self.wasm = Wasm(data_dir / "wasm", processes.user, processes.spawner)
         self.engines = Engines(processes, self.docker, self.wasm)
         self.archives = Archives(data_dir / "archives")
-        kept = Archives(data_dir / "results", RESULT_BYTES_MAX, RESULT_QUOTA_BYTES)
+        spared = partial(waiting, self.engines)
+        kept = Archives(data_dir / "results", RESULT_BYTES_MAX, RESULT_QUOTA_BYTES, spared)
         self._stores = (self.archives, kept)
         self._send_events, self._events = trio.open_memory_channel[TransportEvent](EVENTS_QUEUED)
         self.transport = Transport(
@@ -194,13 +196,14 @@ class Agent:
         self.discovery = self._discovery()
         self.results = Results(kept, self.engines, dial_archives, me)
         self.volumes = Volumes(data_dir / "volumes", self._user, self.docker, self._spawner)
+        self.publishing = Publishing(self.engines, kept, self.s3, me, lambda: self.clock.now().wall)
         self.tasks = Tasks(
             self.engines,
             self._inputs(kept, dial_archives),
             self.driver.post,
             self.config.task.log_bytes_max,
             self.results,
-            Publishing(self.engines, kept, self.s3, me, lambda: self.clock.now().wall),
+            self.publishing,
             self.volumes,
         )
         self.checks = Checks(self.engines, self.driver.post)
@@ -214,6 +217,7 @@ class Agent:
         self.invites = Invites(store, member, self._own_addresses, self.clock.now())
         self.doctor = Doctor(self)
         self.device = self._device()
+        self.device.backlog = lambda: self.publishing.backlog
         self.backend = self._backend(loaded)
         self.docker.images.standing = lambda: self.driver.node.steward.standing.images
         self.volumes.keeps = self._keeps_volumes
@@ -548,10 +552,14 @@ class Agent:
         await self.discovery.run(found)
 
     async def _sample(self) -> None:
+        self.publishing.on_backlog = self._sample_now  # its place is taken at once
         while True:
-            running = len(self.driver.node.executor.bidder.used)
-            self.driver.post(self.device.sample(running))
+            self._sample_now()
             await trio.sleep(FACTS_S)
+
+    def _sample_now(self) -> None:
+        running = len(self.driver.node.executor.bidder.used)
+        self.driver.post(self.device.sample(running))
 
     async def _redescribe(self) -> None:
         """Tell of new addresses when an interface comes or goes, and of devices plugged in."""

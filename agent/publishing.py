@@ -10,7 +10,8 @@ import logging
 import tarfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, Final, cast
@@ -22,6 +23,7 @@ from agent.archives import ArchiveError, Archives
 from agent.engines.directories import Directories
 from agent.engines.engine import Engines
 from agent.packing import Packed
+from agent.results import PACKED, QUOTA_BYTES
 from agent.s3 import S3, BucketError
 from agent.threads import abandonable
 from protocol.effects import StartTask
@@ -37,6 +39,9 @@ GIVEN_UP_S: Final = 60.0  # after that a thread that hangs in the network is lef
 PAUSE_S: Final = 1.0  # before the next try, doubling
 PAUSE_MAX_S: Final = 60.0
 AT_ONCE_MAX: Final = 2  # a device's link has one width
+# That wait; then no more work is taken that adds to it. Half of what all results may have: what
+# runs already may leave as much again.
+WAITING_BYTES_MAX: Final = QUOTA_BYTES // 2
 _log = logging.getLogger("shoal.publishing")
 
 
@@ -73,6 +78,14 @@ class Publishing:
         self._wall = wall
         self._slots = trio.Semaphore(AT_ONCE_MAX)
         self._random = SystemRandom()
+        self._sizes: dict[ExecutionId, int] = {}  # of what waits, in bytes
+        self.on_backlog: Callable[[], None] = lambda: None  # there is one now, or none any more
+
+    @property
+    def backlog(self) -> str:
+        """Why no more work is taken that is published; empty where nothing is against it."""
+        total = sum(self._sizes.values())
+        return f"{total >> 20} MiB wait for their bucket" if total > WAITING_BYTES_MAX else ""
 
     async def want(self, directories: Directories, task: StartTask) -> None:
         """Note before the start where its results go, whichever life sees its end."""
@@ -104,11 +117,25 @@ class Publishing:
             return await self.settle(execution, Published(problem=problem))
         target = wanted.target
         url = f"s3://{target.place.bucket}/{wanted.key}"
-        problem = await self._bring(target, wanted.key, packed)
+        with self._counted(execution, packed):
+            problem = await self._bring(target, wanted.key, packed)
         if problem:
             problem = f"its results could not be published: {problem}"
             _log.warning("%s: %s", execution, problem)
         return await self.settle(execution, Published("" if problem else url, problem))
+
+    @contextmanager
+    def _counted(self, execution: ExecutionId, packed: Packed) -> Iterator[None]:
+        before, self._sizes[execution] = self.backlog, packed.size_bytes
+        try:
+            if bool(before) != bool(self.backlog):
+                self.on_backlog()
+            yield
+        finally:
+            before = self.backlog
+            del self._sizes[execution]
+            if bool(before) != bool(self.backlog):
+                self.on_backlog()
 
     async def settle(self, execution: ExecutionId, published: Published) -> Published:
         """Note what came of it: it is not tried again."""
@@ -180,6 +207,19 @@ class Publishing:
         finally:
             given_up.set()
         return "", False
+
+
+def waiting(engines: Engines) -> frozenset[str]:
+    """Archives, by digest, that this life or the next has yet to publish. Blocks."""
+    found: dict[str, None] = {}
+    for directory in (each for some in engines.directories for each in some.all()):
+        # One that is removed just now, or whose note a power cut left half.
+        with suppress(OSError, msgspec.MsgspecError):
+            if directory.read_note(WANTED) is None or directory.read_note(PUBLISHED) is not None:
+                continue
+            if (note := directory.read_note(PACKED)) is not None:
+                found[msgspec.json.decode(note, type=Packed).digest] = None
+    return frozenset(found)
 
 
 def _upload(

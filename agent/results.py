@@ -53,7 +53,7 @@ class Results:
         """Delete what is too old, as long as it is not cancelled."""
         while True:
             await trio.sleep(PRUNE_S)
-            await trio.to_thread.run_sync(self._store.prune)
+            await trio.to_thread.run_sync(self._store.prune, limiter=self._limiter)
 
     # ---- here --------------------------------------------------------------------------------
 
@@ -88,9 +88,11 @@ class Results:
             known = await self.kept(execution)
             if known is not None:
                 return known
-            packed = await self._pack(execution)
+            return await self._pack(execution)
         except (OSError, ValueError) as error:
-            packed = _failed(error)
+            return await self._note(execution, _failed(error))
+
+    async def _note(self, execution: ExecutionId, packed: Packed) -> Packed:
         try:
             directories = self._engines.of(execution).directories
             await directories.write_note(execution, PACKED, msgspec.json.encode(packed))
@@ -105,7 +107,7 @@ class Results:
             pairs = msgspec.json.decode(wanted, type=list[tuple[str, str]])
         except msgspec.MsgspecError:
             note = "what was to be kept is unreadable: the device lost power"
-            return Packed(note=note, lost=True)
+            return await self._note(execution, Packed(note=note, lost=True))
         work = await engine.collect(execution, [path for _, path in pairs])
         owner = engine.directories.owner
         restarted = not await engine.of_this_boot(execution)
@@ -132,14 +134,16 @@ class Results:
                 limit = FREE_BYTES_MIN >> 20
                 raise TooMuch(f"less than {limit} MiB of disk are free: no result files are kept")
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_set_when_cancelled, given_up)  # threads hear of it so
-            packed = await trio.to_thread.run_sync(work_off, limiter=self._limiter)
-            nursery.cancel_scope.cancel()
-        if restarted and packed.digest:
-            # The kernel writes a task's files to disk when it likes.
-            return replace(packed, note=_both(RESTARTED, packed.note))
-        return packed
+        # Until it is noted whose archive that is, the next packer does not look for what may go.
+        async with self._limiter:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_set_when_cancelled, given_up)  # threads hear of it so
+                packed = await trio.to_thread.run_sync(work_off)
+                nursery.cancel_scope.cancel()
+            if restarted and packed.digest:
+                # The kernel writes a task's files to disk when it likes.
+                packed = replace(packed, note=_both(RESTARTED, packed.note))
+            return await self._note(execution, packed)
 
     # ---- anywhere ----------------------------------------------------------------------------
 

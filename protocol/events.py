@@ -75,6 +75,7 @@ class FactsSampled:
     images: frozenset[str] = frozenset()  # that are here already, as container.full_name has them
     archives: frozenset[str] = frozenset()  # by digest, likewise
     troubles: tuple[tuple[str, str], ...] = ()  # engines that do not answer now, and why
+    backlog: str = ""  # why nothing more is to be published to buckets; empty: nothing against it
 
 
 @dataclass(frozen=True, slots=True)

@@ -419,6 +419,7 @@ class Node:
         bidder.minute = minute_here(now, event.utc_offset_s)
         bidder.images, bidder.archives = event.images, event.archives
         bidder.troubles = dict(event.troubles)
+        self.publishing.backlog = event.backlog
 
     def _on_described(self, event: SelfDescribed, now: Now) -> list[Effect]:
         self._described, self._clocked = event, now.wall_trusted

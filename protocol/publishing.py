@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from protocol.asks import BROKER
+from protocol.asks import BROKER, BUCKET, WRITABLE
 from protocol.clock import Now
 from protocol.config import OutboxConfig
 from protocol.effects import Bucket, Effect
@@ -35,6 +35,7 @@ class Publishing:
     outbox: Outbox = field(init=False)
     streams: Streams = field(default_factory=Streams)
     retained: Retained = field(default_factory=Retained)
+    backlog: str = ""  # why no more is to be brought to buckets, as the agent says
 
     def __post_init__(self) -> None:
         self.outbox = Outbox(self.config)
@@ -50,6 +51,8 @@ class Publishing:
     def hindrance(self, asks: tuple[str, ...]) -> str:
         """Why no more work that asks for this is taken just now; empty where nothing is."""
         full = self.outbox.full if any(ask.startswith(f"{BROKER} ") for ask in asks) else ""
+        if any(ask.startswith(f"{BUCKET} ") and ask.endswith(WRITABLE) for ask in asks):
+            full = full or self.backlog
         return f"busy: {full}" if full else ""
 
     # ---- an execution's life -----------------------------------------------------------------

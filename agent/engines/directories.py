@@ -63,6 +63,10 @@ class Directories:
         check_execution_id(execution_id)
         return ExecutionDir(self.root / execution_id)
 
+    def all(self) -> list[ExecutionDir]:
+        """Those on disk, also what was only prepared. Blocks."""
+        return [self.of(name) for name in sorted(os.listdir(self.root)) if is_execution_id(name)]
+
     def has(self, execution_id: str) -> bool:
         return os.path.isdir(self.of(execution_id).path)
 

@@ -93,6 +93,12 @@ class Engines:
                 return self.docker
         return self.process
 
+    @property
+    def directories(self) -> tuple[Directories, ...]:
+        """Of all that have some."""
+        found = (self.process.directories,)
+        return found if self.docker is None else (*found, self.docker.directories)
+
     def named(self, name: str) -> Engine:
         """Raises KeyError for one that is not here."""
         if name == "process" or (name == "wasm" and self.wasm is not None):

@@ -113,6 +113,13 @@ def test_facts_are_of_now(tmp_path: Path) -> None:
     assert (facts.temperature_mc, facts.battery_percent, facts.mains) == (-1, -1, -1)
 
 
+def test_a_sample_says_why_nothing_more_is_to_be_published(tmp_path: Path) -> None:
+    it = described(tmp_path)
+    assert it.sample(0).backlog == ""
+    it.backlog = lambda: "much waits"
+    assert it.sample(0).backlog == "much waits"
+
+
 def test_a_sample_knows_what_time_it_is_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,36 @@ def publishes(
     return shell(script, execution=execution, ResultPaths=paths, Publisher=publisher)
 
 
+class Away:
+    """A server that is not there, until it comes back."""
+
+    def __init__(self, s3: S3Server) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            self._port = taken.getsockname()[1]
+        self._host, _, self._there = s3.host.partition(":")
+        self.endpoint = f"http://127.0.0.1:{self._port}"
+
+    async def come_back(self, nursery: trio.Nursery) -> None:
+        serve = partial(trio.serve_tcp, self._forward, self._port, host=self._host)
+        await nursery.start(serve)
+
+    async def _forward(self, near: trio.SocketStream) -> None:
+        there = int(self._there)
+        async with (
+            await trio.open_tcp_stream(self._host, there) as far,
+            trio.open_nursery() as pair,
+        ):
+            pair.start_soon(_pump, near, far)
+            pair.start_soon(_pump, far, near)
+
+
+async def _pump(one: trio.SocketStream, other: trio.SocketStream) -> None:
+    async for data in one:
+        await other.send_all(data)
+    await other.send_eof()
+
+
 def kinds(it: Running) -> list[type]:
     return [type(event) for event in it.events]
 
@@ -148,30 +178,74 @@ async def test_an_endpoint_that_is_away_is_waited_for_within_bounds(
 async def test_one_that_comes_back_gets_what_it_missed(
     root: Path, s3: S3Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    host, _, there = s3.host.partition(":")
-
-    async def pump(one: trio.SocketStream, other: trio.SocketStream) -> None:
-        async for data in one:
-            await other.send_all(data)
-        await other.send_eof()
-
-    async def forward(near: trio.SocketStream) -> None:
-        async with await trio.open_tcp_stream(host, int(there)) as far, trio.open_nursery() as pair:
-            pair.start_soon(pump, near, far)
-            pair.start_soon(pump, far, near)
-
+    away = Away(s3)
     async with running(root) as it, trio.open_nursery() as nursery:
-        it.tasks.start(publishes(s3, Endpoint=f"http://127.0.0.1:{port}", Key="late"))
+        it.tasks.start(publishes(s3, Endpoint=away.endpoint, Key="late"))
         await it.until(PublishingStarted)
         await until(lambda: "Connection refused" in caplog.text)
-        await nursery.start(partial(trio.serve_tcp, forward, port, host=host))
+        await away.come_back(nursery)
         ended = await it.until(TaskEnded)
         assert ended.published == "s3://results/late.tar.gz", ended
         nursery.cancel_scope.cancel()
     assert "late.tar.gz" in s3.keys("results")
+
+
+async def test_what_waits_for_its_bucket_is_kept_over_the_quota_and_over_a_restart(
+    root: Path, s3: S3Server
+) -> None:
+    away = Away(s3)
+    random = "mkdir out; head -c 4000 /dev/urandom > out/a"
+    keys = [ExecutionId(f"e{number}") for number in range(4)]
+
+    async with running(root) as first:
+        first.kept._quota_bytes = 9000
+        for key in keys:
+            task = publishes(s3, random, key, Endpoint=away.endpoint, Key="waits/{executionID}")
+            first.tasks.start(task)
+            await until(lambda key=key: PublishingStarted(key) in first.events)
+        other = shell(
+            random, execution=ExecutionId("o"), ResultPaths=[{"Name": "r", "Path": "out"}]
+        )
+        first.tasks.start(other)
+        await until(lambda: any(isinstance(event, TaskEnded) for event in first.events))
+        assert (await first.until(TaskEnded)).execution == "o", "nothing has failed"
+        assert len(first.kept.digests()) == 5, "the fifth is fresh"
+        first.kept.prune()
+        assert len(first.kept.digests()) == 4, "and goes first"
+    for path in (root / "results").iterdir():  # the device was off for long
+        os.utime(path, (1e9, 1e9))
+    async with running(root) as second, trio.open_nursery() as nursery:
+        second.kept._quota_bytes = 9000
+        second.kept.prune()
+        await second.tasks.found()
+        await away.come_back(nursery)
+        await until(lambda: kinds(second).count(TaskEnded) == len(keys))
+        ended = [event for event in second.events if isinstance(event, TaskEnded)]
+        assert [event.unpublished for event in ended] == [""] * 4
+        second.kept.prune()
+        assert second.kept.digests() == frozenset(), "nothing waits any more"
+        nursery.cancel_scope.cancel()
+    assert {f"waits/{key}.tar.gz" for key in keys} <= set(s3.keys("results"))
+
+
+async def test_much_that_waits_is_told_of_and_that_it_waits_no_more(
+    root: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away, told = Away(s3), []
+    monkeypatch.setattr(publishing, "WAITING_BYTES_MAX", 3 << 20)
+    large = "mkdir out; head -c 2000000 /dev/urandom > out/a"
+    async with running(root) as it, trio.open_nursery() as nursery:
+        it.publishing.on_backlog = lambda: told.append(it.publishing.backlog)
+        for number in range(2):
+            key = ExecutionId(f"e{number}")
+            it.tasks.start(publishes(s3, large, key, Endpoint=away.endpoint, Key=f"much/{number}"))
+            await until(lambda key=key: PublishingStarted(key) in it.events)
+        await until(lambda: bool(told))
+        assert told == ["3 MiB wait for their bucket"]
+        await away.come_back(nursery)
+        await until(lambda: kinds(it).count(TaskEnded) == 2)
+        assert told == ["3 MiB wait for their bucket", ""]
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_stop_ends_it_and_it_is_not_tried_again(root: Path, s3: S3Server) -> None:

@@ -9,6 +9,7 @@ import shutil
 import tarfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from agent.engines.task import ExitReason, TaskExit, TaskUser
 from agent.inputs.downloads import Downloads
 from agent.inputs.inputs import Inputs
 from agent.inputs.objects import Objects
-from agent.publishing import Publishing
+from agent.publishing import Publishing, waiting
 from agent.results import Results
 from agent.s3 import S3
 from agent.tasks import TAIL_BYTES, Tasks, told
@@ -62,12 +63,13 @@ class Running:
         self.engine = ProcessEngine(root / "executions", TaskUser.default())
         self.archives = Archives(root / "archives")
         self.may_dial = trio.Event()
-        self.kept = Archives(root / "results", 1 << 30)
+        engines = Engines(self.engine)
+        self.kept = Archives(root / "results", 1 << 30, spared=partial(waiting, engines))
         containers = root / "containers"
         containers.mkdir(exist_ok=True)
         docker = DockerEngine(containers, root / "no.sock", "me")
         self.volumes = Volumes(root / "volumes", TaskUser.default(), docker)
-        self.tasks = self.tasks_of(Engines(self.engine), root, str(root / "shared"))
+        self.tasks = self.tasks_of(engines, root, str(root / "shared"))
 
     def tasks_of(self, engines: Engines, root: Path, directory: str) -> Tasks:
         """`directory` may be given to tasks; keys for S3 are expected in `root`."""
@@ -75,13 +77,14 @@ class Running:
         s3 = S3(Settings(credentials=root / "credentials"))
         policy = PolicyConfig(directories=(directory,))
         web, objects = Downloads(files), Objects(files, s3)
+        self.publishing = Publishing(engines, self.kept, s3, me, lambda: WALL)
         return Tasks(
             engines,
             Inputs(self.archives, self.kept, web, objects, policy, self.dial, list),
             self.events.append,
             100_000,
             Results(self.kept, engines, self.dial, me),
-            Publishing(engines, self.kept, s3, me, lambda: WALL),
+            self.publishing,
             self.volumes,
         )
 

@@ -177,6 +177,15 @@ def test_an_owner_may_name_authors_by_their_certificates() -> None:
     assert "jobs of c are not taken here" in net.told("c", "job.waiting")[0].text
 
 
+def test_what_waits_for_its_bucket_keeps_more_of_its_kind_away() -> None:
+    net = NodeNet("a")
+    hindrance = net["a"].executor.bidder.hindrance
+    net.handle("a", FactsSampled(Facts(), backlog="much waits"))
+    assert hindrance(("bucket minio.lan/results:rw",)) == "busy: much waits"
+    net.handle("a", FactsSampled(Facts()))
+    assert hindrance(("bucket minio.lan/results:rw",)) == ""
+
+
 def test_the_time_of_day_is_that_of_the_device() -> None:
     hour = int(NodeNet("x").clock("x").wall) // 3600 % 24
     hours = f"{hour:02}:00-{hour:02}:59"

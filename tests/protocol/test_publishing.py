@@ -130,6 +130,13 @@ def test_a_full_outbox_hinders_what_would_add_to_it_alone() -> None:
     assert made.hindrance(("network none",)) == ""
 
 
+def test_results_that_wait_for_their_buckets_hinder_what_would_add_to_them_alone() -> None:
+    made = publishing()
+    made.backlog = "2000 MiB wait for their bucket"
+    assert made.hindrance(("bucket minio.lan/r:rw",)) == "busy: 2000 MiB wait for their bucket"
+    assert made.hindrance(("bucket minio.lan/r", "broker home", "directory /srv:rw")) == ""
+
+
 def test_what_was_held_back_is_due_later() -> None:
     made = publishing()
     made.result(E, result(), spec(), TaskEnded(E, 0))

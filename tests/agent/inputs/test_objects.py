@@ -301,6 +301,25 @@ async def test_all_pages_of_a_list_count_up_to_the_bound(
     assert "s3://readings/a/* are more than 5 objects" in await strange.refused("a/")
 
 
+async def test_two_executions_may_fetch_the_same_objects_at_once(strange: Bench, odd: Odd) -> None:
+    together = threading.Barrier(2)
+
+    def answer(to: Handler) -> None:
+        if "list-type=2" in to.path:
+            number = int(to.path.partition("continuation-token=t")[2][:1] or -1) + 1
+            return to.say(page(number, 9), **{"Content-Type": "application/xml"})
+        together.wait(20)  # both have it at the same moment, one object after the other
+        to.say(b"hello")
+
+    odd.get = answer
+    tree = {"Bucket": "readings", "Endpoint": strange.endpoint, "Key": "a/*"}
+    targets = [strange.target / name for name in ("one", "two")]
+    async with trio.open_nursery() as nursery:
+        for target in targets:
+            nursery.start_soon(strange.objects.put, S3Source.read(Node(tree)), target)
+    assert [len(list(target.iterdir())) for target in targets] == [30, 30]
+
+
 async def test_a_body_that_breaks_off_is_fetched_again(strange: Bench, odd: Odd) -> None:
     def answer(to: Handler) -> None:
         to.close_connection = True
