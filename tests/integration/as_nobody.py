@@ -12,6 +12,8 @@ import pkgutil
 import sys
 import warnings
 
+import inotify_simple  # noqa: F401 -- loaded on demand, when this interpreter is out of reach
+
 NOBODY = 65534
 # Loaded on demand by those that we use.
 ALSO = ("encodings", "trio", "anyio", "hypercorn", "starlette")

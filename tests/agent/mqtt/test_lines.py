@@ -86,10 +86,12 @@ async def running(root: Path, mosquitto: Mosquitto, port: int = 0) -> AsyncItera
     lines = Lines(Engines(engine), brokers, post, PeerId("me"))
     broker = brokers.named("main")
     assert broker is not None
+    greeted: list[bool] = []  # what the broker itself says as it connects is on its way by then
+    brokers.watch(lambda _, connected: greeted.append(connected))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(brokers.run)
         nursery.start_soon(lines.run)
-        await until(lambda: broker.connected or mosquitto.process is None)
+        await until(lambda: any(greeted) or mosquitto.process is None)
         yield Running(engine, broker, lines, found)
         nursery.cancel_scope.cancel()
     engine.close()
