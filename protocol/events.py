@@ -306,7 +306,7 @@ class CommandHeard:
 
 
 @dataclass(frozen=True, slots=True)
-class SessionBegan:
+class SessionStarted:
     """A broker has nothing of a session any more: its packets' numbers begin anew."""
 
     source: str  # broker/session, as in a TriggerHeard's delivery
@@ -358,7 +358,7 @@ Event = (
     | CommandHeard
     | TriggerFiltered
     | TopicWatched
-    | SessionBegan
+    | SessionStarted
     | DeadlinePassed
     | LoopLagged
     | ShutdownRequested

@@ -45,7 +45,7 @@ from protocol.events import (
     ResultRequested,
     RunRequested,
     SelfDescribed,
-    SessionBegan,
+    SessionStarted,
     ShutdownRequested,
     SubmitRequested,
     TaskEnded,
@@ -330,7 +330,7 @@ class Node:
                 | TriggerRefused()
                 | TriggerFiltered()
                 | TopicWatched()
-                | SessionBegan()
+                | SessionStarted()
             ):
                 return self.steward.triggers.on_event(event, now)
             case CommandHeard():

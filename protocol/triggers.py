@@ -32,7 +32,7 @@ from protocol.effects import (
 )
 from protocol.errors import JobSpecError, RemoteProtocolError
 from protocol.events import (
-    SessionBegan,
+    SessionStarted,
     TopicWatched,
     TriggerFiltered,
     TriggerHeard,
@@ -299,10 +299,10 @@ class Triggers:
 
     def on_event(
         self,
-        event: TriggerHeard | TriggerRefused | TriggerFiltered | TopicWatched | SessionBegan,
+        event: TriggerHeard | TriggerRefused | TriggerFiltered | TopicWatched | SessionStarted,
         now: Now,
     ) -> list[Effect]:
-        if isinstance(event, SessionBegan):
+        if isinstance(event, SessionStarted):
             rows = self.waiting.begin(event.source)
             return [Save(tuple(rows))] if rows else []
         watch = self.watches.get(event.template)

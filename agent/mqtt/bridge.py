@@ -25,7 +25,7 @@ from protocol.events import (
     BrokerChanged,
     Event,
     MessagePublished,
-    SessionBegan,
+    SessionStarted,
     TopicWatched,
 )
 from protocol.ids import PeerId
@@ -94,7 +94,7 @@ class Bridge:
         if not connected:
             self.triggering.gone(name, session)
         elif broker.begun_anew(session):
-            self._post(SessionBegan(f"{name}/{session}"))
+            self._post(SessionStarted(f"{name}/{session}"))
 
     def _hear(self, watches: Sequence[TopicWatch]) -> None:
         self.listening.hear(watches)

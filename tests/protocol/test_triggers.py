@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from protocol import triggers
-from protocol.events import BrokerChanged, SessionBegan, TopicWatched, TriggerHeard
+from protocol.events import BrokerChanged, SessionStarted, TopicWatched, TriggerHeard
 from protocol.ids import PeerId, rendezvous
 from protocol.job import JobSpec
 from protocol.messages import JobQuery, JobSync
@@ -325,7 +325,7 @@ def test_of_a_session_that_begins_anew_no_number_is_known() -> None:
     net.hear("a", "a", delivery="home/one/3")
     net.hear("a", delivery="home/two/3")
     net.run(1.0)
-    net.handle("a", SessionBegan("home/one"))
+    net.handle("a", SessionStarted("home/one"))
     assert [key.partition("/")[2] for key in net.rows("a", "delivery")] == ["home/two/3"]
     net.kill("a")
     net.boot("a")
