@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import inotify_simple  # noqa: F401 -- loaded on demand otherwise
 import trio
 
 from agent.engines.beside import Place, run_beside
@@ -31,6 +32,7 @@ from agent.volumes import Volumes
 from protocol.effects import StartTask
 from protocol.ids import ExecutionId, JobId
 from protocol.job import JobSpec
+from tests.agent.engines.test_process import printed
 from tests.agent.whole import until
 
 AGENT, TASKS = "daemon", "nobody"
@@ -167,7 +169,7 @@ async def limits(engine: ProcessEngine) -> object:
     await held.clear("e1")
     await held.start(launch("echo on; sleep 60", "e2"))
     with trio.fail_after(WITHIN_S):
-        await held.follow("e2", "stdout", 0)
+        await printed(held, 1, "e2")
         leaves = "setsid sleep 60 >/dev/null 2>&1 & grep shoal/test /proc/self/cgroup | tail -n 1"
         beside = await held.run_beside("e2", ["sh", "-c", leaves])
         await held.stop("e2")
@@ -187,7 +189,7 @@ async def sandbox(engine: ProcessEngine) -> object:
     held = ProcessEngine(engine.root, engine.user, sandbox=made, spawner=engine.spawner)
     await held.start(launch("echo on; sleep 60"))
     with trio.fail_after(WITHIN_S):
-        await held.follow("e1", "stdout", 0)
+        await printed(held, 1)
         look = "id -u; ls -d /proc/[0-9]* | wc -l; readlink /proc/self/ns/mnt >&2"
         beside = await held.run_beside("e1", ["sh", "-c", look])
         await held.stop("e1")
