@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
-from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio
@@ -81,7 +80,7 @@ class Bucket:
                 access_key=keys.access if keys is not None else None,
                 secret_key=keys.secret if keys is not None else None,
                 session_token=keys.token or None if keys is not None else None,
-                secure=urlsplit(place.endpoint).scheme != "http",
+                secure=not place.unencrypted,
                 # That of a bucket of AWS is asked for, where nobody says.
                 region=place.region or region or (None if at_aws else REGION),
                 http_client=_Connections(self._ask),
