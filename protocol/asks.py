@@ -37,7 +37,8 @@ _TLS: Final = "https://"
 _PORT: Final = re.compile(r"^(\[[^/\]]*\]|[^/\[]*):[0-9]+(?=[/*]|$)")  # not within [::1]
 _TLS_PORT: Final = re.compile(r"^[^/]*:443(?=/|$)")
 LACKING: Final = {
-    BUCKET: "s3 is not here: this device was set up without it (pip install 'shoal[s3]')"
+    BUCKET: "s3 is not here: this device was set up without it (sudo scripts/install --s3 where it "
+    "is a service, else pip install 'shoal[s3]')"
 }
 
 

@@ -220,7 +220,8 @@ def test_a_bucket_that_would_go_in_the_clear_is_named_as_the_owner_may_allow_it(
 def test_a_device_without_s3_says_so_whatever_its_owner_allows() -> None:
     policy = PolicyConfig(buckets=("*:rw",), lacking=("bucket",))
     assert not_allowed(policy, ("bucket aws/readings",)) == (
-        "s3 is not here: this device was set up without it (pip install 'shoal[s3]')"
+        "s3 is not here: this device was set up without it (sudo scripts/install --s3 where it is "
+        "a service, else pip install 'shoal[s3]')"
     )
     assert not_allowed(policy, ("network none",)) == ""
 
