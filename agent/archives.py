@@ -28,6 +28,8 @@ ARCHIVE_BYTES_MAX: Final = 16 * 1024**2  # what `shoal run -f` ships at most
 UNPACKED_BYTES_MAX: Final = 512 * 1024**2  # a gzip bomb stops here
 FILES_MAX: Final = 10_000
 QUOTA_BYTES: Final = 512 * 1024**2  # of all kept archives; the longest unused go first
+# Likewise, and of small ones: all are looked at for each that comes. Twice what one job may bring.
+KEPT_MAX: Final = 20_000
 KEEP_S: Final = 7 * 86_400.0  # as long as jobs are kept
 FETCH_S: Final = 10.0  # from one peer, and besides
 SLOW_BYTES_S: Final = 300_000  # what it sends in a second at least
@@ -124,10 +126,10 @@ class Archives:
         return self.directory / f"{secrets.token_hex(8)}.part"
 
     def adopt(self, partial: Path, digest: str) -> None:
-        """Keep what was written there, and is on disk, under its digest. Blocks."""
+        """Keep what was written there, and is on disk, under its digest. Whoever adopts prunes,
+        once for all of it. Blocks."""
         partial.rename(self.path(digest))
         _sync_directory(self.directory)
-        self.prune(digest)
 
     async def fetch(self, digest: str, size: int, sources: Sequence[PeerId], dial: Dialler) -> Path:
         """The archive's path, from disk or from the first source that has it.
@@ -186,9 +188,9 @@ class Archives:
             while chunk := await trio.to_thread.run_sync(file.read, CHUNK_BYTES):
                 yield chunk
 
-    def prune(self, fresh: str = "") -> None:
-        """Delete what has not been used for long, and the longest unused over the quota; never what
-        is `fresh`, whatever the clock says, nor what is spared. Blocks."""
+    def prune(self, *fresh: str) -> None:
+        """Delete what has not been used for long, and the longest unused over the quota or one too
+        many; never what is `fresh`, whatever the clock says, nor what is spared. Blocks."""
         kept: list[tuple[float, int, Path]] = []
         for path in self.directory.iterdir():
             if _DIGEST.fullmatch(path.name):
@@ -196,14 +198,15 @@ class Archives:
                     status = path.stat()
                     kept.append((status.st_mtime, status.st_size, path))
         before, total = time.time() - KEEP_S, sum(size for _, size, _ in kept)
-        if total <= self._quota_bytes and all(used >= before for used, _, _ in kept):
+        few = total <= self._quota_bytes and len(kept) <= KEPT_MAX
+        if few and all(used >= before for used, _, _ in kept):
             return
-        staying = self._spared() | {fresh}
+        staying = self._spared().union(fresh)
         kept.sort(key=lambda each: (each[2].name in staying, *each), reverse=True)
         total = 0
-        for used, size, path in kept:
+        for count, (used, size, path) in enumerate(kept, 1):
             total += size
-            over = total > self._quota_bytes or used < before
+            over = total > self._quota_bytes or count > KEPT_MAX or used < before
             if over and path.name not in staying:
                 path.unlink(missing_ok=True)
 

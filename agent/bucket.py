@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
-from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio
@@ -35,18 +34,23 @@ PART_BYTES: Final = 8 << 20  # of an upload; one is in memory at a time. S3 take
 REGION: Final = "us-east-1"  # what servers that have none want to hear
 SAID_CHARS_MAX: Final = 200  # of what a server says, in a sentence for people
 PASSING: Final = ("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout")
+# A page has a thousand keys, but servers may send fewer, and AWS none where many were deleted.
+PAGES_MAX: Final = 1000
+# What completes an upload in parts (a POST) may have done so, though nobody heard of it.
+REPEATED: Final = ("GET", "HEAD", "PUT", "DELETE")
 # What a connection that broke costs; the caller tries again with longer pauses. A server may not
-# lead elsewhere: the device's owner has allowed this one.
+# lead elsewhere: the device's owner has allowed this one. Nothing of statuses here: such an answer
+# would be read to its end, which may never come (see _Connections).
 RETRY: Final = urllib3.Retry(
     total=2,
     redirect=False,
-    status_forcelist=(500, 502, 503, 504),
-    # What completes an upload in parts may have done so, though nobody heard of it.
-    allowed_methods=("GET", "HEAD", "PUT", "DELETE"),
+    allowed_methods=REPEATED,
     backoff_factor=0.3,
     raise_on_status=False,
     respect_retry_after_header=False,
 )
+BUSY: Final = (500, 502, 503, 504)  # answers of a server that is asked again
+BUSY_S: Final = (0.3, 0.6)  # before each time
 
 GoOn = Callable[[], None]
 
@@ -68,6 +72,7 @@ class Bucket:
         """`region` is that of the device, where the place names none. Raises BucketError."""
         self._name = place.bucket
         self._go_on = go_on
+        self._pages: int | None = None  # of the list that is read just now
         at_aws = place.host == AWS
         with self._telling(place.name):
             self._client = Minio(
@@ -75,30 +80,34 @@ class Bucket:
                 access_key=keys.access if keys is not None else None,
                 secret_key=keys.secret if keys is not None else None,
                 session_token=keys.token or None if keys is not None else None,
-                secure=urlsplit(place.endpoint).scheme != "http",
+                secure=not place.unencrypted,
                 # That of a bucket of AWS is asked for, where nobody says.
                 region=place.region or region or (None if at_aws else REGION),
-                http_client=_Connections(),
+                http_client=_Connections(self._ask),
             )
 
     def stat(self, key: str, version: str = "") -> Object:
         with self._telling(f"s3://{self._name}/{key}"):
             found = self._client.stat_object(self._name, key, version_id=version or None)
-            return Object(key, found.size or 0, found.etag or "", version)
+            return _object(key, found.size, found.etag, version)
 
     def list(self, prefix: str, objects_max: int) -> list[Object]:
         """All whose keys begin so, without those that stand for a directory."""
         what = f"s3://{self._name}/{prefix}*"
         found: list[Object] = []
-        with self._telling(what):
-            for each in self._client.list_objects(self._name, prefix, recursive=True):
-                self._go_on()
-                key = str(each.object_name)
-                if each.is_dir or key.endswith("/"):
-                    continue
-                found.append(Object(key, each.size or 0, each.etag or ""))
-                if len(found) > objects_max:
-                    raise BucketError(f"{what} are more than {objects_max} objects", False)
+        self._pages = 0
+        try:
+            with self._telling(what):
+                for each in self._client.list_objects(self._name, prefix, recursive=True):
+                    self._go_on()
+                    key = str(each.object_name)
+                    if each.is_dir or key.endswith("/"):
+                        continue
+                    found.append(_object(key, each.size, each.etag))
+                    if len(found) > objects_max:
+                        raise BucketError(f"{what} are more than {objects_max} objects", False)
+        finally:
+            self._pages = None
         return found
 
     def read(self, each: Object, file: BinaryIO) -> str:
@@ -138,6 +147,15 @@ class Bucket:
                 num_parallel_uploads=1,
             )
 
+    def _ask(self) -> None:
+        """A request is about to leave. Those of a list are the client's own: it asks for the next
+        page as long as the server says that there is one."""
+        self._go_on()
+        if self._pages is not None:
+            if self._pages == PAGES_MAX:
+                raise ValueError(f"its list is longer than {PAGES_MAX} pages")
+            self._pages += 1
+
     @contextmanager
     def _telling(self, what: str) -> Iterator[None]:
         """Whatever goes wrong between here and the server, as a BucketError."""
@@ -162,6 +180,13 @@ class Bucket:
             raise BucketError(f"{what}: {said}", False) from None
 
 
+def _object(key: str, size: int | None, etag: str | None, version: str = "") -> Object:
+    """As the server tells of it. Raises ValueError for a size that none has."""
+    if size is not None and size < 0:
+        raise ValueError(f"a size of {size} bytes is none: {key}")
+    return Object(key, size or 0, etag or "", version)
+
+
 def _code_in(error: MinioException) -> int:
     return int(getattr(error, "_code", 0) or 0)
 
@@ -169,13 +194,15 @@ def _code_in(error: MinioException) -> int:
 class _Connections(urllib3.PoolManager):
     """Connections whose answers are bounded: the client reads errors and lists into memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, go_on: GoOn) -> None:
+        """`go_on` is called before each request, but those that clean up (DELETE)."""
         super().__init__(
             num_pools=2,
             timeout=urllib3.Timeout(connect=CONNECT_S, read=SILENCE_S),
             retries=RETRY,
             ssl_context=ssl.create_default_context(),  # the device's, or that of SSL_CERT_FILE
         )
+        self._go_on = go_on
 
     def urlopen(  # type: ignore[override]
         self, method: str, url: str, redirect: bool = True, **more: Any
@@ -183,7 +210,7 @@ class _Connections(urllib3.PoolManager):
         whole = more.pop("preload_content", True)
         if method == "POST":
             more["timeout"] = urllib3.Timeout(connect=CONNECT_S, read=COMPLETE_S)
-        answer = super().urlopen(method, url, redirect, preload_content=False, **more)
+        answer = self._answer(method, url, redirect, more)
         if answer.status in (200, 206) and not whole:
             return answer
         try:
@@ -201,6 +228,21 @@ class _Connections(urllib3.PoolManager):
             decode_content=False,
             request_method=method,
         )
+
+    def _answer(
+        self, method: str, url: str, redirect: bool, more: dict[str, Any]
+    ) -> urllib3.BaseHTTPResponse:
+        """Unread. A busy server is asked again, and what it has to say of that is not heard."""
+        pauses = iter(BUSY_S if method in REPEATED else ())
+        while True:
+            if method != "DELETE":
+                self._go_on()
+            answer = super().urlopen(method, url, redirect, preload_content=False, **more)
+            pause_s = next(pauses, None) if answer.status in BUSY else None
+            if pause_s is None:
+                return answer
+            answer.close()
+            time.sleep(pause_s)
 
 
 def _bounded(answer: urllib3.BaseHTTPResponse, method: str) -> bytes:

@@ -188,8 +188,9 @@ class Accept:
             WORDS,
             "Buckets that jobs may have inputs of (s3), as host/bucket, a * at one end standing "
             "for any rest: s3.amazonaws.com/readings, minio.lan:9000/*. With :rw "
-            "(minio.lan:9000/results:rw) results may be published there, too. The device's own "
-            "credentials are used, see [s3]. Empty: none.",
+            "(minio.lan:9000/results:rw) results may be published there, too. TLS is meant, unless "
+            "a port is given, or http:// in front (http://minio.lan/readings): whoever is between "
+            "reads that. The device's own credentials are used, see [s3]. Empty: none.",
         ),
     )
     topics: tuple[str, ...] = field(

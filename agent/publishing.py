@@ -7,6 +7,7 @@ on disk before the first byte leaves, so that whoever goes on after a crash writ
 from __future__ import annotations
 
 import logging
+import math
 import tarfile
 import threading
 import time
@@ -166,12 +167,16 @@ class Publishing:
         return wanted
 
     async def _bring(self, target: S3Target, key: str, packed: Packed) -> str:
-        """Empty once it is there; else why it is not."""
-        end = trio.current_time() + PUBLISH_S + packed.size_bytes / SLOW_BYTES_S
+        """Empty once it is there; else why it is not. Its time begins with its first try: others
+        may have the slots for all of theirs before."""
         sent: set[str] = set()  # keys of files that are there, for the next try
-        pause_s = PAUSE_S
+        problem, end, pause_s = "", math.inf, PAUSE_S
         while True:
             async with self._slots:
+                now = trio.current_time()
+                if now >= end:  # while it waited for its slot again
+                    return problem
+                end = min(end, now + PUBLISH_S + packed.size_bytes / SLOW_BYTES_S)
                 problem, passing = await self._try(target, key, packed, sent, end)
             pause = pause_s * self._random.uniform(0.5, 1.0)
             if not passing or trio.current_time() + pause >= end:

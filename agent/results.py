@@ -121,6 +121,7 @@ class Results:
                 packed = pack(work, pairs, partial, RESULT_BYTES_MAX, owner, go_on)
                 if packed.digest:
                     self._store.adopt(partial, packed.digest)
+                    self._store.prune(packed.digest)
                 return packed
             except TooMuch as error:
                 return Packed(note=str(error), lost=True)

@@ -28,6 +28,7 @@ from agent.storesql import (
     read_rows,
     row_statements,
 )
+from protocol.loss import LOST
 
 DATABASE_FILE: Final = "shoal.db"
 RESERVE_FILE: Final = "reserve"
@@ -221,7 +222,7 @@ class StoreFile:
                 path.with_name(path.name + side).unlink(missing_ok=True)
 
     def _remember_loss(self, connection: sqlite3.Connection) -> None:
-        loss = Change(rows=(("meta", "lost_database", self.aside.encode()),))
+        loss = Change(rows=(("meta", LOST, self.aside.encode()),))
         try:
             ((statement, values),) = row_statements((loss,))
             connection.execute(statement, values)

@@ -6,13 +6,14 @@ the owner of an earlier one, and not overlooked.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 from protocol.config import PolicyConfig
 from protocol.engine import EngineSpec
 from protocol.network import NetworkSpec
-from protocol.s3 import S3Source
+from protocol.s3 import PLAIN_HTTP, S3Source
 from protocol.sources import DirectorySource, Source, UrlSource
 from protocol.task import TaskSpec, of_device
 from protocol.topics import JOBS_OWN, asked_topic, is_jobs, is_shoals, topic_matches
@@ -32,8 +33,12 @@ TOPIC: Final = "topic"
 BROKER_LABEL: Final = "broker."  # of a device where one of the name behind it is configured
 WRITABLE: Final = ":rw"
 DYNAMIC: Final = "dynamic"  # a port that the device chooses
+_TLS: Final = "https://"
+_PORT: Final = re.compile(r"^(\[[^/\]]*\]|[^/\[]*):[0-9]+(?=[/*]|$)")  # not within [::1]
+_TLS_PORT: Final = re.compile(r"^[^/]*:443(?=/|$)")
 LACKING: Final = {
-    BUCKET: "s3 is not here: this device was set up without it (pip install 'shoal[s3]')"
+    BUCKET: "s3 is not here: this device was set up without it (sudo scripts/install --s3 where it "
+    "is a service, else pip install 'shoal[s3]')"
 }
 
 
@@ -142,9 +147,15 @@ def matching(what: str, pattern: str) -> bool:
 
 
 def _bucket(what: str, pattern: str) -> bool:
-    """One that may be written to may be read, too."""
+    """One that may be written to may be read, too. A pattern that says neither http:// nor https://
+    means TLS; with a port, as of a server at home, what speaks there."""
     writable = pattern.endswith(WRITABLE)
-    fits = matching(what.removesuffix(WRITABLE), pattern.removesuffix(WRITABLE))
+    place, allowed = what.removesuffix(WRITABLE), pattern.removesuffix(WRITABLE)
+    if place.startswith(PLAIN_HTTP) and not allowed.startswith((PLAIN_HTTP, _TLS)):
+        place = place.removeprefix(PLAIN_HTTP)
+        if not _PORT.search(allowed) or _TLS_PORT.search(place):
+            return False
+    fits = matching(place, allowed.removeprefix(_TLS))
     return fits and (writable or not what.endswith(WRITABLE))
 
 

@@ -86,6 +86,7 @@ class Executor:
     publishing: Publishing
     executions: Executions = field(default_factory=Executions)
     fences: Fences = field(default_factory=Fences)
+    unread: bool = False  # there are executions on disk that only a later version can read
 
     @property
     def reserved(self) -> Resources:
@@ -102,6 +103,7 @@ class Executor:
                 execution = restore_execution(rows[key], self.keyring)
             except (RemoteProtocolError, ValueError):
                 unreadable.append(key)
+                self.unread = True
                 continue
             execution.touched = True  # for all that is known
             self.executions[execution.id] = execution
@@ -795,8 +797,9 @@ class Executor:
         return [*effects, DropVolumes()] if kept else effects
 
     def keeps(self, job: JobId) -> bool:
-        """Whether anything is remembered of a one-off job: so long its volumes are kept as well."""
-        return any(execution.job == job for execution in self.executions.values())
+        """Whether anything is remembered of a one-off job: so long its volumes are kept as well.
+        What cannot be read may be of any job."""
+        return self.unread or any(execution.job == job for execution in self.executions.values())
 
     # ---- reading -----------------------------------------------------------------------------
 

@@ -63,6 +63,7 @@ from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.inquiry import Inquiries, View
 from protocol.led import Led
 from protocol.listening import fires_labels, switches_labels, word_of
+from protocol.loss import Loss
 from protocol.membership import Membership
 from protocol.messages import (
     OVERTAKING,
@@ -159,6 +160,7 @@ class Node:
         # Drawn with the database: see opsjournal.
         self._drawn = "memory" not in disk.get("meta", {})
         memory = rng.randbytes(8) if self._drawn else disk["meta"]["memory"]
+        self._loss = Loss.restore(disk.get("meta", {}), coordination.retain_s)
         self.membership = Membership(
             config.membership,
             keyring,
@@ -314,7 +316,8 @@ class Node:
                 return self.publishing.on_event(event, now)
             case FactsSampled():
                 self._on_sampled(event, now)
-                return [*self._on_clock(now), *self.steward.sampled(now)]
+                clocked = [*self._on_clock(now), *self._loss.review(now)]
+                return [*clocked, *self.steward.sampled(now)]
             case SubmitRequested() if event.spec.standing:
                 return self.steward.submit(event, now)
             case SubmitRequested():
@@ -772,7 +775,9 @@ class Node:
 
     def keeps_volumes(self, job: JobId, standing: bool) -> bool:
         """Whether what a job's slots keep on this device is wanted, or in use."""
-        return self.steward.keeps_volumes(job) if standing else self.executor.keeps(job)
+        if standing:
+            return self.steward.keeps_volumes(job)
+        return self._loss.spares or self.executor.keeps(job)
 
     def _views(self, prefix: str, limit: int, detail: bool, now: Now) -> list[View]:
         """Views of the jobs held here whose id starts with `prefix`, newest first; standing jobs

@@ -17,6 +17,7 @@ import msgspec
 from protocol.tree import Fields, Node, Plain, shown
 
 AWS: Final = "s3.amazonaws.com"  # what is meant where no endpoint is given
+PLAIN_HTTP: Final = "http://"
 KEY_BYTES_MAX: Final = 1024  # S3's own limit
 KEY_BYTES_OF_TARGET_MAX: Final = 512  # so much is left for names of files behind it
 ENDPOINT_BYTES_MAX: Final = 512
@@ -78,8 +79,14 @@ class Place(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """As the device's owner allows it: minio.lan:9000/readings."""
-        return f"{self.host}/{self.bucket}"
+        """As the device's owner allows it: minio.lan/readings by TLS, and unencrypted
+        http://minio.lan:9000/readings."""
+        return f"{PLAIN_HTTP if self.unencrypted else ''}{self.host}/{self.bucket}"
+
+    @property
+    def unencrypted(self) -> bool:
+        """Whoever is between reads what is read and written, and keys that are lent."""
+        return self.endpoint.startswith(PLAIN_HTTP)
 
 
 class S3Source(msgspec.Struct, frozen=True):

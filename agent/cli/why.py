@@ -148,6 +148,16 @@ _HINTS: Final = tuple(
             r"fits without that constraint, or with the label \1=\2 on that device",
         ),
         (r"label (\S+): wanted", r"fits without the constraint on \1, or with another label there"),
+        (
+            r"engine wasm is not here",
+            "fits with an engine that it has, or with wasmtime there: sudo scripts/install --wasm "
+            "where it is a service, else pip install 'shoal[wasm]'",
+        ),
+        (
+            r"engine docker is not here",
+            "fits with an engine that it has, or with a docker there that the agent may use: sudo "
+            "scripts/install --docker where it is a service",
+        ),
         (r"engine \S+ is not here", "fits with an engine that it has"),
         (
             r"no MQTT broker (\S+) is configured here",

@@ -35,6 +35,10 @@ CHILD: Final = Path(__file__).with_name("wasm_child.py")
 PYTHON: Final = (sys.executable, "-I", "-X", "utf8")
 # Of probe and compiler: no task's directory, and the agent's user, until they become another.
 PLACE: Final = Place(Path("/"), {"PATH": TASK_PATH, "LANG": "C.UTF-8"}, None)
+ABSENT: Final = (
+    "it is not installed (sudo scripts/install --wasm where it is a service, else pip install "
+    "'shoal[wasm]')"
+)
 PROBE_S: Final = 30.0  # the agent's start waits for it; 0.1 s here, and a cold card is slow
 VARIABLE_PREFIX: Final = "MODULE_"  # see wasm_child.py
 CANNOT_RUN: Final = 126  # likewise, of a module that does not even compile
@@ -95,7 +99,7 @@ class Wasm:
         Raises UnfitModule, OSError.
         """
         if not self.present:
-            raise OSError(f"wasmtime is not here: {self.trouble or 'it is not installed'}")
+            raise OSError(f"wasmtime is not here: {self.trouble or ABSENT}")
         spec = task.spec.task
         params = spec.engine.wasm
         target = target_of(self.version, fuelled=params.fuel > 0)

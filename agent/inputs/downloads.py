@@ -114,11 +114,12 @@ class Downloads:
             if source.digest and digest != source.digest:
                 raise ArchiveError(f"{source.url} has the SHA-256 {digest}, and not the job's")
             self._store.adopt(partial, digest)
+            self._store.prune(digest)
         finally:
             partial.unlink(missing_ok=True)
         if etag := answer.headers.get("ETag"):
             self._tags.remember(source.url, Tag(etag, digest))
-            self._tags.sweep()
+            self._tags.sweep_if_due()
         return digest
 
     def _go_on(self, url: str, given_up: threading.Event) -> Callable[[], None]:

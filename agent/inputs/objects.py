@@ -105,11 +105,13 @@ class Objects:
         names = [_name_of(each.key, source) for each in objects]
         _check_names(names, source)
         check_room(self._store.directory, total)
-        found = [
-            self._used(self._have(bucket, each, source, go_on), name)
-            for each, name in zip(objects, names, strict=True)
-        ]
-        self._tags.sweep()
+        found: list[Fetched] = []
+        try:
+            for each, name in zip(objects, names, strict=True):
+                found.append(self._used(self._have(bucket, each, source, go_on), name))
+        finally:  # what was had before it went wrong is there for the next try
+            self._store.prune(*(each.digest for each in found))
+            self._tags.sweep_if_due()
         return found
 
     def _objects(self, bucket: Bucket, source: S3Source) -> list[Object]:

@@ -142,6 +142,27 @@ async def test_the_longest_unused_go_first_over_the_quota(
     assert [kept.holds(digest) for digest in digests] == [False, False, False, True]
 
 
+async def test_so_they_do_where_they_are_small_and_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "KEEP_S", 1e12)
+    monkeypatch.setattr(archives, "KEPT_MAX", 2)
+    kept, digests = Archives(tmp_path), []
+    for number in range(4):
+        digest, _ = await kept.put(pieces(bytes([number])))
+        os.utime(kept.path(digest), (1e9 + number, 1e9 + number))
+        digests.append(digest)
+    kept.prune()
+    assert [kept.holds(digest) for digest in digests] == [False, False, True, True]
+    os.utime(kept.path(digests[3]), (1e8, 1e8))
+    fresh, _ = await kept.put(pieces(b"fresh"))
+    assert [kept.holds(digest) for digest in (*digests[2:], fresh)] == [True, False, True]
+    kept._spared = lambda: frozenset(digests[2:3])
+    monkeypatch.setattr(archives, "KEPT_MAX", 1)
+    kept.prune(fresh)
+    assert kept.digests() == {digests[2], fresh}, "what is spared or fresh stays nevertheless"
+
+
 # ---- fetching ---------------------------------------------------------------------------------
 
 

@@ -6,6 +6,8 @@ import hashlib
 import io
 import threading
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -89,12 +91,48 @@ def test_without_keys_requests_are_not_signed() -> None:
     assert caught.value.passing
 
 
-class Forgetful(BaseHTTPRequestHandler):
+class Answering(BaseHTTPRequestHandler):
+    """A server that answers as a test has it, and remembers what it was asked."""
+
+    def answer(self, body: bytes) -> None:
+        self.send_response(200)
+        for name, value in (("ETag", '"v"'), ("Content-Type", "application/xml")):
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def note(self) -> int:
+        """How many requests there were before."""
+        asked: list[str] = self.server.asked  # type: ignore[attr-defined]
+        asked.append(f"{self.command} {self.path}")
+        return len(asked) - 1
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(handler: type[Answering]) -> Iterator[tuple[Place, list[str]]]:
+    """The bucket there, and all it was asked so far."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.asked = []  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            place = Place("results", f"http://127.0.0.1:{server.server_address[1]}")
+            yield place, server.asked  # type: ignore[attr-defined]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Forgetful(Answering):
     """Takes an upload in parts, and falls silent once it is to be put together."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        self.server.posts.append(self.path)  # type: ignore[attr-defined]
+        self.note()
         if "uploadId" in self.path:
             self.close_connection = True
             return
@@ -108,29 +146,122 @@ class Forgetful(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         self.answer(b"")
 
-    def answer(self, body: bytes) -> None:
-        self.send_response(200)
-        for name, value in (("ETag", '"v"'), ("Content-Type", "application/xml")):
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
 
 def test_an_upload_is_put_together_once_though_nobody_hears_of_it() -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Forgetful) as server:
-        server.posts = []  # type: ignore[attr-defined]
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        place = Place("results", f"http://127.0.0.1:{server.server_address[1]}")
+    with serving(Forgetful) as (place, asked):
         it = Bucket(place, Keys("a", "b"), "", lambda: None)
         with pytest.raises(BucketError) as caught:
             it.write("long", io.BytesIO(bytes(LONG)), LONG)
-        server.shutdown()
-        thread.join()
     assert caught.value.passing
-    completing = [path for path in server.posts if "uploadId" in path]  # type: ignore[attr-defined]
-    assert len(completing) == 1
+    assert sum("uploadId" in each for each in asked) == 1
+
+
+# ---- lists ------------------------------------------------------------------------------------
+
+LIST = '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>results</Name>'
+
+
+def page(contents: str, more: bool) -> bytes:
+    end = "<IsTruncated>true</IsTruncated><NextContinuationToken>n</NextContinuationToken>"
+    return f"{LIST}{contents}{end if more else ''}</ListBucketResult>".encode()
+
+
+class Endless(Answering):
+    """Each page of its list is empty, and says that there is another."""
+
+    def do_GET(self) -> None:
+        self.note()
+        self.answer(page("", more=True))
+
+
+def test_a_list_without_an_end_is_left_when_nobody_wants_it_any_more() -> None:
+    with serving(Endless) as (place, asked):
+
+        def go_on() -> None:
+            if len(asked) >= 3:
+                raise ArchiveError("no longer wanted")
+
+        with pytest.raises(ArchiveError, match="no longer wanted"):
+            Bucket(place, None, "", go_on).list("a", 10)
+        assert len(asked) == 3
+
+
+def test_a_list_without_an_end_is_refused_though_it_were_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agent.bucket.PAGES_MAX", 4)
+    with serving(Endless) as (place, asked):
+        it = Bucket(place, None, "", lambda: None)
+        text = r"s3://results/a\*: its list is longer than 4 pages"
+        for times in (1, 2):  # each list is counted by itself
+            with pytest.raises(BucketError, match=text) as caught:
+                it.list("a", 10)
+            assert not caught.value.passing and len(asked) == 4 * times
+
+
+class Negative(Answering):
+    """One of its objects has a size with which a sum of sizes is no bound any more."""
+
+    def do_GET(self) -> None:
+        sizes = (2_000_000_000, -1_999_999_999)
+        each = "<Contents><Key>{}</Key><ETag>e</ETag><Size>{}</Size></Contents>"
+        self.answer(page("".join(each.format(n, size) for n, size in enumerate(sizes)), False))
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "-7")
+        self.end_headers()
+
+
+def test_no_object_is_smaller_than_nothing() -> None:
+    with serving(Negative) as (place, _):
+        it = Bucket(place, None, "", lambda: None)
+        for asks in (lambda: it.list("", 10), lambda: it.stat("a")):
+            with pytest.raises(BucketError, match="a size of -") as caught:
+                asks()
+            assert not caught.value.passing
+
+
+# ---- servers in trouble -----------------------------------------------------------------------
+
+
+class Busy(Answering):
+    """Says twice that it is busy, and does not end with saying so."""
+
+    def do_GET(self) -> None:
+        if self.note() >= 2:
+            self.answer(page("<Contents><Key>a</Key><Size>1</Size></Contents>", False))
+            return
+        self.send_response(503)
+        self.end_headers()
+        self.close_connection = True
+        with suppress(OSError):  # the other end has gone
+            while True:
+                self.wfile.write(bytes(1 << 16))
+
+
+def test_a_busy_server_is_asked_again_whatever_it_says_and_however_long() -> None:
+    with serving(Busy) as (place, asked):
+        found = Bucket(place, None, "", lambda: None).list("", 10)
+        assert [each.key for each in found] == ["a"] and len(asked) == 3
+
+
+class Tired(Answering):
+    def do_GET(self) -> None:
+        self.note()
+        self.send_error(503)
+
+
+def test_nobody_waits_for_a_busy_server_who_is_to_stop() -> None:
+    with serving(Tired) as (place, asked):
+
+        def go_on() -> None:
+            if asked:
+                raise ArchiveError("no longer wanted")
+
+        with pytest.raises(ArchiveError, match="no longer wanted"):
+            Bucket(place, None, "", go_on).list("", 10)
+        assert len(asked) == 1
+        with pytest.raises(BucketError, match="503") as caught:
+            Bucket(place, None, "", lambda: None).list("", 10)
+        assert caught.value.passing and len(asked) == 4

@@ -248,6 +248,26 @@ async def test_much_that_waits_is_told_of_and_that_it_waits_no_more(
         nursery.cancel_scope.cancel()
 
 
+async def test_who_waits_behind_a_server_that_is_silent_is_tried_all_the_same(
+    root: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time is that for trying, and begins with its first try."""
+    monkeypatch.setattr(publishing, "PUBLISH_S", 1.0)
+    monkeypatch.setattr(publishing, "GIVEN_UP_S", 0.1)
+    monkeypatch.setattr("agent.bucket.SILENCE_S", 5.0)  # its threads are not to outlive the test
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        async with running(root) as it:
+            keys = [ExecutionId(f"e{number}") for number in range(3)]
+            for key, there in zip(keys, (endpoint, endpoint, s3.endpoint), strict=True):
+                it.tasks.start(publishes(s3, execution=key, Endpoint=there, Key=key))
+                await until(lambda key=key: PublishingStarted(key) in it.events)
+            await until(lambda: kinds(it).count(TaskEnded) == 3)
+    ended = {event.execution: event for event in it.events if isinstance(event, TaskEnded)}
+    assert ended[keys[2]].published == "s3://results/e2.tar.gz", ended
+    assert all(ended[key].unpublished.endswith("took too long") for key in keys[:2])
+
+
 async def test_a_stop_ends_it_and_it_is_not_tried_again(root: Path, s3: S3Server) -> None:
     async with running(root) as it:
         it.tasks.start(publishes(s3, Endpoint="http://127.0.0.1:1", Key="a"))

@@ -107,7 +107,9 @@ def test_a_device_that_may_not_says_so_with_its_line(
     done = run(lab, job, tmp_path)
     assert done["state"] == "failed"
     why = lab.shoal(lab[0], "why", "not-allowed").out
-    assert f"policy: bucket {s3.host}/readings is not allowed here ([accept] buckets = [])" in why
+    assert (
+        f"policy: bucket {s3.endpoint}/readings is not allowed here ([accept] buckets = [])" in why
+    )
 
 
 @pytest.mark.parametrize(

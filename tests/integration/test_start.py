@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.as_nobody import NOBODY
-from tests.lab import COMMAND_S, LISTEN, ROOT, Device, Done, Lab, environment_of
+from tests.lab import COMMAND_S, LISTEN, ROOT, Device, Done, Lab, environment_of, process_job
 
 AS_NOBODY = (sys.executable, "-m", "tests.integration.as_nobody")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
@@ -163,6 +163,26 @@ def test_a_database_that_is_gone_is_begun_anew_and_told_of(lab: Lab) -> None:
         path.unlink()
     lab.start(lab[0])
     assert "the database was missing" in lab.shoal(lab[0], "doctor").out
+
+
+def test_what_batch_slots_kept_survives_the_loss_of_the_database(lab: Lab) -> None:
+    volumes = lab[0].data_dir / "volumes"
+    keeps = {"Volumes": [{"Name": "state", "Target": "keep"}]}
+    lab.start(lab[0])
+    with lab[0].client() as client:
+        job = client.submit(process_job("touch", "keep/it", name="keeper", Task=keeps))["job"]
+        lab.until(lambda: client.job(job)["state"] == "completed", "it kept something")
+    lab.kill(lab[0])
+    for path in lab[0].data_dir.glob("shoal.db*"):
+        path.unlink()
+    lab.start(lab[0])
+    with lab[0].client() as client:  # its deletion has all volumes looked through
+        spec = process_job("sleep", "600", name="passing", Type="daemon", Task=keeps)
+        client.submit(spec)
+        lab.until(lambda: list(volumes.glob("standing-*")), "the daemon has its volume")
+        assert lab.shoal(lab[0], "job", "delete", "passing", "--yes").code == 0
+        lab.until(lambda: not list(volumes.glob("*standing-*")), "nobody wants that any more", 60)
+    assert [path.name for path in volumes.glob("one-off-*/*/*")] == ["it"]
 
 
 @pytest.mark.parametrize("name", ["identity.key", "membership"])

@@ -147,11 +147,13 @@ def test_buckets_are_asked_for_to_read_and_to_write() -> None:
         {"Type": "s3", "Params": {"Bucket": "readings", "Key": "day/*"}},
         {"Type": "s3", "Params": MINIO},
     )
-    assert sources == ("bucket s3.amazonaws.com/readings", "bucket minio.lan:9000/results")
+    assert sources == ("bucket s3.amazonaws.com/readings", "bucket http://minio.lan:9000/results")
     paths: Plain = [{"Name": "a", "Path": "a"}]
     publisher: Plain = {"Type": "s3", "Params": MINIO}
     task = task_spec(Publisher=publisher, ResultPaths=paths).task
-    assert asks_of(task) == ("bucket minio.lan:9000/results:rw",)
+    assert asks_of(task) == ("bucket http://minio.lan:9000/results:rw",)
+    tls: Plain = {**MINIO, "Endpoint": "https://minio.lan"}
+    assert process({"Type": "s3", "Params": tls}) == ("bucket minio.lan/results",)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +170,34 @@ def test_buckets_are_asked_for_to_read_and_to_write() -> None:
         (("aws/out-*:rw",), "aws/in-1:rw", False),
         (("*:rw",), "minio.lan:9000/x:rw", True),
         (("minio.lan/x",), "minio.lan:9000/x", False),
+        # What goes in the clear can be read by who is between: the owner has to say so,
+        (("minio.lan/x:rw",), "http://minio.lan/x:rw", False),
+        (("minio.lan/*",), "http://minio.lan/x", False),
+        (("https://minio.lan/x",), "http://minio.lan/x", False),
+        (("*:rw",), "http://minio.lan/x", False),
+        (("*",), "http://minio.lan:9000/x", False),
+        (("*/x",), "http://minio.lan/x", False),
+        (("s3.amazonaws.com/x",), "http://s3.amazonaws.com/x", False),
+        (("[::1]/x",), "http://[::1]/x", False),
+        (("[fd00::1*",), "http://[fd00::1]/x", False),
+        # by `http://`,
+        (("http://minio.lan/x:rw",), "http://minio.lan/x:rw", True),
+        (("http://minio.lan/x",), "http://minio.lan/x:rw", False),
+        (("http://minio.lan/x",), "minio.lan/x", False),
+        (("http://*",), "http://minio.lan/x", True),
+        (("http://*",), "minio.lan/x", False),
+        # or by a port, which is not that of TLS.
+        (("minio.lan:9000/x:rw",), "http://minio.lan:9000/x:rw", True),
+        (("minio.lan:9000/*",), "http://minio.lan:9000/x", True),
+        (("minio.lan:9000/x",), "http://minio.lan/x", False),
+        (("[::1]:9000/x",), "http://[::1]:9000/x", True),
+        (("*:9000/x",), "http://minio.lan:9000/x", True),
+        (("minio.lan:443/x",), "http://minio.lan:443/x", False),
+        (("http://minio.lan:443/x",), "http://minio.lan:443/x", True),
+        (("minio.lan:9000/x",), "minio.lan:9000/x", True),
+        (("https://minio.lan:9000/x:rw",), "minio.lan:9000/x:rw", True),
+        (("https://minio.lan:9000/x",), "http://minio.lan:9000/x", False),
+        (("https://*",), "minio.lan/x", True),
     ],
 )
 def test_a_bucket_is_allowed_by_its_place_to_be_read_or_written(
@@ -177,10 +207,21 @@ def test_a_bucket_is_allowed_by_its_place_to_be_read_or_written(
     assert (not_allowed(policy, (f"bucket {ask}",)) == "") is allowed
 
 
+def test_a_bucket_that_would_go_in_the_clear_is_named_as_the_owner_may_allow_it() -> None:
+    policy = PolicyConfig(buckets=("minio.lan/results:rw",))
+    ask = "http://minio.lan/results:rw"
+    assert not_allowed(policy, (f"bucket {ask}",)) == (
+        "policy: bucket http://minio.lan/results:rw is not allowed here "
+        '([accept] buckets = ["minio.lan/results:rw"])'
+    )
+    assert not_allowed(PolicyConfig(buckets=(ask,)), (f"bucket {ask}",)) == ""
+
+
 def test_a_device_without_s3_says_so_whatever_its_owner_allows() -> None:
     policy = PolicyConfig(buckets=("*:rw",), lacking=("bucket",))
     assert not_allowed(policy, ("bucket aws/readings",)) == (
-        "s3 is not here: this device was set up without it (pip install 'shoal[s3]')"
+        "s3 is not here: this device was set up without it (sudo scripts/install --s3 where it is "
+        "a service, else pip install 'shoal[s3]')"
     )
     assert not_allowed(policy, ("network none",)) == ""
 

@@ -1025,6 +1025,14 @@ def test_of_what_has_volumes_the_latest_of_each_slot_is_kept() -> None:
     assert it.executor.keeps(it.book.id)
 
 
+def test_while_an_execution_cannot_be_read_no_volume_is_given_up() -> None:
+    """After a downgrade: it may be of any job."""
+    it = device(keeping())
+    assert not it.executor.keeps(it.book.id)
+    assert it.executor.restore({"execution": {"later": dumps(["of a later version"])}}) == ["later"]
+    assert it.executor.keeps(it.book.id)
+
+
 def test_no_more_slots_have_volumes_here_than_a_device_bears() -> None:
     it = device(keeping())
     it.boots(replace(CONFIG, volume_slots_max=2))

@@ -14,7 +14,7 @@ from msgspec import Struct, inspect
 
 from protocol.bounds import INT_MAX, LETTER_BYTES_MAX
 from protocol.config import CoordinationConfig, MembershipConfig, NodeConfig, PolicyConfig
-from protocol.effects import RemoveTask, Save, Send, Tell
+from protocol.effects import DropVolumes, RemoveTask, Save, Send, Tell
 from protocol.events import (
     Booted,
     FactsSampled,
@@ -29,6 +29,7 @@ from protocol.events import (
     TaskStarted,
 )
 from protocol.ids import ExecutionId, JobId, PeerId
+from protocol.loss import LOST, NOTICED
 from protocol.messages import (
     Ack,
     Announce,
@@ -99,6 +100,25 @@ def test_rows_that_cannot_be_read_are_named_and_left_alone() -> None:
     assert net["a"].unreadable == [net.job()]
     assert len(net["b"].unreadable) == 2
     assert net["a"].jobs == {}
+
+
+def test_volumes_of_jobs_before_a_lost_database_stay_for_a_week() -> None:
+    """Its coordinator still sends the slot here, where its volume is."""
+    net = NodeNet("a")
+    before = JobId("before")
+    net.kill("a")
+    net.boxes["a"].disk = {"meta": {LOST: b"missing"}}
+    net.boot("a")
+    assert NOTICED in net.boxes["a"].disk["meta"]
+    net.kill("a")
+    net.boot("a")
+    assert net["a"].keeps_volumes(before, standing=False)
+    clock = net.clock("a")
+    for days, kept in ((6.9, True), (7.1, False)):
+        later = dataclasses.replace(clock, wall=clock.wall + days * 86_400.0)
+        dropped = DropVolumes() in net["a"].handle(FactsSampled(Facts()), later)
+        assert (net["a"].keeps_volumes(before, standing=False), dropped) == (kept, not kept)
+    assert net["a"].keeps_volumes(before, standing=True), "a standing job is heard of again"
 
 
 def test_a_device_without_compute_offers_no_engine() -> None:

@@ -73,7 +73,8 @@ def test_keys_are_read_in_any_letter_case_and_written_in_one() -> None:
             "VersionID": "v1",
         },
     }
-    assert found.place.name == "minio.lan:9000/readings"
+    assert found.place.name == "http://minio.lan:9000/readings"
+    assert source(Endpoint="https://MinIO.lan").place.name == "minio.lan/readings"
     assert found.url == "s3://readings/a/b?versionId=v1"
     assert source(Key="a").place.name == "s3.amazonaws.com/readings"
     assert source(Key="a*").url == "s3://readings/a*"

@@ -10,11 +10,11 @@ import pytest
 from agent.cli import units
 from agent.cli.why import what_would_fit
 from agent.jobfile import EXAMPLES, load_tree
-from protocol.bidding import DRAINING
+from protocol.bidding import DRAINING, why_unfit
 from protocol.config import PolicyConfig
 from protocol.constraints import Constraint, Operator
 from protocol.ids import PeerId
-from protocol.messages import Facts
+from protocol.messages import Facts, Requirements
 from protocol.policy import Asked, misfit, unwell
 from protocol.resources import Resources
 from tests.agent.cli.conftest import Shoal
@@ -150,6 +150,23 @@ def test_every_line_of_the_owners_policy_says_what_would_fit(
 ) -> None:
     reason = misfit(policy, ASKED) or unwell(policy, Facts(**facts), 12 * 60)
     assert what_would_fit({"answer": "refused", "reason": reason}).startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("engine", "hint"),
+    [
+        (
+            "wasm",
+            "sudo scripts/install --wasm where it is a service, else pip install 'shoal[wasm]'",
+        ),
+        ("docker", "sudo scripts/install --docker where it is a service"),
+        ("later", "fits with an engine that it has"),
+    ],
+)
+def test_an_engine_that_is_not_there_is_told_of_with_how_to_have_it(engine: str, hint: str) -> None:
+    reason = why_unfit(Requirements(engine, 1, 1, 0, 0), ("process",), {}, Resources(4000, 1 << 30))
+    found = what_would_fit({"answer": "refused", "reason": reason})
+    assert found.startswith("fits with an engine that it has") and found.endswith(hint)
 
 
 def test_a_device_that_does_not_know_the_time_fits_once_it_does() -> None:

@@ -351,7 +351,10 @@ async def test_without_wasmtime_a_task_ends_with_the_reason(
     async with device(root) as it:
         found = await it.ended(task(wat.exits(0)))
         assert (found.exit_code, it.wasm.present) == (None, False), "the device's trouble"
-        assert found.reason == "wasmtime is not here: it is not installed"
+        assert found.reason == (
+            "wasmtime is not here: it is not installed (sudo scripts/install --wasm where it is a "
+            "service, else pip install 'shoal[wasm]')"
+        )
 
 
 async def test_python_and_what_was_compiled_may_be_where_the_tasks_user_cannot_read(

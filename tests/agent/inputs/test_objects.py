@@ -117,6 +117,17 @@ async def test_what_is_here_and_has_not_changed_is_not_fetched_again(
     assert fetched == ["cached/a", "cached/b", "cached/b"]
 
 
+async def test_the_objects_of_one_source_do_not_push_each_other_out(
+    bench: Bench, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.archives.KEPT_MAX", 2)
+    put(s3, "pushed/a", "pushed/b", "pushed/c", "pushing/d")
+    assert sorted(await bench.put("pushed/")) == ["a", "b", "c"]
+    assert len(bench.store.digests()) == 3, "and all of them are used"
+    assert "d" in await bench.put("pushing/")
+    assert len(bench.store.digests()) == 2
+
+
 async def test_what_is_known_by_its_checksum_needs_no_server(bench: Bench, s3: S3Server) -> None:
     s3.put("readings", "sum/a", BODY)
     await bench.put("sum/a", ChecksumSHA256=DIGEST)
