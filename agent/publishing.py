@@ -80,6 +80,7 @@ class Publishing:
         self._slots = trio.Semaphore(AT_ONCE_MAX)
         self._random = SystemRandom()
         self._sizes: dict[ExecutionId, int] = {}  # of what waits, in bytes
+        self._unwanted: set[ExecutionId] = set()  # started in this life; saves looking for the note
         self.on_backlog: Callable[[], None] = lambda: None  # there is one now, or none any more
 
     @property
@@ -94,11 +95,17 @@ class Publishing:
         if target is not None:
             wanted = _Wanted(cast("dict[str, Any]", target.to_plain()), task.job)
             await directories.write_note(task.execution, WANTED, msgspec.json.encode(wanted))
+        else:
+            self._unwanted.add(task.execution)
+
+    def forget(self, execution: ExecutionId) -> None:
+        """It has ended, and was told so."""
+        self._unwanted.discard(execution)
 
     async def known(self, execution: ExecutionId) -> Published | None:
         """What came of it, or an empty one where nothing was wanted; None: not yet known."""
         directories = self._engines.of(execution).directories
-        if await directories.read_note(execution, WANTED) is None:
+        if execution in self._unwanted or await directories.read_note(execution, WANTED) is None:
             return Published()
         note = await directories.read_note(execution, PUBLISHED)
         try:

@@ -185,7 +185,7 @@ class Tasks:
             del self._scopes[key]
             if scope.cancelled_caught:
                 self._given.pop(key, None)
-                self._results.forget(key)
+                self._forget(key)
                 self._post(TaskEnded(key, None, "stopped before it started", untouched=True))
                 await self._discard(key)
                 return
@@ -197,7 +197,7 @@ class Tasks:
                 _log.exception("starting %s", key)
             self._scopes.pop(key, None)
             self._given.pop(key, None)
-            self._results.forget(key)
+            self._forget(key)
             # Another device would fare no better with such a module: that is the task's failure.
             code = CANNOT_RUN if isinstance(error, UnfitModule) else None
             text = str(error) or type(error).__name__
@@ -301,7 +301,7 @@ class Tasks:
             out, err = await self._engines.of(key).tails(key, TAIL_LINES)
         except (KeyError, OSError, ValueError) as error:
             self._watched.discard(key)
-            self._results.forget(key)
+            self._forget(key)
             self._post(TaskEnded(key, None, f"its directory is gone: {error}"))
             return
         stdout, stdout_bytes = await self._stdout(key)
@@ -309,7 +309,7 @@ class Tasks:
         packed = await self._results.keep(key) if left else Packed()
         published = await self._publish(key, packed) if left else Published()
         self._watched.discard(key)
-        self._results.forget(key)
+        self._forget(key)
         self._post(
             TaskEnded(
                 key,
@@ -346,6 +346,11 @@ class Tasks:
             return Published(problem=f"its results could not be published: {error}")
         finally:
             self._uploads.pop(key, None)
+
+    def _forget(self, key: ExecutionId) -> None:
+        """What is remembered of it only until its end is told."""
+        self._results.forget(key)
+        self._publishing.forget(key)
 
     async def _clear(self, key: ExecutionId) -> None:
         """Hundreds of ended ones keep their output, and no files."""
