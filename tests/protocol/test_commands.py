@@ -203,6 +203,15 @@ def test_what_is_no_command_is_refused(payload: bytes, word: str, retained: bool
     assert why in text and len(text) < 300
 
 
+def test_names_that_there_are_not_fill_nothing() -> None:
+    net = CommandNet("a")
+    for number in range(1_000):
+        net.hear(b"ON", "a", word=f"x{number}")
+    net.run(61.0)
+    told = net.refused("a")
+    assert len(told) == 2 and "daemon x1 and others: 999 messages" in told[1]
+
+
 def test_what_no_owner_lists_is_refused_by_who_hears_it() -> None:
     net = running("a", configs={"a": listing("daemon/other")})
     net.hear(b"OFF", "a")
