@@ -18,7 +18,8 @@ from typing import Final, assert_never
 from protocol import listening
 from protocol.clock import NEVER, Now
 from protocol.config import TriggersConfig
-from protocol.derived import derived_id
+from protocol.coordination import Coordination
+from protocol.derived import PRESSED, derived_id
 from protocol.effects import Effect, Tell
 from protocol.events import Commanded, CommandHeard
 from protocol.fleet import Fleet
@@ -63,9 +64,11 @@ class Commands:
     standing: Standing
     fleet: Fleet
     acts: StandingActs
+    coordination: Coordination
     run: Callable[[StandingJob, str, Now], tuple[str, list[Effect]]]
     refusals: Refusals = field(init=False)
     turns: dict[JobId, Turn] = field(default_factory=dict)
+    _pressed: dict[JobId, dict[JobId, None]] = field(default_factory=dict)  # runs, in this life
     _early: list[CommandHeard] = field(default_factory=list)
     _ready_at: float = NEVER  # monotonic
     _ready: bool = False
@@ -227,14 +230,29 @@ class Commands:
             certified = self.fleet.certificate.holds(Role.SUBMIT, held.namespace)
             reason = "this peer may not submit: its certificate lacks the role"
             return [] if certified else self._refuse(held.id, event, reason, now)
-        key = f"{self.rng.getrandbits(128):032x}"
+        running = self._under_way(held.id)
+        if len(running) >= self.config.running_max:
+            reason = f"{len(running)} of its runs are under way, as many as presses begin"
+            return self._refuse(held.id, event, reason, now)
+        catalogue = self.coordination.catalogue
+        room = self.coordination.forget_runs(self.config.runs_kept) if catalogue.full else []
+        key = f"{PRESSED}{self.rng.getrandbits(128):032x}"
         refusal, effects = self.run(held, key, now)
         if refusal:
-            return self._refuse(held.id, event, refusal, now)
+            return [*room, *self._refuse(held.id, event, refusal, now)]
         run = derived_id(self.keyring.shoal, held.namespace, held.id, key)
+        running[run] = None
         text = f"{held.name}: a press at broker {event.broker} is job {run[:8]}"
         fields: dict[str, object] = {"job": run}
-        return [*effects, Tell("command.pressed", text, held.id, self.me, fields)]
+        return [*room, *effects, Tell("command.pressed", text, held.id, self.me, fields)]
+
+    def _under_way(self, template: JobId) -> dict[JobId, None]:
+        """Its runs that presses have begun here and that have not ended: a button may be stuck."""
+        jobs = self.coordination.catalogue.jobs
+        running = self._pressed.get(template, {})
+        still = [run for run in running if run in jobs and not jobs[run].done]
+        self._pressed[template] = dict.fromkeys(still)
+        return self._pressed[template]
 
     # ---- time --------------------------------------------------------------------------------
 

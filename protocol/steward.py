@@ -134,6 +134,7 @@ class Steward:
             self.standing,
             coordination.fleet,
             self.acts,
+            coordination,
             self._requests.press,
         )
 

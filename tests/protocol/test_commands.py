@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from protocol.commands import EARLY_MAX, KEPT, NOT_LISTED, Commands
 from protocol.config import NodeConfig, OutboxConfig, TriggersConfig
 from protocol.derived import source_of
-from protocol.events import Commanded, CommandHeard
+from protocol.events import Commanded, CommandHeard, TaskEnded
 from protocol.ids import JobId, PeerId, rendezvous
 from protocol.job import JobSpec
 from protocol.moment import format_moment
@@ -304,6 +304,42 @@ def test_a_press_that_all_hear_is_one_run_and_two_presses_are_two() -> None:
     net.press("a", "b", "c")
     net.run(5.0)
     assert len(net.runs(job)) == 2
+
+
+def test_of_a_button_that_is_stuck_so_many_runs_are_under_way_at_once() -> None:
+    config = listing("template/*")
+    config = replace(config, triggers=replace(config.triggers, running_max=3))
+    net = CommandNet("a", configs={"a": config})
+    job = put(net, template())
+    for _ in range(10):
+        net.press("a")
+    net.run(1.0)
+    assert len(net.runs(job)) == 3
+    assert "3 of its runs are under way" in net.refused("a")[0]
+    for execution in list(net.boxes["a"].running):
+        net._finish("a", TaskEnded(execution, 0, "", 5))
+    net.run(1.0)
+    net.press("a")
+    net.run(1.0)
+    assert len(net.runs(job)) == 4
+
+
+def test_ended_presses_make_room_in_a_full_catalogue() -> None:
+    config = listing("template/*")
+    config = replace(
+        config,
+        triggers=replace(config.triggers, runs_kept=2),
+        coordination=replace(config.coordination, jobs_max=5),
+    )
+    net = CommandNet("a", configs={"a": config})
+    put(net, template())
+    for _ in range(12):
+        net.press("a")
+        net.run(1.0)
+        for execution in list(net.boxes["a"].running):
+            net._finish("a", TaskEnded(execution, 0, "", 5))
+        net.run(0.5)
+    assert len(net.boxes["a"].started) == 12 and len(net["a"].jobs) <= 5
 
 
 @pytest.mark.parametrize(
