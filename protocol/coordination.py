@@ -498,9 +498,7 @@ class Coordination:
         found = [
             held
             for held in self.catalogue.jobs.values()
-            if (held.job.fired is not None or is_pressed(held.spec))
-            and held.done
-            and held.ended_ms
+            if (held.job.fired is not None or is_pressed(held.spec)) and held.done and held.ended_ms
         ]
         found.sort(key=lambda held: (held.ended_ms, held.id))
         return found[: max(0, len(found) - keep)]
