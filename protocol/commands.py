@@ -23,6 +23,7 @@ from protocol.derived import PRESSED, derived_id
 from protocol.effects import Effect, Tell
 from protocol.events import Commanded, CommandHeard
 from protocol.fleet import Fleet
+from protocol.hearing import reaches
 from protocol.ids import JobId, PeerId, rendezvous
 from protocol.job import JobType
 from protocol.records import Advert, Desired, Keyring, Role
@@ -96,14 +97,17 @@ class Commands:
         same."""
         allows = listening.allows if held.kind == "template" else listening.switches
         found = [
-            advert.peer
+            advert
             for advert in self.fleet.adverts()
             if listening.has_broker(advert.labels, broker)
             and allows(advert.labels, held.namespace, held.name)
             and self._may(advert, held)
         ]
-        steady = [peer for peer in found if not self.fleet.is_leaf(peer)]
-        return rendezvous(held.id, steady or found)
+        # One that does not reach the broker would be left every press, and hears none.
+        reaching = [advert for advert in found if reaches(advert.labels, broker)]
+        peers = [advert.peer for advert in reaching or found]
+        steady = [peer for peer in peers if not self.fleet.is_leaf(peer)]
+        return rendezvous(held.id, steady or peers)
 
     def _may(self, advert: Advert, held: StandingJob) -> bool:
         certificate = self.fleet.certificate_of(advert.peer)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from protocol.commands import EARLY_MAX, KEPT, NOT_LISTED, Commands
 from protocol.config import NodeConfig, OutboxConfig, TriggersConfig
 from protocol.derived import source_of
-from protocol.events import Commanded, CommandHeard, TaskEnded
+from protocol.events import BrokerChanged, Commanded, CommandHeard, TaskEnded
 from protocol.ids import JobId, PeerId, rendezvous
 from protocol.job import JobSpec
 from protocol.moment import format_moment
@@ -66,7 +66,10 @@ class CommandNet(DaemonNet):
         return self[name].steward.commands
 
     def record(self, name: str) -> StandingJob:
-        return self[name].steward.standing.jobs[self.id]
+        return self.record_of(name, self.id)
+
+    def record_of(self, name: str, job: JobId) -> StandingJob:
+        return self[name].steward.standing.jobs[job]
 
     def ranks(self, job: JobId) -> list[str]:
         return [str(peer) for peer in rendezvous(job, [PeerId(name) for name in self.boxes])]
@@ -304,6 +307,24 @@ def test_a_press_that_all_hear_is_one_run_and_two_presses_are_two() -> None:
     net.press("a", "b", "c")
     net.run(5.0)
     assert len(net.runs(job)) == 2
+
+
+def test_who_does_not_reach_the_broker_is_not_waited_for() -> None:
+    """Its password is wrong, say: no press comes to it, ever."""
+    net = CommandNet("a", "b")
+    job = put(net, template())
+    first, second = net.ranks(job)
+    net.handle(first, BrokerChanged("home", False))
+    net.handle(second, BrokerChanged("home", True))
+    net.run(60.0)
+    net.press(second)
+    net.run(5.0)
+    assert len(net.runs(job)) == 1
+    net.handle(second, BrokerChanged("home", False))
+    net.run(60.0)
+    assert net[second].steward.commands.actors(net.record_of(second, job), "home") == [
+        PeerId(each) for each in net.ranks(job)
+    ], "none reaches it: when the broker is back it is the same ones'"
 
 
 def test_of_a_button_that_is_stuck_so_many_runs_are_under_way_at_once() -> None:
