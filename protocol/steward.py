@@ -148,9 +148,9 @@ class Steward:
 
     def boot(self, event: Booted, now: Now) -> tuple[list[Effect], Booted]:
         """Take up what runs of daemons; gives back the event with what is none of theirs."""
-        self.standing.boot(now)
+        known = self.standing.boot(now)
         effects, others = self.daemons.boot(event.found, now)
-        return effects, Booted(tuple(others))
+        return [*known, *effects], Booted(tuple(others))
 
     def owns(self, execution: ExecutionId) -> bool:
         """Whether it is a daemon's execution, the present one or one that is over."""
