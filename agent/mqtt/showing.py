@@ -23,6 +23,7 @@ from agent.mqtt.homeassistant import (
     ONLINE,
     About,
     Button,
+    Component,
     Switch,
     message_of,
     peer_device,
@@ -191,7 +192,7 @@ class Showing:
         self._seen |= {key: None for key, value in measured.items() if value != -1}
         topic = peer_topic(broker.settings.home_assistant_prefix, self._about.peer)
         device = peer_device(self._about, state, measured, self._seen)
-        wanted[topic], _ = message_of(device, self._retained.note(broker.name, topic))
+        wanted[topic], _ = self._message(broker, topic, device)
 
     def _show_shoal(
         self, broker: Broker, views: list[DaemonView], wanted: dict[str, Kept], others: list[str]
@@ -208,8 +209,11 @@ class Showing:
         if broker.name not in self._of.commands:
             self._of.commands[broker.name] = (self._buttons(broker), self._switches(broker, views))
         device = shoal_device(self._about, peers, *self._of.commands[broker.name])
+        wanted[topic], self.left_out[broker.name] = self._message(broker, topic, device)
+
+    def _message(self, broker: Broker, topic: str, device: Component) -> tuple[Kept, int]:
         note = self._retained.note(broker.name, topic)
-        wanted[topic], self.left_out[broker.name] = message_of(device, note)
+        return message_of(device, note, self._retained.stood(broker.name, topic))
 
     def _buttons(self, broker: Broker) -> list[Button]:
         steward, now = self._source.node.steward, self._source.now()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import trio
+
 from agent.mqtt.message import Incoming, Outgoing
 from agent.mqtt.settings import BrokerSettings
 
@@ -46,7 +48,14 @@ class StandingBroker:
         self, topic_filter: str, qos: int, handler: Callable[[Incoming], None], session: str = ""
     ) -> Any:
         self.subscriptions[topic_filter] = handler
+        if (kept := self.retained.get(topic_filter)) is not None:
+            token = trio.lowlevel.current_trio_token()
+            token.run_sync_soon(self._pass_on, topic_filter, kept)
         return Closing(lambda: self.subscriptions.pop(topic_filter))
+
+    def _pass_on(self, topic: str, kept: bytes) -> None:
+        if topic in self.subscriptions:
+            self.say(topic, kept, retain=True)
 
     def say(self, topic: str, payload: bytes, topic_filter: str = "", retain: bool = False) -> bool:
         """Somebody publishes; whether it was acknowledged."""

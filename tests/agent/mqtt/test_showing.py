@@ -173,6 +173,30 @@ async def test_another_takes_over_when_the_one_that_tells_is_gone(
     assert json.loads(text(shown, SHOAL))["avty"] == [{"t": f"shoal/lab/peer/{other}/status"}]
 
 
+async def test_who_takes_over_takes_away_what_went_meanwhile(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """A component is taken away by a message that names it, and the one that had told of it knew."""
+    shown = Shown("a", "b")
+    for device in shown.devices.values():
+        nursery.start_soon(device.showing.run)
+    shown.net.submit("a", template())
+    await shown.settle()
+    (button,) = [key for key, each in cmps(shown).items() if each["p"] == "button"]
+    first = next(n for n, d in shown.devices.items() if f"home {SHOAL}" in d.rows)
+    other = "b" if first == "a" else "a"
+    shown.devices[first].broker.connected = False
+    shown.net.part(first, other)
+    shown.net.run(3.0)
+    (held,) = shown.net[other].steward.standing.jobs
+    shown.net.stop(other, held, Desired.DELETED)
+    shown.net.run(20.0)
+    await shown.settle()
+    await shown.settle()
+    assert json.loads(shown.stood[SHOAL])["avty"] == [{"t": f"shoal/lab/peer/{other}/status"}]
+    assert cmps(shown)[button] == {"p": "button"}
+
+
 async def test_home_assistants_greeting_has_all_told_again_unless_it_is_an_old_one(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
