@@ -36,10 +36,10 @@ from agent.mqtt.retained import Kept, Retained
 from protocol.clock import Now
 from protocol.daemonviews import DAEMONS_MAX, DaemonView, daemon_views, is_daemon
 from protocol.events import Commanded
-from protocol.ids import PeerId
+from protocol.ids import JobId, PeerId
 from protocol.listening import word_of
 from protocol.node import Node
-from protocol.records import Advert
+from protocol.records import Advert, Desired
 from protocol.reporting import INTRODUCES_LABEL, REPORTS_LABEL, teller, tellers
 
 GRACE_S: Final = 6.0  # after a start; who else is there, and what changed meanwhile, is known then
@@ -47,6 +47,7 @@ LOOK_S: Final = 5.0  # a peer that comes or goes is no event here
 TOGETHER_S: Final = 0.2  # what happens together is told together
 TEMPLATES_MAX: Final = 256  # looked at for buttons
 FORGOTTEN: Final = "peer.forgotten"  # the event of a person's act
+DELETED: Final = "job.deleted"  # that of a standing job's record, on each device
 
 
 class Source(Protocol):
@@ -103,6 +104,8 @@ class Showing:
         """Something happened on this device."""
         if event["kind"] == FORGOTTEN and event["peer"]:
             self._forget(PeerId(event["peer"]))
+        if event["kind"] == DELETED and event["job"]:
+            self._clear_last(JobId(event["job"]))
         self._changed.set()
 
     def _on_birth(self, broker: Broker, message: Incoming) -> None:
@@ -111,6 +114,18 @@ class Showing:
         message.ack()
         if message.payload == ONLINE and not message.retain:
             self._retained.again(broker.name, f"{broker.settings.home_assistant_prefix}/")
+
+    def _clear_last(self, job: JobId) -> None:
+        """Of a template the last run stands at brokers, told by whoever coordinated that."""
+        node = self._source.node
+        held = node.steward.standing.jobs.get(job)
+        if held is None or held.kind != "template" or held.desired is not Desired.DELETED:
+            return
+        topic = f"{self._about.root}/template/{word_of(held.namespace, held.name)}/last"
+        for broker in self._brokers:
+            told_by = teller(node.fleet, REPORTS_LABEL, broker.name, job)
+            if broker.settings.report and told_by == self._about.peer:
+                self._retained.clear(broker.name, [topic])
 
     def _forget(self, peer: PeerId) -> None:
         """A person says that it does not come back: what it has left at brokers goes, too."""

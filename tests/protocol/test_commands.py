@@ -24,6 +24,7 @@ from tests.protocol.standingbook import StandingBook, daemon
 from tests.protocol.test_trigger import mqtt, triggered
 
 ROOT = "shoal/lab"
+SUBMITS = (Role.COMPUTE, Role.SUBMIT)
 OPERATES = (Role.COMPUTE, Role.SUBMIT, Role.OPERATE)
 
 
@@ -266,6 +267,37 @@ def test_whatever_is_heard_harms_nothing(word: str, payload: bytes, kind: Comman
     net.handle("a", CommandHeard("home", kind, word, payload))
     net.run(0.5)
     assert net.on() == ["a"] and len(net.commands("a").turns) == 0
+
+
+def test_what_is_no_command_ends_no_wait_for_ones_turn() -> None:
+    net = running("a", "b")
+    second = net.ranks(net.id)[1]
+    net.hear(b"OFF", second)
+    net.hear(b"whatever", second)
+    net.until(lambda: not net.on())
+
+
+def test_who_may_not_switch_leaves_it_to_who_may_without_a_word() -> None:
+    net = running("a", "b", "c", roles={"b": SUBMITS, "c": SUBMITS})
+    net.hear(b"OFF", "a", "b", "c")
+    net.until(lambda: not net.on())
+    assert [net.refused(name) for name in "abc"] == [[], [], []]
+    net.kill("a")
+    net.run(20.0)
+    net.hear(b"ON", "b")
+    assert "role operate" in net.refused("b")[0]
+
+
+def test_of_a_switch_that_goes_to_and_fro_each_second_the_last_counts() -> None:
+    net = running("a", "b")
+    for number in range(200):
+        net.hear(b"ON" if number % 2 else b"OFF", "a", "b")
+        net.run(0.02)
+    assert net.record("a").number <= 6, "a record and a save each"
+    net.hear(b"OFF", "a", "b")
+    net.until(lambda: not net.on())
+    net.run(30.0)
+    assert not net.on() and net.record("b").desired is Desired.STOPPED
 
 
 def test_what_comes_before_it_knows_the_others_waits_and_is_bounded() -> None:

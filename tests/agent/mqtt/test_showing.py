@@ -176,7 +176,7 @@ async def test_another_takes_over_when_the_one_that_tells_is_gone(
 async def test_who_takes_over_takes_away_what_went_meanwhile(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    """A component is taken away by a message that names it, and the one that had told of it knew."""
+    """A component is taken away by a message that names it, and who had told of it knew."""
     shown = Shown("a", "b")
     for device in shown.devices.values():
         nursery.start_soon(device.showing.run)
@@ -234,6 +234,30 @@ async def test_who_opts_out_takes_away_what_it_had_told_and_nothing_else(
         second.cancel_scope.cancel()
     kept = ["shoal/lab/daemon/collect/a/state", "shoal/lab/daemon/collect/state"]
     assert sorted(shown.stood) == kept
+
+
+async def test_of_a_template_that_is_deleted_the_last_run_goes(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    shown = Shown("a", "b")
+    for device in shown.devices.values():
+        nursery.start_soon(device.showing.run)
+    shown.net.submit("a", template())
+    await shown.settle()
+    last = "shoal/lab/template/tidy/last"
+    shown.stood[last] = b"{}"
+    (held,) = shown.net["a"].steward.standing.jobs
+    for desired, stays in ((Desired.STOPPED, True), (Desired.DELETED, False)):
+        shown.net.stop("a", held, desired)
+        shown.net.run(5.0)
+        for name, device in shown.devices.items():
+            told = [tell for tell in shown.net.boxes[name].tells if tell.job == held][-1]
+            device.showing.told({"kind": told.kind, "job": told.job, "peer": told.peer})
+        await shown.settle()
+        assert (last in shown.stood) is stays
+    cleared = [name for name, device in shown.devices.items()
+               if any(message.topic == last for message in device.broker.published)]  # fmt: skip
+    assert len(cleared) == 1
 
 
 async def test_of_a_peer_that_is_forgotten_nothing_stays(
