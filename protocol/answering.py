@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-import msgspec
-
 from protocol.answer import answer_message, refusal_message
 from protocol.catalogue import Catalogue
 from protocol.clock import NEVER, Now
@@ -31,14 +29,14 @@ from protocol.outbox import Outbox
 from protocol.question import Question, why_unanswerable
 from protocol.records import Keyring
 from protocol.trigger import matches
-from protocol.wire import dumps, loads
+from protocol.wire import dumps, load_row
 
 BUCKET: Final[Bucket] = "answer"
 QUESTIONS_MAX: Final = 8  # of one run: the same message sent again and again
 LOOK_AGAIN_S: Final = 10.0  # by then it is known whether who was to answer has died
 MINUTE_S: Final = 60.0
 Row = tuple[Bucket, str, bytes | None]
-Kept = tuple[bool, list[Question]]
+Kept = tuple[bool, list[Question]]  # as a row has it
 
 
 @dataclass(slots=True)
@@ -73,7 +71,7 @@ class Answering:
         unreadable: list[str] = []
         for key, value in disk.get(BUCKET, {}).items():
             try:
-                ended, questions = msgspec.convert(loads(value), Kept)
+                ended, questions = load_row(value, Kept)
             except (RemoteProtocolError, ValueError):
                 unreadable.append(key)
                 continue

@@ -38,6 +38,7 @@ ON: Final = b"ON"
 OFF: Final = b"OFF"
 PRESS: Final = b"PRESS"
 EARLY_MAX: Final = 32  # commands that wait for this device to know who else is there
+SWITCH_S: Final = 1.0  # between two acts on one daemon, each a record that goes to all
 WAITING_MAX: Final = 256  # switches that another rank is to act upon first
 NOT_LISTED: Final = "no device that hears it lists it ([mqtt] allow)"
 NOBODY: Final = JobId("")  # names that there are not are told of together: who sends them has many
@@ -46,7 +47,8 @@ KEPT: Final = "the broker has kept it from earlier; send it without retain"
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A switch that others come before, and what the daemon's record was when it was heard."""
+    """A switch that others come before, or that comes too soon after another, and what the daemon's
+    record was when it was heard."""
 
     heard: CommandHeard
     due: float  # monotonic
@@ -69,6 +71,7 @@ class Commands:
     run: Callable[[StandingJob, str, Now], tuple[str, list[Effect]]]
     refusals: Refusals = field(init=False)
     turns: dict[JobId, Turn] = field(default_factory=dict)
+    _acted: dict[JobId, float] = field(default_factory=dict)  # monotonic; when it was switched last
     _pressed: dict[JobId, dict[JobId, None]] = field(default_factory=dict)  # runs, in this life
     _early: list[CommandHeard] = field(default_factory=list)
     _ready_at: float = NEVER  # monotonic
@@ -180,17 +183,20 @@ class Commands:
     # ---- daemons -----------------------------------------------------------------------------
 
     def _switch(self, held: StandingJob, event: CommandHeard, now: Now) -> list[Effect]:
-        self.turns.pop(held.id, None)  # what was said before it counts no more
         if reason := self._why_not_switch(held, event, now):
             return self._refuse(held.id, event, reason, now)
+        ranked = self.actors(held, event.broker)
+        if barred := self.acts.why_not_change(held, "switch"):
+            return [] if ranked else self._refuse(held.id, event, barred, now)
+        self.turns.pop(held.id, None)  # what was said before it counts no more
         if _is_so(held, event):
             return []
-        ranked = self.actors(held, event.broker)
         rank = ranked.index(self.me) if self.me in ranked else len(ranked)
-        if rank == 0 or len(self.turns) >= WAITING_MAX:
-            return self._act(held, event, now)
         wait_s = min(rank, self.config.rank_max) * self.config.rank_delay_s
-        self.turns[held.id] = Turn(event, now.mono + wait_s, held.number)
+        due = max(now.mono + wait_s, self._acted.get(held.id, -SWITCH_S) + SWITCH_S)
+        if due <= now.mono or len(self.turns) >= WAITING_MAX:
+            return self._act(held, event, now)
+        self.turns[held.id] = Turn(event, due, held.number)
         return []
 
     def _why_not_switch(self, held: StandingJob, event: CommandHeard, now: Now) -> str:
@@ -202,9 +208,13 @@ class Commands:
             return held.unreadable or "its spec is not known here"
         if event.payload == ON and held.expired(now):
             return "its NotAfter is over: it runs again once its file has a later one"
-        return self.acts.why_not_change(held, "switch")
+        return ""
 
     def _act(self, held: StandingJob, event: CommandHeard, now: Now) -> list[Effect]:
+        self._acted.pop(held.id, None)
+        self._acted[held.id] = now.mono
+        if len(self._acted) > WAITING_MAX:
+            del self._acted[next(iter(self._acted))]
         word = "on" if event.payload == ON else "off"
         text = f"{held.name} is switched {word} by a message at broker {event.broker}"
         tell = Tell("daemon.switched", text, held.id, self.me, {"name": held.name, "to": word})
@@ -216,7 +226,8 @@ class Commands:
         held = self.standing.jobs.get(job)
         if held is None or held.number != turn.number or _is_so(held, turn.heard):
             return []
-        if reason := self._why_not_switch(held, turn.heard, now):
+        reason = self._why_not_switch(held, turn.heard, now)
+        if reason := reason or self.acts.why_not_change(held, "switch"):
             return self._refuse(job, turn.heard, reason, now)
         return self._act(held, turn.heard, now)
 

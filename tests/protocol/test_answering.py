@@ -16,6 +16,7 @@ from protocol.ids import ExecutionId
 from protocol.question import Question, whole_key
 from protocol.records import Desired, Heard
 from protocol.tree import Plain
+from protocol.wire import dumps, loads
 from tests.protocol.nodenet import queue
 from tests.protocol.test_trigger import mqtt, triggered
 from tests.protocol.triggernet import TOPIC, TriggerNet, allowing, look
@@ -560,6 +561,28 @@ def test_while_the_outbox_is_full_no_question_is_taken() -> None:
     assert net.boxes["a"].put_off == handles
     net.hear("a", key="m2")
     assert len(net.boxes["a"].kept) == 1
+
+
+def test_a_row_of_a_later_version_is_read_as_far_as_this_one_knows_it() -> None:
+    net = TriggerNet("a")
+    net.put("a")
+    net.hear("a", key="m1", reply="replies/first")
+    net.run(1.0)
+    net.hear("a", key="m1", **ASK)
+    rows = net.rows("a", "answer")
+    (run,) = rows
+    net.kill("a")
+    ended, questions = loads(rows[run])  # type: ignore[misc]
+    net.boxes["a"].disk["answer"][run] = dumps([ended, [[*each, "x"] for each in questions], "x"])
+    net.boot("a")
+    net.broker_up()
+    net.run(10.0)
+    finish(net)
+    net.run(5.0)
+    for publish in net.answers():
+        net.puback("a", publish)
+    assert sorted(each.topic for each in net.answers()) == ["replies/first", "replies/me"]
+    assert net["a"].unreadable == []
 
 
 def test_a_row_that_cannot_be_read_is_told_of_and_one_of_a_forgotten_run_goes() -> None:
