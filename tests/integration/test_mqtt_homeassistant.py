@@ -200,12 +200,14 @@ def test_who_takes_over_takes_away_what_went_meanwhile(lab: Lab, home: Home) -> 
     home.listener.until(lambda: home.component(shoal, "button", "Run tidy-late"), "a button")
     peers = [PeerId(device.peer) for device in lab.devices[:2]]
     first = next(d for d in lab.devices[:2] if d.peer == rendezvous(shoal, peers)[0])
-    lab.kill(first)  # who tells of it
+    lab.freeze(first)  # who tells of it: it does not hear of what follows
     delete(lab[2], job)
+    lab.kill(first)
 
     def told() -> bool:
         device = home.device(shoal)
-        return len(device["avty"]) == 1 and device["cmps"][f"button_{job}"] == {"p": "button"}
+        button = device["cmps"].get(f"button_{job}")
+        return len(device["avty"]) == 1 and button == {"p": "button"}
 
     home.listener.until(told, "the other tells that it is gone")
 
