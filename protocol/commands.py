@@ -98,19 +98,27 @@ class Commands:
         """Who hears commands to a daemon or template at that broker, is let act upon them by its
         owner, and has the certificate for it: the first acts. All who know the same peers name the
         same."""
-        allows = listening.allows if held.kind == "template" else listening.switches
-        found = [
-            advert
-            for advert in self.fleet.adverts()
-            if listening.has_broker(advert.labels, broker)
-            and allows(advert.labels, held.namespace, held.name)
-            and self._may(advert, held)
-        ]
+        found = self._those_who_may(self.fleet.adverts(), held, broker)
         # One that does not reach the broker would be left every press, and hears none.
         reaching = [advert for advert in found if reaches(advert.labels, broker)]
         peers = [advert.peer for advert in reaching or found]
         steady = [peer for peer in peers if not self.fleet.is_leaf(peer)]
         return rendezvous(held.id, steady or peers)
+
+    def commanded(self, held: StandingJob, broker: str) -> bool:
+        """Whether commands to it at that broker are anybody's, be it that all of those are away for
+        now: what is shown of it is not to come and go with each restart of a device."""
+        return bool(self._those_who_may(self.fleet.expected(), held, broker))
+
+    def _those_who_may(self, adverts: list[Advert], held: StandingJob, broker: str) -> list[Advert]:
+        allows = listening.allows if held.kind == "template" else listening.switches
+        return [
+            advert
+            for advert in adverts
+            if listening.has_broker(advert.labels, broker)
+            and allows(advert.labels, held.namespace, held.name)
+            and self._may(advert, held)
+        ]
 
     def _may(self, advert: Advert, held: StandingJob) -> bool:
         certificate = self.fleet.certificate_of(advert.peer)
@@ -122,13 +130,13 @@ class Commands:
         return owns or certificate.holds(Role.OPERATE, held.namespace)
 
     def button(self, held: StandingJob, broker: str, now: Now) -> str:
-        """The topic on which PRESS at that broker runs a template just now; empty where none does.
+        """The topic on which PRESS at that broker runs a template; empty where none does.
 
         One with a trigger hears its own topic alone. Where messages need an id, or are chosen by
         what is in them, a press would run nothing.
         """
         spec = held.wanted(now)
-        if held.kind != "template" or spec is None or not self.actors(held, broker):
+        if held.kind != "template" or spec is None or not self.commanded(held, broker):
             return ""
         word = listening.word_of(held.namespace, held.name)
         topic = f"{self.root}/trigger/{word}"

@@ -126,6 +126,12 @@ def peer_device(about: About, state: View, measured: View, seen: Iterable[str]) 
     }
 
 
+def figures_in(note: bytes) -> list[str]:
+    """Those that a device has told of, by the note of its message."""
+    named = _read(note)
+    return [figure for key, _, figure, *_ in _MEASURED if key in named]
+
+
 def shoal_device(
     about: About, peers: Sequence[str], buttons: Sequence[Button], switches: Sequence[Switch]
 ) -> Component:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from operator import is_
 from typing import Final, Protocol
 
 import trio
@@ -25,6 +26,7 @@ from agent.mqtt.homeassistant import (
     Button,
     Component,
     Switch,
+    figures_in,
     message_of,
     peer_device,
     peer_topic,
@@ -65,6 +67,7 @@ class Around:
     not worked out anew where nothing of it is another."""
 
     adverts: list[Advert] = field(default_factory=list)
+    expected: list[Advert] = field(default_factory=list)  # with those that are away
     records: bytes = b""
     minute: int = -1
     tellers: dict[tuple[str, str, str], PeerId | None] = field(default_factory=dict)
@@ -72,9 +75,9 @@ class Around:
 
     def same(self, other: Around) -> bool:
         """Adverts are values that are replaced, so that it is enough whether they are the same."""
-        known = (self.records, self.minute, len(self.adverts))
-        return known == (other.records, other.minute, len(other.adverts)) and all(
-            one is another for one, another in zip(self.adverts, other.adverts, strict=True)
+        pairs = ((self.adverts, other.adverts), (self.expected, other.expected))
+        return (self.records, self.minute) == (other.records, other.minute) and all(
+            len(ours) == len(theirs) and all(map(is_, ours, theirs)) for ours, theirs in pairs
         )
 
 
@@ -157,7 +160,10 @@ class Showing:
         if node.fleet.advert is None:  # it was built anew a moment ago
             return
         steward = node.steward
-        around = Around(node.fleet.adverts(), steward.standing.reconciler.root, self._minute())
+        fleet = node.fleet
+        around = Around(
+            fleet.adverts(), fleet.expected(), steward.standing.reconciler.root, self._minute()
+        )
         if not around.same(self._of):
             self._of = around
         views = daemon_views(steward.standing, steward.daemons, node.name_of, self._source.now())
@@ -204,8 +210,9 @@ class Showing:
 
     def _show_peer(self, broker: Broker, wanted: dict[str, Kept]) -> None:
         state, measured = self._source.state()
-        self._seen |= {key: None for key, value in measured.items() if value != -1}
         topic = peer_topic(broker.settings.home_assistant_prefix, self._about.peer)
+        told = figures_in(self._retained.note(broker.name, topic))  # in earlier lives, too
+        self._seen |= {key: None for key, value in measured.items() if value != -1 or key in told}
         device = peer_device(self._about, state, measured, self._seen)
         wanted[topic], _ = self._message(broker, topic, device)
 
@@ -245,7 +252,7 @@ class Showing:
         commands = self._source.node.steward.commands
         found = []
         for view in views:
-            may = bool(commands.actors(view.held, broker.name))
+            may = commands.commanded(view.held, broker.name)
             topic = topic_of(self._about.root, Commanded.DAEMON, view.word) if may else ""
             found.append(Switch(view.id, view.word, self._state_topic(view.word), topic))
         return found

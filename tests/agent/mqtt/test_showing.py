@@ -17,6 +17,8 @@ from agent.mqtt.showing import GRACE_S, LOOK_S, Showing
 from agent.storesql import RowWrite
 from protocol.clock import Now
 from protocol.config import NodeConfig, OutboxConfig, ReportingConfig, TriggersConfig
+from protocol.events import ForgetRequested
+from protocol.ids import PeerId
 from protocol.node import Node
 from protocol.records import Desired, Role
 from tests.agent.mqtt.introduced import MEASURED, STATE, wrong_with
@@ -32,15 +34,25 @@ PEER, SHOAL = "homeassistant/device/shoal_{}/config", "homeassistant/device/shoa
 class Shown:
     """Nodes on a desk, of which each shows itself at one broker of all."""
 
-    def __init__(self, *names: str, allow: tuple[str, ...] = ("daemon/*", "template/*")) -> None:
+    def __init__(
+        self,
+        *names: str,
+        allow: tuple[str, ...] = ("daemon/*", "template/*"),
+        lists: tuple[str, ...] = (),
+    ) -> None:
+        """`lists`: who alone does, where somebody is named."""
         config = NodeConfig(
             triggers=TriggersConfig(allow=allow),
             reporting=ReportingConfig(("home",), ("home",)),
             outbox=OutboxConfig(root="shoal/lab"),
         )
-        self.net = DaemonNet(
-            *names, configs=dict.fromkeys(names, config), roles=dict.fromkeys(names, ALL)
-        )
+        configs = dict.fromkeys(names, config)
+        if lists:
+            none = replace(config, triggers=TriggersConfig())
+            configs |= {name: none for name in names if name not in lists}
+            only = ReportingConfig(("home",))
+            configs |= {name: replace(config, reporting=only) for name in lists}
+        self.net = DaemonNet(*names, configs=configs, roles=dict.fromkeys(names, ALL))
         for name in names:
             box = self.net.boxes[name]
             box.described = replace(
@@ -278,6 +290,50 @@ async def test_of_a_peer_that_is_forgotten_nothing_stays(
     assert not [topic for topic in (*theirs, PEER.format("b")) if topic in shown.stood]
     assert PEER.format("a") in shown.stood, "a device does not forget itself"
     assert not [key for key in device.rows if "/b/" in key or "shoal_b" in key]
+
+
+async def test_what_a_device_lists_that_is_away_for_a_while_stays_and_goes_when_it_is_forgotten(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """Home Assistant forgets what a person has set for an entity that is taken away."""
+    shown = Shown("a", "b", lists=("b",))
+    device = shown.devices["a"]
+    device.broker.settings = replace(device.broker.settings, home_assistant=True)
+    shown.net.ran("a")
+    shown.net.submit("a", template())
+    nursery.start_soon(device.showing.run)
+    await shown.settle()
+    wanted = ["button", "event", "switch"]
+    assert sorted(each["p"] for each in cmps(shown).values()) == wanted
+    shown.net.kill("b")
+    shown.net.run(60.0)
+    await shown.settle()
+    assert sorted(each["p"] for each in cmps(shown).values() if len(each) > 1) == wanted
+    shown.net.kill("a")  # and who has heard nothing of it in this life
+    shown.net.boot("a")
+    await shown.settle()
+    assert sorted(each["p"] for each in cmps(shown).values() if len(each) > 1) == wanted
+    shown.net.handle("a", ForgetRequested(9_999, PeerId("b")))
+    await shown.settle()
+    assert sorted(each["p"] for each in cmps(shown).values() if len(each) > 1) == [
+        "binary_sensor",
+        "event",
+    ]
+
+
+async def test_a_figure_that_fails_after_a_restart_keeps_its_place(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    shown = Shown("a")
+    device = shown.devices["a"]
+    for temperature in (21_500, -1):
+        device.measured["temperature_mc"] = temperature
+        device.start()
+        async with trio.open_nursery() as life:
+            life.start_soon(device.showing.run)
+            await shown.settle()
+            life.cancel_scope.cancel()
+        assert len(cmps(shown, PEER.format("a"))["temperature"]) > 1
 
 
 async def test_a_figure_that_fails_once_keeps_its_place(
