@@ -69,7 +69,7 @@ class Lasts:
     def _pay(self, broker: Broker) -> None:
         owed = self._owed.get(broker.name, {})
         for name in list(owed):
-            if broker.room <= SPARE:
+            if not broker.has_room(SPARE):
                 return
             view = self._known.get(name)
             if view is None or self._last(view["job"]) is None or self._tell(broker, name, view):

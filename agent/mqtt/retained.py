@@ -227,7 +227,7 @@ class Retained:
 
     def _publish(self, broker: Broker, book: Book) -> None:
         for topic, kept in book.due(trio.current_time()):
-            if broker.room <= SPARE:
+            if not broker.has_room(SPARE):
                 return
             if kept is not None and book.rows[topic] != kept.note:
                 continue  # it became another while the disk was written

@@ -7,6 +7,7 @@ from typing import Any
 
 import trio
 
+from agent.mqtt.broker import has_room
 from agent.mqtt.message import Incoming, Outgoing
 from agent.mqtt.settings import BrokerSettings
 
@@ -18,13 +19,16 @@ class StandingBroker:
         self.name = name
         self.settings = BrokerSettings("mqtt://x", **settings)
         self.connected = True
-        self.room = 20
+        self.room = self.window = 20
         self.holds = False
         self.refuses: dict[str, str] = {}  # topics, and why
         self.published: list[Outgoing] = []
         self.retained: dict[str, bytes] = {}
         self.held: list[tuple[Outgoing, Callable[[str], None]]] = []
         self.subscriptions: dict[str, Callable[[Incoming], None]] = {}
+
+    def has_room(self, spare: int) -> bool:
+        return has_room(self.room, self.window, spare)
 
     def publish(self, message: Outgoing, done: Callable[[str], None]) -> bool:
         self.published.append(message)

@@ -60,6 +60,18 @@ async def test_the_latest_run_is_retained_and_an_earlier_one_changes_nothing(
     assert silent.published == []
 
 
+async def test_a_broker_that_takes_few_at_once_is_told_all_the_same(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    broker = Keeping()
+    broker.room = broker.window = 1
+    it = Told(broker)
+    nursery.start_soon(it.lasts.run)
+    it.run("one", "completed", 1)
+    await trio.sleep(60)
+    assert broker.on("/last")
+
+
 async def test_what_is_gone_by_then_is_told_no_more(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
