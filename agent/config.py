@@ -197,10 +197,10 @@ class Accept:
         default=("#",),
         metadata=about(
             words_of(check_topics),
-            "Topics that jobs may publish to at this device's brokers and with its login, as "
-            "filters: alarms/#, home/+/state; for {slot} and the like in a job's topic stands a + "
-            "there. # is all but the shoal's own tree, where a job has its own results and lines "
-            "alone. Empty: only those.",
+            "Topics that jobs may publish to at this device's brokers and with its login, and "
+            "answers to messages, too, as filters: alarms/#, home/+/state; for {slot} and the like "
+            "in a job's topic stands a + there. # is all but the shoal's own tree, where a job has "
+            "its own results and lines alone. Empty: only those.",
         ),
     )
     environment: tuple[str, ...] = field(

@@ -371,6 +371,9 @@ class Agent:
         return ReportingConfig(
             reports=tuple(name for name, each in brokers if each.report),
             introduces=tuple(name for name, each in brokers if each.home_assistant),
+            discovery=tuple(
+                (name, each.home_assistant_prefix) for name, each in brokers if each.home_assistant
+            ),
         )
 
     # ---- life --------------------------------------------------------------------------------

@@ -10,16 +10,14 @@ id, so whoever hears two, after a death at the wrong moment, hears the same twic
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
-
-import msgspec
 
 from protocol.answer import answer_message, refusal_message
 from protocol.catalogue import Catalogue
 from protocol.clock import NEVER, Now
-from protocol.config import CoordinationConfig, TriggersConfig
+from protocol.config import NodeConfig
 from protocol.derived import question_of
 from protocol.effects import Bucket, Effect, Save
 from protocol.errors import RemoteProtocolError
@@ -28,16 +26,17 @@ from protocol.heldjob import HeldJob
 from protocol.ids import JobId, PeerId
 from protocol.listening import BROKER_LABEL
 from protocol.outbox import Outbox
-from protocol.question import Question
+from protocol.question import Question, why_unanswerable
 from protocol.records import Keyring
-from protocol.wire import dumps, loads
+from protocol.trigger import matches
+from protocol.wire import dumps, load_row
 
 BUCKET: Final[Bucket] = "answer"
 QUESTIONS_MAX: Final = 8  # of one run: the same message sent again and again
 LOOK_AGAIN_S: Final = 10.0  # by then it is known whether who was to answer has died
 MINUTE_S: Final = 60.0
 Row = tuple[Bucket, str, bytes | None]
-Kept = tuple[bool, list[Question]]
+Kept = tuple[bool, list[Question]]  # as a row has it
 
 
 @dataclass(slots=True)
@@ -55,14 +54,15 @@ class Owed:
 
 @dataclass(slots=True)
 class Answering:
-    """The one writer of what is owed."""
+    """The one writer of what is owed. `leave` counts and tells of an answer that may not go out: by
+    its template, and why."""
 
     keyring: Keyring
-    config: TriggersConfig
-    timing: CoordinationConfig
+    config: NodeConfig
     catalogue: Catalogue
     fleet: Fleet
     outbox: Outbox
+    leave: Callable[[JobId, str, Now], list[Effect]]
     owed: dict[JobId, Owed] = field(default_factory=dict)
     _extra: deque[float] = field(default_factory=deque)  # monotonic, of the last minute
 
@@ -71,7 +71,7 @@ class Answering:
         unreadable: list[str] = []
         for key, value in disk.get(BUCKET, {}).items():
             try:
-                ended, questions = msgspec.convert(loads(value), Kept)
+                ended, questions = load_row(value, Kept)
             except (RemoteProtocolError, ValueError):
                 unreadable.append(key)
                 continue
@@ -84,7 +84,7 @@ class Answering:
         for run in gone:
             del self.owed[run]
         for owed in self.owed.values():
-            owed.due = now.mono + self.timing.boot_grace_s if owed.ended else NEVER
+            owed.due = now.mono + self.config.coordination.boot_grace_s if owed.ended else NEVER
         return [Save(tuple((BUCKET, run, None) for run in gone))] if gone else []
 
     # ---- a run's end -------------------------------------------------------------------------
@@ -105,7 +105,7 @@ class Answering:
             return []
         owed.ended = True
         standbys = any(each != self.keyring.peer for each in self._alive(held))
-        wait_s = self.timing.standby_ack_s if standbys and self._leads(held) else 0.0
+        wait_s = self.config.coordination.standby_ack_s if standbys and self._leads(held) else 0.0
         return self._owe(held, owed, wait_s, now)
 
     def _owe(self, held: HeldJob, owed: Owed, wait_s: float, now: Now) -> list[Effect]:
@@ -128,13 +128,26 @@ class Answering:
         """Put the answers into the outbox, unless it is another's to answer by now."""
         owed, held = self.owed.pop(run), self.catalogue.jobs.get(run)
         rows: list[Row] = [(BUCKET, run, None)]
+        left: list[Effect] = []
         if held is not None and held.done:
             own = question_of(held.spec_data)
             for question in owed.questions:
                 who = self._answerer(held, question.broker)
-                if question != own or who == self.keyring.peer:
+                if question == own and who != self.keyring.peer:
+                    continue
+                if why := self.why_not(question):  # who heard it has another owner, or list
+                    left += self.leave(held.source or JobId(""), why, now)
+                else:
                     rows.append(self.outbox.add(answer_message(held, question, self.keyring)))
-        return [Save(tuple(rows)), *self.outbox.due(now)]
+        return [Save(tuple(rows)), *left, *self.outbox.due(now)]
+
+    def why_not(self, question: Question) -> str:
+        """Why this device publishes no answer there; empty where it does."""
+        root, topics = self.outbox.config.root, self.config.policy.topics
+        for broker, prefix in self.config.reporting.discovery:
+            if broker == question.broker and matches(f"{prefix}/#", question.reply):
+                return "a response topic that Home Assistant reads"
+        return why_unanswerable(question.reply, question.correlation, root, topics)
 
     def _leads(self, held: HeldJob) -> bool:
         return held.coordinator == self.keyring.peer
@@ -180,7 +193,7 @@ class Answering:
         """Of answers that cost no run: what asks for them may come as fast as it likes."""
         while self._extra and self._extra[0] <= now.mono - MINUTE_S:
             self._extra.popleft()
-        if self.outbox.full or len(self._extra) >= self.config.extra_answers_max:
+        if self.outbox.full or len(self._extra) >= self.config.triggers.extra_answers_max:
             return False
         self._extra.append(now.mono)
         return True

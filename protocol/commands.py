@@ -18,10 +18,12 @@ from typing import Final, assert_never
 from protocol import listening
 from protocol.clock import NEVER, Now
 from protocol.config import TriggersConfig
-from protocol.derived import derived_id
+from protocol.coordination import Coordination
+from protocol.derived import PRESSED, derived_id
 from protocol.effects import Effect, Tell
 from protocol.events import Commanded, CommandHeard
 from protocol.fleet import Fleet
+from protocol.hearing import reaches
 from protocol.ids import JobId, PeerId, rendezvous
 from protocol.job import JobType
 from protocol.records import Advert, Desired, Keyring, Role
@@ -36,6 +38,7 @@ ON: Final = b"ON"
 OFF: Final = b"OFF"
 PRESS: Final = b"PRESS"
 EARLY_MAX: Final = 32  # commands that wait for this device to know who else is there
+SWITCH_S: Final = 1.0  # between two acts on one daemon, each a record that goes to all
 WAITING_MAX: Final = 256  # switches that another rank is to act upon first
 NOT_LISTED: Final = "no device that hears it lists it ([mqtt] allow)"
 NOBODY: Final = JobId("")  # names that there are not are told of together: who sends them has many
@@ -44,7 +47,8 @@ KEPT: Final = "the broker has kept it from earlier; send it without retain"
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A switch that others come before, and what the daemon's record was when it was heard."""
+    """A switch that others come before, or that comes too soon after another, and what the daemon's
+    record was when it was heard."""
 
     heard: CommandHeard
     due: float  # monotonic
@@ -63,9 +67,12 @@ class Commands:
     standing: Standing
     fleet: Fleet
     acts: StandingActs
+    coordination: Coordination
     run: Callable[[StandingJob, str, Now], tuple[str, list[Effect]]]
     refusals: Refusals = field(init=False)
     turns: dict[JobId, Turn] = field(default_factory=dict)
+    _acted: dict[JobId, float] = field(default_factory=dict)  # monotonic; when it was switched last
+    _pressed: dict[JobId, dict[JobId, None]] = field(default_factory=dict)  # runs, in this life
     _early: list[CommandHeard] = field(default_factory=list)
     _ready_at: float = NEVER  # monotonic
     _ready: bool = False
@@ -91,16 +98,27 @@ class Commands:
         """Who hears commands to a daemon or template at that broker, is let act upon them by its
         owner, and has the certificate for it: the first acts. All who know the same peers name the
         same."""
+        found = self._those_who_may(self.fleet.adverts(), held, broker)
+        # One that does not reach the broker would be left every press, and hears none.
+        reaching = [advert for advert in found if reaches(advert.labels, broker)]
+        peers = [advert.peer for advert in reaching or found]
+        steady = [peer for peer in peers if not self.fleet.is_leaf(peer)]
+        return rendezvous(held.id, steady or peers)
+
+    def commanded(self, held: StandingJob, broker: str) -> bool:
+        """Whether commands to it at that broker are anybody's, be it that all of those are away for
+        now: what is shown of it is not to come and go with each restart of a device."""
+        return bool(self._those_who_may(self.fleet.expected(), held, broker))
+
+    def _those_who_may(self, adverts: list[Advert], held: StandingJob, broker: str) -> list[Advert]:
         allows = listening.allows if held.kind == "template" else listening.switches
-        found = [
-            advert.peer
-            for advert in self.fleet.adverts()
+        return [
+            advert
+            for advert in adverts
             if listening.has_broker(advert.labels, broker)
             and allows(advert.labels, held.namespace, held.name)
             and self._may(advert, held)
         ]
-        steady = [peer for peer in found if not self.fleet.is_leaf(peer)]
-        return rendezvous(held.id, steady or found)
 
     def _may(self, advert: Advert, held: StandingJob) -> bool:
         certificate = self.fleet.certificate_of(advert.peer)
@@ -112,13 +130,13 @@ class Commands:
         return owns or certificate.holds(Role.OPERATE, held.namespace)
 
     def button(self, held: StandingJob, broker: str, now: Now) -> str:
-        """The topic on which PRESS at that broker runs a template just now; empty where none does.
+        """The topic on which PRESS at that broker runs a template; empty where none does.
 
         One with a trigger hears its own topic alone. Where messages need an id, or are chosen by
         what is in them, a press would run nothing.
         """
         spec = held.wanted(now)
-        if held.kind != "template" or spec is None or not self.actors(held, broker):
+        if held.kind != "template" or spec is None or not self.commanded(held, broker):
             return ""
         word = listening.word_of(held.namespace, held.name)
         topic = f"{self.root}/trigger/{word}"
@@ -173,17 +191,20 @@ class Commands:
     # ---- daemons -----------------------------------------------------------------------------
 
     def _switch(self, held: StandingJob, event: CommandHeard, now: Now) -> list[Effect]:
-        self.turns.pop(held.id, None)  # what was said before it counts no more
         if reason := self._why_not_switch(held, event, now):
             return self._refuse(held.id, event, reason, now)
+        ranked = self.actors(held, event.broker)
+        if barred := self.acts.why_not_change(held, "switch"):
+            return [] if ranked else self._refuse(held.id, event, barred, now)
+        self.turns.pop(held.id, None)  # what was said before it counts no more
         if _is_so(held, event):
             return []
-        ranked = self.actors(held, event.broker)
         rank = ranked.index(self.me) if self.me in ranked else len(ranked)
-        if rank == 0 or len(self.turns) >= WAITING_MAX:
-            return self._act(held, event, now)
         wait_s = min(rank, self.config.rank_max) * self.config.rank_delay_s
-        self.turns[held.id] = Turn(event, now.mono + wait_s, held.number)
+        due = max(now.mono + wait_s, self._acted.get(held.id, -SWITCH_S) + SWITCH_S)
+        if due <= now.mono or len(self.turns) >= WAITING_MAX:
+            return self._act(held, event, now)
+        self.turns[held.id] = Turn(event, due, held.number)
         return []
 
     def _why_not_switch(self, held: StandingJob, event: CommandHeard, now: Now) -> str:
@@ -195,9 +216,13 @@ class Commands:
             return held.unreadable or "its spec is not known here"
         if event.payload == ON and held.expired(now):
             return "its NotAfter is over: it runs again once its file has a later one"
-        return self.acts.why_not_change(held, "switch")
+        return ""
 
     def _act(self, held: StandingJob, event: CommandHeard, now: Now) -> list[Effect]:
+        self._acted.pop(held.id, None)
+        self._acted[held.id] = now.mono
+        if len(self._acted) > WAITING_MAX:
+            del self._acted[next(iter(self._acted))]
         word = "on" if event.payload == ON else "off"
         text = f"{held.name} is switched {word} by a message at broker {event.broker}"
         tell = Tell("daemon.switched", text, held.id, self.me, {"name": held.name, "to": word})
@@ -209,7 +234,8 @@ class Commands:
         held = self.standing.jobs.get(job)
         if held is None or held.number != turn.number or _is_so(held, turn.heard):
             return []
-        if reason := self._why_not_switch(held, turn.heard, now):
+        reason = self._why_not_switch(held, turn.heard, now)
+        if reason := reason or self.acts.why_not_change(held, "switch"):
             return self._refuse(job, turn.heard, reason, now)
         return self._act(held, turn.heard, now)
 
@@ -227,14 +253,29 @@ class Commands:
             certified = self.fleet.certificate.holds(Role.SUBMIT, held.namespace)
             reason = "this peer may not submit: its certificate lacks the role"
             return [] if certified else self._refuse(held.id, event, reason, now)
-        key = f"{self.rng.getrandbits(128):032x}"
+        running = self._under_way(held.id)
+        if len(running) >= self.config.running_max:
+            reason = f"{len(running)} of its runs are under way, as many as presses begin"
+            return self._refuse(held.id, event, reason, now)
+        catalogue = self.coordination.catalogue
+        room = self.coordination.forget_runs(self.config.runs_kept) if catalogue.full else []
+        key = f"{PRESSED}{self.rng.getrandbits(128):032x}"
         refusal, effects = self.run(held, key, now)
         if refusal:
-            return self._refuse(held.id, event, refusal, now)
+            return [*room, *self._refuse(held.id, event, refusal, now)]
         run = derived_id(self.keyring.shoal, held.namespace, held.id, key)
+        running[run] = None
         text = f"{held.name}: a press at broker {event.broker} is job {run[:8]}"
         fields: dict[str, object] = {"job": run}
-        return [*effects, Tell("command.pressed", text, held.id, self.me, fields)]
+        return [*room, *effects, Tell("command.pressed", text, held.id, self.me, fields)]
+
+    def _under_way(self, template: JobId) -> dict[JobId, None]:
+        """Its runs that presses have begun here and that have not ended: a button may be stuck."""
+        jobs = self.coordination.catalogue.jobs
+        running = self._pressed.get(template, {})
+        still = [run for run in running if run in jobs and not jobs[run].done]
+        self._pressed[template] = dict.fromkeys(still)
+        return self._pressed[template]
 
     # ---- time --------------------------------------------------------------------------------
 

@@ -189,7 +189,7 @@ class PolicyConfig:
     downloads: tuple[str, ...] = ("*",)  # hosts that inputs may be fetched from
     volumes: tuple[str, ...] = ("*",)  # names of what jobs may keep here between starts
     buckets: tuple[str, ...] = ()  # host/bucket that tasks' files may come from; with :rw also go
-    topics: tuple[str, ...] = ("#",)  # filters of what jobs may publish at its brokers
+    topics: tuple[str, ...] = ("#",)  # filters of what jobs and answers may go to at its brokers
     topics_root: str = "shoal"  # of the shoal's own topics, which no job has
     environment: tuple[str, ...] = ()  # variables of the agent that tasks may have by env:NAME
     isolation: tuple[str, ...] = ()  # what a program can be kept from here: "network"
@@ -240,6 +240,8 @@ class ReportingConfig:
 
     reports: tuple[str, ...] = ()  # that hear of states
     introduces: tuple[str, ...] = ()  # at which Home Assistant hears what there is
+    # What its topics begin with at each of these.
+    discovery: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

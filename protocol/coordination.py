@@ -14,6 +14,7 @@ from protocol.bounds import INT_MAX
 from protocol.catalogue import Catalogue
 from protocol.clock import NEVER, Now
 from protocol.config import CoordinationConfig
+from protocol.derived import is_pressed
 from protocol.direct import Direct
 from protocol.effects import Effect, Send, Tell
 from protocol.fleet import Fleet
@@ -492,12 +493,12 @@ class Coordination:
         return effects
 
     def runs_over(self, keep: int) -> list[HeldJob]:
-        """The ended runs of triggers beyond so many, the oldest first: a sensor makes 60,000 in a
-        week, and the catalogue holds 10,000 jobs of all kinds."""
+        """The ended runs of triggers and presses beyond so many, the oldest first: a sensor makes
+        60,000 in a week, and the catalogue holds 10,000 jobs of all kinds."""
         found = [
             held
             for held in self.catalogue.jobs.values()
-            if held.job.fired is not None and held.done and held.ended_ms
+            if (held.job.fired is not None or is_pressed(held.spec)) and held.done and held.ended_ms
         ]
         found.sort(key=lambda held: (held.ended_ms, held.id))
         return found[: max(0, len(found) - keep)]

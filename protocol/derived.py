@@ -34,6 +34,7 @@ from protocol.wire import (
 
 KIND: Final = "derived"  # of a spec record; part of the job's id
 PEER_LABEL: Final = "shoal/peer"  # each peer has it, with its id for a value
+PRESSED: Final = "press:"  # before the key of a run that a press has begun
 RUN_KEY_CHARS_MAX: Final = 128  # control.bodies.KEY_MAX; with the source's id well within a Key
 _SLOT: Final = re.compile(r"(0|[1-9][0-9]{0,11})(/([A-Za-z0-9_-]{1,64}))?")
 
@@ -50,6 +51,11 @@ def derived_id(shoal: ShoalId, namespace: str, source: JobId, trigger: str) -> J
 def source_of(spec: Spec) -> JobId | None:
     """The schedule or template that this spec was derived from."""
     return JobId(spec.key.partition("/")[0]) if spec.kind == KIND else None
+
+
+def is_pressed(spec: Spec) -> bool:
+    """Whether a press on a topic has begun this run."""
+    return spec.kind == KIND and spec.key.partition("/")[2].startswith(PRESSED)
 
 
 def slot_of(spec: Spec) -> int:

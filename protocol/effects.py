@@ -32,11 +32,11 @@ Bucket = Literal[
     "ops",
     "outbox",
     "stream",
-    "retained",
+    "result",  # retained at brokers (protocol.retained)
     "trigger",
     "delivery",
     "foreign",
-    "retained",
+    "retained",  # the agent's own at brokers (agent.mqtt.retained)
     "answer",
 ]
 BUCKETS: tuple[Bucket, ...] = get_args(Bucket)

@@ -34,6 +34,12 @@ class Fleet:
                 adverts.append(peer.advert)
         return sorted(adverts, key=lambda advert: advert.peer)
 
+    def expected(self) -> list[Advert]:
+        """The same with those that are away and may come back, as they were when last heard."""
+        away = [peer.advert for peer in self.membership.peers() if peer.state in AWAY]
+        adverts = [*self.adverts(), *(advert for advert in away if advert is not None)]
+        return sorted(adverts, key=lambda advert: advert.peer)
+
     def alive(self, peer_id: PeerId) -> bool:
         """Also one that has said that it comes back."""
         peer = self.membership.peer(peer_id)

@@ -28,9 +28,11 @@ Row = tuple[Bucket, str, bytes | None]
 
 @dataclass(slots=True)
 class Foreign:
-    """The records by their names, which stand where other items have their job's id."""
+    """The records by their names, which stand where other items have their job's id. `known` are
+    those on disk that are foreign no more, since an upgrade: to be taken up elsewhere."""
 
     records: dict[JobId, bytes] = field(default_factory=dict)
+    known: list[Sealed] = field(default_factory=list)
     _bytes: int = 0
 
     def restore(self, rows: Mapping[str, bytes], keyring: Keyring) -> list[str]:
@@ -42,7 +44,10 @@ class Foreign:
             except RemoteProtocolError:
                 unreadable.append(key)
                 continue
-            self.take(sealed)
+            if is_foreign(sealed):
+                self.take(sealed)
+            else:
+                self.known.append(sealed)
         return unreadable
 
     def room(self, size_bytes: int) -> bool:
@@ -55,6 +60,11 @@ class Foreign:
             self.records[key] = sealed.data
             self._bytes += len(sealed.data)
         return (BUCKET, key, sealed.data)
+
+
+def gone(sealed: Sealed) -> Row:
+    """The row that deletes it here."""
+    return (BUCKET, name_of(sealed.data), None)
 
 
 def is_foreign(sealed: Sealed) -> bool:

@@ -91,6 +91,11 @@ def hears(labels: Mapping[str, str], broker: str, template: JobId) -> bool:
     return broker not in words and _word(template) not in words
 
 
+def reaches(labels: Mapping[str, str], broker: str) -> bool:
+    """Whether such a device is connected to a broker it has, as far as it says."""
+    return broker not in labels.get(DEAF_LABEL, "").split(",")
+
+
 def _word(template: JobId) -> str:
     """No name of a broker has a colon."""
     return f":{template[:ID_CHARS]}"

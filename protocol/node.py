@@ -20,7 +20,7 @@ from protocol.catalogue import Catalogue
 from protocol.clock import CLOCK_LABEL, CLOCK_UNKNOWN, NEVER, Now
 from protocol.config import NodeConfig
 from protocol.coordination import Coordination
-from protocol.derived import PEER_LABEL
+from protocol.derived import PEER_LABEL, is_pressed
 from protocol.effects import Bucket, Effect, RemoveTask, Reply, Save, Send, Tell, one_save
 from protocol.errors import RemoteProtocolError
 from protocol.events import (
@@ -112,7 +112,7 @@ from protocol.placement import Placement
 from protocol.policy import minute_here
 from protocol.proofs import Proofs
 from protocol.publishing import Publishing
-from protocol.records import Advert, Certificate, Keyring, Role, Verdict
+from protocol.records import Advert, Certificate, Desired, Keyring, Role, Verdict
 from protocol.relay import ANSWERING_S, Relay
 from protocol.reporting import reporting_labels
 from protocol.requests import Requests
@@ -809,17 +809,22 @@ class Node:
         return self.view(held, detail=False)
 
     def last_run(self, job: JobId) -> View | None:
-        """A run of a template that is coordinated here, in short; None for any other job."""
+        """A run of a template that is coordinated here, in short; None for any other job, and
+        where the template is no more."""
         held = self.jobs.get(job)
         source = None if held is None else held.source
         template = None if source is None else self.steward.standing.jobs.get(source)
         if held is None or template is None or template.kind != "template":
             return None
+        if template.desired is Desired.DELETED:
+            return None
         if held.coordinator != self.keyring.peer:
             return None
         view = self.view(held, detail=False)
         fired = held.job.fired
-        by: View = {"by": "call"} if fired is None else {"by": "message", "topic": fired.topic}
+        by: View = {"by": "press" if is_pressed(held.spec) else "call"}
+        if fired is not None:
+            by = {"by": "message", "topic": fired.topic}
         shown = ("state", "reason", "created_ms", "ended_ms")
         return {
             "template": word_of(template.namespace, template.name),

@@ -12,7 +12,7 @@ import msgspec
 
 from protocol.bounds import TOPIC_CHARS_MAX
 from protocol.records import Heard
-from protocol.trigger import key_of
+from protocol.trigger import key_of, matches
 
 CORRELATION_BYTES_MAX: Final = 256  # bounds.Correlation
 
@@ -25,8 +25,9 @@ class Question(msgspec.Struct, array_like=True, frozen=True):
     correlation: bytes = b""
 
 
-def why_unanswerable(reply: str, correlation: bytes, root: str) -> str:
-    """Why nothing is published there; empty where it may be. `root` is the shoal's own tree."""
+def why_unanswerable(reply: str, correlation: bytes, root: str, topics: tuple[str, ...]) -> str:
+    """Why nothing is published there; empty where it may be. `root` is the shoal's own tree, and
+    `topics` are the filters that the device's owner has for what jobs publish ([accept] topics)."""
     if len(reply) > TOPIC_CHARS_MAX:
         return f"a response topic over {TOPIC_CHARS_MAX} characters"
     if len(correlation) > CORRELATION_BYTES_MAX:
@@ -39,6 +40,9 @@ def why_unanswerable(reply: str, correlation: bytes, root: str) -> str:
         return "a response topic with a sign that cannot be printed"
     if reply == root or reply.startswith(f"{root}/"):
         return "a response topic among the shoal's own"
+    if not any(matches(each, reply) for each in topics):
+        line = ", ".join(f'"{each}"' for each in topics)
+        return f"a response topic that jobs may not publish to ([accept] topics = [{line}])"
     return ""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from protocol.fleet import Fleet
+from protocol.hearing import reaches
 from protocol.ids import PeerId, rendezvous
 
 REPORTS_LABEL: Final = "shoal/reports"  # of which brokers it tells states
@@ -38,8 +39,11 @@ def tells(labels: Mapping[str, str], label: str, broker: str) -> bool:
 
 
 def tellers(fleet: Fleet, label: str, broker: str) -> list[PeerId]:
-    """Who tells that broker, by id; metered devices only where all are."""
-    found = [each.peer for each in fleet.adverts() if tells(each.labels, label, broker)]
+    """Who tells that broker, by id; metered devices only where all are, and those that do not
+    reach it only where none does: what there is to tell then, they tell when it is back."""
+    adverts = [each for each in fleet.adverts() if tells(each.labels, label, broker)]
+    reaching = [each for each in adverts if reaches(each.labels, broker)]
+    found = [each.peer for each in reaching or adverts]
     return [peer for peer in found if not fleet.is_leaf(peer)] or found
 
 

@@ -17,7 +17,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.ids import JobId
 from protocol.wire import dumps, loads
 
-BUCKET: Final[Bucket] = "retained"
+BUCKET: Final[Bucket] = "result"
 ROWS_MAX: Final = 4_000  # some 2 MB; those beyond are taken back early, the oldest first
 AT_ONCE_MAX: Final = 500  # taken back in one sweep: each is a message
 Row = tuple[Bucket, str, bytes | None]

@@ -20,7 +20,7 @@ from protocol.container import full_name
 from protocol.courier import Courier
 from protocol.effects import Bucket, Effect, Save, Send, Tell
 from protocol.errors import RemoteProtocolError
-from protocol.foreign import Foreign, is_foreign, name_of
+from protocol.foreign import Foreign, gone, is_foreign, name_of
 from protocol.ids import JobId, PeerId
 from protocol.messages import (
     SyncBuckets,
@@ -195,8 +195,19 @@ class Standing:
 
     # ---- connections -------------------------------------------------------------------------
 
-    def boot(self, now: Now) -> None:
+    def boot(self, now: Now) -> list[Effect]:
+        """Take up what an earlier version has kept without knowing it: all peers may have done so,
+        and none sends it again."""
         self._sync_at = now.mono + self._sync_period()
+        known, self.foreign.known = self.foreign.known, []
+        self._rows += [gone(each) for each in known]
+        return self._save(self._merge([each for each in known if self._stands(each)], now))
+
+    def _stands(self, sealed: Sealed) -> bool:
+        try:
+            return verified_standing(sealed.data, self.keyring) is not None
+        except RemoteProtocolError:
+            return False
 
     def on_connected(self, peer: PeerId, now: Now) -> list[Effect]:
         """Compare everything. Who holds nothing waits to be asked: it has nothing to lose."""

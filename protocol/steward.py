@@ -26,6 +26,7 @@ from protocol.executor import Executor
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.inquiry import Inquiries
 from protocol.job import JobType
+from protocol.outbox import Outbox
 from protocol.records import Advert, Certificate, Desired, Keyring
 from protocol.requests import Requests
 from protocol.schedules import Schedules
@@ -101,7 +102,7 @@ class Steward:
             cron,
             requests.end_run,
         )
-        self.answering = _answering(keyring, config, coordination, executor)
+        self.answering = self._answering(config, coordination, executor.publishing.outbox)
         self.triggers = Triggers(
             keyring,
             config.triggers,
@@ -112,8 +113,16 @@ class Steward:
             inquiries,
             self.answering,
         )
-
         self.commands = self._commands(config, rng, coordination)
+
+    def _answering(
+        self, config: NodeConfig, coordination: Coordination, outbox: Outbox
+    ) -> Answering:
+        def leave(template: JobId, reason: str, now: Now) -> list[Effect]:
+            return self.triggers.leave_unanswered(template, reason, now)
+
+        keyring, fleet = self.standing.keyring, coordination.fleet
+        return Answering(keyring, config, coordination.catalogue, fleet, outbox, leave)
 
     def _commands(self, config: NodeConfig, rng: Random, coordination: Coordination) -> Commands:
         return Commands(
@@ -125,6 +134,7 @@ class Steward:
             self.standing,
             coordination.fleet,
             self.acts,
+            coordination,
             self._requests.press,
         )
 
@@ -138,9 +148,9 @@ class Steward:
 
     def boot(self, event: Booted, now: Now) -> tuple[list[Effect], Booted]:
         """Take up what runs of daemons; gives back the event with what is none of theirs."""
-        self.standing.boot(now)
+        known = self.standing.boot(now)
         effects, others = self.daemons.boot(event.found, now)
-        return effects, Booted(tuple(others))
+        return [*known, *effects], Booted(tuple(others))
 
     def owns(self, execution: ExecutionId) -> bool:
         """Whether it is a daemon's execution, the present one or one that is over."""
@@ -291,16 +301,3 @@ class Steward:
         if detail and spec is not None and spec.trigger is not None:
             view["trigger"] = trigger_view(held, spec.trigger.mqtt, self.triggers, name, now)
         return view
-
-
-def _answering(
-    keyring: Keyring, config: NodeConfig, coordination: Coordination, executor: Executor
-) -> Answering:
-    return Answering(
-        keyring,
-        config.triggers,
-        config.coordination,
-        coordination.catalogue,
-        coordination.fleet,
-        executor.publishing.outbox,
-    )

@@ -45,7 +45,7 @@ from protocol.ids import JobId, PeerId, outranks, rendezvous
 from protocol.inquiry import Inquiries, View
 from protocol.listening import TopicWatch
 from protocol.messages import JobQuery
-from protocol.question import Question, whole_key, why_unanswerable, without_question
+from protocol.question import Question, whole_key, without_question
 from protocol.records import Keyring, Role, Spec
 from protocol.refusals import Refusals
 from protocol.standing import Standing
@@ -357,7 +357,7 @@ class Triggers:
         rows = self.waiting.add(waiter)
         if event.delivery and not event.key:
             rows += self.waiting.deliver(held.id, event.delivery, event.message)
-        told = self._leave_unanswered(held.id, why_not, now) if why_not else []
+        told = self.leave_unanswered(held.id, why_not, now) if why_not else []
         return [Save(tuple(rows)), *told, kept, *self._begin(waiter, now)]
 
     def _why_not(self, watch: Watch | None, event: TriggerHeard) -> str:
@@ -432,8 +432,7 @@ class Triggers:
         none itself, and still it may not be what runs something else: who asks chose the topic."""
         if question is None:
             return ""
-        root = self.answering.outbox.config.root
-        if why := why_unanswerable(question.reply, question.correlation, root):
+        if why := self.answering.why_not(question):
             return why
         own = self.watches.get(template)
         if own is not None and own.mqtt.answers and not matches(own.mqtt.answers, question.reply):
@@ -446,7 +445,8 @@ class Triggers:
                 return f"a response topic that runs {self._name(job)}"
         return ""
 
-    def _leave_unanswered(self, template: JobId, reason: str, now: Now) -> list[Effect]:
+    def leave_unanswered(self, template: JobId, reason: str, now: Now) -> list[Effect]:
+        """Count and tell of a question that gets no answer from here."""
         if watch := self.watches.get(template):
             count(watch.tally.unanswered, reason)
         return self.unanswered.add(template, self._name(template), reason, now.mono)
@@ -456,7 +456,7 @@ class Triggers:
     ) -> list[Effect]:
         """Answer that a message runs nothing: of those who hear it the first by rank does."""
         if why := self._why_unanswerable(template, question):
-            return self._leave_unanswered(template, why, now)
+            return self.leave_unanswered(template, why, now)
         held, watch = self.standing.jobs.get(template), self.watches.get(template)
         namespace = held.namespace if held is not None else ""
         run = derived_id(self.keyring.shoal, namespace, template, key)
@@ -466,7 +466,7 @@ class Triggers:
                 return []
         said = self.answering.refuse(run, self._name(template), reason, question, now)
         if said is None:
-            return self._leave_unanswered(template, "too many answers a minute", now)
+            return self.leave_unanswered(template, "too many answers a minute", now)
         return said
 
     # ---- whose turn it is --------------------------------------------------------------------

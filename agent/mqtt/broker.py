@@ -97,6 +97,10 @@ class Broker:
         """How many more messages may be on their way to it; 0 while it is not connected."""
         return self._sessions[MAIN].room
 
+    def has_room(self, spare: int) -> bool:
+        """Whether one more may go that has to leave so many places for others."""
+        return has_room(self.room, self.window, spare)
+
     @property
     def window(self) -> int:
         """How many it lets be on their way at once, as far as it is connected."""
@@ -313,6 +317,12 @@ class Brokers:
         async with trio.open_nursery() as nursery:
             for broker in self._brokers.values():
                 nursery.start_soon(broker.say_goodbye)
+
+
+def has_room(room: int, window: int, spare: int) -> bool:
+    """Of `window` places `room` are free, and `spare` are to stay so: fewer than there are, or a
+    broker that takes one message at a time (Mosquitto: max_inflight_messages) would get nothing."""
+    return room > max(0, min(spare, window - 1))
 
 
 def check_filter(topic_filter: str) -> None:

@@ -8,6 +8,7 @@ them by in components/mqtt). Keys are its abbreviations. Nothing here says when 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,6 +22,8 @@ GONE_MAX: Final = 32  # components that are no more, of which it is still told
 STATUS_MAX: Final = 8  # peers by whose status the shoal's own device is there or not
 ONLINE: Final = b"online"
 JSON: Final = "application/json"
+PLATFORMS: Final = ("sensor", "binary_sensor", "event", "switch", "button")
+KEY: Final = re.compile(r"[a-z0-9_]{1,80}")  # of a component
 
 Component = dict[str, Any]
 
@@ -123,6 +126,12 @@ def peer_device(about: About, state: View, measured: View, seen: Iterable[str]) 
     }
 
 
+def figures_in(note: bytes) -> list[str]:
+    """Those that a device has told of, by the note of its message."""
+    named = _read(note)
+    return [figure for key, _, figure, *_ in _MEASURED if key in named]
+
+
 def shoal_device(
     about: About, peers: Sequence[str], buttons: Sequence[Button], switches: Sequence[Switch]
 ) -> Component:
@@ -186,17 +195,19 @@ def _named(components: Mapping[str, Component], device: str) -> dict[str, Compon
 # ---- as a message -------------------------------------------------------------------------------
 
 
-def message_of(device: Component, note: bytes) -> tuple[Kept, int]:
+def message_of(device: Component, note: bytes, stood: bytes = b"") -> tuple[Kept, int]:
     """The message, and how many components it has no room for.
 
     `note` is of the one before: Home Assistant takes a component away when it is told of it with
-    its platform alone, and not when it hears of it no more.
+    its platform alone, and not when it hears of it no more. `stood` is the message that another
+    device had there, which knew of others.
     """
+    known = {**_named_in(stood), **_read(note)}
     components: dict[str, Component] = device["cmps"]
     most = min(len(components), COMPONENTS_MAX)
     while True:
         shown = dict(list(components.items())[:most])
-        before = {key: platform for key, platform in _read(note).items() if key not in shown}
+        before = {key: platform for key, platform in known.items() if key not in shown}
         gone = dict(list(before.items())[-GONE_MAX:])
         platforms = {**gone, **{key: each["p"] for key, each in shown.items()}}
         cmps = {**shown, **{key: {"p": platform} for key, platform in gone.items()}}
@@ -214,6 +225,19 @@ def _read(note: bytes) -> dict[str, str]:
     except ValueError:
         return {}
     return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else {}
+
+
+def _named_in(message: bytes) -> dict[str, str]:
+    """The components of a message with their platforms, as far as it is one of these."""
+    try:
+        told = json.loads(message) if message else {}
+    except (ValueError, RecursionError):
+        return {}
+    components = told.get("cmps") if isinstance(told, dict) else None
+    if not isinstance(components, dict):
+        return {}
+    found = {str(k): v.get("p") for k, v in components.items() if isinstance(v, dict)}
+    return {k: str(p) for k, p in found.items() if p in PLATFORMS and KEY.fullmatch(k)}
 
 
 def _json(value: Component) -> bytes:

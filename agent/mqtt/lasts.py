@@ -1,7 +1,8 @@
 """Lasts: the latest run of each template, retained at the brokers that are told of this device.
 
 Who coordinates a run tells of it. What a broker could not be told, because it was away, it is told
-when it is back, unless a later run has taken the place meanwhile.
+when it is back, unless a later run has taken the place meanwhile. What stands of a template that is
+deleted is taken away where that is seen (agent.mqtt.showing).
 """
 
 from __future__ import annotations
@@ -68,10 +69,10 @@ class Lasts:
     def _pay(self, broker: Broker) -> None:
         owed = self._owed.get(broker.name, {})
         for name in list(owed):
-            if broker.room <= SPARE:
+            if not broker.has_room(SPARE):
                 return
             view = self._known.get(name)
-            if view is None or self._tell(broker, name, view):
+            if view is None or self._last(view["job"]) is None or self._tell(broker, name, view):
                 del owed[name]
 
     def _tell(self, broker: Broker, name: str, view: View) -> bool:

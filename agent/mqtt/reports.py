@@ -70,7 +70,7 @@ class Reports:
         for broker in self._reported():
             at, told, before = self._sent.get(broker.name, (-FACTS_S, {}, {}))
             due = told != view or (before != measured and now - at >= FACTS_S)
-            if due and broker.room > SPARE:
+            if due and broker.has_room(SPARE):
                 topic = f"{self._brokers.root}/peer/{self._peer}/state"
                 payload = _json({**view, **measured})
                 message = Outgoing(topic, payload, retain=True, content_type="application/json")
@@ -90,7 +90,7 @@ class Reports:
     def _publish(self, topic: str, view: dict[str, Any]) -> None:
         payload = b""
         for broker in self._reported():
-            if broker.room > SPARE:
+            if broker.has_room(SPARE):
                 payload = payload or _json(view)
                 message = Outgoing(
                     f"{self._brokers.root}/{topic}", payload, 0, content_type="application/json"

@@ -26,6 +26,7 @@ TOPICS_MAX: Final = 2_000  # at one broker; 256 daemons are 512 of them
 SPARE: Final = 8  # of what may be on its way: results and lines come first
 LOOK_S: Final = 5.0
 REFUSED_S: Final = 600.0  # as a broker itself is not asked again meanwhile (agent.mqtt.broker)
+STOOD_BYTES_MAX: Final = 256 * 1024
 CORRECT_S: Final = 30.0  # between two corrections of one topic: somebody may disagree for good
 _log = logging.getLogger("shoal.mqtt")
 
@@ -57,6 +58,7 @@ class Book:
     refused: dict[str, float] = field(default_factory=dict)  # until when, loop time
     corrected: dict[str, float] = field(default_factory=dict)  # when last
     guards: dict[str, Subscription] = field(default_factory=dict)
+    stood: dict[str, bytes] = field(default_factory=dict)  # another's, as this was subscribed to
 
     def due(self, now: float) -> list[tuple[str, Kept | None]]:
         """Topics whose message is to go out, those that are to be cleared first."""
@@ -131,6 +133,11 @@ class Retained:
         """What is remembered of a topic; empty where that is nothing."""
         return self._book(broker).rows.get(topic, b"")
 
+    def stood(self, broker: str, topic: str) -> bytes:
+        """What somebody else had there when this device began to guard a topic that it notes
+        things of; empty where that was nothing, or is not known yet."""
+        return self._book(broker).stood.get(topic, b"")
+
     def standing(self, broker: str) -> dict[str, bytes]:
         """What the broker has acknowledged, by topic."""
         return dict(self._book(broker).sent)
@@ -153,6 +160,7 @@ class Retained:
         broker = self._brokers.named(name)
         for topic in [topic for topic in book.guards if topic not in book.wanted]:
             book.guards.pop(topic).close()
+            book.stood.pop(topic, None)
         for topic, kept in book.wanted.items():
             if kept.guarded and topic not in book.guards and broker is not None:
                 handler = partial(self._heard, book)
@@ -163,7 +171,11 @@ class Retained:
         message.ack()
         topic, now = message.topic, trio.current_time()
         kept = book.wanted.get(topic)
-        if kept is None or topic in book.under_way or message.payload == kept.payload:
+        if kept is None or message.payload == kept.payload:
+            return
+        if message.retain and kept.note and len(message.payload) <= STOOD_BYTES_MAX:
+            book.stood[topic] = message.payload
+        if topic in book.under_way:
             return
         if book.sent.get(topic) == kept.payload:
             del book.sent[topic]
@@ -215,7 +227,7 @@ class Retained:
 
     def _publish(self, broker: Broker, book: Book) -> None:
         for topic, kept in book.due(trio.current_time()):
-            if broker.room <= SPARE:
+            if not broker.has_room(SPARE):
                 return
             if kept is not None and book.rows[topic] != kept.note:
                 continue  # it became another while the disk was written

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from operator import is_
 from typing import Final, Protocol
 
 import trio
@@ -23,7 +24,9 @@ from agent.mqtt.homeassistant import (
     ONLINE,
     About,
     Button,
+    Component,
     Switch,
+    figures_in,
     message_of,
     peer_device,
     peer_topic,
@@ -35,10 +38,10 @@ from agent.mqtt.retained import Kept, Retained
 from protocol.clock import Now
 from protocol.daemonviews import DAEMONS_MAX, DaemonView, daemon_views, is_daemon
 from protocol.events import Commanded
-from protocol.ids import PeerId
+from protocol.ids import JobId, PeerId
 from protocol.listening import word_of
 from protocol.node import Node
-from protocol.records import Advert
+from protocol.records import Advert, Desired
 from protocol.reporting import INTRODUCES_LABEL, REPORTS_LABEL, teller, tellers
 
 GRACE_S: Final = 6.0  # after a start; who else is there, and what changed meanwhile, is known then
@@ -46,6 +49,7 @@ LOOK_S: Final = 5.0  # a peer that comes or goes is no event here
 TOGETHER_S: Final = 0.2  # what happens together is told together
 TEMPLATES_MAX: Final = 256  # looked at for buttons
 FORGOTTEN: Final = "peer.forgotten"  # the event of a person's act
+DELETED: Final = "job.deleted"  # that of a standing job's record, on each device
 
 
 class Source(Protocol):
@@ -63,6 +67,7 @@ class Around:
     not worked out anew where nothing of it is another."""
 
     adverts: list[Advert] = field(default_factory=list)
+    expected: list[Advert] = field(default_factory=list)  # with those that are away
     records: bytes = b""
     minute: int = -1
     tellers: dict[tuple[str, str, str], PeerId | None] = field(default_factory=dict)
@@ -70,9 +75,9 @@ class Around:
 
     def same(self, other: Around) -> bool:
         """Adverts are values that are replaced, so that it is enough whether they are the same."""
-        known = (self.records, self.minute, len(self.adverts))
-        return known == (other.records, other.minute, len(other.adverts)) and all(
-            one is another for one, another in zip(self.adverts, other.adverts, strict=True)
+        pairs = ((self.adverts, other.adverts), (self.expected, other.expected))
+        return (self.records, self.minute) == (other.records, other.minute) and all(
+            len(ours) == len(theirs) and all(map(is_, ours, theirs)) for ours, theirs in pairs
         )
 
 
@@ -102,6 +107,8 @@ class Showing:
         """Something happened on this device."""
         if event["kind"] == FORGOTTEN and event["peer"]:
             self._forget(PeerId(event["peer"]))
+        if event["kind"] == DELETED and event["job"]:
+            self._clear_last(JobId(event["job"]))
         self._changed.set()
 
     def _on_birth(self, broker: Broker, message: Incoming) -> None:
@@ -110,6 +117,18 @@ class Showing:
         message.ack()
         if message.payload == ONLINE and not message.retain:
             self._retained.again(broker.name, f"{broker.settings.home_assistant_prefix}/")
+
+    def _clear_last(self, job: JobId) -> None:
+        """Of a template the last run stands at brokers, told by whoever coordinated that."""
+        node = self._source.node
+        held = node.steward.standing.jobs.get(job)
+        if held is None or held.kind != "template" or held.desired is not Desired.DELETED:
+            return
+        topic = f"{self._about.root}/template/{word_of(held.namespace, held.name)}/last"
+        for broker in self._brokers:
+            told_by = teller(node.fleet, REPORTS_LABEL, broker.name, job)
+            if broker.settings.report and told_by == self._about.peer:
+                self._retained.clear(broker.name, [topic])
 
     def _forget(self, peer: PeerId) -> None:
         """A person says that it does not come back: what it has left at brokers goes, too."""
@@ -141,7 +160,10 @@ class Showing:
         if node.fleet.advert is None:  # it was built anew a moment ago
             return
         steward = node.steward
-        around = Around(node.fleet.adverts(), steward.standing.reconciler.root, self._minute())
+        fleet = node.fleet
+        around = Around(
+            fleet.adverts(), fleet.expected(), steward.standing.reconciler.root, self._minute()
+        )
         if not around.same(self._of):
             self._of = around
         views = daemon_views(steward.standing, steward.daemons, node.name_of, self._source.now())
@@ -188,10 +210,11 @@ class Showing:
 
     def _show_peer(self, broker: Broker, wanted: dict[str, Kept]) -> None:
         state, measured = self._source.state()
-        self._seen |= {key: None for key, value in measured.items() if value != -1}
         topic = peer_topic(broker.settings.home_assistant_prefix, self._about.peer)
+        told = figures_in(self._retained.note(broker.name, topic))  # in earlier lives, too
+        self._seen |= {key: None for key, value in measured.items() if value != -1 or key in told}
         device = peer_device(self._about, state, measured, self._seen)
-        wanted[topic], _ = message_of(device, self._retained.note(broker.name, topic))
+        wanted[topic], _ = self._message(broker, topic, device)
 
     def _show_shoal(
         self, broker: Broker, views: list[DaemonView], wanted: dict[str, Kept], others: list[str]
@@ -208,8 +231,11 @@ class Showing:
         if broker.name not in self._of.commands:
             self._of.commands[broker.name] = (self._buttons(broker), self._switches(broker, views))
         device = shoal_device(self._about, peers, *self._of.commands[broker.name])
+        wanted[topic], self.left_out[broker.name] = self._message(broker, topic, device)
+
+    def _message(self, broker: Broker, topic: str, device: Component) -> tuple[Kept, int]:
         note = self._retained.note(broker.name, topic)
-        wanted[topic], self.left_out[broker.name] = message_of(device, note)
+        return message_of(device, note, self._retained.stood(broker.name, topic))
 
     def _buttons(self, broker: Broker) -> list[Button]:
         steward, now = self._source.node.steward, self._source.now()
@@ -226,7 +252,7 @@ class Showing:
         commands = self._source.node.steward.commands
         found = []
         for view in views:
-            may = bool(commands.actors(view.held, broker.name))
+            may = commands.commanded(view.held, broker.name)
             topic = topic_of(self._about.root, Commanded.DAEMON, view.word) if may else ""
             found.append(Switch(view.id, view.word, self._state_topic(view.word), topic))
         return found

@@ -14,13 +14,21 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from agent.mqtt.commanding import topic_of
 from agent.mqtt.expressions import ExpressionError, is_true, name_of, search
 from agent.mqtt.listening import session_of
 from agent.mqtt.payload import PayloadError, value_of
 from agent.printable import clean
 from protocol.bounds import TOPIC_CHARS_MAX
 from protocol.effects import TriggerKept, TriggerPutOff, WatchTopics
-from protocol.events import Event, TopicWatched, TriggerFiltered, TriggerHeard, TriggerRefused
+from protocol.events import (
+    Commanded,
+    Event,
+    TopicWatched,
+    TriggerFiltered,
+    TriggerHeard,
+    TriggerRefused,
+)
 from protocol.ids import JobId
 from protocol.listening import RUN_OF, TopicWatch, word_of
 from protocol.question import Question, whole_key
@@ -221,8 +229,7 @@ class Triggering:
         if not matches(mqtt.topic, message.topic):  # of another subscription (MQTT 3.1.1)
             raise Unfit(FILTERED)
         if message.topic == self._root or message.topic.startswith(f"{self._root}/"):
-            wide = mqtt.topic[0] in "+#"  # these are not what it is meant for
-            raise Unfit(FILTERED if wide else OWN_TOPIC)
+            self._check_own(watch, message.topic)
         if message.user_property(RUN_OF) == word_of(watch.namespace, watch.name):
             raise Unfit("a result of one of its own runs")
         if message.retain and not mqtt.retained:
@@ -242,6 +249,16 @@ class Triggering:
         heard, delivery = _heard(message), _delivery(watch, message)
         drawn = "" if key else secrets.token_hex(16)
         return TriggerHeard(self._handle, watch.template, heard, key, delivery, message.dup, drawn)
+
+    def _check_own(self, watch: TopicWatch, topic: str) -> None:
+        """Of the shoal's own topics a template hears the one with its name (protocol.commands): on
+        that only others publish. Raises Unfit."""
+        presses = topic_of(self._root, Commanded.TEMPLATE, "")
+        if topic == presses + word_of(watch.namespace, watch.name):
+            return
+        # Neither is another's press what it is meant for, nor what a wide filter happens to cover.
+        aside = topic.startswith(presses) or watch.mqtt.topic[0] in "+#"
+        raise Unfit(FILTERED if aside else OWN_TOPIC)
 
 
 def _heard(message: Incoming) -> Heard:

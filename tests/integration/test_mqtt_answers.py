@@ -42,6 +42,7 @@ def two(mosquitto: Mosquitto, holding: Holding) -> Iterator[Lab]:
         device.environment["SHOAL_MQTT_BROKERS"] = f"home=mqtt://127.0.0.1:{port}"
         device.environment["SHOAL_MQTT_ALLOW"] = "template/*"
     lab[1].environment["SHOAL_MQTT_ALLOW"] = "template/both-*"
+    lab[0].environment["SHOAL_ACCEPT_TOPICS"] = "replies/#, loop/#"
     with lab:
         yield lab
 
@@ -165,20 +166,21 @@ def test_where_no_answer_may_go_none_goes_and_the_message_runs(
     lab: Lab, mosquitto: Mosquitto, listener: Listener
 ) -> None:
     template(lab, "loop", "loop/ask")
-    for reply in ("loop/ask", "shoal/lab/event", "replies/" + "x" * 1100):
+    for reply in ("loop/ask", "shoal/lab/event", "replies/" + "x" * 1100, "lights/hall/set"):
         send(mosquitto, "loop/ask", "x", reply=reply)
     send(mosquitto, "loop/ask", "x", reply="replies/loop", correlation=b"c" * 257)
     send(mosquitto, "loop/ask", "x", reply="replies/last")
     answer(listener, "replies/last")
-    lab.until(lambda: len(runs(lab, "loop")) == 5, "each has run, once")
+    lab.until(lambda: len(runs(lab, "loop")) == 6, "each has run, once")
     assert len(listener.heard) == 1
 
     def part() -> Any:
         done = lab.shoal(lab[1], "template", "show", "loop")
-        return done.out if "4 unanswered" not in done.out and "unanswered" in done.out else ""
+        return done.out if "5 unanswered" not in done.out and "unanswered" in done.out else ""
 
     shown = lab.until(part, "it is counted, whoever is asked")
     assert "runs loop" in shown and "the shoal's own" in shown and "over 256 bytes" in shown
+    assert '([accept] topics = ["replies/#", "loop/#"])' in shown
     assert "over 1024 characters" in shown and "loop/ask at broker home" in shown
 
 

@@ -11,6 +11,7 @@ import pytest
 from paho.mqtt.client import Client, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 
+from protocol.ids import PeerId, rendezvous
 from tests.lab import Device, Lab
 from tests.mosquitto import Mosquitto
 from tests.mqttlistener import Listener
@@ -172,6 +173,43 @@ def test_a_press_runs_a_template_once(lab: Lab, home: Home) -> None:
     lab.until(lambda: runs(lab, "tidy-up") == ["completed"] * 2, "it has run again")
     ended = home.component(shoal, "event", "Job ended")
     assert ended["stat_t"] == "shoal/lab/job/+/state"
+
+
+def test_a_press_runs_a_template_whose_trigger_hears_presses(lab: Lab, home: Home) -> None:
+    trigger = {"Mqtt": {"Broker": "home", "Topic": "shoal/lab/trigger/tidy-heard"}}
+    submit(lab[2], {**template("tidy-heard"), "Trigger": trigger})
+    shoal = shoal_of(lab)
+    name = "Run tidy-heard"
+    button = home.listener.until(lambda: home.component(shoal, "button", name), "a button")
+    assert button["cmd_t"] == trigger["Mqtt"]["Topic"]
+    with lab[0].client() as client:
+        job = next(v["id"] for v in client.jobs()["jobs"] if v["type"] == "template")
+
+    def heard() -> bool:
+        with lab[0].client() as client:
+            return any(each["hears"] for each in client.job(job)["trigger"]["devices"])
+
+    lab.until(heard, "its trigger listens")
+    home.send(button["cmd_t"], "PRESS")
+    lab.until(lambda: runs(lab, "tidy-heard") == ["completed"], "it has run")
+
+
+def test_who_takes_over_takes_away_what_went_meanwhile(lab: Lab, home: Home) -> None:
+    job = submit(lab[2], template("tidy-late"))
+    shoal = shoal_of(lab)
+    home.listener.until(lambda: home.component(shoal, "button", "Run tidy-late"), "a button")
+    peers = [PeerId(device.peer) for device in lab.devices[:2]]
+    first = next(d for d in lab.devices[:2] if d.peer == rendezvous(shoal, peers)[0])
+    lab.freeze(first)  # who tells of it: it does not hear of what follows
+    delete(lab[2], job)
+    lab.kill(first)
+
+    def told() -> bool:
+        device = home.device(shoal)
+        button = device["cmps"].get(f"button_{job}")
+        return len(device["avty"]) == 1 and button == {"p": "button"}
+
+    home.listener.until(told, "the other tells that it is gone")
 
 
 def test_a_switch_turns_a_daemon_off_and_on_everywhere(lab: Lab, home: Home) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from protocol.answer import answer_id
+from protocol.config import NodeConfig, PolicyConfig, ReportingConfig
 from protocol.effects import Publish
 from protocol.events import TaskEnded, TriggerRefused
 from protocol.ids import ExecutionId
 from protocol.question import Question, whole_key
 from protocol.records import Desired, Heard
 from protocol.tree import Plain
+from protocol.wire import dumps, loads
 from tests.protocol.nodenet import queue
 from tests.protocol.test_trigger import mqtt, triggered
 from tests.protocol.triggernet import TOPIC, TriggerNet, allowing, look
@@ -463,6 +466,76 @@ def test_what_no_device_hears_may_be_answered_to() -> None:
     one(net)
 
 
+# ---- what an owner lets be published ------------------------------------------------------------
+
+
+def narrow(*topics: str) -> NodeConfig:
+    """A device whose owner names topics ([accept] topics)."""
+    return replace(allowing(), policy=PolicyConfig(topics=topics))
+
+
+def test_where_its_owner_lets_nothing_be_published_no_answer_goes() -> None:
+    net = TriggerNet("a", configs={"a": narrow("alarms/#", "replies/+")})
+    net.put("a", look(Dedup={}, BytesMax=4))
+    net.broker_up()
+    net.hear("a", key="m1", reply="homeassistant/switch/x/config")
+    net.hear("a", key="m2", **ASK)
+    net.run(1.0)
+    finish(net)
+    net.run(5.0)
+    assert len(net.starts()) == 2
+    one(net)
+    (told,) = net.told("a", "trigger.unanswered")
+    assert told.text == (
+        "look: a message was not answered: a response topic that jobs may not publish to "
+        '([accept] topics = ["alarms/#", "replies/+"])'
+    )
+    assert list(net.triggers("a").watches[net.id].tally.unanswered.values()) == [1]
+    net.hear("a", key="m3", payload=b"x" * 5, reply="lights/hall/set")
+    assert len(net.answers()) == 1, "nor that it runs nothing"
+
+
+def test_no_answer_goes_where_home_assistant_reads_at_that_broker() -> None:
+    told = ReportingConfig(discovery=(("home", "homeassistant"), ("far", "replies")))
+    net = TriggerNet("a", configs={"a": replace(allowing(), reporting=told)})
+    net.put("a")
+    net.broker_up()
+    net.hear("a", key="m1", reply="homeassistant/device/shoal_a/config")
+    net.hear("a", key="m2", **ASK)
+    net.run(1.0)
+    finish(net)
+    net.run(5.0)
+    one(net)
+    (refused,) = net.told("a", "trigger.unanswered")
+    assert "that Home Assistant reads" in refused.text
+
+
+def test_who_takes_a_run_over_asks_its_own_owner() -> None:
+    net = TriggerNet("a", "b")
+    net.put("a")
+    net.broker_up()
+    first, second = net.ranks("m1")
+    net.hear("a", "b", key="m1", **ASK)
+    net.run(1.0)
+    net.kill(second)
+    net.boxes[second].config = narrow("alarms/#")
+    net.boot(second)
+    net.broker_up(second)
+    net.hear(second, key="m1", reply="alarms/ok")
+    net.kill(first)
+    net.run(40.0)
+    net.hear(second, key="m1", reply="alarms/ok")
+    finish(net)
+    net.run(30.0)
+    assert [each.topic for each in net.answers()] == ["alarms/ok"]
+    (told,) = net.told(second, "trigger.unanswered")
+    assert "([accept] topics" in told.text
+    assert not net.rows(second, "answer")
+
+
+# ---- bounds -------------------------------------------------------------------------------------
+
+
 def test_an_answer_that_the_broker_refuses_is_dropped_and_told_of() -> None:
     net = TriggerNet("a")
     net.put("a", look())
@@ -488,6 +561,28 @@ def test_while_the_outbox_is_full_no_question_is_taken() -> None:
     assert net.boxes["a"].put_off == handles
     net.hear("a", key="m2")
     assert len(net.boxes["a"].kept) == 1
+
+
+def test_a_row_of_a_later_version_is_read_as_far_as_this_one_knows_it() -> None:
+    net = TriggerNet("a")
+    net.put("a")
+    net.hear("a", key="m1", reply="replies/first")
+    net.run(1.0)
+    net.hear("a", key="m1", **ASK)
+    rows = net.rows("a", "answer")
+    (run,) = rows
+    net.kill("a")
+    ended, questions = loads(rows[run])  # type: ignore[misc]
+    net.boxes["a"].disk["answer"][run] = dumps([ended, [[*each, "x"] for each in questions], "x"])
+    net.boot("a")
+    net.broker_up()
+    net.run(10.0)
+    finish(net)
+    net.run(5.0)
+    for publish in net.answers():
+        net.puback("a", publish)
+    assert sorted(each.topic for each in net.answers()) == ["replies/first", "replies/me"]
+    assert net["a"].unreadable == []
 
 
 def test_a_row_that_cannot_be_read_is_told_of_and_one_of_a_forgotten_run_goes() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from protocol.commands import EARLY_MAX, KEPT, NOT_LISTED, Commands
 from protocol.config import NodeConfig, OutboxConfig, TriggersConfig
 from protocol.derived import source_of
-from protocol.events import Commanded, CommandHeard
+from protocol.events import BrokerChanged, Commanded, CommandHeard, TaskEnded
 from protocol.ids import JobId, PeerId, rendezvous
 from protocol.job import JobSpec
 from protocol.moment import format_moment
@@ -24,6 +24,7 @@ from tests.protocol.standingbook import StandingBook, daemon
 from tests.protocol.test_trigger import mqtt, triggered
 
 ROOT = "shoal/lab"
+SUBMITS = (Role.COMPUTE, Role.SUBMIT)
 OPERATES = (Role.COMPUTE, Role.SUBMIT, Role.OPERATE)
 
 
@@ -66,7 +67,10 @@ class CommandNet(DaemonNet):
         return self[name].steward.commands
 
     def record(self, name: str) -> StandingJob:
-        return self[name].steward.standing.jobs[self.id]
+        return self.record_of(name, self.id)
+
+    def record_of(self, name: str, job: JobId) -> StandingJob:
+        return self[name].steward.standing.jobs[job]
 
     def ranks(self, job: JobId) -> list[str]:
         return [str(peer) for peer in rendezvous(job, [PeerId(name) for name in self.boxes])]
@@ -203,6 +207,15 @@ def test_what_is_no_command_is_refused(payload: bytes, word: str, retained: bool
     assert why in text and len(text) < 300
 
 
+def test_names_that_there_are_not_fill_nothing() -> None:
+    net = CommandNet("a")
+    for number in range(1_000):
+        net.hear(b"ON", "a", word=f"x{number}")
+    net.run(61.0)
+    told = net.refused("a")
+    assert len(told) == 2 and "daemon x1 and others: 999 messages" in told[1]
+
+
 def test_what_no_owner_lists_is_refused_by_who_hears_it() -> None:
     net = running("a", configs={"a": listing("daemon/other")})
     net.hear(b"OFF", "a")
@@ -256,6 +269,37 @@ def test_whatever_is_heard_harms_nothing(word: str, payload: bytes, kind: Comman
     assert net.on() == ["a"] and len(net.commands("a").turns) == 0
 
 
+def test_what_is_no_command_ends_no_wait_for_ones_turn() -> None:
+    net = running("a", "b")
+    second = net.ranks(net.id)[1]
+    net.hear(b"OFF", second)
+    net.hear(b"whatever", second)
+    net.until(lambda: not net.on())
+
+
+def test_who_may_not_switch_leaves_it_to_who_may_without_a_word() -> None:
+    net = running("a", "b", "c", roles={"b": SUBMITS, "c": SUBMITS})
+    net.hear(b"OFF", "a", "b", "c")
+    net.until(lambda: not net.on())
+    assert [net.refused(name) for name in "abc"] == [[], [], []]
+    net.kill("a")
+    net.run(20.0)
+    net.hear(b"ON", "b")
+    assert "role operate" in net.refused("b")[0]
+
+
+def test_of_a_switch_that_goes_to_and_fro_each_second_the_last_counts() -> None:
+    net = running("a", "b")
+    for number in range(200):
+        net.hear(b"ON" if number % 2 else b"OFF", "a", "b")
+        net.run(0.02)
+    assert net.record("a").number <= 6, "a record and a save each"
+    net.hear(b"OFF", "a", "b")
+    net.until(lambda: not net.on())
+    net.run(30.0)
+    assert not net.on() and net.record("b").desired is Desired.STOPPED
+
+
 def test_what_comes_before_it_knows_the_others_waits_and_is_bounded() -> None:
     net = running("a")
     net.kill("a")
@@ -295,6 +339,60 @@ def test_a_press_that_all_hear_is_one_run_and_two_presses_are_two() -> None:
     net.press("a", "b", "c")
     net.run(5.0)
     assert len(net.runs(job)) == 2
+
+
+def test_who_does_not_reach_the_broker_is_not_waited_for() -> None:
+    """Its password is wrong, say: no press comes to it, ever."""
+    net = CommandNet("a", "b")
+    job = put(net, template())
+    first, second = net.ranks(job)
+    net.handle(first, BrokerChanged("home", False))
+    net.handle(second, BrokerChanged("home", True))
+    net.run(60.0)
+    net.press(second)
+    net.run(5.0)
+    assert len(net.runs(job)) == 1
+    net.handle(second, BrokerChanged("home", False))
+    net.run(60.0)
+    assert net[second].steward.commands.actors(net.record_of(second, job), "home") == [
+        PeerId(each) for each in net.ranks(job)
+    ], "none reaches it: when the broker is back it is the same ones'"
+
+
+def test_of_a_button_that_is_stuck_so_many_runs_are_under_way_at_once() -> None:
+    config = listing("template/*")
+    config = replace(config, triggers=replace(config.triggers, running_max=3))
+    net = CommandNet("a", configs={"a": config})
+    job = put(net, template())
+    for _ in range(10):
+        net.press("a")
+    net.run(1.0)
+    assert len(net.runs(job)) == 3
+    assert "3 of its runs are under way" in net.refused("a")[0]
+    for execution in list(net.boxes["a"].running):
+        net._finish("a", TaskEnded(execution, 0, "", 5))
+    net.run(1.0)
+    net.press("a")
+    net.run(1.0)
+    assert len(net.runs(job)) == 4
+
+
+def test_ended_presses_make_room_in_a_full_catalogue() -> None:
+    config = listing("template/*")
+    config = replace(
+        config,
+        triggers=replace(config.triggers, runs_kept=2),
+        coordination=replace(config.coordination, jobs_max=5),
+    )
+    net = CommandNet("a", configs={"a": config})
+    put(net, template())
+    for _ in range(12):
+        net.press("a")
+        net.run(1.0)
+        for execution in list(net.boxes["a"].running):
+            net._finish("a", TaskEnded(execution, 0, "", 5))
+        net.run(0.5)
+    assert len(net.boxes["a"].started) == 12 and len(net["a"].jobs) <= 5
 
 
 @pytest.mark.parametrize(

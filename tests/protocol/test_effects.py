@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -31,6 +33,17 @@ def test_an_effect_is_a_value(kind: type) -> None:
 def test_the_buckets_are_those_of_the_type() -> None:
     assert get_args(Bucket) == BUCKETS
     assert len(set(BUCKETS)) == len(BUCKETS)
+
+
+def test_no_bucket_has_two_owners() -> None:
+    """One would find the other's rows, and call them unreadable or its own."""
+    root = Path(__file__).parents[2]
+    owners: dict[str, list[str]] = {}
+    for path in sorted([*root.glob("protocol/**/*.py"), *root.glob("agent/**/*.py")]):
+        for name in re.findall(r"^BUCKET: .* = \"([a-z]+)\"$", path.read_text(), re.MULTILINE):
+            owners.setdefault(name, []).append(str(path.relative_to(root)))
+    assert len(owners) > 4 and owners.keys() <= {*BUCKETS, "bucket"}
+    assert [each for each in owners.values() if len(each) > 1] == []
 
 
 def test_a_save_of_nothing_deletes() -> None:

@@ -57,6 +57,30 @@ def test_it_outlives_a_restart_and_is_offered_again() -> None:
     net.until(lambda: held(net, "b") == [data])
 
 
+def test_what_an_upgrade_has_come_to_know_is_acted_on() -> None:
+    """It was kept as foreign by the version before, at all peers alike: nobody sends it again."""
+    net = NodeNet("a", "b")
+    net.submit("b", daemon())
+    net.run(1.0)
+    ((job, held_b),) = net["b"].steward.standing.jobs.items()
+    kept = {name_of(held_b.spec_data): held_b.spec_data}
+    for name in "ab":
+        net.kill(name)
+        net.boxes[name].disk["standing"] = {}
+        net.boxes[name].disk["foreign"] = dict(kept)
+    for name in "ab":
+        net.boot(name)
+    net.run(5.0)
+    for name in "ab":
+        assert list(net[name].steward.standing.jobs) == [job]
+        assert held(net, name) == [] and net.boxes[name].disk["foreign"] == {}
+        assert list(net.boxes[name].disk["standing"]) == [job]
+        assert net.boxes[name].running, "and it runs"
+    net.kill("a")
+    net.boot("a")
+    assert list(net["a"].steward.standing.jobs) == [job]
+
+
 def test_those_who_hold_it_are_in_sync_and_silent() -> None:
     net = NodeNet("a", "b")
     net.submit("a", daemon())

@@ -14,6 +14,7 @@ from protocol.question import (
 from protocol.records import Heard
 
 ROOT = "shoal/home"
+ANY = ("#",)
 
 
 @pytest.mark.parametrize(
@@ -33,13 +34,29 @@ ROOT = "shoal/home"
     ],
 )
 def test_an_answer_goes_where_it_may(reply: str, says: str) -> None:
-    found = why_unanswerable(reply, b"", ROOT)
+    found = why_unanswerable(reply, b"", ROOT, ANY)
     assert says in found and bool(says) == bool(found)
 
 
 def test_what_goes_back_has_a_bound() -> None:
-    assert not why_unanswerable("a", bytes(CORRELATION_BYTES_MAX), ROOT)
-    assert "over 256 bytes" in why_unanswerable("a", bytes(CORRELATION_BYTES_MAX + 1), ROOT)
+    assert not why_unanswerable("a", bytes(CORRELATION_BYTES_MAX), ROOT, ANY)
+    assert "over 256 bytes" in why_unanswerable("a", bytes(CORRELATION_BYTES_MAX + 1), ROOT, ANY)
+
+
+@pytest.mark.parametrize(
+    ("reply", "topics", "may"),
+    [
+        ("replies/me", ("replies/+",), True),
+        ("replies/me", ("alarms/#", "replies/me"), True),
+        ("replies/me/too", ("replies/+",), False),
+        ("replies/me", (), False),
+        ("shoal/home/event", ("shoal/home/event",), False),
+    ],
+)
+def test_the_devices_owner_says_where_it_publishes(
+    reply: str, topics: tuple[str, ...], may: bool
+) -> None:
+    assert bool(why_unanswerable(reply, b"", ROOT, topics)) is not may
 
 
 def test_a_message_is_named_by_all_it_holds() -> None:

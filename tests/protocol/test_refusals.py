@@ -46,6 +46,20 @@ def test_reasons_without_end_are_counted_together() -> None:
     assert told[-1].endswith(OTHER)
 
 
+def test_names_without_end_are_told_of_together() -> None:
+    """Whoever publishes chooses them, where they are a topic's."""
+    refusals = Refusals(PeerId("a"))
+    assert texts(refusals.add(LOOK, "daemon x", "unknown", 0.0)) == [
+        "daemon x: a message was refused: unknown"
+    ]
+    for at in range(1_000):
+        refusals.add(LOOK, f"daemon {at}", "unknown", 1.0)
+    assert texts(refusals.on_deadline(TELL_S)) == [
+        "daemon 0 and others: 1000 messages were refused: unknown"
+    ]
+    assert refusals.deadline == NEVER
+
+
 def test_templates_without_end_are_forgotten() -> None:
     refusals = Refusals(PeerId("a"))
     for at in range(10 * KINDS_MAX):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from protocol.config import NodeConfig, ReportingConfig
+from protocol.events import BrokerChanged
 from protocol.ids import PeerId
 from protocol.reporting import (
     INTRODUCES_LABEL,
@@ -27,6 +28,19 @@ def test_more_names_than_a_label_has_room_for_are_left_out() -> None:
     names = [f"{at}{'x' * 31}" for at in range(8)]
     (value,) = reporting_labels(names, []).values()
     assert len(value) <= 256 and value.split(",") == names[:7]
+
+
+def test_who_does_not_reach_the_broker_tells_it_nothing_unless_none_does() -> None:
+    told = NodeConfig(reporting=ReportingConfig(reports=("home",)))
+    net = NodeNet("a", "b", configs=dict.fromkeys("ab", told), settle_s=5.0)
+    first = teller(net["a"].fleet, REPORTS_LABEL, "home", "key")
+    other = "b" if first == "a" else "a"
+    for down, wanted in (([str(first)], other), (["a", "b"], first)):
+        for name in down:
+            net.handle(name, BrokerChanged("home", False))
+        net.run(60.0)
+        named = {teller(net[name].fleet, REPORTS_LABEL, "home", "key") for name in "ab"}
+        assert named == {wanted}
 
 
 def test_all_name_the_same_and_another_once_it_is_gone() -> None:

@@ -115,3 +115,5 @@ def test_the_last_run_is_told_by_whoever_coordinates_it() -> None:
     ended = net[first].last_run(run.id)
     assert ended is not None and ended["state"] == "completed" and ended["ended_ms"]
     assert net[first].last_run(net.id) is None
+    net.delete("a")
+    assert net[first].last_run(run.id) is None

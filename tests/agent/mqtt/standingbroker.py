@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import trio
+
+from agent.mqtt.broker import has_room
 from agent.mqtt.message import Incoming, Outgoing
 from agent.mqtt.settings import BrokerSettings
 
@@ -16,13 +19,16 @@ class StandingBroker:
         self.name = name
         self.settings = BrokerSettings("mqtt://x", **settings)
         self.connected = True
-        self.room = 20
+        self.room = self.window = 20
         self.holds = False
         self.refuses: dict[str, str] = {}  # topics, and why
         self.published: list[Outgoing] = []
         self.retained: dict[str, bytes] = {}
         self.held: list[tuple[Outgoing, Callable[[str], None]]] = []
         self.subscriptions: dict[str, Callable[[Incoming], None]] = {}
+
+    def has_room(self, spare: int) -> bool:
+        return has_room(self.room, self.window, spare)
 
     def publish(self, message: Outgoing, done: Callable[[str], None]) -> bool:
         self.published.append(message)
@@ -46,7 +52,14 @@ class StandingBroker:
         self, topic_filter: str, qos: int, handler: Callable[[Incoming], None], session: str = ""
     ) -> Any:
         self.subscriptions[topic_filter] = handler
+        if (kept := self.retained.get(topic_filter)) is not None:
+            token = trio.lowlevel.current_trio_token()
+            token.run_sync_soon(self._pass_on, topic_filter, kept)
         return Closing(lambda: self.subscriptions.pop(topic_filter))
+
+    def _pass_on(self, topic: str, kept: bytes) -> None:
+        if topic in self.subscriptions:
+            self.say(topic, kept, retain=True)
 
     def say(self, topic: str, payload: bytes, topic_filter: str = "", retain: bool = False) -> bool:
         """Somebody publishes; whether it was acknowledged."""

@@ -419,6 +419,25 @@ async def test_what_was_on_its_way_when_the_broker_died_ends_with_why() -> None:
             assert not broker.publish(Outgoing("a", b"x"), ends.append)
 
 
+@pytest.mark.parametrize(("in_flight", "spare"), [(20, 8), (8, 8), (1, 8), (1, 0)])
+async def test_room_is_left_for_results_as_far_as_the_broker_has_any(
+    in_flight: int, spare: int
+) -> None:
+    with Mosquitto(more=f"max_inflight_messages {in_flight}") as mosquitto:
+        async with connected(BrokerSettings(mosquitto.url)) as broker:
+            assert broker.window == in_flight
+            await until(lambda: broker.room == in_flight, "its own status is there")
+            assert broker.has_room(spare)
+            assert mosquitto.process is not None
+            mosquitto.process.send_signal(signal.SIGSTOP)
+            while broker.has_room(spare):
+                assert broker.publish(Outgoing("a", b"x"), lambda _: None)
+            assert broker.room == min(spare, in_flight - 1)
+            mosquitto.stop(signal.SIGKILL)
+            await until(lambda: not broker.connected)
+            assert not broker.has_room(0)
+
+
 async def test_a_broker_that_talks_garbage_ends_nothing() -> None:
     async def garbage(stream: trio.SocketStream) -> None:
         with trio.move_on_after(WAIT_S):

@@ -106,6 +106,29 @@ def test_what_is_no_more_is_named_with_its_platform_alone_for_as_long_as_is_know
     assert components(back.payload) == components(first.payload)
 
 
+def test_what_another_had_told_of_is_named_too() -> None:
+    theirs, _ = message_of(shoal_device(ABOUT, [], BUTTONS, SWITCHES), b"")
+    mine, _ = message_of(shoal_device(ABOUT, [], (), SWITCHES[:1]), b"", theirs.payload)
+    found = components(mine.payload)
+    assert found["button_t1"] == {"p": "button"} and found["daemon_d2"] == {"p": "binary_sensor"}
+    again, _ = message_of(shoal_device(ABOUT, [], (), SWITCHES[:1]), mine.note, theirs.payload)
+    assert again == mine
+    later, _ = message_of(shoal_device(ABOUT, [], (), SWITCHES[:1]), mine.note)
+    assert later == mine, "it is noted"
+
+
+@pytest.mark.parametrize(
+    "stood",
+    [
+        b"{", b"[]", b'{"cmps": 1}', b'{"cmps": {"x": 1, "y": {"p": {}}, "z": {"p": "lock"}}}',
+        b"[" * 100_000, b'{"cmps": {"\xc3\xbc": {"p": "button"}}}', b'{"cmps": {"a": {"p": []}}}',
+    ],
+)  # fmt: skip
+def test_what_stood_there_may_be_anything(stood: bytes) -> None:
+    kept, _ = message_of(shoal_device(ABOUT, [], (), ()), b"", stood)
+    assert list(components(kept.payload)) == ["jobs"]
+
+
 @pytest.mark.parametrize("note", [b"", b"{", b"[]", b"\xff", b'{"a": 1}'])
 def test_a_note_that_means_nothing_does_no_harm(note: bytes) -> None:
     kept, left_out = message_of(shoal_device(ABOUT, [], BUTTONS, SWITCHES), note)

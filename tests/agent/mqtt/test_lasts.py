@@ -60,6 +60,35 @@ async def test_the_latest_run_is_retained_and_an_earlier_one_changes_nothing(
     assert silent.published == []
 
 
+async def test_a_broker_that_takes_few_at_once_is_told_all_the_same(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    broker = Keeping()
+    broker.room = broker.window = 1
+    it = Told(broker)
+    nursery.start_soon(it.lasts.run)
+    it.run("one", "completed", 1)
+    await trio.sleep(60)
+    assert broker.on("/last")
+
+
+async def test_what_is_gone_by_then_is_told_no_more(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """The template was deleted while the broker was away."""
+    broker = Keeping()
+    broker.connected = False
+    it = Told(broker)
+    nursery.start_soon(it.lasts.run)
+    it.run("one", "completed", 1)
+    await trio.sleep(1)
+    it.runs.clear()
+    broker.connected = True
+    it.lasts.connected()
+    await trio.sleep(60)
+    assert broker.published == []
+
+
 async def test_who_was_away_or_busy_or_lost_it_is_told_later(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:

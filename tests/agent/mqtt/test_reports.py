@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from agent.mqtt import reports as reports_module
+from agent.mqtt.broker import has_room
 from agent.mqtt.message import Outgoing
 from agent.mqtt.reports import FACTS_S, Reports
 from agent.mqtt.settings import BrokerSettings
@@ -22,8 +23,11 @@ class Standing:
         self.name = name
         self.settings = BrokerSettings("mqtt://x", report=report)
         self.connected = True
-        self.room = 20
+        self.room = self.window = 20
         self.published: list[Outgoing] = []
+
+    def has_room(self, spare: int) -> bool:
+        return has_room(self.room, self.window, spare)
 
     def publish(self, message: Outgoing, done: object) -> bool:
         self.published.append(message)
@@ -54,6 +58,17 @@ class Reported:
 @pytest.fixture
 def broker() -> Standing:
     return Standing()
+
+
+async def test_a_broker_that_takes_few_at_once_is_told_all_the_same(
+    broker: Standing, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    reported = Reported(broker)
+    nursery.start_soon(reported.reports.run)
+    broker.room = broker.window = 1
+    reported.told("peer.dead")
+    await trio.sleep(60)
+    assert broker.on("/event") and broker.on("/state")
 
 
 async def test_state_is_retained_and_told_when_something_changes(

@@ -150,6 +150,17 @@ async def test_results_have_room_and_a_broker_that_is_away_is_left_alone(
     assert broker.retained == {"a": b"1"}
 
 
+async def test_a_broker_that_takes_few_at_once_is_told_all_the_same(
+    broker: StandingBroker, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    it = Keeping(broker)
+    nursery.start_soon(it.retained.run)
+    broker.room = broker.window = 1
+    it.want(a=ONE)
+    await settle()
+    assert broker.retained == {"a": b"1"}
+
+
 async def test_what_another_took_over_is_let_go_of_and_not_cleared(
     broker: StandingBroker, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:

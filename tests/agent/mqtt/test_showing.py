@@ -17,6 +17,8 @@ from agent.mqtt.showing import GRACE_S, LOOK_S, Showing
 from agent.storesql import RowWrite
 from protocol.clock import Now
 from protocol.config import NodeConfig, OutboxConfig, ReportingConfig, TriggersConfig
+from protocol.events import ForgetRequested
+from protocol.ids import PeerId
 from protocol.node import Node
 from protocol.records import Desired, Role
 from tests.agent.mqtt.introduced import MEASURED, STATE, wrong_with
@@ -32,15 +34,25 @@ PEER, SHOAL = "homeassistant/device/shoal_{}/config", "homeassistant/device/shoa
 class Shown:
     """Nodes on a desk, of which each shows itself at one broker of all."""
 
-    def __init__(self, *names: str, allow: tuple[str, ...] = ("daemon/*", "template/*")) -> None:
+    def __init__(
+        self,
+        *names: str,
+        allow: tuple[str, ...] = ("daemon/*", "template/*"),
+        lists: tuple[str, ...] = (),
+    ) -> None:
+        """`lists`: who alone does, where somebody is named."""
         config = NodeConfig(
             triggers=TriggersConfig(allow=allow),
             reporting=ReportingConfig(("home",), ("home",)),
             outbox=OutboxConfig(root="shoal/lab"),
         )
-        self.net = DaemonNet(
-            *names, configs=dict.fromkeys(names, config), roles=dict.fromkeys(names, ALL)
-        )
+        configs = dict.fromkeys(names, config)
+        if lists:
+            none = replace(config, triggers=TriggersConfig())
+            configs |= {name: none for name in names if name not in lists}
+            only = ReportingConfig(("home",))
+            configs |= {name: replace(config, reporting=only) for name in lists}
+        self.net = DaemonNet(*names, configs=configs, roles=dict.fromkeys(names, ALL))
         for name in names:
             box = self.net.boxes[name]
             box.described = replace(
@@ -173,6 +185,30 @@ async def test_another_takes_over_when_the_one_that_tells_is_gone(
     assert json.loads(text(shown, SHOAL))["avty"] == [{"t": f"shoal/lab/peer/{other}/status"}]
 
 
+async def test_who_takes_over_takes_away_what_went_meanwhile(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """A component is taken away by a message that names it, and who had told of it knew."""
+    shown = Shown("a", "b")
+    for device in shown.devices.values():
+        nursery.start_soon(device.showing.run)
+    shown.net.submit("a", template())
+    await shown.settle()
+    (button,) = [key for key, each in cmps(shown).items() if each["p"] == "button"]
+    first = next(n for n, d in shown.devices.items() if f"home {SHOAL}" in d.rows)
+    other = "b" if first == "a" else "a"
+    shown.devices[first].broker.connected = False
+    shown.net.part(first, other)
+    shown.net.run(3.0)
+    (held,) = shown.net[other].steward.standing.jobs
+    shown.net.stop(other, held, Desired.DELETED)
+    shown.net.run(20.0)
+    await shown.settle()
+    await shown.settle()
+    assert json.loads(shown.stood[SHOAL])["avty"] == [{"t": f"shoal/lab/peer/{other}/status"}]
+    assert cmps(shown)[button] == {"p": "button"}
+
+
 async def test_home_assistants_greeting_has_all_told_again_unless_it_is_an_old_one(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
@@ -212,6 +248,30 @@ async def test_who_opts_out_takes_away_what_it_had_told_and_nothing_else(
     assert sorted(shown.stood) == kept
 
 
+async def test_of_a_template_that_is_deleted_the_last_run_goes(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    shown = Shown("a", "b")
+    for device in shown.devices.values():
+        nursery.start_soon(device.showing.run)
+    shown.net.submit("a", template())
+    await shown.settle()
+    last = "shoal/lab/template/tidy/last"
+    shown.stood[last] = b"{}"
+    (held,) = shown.net["a"].steward.standing.jobs
+    for desired, stays in ((Desired.STOPPED, True), (Desired.DELETED, False)):
+        shown.net.stop("a", held, desired)
+        shown.net.run(5.0)
+        for name, device in shown.devices.items():
+            told = [tell for tell in shown.net.boxes[name].tells if tell.job == held][-1]
+            device.showing.told({"kind": told.kind, "job": told.job, "peer": told.peer})
+        await shown.settle()
+        assert (last in shown.stood) is stays
+    cleared = [name for name, device in shown.devices.items()
+               if any(message.topic == last for message in device.broker.published)]  # fmt: skip
+    assert len(cleared) == 1
+
+
 async def test_of_a_peer_that_is_forgotten_nothing_stays(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
@@ -230,6 +290,50 @@ async def test_of_a_peer_that_is_forgotten_nothing_stays(
     assert not [topic for topic in (*theirs, PEER.format("b")) if topic in shown.stood]
     assert PEER.format("a") in shown.stood, "a device does not forget itself"
     assert not [key for key in device.rows if "/b/" in key or "shoal_b" in key]
+
+
+async def test_what_a_device_lists_that_is_away_for_a_while_stays_and_goes_when_it_is_forgotten(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """Home Assistant forgets what a person has set for an entity that is taken away."""
+    shown = Shown("a", "b", lists=("b",))
+    device = shown.devices["a"]
+    device.broker.settings = replace(device.broker.settings, home_assistant=True)
+    shown.net.ran("a")
+    shown.net.submit("a", template())
+    nursery.start_soon(device.showing.run)
+    await shown.settle()
+    wanted = ["button", "event", "switch"]
+    assert sorted(each["p"] for each in cmps(shown).values()) == wanted
+    shown.net.kill("b")
+    shown.net.run(60.0)
+    await shown.settle()
+    assert sorted(each["p"] for each in cmps(shown).values() if len(each) > 1) == wanted
+    shown.net.kill("a")  # and who has heard nothing of it in this life
+    shown.net.boot("a")
+    await shown.settle()
+    assert sorted(each["p"] for each in cmps(shown).values() if len(each) > 1) == wanted
+    shown.net.handle("a", ForgetRequested(9_999, PeerId("b")))
+    await shown.settle()
+    assert sorted(each["p"] for each in cmps(shown).values() if len(each) > 1) == [
+        "binary_sensor",
+        "event",
+    ]
+
+
+async def test_a_figure_that_fails_after_a_restart_keeps_its_place(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    shown = Shown("a")
+    device = shown.devices["a"]
+    for temperature in (21_500, -1):
+        device.measured["temperature_mc"] = temperature
+        device.start()
+        async with trio.open_nursery() as life:
+            life.start_soon(device.showing.run)
+            await shown.settle()
+            life.cancel_scope.cancel()
+        assert len(cmps(shown, PEER.format("a"))["temperature"]) > 1
 
 
 async def test_a_figure_that_fails_once_keeps_its_place(

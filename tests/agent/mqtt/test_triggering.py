@@ -201,6 +201,14 @@ def test_the_shoals_own_topics_run_nothing(topic: str) -> None:
     assert Desk(topic="#").heard(Message(topic="shoal/label"))
 
 
+@pytest.mark.parametrize("topic", ["shoal/lab/trigger/look", "shoal/lab/trigger/+", "#"])
+def test_the_topic_that_has_its_name_runs_it(topic: str) -> None:
+    """Nothing of the shoal's own is told there: it is a person's, or a button's."""
+    desk = Desk(topic=topic)
+    assert desk.heard(Message(topic="shoal/lab/trigger/look", payload=b"PRESS"))
+    assert desk.hear(Message(topic="shoal/lab/trigger/peek", payload=b"PRESS")) is None
+
+
 def test_the_results_of_its_own_runs_run_nothing() -> None:
     """The broker may have two names here."""
     desk = Desk()
