@@ -42,7 +42,7 @@ from protocol.ids import JobId, PeerId
 from protocol.listening import word_of
 from protocol.node import Node
 from protocol.records import Advert, Desired
-from protocol.reporting import INTRODUCES_LABEL, REPORTS_LABEL, teller, tellers
+from protocol.reporting import INTRODUCES_LABEL, REPORTS_LABEL, teller, tellers, tells
 
 GRACE_S: Final = 6.0  # after a start; who else is there, and what changed meanwhile, is known then
 LOOK_S: Final = 5.0  # a peer that comes or goes is no event here
@@ -139,8 +139,12 @@ class Showing:
         topics += [self._part_topic(word, peer) for word in sorted(words)[: 2 * DAEMONS_MAX]]
         for broker in self._brokers:
             if broker.settings.report and peer != self._about.peer:
-                prefix = broker.settings.home_assistant_prefix
-                self._retained.clear(broker.name, [*topics, peer_topic(prefix, peer)])
+                prefix, name = broker.settings.home_assistant_prefix, broker.name
+                theirs = [*topics, peer_topic(prefix, peer)]
+                known = [advert.labels for advert in node.fleet.expected() if advert.peer != peer]
+                if not any(tells(labels, INTRODUCES_LABEL, name) for labels in known):
+                    theirs.append(shoal_topic(prefix, self._about.shoal))
+                self._retained.clear(name, theirs)
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:

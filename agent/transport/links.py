@@ -34,6 +34,7 @@ from protocol.messages import Goodbye
 from protocol.records import Keyring
 
 # Goodbyes after which dialling again at once makes no sense.
+CLOSING: Final = "closing"  # the code of a goodbye that holds nothing against who hears it
 FINAL: Final = ("not-a-member", "expired", "clone", "other-shoal", "busy")
 
 logger = logging.getLogger(__name__)
@@ -183,7 +184,7 @@ class Links:
             self._observer.cloned(connection.peer)
             return None
         if verdict is Verdict.SURPLUS:
-            await self._turn_away(connection, stream, "closing", REPLACED)
+            await self._turn_away(connection, stream, CLOSING, REPLACED)
             return None
         if not connection.outbound:
             try:
@@ -246,12 +247,12 @@ class Links:
 
     def part(self, link: Link, why: str) -> None:
         """Close a link that is not needed, politely."""
-        link.say_goodbye("closing", why)
+        link.say_goodbye(CLOSING, why)
         self._tasks.start(link.connection.muxed.close)
 
 
 async def close_all(links: list[Link], network: Network) -> None:
     """Say goodbye to everybody and close."""
     for link in links:
-        link.say_goodbye("closing", "this peer shuts down")
+        link.say_goodbye(CLOSING, "this peer shuts down")
     await network.close_connections()

@@ -22,7 +22,7 @@ from agent.transport.dialer import Contact, Dialer, Outcome, WrongPeer
 from agent.transport.errors import AddressInvalid, CloneDetected, NotReachable
 from agent.transport.gossip import Gossip
 from agent.transport.link import Link
-from agent.transport.links import FINAL, Links, close_all
+from agent.transport.links import CLOSING, FINAL, Links, close_all
 from agent.transport.network import Network
 from agent.transport.service import StreamHandler
 from agent.transport.settings import (
@@ -425,6 +425,8 @@ class Transport:
 
     def refused_by(self, peer: PeerId, code: str, text: str) -> None:
         self.counters.count(f"refused-by-peer.{code if code in FINAL else 'other'}")
+        if code == CLOSING:  # nothing against us: another connection serves, or it shuts down
+            return
         self.refusals[peer] = (code, text)
         if len(self.refusals) > REFUSALS_MAX:
             self.refusals.popitem(last=False)

@@ -23,7 +23,7 @@ def test_every_event_is_in_the_union() -> None:
 
 @pytest.mark.parametrize("kind", get_args(Event))
 def test_an_event_is_a_value_in_the_past_tense(kind: type) -> None:
-    assert kind.__name__.endswith(("ed", "Heard"))
+    assert kind.__name__.endswith(("ed", "Heard", "Began"))
     assert "__slots__" in vars(kind)
     assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
 

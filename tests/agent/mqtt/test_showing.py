@@ -292,6 +292,31 @@ async def test_of_a_peer_that_is_forgotten_nothing_stays(
     assert not [key for key in device.rows if "/b/" in key or "shoal_b" in key]
 
 
+async def test_the_shoals_own_goes_with_the_last_device_that_told_of_it(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """It is gone for good, and the one where that is said tells Home Assistant nothing itself."""
+    shown = Shown("a", "b", "c")
+    for name in "abc":
+        told = ReportingConfig(("home",), () if name == "a" else ("home",))
+        shown.net.boxes[name].config = replace(shown.net.boxes[name].config, reporting=told)
+        shown.net.kill(name)
+        shown.net.boot(name)
+    shown.net.run(10.0)
+    device = shown.devices["a"]
+    device.start(home_assistant=False)
+    nursery.start_soon(device.showing.run)
+    await shown.settle()
+    shown.stood[SHOAL] = b"{}"
+    for request, peer, stays in ((9_001, "b", True), (9_002, "c", False)):
+        shown.net.kill(peer)
+        shown.net.run(60.0)
+        shown.net.handle("a", ForgetRequested(request, PeerId(peer)))
+        device.showing.told({"kind": "peer.forgotten", "peer": peer})
+        await shown.settle()
+        assert (SHOAL in shown.stood) is stays
+
+
 async def test_what_a_device_lists_that_is_away_for_a_while_stays_and_goes_when_it_is_forgotten(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:

@@ -10,6 +10,7 @@ import trio
 
 from agent.identity import IdentityKeyring
 from agent.transport import NotReachable, PortInUse, StreamFailed, TransportSettings
+from agent.transport.link_table import REPLACED
 from agent.transport.streams import Stream
 from agent.transport.transport import HINTS_DIALLED
 from protocol.clock import Now
@@ -353,6 +354,17 @@ async def test_two_that_dial_each_other_settle_on_one_connection() -> None:
             a.transport.hangup(b.id)
             await a.event(PeerDisconnected, b.id, nth=turn + 1)
             await b.event(PeerDisconnected, a.id, nth=turn + 1)
+
+
+async def test_a_connection_that_is_one_too_many_is_no_refusal() -> None:
+    """It may be the last word of a peer for long: the other connection stands by then."""
+    a, b = member("a"), member("b")
+    async with running(a, b):
+        await connect(a, b)
+        a.transport.refused_by(b.id, "closing", REPLACED)
+        assert not a.transport.refusals and a.count("refused-by-peer.other") == 1
+        a.transport.refused_by(b.id, "expired", "its certificate is over")
+        assert a.transport.refusals[b.id][0] == "expired"
 
 
 async def test_a_clone_is_told_so_and_stops_and_the_others_are_alarmed() -> None:
