@@ -1,5 +1,6 @@
 """`shoal template`, and how a schedule is shown."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from agent.cli.following import summary
 from agent.jobfile import example
-from tests.agent.cli.conftest import Shoal
+from tests.agent.cli.conftest import ROOT, Shoal
 from tests.agent.cli.test_ending import until
 from tests.agent.memory_agent import MemoryAgent
 
@@ -49,6 +50,18 @@ def test_a_file_without_parameters_is_a_template_all_the_same(
     assert shoal("template", "set", "plain", "plain.yaml", "--json").json["job"]
     assert agent.backend.submitted[0]["Parameters"] == []
     assert "-" in shoal("template", "show", "plain").out
+
+
+def test_the_readmes_templates_are_kept_as_they_are_typed(agent: MemoryAgent, shoal: Shoal) -> None:
+    """They have no name but the one on the command line."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    files = [block for block in blocks if "\nParameters:" in block]
+    assert len(files) == 2
+    for at, text in enumerate(files):
+        Path("readme.yaml").write_text(text)
+        kept = shoal("template", "set", "motion", "readme.yaml")
+        assert (kept.code, agent.backend.submitted[at]["Name"]) == (0, "motion"), kept.err
+    assert shoal("job", "run", "readme.yaml").code == 2
 
 
 def test_what_it_asks_for_is_shown(say: str, shoal: Shoal) -> None:
