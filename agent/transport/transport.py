@@ -425,6 +425,8 @@ class Transport:
 
     def refused_by(self, peer: PeerId, code: str, text: str) -> None:
         self.counters.count(f"refused-by-peer.{code if code in FINAL else 'other'}")
+        if code == "closing":  # as where both dialled at once, and the other connection serves
+            return
         self.refusals[peer] = (code, text)
         if len(self.refusals) > REFUSALS_MAX:
             self.refusals.popitem(last=False)
