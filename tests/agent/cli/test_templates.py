@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agent.cli.following import summary
+from agent.client import Client
 from agent.jobfile import example
 from tests.agent.cli.conftest import ROOT, Shoal
 from tests.agent.cli.test_ending import until
@@ -146,6 +147,24 @@ def test_a_schedule_with_nothing_to_come_and_a_problem(agent: MemoryAgent, shoal
     agent.backend.views[job]["reason"] = "this peer cannot tell its slots"
     assert "scheduled: this peer cannot tell" in shoal("job", "list").out
     assert shoal("job", "describe", job).code == 0
+
+
+def test_why_a_schedule_runs_or_does_not(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = scheduled(agent, shoal)
+    told = shoal("why", job).out
+    assert "its next run is due at 2027-01-1" in told and "`shoal why rrrrrrrr`" in told
+    agent.backend.views[job]["reason"] = "the time is not known here"
+    assert "the time is not known here" in shoal("why", job).out
+
+
+def test_whoever_keeps_a_schedule_is_told_that_nothing_fires_it(
+    agent: MemoryAgent, shoal: Shoal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("backup.yaml").write_text(example("schedule"))
+    assert "it waits" not in shoal("job", "run", "backup.yaml").err
+    monkeypatch.setattr(Client, "job", lambda *_: {"reason": "the time is not known here"})
+    kept = shoal("job", "run", "backup.yaml")
+    assert kept.code == 0 and "it waits: the time is not known here" in kept.err
 
 
 def test_a_schedule_is_not_waited_for(agent: MemoryAgent, shoal: Shoal) -> None:
