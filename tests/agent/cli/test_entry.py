@@ -159,6 +159,33 @@ def test_whoever_reads_us_may_stop() -> None:
     assert ended.returncode == 0
 
 
+def shell(line: str, **more: str) -> subprocess.CompletedProcess[bytes]:
+    """`$shoal` in it is the command."""
+    command = {"shoal": f"{sys.executable} -m agent.cli.entry", **more}
+    return subprocess.run(
+        ["/bin/sh", "-c", line], env={**os.environ, **command}, capture_output=True, check=False
+    )
+
+
+@pytest.mark.parametrize("words", ["peers", "run -- echo hi", "config example"])
+def test_output_that_cannot_be_written_is_a_sentence(agent: MemoryAgent, words: str) -> None:
+    ended = shell(f"$shoal {words} >/dev/full")
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == b"shoal: cannot write: no space left on device"
+    assert b"Traceback" not in ended.stderr and b"ignored" not in ended.stderr
+
+
+def test_nobody_has_to_take_the_output(agent: MemoryAgent) -> None:
+    for closed in (">&-", ">&- 2>&-", "<&- >&- 2>&-"):
+        ended = shell(f"$shoal peers {closed}")
+        assert (ended.returncode, ended.stderr) == (0, b""), closed
+
+
+def test_a_terminal_with_fewer_characters_shows_what_it_can(agent: MemoryAgent) -> None:
+    ended = shell("$shoal peers", PYTHONIOENCODING="iso8859-1")
+    assert (ended.returncode, ended.stderr) == (0, b"") and b"?" in ended.stdout
+
+
 def test_a_bug_is_not_hidden_behind_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     from agent.cli import entry, settings
 
