@@ -107,7 +107,7 @@ def code_of(error: AgentError) -> int:
     """The exit code for what the agent refused."""
     if error.path:
         return exitcodes.USAGE
-    known = {400: exitcodes.USAGE, 404: exitcodes.NOT_FOUND, 409: exitcodes.NOT_FOUND}
+    known = {400: exitcodes.USAGE, 404: exitcodes.NOT_FOUND}
     return known.get(error.status, exitcodes.FAILED)
 
 

@@ -178,6 +178,13 @@ def test_a_schedule_of_ops_jobs_ends_as_any_other_that_is_followed() -> None:
     assert summary(view) == "stopped"
 
 
+def test_where_a_task_was_killed_is_said_once() -> None:
+    slot = {"state": "failed", "executor": "p", "executor_name": "attic", "exit_code": 137}
+    view = {"id": "s" * 32, "type": "batch", "state": "failed", "slots": [slot]}
+    view["reason"] = "ended by SIGKILL on attic"
+    assert summary(view) == "failed on attic with exit code 137: ended by SIGKILL"
+
+
 def test_who_hears_a_trigger_is_shown_and_what_became_of_messages(
     say: str, agent: MemoryAgent, shoal: Shoal
 ) -> None:
