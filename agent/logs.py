@@ -263,4 +263,6 @@ def _last_start(view: View, place: View, wanted: LogQuery) -> list[View]:
     last = max(begun, key=lambda execution: int(execution["started_ms"]), default=None)
     if last is None or wanted.slot not in (None, place["slot"]):
         return []
+    if last["id"] == place["execution"]:  # which is read anyway
+        return []
     return [last] if wanted.peer in ("", last["peer"], last["peer_name"]) else []

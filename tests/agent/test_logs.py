@@ -292,6 +292,9 @@ async def test_between_two_starts_of_a_service_the_output_of_the_one_that_ended_
     for seen in (waits, moves):
         lines = await Job(service(seen, last, earlier, next_one)).lines(engine, False)
         assert [line["data"] for line in lines] == [b"why it crashed\n"]
+    gives_up = view("pending", E1, started_ms=0)
+    lines = await Job(service(gives_up, last, earlier)).lines(engine, False)
+    assert [line["data"] for line in lines] == [b"why it crashed\n"], "once"
     runs = view("running", str(next_one["id"]), started_ms=12)
     running = start(str(next_one["id"]), 12, "running")
     assert await Job(service(runs, last, running)).lines(engine, False) == []
