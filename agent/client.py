@@ -414,10 +414,14 @@ def log_bytes(line: dict[str, Any]) -> bytes:
 
 
 def _job(wanted: str) -> str:
+    if not wanted:
+        raise AgentError(404, "an empty word names no job; `shoal jobs` lists them")
     return f"/v1/jobs/{_quoted(wanted)}"
 
 
 def _peer(wanted: str) -> str:
+    if not wanted:
+        raise AgentError(404, "an empty word names no peer; `shoal peers` lists them")
     return f"/v1/peers/{_quoted(wanted)}"
 
 

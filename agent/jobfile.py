@@ -46,9 +46,11 @@ class JobFileError(JobSpecError):
         self.args = (f"{place}: {message}" if place else message,)
 
 
-def load_job(text: str | bytes, engines: Sequence[str] = ENGINES) -> JobSpec:
-    """Read a job file. Raises JobFileError."""
+def load_job(text: str | bytes, engines: Sequence[str] = ENGINES, name: str = "") -> JobSpec:
+    """Read a job file; `name` is for one that has none. Raises JobFileError."""
     tree, lines = load_tree(text)
+    if name and isinstance(tree, dict) and "name" not in map(str.lower, tree):
+        tree["Name"] = name
     try:
         spec = JobSpec.from_plain(tree, engines)
         if spec.schedule is not None:

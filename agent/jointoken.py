@@ -104,6 +104,8 @@ def parse_token(text: str, now: Now | None = None) -> JoinToken:
 
 def read_token(argument: str, now: Now | None = None) -> JoinToken:
     """A token given as text, or in a file whose path is given. Raises TokenError."""
+    if not argument:
+        raise TokenError("an empty word is no token: give what `shoal invite` printed")
     if _LOOKS.match(argument):
         return parse_token(argument, now)
     path = Path(argument)

@@ -238,9 +238,12 @@ def _asked(execution: ExecutionId, stream: StreamName, offset: int, wanted: LogQ
 
 
 def _executions(view: View, wanted: LogQuery) -> list[View]:
-    """Each slot's present execution, with the tails of its result where it has one."""
+    """Each slot's present execution, with the tails of its result where it has one; of a service
+    that waits for its next start, the one before."""
     found: list[View] = []
     for place in view["slots"]:
+        if view.get("type") == "service" and not place.get("started_ms"):
+            found.extend(_last_start(view, place, wanted))
         here = wanted.peer in ("", place["executor"], place["executor_name"])
         if place["execution"] and here and wanted.slot in (None, place["slot"]):
             found.append(
@@ -252,3 +255,14 @@ def _executions(view: View, wanted: LogQuery) -> list[View]:
                 }
             )
     return found
+
+
+def _last_start(view: View, place: View, wanted: LogQuery) -> list[View]:
+    """The latest start of a slot of a service: why it ended stands in its output."""
+    begun = [e for e in view["executions"] if e["slot"] == place["slot"] and e["started_ms"]]
+    last = max(begun, key=lambda execution: int(execution["started_ms"]), default=None)
+    if last is None or wanted.slot not in (None, place["slot"]):
+        return []
+    if last["id"] == place["execution"]:  # which is read anyway
+        return []
+    return [last] if wanted.peer in ("", last["peer"], last["peer_name"]) else []

@@ -48,6 +48,7 @@ from agent.inputs.inputs import Inputs
 from agent.inputs.objects import Objects
 from agent.invites import Invites
 from agent.join import serve_join
+from agent.log import tell
 from agent.logs import Logs
 from agent.membership import Member, load_member
 from agent.metrics import Metrics
@@ -142,8 +143,8 @@ def run(loaded: Loaded, *, move_to_board: bool = False, wait: bool = False) -> N
     try:
         gc.freeze()  # what is imported stays: a full collection then looks at 50 MB less (measured)
         trio.run(_run, loaded, member, store)
-    except* (ShoalError, ConfigError) as group:
-        raise _first(group) from None
+    except BaseExceptionGroup as group:
+        raise _alone(group) from None
     finally:
         store.close()
 
@@ -152,10 +153,16 @@ async def _run(loaded: Loaded, member: Member, store: Store) -> None:
     await Agent(loaded, member, store).run()
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The sentence in a group of errors: nurseries wrap whatever ends them."""
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+def _alone(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The sentence in a group of errors, as nurseries wrap whatever ends them; where a bug is in
+    it, all of it. What an `except*` raises comes out as a group again in Python 3.11.2."""
+    sentences, bugs = group.split((ShoalError, ConfigError))
+    if sentences is None or bugs is not None:
+        return group
+    error: BaseException = sentences
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 class Agent:
@@ -399,14 +406,11 @@ class Agent:
             nursery.start_soon(self.backend.run)
             nursery.start_soon(self.scrapes.run)
             path = await nursery.start(serve_control, self.backend, self.config.socket_path)
-            _log.info(
-                "%s is up: peer %s of shoal %s, control at %s, listening on %s",
-                self.name,
-                self.member.keyring.peer[-8:],
-                self.member.membership.shoal_name,
-                path,
-                ", ".join(self.transport.addresses()) or "nothing",
+            addresses = ", ".join(self.transport.addresses()) or "nothing"
+            who = (
+                f"peer {self.member.keyring.peer[-8:]} of shoal {self.member.membership.shoal_name}"
             )
+            tell(_log, "agent.up", f"{self.name} is up: {who}, control at {path}, on {addresses}")
             notify("READY=1")
             nursery.start_soon(keep_patting, self.driver.turn)
             await self._stopping.wait()
@@ -515,7 +519,8 @@ class Agent:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             task_status.started()
             async for number in signals:
-                _log.info("%s: stopping; tasks run on", signal.Signals(number).name)
+                name = signal.Signals(number).name
+                tell(_log, "agent.stopping", f"{name}: stopping; tasks run on")
                 self.stop()
 
     def _serve_streams(self) -> None:

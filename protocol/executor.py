@@ -459,7 +459,7 @@ class Executor:
         if event.unpublished:
             event = _unpublished(event)
         unseen = event.exit_code is None and execution.state is State.RUNNING
-        unseen = unseen and not event.unpublished
+        unseen = unseen and not (event.unpublished or event.untouched)
         if execution.listed and unseen and not execution.stopping:
             return self._lost(execution, event, now)
         verdict = verdict_of(event.exit_code)

@@ -65,7 +65,8 @@ class Resources:
             ("disk", self.disk_bytes, free.disk_bytes),
         ):
             if needs > has:
-                lacks.append(f"{name}: needs {format_size(needs)}, {format_size(has)} free")
+                whole = has - has % 2**20 if has > 2**20 else has  # nobody counts single bytes
+                lacks.append(f"{name}: needs {format_size(needs)}, {format_size(whole)} free")
         if self.gpu > free.gpu:
             lacks.append(f"gpu: needs {self.gpu}, {free.gpu} free")
         return "; ".join(lacks) or None

@@ -38,7 +38,7 @@ GRACE_S: Final = 60  # a slot is fired this late at most, but for CatchUp: a tak
 CATCH_UP_S: Final = 3 * 86_400  # so late with it; well within the time for which runs are kept
 # A clock that went back further than this was wrong before: slots count from its new time again.
 BACK_S: Final = 3_600
-UNTRUSTED: Final = "this peer does not know the time (shoal doctor), and fires nothing"
+UNTRUSTED: Final = "the time is not known here (shoal doctor), so nothing fires"
 SLOTS_MAX: Final = 64  # fired at once, of a schedule by the second after a minute of silence
 
 

@@ -58,7 +58,7 @@ def ended_as(run: HeldJob) -> str:
 
 
 def joined_schedules(mine: View, theirs: View) -> View:
-    """The runs that either peer knows, the latest first."""
+    """The runs that either peer knows, the latest first; and what keeps both from firing."""
     runs: dict[str, View] = {}
     for run in (*_views(mine["runs"]), *_views(theirs["runs"])):
         known = runs.get(str(run["job"]))
@@ -66,7 +66,13 @@ def joined_schedules(mine: View, theirs: View) -> View:
             runs[str(run["job"])] = run
     latest = sorted(runs.values(), key=lambda run: (-cast(int, run["slot_ms"]), str(run["job"])))
     shown: list[Plain] = [*latest[:RUNS_SHOWN]]
-    return {**mine, "runs": shown}
+    next_ms = [cast(int, view["next_ms"]) for view in (mine, theirs) if view["next_ms"]]
+    return {
+        **mine,
+        "next_ms": min(next_ms, default=0),
+        "problem": mine["problem"] if theirs["problem"] else "",
+        "runs": shown,
+    }
 
 
 def _views(value: Plain) -> list[View]:

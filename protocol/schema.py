@@ -98,7 +98,7 @@ def _job_properties(engines: Sequence[str]) -> Schema:
             "type": ["string", "null"],
             "pattern": _MOMENT,
             "description": "When a standing job or schedule expires; until when an ops job reaches "
-            f"peers that match later. {MOMENT_ALLOWED.capitalize()}.",
+            f"peers that match later. {MOMENT_ALLOWED[0].upper()}{MOMENT_ALLOWED[1:]}.",
         },
         "Update": _update(),
         "Schedule": _schedule(),

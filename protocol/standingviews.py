@@ -168,6 +168,8 @@ def joined(one: View, other: View) -> View:
     for field, join in (("schedule", joined_schedules), ("trigger", joined_triggers)):
         if field in head and field in rest:
             joint[field] = join(cast(View, head[field]), cast(View, rest[field]))
+    if "schedule" in head and head["reason"] == cast(View, head["schedule"])["problem"]:
+        joint["reason"] = ""  # it is told anew, if it is the problem of all
     return joint
 
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agent.cli import exitcodes
 
 if TYPE_CHECKING:
     from agent.client import AgentError
 
+# What writing to a full disk, over a quota or to a terminal that has gone ends with; write(2).
+_UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command line; returns its exit code."""
     words = sys.argv[1:] if words is None else words
+    _take_streams()
     try:
-        return _run(words)
+        code = _run(words)
+        sys.stdout.flush()  # here, where an error has its sentence
+        return code
     except KeyboardInterrupt:
         return exitcodes.LEFT
     except BrokenPipeError:
@@ -26,10 +34,23 @@ def main(words: Sequence[str] | None = None) -> int:
         code, text = _explained(error)
         if not text:
             raise
+        if isinstance(error, OSError):
+            _silence_stdout()
         from agent.printable import clean
 
         print(f"shoal: {clean(text)}", file=sys.stderr)
         return code
+
+
+def _take_streams() -> None:
+    """Streams that take whatever is printed: also where they are closed (`>&-`), and where the
+    terminal's own characters are fewer than ours, which it shows as `?` then."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 -- until the end
+        elif stream.encoding.lower() not in ("utf-8", "utf8"):
+            stream.reconfigure(errors="replace")
 
 
 def _run(words: Sequence[str]) -> int:
@@ -73,6 +94,8 @@ def _explained(error: Exception) -> tuple[int, str]:
         return code_of(error), str(error)
     if isinstance(error, ConfigError):
         return exitcodes.USAGE, str(error)
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
+        return exitcodes.FAILED, f"cannot write: {(error.strerror or '').lower()}"
     from protocol.errors import JobSpecError, ShoalError
 
     if isinstance(error, JobSpecError):
@@ -84,14 +107,12 @@ def code_of(error: AgentError) -> int:
     """The exit code for what the agent refused."""
     if error.path:
         return exitcodes.USAGE
-    known = {400: exitcodes.USAGE, 404: exitcodes.NOT_FOUND, 409: exitcodes.NOT_FOUND}
+    known = {400: exitcodes.USAGE, 404: exitcodes.NOT_FOUND}
     return known.get(error.status, exitcodes.FAILED)
 
 
 def _silence_stdout() -> None:
     """Nothing more can be written; the interpreter would try once more at its end."""
-    import os
-
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

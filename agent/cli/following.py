@@ -189,7 +189,8 @@ def summary(view: dict[str, Any]) -> str:
         case _ if code == exitcodes.NO_RESULT:
             return clean(f"failed{reason or ' without an exit code'}; `shoal why {view['id'][:8]}`")
         case _:
-            return clean(f"failed{on} with exit code {code}{reason}")
+            said = f" with exit code {code}{reason.removesuffix(on)}"
+            return clean(f"failed{on}{said}")
 
 
 def _of_each(view: dict[str, Any]) -> str:

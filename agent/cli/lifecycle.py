@@ -21,9 +21,12 @@ JOIN_S: Final = 300.0  # loading libp2p on a small board, then every address of 
 
 def init(args: Namespace) -> int:
     """Start a shoal here and write the backup of its root key."""
+    from agent.membership import name_problem
     from agent.shoalroot import create_shoal
 
     refuse_host(args, "init")
+    if problem := name_problem(args.name):
+        raise CliError(f"the shoal's name: {problem}", USAGE)
     labels, secret = labels_of(args.label), _passphrase(args.passphrase_file)
     loaded = load_config(args)
     if client := _service(args, loaded):

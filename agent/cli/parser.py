@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from agent.cli.commands import COMMANDS, GROUPS, Command, add_common
+from agent.version import VERSION
 
 _EPILOG: Final = """\
 JOB is an id, the beginning of one, or a name. Exit codes: 0 done, 1 refused or failed, 2 wrong
@@ -15,9 +16,23 @@ where it left none.
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells a mistyped command from what may be meant; argparse lists all that there are."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        choices = list(action.choices or ())
+        if not isinstance(action, argparse._SubParsersAction) or value in choices:
+            return super()._check_value(action, value)
+        from difflib import get_close_matches
+
+        close = get_close_matches(str(value), choices, n=1)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        self.error(f"there is no command {value!r}; {meant}`{self.prog} --help` lists them")
+
+
 def build(words: Sequence[str] | None) -> argparse.ArgumentParser:
     """The parser for a command line of these words; None builds all of it (for completions)."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="shoal",
         description="Run jobs on your devices: no server, no leader.",
         epilog=_EPILOG,
@@ -25,6 +40,9 @@ def build(words: Sequence[str] | None) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add_common(parser, nested=False)
+    parser.add_argument(
+        "--version", action="version", version=f"shoal {VERSION}", help="print the version and exit"
+    )
     top = parser.add_subparsers(title="commands", metavar="COMMAND")
     groups: dict[str, Any] = {}
     for command in COMMANDS:

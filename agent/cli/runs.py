@@ -249,6 +249,8 @@ def _detached(client: Client, spec: dict[str, Any], args: Namespace) -> int:
     on = accepted.get("durable_on")
     where = f", kept on {units.plural(on, 'device')}" if on else ""
     note(f"{accepted['name']}: {what}{where}")
+    if "Schedule" in spec and (reason := client.job(accepted["job"]).get("reason")):
+        note(f"it waits: {reason}")
     print(accepted["job"])
     return OK
 

@@ -25,6 +25,8 @@ def collect(files: Sequence[str], directory: str | None) -> dict[str, str]:
     for name, path in [*_directory(directory), *((_name_of(file), file) for file in files)]:
         if name in found:
             raise CliError(f"{path} and {found[name]} would both be {name} there", USAGE)
+        if len(found) == FILES_MAX:  # before all of a disk is walked through
+            raise CliError(f"more than {FILES_MAX} files; allowed: {FILES_MAX}", USAGE)
         found[name] = path
     _check(found)
     return found
@@ -42,9 +44,12 @@ def pack(found: dict[str, str]) -> bytes:
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
         for name in sorted(found):
-            with open(found[name], "rb") as file:
-                data = file.read(TOTAL_BYTES_MAX + 1)
-                mode = os.fstat(file.fileno()).st_mode
+            try:
+                with open(found[name], "rb") as file:
+                    data = file.read(TOTAL_BYTES_MAX + 1)
+                    mode = os.fstat(file.fileno()).st_mode
+            except OSError as error:
+                raise CliError(f"{found[name]}: {(error.strerror or '').lower()}", USAGE) from None
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode, entry.mtime = len(data), stat.S_IMODE(mode) & 0o777, 0
             archive.addfile(entry, io.BytesIO(data))
@@ -109,7 +114,11 @@ def _directory(directory: str | None) -> Iterator[tuple[str, str]]:
         directories.sort()
         for file in sorted(files):
             path = os.path.join(place, file)
-            if stat.S_ISREG(os.lstat(path).st_mode):
+            try:
+                regular = stat.S_ISREG(os.lstat(path).st_mode)
+            except OSError:
+                continue  # it has gone meanwhile
+            if regular:
                 yield os.path.relpath(path, directory), path
             else:
                 left_out.append(path)
@@ -127,8 +136,6 @@ def _name_of(file: str) -> str:
 
 
 def _check(found: dict[str, str]) -> None:
-    if len(found) > FILES_MAX:
-        raise CliError(f"{len(found)} files; allowed: {FILES_MAX}", USAGE)
     total = 0
     for path in found.values():
         try:

@@ -19,7 +19,7 @@ def put(args: Namespace) -> int:
     """Keep a job file under a name, in place of what was kept there before."""
     from agent.cli.jobfiles import load
 
-    tree = {"Parameters": [], **load(args.file).to_plain(), "Name": args.name}
+    tree = {"Parameters": [], **load(args.file, name=args.name).to_plain(), "Name": args.name}
     with connect(args) as client:
         answer = client.submit(tree)
     return _told(args, answer, "nothing changed" if answer["unchanged"] else "kept")

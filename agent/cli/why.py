@@ -21,6 +21,9 @@ def why(args: Namespace) -> int:
         show_json({"job": view["id"], "name": view["name"], "why": view["why"]})
         return OK
     print(clean(f"{view['name']} {units.short_job(view['id'])}: {view['state']}"))
+    if view["state"] == "scheduled":
+        _show_next(view)
+        return OK
     if "parts" in view and view["type"] != "service":
         _show_parts(view["why"])
         return OK
@@ -29,6 +32,18 @@ def why(args: Namespace) -> int:
     for entry in view["why"]:
         _show_round(entry)
     return OK
+
+
+def _show_next(view: dict[str, Any]) -> None:
+    """A schedule is fired, and each run is a job of its own."""
+    schedule = view["schedule"]
+    if view.get("reason"):
+        print(f"  {clean(view['reason'])}")
+    elif schedule["next_ms"]:
+        print(f"  its next run is due at {units.moment(schedule['next_ms'])}")
+    for run in schedule["runs"][:1]:
+        short = units.short_job(run["job"])
+        print(f"  its last run is {clean(run['state'])}: `shoal why {short}`")
 
 
 def _show_parts(rounds: list[dict[str, Any]]) -> None:

@@ -204,6 +204,8 @@ async def test_a_clock_that_cannot_be_trusted(data_dir: Path) -> None:
 
 async def test_who_refuses_us_is_told(data_dir: Path) -> None:
     async with running_agent(data_dir) as agent:
+        agent.transport.refused_by(OTHER, "closing", "another connection serves")
+        assert "refused" not in checks(agent)["peers"]["text"], "both dialled at once"
         agent.transport.refused_by(OTHER, "expired", "the certificate is over")
         entry = checks(agent)["peers"]
         assert entry["ok"] is False and "expired: the certificate is over" in entry["text"]

@@ -270,3 +270,31 @@ async def test_output_that_is_gone_is_replaced_by_the_end_that_came_with_the_res
     gone = view("completed", "e" * 31 + "3", stdout_tail="the end\n", stderr_tail="")
     lines = await Job(gone).lines(engine, True)
     assert [line["data"] for line in lines] == [b"the end\n"]
+
+
+async def test_between_two_starts_of_a_service_the_output_of_the_one_that_ended_is_shown(
+    engine: ProcessEngine,
+) -> None:
+    """While it waits to be started again is when people ask why it crashed."""
+    await run(engine, "echo why it crashed")
+
+    def service(slot: View, *executions: View) -> View:
+        return {**slot, "type": "service", "executions": list(executions)}
+
+    def start(execution: str, started_ms: int, state: str) -> View:
+        at = {"id": execution, "slot": 0, "peer": ME, "peer_name": "me", "state": state}
+        return {**at, "started_ms": started_ms}
+
+    earlier = start("e" * 31 + "3", 5, "failed")
+    last, next_one = start(E1, 10, "failed"), start("e" * 31 + "4", 0, "restarting")
+    waits = view("pending", str(next_one["id"]), started_ms=0)
+    moves = {**view("pending", ""), "slots": [{**view("", "")["slots"][0], "executor": ""}]}
+    for seen in (waits, moves):
+        lines = await Job(service(seen, last, earlier, next_one)).lines(engine, False)
+        assert [line["data"] for line in lines] == [b"why it crashed\n"]
+    gives_up = view("pending", E1, started_ms=0)
+    lines = await Job(service(gives_up, last, earlier)).lines(engine, False)
+    assert [line["data"] for line in lines] == [b"why it crashed\n"], "once"
+    runs = view("running", str(next_one["id"]), started_ms=12)
+    running = start(str(next_one["id"]), 12, "running")
+    assert await Job(service(runs, last, running)).lines(engine, False) == []

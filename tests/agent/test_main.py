@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import shutil
 import signal
@@ -14,7 +16,8 @@ import pytest
 import trio
 
 from agent.configload import load
-from agent.main import TASK_USER, _task_user, run
+from agent.log import set_up
+from agent.main import TASK_USER, _alone, _task_user, run
 from agent.settings import ConfigError
 from agent.store import Store
 from agent.version import VERSION
@@ -55,6 +58,19 @@ async def test_a_signal_ends_it_and_the_others_are_told_first(data_dir: Path) ->
         os.kill(os.getpid(), signal.SIGTERM)
         await until(lambda: not agent.config.socket_path.exists())
         assert ShutdownRequested(back_in_s=60.0) in told
+
+
+async def test_whoever_started_it_in_a_terminal_sees_that_it_is_up_and_that_it_ends(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    set_up(stream=shown, watched=True)
+    async with running_agent(data_dir) as agent:
+        await until(lambda: "alone is up: peer " in shown.getvalue())
+        assert f"control at {agent.config.socket_path}, on /ip4/127.0.0.1/" in shown.getvalue()
+        os.kill(os.getpid(), signal.SIGINT)
+        await until(lambda: "SIGINT: stopping; tasks run on" in shown.getvalue())
 
 
 async def test_systemd_is_told(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +115,14 @@ def test_what_stands_in_the_way_is_raised_as_itself(data_dir: Path) -> None:
     with pytest.raises(ShoalError, match="no such address"):
         run(load({**given, "listen": ["/ip4/203.0.113.7/tcp/0"]}, {}))
     Store.open(data_dir).close()  # each time it let go of the directory
+
+
+def test_a_bug_beside_the_sentence_is_told_with_it() -> None:
+    """Python 3.11.2, which is Debian 12's, makes a group again of what an `except*` raises."""
+    sentence, bug = ConfigError("a sentence"), ValueError("a bug")
+    assert _alone(ExceptionGroup("", [ExceptionGroup("", [sentence])])) is sentence
+    both = ExceptionGroup("", [sentence, ExceptionGroup("", [bug])])
+    assert _alone(both) is both
 
 
 def test_whom_tasks_run_as() -> None:

@@ -280,7 +280,12 @@ class NodeNet:
         return request
 
     def end(
-        self, name: str, code: int | None = 0, slot: int | None = None, reason: str = ""
+        self,
+        name: str,
+        code: int | None = 0,
+        slot: int | None = None,
+        reason: str = "",
+        untouched: bool = False,
     ) -> None:
         """The task of `slot` that runs here (the only one, if none is given) ends."""
         box = self.boxes[name]
@@ -290,7 +295,9 @@ class NodeNet:
             if slot is None or start.environment["SHOAL_PARTITION_INDEX"] == str(slot)
         ]
         assert len(found) == 1, (name, slot, found)
-        self._finish(name, TaskEnded(found[0], code, reason, 5, b"out", b"err"))
+        self._finish(
+            name, TaskEnded(found[0], code, reason, 5, b"out", b"err", untouched=untouched)
+        )
 
     def send(self, sender: str, to: str, message: Message) -> list[Effect]:
         """`to` gets a message that `sender` itself never meant to send."""

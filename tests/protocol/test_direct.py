@@ -347,6 +347,20 @@ def test_a_task_that_a_restarted_executor_finds_goes_on() -> None:
     assert starts(net) == {"b": 1}
 
 
+def test_a_task_that_never_began_has_failed() -> None:
+    """As where there is no such command: that it left nothing half done is known."""
+    net = NodeNet("a", "b")
+    net.submit("a", ops(on=["b"]))
+    net.run(0.1)
+    net.end("b", None, reason="nosuch: no such command here", untouched=True)
+    net.run(0.1)
+    assert net.states("a") == {"b": "failed"}
+    text = net.told("a", "execution.ended")[0].text
+    assert "no such command here" in text and "unknown" not in text
+    net.run(60.0)
+    assert starts(net) == {"b": 1}
+
+
 def test_a_task_that_ended_unseen_is_unknown() -> None:
     net = NodeNet("a", "b")
     net.submit("a", ops())

@@ -39,6 +39,8 @@ def test_a_shortfall_is_told_exactly_when_it_does_not_fit(a: Resources, free: Re
 
 def test_a_shortfall_names_everything_that_lacks() -> None:
     needs = Resources(cpu_m=500, memory_bytes=2**30, disk_bytes=2**20, gpu=1)
+    free = Resources(cpu_m=200, memory_bytes=15_165_901_209)
+    assert "needs 900Gi, 14463Mi free" in str(Resources(memory_bytes=900 * 2**30).shortfall(free))
     free = Resources(cpu_m=200, memory_bytes=2**20)
     assert needs.shortfall(free) == (
         "cpu: needs 500m, 200m free; memory: needs 1Gi, 1Mi free; "

@@ -207,7 +207,7 @@ def test_nothing_is_fired_on_a_clock_that_is_not_trusted() -> None:
     net.boxes["a"].trusted = False
     net.minute(2)
     assert net.runs() == []
-    assert "does not know the time" in net.watch("a").problem
+    assert "the time is not known" in net.watch("a").problem
     assert net.schedules("a").next_s(net.standing("a").job.schedule, net.clock("a")) == 0
     net.boxes["a"].trusted = True
     net.sample("a")

@@ -82,6 +82,30 @@ def test_of_two_views_of_a_run_the_one_that_knows_its_end_counts() -> None:
     assert joint["runs"] == shown((3, "running"), (2, "completed"), (1, "failed"))["runs"]
 
 
+def test_one_peer_that_knows_the_time_is_enough_for_a_schedule() -> None:
+    """The head is the view with a reason: the one that fires nothing spoke for all."""
+    fires = {**shown(), "next_ms": 60_000}
+    rests = {**shown(), "problem": "the time is not known here"}
+    for one, other in ((fires, rests), (rests, fires)):
+        joint = joined_schedules(one, other)
+        assert (joint["next_ms"], joint["problem"]) == (60_000, "")
+    assert joined_schedules(rests, rests)["problem"] == "the time is not known here"
+    net = ScheduleNet("a", "b", "c")
+    net.ran("a")
+    net.minute()
+    assert view_of(net, "a", net.id)["reason"] == ""
+    net.boxes["b"].trusted = False
+    net.minute()
+    for name in "ab":
+        view = view_of(net, name, net.id)
+        assert (view["state"], view["reason"]) == ("scheduled", "")
+        assert view["schedule"]["next_ms"]
+    for name in "ac":
+        net.boxes[name].trusted = False
+    net.minute()
+    assert "the time is not known here" in view_of(net, "a", net.id)["reason"]
+
+
 def test_the_latest_runs_are_shown() -> None:
     many = shown(*((slot, "failed") for slot in range(30)))
     runs = joined_schedules(many, shown())["runs"]

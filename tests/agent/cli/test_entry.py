@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from agent.cli.commands import COMMANDS
+from agent.cli.entry import code_of
 from agent.cli.parser import build
+from agent.client import AgentError
 from agent.jobfile import example
 from agent.version import VERSION
 from tests.agent.cli.conftest import Shoal
@@ -91,6 +93,29 @@ def test_a_wrong_command_line_ends_with_2(shoal: Shoal) -> None:
     assert shoal("run").code == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("rnu",), "there is no command 'rnu'; did you mean 'run'? `shoal --help` lists them"),
+        (("job", "lst"), "there is no command 'lst'; did you mean 'list'? `shoal job --help`"),
+        (("job", "zzz"), "there is no command 'zzz'; `shoal job --help` lists them"),
+    ],
+)
+def test_a_mistyped_command_is_told_from_what_may_be_meant(
+    shoal: Shoal, words: tuple[str, ...], says: str
+) -> None:
+    ended = shoal(*words)
+    assert ended.code == 2 and says in ended.err and "invalid choice" not in ended.err
+
+
+def test_an_empty_word_names_nothing(agent: MemoryAgent, shoal: Shoal) -> None:
+    for words in (("job", "describe", ""), ("why", ""), ("stop", ""), ("peer", "forget", "")):
+        ended = shoal(*words)
+        assert ended.code == 4 and "an empty word names no" in ended.err, words
+    ended = shoal("join", "")
+    assert ended.code == 1 and "an empty word is no token" in ended.err
+
+
 def test_options_stand_before_or_after_the_command(agent: MemoryAgent, shoal: Shoal) -> None:
     assert shoal("--json", "peers").json == shoal("peers", "--json").json
     socket = str(agent.path)
@@ -142,6 +167,7 @@ def test_a_socket_that_is_not_permitted_names_who_may(shoal: Shoal) -> None:
 
 def test_what_the_agent_refuses_has_its_code(agent: MemoryAgent, shoal: Shoal) -> None:
     assert shoal("job", "describe", "absent").code == 4
+    assert code_of(AgentError(409, "a one-off job is not deleted")) == 1
     ended = shoal("run", "--count", "101", "--", "echo")
     assert ended.code == 2
     assert ended.err == "shoal: --count: 101 is out of range; allowed: 1 to 100\n"
@@ -159,6 +185,33 @@ def test_whoever_reads_us_may_stop() -> None:
     assert ended.returncode == 0
 
 
+def shell(line: str, **more: str) -> subprocess.CompletedProcess[bytes]:
+    """`$shoal` in it is the command."""
+    command = {"shoal": f"{sys.executable} -m agent.cli.entry", **more}
+    return subprocess.run(
+        ["/bin/sh", "-c", line], env={**os.environ, **command}, capture_output=True, check=False
+    )
+
+
+@pytest.mark.parametrize("words", ["peers", "run -- echo hi", "config example"])
+def test_output_that_cannot_be_written_is_a_sentence(agent: MemoryAgent, words: str) -> None:
+    ended = shell(f"$shoal {words} >/dev/full")
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == b"shoal: cannot write: no space left on device"
+    assert b"Traceback" not in ended.stderr and b"ignored" not in ended.stderr
+
+
+def test_nobody_has_to_take_the_output(agent: MemoryAgent) -> None:
+    for closed in (">&-", ">&- 2>&-", "<&- >&- 2>&-"):
+        ended = shell(f"$shoal peers {closed}")
+        assert (ended.returncode, ended.stderr) == (0, b""), closed
+
+
+def test_a_terminal_with_fewer_characters_shows_what_it_can(agent: MemoryAgent) -> None:
+    ended = shell("$shoal peers", PYTHONIOENCODING="iso8859-1")
+    assert (ended.returncode, ended.stderr) == (0, b"") and b"?" in ended.stdout
+
+
 def test_a_bug_is_not_hidden_behind_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     from agent.cli import entry, settings
 
@@ -171,6 +224,7 @@ def test_a_bug_is_not_hidden_behind_a_sentence(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_version_is_the_installed_one(shoal: Shoal) -> None:
+    assert shoal("--version").out == f"shoal {VERSION}\n"
     assert shoal("version").out == f"shoal {VERSION}\n"
     assert shoal("version", "--json").json == {"version": VERSION}
 

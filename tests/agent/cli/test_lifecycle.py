@@ -50,7 +50,8 @@ def test_init_for_people_names_the_backup_and_what_is_next(shoal: Shoal, tmp_pat
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
-        (("init", "no spaces"), 1, "the shoal's name"),
+        (("init", "no spaces"), 2, "the shoal's name"),
+        (("init", ""), 2, "the shoal's name: a name is needed"),
         (("init", "home", "--label", "novalue"), 2, "--label: allowed: name=value"),
         (("init", "home", "--label", "arch=vax"), 2, "--label: the label arch is the agent's own"),
         (("invite", "--label", "device.x=y"), 2, "--label: the label device.x is the agent's own"),
@@ -204,8 +205,6 @@ def test_a_backup_that_cannot_be_put_there_is_told_of_and_not_lost(
 
 
 def test_what_a_service_refuses_is_told_as_it_is(waiting: Service, shoal: Shoal) -> None:
-    ended = shoal("init", "no spaces")
-    assert ended.code == 1 and "the shoal's name" in ended.err
     ended = shoal("join", "shoal1:abc")
     assert ended.code == 1 and "cut short" in ended.err
     ended = shoal("peers")

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from agent.cli import exitcodes, following
+from agent.cli import exitcodes, following, shipping
+from agent.cli.exitcodes import CliError
 from agent.jobfile import example
 from protocol.job import JobSpec
 from tests.agent.cli.conftest import Shoal
@@ -205,6 +206,32 @@ def test_files_from_elsewhere_go_by_their_last_part_and_never_twice(
         assert archive.getnames() == ["x"]
     ended = shoal("run", "-f", "../one/x", "-f", str(tmp_path / "two/x"), "--", "echo")
     assert ended.code == 2 and "would both be x there" in ended.err
+
+
+def test_a_directory_may_change_while_it_is_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in "abc":
+        (tree / name).write_text(name)
+    lstat = os.lstat
+
+    def vanishing(path: str) -> os.stat_result:
+        if path == str(tree / "b"):
+            os.unlink(path)
+        return lstat(path)
+
+    monkeypatch.setattr(shipping.os, "lstat", vanishing)
+    found = shipping.collect([], str(tree))
+    assert sorted(found) == ["a", "c"]
+    (tree / "c").unlink()
+    with pytest.raises(CliError, match="c: no such file or directory"):
+        shipping.pack(found)
+    monkeypatch.setattr(shipping, "FILES_MAX", 1)
+    (tree / "d").touch()
+    with pytest.raises(CliError, match="more than 1 files"):
+        shipping.collect([], str(tree))
 
 
 def test_a_path_that_was_not_shipped_is_an_error_that_names_the_flag(

@@ -1,13 +1,15 @@
 """`shoal template`, and how a schedule is shown."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.cli.following import summary
+from agent.client import Client
 from agent.jobfile import example
-from tests.agent.cli.conftest import Shoal
+from tests.agent.cli.conftest import ROOT, Shoal
 from tests.agent.cli.test_ending import until
 from tests.agent.memory_agent import MemoryAgent
 
@@ -49,6 +51,18 @@ def test_a_file_without_parameters_is_a_template_all_the_same(
     assert shoal("template", "set", "plain", "plain.yaml", "--json").json["job"]
     assert agent.backend.submitted[0]["Parameters"] == []
     assert "-" in shoal("template", "show", "plain").out
+
+
+def test_the_readmes_templates_are_kept_as_they_are_typed(agent: MemoryAgent, shoal: Shoal) -> None:
+    """They have no name but the one on the command line."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    files = [block for block in blocks if "\nParameters:" in block]
+    assert len(files) == 2
+    for at, text in enumerate(files):
+        Path("readme.yaml").write_text(text)
+        kept = shoal("template", "set", "motion", "readme.yaml")
+        assert (kept.code, agent.backend.submitted[at]["Name"]) == (0, "motion"), kept.err
+    assert shoal("job", "run", "readme.yaml").code == 2
 
 
 def test_what_it_asks_for_is_shown(say: str, shoal: Shoal) -> None:
@@ -135,6 +149,24 @@ def test_a_schedule_with_nothing_to_come_and_a_problem(agent: MemoryAgent, shoal
     assert shoal("job", "describe", job).code == 0
 
 
+def test_why_a_schedule_runs_or_does_not(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = scheduled(agent, shoal)
+    told = shoal("why", job).out
+    assert "its next run is due at 2027-01-1" in told and "`shoal why rrrrrrrr`" in told
+    agent.backend.views[job]["reason"] = "the time is not known here"
+    assert "the time is not known here" in shoal("why", job).out
+
+
+def test_whoever_keeps_a_schedule_is_told_that_nothing_fires_it(
+    agent: MemoryAgent, shoal: Shoal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("backup.yaml").write_text(example("schedule"))
+    assert "it waits" not in shoal("job", "run", "backup.yaml").err
+    monkeypatch.setattr(Client, "job", lambda *_: {"reason": "the time is not known here"})
+    kept = shoal("job", "run", "backup.yaml")
+    assert kept.code == 0 and "it waits: the time is not known here" in kept.err
+
+
 def test_a_schedule_is_not_waited_for(agent: MemoryAgent, shoal: Shoal) -> None:
     Path("backup.yaml").write_text(example("schedule"))
     refused = shoal("job", "run", "--wait", "backup.yaml")
@@ -144,6 +176,13 @@ def test_a_schedule_is_not_waited_for(agent: MemoryAgent, shoal: Shoal) -> None:
 def test_a_schedule_of_ops_jobs_ends_as_any_other_that_is_followed() -> None:
     view = {"id": "s" * 32, "type": "ops", "state": "stopped", "parts": [], "slots": []}
     assert summary(view) == "stopped"
+
+
+def test_where_a_task_was_killed_is_said_once() -> None:
+    slot = {"state": "failed", "executor": "p", "executor_name": "attic", "exit_code": 137}
+    view = {"id": "s" * 32, "type": "batch", "state": "failed", "slots": [slot]}
+    view["reason"] = "ended by SIGKILL on attic"
+    assert summary(view) == "failed on attic with exit code 137: ended by SIGKILL"
 
 
 def test_who_hears_a_trigger_is_shown_and_what_became_of_messages(

@@ -69,7 +69,7 @@ def test_a_job_is_described_by_name_or_by_the_beginning_of_its_id(
     assert shoal("job", "describe", "counter", "--json").json["id"] == job
     shoal("run", "-d", "--name", "counter", "--", "wait")
     ended = shoal("job", "describe", "counter")
-    assert ended.code == 4 and "may be any of" in ended.err and job[:8] in ended.err
+    assert ended.code == 1 and "may be any of" in ended.err and job[:8] in ended.err
 
 
 def test_executions_are_shown_with_how_long_they_took(agent: MemoryAgent, shoal: Shoal) -> None:
@@ -187,6 +187,24 @@ def test_logs_by_slot_stream_and_tail(agent: MemoryAgent, shoal: Shoal) -> None:
     agent.call(agent.backend.finish, job, 0)
     assert shoal("logs", "-f", job).out == "[0] one\n"
     assert shoal("logs", "absent").code == 4
+
+
+def test_logs_of_what_there_is_not_are_no_silence(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = shoal("run", "-d", "--name", "two", "--count", "2", "--", "wait").out.strip()
+    agent.call(agent.backend.write, job, "one\n", 0)
+    ended = shoal("logs", job, "--slot", "9")
+    assert ended.code == 4 and "two has no slot 9, but slots 0 to 1" in ended.err
+    ended = shoal("logs", job, "--peer", "nosuch")
+    assert ended.code == 4 and "two has not run on nosuch; it has run on " in ended.err
+    place = agent.backend.views[job]["slots"][0]
+    for peer in (place["executor"], place["executor_name"]):
+        assert shoal("logs", job, "--peer", peer).code == 0
+    assert "--tail: -5 is out of range" in shoal("logs", job, "--tail", "-5").err
+    for text in ("yesterday", "10 parsecs"):
+        ended = shoal("logs", job, "--since", text)
+        assert ended.code == 2 and "15m" in ended.err and "2027-03-01T06:00:00Z" in ended.err
+    assert shoal("logs", job, "--since", "2026-13-01T00:00:00Z").code == 2
+    assert shoal("logs", job, "--since", "10m").code == 0
 
 
 def test_stopping_several_goes_on_after_a_refusal(agent: MemoryAgent, shoal: Shoal) -> None:
