@@ -122,6 +122,8 @@ class DockerLink:
                 await self._hear(events)
             except EngineFailed as error:
                 _log.debug("events: %s", error)
+            except Exception:  # without them no end would be heard of any more
+                _log.exception("events")
             if self._listens.is_set():
                 broken, self._listens = time.time(), trio.Event()
             await trio.sleep(pause_s)

@@ -201,7 +201,7 @@ async def test_a_connection_that_breaks_off_again_and_again_is_followed_on(
 async def test_a_task_that_says_nothing_is_no_stream_that_broke(
     engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert 2 * logs.BEAT_S < DEADLINE_S and 2 * logs.BEAT_S < TransportSettings().splice_idle_s
+    assert min(DEADLINE_S, TransportSettings().splice_idle_s) > 2 * logs.BEAT_S
     monkeypatch.setattr(logs, "BEAT_S", 0.05)
     await run(engine, "echo begun; sleep 600", wait=False)
     ours, theirs = pair()

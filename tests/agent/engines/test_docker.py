@@ -263,6 +263,28 @@ async def test_one_that_ends_while_it_is_adopted_is_asked_about_again(tmp_path: 
         nursery.cancel_scope.cancel()
 
 
+async def test_events_that_make_no_sense_are_listened_to_anew(tmp_path: Path) -> None:
+    root = tmp_path / "containers"
+    root.mkdir()
+    opened: list[int] = []
+
+    class Garbled(Client):
+        def events(self) -> Stream:
+            opened.append(1)
+            if len(opened) == 1:
+                raise KeyError("Action")
+            return Stream()
+
+    client = Garbled(Paced())
+    it = DockerEngine(root, tmp_path / "d.sock", PEER, lambda *_: cast(Any, client))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(it.run)
+        with trio.fail_after(20):
+            await it._link.client()
+        assert len(opened) == 2
+        nursery.cancel_scope.cancel()
+
+
 async def test_what_docker_tells_while_the_agent_stops_begins_nothing(tmp_path: Path) -> None:
     root = tmp_path / "containers"
     root.mkdir()
