@@ -57,7 +57,7 @@ class Logs:
         await stream.aclose()
 
     async def _serve(self, stream: ByteStream, request: LogRequest) -> None:
-        """Until its end, or until the reader goes, which a task that says nothing would not show."""
+        """Until its end, or until the reader goes: a task that says nothing would not show that."""
         failure: Exception | None = None
         served = _Served(stream, request.offset)
         async with trio.open_nursery() as nursery:
