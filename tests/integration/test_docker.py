@@ -717,6 +717,29 @@ async def test_docker_killed_with_live_restore_costs_no_task(tmp_path: Path) -> 
                 assert (await it.wait("e1")).code == 5
 
 
+async def test_a_docker_that_keeps_what_runs_since_it_was_restarted_is_believed(
+    tmp_path: Path,
+) -> None:
+    with DockerHost() as host:
+        root = tmp_path / "containers"
+        root.mkdir()
+        async with engine(root, host) as it:
+            await ended(it, shell("true", "e0"))
+            before = await it._link.client()
+            host.flags.append("--live-restore")
+            await trio.to_thread.run_sync(host.stop)
+            await trio.to_thread.run_sync(host.start)
+            await until(lambda: it._link._client is not before)
+            await it.start(shell("sleep 1; exit 5"))
+            name = f"shoal-{PEER[-8:]}-e1"
+            pid = host.api.inspect_container(name)["State"]["Pid"]
+            await trio.to_thread.run_sync(host.stop)
+            await until(lambda: not Path(f"/proc/{pid}").exists())
+            await trio.to_thread.run_sync(host.start)
+            with trio.fail_after(60):
+                assert (await it.wait("e1")).code == 5
+
+
 async def test_a_docker_that_hangs_is_given_up_and_what_it_ran_is_ended_later(
     root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
