@@ -24,6 +24,7 @@ class DockerProxy:
         self._go_on = threading.Event()
         self._go_on.set()
         self.hung = threading.Event()  # something is held back
+        self.held = 0  # how many answers were
         self._open: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
@@ -87,6 +88,7 @@ class DockerProxy:
                 if after is not None and passed + len(data) > after:
                     agent.sendall(data[: after - passed])
                     data = data[after - passed :]
+                    self.held += 1
                     self.hung.set()
                     self._go_on.wait()
                 agent.sendall(data)

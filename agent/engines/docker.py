@@ -385,6 +385,9 @@ class DockerEngine:
                     async for chunk in found:
                         yield chunk
                         offset, lines = max(offset, chunk.end), -1
+            except NotThere:
+                if over or not follow:
+                    raise
             except EngineFailed:
                 if not follow:
                     raise

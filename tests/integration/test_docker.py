@@ -24,6 +24,7 @@ from agent.engines import docker as docker_module
 from agent.engines import docker_client, images
 from agent.engines.container import ContainerLaunch
 from agent.engines.docker import DockerEngine
+from agent.engines.engine import Engines
 from agent.engines.execution_dir import ExecutionDir
 from agent.engines.ports import FIRST, LAST, NOTE, read_note
 from agent.engines.supervisor import boot_id
@@ -31,8 +32,11 @@ from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit
 from agent.engines.task_log import Stream
 from agent.packing import NO_FILE, pack
 from protocol.container import ContainerParams, full_name
+from protocol.events import TaskEnded
 from protocol.network import Port
-from tests.agent.whole import until
+from protocol.tree import Plain
+from tests.agent.test_tasks import running, task
+from tests.agent.whole import open_directory, until
 from tests.dockerhost import IMAGE, DockerHost
 from tests.dockerproxy import DockerProxy
 
@@ -801,6 +805,32 @@ async def test_output_is_kept_once_docker_hangs_in_the_middle_of_it_no_more(
         await until(lambda: docker.ours() == [])
         await until(lambda: it.directories.of("e1").read_exit() is not None)
         assert await said(it) == b"y\n" * 50_000
+
+
+async def test_output_that_is_published_is_whole_though_docker_hangs_at_the_end(
+    docker: DockerHost, proxy: DockerProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_client, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(docker_module, "TAILS_S", 0.1)
+    device = open_directory()
+    try:
+        (device / "docker").mkdir()
+        async with running(device) as it, engine(device / "docker", docker, socket=proxy.path) as e:
+            tasks = it.tasks_of(Engines(it.engine, e), device, "")
+            tasks.publishes = lambda key: True
+            async with trio.open_nursery() as nursery:
+                await nursery.start(tasks.run)
+                params: dict[str, Plain] = {"Image": IMAGE, "Parameters": ["echo", "whole"]}
+                network: dict[str, Plain] = {"Type": "none"}
+                start = task("true", Engine={"Type": "docker", "Params": params}, Network=network)
+                with proxy.hanging(rb"GET .*/logs"):
+                    tasks.start(start)
+                    await until(lambda: proxy.held > 2)  # two were tails
+                told = await it.until(TaskEnded)
+                nursery.cancel_scope.cancel()
+            assert (told.exit_code, told.stdout) == (0, b"whole\n"), told
+    finally:
+        shutil.rmtree(device)
 
 
 async def test_an_agent_ends_in_time_though_docker_hangs(root: Path, docker: DockerHost) -> None:
