@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn
@@ -50,7 +51,7 @@ def extract(
     """
     try:
         with tarfile.open(archive, "r:gz", tarinfo=_Bounded) as opened:
-            _all(opened, into, bytes_max, files_max, strict)
+            _all(opened, into, bytes_max, files_max, _refuse if strict else _leave_out)
     except NotExtracted:
         raise
     except Exception as error:  # tarfile, gzip and zlib raise a dozen kinds at damaged bytes
@@ -58,17 +59,28 @@ def extract(
 
 
 def extract_stream(tar: IO[bytes], into: Path, bytes_max: int, files_max: int) -> None:
-    """As `extract`, of a plain tar that is read once; what is no file or directory is left out."""
+    """As `extract`, of a plain tar that is read once, into a directory that nobody else writes to.
+
+    A hard link is a file by its second name. Whatever else is no file or directory leaves a pipe
+    in its place, so that whoever looks there sees that something was left out.
+    """
     try:
         with tarfile.open(fileobj=tar, mode="r|", tarinfo=_Bounded) as opened:
-            _all(opened, into, bytes_max, files_max, strict=False)
+            _all(opened, into, bytes_max, files_max, _link_or_mark)
     except (NotExtracted, OSError):
         raise
     except Exception as error:
         raise NotExtracted(f"{error!r:.200}") from None
 
 
-def _all(opened: tarfile.TarFile, into: Path, bytes_max: int, files_max: int, strict: bool) -> None:
+def _all(
+    opened: tarfile.TarFile,
+    into: Path,
+    bytes_max: int,
+    files_max: int,
+    other: Callable[[tarfile.TarInfo, Path], None],
+) -> None:
+    """`other` is told of what is neither a file nor a directory."""
     total = 0
     for count, member in enumerate(opened):
         total += member.size
@@ -76,15 +88,38 @@ def _all(opened: tarfile.TarFile, into: Path, bytes_max: int, files_max: int, st
             raise NotExtracted("too many files, or too large unpacked")
         if member.isreg() or member.isdir():
             _put(opened, member, into)
-        elif strict:
-            raise NotExtracted(f"{member.name!r:.100}: only files and directories are taken")
+        else:
+            other(member, into)
+
+
+def _refuse(member: tarfile.TarInfo, into: Path) -> NoReturn:
+    raise NotExtracted(f"{member.name!r:.100}: only files and directories are taken")
+
+
+def _leave_out(member: tarfile.TarInfo, into: Path) -> None: ...
+
+
+def _link_or_mark(member: tarfile.TarInfo, into: Path) -> None:
+    target = _place(member.name, into)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if member.islnk():
+        with suppress(OSError, NotExtracted):  # what it names was left out itself
+            # No link is ever made here, so none is met on the way.
+            os.link(_place(member.linkname, into), target, follow_symlinks=False)
+            return
+    with suppress(OSError):
+        os.mkfifo(target, 0o600)
+
+
+def _place(name: str, into: Path) -> Path:
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if ".." in parts or "\0" in name:  # an absolute name lands inside, as with tar
+        raise NotExtracted(f"{name!r:.100}: leads out of the directory")
+    return into.joinpath(*parts)
 
 
 def _put(archive: tarfile.TarFile, member: tarfile.TarInfo, into: Path) -> None:
-    parts = [part for part in member.name.split("/") if part not in ("", ".")]
-    if ".." in parts or "\0" in member.name:  # an absolute name lands inside, as with tar
-        raise NotExtracted(f"{member.name!r:.100}: leads out of the directory")
-    target = into.joinpath(*parts)
+    target = _place(member.name, into)
     if member.isdir():
         target.mkdir(parents=True, exist_ok=True)
         return
@@ -92,7 +127,7 @@ def _put(archive: tarfile.TarFile, member: tarfile.TarInfo, into: Path) -> None:
     source = archive.extractfile(member)
     assert source is not None, member
     # No link is ever made here, and one that was there is not written through.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     with source, open(os.open(target, flags, 0o600), "wb") as file:
         shutil.copyfileobj(source, file)
         os.fchmod(file.fileno(), (member.mode | 0o600) & 0o755)

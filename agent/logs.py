@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Literal, Self, cast
 
@@ -24,7 +26,9 @@ CHUNK_BYTES: Final = 32 * 1024
 LOOKS_MAX: Final = 30  # in vain, one after the other
 LOOK_S: Final = 1.0  # between looks at a job that another peer coordinates
 TRIES_MAX: Final = 4  # to reach an executor again, within a few seconds
+STEADY_S: Final = 10.0  # what broke off after as long had been reached
 SERVED_MAX: Final = 64  # followers of this device's executions
+BEAT_S: Final = 10.0  # a third of what a reader, or whoever relays, waits for the next word
 _log = logging.getLogger("shoal.logs")
 
 
@@ -53,11 +57,22 @@ class Logs:
         await stream.aclose()
 
     async def _serve(self, stream: ByteStream, request: LogRequest) -> None:
-        async def write(chunk: LogChunk) -> None:
-            await stream.write_frame(encode_message(chunk))
-
-        name = cast(StreamName, request.stream)
-        await self._read_here(request.execution, name, request.offset, request, write)
+        """Until its end, or until the reader goes: a task that says nothing would not show that."""
+        failure: Exception | None = None
+        served = _Served(stream, request.offset)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served.until_left, nursery.cancel_scope)
+            nursery.start_soon(served.beat)
+            try:
+                name = cast(StreamName, request.stream)
+                await self._read_here(
+                    request.execution, name, request.offset, request, served.write
+                )
+            except (KeyError, ValueError, OSError, ShoalError) as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     async def _read_here(
         self,
@@ -87,21 +102,24 @@ class Logs:
         stream: StreamName,
         wanted: LogQuery,
         write: Callable[[LogChunk], Awaitable[None]],
+        offset: int = 0,
     ) -> None:
-        """One execution's stream from this device or another; tries again from where it broke off.
+        """One execution's stream from this device or another, from an offset that was given before;
+        tries again from where it broke off, and gives up where that leads to nothing.
 
         Raises ShoalError or KeyError when it cannot be had.
         """
         if peer == self._me:
-            await self._read_here(execution, stream, 0, _asked(execution, stream, 0, wanted), write)
+            request = _asked(execution, stream, offset, wanted)
+            await self._read_here(execution, stream, offset, request, write)
             return
-        offset = 0
-        for attempt in range(TRIES_MAX):
-            if attempt:
-                await trio.sleep(0.3 * 2**attempt)
+        failures = 0
+        while failures < TRIES_MAX:
+            if failures:
+                await trio.sleep(0.3 * 2**failures)
+            begun, before = trio.current_time(), offset
             try:
-                remote = await self._dial(peer)
-                try:
+                async with aclosing(await self._dial(peer)) as remote:
                     request = _asked(execution, stream, offset, wanted)
                     await remote.write_frame(encode_message(request))
                     while True:
@@ -113,11 +131,39 @@ class Logs:
                             offset = chunk.offset + len(chunk.data)
                         if chunk.end:
                             return
-                finally:
-                    await remote.aclose()
             except (ShoalError, EOFError, OSError) as error:
                 _log.debug("log of %s at %s: %r", execution, peer, error)
+            went_on = offset != before or trio.current_time() - begun > STEADY_S
+            failures = 1 if went_on else failures + 1
         raise ShoalError("the peer that ran it cannot be reached")
+
+
+@dataclass(slots=True)
+class _Served:
+    """One reader elsewhere."""
+
+    stream: ByteStream
+    offset: int
+    _turn: trio.Lock = field(default_factory=trio.Lock)
+
+    async def write(self, chunk: LogChunk) -> None:
+        async with self._turn:
+            await self.stream.write_frame(encode_message(chunk))
+            self.offset = chunk.offset + len(chunk.data)
+
+    async def beat(self) -> None:
+        """Say that there is nothing to say: to the reader and to whoever relays it, a stream that
+        is silent for long is one that broke."""
+        while True:
+            await trio.sleep(BEAT_S)
+            with suppress(ShoalError):  # whoever writes next hears of it
+                await self.write(LogChunk(self.offset, b"", False))
+
+    async def until_left(self, scope: trio.CancelScope) -> None:
+        with suppress(ShoalError):
+            while await self.stream.receive_some(timeout_s=math.inf):
+                pass
+        scope.cancel()
 
 
 async def _fail(stream: ByteStream, error: str) -> None:
@@ -147,7 +193,7 @@ class JobLogs:
         self._scope = trio.CancelScope()
         self._send, self._receive = trio.open_memory_channel[View](0)  # the reader sets the pace
         self._read: set[tuple[str, StreamName]] = set()
-        self._begun: set[tuple[str, StreamName]] = set()  # something of it was given
+        self._given: dict[tuple[str, StreamName], int] = {}  # the offset behind what was given
         self._ended = False
         nursery.start_soon(self._run)
 
@@ -202,23 +248,25 @@ class JobLogs:
 
     async def _one(self, execution: View, stream: StreamName) -> None:
         write = partial(self._write, execution, stream)
-        peer = PeerId(str(execution["peer"]))
+        peer, key = PeerId(str(execution["peer"])), (str(execution["id"]), stream)
+        offset = self._given.get(key, 0)
         try:
-            await self._logs.read(ExecutionId(execution["id"]), peer, stream, self._wanted, write)
+            await self._logs.read(
+                ExecutionId(execution["id"]), peer, stream, self._wanted, write, offset
+            )
         except (ShoalError, KeyError, RequestError, OSError) as error:
             _log.debug("log of %s: %s", execution["id"], error)
-            key = (str(execution["id"]), stream)
-            if key in self._begun:
-                return
             if not self._ended:
-                self._read.discard(key)  # it has not started yet: the next look tries again
+                self._read.discard(key)  # not started, or out of reach: the next look tries again
+            elif key in self._given:
+                return
             elif kept := execution.get(f"{stream}_tail"):  # the end of it came with the result
                 await write(LogChunk(0, str(kept).encode(), True))
 
     async def _write(self, execution: View, stream: StreamName, chunk: LogChunk) -> None:
         if not chunk.data:
             return
-        self._begun.add((str(execution["id"]), stream))
+        self._given[(str(execution["id"]), stream)] = chunk.offset + len(chunk.data)
         line: dict[str, Any] = {
             "slot": execution["slot"],
             "peer": execution["peer"],

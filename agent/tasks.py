@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 TAIL_LINES: Final = 40
 TAIL_BYTES: Final = 2048
+OUTPUT_S: Final = 120.0  # for all output that is published: docker may be restarted meanwhile
+FOUND_S: Final = 20.0  # likewise of what an earlier life left: the agent's start waits for it
 # After these the task's files are as it left them; what was stopped is nobody's result.
 LEAVING: Final = (ExitReason.EXITED, ExitReason.SIGNALLED, ExitReason.TIMEOUT)
 _log = logging.getLogger("shoal.tasks")
@@ -117,7 +119,7 @@ class Tasks:
             self._watch(key)
             return TaskFound(key, running=True)
         duration_ms = int(ended.duration_s * 1000)
-        data, total = await self._stdout(key)
+        data, total = await self._stdout(key, FOUND_S)
         return TaskFound(
             key,
             False,
@@ -133,18 +135,23 @@ class Tasks:
             stdout_bytes=total,
         )
 
-    async def _stdout(self, key: ExecutionId) -> tuple[bytes, int]:
+    async def _stdout(self, key: ExecutionId, within_s: float) -> tuple[bytes, int]:
         """What a publisher sends of its output, and how many bytes there were."""
         if not self.publishes(key):
             return b"", 0
         data, total = b"", 0
-        try:
-            async with aclosing(self._engines.of(key).log(key, "stdout", 0, -1, False)) as chunks:
-                async for chunk in chunks:
-                    data += chunk.data[: max(0, OUTPUT_BYTES_MAX - len(data))]
-                    total += len(chunk.data)
-        except (KeyError, OSError, ValueError) as error:
-            _log.warning("the output of %s: %s", key, error)
+        with trio.move_on_after(within_s) as scope:
+            try:
+                # Followed to its end, which is known: so its engine may be away for a while.
+                output = self._engines.of(key).log(key, "stdout", 0, -1, True)
+                async with aclosing(output) as chunks:
+                    async for chunk in chunks:
+                        data += chunk.data[: max(0, OUTPUT_BYTES_MAX - len(data))]
+                        total += len(chunk.data)
+            except (KeyError, OSError, ValueError) as error:
+                _log.warning("the output of %s: %s", key, error)
+        if scope.cancelled_caught:
+            _log.warning("the output of %s was not had within %.0f s", key, within_s)
         return data, total
 
     # ---- effects -----------------------------------------------------------------------------
@@ -304,7 +311,7 @@ class Tasks:
             self._forget(key)
             self._post(TaskEnded(key, None, f"its directory is gone: {error}"))
             return
-        stdout, stdout_bytes = await self._stdout(key)
+        stdout, stdout_bytes = await self._stdout(key, OUTPUT_S)
         left = ended.reason in LEAVING
         packed = await self._results.keep(key) if left else Packed()
         published = await self._publish(key, packed) if left else Published()

@@ -81,7 +81,7 @@ class ContainerParams(msgspec.Struct, frozen=True, kw_only=True):
             entrypoint=fields.read("Entrypoint", read_arguments, ()),
             parameters=fields.read("Parameters", read_arguments, ()),
             environment=fields.read("EnvironmentVariables", read_variables, ()),
-            working_directory=fields.read("WorkingDirectory", _read_directory, ""),
+            working_directory=fields.optional("WorkingDirectory", _read_directory, ""),
             user=fields.read("User", _read_user, ""),
             pull=fields.read("Pull", lambda at: at.choice(PULLS, "a pull policy"), "missing"),
             devices=fields.read("Devices", _read_devices, ()),

@@ -30,7 +30,7 @@ class InputSource(msgspec.Struct, frozen=True):
         return cls(
             source=source,
             target=_read_target(fields.need("Target"), source),
-            alias=fields.read("Alias", lambda at: at.matching(NAME, NAME_ALLOWED), ""),
+            alias=fields.optional("Alias", lambda at: at.matching(NAME, NAME_ALLOWED), ""),
         )
 
     def to_plain(self) -> dict[str, Plain]:

@@ -50,7 +50,7 @@ class NetworkSpec(msgspec.Struct, frozen=True):
     @classmethod
     def read(cls, node: Node) -> NetworkSpec:
         fields = node.fields(*FIELDS, later=HINTS)
-        kind = fields.read("Type", _read_type, "default")
+        kind = fields.optional("Type", _read_type, "default")
         no_ports: tuple[Port, ...] = ()
         ports = fields.read("Ports", _read_ports, no_ports)
         if ports and kind == "none":

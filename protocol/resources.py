@@ -76,10 +76,10 @@ class Resources:
         """Read a task's `Resources`; what is left out is that of `base`."""
         fields = node.fields(*FIELDS)
         return cls(
-            cpu_m=fields.read("CPU", _read_cpu, base.cpu_m),
-            memory_bytes=fields.read("Memory", _read_memory, base.memory_bytes),
-            disk_bytes=fields.read("Disk", _read_disk, base.disk_bytes),
-            gpu=fields.read("GPU", _read_gpu, base.gpu),
+            cpu_m=fields.optional("CPU", _read_cpu, base.cpu_m),
+            memory_bytes=fields.optional("Memory", _read_memory, base.memory_bytes),
+            disk_bytes=fields.optional("Disk", _read_disk, base.disk_bytes),
+            gpu=fields.optional("GPU", _read_gpu, base.gpu),
         )
 
     def to_plain(self) -> dict[str, Plain]:

@@ -59,6 +59,8 @@ class Node:
         for key, at in self._entries():
             name = by_lower.get(key.lower())
             if key.lower() in explained:
+                if at.value in (None, ""):  # it says nothing
+                    continue
                 at.fail(explained[key.lower()])
             if name is None:
                 at.fail(
@@ -192,6 +194,12 @@ class Fields:
     def read(self, name: str, read: Callable[[Node], T], default: T) -> T:
         at = self.get(name)
         return default if at is None else read(at)
+
+    def optional(self, name: str, read: Callable[[Node], T], default: T) -> T:
+        """As `read`; an empty string says nothing either, as in files that Bacalhau writes (Go has
+        no other way)."""
+        at = self.get(name)
+        return default if at is None or at.value == "" else read(at)
 
     def _place(self, name: str) -> str:
         return self.found[name].path if name in self.found else self.node.child(name)

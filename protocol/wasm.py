@@ -62,7 +62,7 @@ class WasmParams(msgspec.Struct, frozen=True, kw_only=True):
             import_modules=tuple(
                 _read_module(at) for at in fields.get_or("ImportModules", []).items(INPUTS_MAX)
             ),
-            entry_point=fields.read("EntryPoint", _read_entry_point, ENTRY_POINT),
+            entry_point=fields.optional("EntryPoint", _read_entry_point, ENTRY_POINT),
             parameters=fields.read("Parameters", read_arguments, ()),
             environment=fields.read("EnvironmentVariables", _read_environment, ()),
             fuel=fields.read("Fuel", lambda at: at.integer(0, FUEL_MAX), 0),

@@ -151,6 +151,15 @@ class DockerHost:
             assert time.monotonic() < end, errors
             time.sleep(0.1)
 
+    def move(self, image: str, files: dict[str, bytes]) -> None:
+        """Its registry has another one under this name from now on; what is here stays."""
+        before = self.api.inspect_image(image)["Id"]
+        self.make_image(image, files)
+        self._push(image)
+        repository, _, tag = image.rpartition(":")
+        self.api.tag(before, repository, tag)
+        self.api.prune_images({"dangling": True})
+
     def freeze(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)

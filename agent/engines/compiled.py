@@ -58,6 +58,8 @@ class Compiled:
         """
         digest = await trio.to_thread.run_sync(_digest, module)
         path = self.root / f"{digest}-{target}{SUFFIX}"
+        if await trio.to_thread.run_sync(_touch, path):  # whatever is being compiled just now
+            return path
         async with self._turn:
             if not await trio.to_thread.run_sync(_touch, path):
                 await self._compile(module, place, [*child, "compile", digest], target, path)

@@ -17,6 +17,9 @@ from protocol.volumes import volume_id
 # Where paths without a slash at their beginning are: shipped files, and results beside them.
 TASK_DIR: Final = "/shoal"
 PIDS_MAX: Final = 512  # a fork bomb stops there; a browser has 200
+# No container is held to less, whatever little its job asked for.
+CPU_M_MIN: Final = 10  # 1 ms of each 100, the least that the kernel takes (sched/core.c)
+MEMORY_BYTES_MIN: Final = 6 << 20  # docker's own
 LOG_FILES: Final = 2  # docker keeps the one it writes and the one before
 
 
@@ -158,6 +161,7 @@ def host_options(
         }
         for volume, target, writable in launch.volumes
     ]
+    memory_bytes = max(launch.memory_bytes, MEMORY_BYTES_MIN)
     options: dict[str, Any] = {
         "network_mode": launch.network,  # podman looks at this alone
         "port_bindings": {port.target: port.static for port in _published(launch)} or None,
@@ -165,9 +169,9 @@ def host_options(
         "cap_add": list(launch.capabilities) or None,
         "security_opt": ["no-new-privileges:true"],
         "pids_limit": PIDS_MAX,
-        "nano_cpus": launch.cpu_m * 1_000_000,
-        "mem_limit": launch.memory_bytes,
-        "memswap_limit": launch.memory_bytes,  # the sum of both: none of it is swap
+        "nano_cpus": max(launch.cpu_m, CPU_M_MIN) * 1_000_000,
+        "mem_limit": memory_bytes,
+        "memswap_limit": memory_bytes,  # the sum of both: none of it is swap
         "devices": [f"{path}:{path}:rw" for path in launch.devices] or None,
         "mounts": mounts or None,
         "log_config": {

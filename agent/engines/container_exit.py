@@ -9,7 +9,10 @@ from agent.engines.docker_client import Seen
 from agent.engines.task import ExitReason, TaskExit
 
 SIGNAL_MAX: Final = 64
-REBOOTED: Final = 255  # what docker writes of containers that a reboot took
+REBOOTED: Final = 255  # what docker writes of containers that a power cut took
+# Where the device was shut down docker was told to stop, and ended them itself: TERM, then KILL. Of
+# what ended so, seen by nobody, all else is unlikely.
+SHUT_DOWN: Final = (128 + 15, 128 + 9)
 
 
 def exit_of(
@@ -37,6 +40,8 @@ def exit_of(
         reason, detail = ExitReason.INTERRUPTED, "it was stopped through docker on this device"
     elif cut_off:
         reason, detail = ExitReason.INTERRUPTED, "docker was stopped on this device"
+    elif rebooted and code in SHUT_DOWN and not seen.out_of_memory:
+        reason, detail = ExitReason.INTERRUPTED, "the device was shut down or restarted"
     elif seen.out_of_memory and code != 0:  # OOMKilled stands beside exit code 0 as well
         detail = f"out of memory: it may have {memory_bytes >> 20} MiB, see Resources.Memory"
     elif 128 < code <= 128 + SIGNAL_MAX:

@@ -83,9 +83,12 @@ def fetch_files(
     bytes_max: int,
     given_up: threading.Event,
 ) -> int:
-    """What is at a result path, regular files only, to the same path below `out`; how many bytes
-    docker sent. Nothing there is no error. Raises OSError."""
+    """What is at a result path, to the same path below `out`, with marks for what is no file (see
+    extract_stream); how many bytes docker sent. Nothing there is no error. Raises OSError."""
     place = out / path.lstrip("/")
+    for parent in reversed(place.relative_to(out).parents):
+        if (out / parent).is_fifo():  # a link within an earlier path, which leads to this one
+            (out / parent).unlink()
     place.parent.mkdir(parents=True, exist_ok=True)
     tar = client.get(execution_id, within(path))
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import re
 import threading
@@ -203,24 +204,32 @@ class DockerEngine:
     async def collect(self, execution_id: str, paths: Sequence[str]) -> Path:
         """Take its files out of the container, regular ones only, within bounds."""
         self._known(execution_id)
-        client = await self._link.client()
         out = self.directories.of(execution_id).tmp / "out"
-        given_up = threading.Event()
+        given_up, give_up_at = threading.Event(), math.inf
 
-        def fetch() -> None:
+        def fetch(client: DockerClient) -> None:
             left = RESULT_BYTES_MAX
             for path in paths:
                 left -= fetch_files(client, execution_id, path, out, left, given_up)
 
         try:
-            await abandonable(fetch, self._collecting)
+            while True:
+                try:
+                    client = await self._link.client()
+                    await abandonable(partial(fetch, client), self._collecting)
+                    return out
+                except NotAnswering:  # its container stays, so docker may be there again
+                    await self.directories.in_thread(lambda: remove_tree(out))
+                    give_up_at = min(give_up_at, trio.current_time() + GIVE_UP_S)
+                    if trio.current_time() >= give_up_at:
+                        raise
+                    await trio.sleep(AGAIN_S)
         except BaseException:  # what is no result shall not fill the disk either
             with trio.CancelScope(shield=True):
                 await self.directories.in_thread(lambda: remove_tree(out))
             raise
         finally:
             given_up.set()
-        return out
 
     async def clear(self, execution_id: str) -> None:
         """Keep its output and how it ended, and let the container go."""
@@ -233,7 +242,13 @@ class DockerEngine:
                 return  # its container went, or is left over
             client = await self._link.client()
             await self._link.ask(lambda: keep_logs(client, directory))
-            await self.directories.in_thread(lambda: directory.record(ended))
+            try:
+                await self.directories.in_thread(lambda: directory.record(ended))
+            except OSError:  # what the container wrote may be what fills the disk
+                await self._discard(execution_id)
+                self._link.doubt()  # should it be full even so
+                await self.directories.in_thread(lambda: directory.record(ended))
+                return
             await self._trying(execution_id, self._discard(execution_id))
 
     async def remove(self, execution_id: str) -> None:
@@ -370,6 +385,9 @@ class DockerEngine:
                     async for chunk in found:
                         yield chunk
                         offset, lines = max(offset, chunk.end), -1
+            except NotThere:
+                if over or not follow:
+                    raise
             except EngineFailed:
                 if not follow:
                     raise
@@ -458,6 +476,7 @@ class DockerEngine:
             held.end(lost("it has no container: somebody removed it, or it was never made"))
             return
         if seen.status in RUNS:
+            held.killed = False  # whoever ended it has started it again
             return
         if seen.status == "created":
             held.end(lost("the agent ended before it was started"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import re
+import struct
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,10 +24,12 @@ QUIET_S: Final = 300.0
 LABEL: Final = "shoal.execution"  # with its id; how a container is known to be ours
 OWNER: Final = "shoal.peer"  # two agents may share one engine
 JOB: Final = "shoal.job"  # of a volume, whose it is
+ID: Final = "sha256:"  # an image's id begins so
 KIND: Final = "shoal.kind"  # of that job: standing, or one-off
 DIE: Final = "die"
 DIED: Final = "died"  # as podman calls it in filters, and there alone
 KILL: Final = "kill"
+OLDER: Final = (("arm64", "arm"), ("amd64", "386"))  # processors, and what they run besides
 ENDING: Final = ("9", "15")  # signals; HUP and others may mean anything
 _MOMENT: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
 
@@ -68,7 +71,7 @@ class DockerClient:
 
             url = f"http+unix://{socket}"
             self._api: Any = docker.APIClient(url, version="auto", timeout=TIMEOUT_S)
-            self._pulling: Any = _impatient(url, self._api.api_version)
+            self._impatient: Any = _impatient(url, self._api.api_version)
             info = self._api.info()
             self.log_driver = "local" if "local" in info["Plugins"]["Log"] else "json-file"
             self.live_restore = bool(info.get("LiveRestoreEnabled"))
@@ -76,7 +79,7 @@ class DockerClient:
 
     def close(self) -> None:
         self._api.close()
-        self._pulling.close()
+        self._impatient.close()
 
     # ---- containers --------------------------------------------------------------------------
 
@@ -206,7 +209,7 @@ class DockerClient:
     def get(self, execution_id: str, path: str) -> Generator[bytes, None, None]:
         """What is at `path`, as a tar in pieces. Raises NotThere."""
         with _told():
-            chunks, _ = self._api.get_archive(self.name_of(execution_id), path)
+            chunks, _ = self._impatient.get_archive(self.name_of(execution_id), path)
             yield from chunks
 
     def log(
@@ -214,7 +217,8 @@ class DockerClient:
     ) -> tuple[Iterator[bytes], Any]:
         """Frames of one stream, each a moment and what was written then; and what ends them."""
         with _told():
-            frames = self._api.logs(
+            api = self._api if follow else self._impatient
+            frames = api.logs(
                 self.name_of(execution_id),
                 stdout=stream == "stdout",
                 stderr=stream == "stderr",
@@ -231,30 +235,36 @@ class DockerClient:
     # ---- images ------------------------------------------------------------------------------
 
     def has_image(self, image: str) -> bool:
+        return bool(self.image_id(image))
+
+    def image_id(self, image: str) -> str:
+        """Empty where it is not here."""
         try:
             with _told():
-                self._api.inspect_image(image)
+                return str(self._api.inspect_image(image)["Id"])
         except NotThere:
-            return False
-        return True
+            return ""
 
     def fits_here(self, image: str) -> bool:
         """Whether it was built for this kind of processor; docker runs none that was not."""
         with _told():
             found = self._api.inspect_image(image).get("Architecture") or ""
         own = ARCHITECTURES.get(platform.machine(), platform.machine())
-        return found in ("", own) or (own, found) == ("arm64", "arm")  # most of them run both
+        return found in ("", own) or (own, found) in OLDER  # most of them run both
 
     def remove_image(self, image: str) -> None:
-        """Missing is fine. Raises EngineFailed while a container uses it."""
+        """Missing is fine; so is an id that has got a name: it is somebody's then. Raises
+        EngineFailed while a container uses it."""
         with suppress(NotThere), _told():
-            self._api.remove_image(image)
+            if not image.startswith(ID) or not self._api.inspect_image(image)["RepoTags"]:
+                self._api.remove_image(image)
 
     def pull(self, image: str) -> Generator[Mapping[str, Any], None, None]:
         """Fetch it; what docker says about that, line by line. Closed, docker gives it up."""
         repository, tag = _split(image)
         with _told():
-            for line in self._pulling.pull(repository, tag=tag, stream=True, decode=True):
+            self._impatient.reload_config()  # a person may have logged in meanwhile
+            for line in self._impatient.pull(repository, tag=tag, stream=True, decode=True):
                 if "error" in line:
                     raise EngineFailed(str(line["error"]))
                 yield line
@@ -298,14 +308,17 @@ def _frames(frames: Any) -> Iterator[bytes]:
 
 
 def _impatient(url: str, version: str) -> Any:
-    """A client whose calls end when docker is silent for long, whatever the SDK asks for."""
+    """A client whose calls end when docker is silent for long, whatever the SDK asks for: it waits
+    for ever for the next word of a pull, of an archive or of output, followed or not."""
     import docker
 
     class Impatient(docker.APIClient):  # type: ignore[misc]  # it has no types
         def post(self, url: Any, *arguments: Any, **options: Any) -> Any:
             return super().post(url, *arguments, **{**options, "timeout": QUIET_S})
 
-    return Impatient(url, version=version)
+        def _disable_socket_timeout(self, socket: Any) -> None: ...
+
+    return Impatient(url, version=version, timeout=TIMEOUT_S)
 
 
 def _split(image: str) -> tuple[str, str | None]:
@@ -338,6 +351,8 @@ def _told() -> Iterator[None]:
         urllib3.exceptions.HTTPError,
     ) as error:
         raise NotAnswering(f"docker cannot be reached: {error!s:.200}") from None
+    except (docker.errors.StreamParseError, struct.error) as error:  # an answer broke off
+        raise NotAnswering(f"what docker says cannot be read: {error!s:.200}") from None
 
 
 def _said(error: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -42,6 +43,8 @@ class DockerLink:
         self._nursery: trio.Nursery | None = None
         self._doubtful = False  # a call had no answer
         self._away: tuple[float, float] | None = None  # Unix times: broken, and stood again
+        self._kept = False  # what runs outlived docker's going
+        self._failed = (-math.inf, EngineFailed())  # when the last try to connect ended, and how
 
     async def run(self) -> None:
         try:
@@ -61,10 +64,18 @@ class DockerLink:
 
     async def client(self) -> DockerClient:
         """Once events are listened to, so that no end is missed. Raises EngineFailed."""
+        begun = trio.current_time()
         async with self._connecting:
             if self._client is None:
-                self._client = await self.ask(self._connect)
-                self.spawn(self._listen, self._client)
+                failed_at, failure = self._failed
+                if failed_at > begun:  # whoever waited for this try does not try it again
+                    raise type(failure)(str(failure))
+                try:
+                    self._client = await self.ask(self._connect)
+                except EngineFailed as error:
+                    self._failed = (trio.current_time(), error)
+                    raise
+                self.spawn(self._listen)
         with trio.move_on_after(PAUSES_S[1]):  # where docker hangs, the call that follows says so
             await self._listens.wait()
         return self._client
@@ -105,27 +116,42 @@ class DockerLink:
 
     def took_down(self, finished: float) -> bool:
         """Whether what ended then ended with docker itself, and not of its own accord."""
-        if self._away is None or (self._client is not None and self._client.live_restore):
+        if self._away is None or self._kept:
             return False
         return self._away[0] <= finished <= self._away[1]
 
-    async def _listen(self, client: DockerClient) -> None:
-        pause_s, broken = PAUSES_S[0], 0.0
+    async def _listen(self) -> None:
+        pause_s, broken, restores = PAUSES_S[0], 0.0, False
         while True:
             try:
+                client = await self._renewed() if broken else self._client
+                assert client is not None
                 events = await abandonable(client.events)  # it has no timeout
                 if broken:
                     self._away = (broken, time.time())
+                    self._kept = restores and client.live_restore
+                restores = client.live_restore
                 self._listens.set()
                 self.spawn(self._on_open)
                 pause_s = PAUSES_S[0]
                 await self._hear(events)
             except EngineFailed as error:
                 _log.debug("events: %s", error)
+            except Exception:  # without them no end would be heard of any more
+                _log.exception("events")
             if self._listens.is_set():
                 broken, self._listens = time.time(), trio.Event()
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSES_S[1])
+
+    async def _renewed(self) -> DockerClient:
+        """Docker was away: it may be another version now, with which the old client has no API in
+        common, or have other settings."""
+        fresh, old = await self.ask(self._connect), self._client
+        self._client = fresh
+        if old is not None and old is not fresh:
+            old.close()
+        return fresh
 
     async def _hear(self, events: Events) -> None:
         token = trio.lowlevel.current_trio_token()

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import trio
 
+from agent.engines.docker_client import EngineFailed
 from agent.threads import abandonable
 
 READERS_MAX: Final = 64  # each is a thread
@@ -29,6 +30,7 @@ class Follower:
     _queue: deque[bytes] = field(default_factory=deque)
     _bytes: int = 0
     _ended: bool = False
+    failure: EngineFailed | None = None  # why it ended, where docker did not answer
     _closed: bool = False
 
     def run(self) -> None:
@@ -45,6 +47,8 @@ class Follower:
                     first = len(self._queue) == 1
                 if first:
                     self.wake()
+        except EngineFailed as error:
+            self.failure = error
         except Exception as error:  # whatever the socket says when it is closed under us
             _log.debug("output ends: %r", error)
         finally:
@@ -73,8 +77,11 @@ async def live(
     limiter: trio.CapacityLimiter,
     spawn: Callable[..., None],
 ) -> AsyncGenerator[list[bytes], None]:
-    """Frames as they come, until the output's end. `source` is what `close` ends them with; `spawn`
-    begins a task elsewhere: a nursery must not stay open over a generator's yield."""
+    """Frames as they come, until the output's end. Raises EngineFailed where it broke off.
+
+    `source` is what `close` ends them with; `spawn` begins a task elsewhere: a nursery must not
+    stay open over a generator's yield.
+    """
     token, waiting = trio.lowlevel.current_trio_token(), [trio.Event()]
 
     def rouse() -> None:
@@ -94,6 +101,8 @@ async def live(
             taken, ended = follower.take()
             if taken:
                 yield taken
+        if follower.failure is not None:
+            raise follower.failure
     finally:
         follower.close()
         with contextlib.suppress(Exception):  # the socket under it may be gone

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import shutil
 import threading
 import time
@@ -55,6 +56,8 @@ class Images:
         # Its threads: one whose pull was given up keeps its place until docker has let go.
         self._fetching = trio.CapacityLimiter(PULLS_MAX)
         self._turns: dict[str, trio.Lock] = {}
+        self._removal = trio.Lock()
+        self._going = ""  # which is being removed just now
 
     async def run(self) -> None:
         """Remove what is not needed, as long as it is not cancelled."""
@@ -71,6 +74,9 @@ class Images:
         image, name = params.image, full_name(params.image)
         if name in self._used:
             self._used[name] = time.time()
+        if name == self._going:
+            async with self._removal:
+                pass
         if params.pull != "always" and await self._here(image):
             return
         if params.pull == "never":
@@ -96,8 +102,8 @@ class Images:
             for name, used in self._used.items():
                 if used < KNOWN_S or used > now:  # stamped before this device knew the time
                     self._used[name] = now
-            old = [name for name, used in self._used.items() if used < now - KEEP_S]
-            await self._remove(old)
+            for name in sorted(self._used):
+                await self._remove(name, now - KEEP_S)
             await self._make_room()
             await self._save()  # times of use, too, which are not worth a write of their own
 
@@ -112,23 +118,28 @@ class Images:
             free = await trio.to_thread.run_sync(_free_bytes, root)
             if free >= FREE_BYTES_MIN:
                 return
-            await self._remove([name])
+            await self._remove(name, young)
 
-    async def _remove(self, names: list[str]) -> None:
-        client, standing = await self._link.client(), self.standing()
-        for name in names:
-            if name in standing:
-                continue
+    async def _remove(self, name: str, unused_since: float) -> None:
+        """Unless somebody else did, or a job has come for it meanwhile: it may take a minute until
+        the turn is its, and another until it has gone."""
+        client = await self._link.client()
+        async with self._removal:
+            if not self._used.get(name, math.inf) <= unused_since or name in self.standing():
+                return
+            self._going = name
             try:
                 await self._link.ask(partial(client.remove_image, name))
             except NotAnswering:
                 raise
             except EngineFailed as error:  # a container of somebody's uses it
                 _log.debug("image %s stays: %s", name, error)
-                continue
-            self._used.pop(name, None)  # another that makes room may have been sooner
-            _log.info("image %s was not used for long, or the disk is full: removed", name)
-        await self._presence.look()
+            else:
+                self._used.pop(name, None)
+                _log.info("image %s was not used for long, or the disk is full: removed", name)
+                await self._presence.look()
+            finally:
+                self._going = ""
 
     async def _here(self, image: str) -> bool:
         """The first question costs nothing, and is answered by what was there a moment ago."""
@@ -139,7 +150,8 @@ class Images:
 
     async def _pull(self, image: str, name: str, say: Callable[[str], None]) -> None:
         client = await self._link.client()
-        ours = name in self._used or not await self._link.ask(lambda: client.has_image(image))
+        before = await self._link.ask(lambda: client.image_id(image))
+        ours = name in self._used or not before
         if ours:  # at once: docker may go on with a pull that is given up here
             self._used[name] = time.time()
             await self._save()
@@ -165,12 +177,24 @@ class Images:
             raise EngineFailed(f"image {image} cannot be fetched: {error}") from None
         finally:
             given_up.set()  # where it is: what its job is told of later is not about this
+        if ours and before and before != await self._link.ask(lambda: client.image_id(image)):
+            await self._replaced(before)
         if ours and not await self._link.ask(lambda: client.fits_here(image)):
             with contextlib.suppress(EngineFailed):
                 await self._link.ask(lambda: client.remove_image(image))
             self._used.pop(name, None)
             await self._save()
             raise EngineFailed(f"image {image} is not for this device's kind of processor")
+
+    async def _replaced(self, image_id: str) -> None:
+        """What had the name of one that was fetched has none now: it goes, or will once no
+        container uses it."""
+        self._used[image_id] = 0.0
+        with contextlib.suppress(EngineFailed):
+            await self._remove(image_id, 0.0)
+        if image_id in self._used:
+            self._used[image_id] = time.time()
+            await self._save()
 
     async def _save(self) -> None:
         used = dict(self._used)

@@ -6,6 +6,7 @@ not ask for itself: archives are checked by their digest, output is not signed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -105,24 +106,32 @@ class Splices:
             return
         try:
             await stream.write_frame(encode_message(SpliceAnswer()))
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._pump, stream, other)
-                await self._pump(other, stream)
-                nursery.cancel_scope.cancel()  # the answer is over, whatever the question
+            # Of both ways together: whoever asked has said all, and the answer takes its time.
+            with trio.move_on_after(self._settings.splice_idle_s) as idle:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._pump, stream, other, idle)
+                    await self._pump(other, stream, idle)
+                    nursery.cancel_scope.cancel()  # the answer is over, whatever the question
+            if idle.cancelled_caught:
+                stream.abort()
         finally:
             other.abort()
 
-    async def _pump(self, source: Stream, sink: Stream) -> None:
+    async def _pump(self, source: Stream, sink: Stream, idle: trio.CancelScope) -> None:
         """Carry bytes one way, no faster than is allowed; a slow reader is waited for."""
-        idle_s = self._settings.splice_idle_s
         try:
-            while data := await source.receive_some(CHUNK_BYTES, idle_s):
+            while data := await source.receive_some(CHUNK_BYTES, math.inf):
                 self._counters.relayed_bytes += len(data)
-                await sink.send_all(data, idle_s)
+                self._moved(idle)
+                await sink.send_all(data, math.inf)
+                self._moved(idle)
                 await trio.sleep(len(data) / self._settings.splice_bytes_s)
             await sink.aclose()
         except StreamFailed:
             sink.abort()
+
+    def _moved(self, idle: trio.CancelScope) -> None:
+        idle.deadline = trio.current_time() + self._settings.splice_idle_s
 
 
 async def _refuse(stream: Stream, error: str) -> None:

@@ -49,9 +49,12 @@ class Framed:
 
     def __init__(self, stream: trio.StapledStream) -> None:  # type: ignore[type-arg]
         self._stream = stream
-        self.receive_some = stream.receive_some
         self.send_all = stream.send_all
         self.aclose = stream.aclose
+
+    async def receive_some(self, n: int = 65536, timeout_s: float = 30.0) -> bytes:
+        with trio.fail_after(timeout_s):
+            return bytes(await self._stream.receive_some(n))
 
     async def write_frame(self, frame: bytes) -> None:
         await self._stream.send_all(len(frame).to_bytes(4, "big") + frame)

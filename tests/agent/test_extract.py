@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.extract import NotExtracted, extract
+from agent.extract import NotExtracted, extract, extract_stream
 
 
 def made(tmp_path: Path, *members: tarfile.TarInfo, data: bytes = b"data") -> Path:
@@ -67,6 +67,37 @@ def test_whatever_else_there_is_is_refused_or_left_out(tmp_path: Path, kind: byt
     with pytest.raises(NotExtracted, match="only files and directories"):
         out(tmp_path, odd)
     assert [path.name for path in out(tmp_path, odd, entry("a"), strict=False).iterdir()] == ["a"]
+
+
+def streamed(tmp_path: Path, *members: tarfile.TarInfo) -> Path:
+    into = tmp_path / "into"
+    into.mkdir(exist_ok=True)
+    raw = gzip.decompress(made(tmp_path, *members).read_bytes())
+    extract_stream(io.BytesIO(raw), into, 100, 10)
+    return into
+
+
+def test_a_hard_link_is_the_file_by_its_second_name(tmp_path: Path) -> None:
+    into = streamed(tmp_path, entry("o/a"), entry("o/deep/b", tarfile.LNKTYPE, linkname="o/a"))
+    assert (into / "o/deep/b").read_bytes() == b"data"
+
+
+@pytest.mark.parametrize("target", ["../secret", "/secret", "o/link", "o/none", "o"])
+def test_a_hard_link_leads_nowhere_but_to_a_file_that_came_out(tmp_path: Path, target: str) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    link = entry("o/link", tarfile.SYMTYPE, linkname="../../secret")
+    into = streamed(tmp_path, entry("o/a"), link, entry("o/b", tarfile.LNKTYPE, linkname=target))
+    assert (into / "o/b").is_fifo() and not (into / "secret").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_what_is_left_out_leaves_a_mark_that_nothing_is_written_through(
+    tmp_path: Path, kind: bytes
+) -> None:
+    into = streamed(tmp_path, entry("odd", kind, linkname="/etc"), entry("a"))
+    assert (into / "odd").is_fifo() and (into / "a").read_bytes() == b"data"
+    with pytest.raises(OSError, match="No such device"):
+        streamed(tmp_path, entry("odd"))
 
 
 def test_a_link_that_was_there_is_not_written_through(tmp_path: Path) -> None:

@@ -116,6 +116,48 @@ def test_a_wrong_expression_is_told_of_with_its_line() -> None:
         load_job(example("trigger").replace("home/+/motion", "home#"))
 
 
+def test_what_bacalhau_writes_where_nothing_was_said_says_nothing() -> None:
+    """Of `bacalhau job describe --output json`, and of its clients: Go's empty values."""
+    engine = {"Type": "docker", "Params": {"Image": "busybox:1.37.0"}}
+    source = {"Type": "urlDownload", "Params": {"URL": "https://example.org/x"}}
+    bare = {"Engine": engine, "InputSources": [{"Source": source, "Target": "/in"}]}
+    params = {
+        **engine["Params"],
+        "Entrypoint": None,
+        "Parameters": [],
+        "EnvironmentVariables": None,
+        "WorkingDirectory": "",
+    }
+    task = {
+        "Name": "main",
+        "Engine": {"Type": "docker", "Params": params},
+        "Publisher": {"Type": "", "Params": {}},
+        "InputSources": [{"Source": source, "Alias": "", "Target": "/in"}],
+        "ResultPaths": None,
+        "Env": {},
+        "Resources": {"CPU": "", "Memory": "", "Disk": "", "GPU": ""},
+        "Network": {"Type": "", "Domains": None, "Ports": None},
+        "Timeouts": {},
+    }
+    own = dict.fromkeys(("ID", "State", "Version", "Revision", "CreateTime", "ModifyTime"))
+    full = {"Name": "a", "Type": "batch", "Constraints": None, **own}
+    said = load_job(json.dumps({**full, "Tasks": [task]}))
+    assert said == load_job(json.dumps({"Name": "a", "Type": "batch", "Tasks": [bare]}))
+
+
+@pytest.mark.parametrize(
+    ("network", "why"),
+    [
+        ({"Type": "HTTP", "Domains": ["example.org"]}, "filtering by domain"),
+        ({"Type": "HTTP"}, "'HTTP' is not a network"),
+    ],
+)
+def test_a_network_that_filters_is_refused_by_name(network: dict[str, object], why: str) -> None:
+    engine = {"Type": "docker", "Params": {"Image": "busybox:1.37.0"}}
+    with pytest.raises(JobFileError, match=why):
+        load_job(json.dumps({"Type": "batch", "Tasks": [{"Engine": engine, "Network": network}]}))
+
+
 def test_what_fired_a_run_stands_in_no_file() -> None:
     text = json.dumps(
         {**load_job(JOB).to_plain(), "Fired": {"Topic": "a", "Key": "k", "Input": "file"}}

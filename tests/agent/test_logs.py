@@ -19,11 +19,13 @@ from agent.engines.process import ProcessEngine
 from agent.engines.task import TaskLaunch, TaskUser
 from agent.logs import JobLogs, Logs
 from agent.transport.errors import NotReachable
+from agent.transport.settings import TransportSettings
+from agent.transport.streams import DEADLINE_S
 from protocol.errors import ShoalError
 from protocol.ids import ExecutionId, PeerId
 from protocol.messages import LogChunk
 from tests.agent.test_archives import pair
-from tests.agent.whole import WITHIN_S, open_directory
+from tests.agent.whole import WITHIN_S, open_directory, until
 
 ME, OTHER = PeerId("me"), PeerId("other")
 E1 = ExecutionId("e" * 32)
@@ -170,6 +172,64 @@ async def test_a_connection_that_breaks_off_is_taken_up_where_it_was(
     assert asked == [0, 5, 5] and reader.data == b"1234512345"
 
 
+async def test_a_connection_that_breaks_off_again_and_again_is_followed_on(
+    engine: ProcessEngine, autojump_clock: trio.testing.MockClock
+) -> None:
+    del autojump_clock
+    breaks = 3 * logs.TRIES_MAX
+
+    async def dial(peer: PeerId) -> ByteStream:
+        await trio.lowlevel.checkpoint()
+        ours, theirs = pair()
+        nursery.start_soon(flaky, theirs)
+        return ours
+
+    async def flaky(stream: Any) -> None:
+        request = logs.decode_as(await stream.read_frame(), logs.LogRequest)
+        chunk = LogChunk(request.offset, b"x", request.offset == breaks)
+        await stream.write_frame(logs.encode_message(chunk))
+        await stream.aclose()
+
+    reader = Reader()
+    async with trio.open_nursery() as nursery:
+        await Logs(Engines(engine), dial, ME).read(
+            E1, OTHER, "stdout", LogQuery(follow=True), reader.write
+        )
+    assert reader.data == b"x" * (breaks + 1)
+
+
+async def test_a_task_that_says_nothing_is_no_stream_that_broke(
+    engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert min(DEADLINE_S, TransportSettings().splice_idle_s) > 2 * logs.BEAT_S
+    monkeypatch.setattr(logs, "BEAT_S", 0.05)
+    await run(engine, "echo begun; sleep 600", wait=False)
+    ours, theirs = pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Logs(Engines(engine), nowhere, ME).serve, theirs)
+        await ours.write_frame(logs.encode_message(logs.LogRequest(E1, "stdout", 0, -1, True)))
+        with trio.fail_after(WITHIN_S):
+            chunks = [logs.decode_as(await ours.read_frame(), LogChunk) for _ in range(4)]
+        await ours.aclose()
+    assert b"".join(chunk.data for chunk in chunks) == b"begun\n"
+    assert chunks[-1] == LogChunk(6, b"", False)
+
+
+async def test_a_reader_that_goes_frees_its_place_at_once(engine: ProcessEngine) -> None:
+    await run(engine, "echo begun; sleep 600", wait=False)
+    near = Logs(Engines(engine), nowhere, ME)
+    async with trio.open_nursery() as nursery:
+        far = Logs(Engines(engine), served_by(near, nursery), OTHER)
+        for _ in range(3):
+            reader = Reader()
+            async with trio.open_nursery() as reading:
+                reading.start_soon(far.read, E1, ME, "stdout", LogQuery(follow=True), reader.write)
+                with trio.fail_after(WITHIN_S):
+                    await reader.came.wait()
+                reading.cancel_scope.cancel()
+            await until(lambda: near._served == 0)
+
+
 async def test_a_peer_that_cannot_be_reached_is_given_up(
     engine: ProcessEngine, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -262,6 +322,44 @@ async def test_a_job_that_nobody_answers_for_just_now_is_asked_for_again(
     lines = await Job(view("running"), lost, lost, view("completed")).lines(engine, True)
     assert [line["data"] for line in lines] == [b"still here\n"]
     assert await Job(lost).lines(engine, False) == []
+
+
+async def test_an_executor_that_is_back_is_followed_from_where_it_broke_off(
+    engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "TRIES_MAX", 1)
+    asked: list[int] = []
+    running = {**view("running"), "slots": [{**view("running")["slots"][0], "executor": OTHER}]}
+
+    async def dial(peer: PeerId) -> ByteStream:
+        await trio.lowlevel.checkpoint()
+        ours, theirs = pair()
+        nursery.start_soon(answer, theirs)
+        return ours
+
+    async def answer(stream: Any) -> None:
+        request = logs.decode_as(await stream.read_frame(), logs.LogRequest)
+        asked.append(request.offset)
+        if len(asked) in (1, 4):
+            chunk = LogChunk(request.offset, b"12345", len(asked) == 4)
+            await stream.write_frame(logs.encode_message(chunk))
+        await stream.aclose()
+
+    async def look() -> View:
+        await trio.lowlevel.checkpoint()
+        return running if len(asked) < 4 else {**running, "state": "completed"}
+
+    found: list[View] = []
+    with trio.fail_after(WITHIN_S):
+        async with trio.open_nursery() as nursery:
+            place = Logs(Engines(engine), dial, ME)
+            events = Feed(lambda: 0).follow(0, "job")
+            wanted = LogQuery(stream="stdout", follow=True)
+            reader = JobLogs(place, look, events, wanted, nursery)
+            found = [line async for line in reader]
+            await reader.aclose()
+    assert [line["data"] for line in found] == [b"12345", b"12345"]
+    assert asked == [0, 5, 5, 5]
 
 
 async def test_output_that_is_gone_is_replaced_by_the_end_that_came_with_the_result(

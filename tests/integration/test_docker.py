@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import socket
+import tarfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
@@ -23,13 +24,21 @@ from agent.engines import docker as docker_module
 from agent.engines import docker_client, images
 from agent.engines.container import ContainerLaunch
 from agent.engines.docker import DockerEngine
+from agent.engines.engine import Engines
+from agent.engines.execution_dir import ExecutionDir
 from agent.engines.ports import FIRST, LAST, NOTE, read_note
+from agent.engines.supervisor import boot_id
 from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit
 from agent.engines.task_log import Stream
+from agent.packing import NO_FILE, pack
 from protocol.container import ContainerParams, full_name
+from protocol.events import TaskEnded
 from protocol.network import Port
-from tests.agent.whole import until
+from protocol.tree import Plain
+from tests.agent.test_tasks import running, task
+from tests.agent.whole import open_directory, until
 from tests.dockerhost import IMAGE, DockerHost
+from tests.dockerproxy import DockerProxy
 
 # Where docker breaks off, its SDK leaves sockets to the collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -48,10 +57,19 @@ def root(tmp_path: Path, docker: DockerHost) -> Iterator[Path]:
         docker.api.remove_container(container["Id"], force=True)
 
 
+@pytest.fixture
+def proxy(docker: DockerHost, tmp_path: Path) -> Iterator[DockerProxy]:
+    proxy = DockerProxy(docker.root / "proxy.sock", docker.socket)
+    yield proxy
+    proxy.close()
+
+
 @asynccontextmanager
-async def engine(root: Path, docker: DockerHost, peer: str = PEER) -> AsyncIterator[DockerEngine]:
+async def engine(
+    root: Path, docker: DockerHost, peer: str = PEER, socket: Path | None = None
+) -> AsyncIterator[DockerEngine]:
     """One life of the engine. Its containers go on when it ends."""
-    it = DockerEngine(root, docker.socket, peer)
+    it = DockerEngine(root, socket or docker.socket, peer)
     async with trio.open_nursery() as nursery:
         await nursery.start(it.run)
         yield it
@@ -254,6 +272,39 @@ async def test_an_image_is_fetched_from_its_registry_and_removed_when_unused(
             assert full_name(IMAGE) in it.presence.images, "nobody of us fetched that"
 
 
+async def test_an_image_that_is_replaced_by_a_later_one_goes(
+    root: Path, docker: DockerHost
+) -> None:
+    with docker.registry("far/moving:1") as image:
+        async with engine(root, docker) as it:
+            always = ContainerParams(image=image, pull="always")
+            await it.images.fetch(always)
+            first = docker.api.inspect_image(image)["Id"]
+            await it.start(ContainerLaunch("e1", image, parameters=("sleep", "1000")))
+            docker.move(image, {"second": b""})
+            await it.images.fetch(always)
+            second = docker.api.inspect_image(image)["Id"]
+            assert first in _images(docker), "a container has it"
+            await it.start(ContainerLaunch("e2", image, parameters=("true",)))
+            await it.wait("e2")
+            await it.clear("e2")
+            docker.move(image, {"third": b""})
+            await it.images.fetch(always)
+            assert first in _images(docker) and second not in _images(docker)
+            await it.stop("e1", 0)
+            await it.wait("e1")
+            await it.clear("e1")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(images, "KEEP_S", 0.0)
+                it.images.standing = lambda: frozenset({full_name(image)})
+                await it.images.prune()
+            assert first not in _images(docker) and full_name(image) in it.presence.images
+
+
+def _images(docker: DockerHost) -> set[str]:
+    return {each["Id"] for each in docker.api.images()}
+
+
 async def test_a_disk_that_is_nearly_full_costs_unused_images(
     root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,7 +445,8 @@ async def test_files_go_in_and_results_come_out(root: Path, docker: DockerHost) 
         out = await it.collect("e1", ["/outputs", "out.txt", "nothing"])
         assert (out / "outputs/deep").read_text() == "r\n"
         assert (out / "out.txt").read_text() == "kept\n"
-        assert sorted(os.listdir(out / "outputs")) == ["deep"], "a link is no result"
+        assert sorted(os.listdir(out / "outputs")) == ["deep", "link"]
+        assert (out / "outputs/link").is_fifo(), "a link is no result, which is told of"
         await it.clear("e1")
         assert not out.exists() and not list((root / "e1/work").glob("*"))
 
@@ -413,6 +465,21 @@ async def test_parts_of_the_device_are_mounted_as_their_owner_allows(
         assert await said(it) == b"of the device\n"
         assert (shared / "out").read_text() == "kept\n"
         assert b"Read-only file system" in await said(it, stream="stderr")
+
+
+async def test_a_file_with_two_names_comes_out_under_both_and_all_else_is_told_of(
+    root: Path, docker: DockerHost, tmp_path: Path
+) -> None:
+    async with engine(root, docker) as it:
+        script = "cd /o; echo hi > a; mkdir d; ln a d/b; ln -s /real l; mkfifo p; echo r > /real/x"
+        await ended(it, shell(script, results=("/o", "/real")))
+        paths = [("o", "/o"), ("x", "/o/l/x")]
+        out = await it.collect("e1", [path for _, path in paths])
+        packed = pack(out, paths, tmp_path / "packed", 1 << 20)
+    with tarfile.open(tmp_path / "packed") as archive:
+        files = sorted(member.name for member in archive if member.isreg())
+    assert files == ["o/a", "o/d/b", "o/l/x", "x/x"]
+    assert packed.note == f"o/p: {NO_FILE}"
 
 
 async def test_too_much_is_refused_before_it_is_on_disk(root: Path, docker: DockerHost) -> None:
@@ -622,6 +689,25 @@ async def test_docker_stopped_over_a_task_is_not_the_tasks_failure(
             assert (await ended(it, shell("exit 3", "e3"))).code == 3
 
 
+async def test_a_device_that_is_shut_down_is_not_the_tasks_failure(
+    root: Path, docker: DockerHost
+) -> None:
+    async with engine(root, docker) as it:
+        await it.start(shell("exec sleep 1000"))  # which has no TERM: docker ends it with KILL
+    spec = root / "e1" / "spec"
+    try:
+        await trio.to_thread.run_sync(docker.stop)
+        spec.write_bytes(spec.read_bytes().replace(boot_id().encode(), b"an-earlier-one"))
+    finally:
+        await trio.to_thread.run_sync(docker.start)
+    async with engine(root, docker) as it:
+        found = await it.adopt()
+    exits = [each.exit for each in found if each.exit]
+    assert [(exit.reason, exit.detail) for exit in exits] == [
+        (ExitReason.INTERRUPTED, "the device was shut down or restarted")
+    ]
+
+
 async def test_docker_killed_with_live_restore_costs_no_task(tmp_path: Path) -> None:
     with DockerHost("--live-restore") as host:
         root = tmp_path / "containers"
@@ -630,6 +716,29 @@ async def test_docker_killed_with_live_restore_costs_no_task(tmp_path: Path) -> 
             await it.start(shell("sleep 6; exit 5"))
             await trio.to_thread.run_sync(host.stop, signal.SIGTERM)
             await trio.sleep(0.5)
+            await trio.to_thread.run_sync(host.start)
+            with trio.fail_after(60):
+                assert (await it.wait("e1")).code == 5
+
+
+async def test_a_docker_that_keeps_what_runs_since_it_was_restarted_is_believed(
+    tmp_path: Path,
+) -> None:
+    with DockerHost() as host:
+        root = tmp_path / "containers"
+        root.mkdir()
+        async with engine(root, host) as it:
+            await ended(it, shell("true", "e0"))
+            before = await it._link.client()
+            host.flags.append("--live-restore")
+            await trio.to_thread.run_sync(host.stop)
+            await trio.to_thread.run_sync(host.start)
+            await until(lambda: it._link._client is not before)
+            await it.start(shell("sleep 1; exit 5"))
+            name = f"shoal-{PEER[-8:]}-e1"
+            pid = host.api.inspect_container(name)["State"]["Pid"]
+            await trio.to_thread.run_sync(host.stop)
+            await until(lambda: not Path(f"/proc/{pid}").exists())
             await trio.to_thread.run_sync(host.start)
             with trio.fail_after(60):
                 assert (await it.wait("e1")).code == 5
@@ -657,6 +766,71 @@ async def test_a_docker_that_hangs_is_given_up_and_what_it_ran_is_ended_later(
         finally:
             docker.thaw()
         await until(lambda: docker.ours() == [])
+
+
+async def test_results_are_asked_for_again_where_docker_hangs_in_the_middle_of_them(
+    root: Path, docker: DockerHost, proxy: DockerProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_client, "TIMEOUT_S", 1.0)
+    async with engine(root, docker, socket=proxy.path) as it:
+        script = "head -c 3000000 /dev/zero > /o/x"
+        await ended(it, shell(script, results=("/o",)))
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                with proxy.hanging(rb"GET .*/archive", 1_000_000):
+                    nursery.start_soon(it.collect, "e1", ["/o"])
+                    await trio.to_thread.run_sync(proxy.hung.wait, 60)
+                    proxy.hung.clear()
+                    await trio.to_thread.run_sync(proxy.hung.wait, 60)
+            monkeypatch.setattr(docker_module, "GIVE_UP_S", 0.1)
+            stops = proxy.hanging(rb"GET .*/archive", 1_000_000)
+            with stops, pytest.raises(OSError, match="docker"):
+                await it.collect("e1", ["/o"])
+        out = await it.collect("e1", ["/o"])
+        assert (out / "o/x").stat().st_size == 3_000_000
+
+
+async def test_output_is_kept_once_docker_hangs_in_the_middle_of_it_no_more(
+    root: Path, docker: DockerHost, proxy: DockerProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_client, "TIMEOUT_S", 1.0)
+    monkeypatch.setattr(docker_module, "PRESENCE_S", 0.5)
+    async with engine(root, docker, socket=proxy.path) as it:
+        await ended(it, shell("yes | head -n 50000"))
+        with trio.fail_after(60), proxy.hanging(rb"GET .*/logs", 20_000):
+            with pytest.raises(OSError, match="docker"):
+                await said(it)
+            with pytest.raises(OSError, match="docker"):
+                await it.clear("e1")
+        await until(lambda: docker.ours() == [])
+        await until(lambda: it.directories.of("e1").read_exit() is not None)
+        assert await said(it) == b"y\n" * 50_000
+
+
+async def test_output_that_is_published_is_whole_though_docker_hangs_at_the_end(
+    docker: DockerHost, proxy: DockerProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_client, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(docker_module, "TAILS_S", 0.1)
+    device = open_directory()
+    try:
+        (device / "docker").mkdir()
+        async with running(device) as it, engine(device / "docker", docker, socket=proxy.path) as e:
+            tasks = it.tasks_of(Engines(it.engine, e), device, "")
+            tasks.publishes = lambda key: True
+            async with trio.open_nursery() as nursery:
+                await nursery.start(tasks.run)
+                params: dict[str, Plain] = {"Image": IMAGE, "Parameters": ["echo", "whole"]}
+                network: dict[str, Plain] = {"Type": "none"}
+                start = task("true", Engine={"Type": "docker", "Params": params}, Network=network)
+                with proxy.hanging(rb"GET .*/logs"):
+                    tasks.start(start)
+                    await until(lambda: proxy.held > 2)  # two were tails
+                told = await it.until(TaskEnded)
+                nursery.cancel_scope.cancel()
+            assert (told.exit_code, told.stdout) == (0, b"whole\n"), told
+    finally:
+        shutil.rmtree(device)
 
 
 async def test_an_agent_ends_in_time_though_docker_hangs(root: Path, docker: DockerHost) -> None:
@@ -712,6 +886,41 @@ async def test_a_full_disk_costs_the_output_and_nothing_else(
             await it.clear("e1")
         assert docker.ours() == []
         assert await said(it) == b""
+
+
+async def test_a_disk_that_an_ended_container_fills_has_room_once_it_is_over(
+    root: Path, docker: DockerHost
+) -> None:
+    async with engine(root, docker) as it:
+        await ended(it, shell("exit 3"))
+        directory = it.directories.of("e1")
+
+        def record(self: ExecutionDir, ended: TaskExit) -> None:
+            if docker.ours():
+                _full()
+            kept(self, ended)
+
+        with pytest.MonkeyPatch.context() as patch:
+            kept = ExecutionDir.record
+            patch.setattr(ExecutionDir, "record", record)
+            await it.clear("e1")
+        assert docker.ours() == []
+        found = directory.read_exit()
+        assert found is not None and found.code == 3
+
+
+async def test_how_it_ended_is_recorded_once_the_disk_has_room(
+    root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_module, "PRESENCE_S", 0.2)
+    async with engine(root, docker) as it:
+        await ended(it, shell("exit 3"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ExecutionDir, "record", _full)
+            with pytest.raises(OSError, match="No space"):
+                await it.clear("e1")
+        assert docker.ours() == [], "nor is its container left"
+        await until(lambda: it.directories.of("e1").read_exit() is not None)
 
 
 def _full(*_: object) -> None:

@@ -78,7 +78,7 @@ def test_variables_have_one_form() -> None:
         ({"EntryModule": "../m"}, "EntryModule", "is not a path here"),
         ({"EntryModule": {"Target": "m"}}, "EntryModule.Source", "missing"),
         ({"ImportModules": ["a", 5]}, "ImportModules[1]", "is not a module"),
-        ({"EntryPoint": ""}, "EntryPoint", "is not a function's name; allowed: e.g. _start"),
+        ({"EntryPoint": " \n"}, "EntryPoint", "is not a function's name; allowed: e.g. _start"),
         ({"EntryPoint": "a\nb"}, "EntryPoint", "is not a function's name"),
         ({"Fuel": -1}, "Fuel", "out of range"),
         ({"Fuel": "1Gi"}, "Fuel", "is not an integer"),

@@ -65,6 +65,18 @@ async def test_who_wants_it_at_the_same_time_waits_for_one_compiler(
     assert len((place.directory / "log").read_text().splitlines()) == 1
 
 
+async def test_what_is_compiled_waits_for_no_compiler(kept: Compiled, place: Place) -> None:
+    first = await put(kept, place, 7)
+    never = ("sh", "-c", "sleep 600", "sh")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(put, kept, place, 8, never)
+        with trio.fail_after(20):
+            while len(list(kept.root.iterdir())) < 2:  # noqa: ASYNC110 -- a file tells of it
+                await trio.sleep(0.01)
+            assert await put(kept, place, 7) == first
+        nursery.cancel_scope.cancel()
+
+
 async def test_beyond_the_bounds_the_longest_unused_go(
     kept: Compiled, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -240,6 +240,12 @@ def test_a_container_is_held_back_by_default() -> None:
     }
 
 
+def test_it_is_held_to_no_less_than_docker_can() -> None:
+    options = host_options(ContainerLaunch("e1", "x", cpu_m=1, memory_bytes=MIB), WORK, "local")
+    assert options["nano_cpus"] == 10_000_000
+    assert options["mem_limit"] == options["memswap_limit"] == 6 * MIB
+
+
 @pytest.mark.parametrize(
     ("network", "disabled", "mode"),
     [("none", True, "none"), ("bridge", False, "bridge"), ("host", False, "host")],

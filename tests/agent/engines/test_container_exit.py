@@ -14,6 +14,7 @@ SEEN = Seen("e1", "exited", started=100.0, finished=103.5)
 OURS = (None, None)
 THROUGH_DOCKER = "it was stopped through docker on this device"
 DOCKER_STOPPED = "docker was stopped on this device"
+SHUT_DOWN = "the device was shut down or restarted"
 DEVICE_GONE = "nobody saw it end: the device lost power or was restarted"
 TOO_LARGE = "out of memory: it may have 64 MiB, see Resources.Memory"
 
@@ -61,6 +62,8 @@ def test_of_its_own_accord_its_code_says_how(
         (137, "rebooted killed", ExitReason.INTERRUPTED, THROUGH_DOCKER),
         (143, "cut_off", ExitReason.INTERRUPTED, DOCKER_STOPPED),
         (0, "cut_off", ExitReason.INTERRUPTED, DOCKER_STOPPED),
+        (143, "rebooted", ExitReason.INTERRUPTED, SHUT_DOWN),
+        (137, "rebooted", ExitReason.INTERRUPTED, SHUT_DOWN),
     ],
 )
 def test_brought_down_it_has_no_code_and_says_by_whom(
@@ -70,7 +73,7 @@ def test_brought_down_it_has_no_code_and_says_by_whom(
     assert ((exit.code, exit.signal), exit.reason, exit.detail) == (OURS, reason, detail)
 
 
-@pytest.mark.parametrize("code", [0, 1, 143])
+@pytest.mark.parametrize("code", [0, 1, 139])
 def test_what_ended_before_a_reboot_ended_as_it_did(code: int) -> None:
     seen = replace(SEEN, exit_code=code)
     assert ended(seen, "rebooted") == ended(seen)
@@ -81,6 +84,11 @@ def test_out_of_memory_says_how_much_there_was(code: int) -> None:
     exit = ended(replace(SEEN, exit_code=code, out_of_memory=True))
     assert ((exit.code, exit.signal), exit.reason) == ((code, None), ExitReason.EXITED)
     assert exit.detail == TOO_LARGE
+
+
+def test_a_lack_of_memory_before_a_reboot_is_one() -> None:
+    seen = replace(SEEN, exit_code=137, out_of_memory=True)
+    assert ended(seen, "rebooted") == ended(seen)
 
 
 def test_a_task_that_lived_through_a_lack_of_memory_has_succeeded() -> None:

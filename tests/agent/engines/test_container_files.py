@@ -239,7 +239,7 @@ def test_what_another_path_brought_stays(out: Path) -> None:
     assert found(out) == {"data/a/x": b"1", "data/b/x": b"2"}
 
 
-def test_links_and_devices_are_no_results(out: Path) -> None:
+def test_links_and_devices_are_no_results_and_leave_a_mark(out: Path) -> None:
     client = Giving(
         packed(
             (info("outputs", tarfile.DIRTYPE), b""),
@@ -251,13 +251,15 @@ def test_links_and_devices_are_no_results(out: Path) -> None:
         )
     )
     fetch(client, "/outputs", out)
-    assert os.listdir(out / "outputs") == ["kept"]
+    places = sorted((out / "outputs").iterdir())
+    assert [path.name for path in places if path.is_file()] == ["hard", "kept"]
+    assert [path.name for path in places if path.is_fifo()] == ["link", "null", "pipe"]
 
 
 def test_a_link_in_place_of_the_result_is_none(out: Path) -> None:
     link = info("outputs", tarfile.SYMTYPE, linkname="/etc")
     fetch(Giving(packed((link, b""), (info("outputs2"), b"x"))), "/outputs", out)
-    assert os.listdir(out) == ["outputs2"]
+    assert (out / "outputs").is_fifo() and (out / "outputs2").is_file()
 
 
 @pytest.mark.parametrize("name", ["../escaped", "outputs/../../escaped", "outputs/.."])

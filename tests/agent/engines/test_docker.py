@@ -263,6 +263,87 @@ async def test_one_that_ends_while_it_is_adopted_is_asked_about_again(tmp_path: 
         nursery.cancel_scope.cancel()
 
 
+async def test_events_that_make_no_sense_are_listened_to_anew(tmp_path: Path) -> None:
+    root = tmp_path / "containers"
+    root.mkdir()
+    opened: list[int] = []
+
+    class Garbled(Client):
+        def events(self) -> Stream:
+            opened.append(1)
+            if len(opened) == 1:
+                raise KeyError("Action")
+            return Stream()
+
+    client = Garbled(Paced())
+    it = DockerEngine(root, tmp_path / "d.sock", PEER, lambda *_: cast(Any, client))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(it.run)
+        with trio.fail_after(20):
+            await it._link.client()
+        assert len(opened) == 2
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_docker_that_was_away_is_connected_to_anew(tmp_path: Path) -> None:
+    """Its version may be another, with which the old client has no API in common."""
+    root = tmp_path / "containers"
+    root.mkdir()
+    made: list[Client] = []
+
+    class Away(Client):
+        closed = False
+
+        def events(self) -> Stream:
+            stream = Stream()
+            if self is made[0]:
+                stream.close()
+            return stream
+
+        def close(self) -> None:
+            self.closed = True
+
+    def connect(*_: Any) -> Any:
+        made.append(Away(Paced()))
+        return made[-1]
+
+    it = DockerEngine(root, tmp_path / "d.sock", PEER, connect)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(it.run)
+        await it._link.client()
+        await until(lambda: len(made) == 2)
+        assert await it._link.client() is cast(Any, made[1])
+        nursery.cancel_scope.cancel()
+    assert all(cast(Away, client).closed for client in made) and len(made) == 2
+
+
+async def test_who_waits_for_a_docker_that_hangs_waits_once(tmp_path: Path) -> None:
+    root = tmp_path / "containers"
+    root.mkdir()
+    asked = 0
+    answers = threading.Event()
+
+    def connect(*_: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        answers.wait(20)
+        raise NotAnswering("docker did not answer within 60 s")
+
+    it = DockerEngine(root, tmp_path / "d.sock", PEER, connect)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(it.run)
+        for number in range(8):
+            nursery.start_soon(it.start, ContainerLaunch(f"e{number}", "busybox"))
+        await until(lambda: asked == 1)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        answers.set()
+        for number in range(8):
+            await until(lambda number=number: f"e{number}" in it._held)
+            assert (await it.wait(f"e{number}")).reason is ExitReason.START_FAILED
+        assert asked < 8, "none but those that came later, to discard it"
+        nursery.cancel_scope.cancel()
+
+
 async def test_what_docker_tells_while_the_agent_stops_begins_nothing(tmp_path: Path) -> None:
     root = tmp_path / "containers"
     root.mkdir()

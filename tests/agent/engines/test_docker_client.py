@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import socketserver
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -182,6 +183,10 @@ ReadFailed = urllib3.exceptions.ProtocolError("it broke")
         (docker.errors.DockerException("bad version"), NotAnswering,
          "docker cannot be reached: bad version"),
         (ReadFailed, NotAnswering, "docker cannot be reached: it broke"),
+        (docker.errors.StreamParseError("half a line"), NotAnswering,
+         "what docker says cannot be read: half a line"),
+        (struct.error("requires 8 bytes"), NotAnswering,
+         "what docker says cannot be read: requires 8 bytes"),
     ],
 )  # fmt: skip
 def test_what_the_sdk_raises_is_one_of_three_with_a_sentence(

@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from agent.engines.docker_client import NotAnswering
 from agent.engines.docker_live import QUEUED_BYTES, Follower, live
 
 WITHIN_S = 20.0
@@ -233,6 +234,16 @@ async def test_frames_that_break_off_are_an_end() -> None:
         assert await anext(batches) == [b"a\n"]
         frames.sent.put(b"broken")
         assert [batch async for batch in batches] == []
+
+
+async def test_a_docker_that_does_not_answer_is_no_end() -> None:
+    def frames() -> Iterator[bytes]:
+        yield b"a\n"
+        raise NotAnswering("docker did not answer within 60 s")
+
+    async with reading() as it, it.of(frames(), Sent()) as batches:
+        with pytest.raises(NotAnswering):
+            assert [batch async for batch in batches] == [[b"a\n"]]
 
 
 async def test_a_reader_that_goes_ends_what_it_read_from() -> None:

@@ -34,6 +34,8 @@ class Engine:
         self.used_by_others: set[str] = set()
         self.images: frozenset[str] = frozenset()  # as the last look saw it
         self.looks = 0
+        self.ids: dict[str, str] = {}
+        self.later: dict[str, str] = {}  # what a name means once it is fetched again
         self.asked: list[str] = []
         self.begun: list[str] = []
         self.pulling = 0
@@ -64,6 +66,9 @@ class Engine:
         self.asked.append(image)
         return image in self.here
 
+    def image_id(self, image: str) -> str:
+        return self.ids.get(image, f"id of {image}") if self.has_image(image) else ""
+
     def pull(self, image: str) -> Generator[Mapping[str, Any], None, None]:
         """In a thread: each line is the test's to let through."""
         trio.from_thread.run_sync(self._begin, image)
@@ -74,6 +79,8 @@ class Engine:
         if self.failure is not None:
             raise self.failure
         self.here.add(image)
+        if image in self.later:
+            self.ids[image] = self.later[image]
         yield {"status": "Download complete"}
 
     def fits_here(self, image: str) -> bool:
@@ -383,6 +390,78 @@ async def test_where_the_disk_is_nearly_full_the_longest_unused_go_first(
     assert it.begun == ["busybox:1"]
     assert set(asked) == {it.root}
     assert sorted(written(record)) == sorted(names("busybox", "third"))
+
+
+class Slow(Engine):
+    """It takes long to remove an image."""
+
+    def __init__(self, *here: str) -> None:
+        super().__init__(*here)
+        self.going = threading.Event()
+        self.goes_on = threading.Event()
+
+    async def ask(self, work: Callable[[], _T]) -> _T:
+        return await trio.to_thread.run_sync(work)
+
+    async def look(self) -> None:
+        self.images = frozenset(self.here)
+
+    def remove_image(self, image: str) -> None:
+        self.going.set()
+        assert self.goes_on.wait(WITHIN_S)
+        super().remove_image(image)
+
+
+async def test_an_image_that_a_job_comes_for_as_others_are_removed_stays(record: Path) -> None:
+    first, second = names("a", "b")
+    kept(record, a=OLD, b=OLD)
+    it = Slow(first, second)
+    await it.look()
+    images = it.made(record)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(images.prune)
+        await trio.to_thread.run_sync(it.going.wait, WITHIN_S)
+        await images.fetch(job("b:1"))
+        it.goes_on.set()
+    assert it.removed == [first] and it.begun == []
+
+
+async def test_an_image_that_a_job_comes_for_as_it_is_removed_is_fetched_again(
+    record: Path,
+) -> None:
+    kept(record, a=OLD)
+    it = Slow(*names("a"))
+    await it.look()
+    images = it.made(record)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(images.prune)
+        await trio.to_thread.run_sync(it.going.wait, WITHIN_S)
+        nursery.start_soon(images.fetch, job("a:1"))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        it.goes_on.set()
+    assert it.removed == names("a") and it.begun == ["a:1"]
+    assert list(written(record)) == names("a")
+
+
+async def test_what_had_the_name_before_goes_once_no_container_has_it(record: Path) -> None:
+    it = Engine()
+    it.ids, it.later = {"tool:1": "sha256:1"}, {"tool:1": "sha256:2"}
+    images = it.made(record)
+    await images.fetch(job("tool:1"))
+    it.ids = {"tool:1": "sha256:1"}
+    it.used_by_others = {"sha256:1"}
+    await images.fetch(job("tool:1", "always"))
+    assert it.removed == [] and sorted(written(record)) == [*names("tool"), "sha256:1"]
+    it.later = {"tool:1": "sha256:3"}
+    await images.fetch(job("tool:1", "always"))
+    assert it.removed == ["sha256:2"] and sorted(written(record)) == [*names("tool"), "sha256:1"]
+
+
+async def test_what_a_person_brought_stays_where_its_name_moves_on(record: Path) -> None:
+    it = Engine("tool:1")
+    it.ids, it.later = {"tool:1": "sha256:1"}, {"tool:1": "sha256:2"}
+    await it.made(record).fetch(job("tool:1", "always"))
+    assert it.removed == []
 
 
 @pytest.mark.parametrize("text", ["", "\0" * 100, "[]", '{"a": "b"}', '{"a": 1'])

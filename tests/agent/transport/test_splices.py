@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from agent.transport import ARCHIVE_PROTOCOL, LOG_PROTOCOL, NotReachable, Stream
+from agent.transport.errors import StreamFailed
 from agent.transport.settings import SPLICE_PROTOCOL
 from protocol.messages import SpliceAnswer, SpliceRequest
 from protocol.wire import decode_as, encode_message
@@ -44,6 +45,40 @@ async def test_a_stream_goes_through_a_common_neighbour(told: bool) -> None:
         assert await _read_all(stream) == b"rest" * 50_000
         assert relay.transport.counters.relayed_bytes > 200_000
         assert a.transport.connected() == [relay.id]
+
+
+async def test_an_answer_may_take_longer_than_who_asked_is_silent() -> None:
+    idle_s = 0.5
+    a, relay, b = member("a"), member("relay", splice_idle_s=idle_s), member("b")
+
+    async def slow(stream: Stream) -> None:
+        await stream.read_frame()
+        end = trio.current_time() + 3 * idle_s
+        while trio.current_time() < end:
+            await stream.send_all(b".")
+            await trio.sleep(idle_s / 10)
+        await stream.aclose()
+
+    b.transport.serve(ARCHIVE_PROTOCOL, slow, members_only=True)
+    async with running(a, relay, b):
+        await _line(a, relay, b)
+        stream = await a.transport.open_stream(b.id, ARCHIVE_PROTOCOL, (relay.id,))
+        await stream.write_frame(b"a gigabyte, please")
+        assert await _read_all(stream)
+
+
+async def test_a_stream_on_which_nothing_is_said_is_given_up() -> None:
+    a, relay, b = member("a"), member("relay", splice_idle_s=0.2), member("b")
+
+    async def silent(stream: Stream) -> None:
+        await trio.sleep_forever()
+
+    b.transport.serve(LOG_PROTOCOL, silent, members_only=True)
+    async with running(a, relay, b):
+        await _line(a, relay, b)
+        stream = await a.transport.open_stream(b.id, LOG_PROTOCOL, (relay.id,))
+        with trio.fail_after(10), pytest.raises(StreamFailed):
+            await stream.receive_some(timeout_s=60)
 
 
 async def test_a_neighbour_that_has_lost_the_peer_is_passed_over() -> None:
