@@ -27,7 +27,8 @@ LOOKS_MAX: Final = 30  # in vain, one after the other
 LOOK_S: Final = 1.0  # between looks at a job that another peer coordinates
 TRIES_MAX: Final = 4  # to reach an executor again, within a few seconds
 STEADY_S: Final = 10.0  # what broke off after as long had been reached
-SERVED_MAX: Final = 64  # followers of this device's executions
+SERVED_MAX: Final = 96  # followers of this device's executions
+READ_MAX: Final = 16  # streams at a time of what is read, not followed; a peer takes 48 of us
 BEAT_S: Final = 10.0  # a third of what a reader, or whoever relays, waits for the next word
 _log = logging.getLogger("shoal.logs")
 
@@ -190,6 +191,7 @@ class JobLogs:
         self._wanted = wanted
         self._streams = BOTH if wanted.stream == "both" else (cast("StreamName", wanted.stream),)
         self._follow = wanted.follow
+        self._turns = trio.CapacityLimiter(math.inf if wanted.follow else READ_MAX)
         self._scope = trio.CancelScope()
         self._send, self._receive = trio.open_memory_channel[View](0)  # the reader sets the pace
         self._read: set[tuple[str, StreamName]] = set()
@@ -251,9 +253,10 @@ class JobLogs:
         peer, key = PeerId(str(execution["peer"])), (str(execution["id"]), stream)
         offset = self._given.get(key, 0)
         try:
-            await self._logs.read(
-                ExecutionId(execution["id"]), peer, stream, self._wanted, write, offset
-            )
+            async with self._turns:
+                await self._logs.read(
+                    ExecutionId(execution["id"]), peer, stream, self._wanted, write, offset
+                )
         except (ShoalError, KeyError, RequestError, OSError) as error:
             _log.debug("log of %s: %s", execution["id"], error)
             if not self._ended:
