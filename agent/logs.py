@@ -118,11 +118,12 @@ class Logs:
         while failures < TRIES_MAX:
             if failures:
                 await trio.sleep(0.3 * 2**failures)
-            begun, before = trio.current_time(), offset
+            reached, before = math.inf, offset
             try:
                 async with aclosing(await self._dial(peer)) as remote:
                     request = _asked(execution, stream, offset, wanted)
                     await remote.write_frame(encode_message(request))
+                    reached = trio.current_time()
                     while True:
                         chunk = decode_as(await remote.read_frame(), LogChunk)
                         if chunk.error:
@@ -134,7 +135,9 @@ class Logs:
                             return
             except (ShoalError, EOFError, OSError) as error:
                 _log.debug("log of %s at %s: %r", execution, peer, error)
-            went_on = offset != before or trio.current_time() - begun > STEADY_S
+            # Earlier versions say nothing while the task does.
+            silent = wanted.follow and trio.current_time() - reached > STEADY_S
+            went_on = offset != before or silent
             failures = 1 if went_on else failures + 1
         raise ShoalError("the peer that ran it cannot be reached")
 

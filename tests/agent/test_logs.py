@@ -240,6 +240,25 @@ async def test_a_peer_that_cannot_be_reached_is_given_up(
         )
 
 
+async def test_one_that_cannot_be_reached_for_long_is_given_up(
+    engine: ProcessEngine, autojump_clock: trio.testing.MockClock
+) -> None:
+    del autojump_clock
+    dialled = 0
+
+    async def far_away(peer: PeerId) -> ByteStream:
+        nonlocal dialled
+        dialled += 1
+        await trio.sleep(2 * logs.STEADY_S)
+        raise NotReachable("nobody there")
+
+    with pytest.raises(ShoalError, match="cannot be reached"):
+        await Logs(Engines(engine), far_away, ME).read(
+            E1, OTHER, "stdout", LogQuery(follow=True), Reader().write
+        )
+    assert dialled == logs.TRIES_MAX
+
+
 async def test_readers_are_bounded(engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "SERVED_MAX", 0)
     await run(engine, "echo x")
