@@ -27,7 +27,8 @@ LOOKS_MAX: Final = 30  # in vain, one after the other
 LOOK_S: Final = 1.0  # between looks at a job that another peer coordinates
 TRIES_MAX: Final = 4  # to reach an executor again, within a few seconds
 STEADY_S: Final = 10.0  # what broke off after as long had been reached
-SERVED_MAX: Final = 64  # followers of this device's executions
+SERVED_MAX: Final = 96  # followers of this device's executions
+READ_MAX: Final = 16  # streams at a time of what is read, not followed; a peer takes 48 of us
 BEAT_S: Final = 10.0  # a third of what a reader, or whoever relays, waits for the next word
 _log = logging.getLogger("shoal.logs")
 
@@ -117,11 +118,12 @@ class Logs:
         while failures < TRIES_MAX:
             if failures:
                 await trio.sleep(0.3 * 2**failures)
-            begun, before = trio.current_time(), offset
+            reached, before = math.inf, offset
             try:
                 async with aclosing(await self._dial(peer)) as remote:
                     request = _asked(execution, stream, offset, wanted)
                     await remote.write_frame(encode_message(request))
+                    reached = trio.current_time()
                     while True:
                         chunk = decode_as(await remote.read_frame(), LogChunk)
                         if chunk.error:
@@ -133,7 +135,9 @@ class Logs:
                             return
             except (ShoalError, EOFError, OSError) as error:
                 _log.debug("log of %s at %s: %r", execution, peer, error)
-            went_on = offset != before or trio.current_time() - begun > STEADY_S
+            # Earlier versions say nothing while the task does.
+            silent = wanted.follow and trio.current_time() - reached > STEADY_S
+            went_on = offset != before or silent
             failures = 1 if went_on else failures + 1
         raise ShoalError("the peer that ran it cannot be reached")
 
@@ -190,6 +194,7 @@ class JobLogs:
         self._wanted = wanted
         self._streams = BOTH if wanted.stream == "both" else (cast("StreamName", wanted.stream),)
         self._follow = wanted.follow
+        self._turns = trio.CapacityLimiter(math.inf if wanted.follow else READ_MAX)
         self._scope = trio.CancelScope()
         self._send, self._receive = trio.open_memory_channel[View](0)  # the reader sets the pace
         self._read: set[tuple[str, StreamName]] = set()
@@ -251,9 +256,10 @@ class JobLogs:
         peer, key = PeerId(str(execution["peer"])), (str(execution["id"]), stream)
         offset = self._given.get(key, 0)
         try:
-            await self._logs.read(
-                ExecutionId(execution["id"]), peer, stream, self._wanted, write, offset
-            )
+            async with self._turns:
+                await self._logs.read(
+                    ExecutionId(execution["id"]), peer, stream, self._wanted, write, offset
+                )
         except (ShoalError, KeyError, RequestError, OSError) as error:
             _log.debug("log of %s: %s", execution["id"], error)
             if not self._ended:

@@ -486,6 +486,7 @@ class DockerEngine:
             stopping=held.stopping,
             timed_out=held.timed_out,
             rebooted=held.boot != boot_id(),
+            unseen=self._link.was_away(seen.finished),
             killed=held.killed,
             cut_off=self._link.took_down(seen.finished),
             memory_bytes=held.memory_bytes,

@@ -114,11 +114,13 @@ class DockerLink:
         await trio.sleep(LATE_S)
         await self._on_open()
 
+    def was_away(self, finished: float) -> bool:
+        """Whether docker saw what ended then only as it came back."""
+        return self._away is not None and self._away[0] <= finished <= self._away[1]
+
     def took_down(self, finished: float) -> bool:
         """Whether what ended then ended with docker itself, and not of its own accord."""
-        if self._away is None or self._kept:
-            return False
-        return self._away[0] <= finished <= self._away[1]
+        return self.was_away(finished) and not self._kept
 
     async def _listen(self) -> None:
         pause_s, broken, restores = PAUSES_S[0], 0.0, False

@@ -19,7 +19,9 @@ from agent.transport.yamux import YamuxStream
 
 StreamHandler = Callable[[Stream], Awaitable[None]]
 
-MEMBER_STREAMS_MAX: Final = 16  # of one protocol and peer: logs followed, archives fetched
+# Of one protocol and peer: archives fetched, and logs followed, two for each slot that runs here.
+# Each may have a window of 256 KiB on its way.
+MEMBER_STREAMS_MAX: Final = 48
 GUEST_STREAMS_PER_SOURCE: Final = 4
 GUEST_STREAMS_MAX: Final = 16
 GUEST_S: Final = 30.0  # a join is two frames, and one fsync on an SD card

@@ -240,6 +240,25 @@ async def test_a_peer_that_cannot_be_reached_is_given_up(
         )
 
 
+async def test_one_that_cannot_be_reached_for_long_is_given_up(
+    engine: ProcessEngine, autojump_clock: trio.testing.MockClock
+) -> None:
+    del autojump_clock
+    dialled = 0
+
+    async def far_away(peer: PeerId) -> ByteStream:
+        nonlocal dialled
+        dialled += 1
+        await trio.sleep(2 * logs.STEADY_S)
+        raise NotReachable("nobody there")
+
+    with pytest.raises(ShoalError, match="cannot be reached"):
+        await Logs(Engines(engine), far_away, ME).read(
+            E1, OTHER, "stdout", LogQuery(follow=True), Reader().write
+        )
+    assert dialled == logs.TRIES_MAX
+
+
 async def test_readers_are_bounded(engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "SERVED_MAX", 0)
     await run(engine, "echo x")
@@ -360,6 +379,42 @@ async def test_an_executor_that_is_back_is_followed_from_where_it_broke_off(
             await reader.aclose()
     assert [line["data"] for line in found] == [b"12345", b"12345"]
     assert asked == [0, 5, 5, 5]
+
+
+async def test_of_many_slots_some_are_read_at_a_time(engine: ProcessEngine) -> None:
+    open_now, open_most = 0, 0
+
+    async def dial(peer: PeerId) -> ByteStream:
+        nonlocal open_now, open_most
+        open_now += 1
+        open_most = max(open_most, open_now)
+        ours, theirs = pair()
+        nursery.start_soon(answer, theirs)
+        await trio.lowlevel.checkpoint()
+        return ours
+
+    async def answer(stream: Any) -> None:
+        nonlocal open_now
+        request = logs.decode_as(await stream.read_frame(), logs.LogRequest)
+        await trio.testing.wait_all_tasks_blocked()
+        open_now -= 1
+        await stream.write_frame(logs.encode_message(LogChunk(request.offset, b"x", True)))
+
+    slot = {**view("completed")["slots"][0], "executor": OTHER}
+    ids = [chr(ord("a") + number // 6) * 26 + "234567"[number % 6] * 6 for number in range(40)]
+    many = [{**slot, "slot": number, "execution": each} for number, each in enumerate(ids)]
+
+    async def look() -> View:
+        await trio.lowlevel.checkpoint()
+        return {**view("completed"), "slots": many}
+
+    with trio.fail_after(WITHIN_S):
+        async with trio.open_nursery() as nursery:
+            events = Feed(lambda: 0).follow(0, "job")
+            reader = JobLogs(Logs(Engines(engine), dial, ME), look, events, LogQuery(), nursery)
+            found = [line async for line in reader]
+            await reader.aclose()
+    assert len(found) == 80 and open_most == logs.READ_MAX
 
 
 async def test_output_that_is_gone_is_replaced_by_the_end_that_came_with_the_result(

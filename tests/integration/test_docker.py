@@ -721,6 +721,30 @@ async def test_docker_killed_with_live_restore_costs_no_task(tmp_path: Path) -> 
                 assert (await it.wait("e1")).code == 5
 
 
+async def test_what_docker_finds_gone_as_it_comes_back_has_no_exit_code(tmp_path: Path) -> None:
+    with DockerHost("--live-restore") as host:
+        root = tmp_path / "containers"
+        root.mkdir()
+        async with engine(root, host) as it:
+            await it.start(shell("sleep 1000"))
+            pid = host.api.inspect_container(f"shoal-{PEER[-8:]}-e1")["State"]["Pid"]
+            shim = parent_of(pid)
+            await trio.to_thread.run_sync(host.stop, signal.SIGKILL)
+            for each in (shim, pid):  # whoever would have told how it ended, and the task itself
+                os.kill(each, signal.SIGKILL)
+            await until(lambda: not Path(f"/proc/{pid}").exists())
+            await trio.to_thread.run_sync(host.start)
+            with trio.fail_after(60):
+                exit = await it.wait("e1")
+            assert (exit.reason, exit.code) == (ExitReason.LOST, None)
+            assert exit.detail == "nobody saw it end: docker was not there"
+    gc.collect()
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().split()[3])
+
+
 async def test_a_docker_that_keeps_what_runs_since_it_was_restarted_is_believed(
     tmp_path: Path,
 ) -> None:
@@ -742,6 +766,7 @@ async def test_a_docker_that_keeps_what_runs_since_it_was_restarted_is_believed(
             await trio.to_thread.run_sync(host.start)
             with trio.fail_after(60):
                 assert (await it.wait("e1")).code == 5
+    gc.collect()
 
 
 async def test_a_docker_that_hangs_is_given_up_and_what_it_ran_is_ended_later(

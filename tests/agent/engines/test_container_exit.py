@@ -21,7 +21,7 @@ TOO_LARGE = "out of memory: it may have 64 MiB, see Resources.Memory"
 
 def ended(seen: Seen, *flags: str) -> TaskExit:
     """`flags` name what holds; all else does not."""
-    known = ("stopping", "timed_out", "rebooted", "killed", "cut_off")
+    known = ("stopping", "timed_out", "rebooted", "unseen", "killed", "cut_off")
     assert set(flags) <= set(known)
     return exit_of(seen, memory_bytes=64 << 20, **{name: name in flags for name in known})
 
@@ -62,6 +62,8 @@ def test_of_its_own_accord_its_code_says_how(
         (137, "rebooted killed", ExitReason.INTERRUPTED, THROUGH_DOCKER),
         (143, "cut_off", ExitReason.INTERRUPTED, DOCKER_STOPPED),
         (0, "cut_off", ExitReason.INTERRUPTED, DOCKER_STOPPED),
+        (0, "unseen cut_off", ExitReason.INTERRUPTED, DOCKER_STOPPED),
+        (255, "unseen", ExitReason.LOST, "nobody saw it end: docker was not there"),
         (143, "rebooted", ExitReason.INTERRUPTED, SHUT_DOWN),
         (137, "rebooted", ExitReason.INTERRUPTED, SHUT_DOWN),
     ],
@@ -84,6 +86,12 @@ def test_out_of_memory_says_how_much_there_was(code: int) -> None:
     exit = ended(replace(SEEN, exit_code=code, out_of_memory=True))
     assert ((exit.code, exit.signal), exit.reason) == ((code, None), ExitReason.EXITED)
     assert exit.detail == TOO_LARGE
+
+
+@pytest.mark.parametrize("code", [0, 1, 137, 143])
+def test_what_ended_of_its_own_accord_while_docker_was_away_ended_as_it_did(code: int) -> None:
+    seen = replace(SEEN, exit_code=code)
+    assert ended(seen, "unseen") == ended(seen)
 
 
 def test_a_lack_of_memory_before_a_reboot_is_one() -> None:
@@ -125,6 +133,7 @@ def test_a_code_above_all_signals_is_a_code(code: int) -> None:
         stopping=False,
         timed_out=False,
         rebooted=False,
+        unseen=False,
         killed=False,
         cut_off=False,
         memory_bytes=1,

@@ -344,6 +344,31 @@ async def test_who_waits_for_a_docker_that_hangs_waits_once(tmp_path: Path) -> N
         nursery.cancel_scope.cancel()
 
 
+async def test_what_was_restarted_through_docker_ends_of_its_own_accord(tmp_path: Path) -> None:
+    root = tmp_path / "containers"
+    root.mkdir()
+
+    class Restarted(Client):
+        status = "running"
+
+        def inspect(self, name: str) -> Seen:
+            return Seen(name, self.status, exit_code=3, started=1.0, finished=2.0)
+
+    client = Restarted(Paced())
+    it = DockerEngine(root, tmp_path / "d.sock", PEER, lambda *_: cast(Any, client))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(it.run)
+        await it.start(ContainerLaunch("e1", "busybox"))
+        it._on_event("e1", "kill")
+        it._on_event("e1", "die")  # and it runs again by the time that is looked at
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        client.status = "exited"
+        it._on_event("e1", "die")
+        with trio.fail_after(20):
+            assert (await it.wait("e1")).code == 3
+        nursery.cancel_scope.cancel()
+
+
 async def test_what_docker_tells_while_the_agent_stops_begins_nothing(tmp_path: Path) -> None:
     root = tmp_path / "containers"
     root.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.server
 import json
 import socketserver
@@ -11,7 +12,8 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import docker.errors
 import pytest
@@ -225,6 +227,7 @@ class Stalled(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     done = threading.Event()
     words = b""
+    credentials: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
         known = {"Plugins": {"Log": []}, "ApiVersion": "1.44"}
@@ -235,6 +238,7 @@ class Stalled(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_POST(self) -> None:
+        self.credentials.append(self.headers.get("X-Registry-Auth", ""))
         if self.words:
             self.send_response(200)
             self.send_header("Transfer-Encoding", "chunked")
@@ -252,6 +256,53 @@ class Stalled(http.server.BaseHTTPRequestHandler):
 
 class Docker(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
+
+
+def test_credentials_are_read_at_each_pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person may log in to a registry, or its password change, while the agent runs."""
+    monkeypatch.setattr("agent.engines.docker_client.QUIET_S", 0.1)
+    monkeypatch.setattr(Stalled, "done", threading.Event())
+    monkeypatch.setattr(Stalled, "credentials", [])
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    with Docker(str(tmp_path / "d.sock"), Stalled) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = None
+        try:
+            for password in (b"old", b"new"):
+                known = {"auth": base64.b64encode(b"me:" + password).decode()}
+                config = {"auths": {"registry.lan": known}}
+                (tmp_path / "config.json").write_text(json.dumps(config))
+                client = client or DockerClient(tmp_path / "d.sock", "me")
+                with pytest.raises(NotAnswering):
+                    list(client.pull("registry.lan/a:1"))
+        finally:
+            Stalled.done.set()
+            server.shutdown()
+            assert client is not None
+            client.close()
+    sent = [json.loads(base64.urlsafe_b64decode(text)) for text in Stalled.credentials]
+    assert [each["password"] for each in sent] == ["old", "new"]
+
+
+@pytest.mark.parametrize(
+    ("machine", "built_for", "fits"),
+    [
+        ("x86_64", "amd64", True),
+        ("x86_64", "386", True),
+        ("x86_64", "arm64", False),
+        ("aarch64", "arm", True),
+        ("aarch64", "386", False),
+        ("armv7l", "arm64", False),
+        ("x86_64", "", True),
+    ],
+)
+def test_an_image_fits_a_processor_that_runs_it(
+    monkeypatch: pytest.MonkeyPatch, machine: str, built_for: str, fits: bool
+) -> None:
+    monkeypatch.setattr("agent.engines.docker_client.platform.machine", lambda: machine)
+    client = object.__new__(DockerClient)
+    client._api = SimpleNamespace(inspect_image=lambda image: {"Architecture": built_for})
+    assert client.fits_here("a:1") is fits
 
 
 @pytest.mark.parametrize("words", [b"", b'{"status": "Pulling from library/busybox"}\n'])
