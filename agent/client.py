@@ -93,9 +93,17 @@ def connect_unix(sock: socket.socket, path: str) -> None:
 
 def unreachable_text(path: str, error: OSError) -> str:
     """Why the socket cannot be reached and what to do, in a sentence."""
+    from agent import config  # for errors alone: what asks starts without
+
     if isinstance(error, PermissionError):
         return f"not allowed to use the agent's socket {path}: {_whose(path)}"
     if isinstance(error, (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)):
+        if path == str(config.SYSTEM_SOCKET) and config.SYSTEM_UNIT.exists():
+            return (
+                f"the service shoal does not run: nothing answers on {path}; `systemctl status "
+                "shoal` and `sudo journalctl -u shoal` say why, `sudo systemctl start shoal` "
+                "starts it"
+            )
         return (
             f"no agent is running: nothing answers on {path}; start it with `shoal up`, "
             "or name its place with --data-dir or --socket"

@@ -51,6 +51,7 @@ SYSTEM_DATA_DIR: Final = Path("/var/lib/shoal")  # file-hierarchy(7): state of a
 DOCKER_SOCKET: Final = Path("/var/run/docker.sock")
 SYSTEM_CONFIG: Final = Path("/etc/shoal/config.toml")  # of the installed service
 SYSTEM_SOCKET: Final = Path("/run/shoal/shoal.sock")  # readable by a group; the data are not
+SYSTEM_UNIT: Final = Path("/etc/systemd/system/shoal.service")  # where scripts/install puts it
 
 
 @dataclass(frozen=True, slots=True)

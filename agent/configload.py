@@ -19,6 +19,7 @@ from agent.config import (
     SYSTEM_CONFIG,
     SYSTEM_DATA_DIR,
     SYSTEM_SOCKET,
+    SYSTEM_UNIT,
     Config,
     Loaded,
 )
@@ -72,10 +73,12 @@ def _usual_file(home: Value) -> Path:
 
 
 def find_socket(loaded: Loaded) -> Path:
-    """The socket of an agent to talk to: one's own, else the system's where there is one."""
+    """The socket of an agent to talk to: one's own, else the system's where there is one, also
+    while it does not run: nobody is to begin a second one beside it for that."""
     own = loaded.config.socket_path
     chosen = {"data_dir", "socket"} & {k for k, s in loaded.sources.items() if s != "default"}
-    if not chosen and not _exists(own) and _exists(SYSTEM_SOCKET.parent):
+    system = _exists(SYSTEM_SOCKET.parent) or _exists(SYSTEM_UNIT)
+    if not chosen and not _exists(own) and system:
         return SYSTEM_SOCKET
     return own
 
@@ -147,6 +150,8 @@ def _known(path: Path, key: str) -> str:
     same_section = [k for k in BY_KEY if k.rpartition(".")[0] == key.rpartition(".")[0]]
     near = difflib.get_close_matches(key, list(BY_KEY), 1, 0.6)
     hint = f", did you mean '{near[0]}'?" if near else ""
+    if (name := key.rpartition(".")[2]) in BY_KEY:  # as where it was added at the file's end
+        hint = f", but {name!r} is there: put it above the first [section]"
     listed = ", ".join(same_section or BY_KEY)
     raise ConfigError(f"{path}: {key!r}: unknown key{hint}; allowed: {listed}")
 

@@ -137,11 +137,27 @@ def up(args: Namespace) -> int:
 
     refuse_host(args, "up")
     loaded = load_config(args)
+    _refuse_beside_service(loaded)
     as_owner(loaded.config.data_dir)
     log = loaded.config.log
     set_up(log.format, log.level, watched=sys.stderr.isatty())
     import_module("agent.main").run(loaded, move_to_board=args.adopt_board, wait=args.wait)
     return OK
+
+
+def _refuse_beside_service(loaded: Any) -> None:
+    """The service is this device's agent; one beside it is made on purpose, or runs already."""
+    from agent.configload import find_socket
+    from agent.identity import KEY_FILE
+
+    config = loaded.config
+    if find_socket(loaded) == config.socket_path or (config.data_dir / KEY_FILE).exists():
+        return
+    raise CliError(
+        "this device's agent is the service shoal: `systemctl status shoal` says how it is, `sudo "
+        "systemctl start shoal` starts it; one of your own beside it needs a --data-dir and a "
+        "--listen of its own"
+    )
 
 
 def as_owner(data_dir: Path) -> None:

@@ -13,11 +13,15 @@ from agent.version import VERSION
 
 def show(args: Namespace) -> int:
     """Each setting, its value and where it came from."""
-    if args.agent or wanted_host(args):
+    from agent.configload import find_socket
+
+    loaded = load_config(args)
+    service = find_socket(loaded) != loaded.config.socket_path  # whose settings are not our own
+    if args.agent or wanted_host(args) or service:
         with connect(args) as client:
             view: dict[str, Any] = client.config()
     else:
-        view = load_config(args).view()
+        view = loaded.view()
     if args.json:
         show_json(view)
         return OK

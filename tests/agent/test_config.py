@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agent import configload
 from agent.config import (
     SECTIONS,
     SETTINGS,
@@ -75,9 +76,25 @@ def test_a_client_asks_its_own_agent_or_the_systems(tmp_path: Path) -> None:
     assert find_socket(load({}, {"SHOAL_SOCKET": "/x/y"})) == Path("/x/y")
 
 
+def test_where_the_service_is_installed_it_is_asked_also_while_it_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, unit = tmp_path / "home", tmp_path / "shoal.service"
+    monkeypatch.setattr(configload, "default_data_dir", lambda _: own)
+    monkeypatch.setattr(configload, "SYSTEM_SOCKET", tmp_path / "run" / "shoal.sock")
+    monkeypatch.setattr(configload, "SYSTEM_UNIT", unit)
+    assert find_socket(load({}, {})) == own / "shoal.sock"
+    unit.touch()
+    assert find_socket(load({}, {})) == tmp_path / "run" / "shoal.sock"
+    own.mkdir()
+    (own / "shoal.sock").touch()
+    assert find_socket(load({}, {})) == own / "shoal.sock", "one's own comes first"
+
+
 @pytest.mark.parametrize(
     ("toml", "text"),
     [
+        ("[log]\npreset = 'wan'", "'log.preset': unknown key, but 'preset' is there: put it above"),
         ("nmae = 'x'", "'nmae': unknown key, did you mean 'name'?"),
         ("[offer]\nmemry = '1'", "'offer.memry': unknown key, did you mean 'offer.memory'?"),
         ("[log]\ncolour = 1", "allowed: log.format, log.level"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from agent import config, configload
 from agent.client import AgentError, Client
 from agent.identity import IdentityKeyring
 from agent.jointoken import JoinToken, format_token
@@ -169,6 +170,34 @@ def test_join_and_up_hand_over_to_the_agent(
     )
     assert (config.offer.cpu, config.preset, config.bootstrap) == ("1", "wan", ("/x", "/y"))
     assert shoal("up", "--preset", "fast").code == 2
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A device with the service, which does not run; the data directory that is one's own."""
+    unit, socket = tmp_path / "shoal.service", tmp_path / "run" / "shoal.sock"
+    unit.touch()
+    for module in (config, configload):
+        monkeypatch.setattr(module, "SYSTEM_UNIT", unit)
+        monkeypatch.setattr(module, "SYSTEM_SOCKET", socket)
+    monkeypatch.setattr(configload, "default_data_dir", lambda _: tmp_path / "own")
+    monkeypatch.delenv("SHOAL_DATA_DIR")
+    return tmp_path / "own"
+
+
+def test_beside_a_service_that_does_not_run_nobody_is_led_to_a_second_agent(
+    stopped: Path, shoal: Shoal
+) -> None:
+    for words in (("peers",), ("init", "home"), ("config", "show"), ("run", "--", "true")):
+        ended = shoal(*words)
+        assert ended.code == 3 and "the service shoal does not run" in ended.err, words
+        assert "journalctl -u shoal" in ended.err and "shoal up" not in ended.err
+    ended = shoal("up")
+    assert ended.code == 1 and "is the service shoal" in ended.err
+    assert not stopped.exists()
+    assert shoal("--data-dir", str(stopped), "init", "mine").code == 0
+    ended = shoal("up", "--listen", "nonsense")
+    assert ended.code == 1 and "nonsense" in ended.err, "one's own goes on"
 
 
 # ---- a service that waits, and one that is the system's ----------------------------------------
