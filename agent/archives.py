@@ -36,6 +36,7 @@ SLOW_BYTES_S: Final = 300_000  # what it sends in a second at least
 CHUNK_BYTES: Final = 64 * 1024
 FREE_BYTES_MIN: Final = 128 * 1024**2  # of the disk are left alone: the agent lives on it
 DIGESTS_MAX: Final = 1000  # that are told of as being here
+NOT_HERE: Final = "is not here"  # on the wire; earlier versions say the same
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _log = logging.getLogger("shoal.archives")
 
@@ -182,7 +183,7 @@ class Archives:
         try:
             file = self.path(digest).open("rb")
         except OSError:
-            raise ArchiveError("is not here") from None
+            raise ArchiveError(NOT_HERE) from None
         with file:
             file.seek(offset)
             while chunk := await trio.to_thread.run_sync(file.read, CHUNK_BYTES):
@@ -216,7 +217,7 @@ async def serve(stream: ByteStream, stores: Sequence[Archives]) -> None:
     request = decode_as(await stream.read_frame(), ArchiveRequest)
     found = [(store, size) for store in stores if (size := store.size_of(request.digest)) >= 0]
     if not found:
-        await stream.write_frame(encode_message(ArchiveAnswer(0, "is not here")))
+        await stream.write_frame(encode_message(ArchiveAnswer(0, NOT_HERE)))
         return
     store, size = found[0]
     await stream.write_frame(encode_message(ArchiveAnswer(size)))

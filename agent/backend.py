@@ -41,6 +41,8 @@ from protocol.tree import Plain
 ANSWER_S: Final = 10.0
 KEY_LENGTH_MAX: Final = 128
 IDS_SHOWN: Final = 8
+LOOKED_MAX: Final = 64  # slots whose result files are looked for,
+LOOKS_MAX: Final = 8  # on so many devices at a time
 
 
 class AgentBackend:
@@ -259,6 +261,27 @@ class AgentBackend:
             await self._results.read(str(signed["archive"]), offset, executor, write)
         except ShoalError as error:
             raise RequestError(502, str(error)) from None
+
+    async def missing(self, job: str) -> list[View]:
+        view = await self.job(job)
+        kept = [each for each in views_in(view["slots"]) if each.get("archive")][:LOOKED_MAX]
+        found: dict[int, str] = {}
+        limiter = trio.CapacityLimiter(LOOKS_MAX)
+
+        async def look(peer: str) -> None:
+            async with limiter:
+                for slot in kept:
+                    if slot["executor"] == peer:
+                        digest, size = str(slot["archive"]), cast(int, slot["archive_bytes"])
+                        why = await self._results.missing(digest, size, PeerId(peer))
+                        if why:
+                            found[cast(int, slot["slot"])] = why
+
+        with trio.move_on_after(ANSWER_S):  # of many that are away the rest is not told
+            async with trio.open_nursery() as nursery:
+                for peer in dict.fromkeys(str(slot["executor"]) for slot in kept):
+                    nursery.start_soon(look, peer)
+        return [{"slot": slot, "reason": found[slot]} for slot in sorted(found)]
 
     async def invite(
         self, expires_s: int, uses: int, roles: list[str], labels: dict[str, str]

@@ -274,6 +274,11 @@ class Client:
         for line in self._stream("GET", f"{_job(job)}/results?{query}"):
             yield b64decode(line["data"])
 
+    def missing(self, job: str) -> list[dict[str, Any]]:
+        """Slots whose result files cannot be had just now: {slot, reason}."""
+        answer = self._ask("GET", f"{_job(job)}/missing")
+        return cast("list[dict[str, Any]]", answer["missing"])
+
     def events(self, since: int = 0, job: str = "") -> list[dict[str, Any]]:
         """The events that the agent remembers."""
         query = urlencode({"since": since} | ({"job": job} if job else {}))

@@ -89,7 +89,8 @@ def filled(text: bytes, values: Mapping[str, str]) -> bytes:
         name = match[1]
         if name not in values:
             line = decoded.count("\n", 0, match.start()) + 1
-            raise JobFileError(line, "", f"{match[0]} has no value; give it with -V {name}=VALUE")
+            way = f"give it with -V {name}=VALUE, or leave it as it is with --no-template"
+            raise JobFileError(line, "", f"{match[0]} has no value; {way}")
         used.add(name)
         return values[name]
 

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 import trio
 
-from agent.archives import CHUNK_BYTES, ArchiveError, Archives, Dialler
+from agent.archives import CHUNK_BYTES, NOT_HERE, ArchiveError, Archives, Dialler
 from agent.engines.directories import Directories
 from agent.engines.engine import Engines
 from agent.packing import Packed, TooMuch, pack
@@ -34,6 +34,9 @@ PRUNE_S: Final = 3600.0
 RESTARTED: Final = "the device restarted before they were packed: they may be incomplete"
 TRIES_MAX: Final = 5  # to go on with a transfer that broke off
 PAUSE_S: Final = 0.3  # before the next, doubling
+LOOK_S: Final = 5.0  # whether a device still has an archive: whoever asks looks at a job meanwhile
+WEEK: Final = f"kept for a week, the longest unused first to go over {QUOTA_BYTES >> 30} GiB"
+GONE: Final = f"the result files are no longer on the device that ran it: {WEEK}"
 _log = logging.getLogger("shoal.results")
 
 
@@ -164,7 +167,7 @@ class Results:
                     await write(chunk)
             return
         if peer == self._me:
-            raise ArchiveError("its result files are no longer here: they are kept for a week")
+            raise ArchiveError(GONE)
         failure: Exception = ArchiveError("the peer that ran it cannot be reached")
         for attempt in range(TRIES_MAX):
             if attempt:
@@ -181,13 +184,31 @@ class Results:
                 failure = error
         raise ArchiveError(f"the peer that ran it cannot be reached: {failure}")
 
+    async def missing(self, digest: str, size: int, peer: PeerId) -> str:
+        """Why an archive cannot be read just now, in a sentence for people; empty where it can."""
+        if self._store.holds(digest):
+            return ""
+        if peer == self._me:
+            return GONE
+        try:
+            with trio.fail_after(LOOK_S):
+                stream = await self._dial(peer)
+                try:  # of what lies behind its end nothing comes
+                    await stream.write_frame(encode_message(ArchiveRequest(digest, size)))
+                    answer = decode_as(await stream.read_frame(), ArchiveAnswer)
+                finally:
+                    await stream.aclose()
+        except (ShoalError, EOFError, OSError, trio.TooSlowError):
+            return "the device that ran it cannot be reached just now"
+        return _refused(answer) if answer.error else ""
+
     async def _from(self, peer: PeerId, digest: str, offset: int) -> AsyncGenerator[bytes, None]:
         stream = await self._dial(peer)
         try:
             await stream.write_frame(encode_message(ArchiveRequest(digest, offset)))
             answer = decode_as(await stream.read_frame(), ArchiveAnswer)
             if answer.error:
-                raise ArchiveError(f"the peer that ran it says that it {answer.error}")
+                raise ArchiveError(_refused(answer))
             left = answer.size - offset
             while left > 0:
                 chunk = await stream.receive_some(min(left, CHUNK_BYTES))
@@ -204,6 +225,12 @@ async def _set_when_cancelled(event: threading.Event) -> None:
         await trio.sleep_forever()
     finally:
         event.set()
+
+
+def _refused(answer: ArchiveAnswer) -> str:
+    if answer.error == NOT_HERE:
+        return GONE
+    return f"the peer that ran it says that it {answer.error}"
 
 
 def _failed(error: Exception) -> Packed:

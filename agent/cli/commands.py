@@ -158,23 +158,30 @@ def _label_unset(parser: ArgumentParser) -> None:
 def _run(parser: ArgumentParser) -> None:
     parser.usage = "shoal run [options] [-f FILE ...] [-C DIR] -- COMMAND [ARGUMENT ...]"
     _one_off(parser)
+    _publisher(parser, "-p")
     parser.add_argument("command", nargs=REMAINDER, metavar="-- COMMAND", help="what to run")
 
 
 def _docker_run(parser: ArgumentParser) -> None:
     parser.usage = "shoal docker run [options] IMAGE [ARGUMENT ...]"
     _one_off(parser)
+    _publisher(parser)
     group = parser.add_argument_group("the container")
-    group.add_argument("--entrypoint", metavar="PROGRAM", help="(the image's own)")
+    group.add_argument(
+        "--entrypoint", metavar="PROGRAM[,WORD]", action="append", default=[],
+        help="(the image's own)",
+    )  # fmt: skip
     group.add_argument("-w", "--workdir", metavar="DIR", help="where it starts (the image's own)")
     group.add_argument("-u", "--user", metavar="USER", help="name or id, :group (the image's own)")
     group.add_argument(
-        "--network", choices=("none", "bridge", "host"),
-        help="what it may reach; none starts in half the time (bridge)",
+        "--network", metavar="TYPE",
+        help="what it may reach: none, bridge, host; none starts in half the time (bridge)",
     )  # fmt: skip
+    group.add_argument("--domain", metavar="NAME", action="append", default=[], help=SUPPRESS)
     group.add_argument(
         "-p", "--publish", metavar="PORT[:PORT]", action="append", default=[],
-        help="a port of the device, and the container's that it leads to (the same)",
+        help="a port of the device, and the container's that it leads to (the same); with "
+        "anything else, -p is short for --publisher",
     )  # fmt: skip
     group.add_argument(
         "--pull", choices=("missing", "always", "never"), help="when to fetch the image (missing)"
@@ -195,18 +202,35 @@ def _docker_run(parser: ArgumentParser) -> None:
 def _wasm_run(parser: ArgumentParser) -> None:
     parser.usage = "shoal wasm run [options] MODULE.wasm [ARGUMENT ...]"
     _one_off(parser)
+    _publisher(parser, "-p")
     group = parser.add_argument_group("the module")
+    group.add_argument(
+        "-I", "--import-modules", metavar="MODULE", action="append", default=[],
+        help="one to link with it: a file, which is shipped, or the target of an input",
+    )  # fmt: skip
     group.add_argument("--entry-point", metavar="NAME", help="the function to run (_start)")
     group.add_argument(
         "--fuel", metavar="N", type=int, help="end it after about so many instructions (none)"
     )
-    parser.add_argument("module", metavar="MODULE.wasm", help="a file, which is shipped with it")
+    parser.add_argument(
+        "module", metavar="MODULE.wasm",
+        help="a file, which is shipped with it; or as with --input; or the target of an input",
+    )  # fmt: skip
     parser.add_argument("command", nargs=REMAINDER, metavar="ARGUMENT", help="what it is told")
 
 
 def _one_off(parser: ArgumentParser) -> None:
     """What `run`, `docker run` and `wasm run` have in common."""
-    parser.add_argument("--count", metavar="N", type=int, default=1, help="slots to run it in (1)")
+    parser.add_argument(
+        "--count", "--concurrency", metavar="N", type=int, default=1, help="slots to run it in (1)"
+    )
+    parser.add_argument(
+        "--target", choices=("any", "all"), default="any",
+        help="all: once on every device that matches, instead of in slots",
+    )  # fmt: skip
+    parser.add_argument(
+        "--priority", metavar="N", type=int, help="0 to 100; the highest first, of those that wait"
+    )
     parser.add_argument("--cpu", metavar="CORES", help="what each needs: 2, 0.5, 500m")
     parser.add_argument("--memory", metavar="SIZE", help="64Mi, 1.5Gi")
     parser.add_argument("--disk", metavar="SIZE", help="2Gi")
@@ -217,10 +241,14 @@ def _one_off(parser: ArgumentParser) -> None:
         help="a variable of the task; K alone takes it from here",
     )  # fmt: skip
     parser.add_argument(
-        "--constraint", metavar="EXPR", action="append", default=[],
-        help="labels it needs: arch=arm64, gpu, !camera, 'zone in (a,b)', 'ram>4'",
+        "-s", "--constraint", "--constraints", "--selector", metavar="EXPR", action="append",
+        default=[], help="labels it needs: arch=arm64, gpu, !camera, 'zone in (a,b)', 'ram>4'",
     )  # fmt: skip
     parser.add_argument("--name", metavar="NAME", help="a label for people")
+    parser.add_argument("--task-name", metavar="NAME", default="main", help=SUPPRESS)
+    parser.add_argument(
+        "-l", "--labels", metavar="K=V", action="append", default=[], help="labels of the job"
+    )
     parser.add_argument("--namespace", metavar="NAME", help="where it belongs (default)")
     parser.add_argument(
         "--retry", metavar="N", type=int, help="attempts in all, also when the task itself fails"
@@ -231,11 +259,28 @@ def _one_off(parser: ArgumentParser) -> None:
     )
     parser.add_argument("-C", "--directory", metavar="DIR", help="ship what is in a directory")
     parser.add_argument(
-        "-o", "--output", metavar="PATH", action="append", default=[],
+        "-i", "--input", metavar="URI[:PATH]", action="append", default=[],
+        help="what it finds at PATH (/inputs): https://…, s3://BUCKET/KEY, file:///PATH of the "
+        "device, peer://DIGEST; or src=URI,dst=PATH,opt=NAME=VALUE",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", metavar="[NAME:]PATH", action="append", default=[],
         help="keep what it leaves there, for `shoal job get`",
     )  # fmt: skip
-    parser.add_argument("-d", "--detach", action="store_true", help="do not wait for the end")
+    parser.add_argument(
+        "-d", "--detach", "--id-only", action="store_true", help="do not wait for the end"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print its job file; run nothing")
     parser.add_argument("-q", "--quiet", action="store_true", help="only the task's own output")
+    # Bacalhau's; here it is so without a word. -f ships a file.
+    parser.add_argument("--follow", action="store_true", help=SUPPRESS)
+
+
+def _publisher(parser: ArgumentParser, *short: str) -> None:
+    parser.add_argument(
+        *short, "--publisher", metavar="URI", action="append", default=[],
+        help="where what is at --output goes, too: s3://BUCKET/KEY,opt=endpoint=URL",
+    )  # fmt: skip
 
 
 def _exec(parser: ArgumentParser) -> None:
@@ -264,9 +309,12 @@ def _exec(parser: ArgumentParser) -> None:
 def _job_run(parser: ArgumentParser) -> None:
     _file(parser)
     parser.add_argument(
-        "-V", "--variable", metavar="K=V", action="append", default=[],
+        "-V", "--variable", "--template-vars", metavar="K=V", action="append", default=[],
         help="fills {{.K}} in the file, as in Bacalhau's",
     )  # fmt: skip
+    parser.add_argument(
+        "--no-template", action="store_true", help="leave {{.K}} in the file as it is"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="say what it would change and where it would run"
     )

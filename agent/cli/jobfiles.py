@@ -41,9 +41,10 @@ def schema(args: Namespace) -> int:
     return OK
 
 
-def load(file: str, variables: Sequence[str] = (), name: str = "") -> JobSpec:
-    """Read a job file, `-` being standard input, its `{{.NAME}}` filled with `variables` (K=V)
-    where any are given; `name` is for one that has none. Raises JobFileError with line and path."""
+def load(file: str, variables: Sequence[str] | None = None, name: str = "") -> JobSpec:
+    """Read a job file, `-` being standard input, its `{{.NAME}}` filled with `variables` (K=V);
+    None leaves them as they are. `name` is for one that has none. Raises JobFileError with line
+    and path."""
     from agent.jobfile import FILE_BYTES_MAX, filled, load_job
 
     try:
@@ -52,7 +53,8 @@ def load(file: str, variables: Sequence[str] = (), name: str = "") -> JobSpec:
         else:
             with open(file, "rb") as opened:
                 text = opened.read(FILE_BYTES_MAX + 1)
-        return load_job(filled(text, _pairs(variables)) if variables else text, name=name)
+        done = text if variables is None else filled(text, _pairs(variables))
+        return load_job(done, name=name)
     except OSError as error:
         raise CliError(f"{file}: {(error.strerror or str(error)).lower()}", USAGE) from None
 

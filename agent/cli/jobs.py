@@ -11,6 +11,7 @@ from agent.cli import units
 from agent.cli.connecting import connect
 from agent.cli.exitcodes import OK
 from agent.cli.tables import note, show_json, show_pairs, show_table
+from agent.client import AgentError, Client
 from agent.printable import clean
 
 
@@ -48,6 +49,7 @@ def list_jobs(args: Namespace) -> int:
 def describe(args: Namespace) -> int:
     with connect(args) as client:
         view = client.job(args.job)
+        _look_for_files(client, view)
     if args.json:
         show_json(view)
         return OK
@@ -157,9 +159,27 @@ def _show_slots(view: dict[str, Any]) -> None:
     for slot in view["slots"]:
         if slot.get("published"):
             print(clean(f"Published of {_place(view, slot)}: {slot['published']}"))
-    kept = sum(int(slot.get("archive_bytes", 0)) for slot in view["slots"])
+    for slot in view["slots"]:
+        if slot.get("archive_missing"):
+            whose = f"{_place(view, slot)} on {_executor(slot)}"
+            print(clean(f"Files of {whose}: {slot['archive_missing']}"))
+    there = [slot for slot in view["slots"] if not slot.get("archive_missing")]
+    kept = sum(int(slot.get("archive_bytes", 0)) for slot in there)
     if kept:
         print(f"Files kept: {units.size(kept)}; `shoal job get` fetches them")
+
+
+def _look_for_files(client: Client, view: dict[str, Any]) -> None:
+    """Note at the slots whose files cannot be had why that is, as `archive_missing`."""
+    if not any(slot.get("archive") for slot in view.get("slots") or []):
+        return
+    try:
+        found = {each["slot"]: each["reason"] for each in client.missing(view["id"])}
+    except AgentError:  # it may be of an earlier version, or busy: `shoal job get` says it, too
+        return
+    for slot in view["slots"]:
+        if slot["slot"] in found:
+            slot["archive_missing"] = found[slot["slot"]]
 
 
 def _place(view: dict[str, Any], entry: dict[str, Any]) -> str:

@@ -23,12 +23,17 @@ _FLAGS = {
     "Name": "--name",
     "Namespace": "--namespace",
     "Constraints": "--constraint",
+    "Labels": "--labels",
+    "Priority": "--priority",
     "Retry": "--retry",
     "Tasks[0].Resources.CPU": "--cpu",
     "Tasks[0].Resources.Memory": "--memory",
     "Tasks[0].Resources.Disk": "--disk",
     "Tasks[0].Env": "--env",
+    "Tasks[0].Name": "--task-name",
+    "Tasks[0].InputSources": "--input",
     "Tasks[0].ResultPaths": "--output",
+    "Tasks[0].Publisher": "--publisher",
     "Tasks[0].Timeouts.ExecutionTimeout": "--timeout",
     "Tasks[0].Timeouts.QueueTimeout": "--queue-timeout",
     "Tasks[0].Engine.Params.Command": "the command",
@@ -40,7 +45,10 @@ _FLAGS = {
     "Tasks[0].Engine.Params.Capabilities": "--cap-add",
     "Tasks[0].Resources.GPU": "--gpu",
     "Tasks[0].Network.Ports": "--publish",
+    "Tasks[0].Network.Domains": "--domain",
     "Tasks[0].Network": "--network",
+    "Tasks[0].Engine.Params.Entrypoint": "--entrypoint",
+    "Tasks[0].Engine.Params.ImportModules": "--import-modules",
     "Tasks[0].Engine.Params.EntryModule": "the module",
     "Tasks[0].Engine.Params.EntryPoint": "--entry-point",
     "Tasks[0].Engine.Params.Fuel": "--fuel",
@@ -63,51 +71,117 @@ def docker_run(args: Namespace) -> int:
     """As `run`, in a container."""
     from agent.cli.shipping import collect
 
+    ports = [text for text in args.publish if text[:1].isdigit() or text[:1] == ":"]
+    args.publisher += [text for text in args.publish if text not in ports]
     spec = build_spec(args, container_engine(args))
     network: dict[str, Any] = {"Type": args.network} if args.network else {}
-    if args.publish:
-        network["Ports"] = [_port(text) for text in args.publish]
+    if ports:
+        network["Ports"] = [_port(text) for text in ports]
+    if args.domain:
+        network["Domains"] = args.domain
     if network:
         spec["Tasks"][0]["Network"] = network
     return _run(args, spec, collect(args.file, args.directory))
 
 
 def wasm_run(args: Namespace) -> int:
-    """As `run`, of a WebAssembly module, which is shipped with the job."""
-    from agent.cli.shipping import collect, with_module
+    """As `run`, of a WebAssembly module, which is shipped with the job where it is a file here."""
+    from agent.cli.shipping import collect
+    from agent.cli.sources import is_uri
 
-    name, shipped = with_module(args.module, collect(args.file, args.directory))
+    shipped = collect(args.file, args.directory)
+    module, shipped = _module(args, args.module, "main.wasm", shipped)
+    imported = []
+    for each in args.import_modules:
+        for text in [each] if is_uri(each) else each.split(","):
+            name, shipped = _module(args, text, "", shipped)
+            imported.append(name)
     params = {
-        "EntryModule": name,
+        "EntryModule": module,
+        "ImportModules": imported,
         "EntryPoint": args.entry_point,
         "Parameters": list(args.command),
         "Fuel": args.fuel,
     }
     engine = {"Type": "wasm", "Params": {key: value for key, value in params.items() if value}}
-    args.name = args.name or label([name.removesuffix(".wasm")])
+    args.name = args.name or label([module.removesuffix(".wasm")])
     return _run(args, build_spec(args, engine), shipped)
+
+
+def _module(
+    args: Namespace, text: str, target: str, shipped: dict[str, str]
+) -> tuple[str, dict[str, str]]:
+    """A module's name there, and what is shipped with it among it: a file here, a source as with
+    --input, or what one of those has as its target."""
+    from agent.cli.shipping import with_module
+    from agent.cli.sources import is_uri, source
+
+    if is_uri(text):
+        found = source("the module", text, target)
+        if not found["Target"]:
+            raise CliError(f"{text}: where is it to be? {text}:/app/lib.wasm", USAGE)
+        args.input.append(found)
+        return str(found["Target"]), shipped
+    if os.path.exists(text):
+        return with_module(text, shipped)
+    path, _, place = text.rpartition(":")
+    if os.path.isfile(path):
+        with_module(path, {})  # that it is one
+        name = place.lstrip("/")
+        if shipped.setdefault(name, path) != path:
+            raise CliError(f"{path} and {shipped[name]} would both be {name} there", USAGE)
+        return place, shipped
+    return (text, shipped) if args.input else with_module(text, shipped)
 
 
 def _run(args: Namespace, spec: dict[str, Any], shipped: dict[str, str]) -> int:
     from agent.cli.shipping import as_input, pack
 
+    if args.dry_run:
+        return _print(spec, shipped)
     with connect(args) as client:
         try:
             if shipped:
-                spec["Tasks"][0]["InputSources"] = [as_input(client.put_archive(pack(shipped)))]
+                inputs = spec["Tasks"][0].setdefault("InputSources", [])
+                inputs.insert(0, as_input(client.put_archive(pack(shipped))))
             if args.detach:
                 return _detached(client, spec, args)
             lines = client.run(spec, args.key or "", logs=True)
-            following = Following(client, lines, args.count, quiet=args.quiet, json=args.json)
+            following = Following(
+                client,
+                lines,
+                args.count,
+                quiet=args.quiet,
+                json=args.json,
+                by_peer=spec["Type"] == "ops",
+            )
             return following.to_end()
         except AgentError as error:
             raise by_flag(error) from None
 
 
+def _print(spec: dict[str, Any], shipped: dict[str, str]) -> int:
+    """The job file for `shoal job run` that does the same."""
+    import yaml
+
+    from protocol.errors import JobSpecError
+    from protocol.job import JobSpec
+
+    if shipped:
+        name = next(iter(shipped))
+        raise CliError(f"--dry-run: a job file ships no files, as {name}; give an --input", USAGE)
+    try:
+        JobSpec.from_plain(spec)
+    except JobSpecError as error:
+        raise by_flag(AgentError(0, error.message, error.path)) from None
+    print(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), end="")
+    return OK
+
+
 def container_engine(args: Namespace) -> dict[str, Any]:
     params = {
         "Image": args.image,
-        "Entrypoint": [args.entrypoint] if args.entrypoint else [],
+        "Entrypoint": [word for text in args.entrypoint for word in text.split(",")],
         "Parameters": list(args.command),
         "WorkingDirectory": args.workdir,
         "User": args.user,
@@ -120,7 +194,31 @@ def container_engine(args: Namespace) -> dict[str, Any]:
 
 def build_spec(args: Namespace, engine: dict[str, Any]) -> dict[str, Any]:
     """The job that the flags of `shoal run` mean; the agent checks it."""
-    task: dict[str, Any] = {"Name": "main", "Engine": engine}
+    spec: dict[str, Any] = {
+        "Type": "batch" if args.target == "any" else "ops",
+        "Tasks": [_task(args, engine)],
+        "Name": args.name or label(args.command or [args.image.partition(":")[0]]),
+    }
+    if args.count != 1:
+        spec["Count"] = args.count
+    if args.namespace:
+        spec["Namespace"] = args.namespace
+    if args.priority is not None:
+        spec["Priority"] = args.priority
+    if args.labels:
+        spec["Labels"] = dict(_label(text) for each in args.labels for text in each.split(","))
+    if args.retry is not None:
+        on = ["lost", "system", "failure"] if args.retry > 1 else None
+        spec["Retry"] = {"Attempts": args.retry, **({"On": on} if on else {})}
+    if args.constraint:
+        spec["Constraints"] = _constraints(args.constraint)
+    return spec
+
+
+def _task(args: Namespace, engine: dict[str, Any]) -> dict[str, Any]:
+    from agent.cli.sources import publisher, result_path, source
+
+    task: dict[str, Any] = {"Name": args.task_name, "Engine": engine}
     resources = {
         "CPU": args.cpu,
         "Memory": args.memory,
@@ -132,32 +230,24 @@ def build_spec(args: Namespace, engine: dict[str, Any]) -> dict[str, Any]:
         "Resources": {name: value for name, value in resources.items() if value},
         "Timeouts": {name: value for name, value in timeouts.items() if value},
         "Env": dict(variable(text) for text in args.env),
+        "InputSources": [
+            source("--input", each) if isinstance(each, str) else each for each in args.input
+        ],
+        "ResultPaths": [result_path(text) for text in args.output],
     }
     task |= {name: part for name, part in parts.items() if part}
-    spec: dict[str, Any] = {
-        "Type": "batch",
-        "Tasks": [task],
-        "Name": args.name or label(args.command or [args.image.partition(":")[0]]),
-    }
-    if args.output:
-        task["ResultPaths"] = [{"Name": _called(path), "Path": path} for path in args.output]
-    if args.count != 1:
-        spec["Count"] = args.count
-    if args.namespace:
-        spec["Namespace"] = args.namespace
-    if args.retry is not None:
-        on = ["lost", "system", "failure"] if args.retry > 1 else None
-        spec["Retry"] = {"Attempts": args.retry, **({"On": on} if on else {})}
-    if args.constraint:
-        spec["Constraints"] = _constraints(args.constraint)
-    return spec
+    if len(args.publisher) > 1:
+        raise CliError("--publisher: more than one; a task has one", USAGE)
+    if args.publisher:
+        task["Publisher"] = publisher(args.publisher[0])
+    return task
 
 
 def job_run(args: Namespace) -> int:
     """Submit a job file; a wrong one is told of here, with its line, and nothing is submitted."""
     from agent.cli.jobfiles import load
 
-    spec = load(args.file, args.variable)
+    spec = load(args.file, None if args.no_template else args.variable)
     if spec.parameters is not None:
         raise CliError(
             f"{args.file} is a template, for its Parameters: shoal template set NAME FILE", USAGE
@@ -272,10 +362,9 @@ def _port(text: str) -> dict[str, Any]:
     return {"Name": f"port-{static}", "Static": int(static), "Target": int(target or static)}
 
 
-def _called(path: str) -> str:
-    """A result's name is the last part of its path, as far as names may hold that."""
-    last = path.rstrip("/").rpartition("/")[2]
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in last).lstrip("-.") or "files"
+def _label(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")  # Bacalhau's may be a word alone
+    return name, value
 
 
 def variable(text: str) -> tuple[str, str]:

@@ -156,6 +156,10 @@ class Backend(Protocol):
         """Hand on the archive of a slot's result files from `offset`: a tar.gz, whose SHA-256 and
         size the view of the slot says. Raises RequestError 404, and 502 where it cannot be had."""
 
+    async def missing(self, job: str) -> list[View]:
+        """Of a job's slots that left result files, those whose files cannot be had just now:
+        {slot, reason}. Asks the devices that ran them; takes seconds where one is away."""
+
     async def invite(
         self, expires_s: int, uses: int, roles: list[str], labels: dict[str, str]
     ) -> View:

@@ -79,6 +79,7 @@ def build_app(backend: Backend, limits: Limits) -> Starlette:
         ("POST", "/v1/jobs/{job}/delete", api.delete),
         ("GET", "/v1/jobs/{job}/logs", api.logs),
         ("GET", "/v1/jobs/{job}/results", api.results),
+        ("GET", "/v1/jobs/{job}/missing", api.missing),
         ("GET", "/v1/jobs/{job}/follow", api.follow),
         ("POST", "/v1/templates/{name}/run", api.run_template),
         ("GET", "/v1/events", api.events),
@@ -280,6 +281,10 @@ class Routes:
             await self._backend.results(view["id"], slot, offset, write)
 
         return self._stream(produce)
+
+    async def missing(self, request: Request) -> Response:
+        found = await self._backend.missing(request.path_params["job"])
+        return JsonAnswer({"missing": found})
 
     async def events(self, request: Request) -> Response:
         since = integer(request, "since", 0, 0, 2**53)

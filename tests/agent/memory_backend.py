@@ -33,6 +33,9 @@ class MemoryBackend:
         self.output: dict[str, list[dict[str, Any]]] = {}
         self.archives: dict[str, bytes] = {}
         self.files: dict[tuple[str, int], bytes] = {}  # result archives by job and slot
+        self.flowing = trio.Event()  # how those come: a new one holds them after the first piece
+        self.flowing.set()
+        self.gone: dict[tuple[str, int], str] = {}  # why those are not to be had
         self.invited: list[tuple[int, int, list[str], dict[str, str]]] = []
         self.submitted: list[dict[str, Any]] = []
         self.ended = trio.Event()
@@ -147,7 +150,7 @@ class MemoryBackend:
     async def submit(self, spec_plain: dict[str, Any], key: str) -> dict[str, Any]:
         try:
             engine = spec_plain["Tasks"][0]["Engine"]
-            if engine.get("Type") == "wasm":  # played as if its module did nothing else
+            if engine.get("Type") in ("docker", "wasm"):  # played as if it did nothing else
                 JobSpec.from_plain(spec_plain)
                 command = ["echo", *engine["Params"].get("Parameters", ())]
             else:
@@ -248,6 +251,14 @@ class MemoryBackend:
             raise RequestError(404, f"slot {slot} has left no result files")
         for at in range(offset, len(data), 1000):
             await write(data[at : at + 1000])
+            await self.flowing.wait()
+
+    async def missing(self, job: str) -> list[dict[str, Any]]:
+        view = await self.job(job)
+        found = (
+            (slot["slot"], self.gone.get((view["id"], slot["slot"]))) for slot in view["slots"]
+        )
+        return [{"slot": slot, "reason": reason} for slot, reason in found if reason]
 
     async def invite(
         self, expires_s: int, uses: int, roles: list[str], labels: dict[str, str]

@@ -6,6 +6,9 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -302,6 +305,102 @@ def test_no_text_raises_anything_but_a_file_error(text: str) -> None:
 def test_reading_a_file_imports_neither_trio_nor_libp2p() -> None:
     code = "import sys, agent.jobfile; sys.exit(any(m in sys.modules for m in ('trio', 'libp2p')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+BACALHAU = Path(__file__).parents[1] / "bacalhau"
+
+
+def test_every_field_of_bacalhaus_is_read_with_its_meaning() -> None:
+    text = (BACALHAU / "every-field.yaml").read_bytes()
+    spec = load_job(filled(text, {"day": "2026-11-27"}))
+    assert (spec.name, spec.namespace, spec.priority, spec.count) == ("Every Field", "lab", 50, 3)
+    constraints = sorted(str(each) for each in spec.constraints)
+    assert constraints == ["!camera", "Architecture=arm64", "ram>4", "zone in (attic,garage)"]
+    assert (spec.meta, spec.labels) == ({"owner": "weather@example.org"}, {"project": "weather"})
+    task: Any = spec.task  # of each union in it the one that is written there
+    assert (task.name, task.meta) == ("main", {"step": "first"})
+    assert task.env == {"PLACE": "attic", "TOKEN": "env:WEATHER_TOKEN"}
+    docker = task.engine.docker
+    assert docker.entrypoint == ("/bin/weather",) and docker.working_directory == "/work"
+    assert docker.parameters == ("--day", "2026-11-27")
+    assert docker.environment == ("UNITS=metric",)
+    many, one, page, own, note = (each.source for each in task.input_sources)
+    assert [each.target for each in task.input_sources] == [
+        "/maps", "/one", "/page", "/own", "/note",
+    ]  # fmt: skip
+    assert task.input_sources[0].alias == "maps"
+    assert (many.key, many.many, many.filter) == ("tiles/", True, "^[0-9]+$")
+    assert (many.place.bucket, many.place.region) == ("maps", "eu-central-1")
+    assert many.place.endpoint == "https://s3.example.org"
+    assert (one.key, one.many, one.version, one.digest) == ("world.png", False, "7", "0" * 64)
+    assert (page.url, page.file_name) == ("https://example.org/days.csv", "days.csv")
+    assert (own.path, own.writable, note.content()) == ("/srv/weather", True, b"wind")
+    target = task.publisher.s3
+    assert (target.key, target.encoding) == ("weather/{jobID}/{executionID}", "plain")
+    assert (target.place.bucket, target.place.region) == ("results", "eu-central-1")
+    assert [(each.name, each.path) for each in task.result_paths] == [("out", "/out")]
+    resources = task.resources
+    assert (resources.cpu_m, resources.gpu) == (1500, 1)
+    assert (resources.memory_bytes, resources.disk_bytes) == (1_500_000_000, 2_000_000_000)
+    assert task.network.type == "bridge"
+    assert [(p.name, p.static, p.target) for p in task.network.ports] == [("http", 8080, 80)]
+    timeouts = task.timeouts
+    assert (timeouts.execution_s, timeouts.queue_s, timeouts.total_s) == (600, 120, 3600)
+
+
+def test_letter_case_is_no_matter_and_json_no_other() -> None:
+    text = filled((BACALHAU / "every-field.yaml").read_bytes(), {"day": "2026-11-27"})
+    tree, _ = load_tree(text)
+
+    def keys(tree: object, change: Callable[[str], str]) -> object:
+        """All but names of variables and labels, which are the user's own."""
+        if isinstance(tree, list):
+            return [keys(each, change) for each in tree]
+        if not isinstance(tree, dict):
+            return tree
+        own = ("Env", "Meta", "Labels")
+        return {
+            change(key): value if key in own else keys(value, change) for key, value in tree.items()
+        }
+
+    expected = load_job(text)
+    for change in (str.lower, str.upper, lambda key: key[0].lower() + key[1:]):
+        assert load_job(json.dumps(keys(tree, change))) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "why"),
+    [
+        ("ID", "j-1", "ID: is set by the agent; leave it out"),
+        ("State", {"StateType": "Running"}, "State: is set by the agent; leave it out"),
+        ("Priority", 101, "Priority: 101 is out of range; allowed: 0 to 100"),
+        ("Count", 0, "Count: "),
+        ("Tasks", [{}, {}], "Tasks: "),
+        ("Tasks.0.Env", {"SHOAL_X": "1"}, "Tasks[0].Env"),
+        ("Tasks.0.Env", {"BACALHAU_X": "1"}, "Tasks[0].Env"),
+        ("Tasks.0.Publisher", {"Type": "ipfs"}, "'ipfs' is not a publisher"),
+        ("Tasks.0.Publisher", {"Type": "s3managed"}, "'s3managed' is not a publisher"),
+        ("Tasks.0.InputSources.2.Source", {"Type": "ipfs"}, "'ipfs' is not an input source"),
+        ("Tasks.0.InputSources.0.Source.Params.Partition", {}, "Partition: is not something"),
+        ("Tasks.0.InputSources.3.Source.Params.CreateAs", "dir", "CreateAs: is not something"),
+        ("Tasks.0.Network.Domains", ["example.org"], "Domains: filtering by domain"),
+        ("Tasks.0.Network.Ports.0.HostNetwork", "lan", "HostNetwork: is not a key here"),
+        ("Tasks.0.Engine.Type", "noop", "'noop' is not an engine"),
+    ],
+)
+def test_what_is_not_here_of_bacalhaus_is_refused_by_name(
+    path: str, value: object, why: str
+) -> None:
+    """Each of README's table that says so; nothing of it is dropped without a word."""
+    text = filled((BACALHAU / "every-field.yaml").read_bytes(), {"day": "2026-11-27"})
+    tree, _ = load_tree(text)
+    place: Any = tree
+    *parts, last = path.split(".")
+    for part in parts:
+        place = place[int(part) if part.isdecimal() else part]
+    place[int(last) if last.isdecimal() else last] = value
+    with pytest.raises(JobFileError, match=re.escape(why)):
+        load_job(json.dumps(tree))
 
 
 def test_blanks_are_filled_as_in_bacalhaus_files() -> None:

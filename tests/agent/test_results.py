@@ -11,7 +11,7 @@ import trio.testing
 from agent.archives import ArchiveError, Archives, ByteStream
 from agent.engines.engine import Engines
 from agent.engines.process import ProcessEngine
-from agent.results import TRIES_MAX, Results
+from agent.results import GONE, TRIES_MAX, Results
 from agent.transport.errors import NotReachable
 from protocol.ids import PeerId
 from protocol.messages import ArchiveAnswer, ArchiveRequest
@@ -54,10 +54,33 @@ async def test_what_a_peer_has_is_read_from_there_and_not_kept(tmp_path: Path) -
 async def test_what_is_gone_says_so(tmp_path: Path) -> None:
     async with trio.open_nursery() as nursery:
         it = results(tmp_path, Peers(nursery, a=Archives(tmp_path / "empty")))
-        with pytest.raises(ArchiveError, match="says that it is not here"):
-            await read(it)
-        with pytest.raises(ArchiveError, match="kept for a week"):
-            await read(it, 0, ME)
+        for peer in (A, ME):
+            with pytest.raises(ArchiveError, match="no longer on the device that ran it: kept for"):
+                await read(it, 0, peer)
+            assert await it.missing(DIGEST, len(DATA), peer) == GONE
+
+
+async def test_whether_it_is_there_is_known_without_fetching_it(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    full = Archives(tmp_path / "full")
+    await full.put(pieces(DATA))
+    silent: list[ByteStream] = []
+
+    async def hanging(peer: PeerId) -> ByteStream:
+        ours, theirs = pair()
+        silent.append(theirs)
+        return ours
+
+    async with trio.open_nursery() as nursery:
+        it = results(tmp_path / "it", Peers(nursery, a=full))
+        assert await it.missing(DIGEST, len(DATA), A) == ""
+        assert not it._store.holds(DIGEST)
+        away = "cannot be reached just now"
+        assert away in await it.missing(DIGEST, len(DATA), PeerId("nobody"))
+        assert away in await results(tmp_path / "h", hanging).missing(DIGEST, len(DATA), A)
+        await it._store.put(pieces(DATA))
+        assert await it.missing(DIGEST, len(DATA), PeerId("nobody")) == ""
 
 
 async def test_a_transfer_that_breaks_off_goes_on_from_there(

@@ -106,6 +106,25 @@ def test_files_that_tasks_leave_are_fetched_from_wherever_they_ran(
     assert "Files kept" in described
 
 
+def test_blanks_of_a_job_file_are_filled_from_the_command_line(lab: Lab, tmp_path: Path) -> None:
+    file = tmp_path / "greet.yaml"
+    file.write_text(
+        "Name: greet-{{.who}}\nType: batch\nCount: {{.count}}\nTasks:\n  - Name: main\n"
+        "    Engine: {Type: process, Params: {Command: [echo, 'hello {{ .who }}']}}\n"
+    )
+    words = ("job", "run", str(file), "--follow", "-q", "-V", "who=the attic")
+    done = lab.shoal(lab[0], *words, "--variable", "count=2")
+    assert (done.code, sorted(done.out.splitlines())) == (
+        0,
+        ["[0] hello the attic", "[1] hello the attic"],
+    ), done
+    assert view_at(lab, lab[1], "greet-the attic")["count"] == 2
+    unfilled = lab.shoal(lab[0], *words)
+    assert unfilled.code == 2 and "line 3: {{.count}} has no value" in unfilled.err, unfilled
+    unused = lab.shoal(lab[0], *words, "-V", "count=1", "-V", "colour=red")
+    assert unused.code == 2 and "-V colour: the file has no {{.colour}}" in unused.err, unused
+
+
 def test_the_exit_code_is_the_highest_of_all_slots(lab: Lab) -> None:
     done = lab.shoal(lab[1], "run", "--count", "3", "--", "sh", "-c", "exit $SHOAL_PARTITION_INDEX")
     assert done.code == 2, done

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +91,66 @@ def test_the_example_runs_as_it_is(lab: Lab, docker: DockerHost, tmp_path: Path)
     done = lab.shoal(lab[0], "job", "run", "docker.yaml", "--follow", "-q", cwd=tmp_path)
     assert (done.code, done.out) == (0, "HELLO FROM A CONTAINER"), done
     ended(lab, docker)
+
+
+def test_bacalhaus_job_files_run_as_they_are(lab: Lab, docker: DockerHost, tmp_path: Path) -> None:
+    files = Path(__file__).parents[1] / "bacalhau"
+    said = lab.shoal(lab[0], "job", "run", str(files / "hello.yaml"), "--follow", "-q")
+    assert said.code == 0, said
+    lines = sorted(said.out.splitlines())
+    assert lines == [f"[{n}] hello from part {n} of 2" for n in range(2)]
+    left = lab.shoal(lab[1], "job", "run", str(files / "outputs.json"), "--wait", "-q")
+    assert left.code == 0, left
+    got = lab.shoal(lab[2], "job", "get", "Leave A File", "-o", str(tmp_path / "got"))
+    assert got.code == 0, got
+    assert (tmp_path / "got/output_custom/words").read_text() == "TIDE\n"
+    ended(lab, docker)
+
+
+def test_flags_of_bacalhau_docker_run_do_what_they_do_there(
+    lab: Lab, docker: DockerHost, tmp_path: Path
+) -> None:
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "words.txt").write_text("low tide\n")
+    script = "tr a-z A-Z < /inputs/words.txt > /outputs/words; cat /outputs/words"
+    with serving(served) as address:
+        words = ("--name", "shaped", "--network", "None", "-i", f"{address}/words.txt")
+        more = ("-o", "capitals:/outputs", "-p", "local", "--entrypoint", "/bin/sh,-c")
+        done = run(lab, *words, *more, IMAGE, "--", script)
+    assert (done.code, done.out) == (0, "LOW TIDE\n"), done
+    got = lab.shoal(lab[1], "job", "get", "shaped", "-o", str(tmp_path / "got"))
+    assert got.code == 0, got
+    assert (tmp_path / "got/capitals/words").read_text() == "LOW TIDE\n"
+    printed = lab.shoal(lab[0], "docker", "run", "--dry-run", *more, *words[:4], IMAGE, "echo hi")
+    (tmp_path / "job.yaml").write_text(printed.out)
+    ran = lab.shoal(lab[2], "job", "run", str(tmp_path / "job.yaml"), "--follow", "-q")
+    assert (ran.code, ran.out) == (0, "hi\n"), ran
+    everywhere = lab.shoal(
+        lab[0], "docker", "run", "-q", "--target", "all", "--network", "none", IMAGE, "echo", "x"
+    )
+    assert (everywhere.code, sorted(everywhere.out.splitlines())) == (
+        0,
+        [f"{device.name}: x" for device in lab.devices],
+    ), everywhere
+    ended(lab, docker)
+
+
+@contextmanager
+def serving(directory: Path) -> Iterator[str]:
+    """A server of the web with these files; its address."""
+    handler = partial(QuietFiles, directory=str(directory))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+class QuietFiles(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
 
 
 def test_output_is_read_from_any_device_while_it_runs_and_after(

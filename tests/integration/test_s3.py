@@ -89,6 +89,22 @@ def test_data_of_one_bucket_goes_in_and_results_into_another(
     lab.until(lambda: not left_behind(lab), "nothing is left behind")
 
 
+def test_buckets_are_named_on_the_command_line(lab: Lab, s3: S3Server) -> None:
+    s3.put("readings", "typed/0.csv", b"5\n")
+    at = f"opt=endpoint={s3.endpoint}"
+    words = ("--name", "typed", "-s", f"shoal/peer={lab[1].peer}", "-o", "report:out", "-q")
+    source, target = f"s3://readings/typed/*,dst=in,{at}", f"s3://results/typed/{{jobID}},{at}"
+    command = ("sh", "-c", AVERAGE)
+    done = lab.shoal(lab[0], "run", *words, "-i", source, "-p", target, "--", *command)
+    assert (done.code, done.out) == (0, "5\n"), done
+    with lab[0].client() as client:
+        (slot,) = client.job("typed")["slots"]
+    assert slot["published"].startswith("s3://results/typed/")
+    packed = s3.get("results", slot["published"].removeprefix("s3://results/"))
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        assert archive.extractfile("report/average").read() == b"5\n"  # type: ignore[union-attr]
+
+
 def test_the_example_runs_where_its_buckets_are(lab: Lab, s3: S3Server, tmp_path: Path) -> None:
     s3.put("readings", "attic/example.csv", b"4\n")
     text = lab.shoal(lab[0], "job", "example", "s3").out

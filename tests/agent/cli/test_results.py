@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tarfile
 from pathlib import Path
 
 import pytest
+import trio
 
 from tests.agent.cli.conftest import Shoal
+from tests.agent.cli.terminal import Terminal
 from tests.agent.memory_agent import MemoryAgent
 
 
@@ -164,6 +167,59 @@ def test_where_there_is_nothing_to_fetch_it_says_why(
     done = shoal("job", "get", job, "-o", "there")
     assert done.code == 1 and "has left no result files" in done.err
     assert "Files kept" in shoal("job", "describe", job).out
+
+
+def test_a_job_whose_files_are_gone_says_so_where_it_is_described(
+    agent: MemoryAgent, shoal: Shoal, job: str
+) -> None:
+    leave(agent, job, 0, archive(("report/a", b"zero")))
+    leave(agent, job, 1, archive(("report/a", b"one")))
+    size = len(agent.backend.files[job, 1])
+    agent.backend.gone[job, 0] = "no longer there: kept for a week"
+    out = shoal("job", "describe", job).out
+    assert "Files of 0 on pi-attic: no longer there: kept for a week" in out
+    assert f"Files kept: {size} B" in out, "what is counted is what can be fetched"
+    slots = shoal("job", "describe", job, "--json").json["slots"]
+    assert [slot.get("archive_missing") for slot in slots] == [agent.backend.gone[job, 0], None]
+    agent.backend.gone[job, 1] = "no longer there"
+    assert "Files kept" not in shoal("job", "describe", job).out
+
+
+def test_a_terminal_shows_how_far_it_is(agent: MemoryAgent, shoal: Shoal, job: str) -> None:
+    data = archive(("report/a", os.urandom(50_000)))
+    leave(agent, job, 1, data)
+    agent.backend.flowing = trio.Event()
+    total = f"/{len(data) / 1000:.1f} kB".encode()
+    with Terminal("job", "get", job, "-o", "there") as terminal:
+        terminal.until(b"slot 1 ")
+        terminal.until(b"1.0" + total)
+        agent.call(agent.backend.flowing.set)
+        assert terminal.wait() == 0
+        shown = terminal.rest()
+    assert shown.count(b"slot 1 ") >= 1 and b"\xe2\x94\x81" in shown, "a bar"
+    assert shown.rstrip().endswith(b"there/1"), "which goes when all has come"
+    assert Path("there", "1", "report", "a").stat().st_size == 50_000
+
+
+def test_what_is_no_terminal_shows_no_bar(agent: MemoryAgent, shoal: Shoal, job: str) -> None:
+    leave(agent, job, 1, archive(("report/a", b"x" * 5000)))
+    done = shoal("job", "get", job, "-o", "there")
+    assert (done.code, done.out, done.err) == (0, "there/1\n", "")
+
+
+def test_the_files_of_one_device_are_asked_for_by_its_name_or_id(
+    agent: MemoryAgent, shoal: Shoal, job: str
+) -> None:
+    view = agent.backend.views[job]
+    for slot, peer in ((0, "12D3KooWaaaaaaaa"), (1, "12D3KooWbbbbbbbb")):
+        leave(agent, job, slot, archive(("report/a", peer.encode())))
+        view["slots"][slot] |= {"executor": peer, "executor_name": f"pi-{slot}"}
+    for number, wanted in enumerate(("pi-1", "12D3KooWbbbbbbbb", "bbbbbbbb")):
+        done = shoal("job", "get", job, "--peer", wanted, "-o", f"to{number}", "--json")
+        assert [each["slot"] for each in done.json["results"]] == [1]
+        assert [path.name for path in Path(f"to{number}").iterdir()] == ["1"]
+    done = shoal("job", "get", job, "--peer", "pi-9", "-o", "none")
+    assert done.code == 2 and not Path("none").exists()
 
 
 def test_where_else_results_are_is_said(agent: MemoryAgent, shoal: Shoal, job: str) -> None:

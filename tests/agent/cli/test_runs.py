@@ -252,6 +252,115 @@ def test_a_path_that_was_not_shipped_is_an_error_that_names_the_flag(
     assert shoal("run", "-q", "-f", "detect.sh", "--", "echo", "./made-by-the-task").code == 0
 
 
+def test_a_container_is_run_as_bacalhaus_users_type_it(agent: MemoryAgent, shoal: Shoal) -> None:
+    """Flag for flag of `bacalhau docker run --help`, with the meaning that they have there."""
+    Path("own.txt").write_text("x")
+    ended = shoal(
+        "docker", "run", "--id-only", "--follow", "--concurrency", "2", "--priority", "7",
+        "-l", "team=lab,nightly", "-s", "arch=arm64,zone!=b", "--task-name", "first",
+        "-i", "https://example.org:8443/a.csv:/data", "-i", "s3://readings/day/*,dst=/days",
+        "-i", "src=file:///srv/in,dst=/own,opt=rw=true", "-f", "own.txt",
+        "-o", "outputs:/outputs", "-p", "s3://results/a,opt=region=eu-west-1", "-p", "8080:80",
+        "--entrypoint", "/bin/sh,-c", "-w", "/work", "--network", "Full", "busybox:1.37.0",
+        "--", "ls /inputs",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    spec = JobSpec.from_plain(submitted(agent))
+    assert (spec.count, spec.priority, spec.labels) == (2, 7, {"team": "lab", "nightly": ""})
+    assert [str(each) for each in spec.constraints] == ["arch=arm64", "zone!=b"]
+    task = spec.task
+    assert task.name == "first"
+    sources = {each.target: each.source.to_plain() for each in task.input_sources}
+    assert [*sources] == [".", "/data", "/days", "/own"], "what is shipped takes no input's place"
+    assert sources["/data"]["Params"] == {"URL": "https://example.org:8443/a.csv"}
+    assert sources["/days"]["Params"] == {"Bucket": "readings", "Key": "day/*"}
+    assert sources["/own"]["Params"] == {"SourcePath": "/srv/in", "ReadWrite": True}
+    assert [(each.name, each.path) for each in task.result_paths] == [("outputs", "/outputs")]
+    assert task.publisher.to_plain() == {
+        "Type": "s3",
+        "Params": {"Bucket": "results", "Key": "a", "Region": "eu-west-1", "Encoding": "gzip"},
+    }
+    params = task.engine.docker
+    assert (params.entrypoint, params.parameters) == (("/bin/sh", "-c"), ("ls /inputs",))
+    assert (task.network.type, [port.static for port in task.network.ports]) == ("host", [8080])
+
+
+def test_a_job_file_of_what_was_typed_is_printed_and_nothing_runs(
+    agent: MemoryAgent, shoal: Shoal
+) -> None:
+    words = ("docker", "run", "--dry-run", "-o", "out:/out", "busybox:1.37.0", "echo", "grüezi")
+    printed = shoal(*words)
+    assert printed.code == 0 and agent.backend.submitted == []
+    Path("job.yaml").write_text(printed.out)
+    assert shoal("job", "run", "job.yaml").code == 0
+    task = JobSpec.from_plain(submitted(agent)).task
+    assert task.engine.docker.parameters == ("echo", "grüezi")
+    assert [(each.name, each.path) for each in task.result_paths] == [("out", "/out")]
+    Path("x").touch()
+    refused = shoal("run", "--dry-run", "-f", "x", "--", "cat", "x")
+    assert refused.code == 2 and "a job file ships no files, as x" in refused.err
+    wrong = shoal("run", "--dry-run", "--memory", "many", "--", "true")
+    assert wrong.code == 2 and wrong.err.startswith("shoal: --memory: "), wrong
+    assert len(agent.backend.submitted) == 1
+
+
+def test_a_target_of_all_is_every_device_that_matches(agent: MemoryAgent, shoal: Shoal) -> None:
+    assert shoal("docker", "run", "-d", "--target", "all", "busybox:1.37.0", "env").code == 0
+    assert JobSpec.from_plain(submitted(agent)).type == "ops"
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("-i", "ipfs://QmX:/in"), "--input ipfs://QmX:/in: no inputs of ipfs here"),
+        (("-i", "s3://b/key"), "--input: 'b' is not a name"),
+        (("-i", "peer://abc,opt=size=1"), "--input: 'abc' is not a digest"),
+        (("-p", "ipfs"), "--publisher: 'ipfs' is not a publisher"),
+        (("-p", "s3managed"), "--publisher: 's3managed' is not a publisher"),
+        (("-p", "local", "--publisher", "local"), "--publisher: more than one"),
+        (("--network", "HTTP"), "--network: 'HTTP' is not a network"),
+        (("--domain", "example.org"), "--domain: filtering by domain"),
+        (("-o", "/data/12:00"), "a path with a colon needs a name"),
+        (("-l", "team=" + "x" * 999), "--labels"),
+        (("--priority", "101"), "--priority: 101 is out of range"),
+    ],
+)
+def test_what_is_not_there_of_bacalhaus_flags_is_refused_by_name(
+    agent: MemoryAgent, shoal: Shoal, words: tuple[str, ...], text: str
+) -> None:
+    ended = shoal("docker", "run", "-d", *words, "busybox:1.37.0", "true")
+    assert (ended.code, text in ended.err) == (2, True), ended
+    assert agent.backend.submitted == []
+
+
+def test_modules_come_from_inputs_too(agent: MemoryAgent, shoal: Shoal) -> None:
+    """As `bacalhau wasm run`: a source, what another has as its target, and what is linked."""
+    Path("lib.wasm").write_bytes(b"\0asm\1\0\0\0")
+    lib = "s3://mods/math.wasm:/app/math.wasm"
+    words = ("-I", "lib.wasm", "-I", lib, "https://example.org/count.wasm:/app/count.wasm", "a")
+    ended = shoal("wasm", "run", "-d", *words)
+    assert ended.code == 0, ended.err
+    task = JobSpec.from_plain(submitted(agent)).task
+    assert task.engine.wasm.entry_module == "/app/count.wasm"
+    assert task.engine.wasm.import_modules == ("lib.wasm", "/app/math.wasm")
+    assert task.engine.wasm.parameters == ("a",)
+    targets = [each.target for each in task.input_sources]
+    assert targets == [".", "/app/count.wasm", "/app/math.wasm"]
+    words = ("-i", "https://example.org/m.wasm:/m.wasm", "/m.wasm", "x")
+    assert shoal("wasm", "run", "-d", *words).code == 0
+    assert JobSpec.from_plain(submitted(agent)).task.engine.wasm.entry_module == "/m.wasm"
+    assert shoal("wasm", "run", "-d", "-I", "lib.wasm:/app/l.wasm", "lib.wasm").code == 0
+    wasm = JobSpec.from_plain(submitted(agent)).task.engine.wasm
+    assert (wasm.entry_module, wasm.import_modules) == ("lib.wasm", ("/app/l.wasm",))
+    with tarfile.open(fileobj=io.BytesIO([*agent.backend.archives.values()][-1])) as opened:
+        assert opened.getnames() == ["app/l.wasm", "lib.wasm"]
+    Path("other.wasm").write_bytes(b"\0asm")
+    twice = shoal("wasm", "run", "-d", "-I", "other.wasm:/lib.wasm", "lib.wasm")
+    assert twice.code == 2 and "would both be lib.wasm there" in twice.err
+    nowhere = shoal("wasm", "run", "-d", "-I", "https://example.org/l.wasm", "lib.wasm")
+    assert nowhere.code == 2 and "where is it to be?" in nowhere.err
+
+
 def test_a_module_is_shipped_and_named(agent: MemoryAgent, shoal: Shoal) -> None:
     Path("mods").mkdir()
     Path("mods/count.wasm").write_bytes(b"\0asm\1\0\0\0")
@@ -335,6 +444,22 @@ def test_a_job_file_is_submitted_or_waited_for(agent: MemoryAgent, shoal: Shoal)
     assert shoal("job", "run", "job.yaml", "--wait").out == ""
     assert shoal("job", "run", "job.yaml", "--follow").out == "[0] hi\n[1] hi\n"
     assert shoal("job", "wait", job).code == 0
+
+
+def test_the_blanks_of_a_job_file_are_filled(agent: MemoryAgent, shoal: Shoal) -> None:
+    Path("job.yaml").write_text(
+        "Type: batch\nName: a\nTasks:\n  - Name: main\n    Engine:\n"
+        "      Type: process\n      Params:\n        Command: [echo, '{{.said}}']\n"
+    )
+    done = shoal("job", "run", "job.yaml", "-V", "said=a=b, c", "--follow", "-q")
+    assert (done.code, done.out) == (0, "a=b, c\n")
+    assert submitted(agent)["Tasks"][0]["Engine"]["Params"]["Command"] == ["echo", "a=b, c"]
+    assert "has no value; give it with -V said=" in shoal("job", "run", "job.yaml").err
+    assert shoal("job", "run", "job.yaml", "--no-template", "--follow", "-q").out == "{{.said}}\n"
+    for wrong in ("said", "=x"):
+        done = shoal("job", "run", "job.yaml", "-V", wrong)
+        assert done.code == 2 and f"-V {wrong}" in done.err, done
+    assert len(agent.backend.submitted) == 2
 
 
 @pytest.mark.parametrize(
