@@ -320,7 +320,7 @@ def test_every_field_of_bacalhaus_is_read_with_its_meaning() -> None:
     task: Any = spec.task  # of each union in it the one that is written there
     assert (task.name, task.meta) == ("main", {"step": "first"})
     assert task.env == {"PLACE": "attic", "TOKEN": "env:WEATHER_TOKEN"}
-    docker = task.engine.docker
+    docker = task.engine.container
     assert docker.entrypoint == ("/bin/weather",) and docker.working_directory == "/work"
     assert docker.parameters == ("--day", "2026-11-27")
     assert docker.environment == ("UNITS=metric",)

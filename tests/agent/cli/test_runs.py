@@ -254,13 +254,13 @@ def test_a_path_that_was_not_shipped_is_an_error_that_names_the_flag(
 
 def test_a_container_is_run_as_bacalhaus_users_type_it(agent: MemoryAgent, shoal: Shoal) -> None:
     """Flag for flag of `bacalhau docker run --help`, with the meaning that they have there."""
-    Path("own.txt").write_text("x")
     ended = shoal(
         "docker", "run", "--id-only", "--follow", "--concurrency", "2", "--priority", "7",
         "-l", "team=lab,nightly", "-s", "arch=arm64,zone!=b", "--task-name", "first",
         "-i", "https://example.org:8443/a.csv:/data", "-i", "s3://readings/day/*,dst=/days",
-        "-i", "src=file:///srv/in,dst=/own,opt=rw=true", "-f", "own.txt",
-        "-o", "outputs:/outputs", "-p", "s3://results/a,opt=region=eu-west-1", "-p", "8080:80",
+        "-i", "src=file:///srv/in,dst=/own,opt=rw=true",
+        "-o", "outputs:/outputs", "-p", "s3://results/{executionID},opt=region=eu-west-1",
+        "-p", "8080:80",
         "--entrypoint", "/bin/sh,-c", "-w", "/work", "--network", "Full", "busybox:1.37.0",
         "--", "ls /inputs",
     )  # fmt: skip
@@ -271,16 +271,17 @@ def test_a_container_is_run_as_bacalhaus_users_type_it(agent: MemoryAgent, shoal
     task = spec.task
     assert task.name == "first"
     sources = {each.target: each.source.to_plain() for each in task.input_sources}
-    assert [*sources] == [".", "/data", "/days", "/own"], "what is shipped takes no input's place"
+    assert [*sources] == ["/data", "/days", "/own"]
     assert sources["/data"]["Params"] == {"URL": "https://example.org:8443/a.csv"}
-    assert sources["/days"]["Params"] == {"Bucket": "readings", "Key": "day/*"}
+    assert sources["/days"]["Params"] == {"Bucket": "readings", "Key": "day/"}
     assert sources["/own"]["Params"] == {"SourcePath": "/srv/in", "ReadWrite": True}
     assert [(each.name, each.path) for each in task.result_paths] == [("outputs", "/outputs")]
+    place = {"Bucket": "results", "Key": "{executionID}"}
     assert task.publisher.to_plain() == {
         "Type": "s3",
-        "Params": {"Bucket": "results", "Key": "a", "Region": "eu-west-1", "Encoding": "gzip"},
+        "Params": {**place, "Region": "eu-west-1", "Encoding": "gzip"},
     }
-    params = task.engine.docker
+    params = task.engine.container
     assert (params.entrypoint, params.parameters) == (("/bin/sh", "-c"), ("ls /inputs",))
     assert (task.network.type, [port.static for port in task.network.ports]) == ("host", [8080])
 
@@ -294,7 +295,7 @@ def test_a_job_file_of_what_was_typed_is_printed_and_nothing_runs(
     Path("job.yaml").write_text(printed.out)
     assert shoal("job", "run", "job.yaml").code == 0
     task = JobSpec.from_plain(submitted(agent)).task
-    assert task.engine.docker.parameters == ("echo", "grüezi")
+    assert task.engine.container.parameters == ("echo", "grüezi")
     assert [(each.name, each.path) for each in task.result_paths] == [("out", "/out")]
     Path("x").touch()
     refused = shoal("run", "--dry-run", "-f", "x", "--", "cat", "x")
