@@ -268,20 +268,26 @@ class AgentBackend:
         found: dict[int, str] = {}
         limiter = trio.CapacityLimiter(LOOKS_MAX)
 
-        async def look(peer: str) -> None:
+        async def look(peer: PeerId) -> None:
             async with limiter:
                 for slot in kept:
                     if slot["executor"] == peer:
-                        digest, size = str(slot["archive"]), cast(int, slot["archive_bytes"])
-                        why = await self._results.missing(digest, size, PeerId(peer))
+                        why = await self._missing(str(slot["archive"]), peer)
                         if why:
                             found[cast(int, slot["slot"])] = why
 
         with trio.move_on_after(ANSWER_S):  # of many that are away the rest is not told
             async with trio.open_nursery() as nursery:
                 for peer in dict.fromkeys(str(slot["executor"]) for slot in kept):
-                    nursery.start_soon(look, peer)
+                    nursery.start_soon(look, PeerId(peer))
         return [{"slot": slot, "reason": found[slot]} for slot in sorted(found)]
+
+    async def _missing(self, digest: str, peer: PeerId) -> str:
+        node = self._driver.node
+        if peer != node.keyring.peer and node.membership.peer(peer) is None:
+            # A view is a peer's word: no neighbour is asked the way to what may be no id at all.
+            return "the device that ran it is not known here"
+        return await self._results.missing(digest, peer)
 
     async def invite(
         self, expires_s: int, uses: int, roles: list[str], labels: dict[str, str]

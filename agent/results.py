@@ -18,6 +18,7 @@ from agent.archives import CHUNK_BYTES, NOT_HERE, ArchiveError, Archives, Dialle
 from agent.engines.directories import Directories
 from agent.engines.engine import Engines
 from agent.packing import Packed, TooMuch, pack
+from protocol.bounds import INT_MAX
 from protocol.errors import ShoalError
 from protocol.ids import ExecutionId, PeerId
 from protocol.messages import ArchiveAnswer, ArchiveRequest
@@ -184,17 +185,21 @@ class Results:
                 failure = error
         raise ArchiveError(f"the peer that ran it cannot be reached: {failure}")
 
-    async def missing(self, digest: str, size: int, peer: PeerId) -> str:
-        """Why an archive cannot be read just now, in a sentence for people; empty where it can."""
-        if self._store.holds(digest):
-            return ""
+    async def missing(self, digest: str, peer: PeerId) -> str:
+        """Why an archive cannot be read just now, in a sentence for people; empty where it can.
+        Who asks has both from a view, which is a peer's word."""
+        try:
+            if self._store.holds(digest):
+                return ""
+        except ArchiveError as error:
+            return str(error)
         if peer == self._me:
             return GONE
         try:
             with trio.fail_after(LOOK_S):
                 stream = await self._dial(peer)
                 try:  # of what lies behind its end nothing comes
-                    await stream.write_frame(encode_message(ArchiveRequest(digest, size)))
+                    await stream.write_frame(encode_message(ArchiveRequest(digest, INT_MAX)))
                     answer = decode_as(await stream.read_frame(), ArchiveAnswer)
                 finally:
                     await stream.aclose()

@@ -181,7 +181,7 @@ def _print(spec: dict[str, Any], shipped: dict[str, str]) -> int:
 def container_engine(args: Namespace) -> dict[str, Any]:
     params = {
         "Image": args.image,
-        "Entrypoint": [word for text in args.entrypoint for word in text.split(",")],
+        "Entrypoint": [word for text in args.entrypoint if text for word in text.split(",")],
         "Parameters": list(args.command),
         "WorkingDirectory": args.workdir,
         "User": args.user,

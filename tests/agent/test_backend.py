@@ -11,6 +11,7 @@ import pytest
 
 from agent.backend import AgentBackend
 from agent.control.backend import FINAL_STATES, LogQuery, RequestError
+from agent.results import GONE
 from tests.agent.whole import open_directory, running_agent, until
 from tests.lab import process_job
 
@@ -133,6 +134,32 @@ async def test_archives_and_invites(data_dir: Path) -> None:
         made = await agent.backend.invite(60, 1, [], {})
         assert made["token"].startswith("shoal1:")
         await refused(400, "no role 'king'", agent.backend.invite(60, 1, ["king"], {}))
+
+
+async def test_result_files_that_are_gone_are_told_of(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_agent(data_dir) as agent:
+        backend = agent.backend
+        task = {"ResultPaths": [{"Name": "out", "Path": "out"}]}
+        spec = process_job("sh", "-c", "echo x > out", Task=task)
+        view = await ended(backend, (await backend.submit(spec, ""))["job"])
+        (slot,) = view["slots"]
+        assert await backend.missing(view["id"]) == []
+        (data_dir / "results" / slot["archive"]).unlink()
+        assert await backend.missing(view["id"]) == [{"slot": 0, "reason": GONE}]
+
+        async def told(job: str) -> dict[str, Any]:
+            """By a peer that says what it likes."""
+            wrong = ({"executor": "x" * 999}, {"archive": "../shoal.db"}, {"archive": ""})
+            slots = [slot | each | {"slot": number} for number, each in enumerate(wrong)]
+            return view | {"slots": slots}
+
+        monkeypatch.setattr(backend, "job", told)
+        assert await backend.missing(view["id"]) == [
+            {"slot": 0, "reason": "the device that ran it is not known here"},
+            {"slot": 1, "reason": "'../shoal.db' is not a SHA-256"},
+        ]
 
 
 async def test_readers_of_logs_leave_nothing_behind(data_dir: Path) -> None:

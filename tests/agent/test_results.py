@@ -57,7 +57,7 @@ async def test_what_is_gone_says_so(tmp_path: Path) -> None:
         for peer in (A, ME):
             with pytest.raises(ArchiveError, match="no longer on the device that ran it: kept for"):
                 await read(it, 0, peer)
-            assert await it.missing(DIGEST, len(DATA), peer) == GONE
+            assert await it.missing(DIGEST, peer) == GONE
 
 
 async def test_whether_it_is_there_is_known_without_fetching_it(
@@ -74,13 +74,14 @@ async def test_whether_it_is_there_is_known_without_fetching_it(
 
     async with trio.open_nursery() as nursery:
         it = results(tmp_path / "it", Peers(nursery, a=full))
-        assert await it.missing(DIGEST, len(DATA), A) == ""
+        assert await it.missing(DIGEST, A) == ""
         assert not it._store.holds(DIGEST)
         away = "cannot be reached just now"
-        assert away in await it.missing(DIGEST, len(DATA), PeerId("nobody"))
-        assert away in await results(tmp_path / "h", hanging).missing(DIGEST, len(DATA), A)
+        assert away in await it.missing(DIGEST, PeerId("nobody"))
+        assert away in await results(tmp_path / "h", hanging).missing(DIGEST, A)
+        assert "is not a SHA-256" in await it.missing("../full", A)
         await it._store.put(pieces(DATA))
-        assert await it.missing(DIGEST, len(DATA), PeerId("nobody")) == ""
+        assert await it.missing(DIGEST, PeerId("nobody")) == ""
 
 
 async def test_a_transfer_that_breaks_off_goes_on_from_there(

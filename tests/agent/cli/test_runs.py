@@ -284,6 +284,8 @@ def test_a_container_is_run_as_bacalhaus_users_type_it(agent: MemoryAgent, shoal
     params = task.engine.container
     assert (params.entrypoint, params.parameters) == (("/bin/sh", "-c"), ("ls /inputs",))
     assert (task.network.type, [port.static for port in task.network.ports]) == ("host", [8080])
+    assert shoal("docker", "run", "-d", "--entrypoint", "", "busybox:1.37.0", "env").code == 0
+    assert JobSpec.from_plain(submitted(agent)).task.engine.container.entrypoint == ()
 
 
 def test_a_job_file_of_what_was_typed_is_printed_and_nothing_runs(
