@@ -75,6 +75,8 @@ class Store:
         self._broken: StoreFailed | None = None  # as the loop knows it
         self._failed: StoreFailed | None = None  # as the writer knows it, a moment earlier
         self._closed = False
+        self.on_full: Callable[[], None] = lambda: None  # the disk is, from now on
+        self._full = False  # as was told
         self._queue: queue.SimpleQueue[Pending | _Task | None] = queue.SimpleQueue()
         self._queued = 0  # Pendings in `_queue` or being committed
         self._backlog: deque[Pending] = deque()
@@ -228,6 +230,9 @@ class Store:
         for pending in batch:
             pending.finish(error)
         self._pump()
+        before, self._full = self._full, self.disk_full
+        if self._full and not before:
+            self.on_full()
 
     def _stop(self) -> bool:
         """Send the writer home after what is queued; False where it was sent before."""

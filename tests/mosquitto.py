@@ -115,6 +115,17 @@ class Mosquitto:
             self.process.wait(30)
             self.process = None
 
+    def allow(self, acl: str) -> None:
+        """Another access list, as a person would mend it; who is connected stays so."""
+        assert self.process is not None
+        before = self.log().count("Reloading config")
+        (self.root / "acl").write_text(acl)
+        self.process.send_signal(signal.SIGHUP)
+        give_up = time.monotonic() + START_S
+        while self.log().count("Reloading config") == before:
+            assert time.monotonic() < give_up, f"it is not read anew: {self.log()[-2000:]}"
+            time.sleep(0.02)
+
     def log(self) -> str:
         return (self.root / "log").read_text(errors="replace")
 

@@ -356,12 +356,14 @@ async def main():
     store = Store.open(data)
     await store.save([("job", "before", b"x")])
     assert (data / "reserve").exists() and not store.disk_full
+    told = []
+    store.on_full = lambda: told.append(store.disk_full)
     fill(store._file)
     written = 0
     while not store.disk_full:
         await store.save([("job", f"row-{written}", bytes(3000))])
         written += 1
-    assert not (data / "reserve").exists()
+    assert not (data / "reserve").exists() and told == [True]
     for n in range(20):  # stop and status go on
         await store.save([("meta", f"stop-{n}", b"x")])
     try:
@@ -370,6 +372,7 @@ async def main():
             written += 1
     except StoreFailed as error:
         print(error)
+    assert told == [True], "once"
     (data / "filler").unlink(missing_ok=True)
     rows = await store.reload()
     assert len(rows["job"]) == written + 1 and len(rows["meta"]) == 20
