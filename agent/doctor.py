@@ -310,7 +310,9 @@ class Doctor:
 
     def _silent(self, broker: str) -> list[str]:
         """Topics that the broker grants and has sent nothing of since the agent started: Mosquitto
-        grants those, too, that its access list denies."""
+        grants those, too, that its access list denies. What a full disk puts off did come."""
+        if self._agent.store.disk_full:
+            return []
         watches = self._agent.driver.node.steward.triggers.watches.values()
         mine = [each for each in watches if each.mqtt.broker == broker and each.granted]
         return sorted({each.mqtt.topic for each in mine if not each.tally.heard})

@@ -106,7 +106,7 @@ def _show_trigger(trigger: dict[str, Any]) -> None:
     show_table(columns, rows)
     for part in trigger["devices"]:
         name = units.named(part["peer_name"], part["peer"])
-        if part["hears"] and not part["heard"]:
+        if part["hears"] and not part["heard"] and not part["problem"]:
             print(f"{name}: {SILENT}")
         for kind in ("refused", "unanswered"):
             for reason, count in sorted(part[kind].items(), key=lambda each: (-each[1], each[0])):

@@ -377,7 +377,10 @@ async def main():
     rows = await store.reload()
     assert len(rows["job"]) == written + 1 and len(rows["meta"]) == 20
     assert await store.refill_reserve() and not store.disk_full
-    await store.save([("job", "after", b"x")])
+    fill(store._file)  # and again before anything was written
+    await store.save([("job", "after", bytes(200_000))])
+    assert store.disk_full and told == [True, True]
+    (data / "filler").unlink(missing_ok=True)
     await store.aclose()
     print("fine")
 

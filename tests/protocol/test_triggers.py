@@ -617,16 +617,18 @@ def test_where_the_first_ranks_disk_is_full_the_next_one_fires_and_it_is_one_job
     assert net.boxes[first].kept == handles and len(net.starts()) == 1
 
 
-def test_who_hears_it_later_than_the_keepers_writes_nothing_on_a_full_disk() -> None:
-    net = TriggerNet("a", "b", configs={"b": allowing(keepers_max=0)}, without_broker=("a",))
+def test_who_is_no_keeper_of_a_message_writes_nothing_of_it_on_a_full_disk() -> None:
+    net = TriggerNet("a", "b", configs={name: allowing(keepers_max=1) for name in "ab"})
     net.put("a")
-    (handle,) = net.hear("b", key="m1")
-    net.fill("b")
+    _, second = net.ranks("m1")
+    (handle,) = net.hear(second, key="m1")  # the first one does not
+    net.fill(second)
     net.run(30.0)
-    assert not net.rows("b") and not net.runs() and handle not in net.boxes["b"].kept
-    net.fill("b", full=False)
+    box = net.boxes[second]
+    assert not net.rows(second) and not net.runs() and handle not in box.kept
+    net.fill(second, full=False)
     net.run(10.0)
-    assert net.boxes["b"].kept == [handle] and len(net.runs()) == 1
+    assert box.kept == [handle] and len(net.runs()) == 1
 
 
 def test_on_a_full_disk_no_answer_is_owed_for_what_is_refused() -> None:

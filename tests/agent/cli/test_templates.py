@@ -211,5 +211,7 @@ def test_who_hears_a_trigger_is_shown_and_what_became_of_messages(
     part["heard"] = 0
     shown = shoal("template", "show", "say").out
     assert "attic: nothing came since its agent started" in shown and "hall: nothing" not in shown
+    part["problem"] = "its disk is full: messages wait at the broker"
+    assert "nothing came" not in shoal("template", "show", "say").out
     trigger["hearers"], trigger["keyed"] = [], False
     assert "no device" in shoal("template", "show", "say").out
