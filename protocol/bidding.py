@@ -182,9 +182,8 @@ class Bidder:
         """Who may be told that there is room for it now."""
         if not self.queue.waiters:
             return []
-        closed = self.draining or bool(
-            self.full or self.unwell()
-        )  # turns that were given still end
+        # Turns that were given still end.
+        closed = self.draining or bool(self.full or self.unwell())
         return self.queue.call(self.free, 0 if closed else self._places, now)
 
     def expire(self, now: float) -> None:

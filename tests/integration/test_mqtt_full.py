@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -25,7 +26,8 @@ MESSAGES_MAX: Final = 300
 @contextmanager
 def small_disk(lab: Lab) -> Iterator[Device]:
     """A device whose database has a disk of its own; tasks' directories and its log are elsewhere,
-    so that what fails is what the agent writes down. For root, as networks of a test's own are."""
+    so that what fails is what the agent writes down."""
+    assert os.geteuid() == 0, "a disk of its own is a mount: run this test as root"
     data_dir, beside = lab.directory / "d00", lab.directory / "beside"
     executions = data_dir / "executions"
     for directory in (data_dir, beside):
