@@ -54,6 +54,7 @@ class Device:
         self._s3 = s3
         # Why no more work is taken that is published to buckets; empty: nothing against it.
         self.backlog: Callable[[], str] = str
+        self.disk_full: Callable[[], bool] = bool
         status = os.statvfs(config.data_dir)
         # What is free changes all the time; the offer is of what was free at the start.
         self._disk_bytes = config.offer.disk_bytes(status.f_bavail * status.f_frsize)
@@ -101,6 +102,7 @@ class Device:
             self._archives.digests(),
             troubles,
             self.backlog(),
+            self.disk_full(),
         )
 
     def facts(self, running: int) -> Facts:

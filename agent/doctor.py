@@ -141,7 +141,7 @@ class Doctor:
         free = shutil.disk_usage(data_dir).free
         text = f"{free >> 20} MiB free for {data_dir}"
         if self._agent.store.disk_full:
-            text = f"the disk is full: new jobs are refused ({text})"
+            text = f"the disk is full: new jobs are refused, and messages left to brokers ({text})"
         ok = free > LOW_BYTES and not self._agent.store.disk_full
         return check("disk", ok, text, "free some space; finished outputs go first by themselves")
 
@@ -302,9 +302,20 @@ class Doctor:
             else:
                 topics = self._agent.bridge.listening.heard_at(broker.name)
                 hears = f"; triggers hear {', '.join(topics)}" if topics else ""
+                silent = self._silent(broker.name)
+                hears += f"; nothing came yet of {', '.join(silent)}" if silent else ""
                 text = f"connected to {broker.settings.url}{hears}{waits}"
                 found.append(check(name, True, text))
         return [*found, *mqtt_checks(self._agent), *self._outbox()]
+
+    def _silent(self, broker: str) -> list[str]:
+        """Topics that the broker grants and has sent nothing of since the agent started: Mosquitto
+        grants those, too, that its access list denies. What a full disk puts off did come."""
+        if self._agent.store.disk_full:
+            return []
+        watches = self._agent.driver.node.steward.triggers.watches.values()
+        mine = [each for each in watches if each.mqtt.broker == broker and each.granted]
+        return sorted({each.mqtt.topic for each in mine if not each.tally.heard})
 
     def _outbox(self) -> list[View]:
         """Results that wait for what nobody connects to any more wait for ever."""

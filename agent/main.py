@@ -225,6 +225,7 @@ class Agent:
         self.doctor = Doctor(self)
         self.device = self._device()
         self.device.backlog = lambda: self.publishing.backlog
+        self.device.disk_full = lambda: self.store.disk_full
         self.backend = self._backend(loaded)
         self.docker.images.standing = lambda: self.driver.node.steward.standing.images
         self.volumes.keeps = self._keeps_volumes
@@ -561,7 +562,11 @@ class Agent:
 
     async def _sample(self) -> None:
         self.publishing.on_backlog = self._sample_now  # its place is taken at once
+        self.store.on_full = self._sample_now  # before the reserve goes to what comes next
         while True:
+            if self.store.disk_full:
+                with contextlib.suppress(StoreFailed):  # it stays full
+                    await self.store.refill_reserve()
             self._sample_now()
             await trio.sleep(FACTS_S)
 

@@ -75,6 +75,9 @@ class Store:
         self._broken: StoreFailed | None = None  # as the loop knows it
         self._failed: StoreFailed | None = None  # as the writer knows it, a moment earlier
         self._closed = False
+        # The disk is full from now on; what a reload or a refill finds, their callers see.
+        self.on_full: Callable[[], None] = lambda: None
+        self._full = False  # as was told
         self._queue: queue.SimpleQueue[Pending | _Task | None] = queue.SimpleQueue()
         self._queued = 0  # Pendings in `_queue` or being committed
         self._backlog: deque[Pending] = deque()
@@ -156,12 +159,14 @@ class Store:
     async def reload(self) -> Rows:
         """Open the database anew, after a failure, and read it. Raises StoreFailed."""
         rows = await self._in_writer(self._reopen)
-        self._broken = None
+        self._broken, self._full = None, self.disk_full
         return rows
 
     async def refill_reserve(self) -> bool:
         """Set the reserve aside again if the disk has room by now. Raises StoreFailed."""
-        return await self._in_writer(self._refill)
+        refilled = await self._in_writer(self._refill)
+        self._full = self.disk_full  # should it be full again before the next commit
+        return refilled
 
     async def aclose(self) -> None:
         """Write what is queued and the rest of the events, and give the directory free."""
@@ -228,6 +233,9 @@ class Store:
         for pending in batch:
             pending.finish(error)
         self._pump()
+        before, self._full = self._full, self.disk_full
+        if self._full and not before:
+            self.on_full()
 
     def _stop(self) -> bool:
         """Send the writer home after what is queued; False where it was sent before."""

@@ -25,6 +25,7 @@ from protocol.resources import Resources
 
 HOLDS_MAX = 256  # a bound on what announcements alone can make us remember
 DRAINING = "draining: it takes no new work"
+DISK_FULL = "its disk is full"
 # Of which kinds answers to announcements are: a bid, or why none: this device can never run it, its
 # owner takes no such job, it takes none just now, it has no room just now.
 ANSWERS = ("bid", "unfit", "unwelcome", "unwell", "busy")
@@ -64,6 +65,7 @@ class Bidder:
     holds: dict[tuple[PeerId, int], Hold] = field(default_factory=dict)
     used: dict[str, Resources] = field(default_factory=dict)
     draining: bool = False  # no new slots of counted jobs; what runs goes on
+    disk_full: bool = False  # the same; daemons, which are there already, start
     minute: int = -1  # of the day here; -1 while the clock is not trusted
     certificate_of: Callable[[PeerId], Certificate | None] = _nobody
     spent: dict[tuple[PeerId, int], Bid] = field(default_factory=dict)  # used up; to answer alike
@@ -106,6 +108,7 @@ class Bidder:
             return self._refuse("unwelcome", announce, reason, final=True)
         reason = (  # only counted ones are announced
             self.drains(JobType.BATCH)
+            or self.full
             or self.unwell()
             or self.troubles.get(announce.needs.engine, "")
             or self.hindrance(announce.needs.asks)
@@ -179,7 +182,8 @@ class Bidder:
         """Who may be told that there is room for it now."""
         if not self.queue.waiters:
             return []
-        closed = self.draining or bool(self.unwell())  # turns that were given still end
+        # Turns that were given still end.
+        closed = self.draining or bool(self.full or self.unwell())
         return self.queue.call(self.free, 0 if closed else self._places, now)
 
     def expire(self, now: float) -> None:
@@ -204,6 +208,12 @@ class Bidder:
         asks = asks_of(job.task, job.name, job.namespace)
         asked = Asked(job.type, engine, job.namespace, author, name, roles, limit_s, asks)
         return misfit(self.policy, asked)
+
+    @property
+    def full(self) -> str:
+        """Why no work is begun that would be written down, empty where there is room for it: what
+        is left of a full disk is for what runs, and for its results (DESIGN 8)."""
+        return DISK_FULL if self.disk_full else ""
 
     def unwell(self) -> str:
         """Why the device's owner wants no more work now, empty where it is well."""

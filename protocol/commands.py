@@ -16,6 +16,7 @@ from random import Random
 from typing import Final, assert_never
 
 from protocol import listening
+from protocol.bidding import DISK_FULL
 from protocol.clock import NEVER, Now
 from protocol.config import TriggersConfig
 from protocol.coordination import Coordination
@@ -253,6 +254,8 @@ class Commands:
             certified = self.fleet.certificate.holds(Role.SUBMIT, held.namespace)
             reason = "this peer may not submit: its certificate lacks the role"
             return [] if certified else self._refuse(held.id, event, reason, now)
+        if self.coordination.disk_full:
+            return self._refuse(held.id, event, DISK_FULL, now)
         running = self._under_way(held.id)
         if len(running) >= self.config.running_max:
             reason = f"{len(running)} of its runs are under way, as many as presses begin"

@@ -42,6 +42,7 @@ class Coordination:
     fleet: Fleet
     stories: Stories
     rollout: Rollout
+    disk_full: bool = False  # neither a message nor a slot of time becomes a job here
     acceptances: Acceptances = field(init=False)
     direct: Direct = field(init=False)
     leases: Leases = field(init=False)

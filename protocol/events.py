@@ -76,6 +76,7 @@ class FactsSampled:
     archives: frozenset[str] = frozenset()  # by digest, likewise
     troubles: tuple[tuple[str, str], ...] = ()  # engines that do not answer now, and why
     backlog: str = ""  # why nothing more is to be published to buckets; empty: nothing against it
+    disk_full: bool = False  # what is left of the disk is for what was begun
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,7 +223,8 @@ class Executor:
             if answer is not None:
                 return [Send(sender, ResultOffer(seal(answer, self.keyring)))]
         reason = self._objection(execution, spec) or self._unfit(execution)
-        reason = reason or self.bidder.drains(execution.spec.type) or self.bidder.unwell()
+        reason = reason or self.bidder.drains(execution.spec.type)
+        reason = reason or self.bidder.full or self.bidder.unwell()
         final = bool(reason)
         reason = reason or self.bidder.hindered(execution.spec)
         if not reason and not self._reserve(sender, auction, execution):

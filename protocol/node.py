@@ -423,6 +423,7 @@ class Node:
         bidder.images, bidder.archives = event.images, event.archives
         bidder.troubles = dict(event.troubles)
         self.publishing.backlog = event.backlog
+        bidder.disk_full = self.coordination.disk_full = event.disk_full
 
     def _on_described(self, event: SelfDescribed, now: Now) -> list[Effect]:
         self._described, self._clocked = event, now.wall_trusted

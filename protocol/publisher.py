@@ -29,7 +29,7 @@ _PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_]+)\}")
 
 class MqttPublisher(msgspec.Struct, frozen=True, kw_only=True):
     """To a broker that the device has under this name. `topic` empty: the shoal's own, where a
-    result is retained until its job is forgotten."""
+    result is retained until its job is forgotten, and lines are sent once."""
 
     broker: str
     topic: str = ""
@@ -43,13 +43,14 @@ class MqttPublisher(msgspec.Struct, frozen=True, kw_only=True):
         fields = node.fields(*MQTT_FIELDS)
         topic = fields.read("Topic", _read_topic, "")
         lines = fields.read("Lines", lambda at: at.flag(), False)
+        logs = lines and not topic  # for whoever looks just now (DESIGN 10)
         form = fields.read(
             "Format", lambda at: at.choice(FORMATS, "a format"), "raw" if lines else "json"
         )
         return cls(
             broker=fields.need("Broker").matching(BROKER, BROKER_ALLOWED),
             topic=topic,
-            qos=fields.read("QoS", lambda at: at.integer(0, QOS_MAX), 1),
+            qos=fields.read("QoS", lambda at: at.integer(0, QOS_MAX), 0 if logs else 1),
             retain=fields.read("Retain", lambda at: at.flag(), not topic and not lines),
             format=form,
             lines=lines,

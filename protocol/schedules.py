@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from protocol.bidding import Bidder
+from protocol.bidding import DISK_FULL, Bidder
 from protocol.clock import CLOCK_LABEL, NEVER, Now
 from protocol.config import CoordinationConfig
 from protocol.coordination import Coordination
@@ -316,6 +316,8 @@ class Schedules:
     def _why_skipped(self, schedule: Schedule, busy: list[HeldJob]) -> str:
         if busy and schedule.overlap is Overlap.SKIP:
             return f"the one before has not ended (job {busy[0].id[:8]})"
+        if self.coordination.disk_full:
+            return DISK_FULL
         return "this peer holds as many jobs as it can" * self.coordination.catalogue.full
 
     def _run(self, held: StandingJob, schedule: Schedule, trigger: str, now: Now) -> HeldJob:

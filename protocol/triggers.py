@@ -327,6 +327,9 @@ class Triggers:
         watch = self.watches.get(event.template)
         reason, kept = self._why_not(watch, event), TriggerKept(event.handle)
         question = self._question(event, watch)
+        disk_full = self.coordination.disk_full
+        if disk_full and question is not None:  # whatever becomes of it, its answer is written down
+            return [TriggerPutOff(event.handle, self.config.retry_s)]
         if watch is None or reason:
             key = event.key or whole_key(event.message)
             return [*self._refuse(event.template, reason, now, key, question), kept]
@@ -342,7 +345,7 @@ class Triggers:
             named = question is not None and event.key and not why_not
             return [*(self.answering.again(run, question, now) if named and question else []), kept]
         full = question is not None and bool(self.answering.outbox.full)
-        if full or not self.waiting.room(len(event.message.payload), held.id):
+        if disk_full or full or not self.waiting.room(len(event.message.payload), held.id):
             return [TriggerPutOff(event.handle, self.config.retry_s)]
         watch.tally.heard += 1
         if limited := watch.limited(now.mono):
@@ -390,7 +393,8 @@ class Triggers:
         )
 
     def _on_refused(self, event: TriggerRefused, now: Now) -> list[Effect]:
-        if event.handle and self.fleet.advert is None:
+        asks = event.question is not None and self.coordination.disk_full
+        if event.handle and (asks or self.fleet.advert is None):
             return [TriggerPutOff(event.handle, self.config.retry_s)]
         told = self._refuse(event.template, event.reason, now, event.key, event.question)
         return [*told, *([TriggerKept(event.handle)] if event.handle else [])]
@@ -507,7 +511,7 @@ class Triggers:
         if waiter.run in self.coordination.catalogue.jobs:
             return self._drop(waiter)
         last = waiter.asked
-        if last and waiter.unkept:
+        if last and waiter.unkept and not self.coordination.disk_full:
             return [*self._keep(waiter), *self._look(waiter, now)]
         if last and waiter.turn > now.mono:
             waiter.due = waiter.turn
@@ -633,7 +637,10 @@ class Triggers:
         return rendezvous(waiter.run, others)[:1]
 
     def _room_for(self, template: JobId) -> bool:
-        """Whether one more of its runs may begin here: not all of a burst at once."""
+        """Whether one more of its runs may begin here: not all of a burst at once, and none on a
+        full disk."""
+        if self.coordination.disk_full:
+            return False
         jobs = self.coordination.catalogue.jobs
         running = self._running.setdefault(template, {})
         if len(running) >= self.config.running_max:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
+from protocol.bidding import DISK_FULL
 from protocol.clock import Now
 from protocol.ids import PeerId, rendezvous
 from protocol.standingjob import StandingJob
@@ -16,6 +17,7 @@ if TYPE_CHECKING:  # which ask others by way of views
 
 View = dict[str, Plain]
 Name = Callable[[PeerId], str]
+FULL: Final = f"{DISK_FULL}: messages wait at the broker"
 NOT_YET: Final = "the broker has not said yet that it sends them"
 
 
@@ -41,12 +43,13 @@ def _part(held: StandingJob, watch: Watch, triggers: Triggers, name: Name, now: 
     tally, wanted = watch.tally, triggers.hears(watch, now)
     waiters = triggers.waiting.waiters.values()
     not_yet = NOT_YET if wanted and not watch.granted else ""
+    full = FULL if triggers.coordination.disk_full else ""
     return {
         "peer": triggers.me,
         "peer_name": name(triggers.me),
         "hears": wanted and watch.granted,
         "elected": watch.elected,
-        "problem": watch.problem or (watch.denied or not_yet if wanted else ""),
+        "problem": watch.problem or (watch.denied or not_yet or full if wanted else ""),
         "waiting": sum(each.template == held.id for each in waiters),
         "heard": tally.heard,
         "filtered": tally.filtered,

@@ -27,6 +27,7 @@ class Mosquitto:
     """A broker, started with the test and ended by its pid; what it keeps is kept over a restart.
 
     `users` are names with passwords, without whom everybody is let in; `acl` is a file's text.
+    `within` is a network namespace: it listens there to all, and to us at `socket`.
     """
 
     def __init__(
@@ -36,13 +37,20 @@ class Mosquitto:
         tls: Certificates | None = None,
         client_certificates: bool = False,
         more: str = "",
+        within: str = "",
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="shoal-mosquitto-")
         self.root = Path(self._directory.name)
         self.port = free_port()
+        self.socket = self.root / "socket"
         self.process: subprocess.Popen[bytes] | None = None
+        self._command = [PROGRAM, "-c", str(self.root / "mosquitto.conf")]
+        self._within = within
+        if within:
+            self._command[:0] = ["ip", "netns", "exec", within]
+        listeners = [f"listener 0 {self.socket}", f"listener {self.port}"]
         lines = [
-            f"listener {self.port} 127.0.0.1",
+            *(listeners if within else [f"listener {self.port} 127.0.0.1"]),
             "persistence true",
             f"persistence_location {self.root}/",
             f"user {os.environ.get('USER', 'root') if os.geteuid() else 'root'}",
@@ -92,20 +100,23 @@ class Mosquitto:
     def start(self) -> None:
         with (self.root / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [PROGRAM, "-c", str(self.root / "mosquitto.conf")],
+                self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         give_up = time.monotonic() + START_S
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
+        while not self._answers():
             if time.monotonic() > give_up or self.process.poll() is not None:
                 raise AssertionError(f"mosquitto does not start: {self.log()[-2000:]}")
             time.sleep(0.02)
+
+    def _answers(self) -> bool:
+        family = socket.AF_UNIX if self._within else socket.AF_INET
+        with socket.socket(family) as probe:
+            where = str(self.socket) if self._within else ("127.0.0.1", self.port)
+            return probe.connect_ex(where) == 0
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """What is retained and queued goes to its disk, unless it is killed."""
@@ -114,6 +125,17 @@ class Mosquitto:
                 self.process.send_signal(number)
             self.process.wait(30)
             self.process = None
+
+    def allow(self, acl: str) -> None:
+        """Another access list, as a person would mend it; who is connected stays so."""
+        assert self.process is not None
+        before = self.log().count("Reloading config")
+        (self.root / "acl").write_text(acl)
+        self.process.send_signal(signal.SIGHUP)
+        give_up = time.monotonic() + START_S
+        while self.log().count("Reloading config") == before:
+            assert time.monotonic() < give_up, f"it is not read anew: {self.log()[-2000:]}"
+            time.sleep(0.02)
 
     def log(self) -> str:
         return (self.root / "log").read_text(errors="replace")

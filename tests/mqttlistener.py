@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -28,6 +29,7 @@ class Heard:
     properties: dict[str, str]
     correlation: bytes = b""
     content_type: str = ""
+    qos: int = 1
 
     @property
     def id(self) -> str:
@@ -38,13 +40,25 @@ class Heard:
 
 
 class Listener:
-    """Hears all of some topics, over outages of the broker too: it has a session there."""
+    """Hears all of some topics, over outages of the broker too: it has a session there. `login` is
+    a user and a password, `ca` of whom the broker's certificate is."""
 
-    def __init__(self, port: int, topics: str = "#", client_id: str = "listener") -> None:
+    def __init__(
+        self,
+        port: int,
+        topics: str = "#",
+        client_id: str = "listener",
+        login: tuple[str, str] | None = None,
+        ca: Path | None = None,
+    ) -> None:
         self.heard: list[Heard] = []
         self._port = port
         self._subscribed = threading.Event()
         self.client = Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTv5)
+        if login is not None:
+            self.client.username_pw_set(*login)
+        if ca is not None:
+            self.client.tls_set(str(ca))
         self.client.on_message = self._on_message
         self.client.on_subscribe = lambda *_: self._subscribed.set()
         self.client.on_connect = lambda *_: self.client.subscribe(topics, 1)
@@ -56,8 +70,8 @@ class Listener:
         correlation = bytes(getattr(beside, "CorrelationData", b""))
         content_type = str(getattr(beside, "ContentType", ""))
         payload, retain = bytes(message.payload), bool(message.retain)
-        heard = Heard(message.topic, payload, retain, properties, correlation, content_type)
-        self.heard.append(heard)
+        told = (properties, correlation, content_type, message.qos)
+        self.heard.append(Heard(message.topic, payload, retain, *told))
 
     def __enter__(self) -> Self:
         properties = Properties(PacketTypes.CONNECT)

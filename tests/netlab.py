@@ -59,10 +59,20 @@ class NetLab(Lab):
     def plug(self, device: Device) -> None:
         """Onto the public switch."""
         number = self.devices.index(device) + 1
-        namespace, port = self.namespaces[device.name], f"p-{device.name}"
+        port = self._plug(self.namespaces[device.name], device.name, number)
+        self._ports[device.name] = (self._switch, port)
+
+    def host(self, name: str, number: int) -> str:
+        """One that is no device, as 10.77.0.<number>; its namespace. No partition cuts it off."""
+        namespace = self.networks.add(name)
+        self._plug(namespace, name, number)
+        return namespace
+
+    def _plug(self, namespace: str, name: str, number: int) -> str:
+        port = f"p-{name}"
         self.networks.cable(namespace, PUBLIC, self._switch, port, SWITCH)
         self.networks.address(namespace, PUBLIC, f"10.77.0.{number}/24")
-        self._ports[device.name] = (self._switch, port)
+        return port
 
     def _network(self, number: int, size: int) -> list[Device]:
         """A private network behind a router that lets nobody in."""

@@ -14,6 +14,11 @@ from agent.cli.tables import note, show_json, show_pairs, show_table
 from agent.client import Client
 from agent.printable import clean
 
+SILENT = (
+    "nothing came since its agent started; if something was sent, look at the broker's access "
+    "list: Mosquitto grants a topic that it denies, and sends nothing of it"
+)
+
 
 def put(args: Namespace) -> int:
     """Keep a job file under a name, in place of what was kept there before."""
@@ -101,6 +106,8 @@ def _show_trigger(trigger: dict[str, Any]) -> None:
     show_table(columns, rows)
     for part in trigger["devices"]:
         name = units.named(part["peer_name"], part["peer"])
+        if part["hears"] and not part["heard"] and not part["problem"]:
+            print(f"{name}: {SILENT}")
         for kind in ("refused", "unanswered"):
             for reason, count in sorted(part[kind].items(), key=lambda each: (-each[1], each[0])):
                 print(f"{name}: {count} {kind}: {clean(str(reason))}")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from agent.mqtt.message import Outgoing
-from agent.mqtt.packet import BYTES_MAX, Packet, UnreadableError
+from agent.mqtt.packet import ASKED_BYTES_MAX, Packet, UnreadableError
 from agent.mqtt.refusal import LARGER, LOST, UNSENDABLE
 from agent.mqtt.settings import BrokerSettings
 from agent.mqtt.trouble import ConnectRefused, TakenOverError
@@ -181,7 +181,7 @@ class Client:
 
         properties = _properties(PacketTypes.CONNECT)
         properties.ReceiveMaximum = UNACKED_MAX
-        properties.MaximumPacketSize = BYTES_MAX
+        properties.MaximumPacketSize = ASKED_BYTES_MAX
         if self._session:
             properties.SessionExpiryInterval = SESSION_S
         return {"clean_start": self._clean, "properties": properties}

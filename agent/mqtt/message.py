@@ -30,6 +30,7 @@ class Incoming:
     correlation: bytes | None = None
     response_topic: str = ""
     content_type: str = ""
+    left_out_bytes: int = 0  # of a payload that was too long to be kept; it is empty here then
 
     def user_property(self, name: str) -> str:
         """The first of that name; empty where there is none."""

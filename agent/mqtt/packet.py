@@ -11,7 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-BYTES_MAX: Final = 2 * 1024**2  # asked of a broker of MQTT 5; what one of 3.1.1 sends is not read
+BYTES_MAX: Final = 2 * 1024**2  # of what is longer the payload is left out, and counted
+# Asked of a broker of MQTT 5, which tells nobody of what it keeps back: a slow link (2 Mbit/s)
+# takes a minute for so much, after which a broker that acknowledges nothing is given up.
+ASKED_BYTES_MAX: Final = 16 * 1024**2
 HEAD_BYTES: Final = 66_000  # of a longer one: to behind the topic (65,535) and the identifier
 PROPERTIES_BYTES_MAX: Final = 65_536
 _BYTE, _TWO, _FOUR, _NUMBER, _DATA, _TEXT, _PAIR = range(7)
@@ -51,6 +54,7 @@ class Packet:
     correlation: bytes | None = None
     response_topic: str = ""
     content_type: str = ""
+    left_out_bytes: int = 0  # of a payload that is too long to be kept, all of it
 
 
 class Head(bytearray):
@@ -63,23 +67,22 @@ class Head(bytearray):
 
 def read(command: int, body: bytes, length: int, v5: bool) -> Packet:
     """The packet; `command` is its first byte, `length` its remaining length, of which `body` is
-    all or the beginning. Raises UnreadableError."""
+    all or the beginning: then without its payload. Raises UnreadableError."""
     reader = _Reader(body)
-    qos = command >> 1 & 3
+    qos, whole = command >> 1 & 3, len(body) == length
     try:
         topic = reader.data()
         reader.packet_id = reader.number(2) if qos else 0
-        if len(body) < length:
-            raise reader.no(f"a packet of {length} bytes; allowed: {BYTES_MAX}")
         found = _properties(reader) if v5 else {}
         name = reader.text(topic)
     except IndexError:
-        raise reader.no("it ends in the middle") from None
+        too_long = f"a packet of {length} bytes, whose beginning alone is too long"
+        raise reader.no("it ends in the middle" if whole else too_long) from None
     if not name:
         raise reader.no("it has no topic")
     return Packet(
         topic=name,
-        payload=body[reader.at :],
+        payload=body[reader.at :] if whole else b"",
         qos=qos,
         retain=bool(command & 1),
         dup=bool(command & 8),
@@ -89,6 +92,7 @@ def read(command: int, body: bytes, length: int, v5: bool) -> Packet:
         correlation=next(iter(found.get(9, ())), None),
         response_topic=next(iter(found.get(8, ())), ""),
         content_type=next(iter(found.get(3, ())), ""),
+        left_out_bytes=0 if whole else length - reader.at,
     )
 
 

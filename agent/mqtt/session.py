@@ -77,7 +77,7 @@ class Session:
         self.begun_anew = False  # with this connection: the broker had kept nothing
         self.unmatched = 0  # messages nobody here had asked for
         self.received = 0
-        self.unreadable = 0  # messages that are none, or too long
+        self.unreadable = 0  # messages that are none
         self._settings = settings
         self._persistent = persistent
         self._will = will
@@ -304,4 +304,5 @@ def _incoming(broker: str, packet: Packet, ack: Callable[[], None]) -> Incoming:
         correlation=packet.correlation,
         response_topic=packet.response_topic,
         content_type=packet.content_type,
+        left_out_bytes=packet.left_out_bytes,
     )

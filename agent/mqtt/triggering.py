@@ -68,6 +68,8 @@ class Incoming(Protocol):
     @property
     def content_type(self) -> str: ...
     @property
+    def left_out_bytes(self) -> int: ...
+    @property
     def ack(self) -> Callable[[], None]: ...
     def user_property(self, name: str) -> str: ...
 
@@ -234,7 +236,7 @@ class Triggering:
             raise Unfit("a result of one of its own runs")
         if message.retain and not mqtt.retained:
             raise Unfit("the broker has kept it from earlier (Retained)", now=False)
-        if len(payload) > mqtt.bytes_max:
+        if len(payload) + message.left_out_bytes > mqtt.bytes_max:
             raise Unfit(f"a payload over {mqtt.bytes_max} bytes (BytesMax)")
         if len(message.topic) > TOPIC_CHARS_MAX:
             raise Unfit(f"a topic over {TOPIC_CHARS_MAX} characters")

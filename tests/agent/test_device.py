@@ -120,6 +120,13 @@ def test_a_sample_says_why_nothing_more_is_to_be_published(tmp_path: Path) -> No
     assert it.sample(0).backlog == "much waits"
 
 
+def test_a_sample_says_that_the_disk_is_full(tmp_path: Path) -> None:
+    it = described(tmp_path)
+    assert it.sample(0).disk_full is False
+    it.disk_full = lambda: True
+    assert it.sample(0).disk_full is True
+
+
 def test_a_sample_knows_what_time_it_is_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -356,12 +356,14 @@ async def main():
     store = Store.open(data)
     await store.save([("job", "before", b"x")])
     assert (data / "reserve").exists() and not store.disk_full
+    told = []
+    store.on_full = lambda: told.append(store.disk_full)
     fill(store._file)
     written = 0
     while not store.disk_full:
         await store.save([("job", f"row-{written}", bytes(3000))])
         written += 1
-    assert not (data / "reserve").exists()
+    assert not (data / "reserve").exists() and told == [True]
     for n in range(20):  # stop and status go on
         await store.save([("meta", f"stop-{n}", b"x")])
     try:
@@ -370,11 +372,15 @@ async def main():
             written += 1
     except StoreFailed as error:
         print(error)
+    assert told == [True], "once"
     (data / "filler").unlink(missing_ok=True)
     rows = await store.reload()
     assert len(rows["job"]) == written + 1 and len(rows["meta"]) == 20
     assert await store.refill_reserve() and not store.disk_full
-    await store.save([("job", "after", b"x")])
+    fill(store._file)  # and again before anything was written
+    await store.save([("job", "after", bytes(200_000))])
+    assert store.disk_full and told == [True, True]
+    (data / "filler").unlink(missing_ok=True)
     await store.aclose()
     print("fine")
 

@@ -192,6 +192,21 @@ def test_kills_lose_no_result_and_duplicates_have_the_same_id(
     assert len(ours) > len(first_of_each(ours)), "something was published twice"
 
 
+def test_lines_without_a_topic_are_the_jobs_log_for_whoever_looks_just_now(
+    lab: Lab, listener: Listener
+) -> None:
+    connected(lab)
+    job = submit(lab[1], publishing_job("echo one; echo two", "logged", Lines=True))
+    topic = f"shoal/lab/job/{job}/log/{lab[0].peer}"
+    heard = listener.until(lambda: len(listener.on(topic)) == 2 and listener.on(topic), "lines")
+    assert [(each.payload, each.qos, each.retain) for each in heard] == [
+        (b"one", 0, False), (b"two", 0, False),
+    ]  # fmt: skip
+    assert len({each.id for each in heard}) == 2
+    until_ended(lab, job)
+    assert not listener.on(f"{job}/result/0")
+
+
 @pytest.mark.timeout(600)
 def test_lines_of_a_daemon_come_in_order_over_kills_and_outages(
     lab: Lab, listener: Listener, mosquitto: Mosquitto, holding: Holding

@@ -145,6 +145,16 @@ def test_what_is_not_meant_runs_nothing(lab: Lab, mosquitto: Mosquitto) -> None:
     assert len(runs(lab, "picky")) == 1
 
 
+def test_what_is_far_too_long_is_refused_and_counted(lab: Lab, mosquitto: Mosquitto) -> None:
+    """Longer than what is read of a message at all."""
+    template(lab, "pictures", "in/pictures", BytesMax="1Ki")
+    send(mosquitto, "in/pictures", "x" * (3 << 20))
+    send(mosquitto, "in/pictures", "small")
+    lab.until(lambda: outputs(lab, "pictures") == Counter({"small": 1}), "the next one has run", 60)
+    shown = lab.shoal(lab[0], "template", "show", "pictures").out
+    assert "1 refused: a payload over 1024 bytes (BytesMax)" in shown, shown
+
+
 def test_what_comes_while_all_are_away_runs_when_they_are_back(
     lab: Lab, mosquitto: Mosquitto
 ) -> None:

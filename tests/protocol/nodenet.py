@@ -227,6 +227,11 @@ class NodeNet:
             if self.reachable(name, other):
                 self.connect(name, other)
 
+    def fill(self, name: str, *, full: bool = True) -> None:
+        """Its disk is full now, or no longer."""
+        facts = Facts(cpu_free_m=self.boxes[name].described.cpu_m)
+        self.handle(name, FactsSampled(facts, disk_full=full))
+
     def connect(self, name: str, other: str) -> None:
         self.handle(name, PeerConnected(PeerId(other), self._certificate(other)))
         self.handle(other, PeerConnected(PeerId(name), self._certificate(name)))

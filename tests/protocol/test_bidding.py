@@ -218,6 +218,17 @@ def test_a_device_that_is_not_well_calls_nobody() -> None:
     assert waiting(device) == []
 
 
+def test_on_a_full_disk_nothing_is_begun_and_nobody_called() -> None:
+    device = bidder()
+    device.queue.join(A, JobId("x"), Resources(1), 0, 0.0)
+    device.disk_full = True
+    refusal = refuses(device, announce())
+    assert (refusal.reason, refusal.final) == ("its disk is full", False)
+    assert waiting(device) == []
+    device.disk_full = False
+    assert waiting(device) == ["x"]
+
+
 def test_a_turn_that_was_given_before_the_device_drained_ends_all_the_same() -> None:
     device = bidder()
     device.queue.join(A, JobId("x"), Resources(1), 0, 0.0)

@@ -395,6 +395,17 @@ def test_ended_presses_make_room_in_a_full_catalogue() -> None:
     assert len(net.boxes["a"].started) == 12 and len(net["a"].jobs) <= 5
 
 
+def test_on_a_full_disk_a_press_is_refused_and_a_daemon_still_stops() -> None:
+    net = running("a")
+    job = put(net, template())
+    net.fill("a")
+    net.press("a")
+    net.run(5.0)
+    assert net.runs(job) == [] and "its disk is full" in net.refused("a")[0]
+    net.hear(b"OFF", "a")
+    net.until(lambda: not net.on())
+
+
 @pytest.mark.parametrize(
     ("payload", "retained", "why"),
     [(b"PRESS", True, KEPT), (b"press", False, "not PRESS"), (b"", False, "not PRESS")],

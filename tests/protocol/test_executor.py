@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.bidding import DRAINING, Bidder
+from protocol.bidding import DISK_FULL, DRAINING, Bidder
 from protocol.clock import NEVER, Now
 from protocol.config import AuctionConfig, CoordinationConfig, PolicyConfig, StandingConfig
 from protocol.effects import (
@@ -361,6 +361,15 @@ def test_a_draining_device_declines_what_it_bid_for_and_keeps_what_runs() -> Non
     assert it.award() == [Send(A, Accepted(it.book.id, 0, FIRST))], "it runs already"
     it.executor.bidder.draining = False
     assert isinstance(it.award(FIRST, 1)[1], StartTask)
+
+
+def test_a_device_whose_disk_is_full_declines_what_it_bid_for_and_keeps_what_runs() -> None:
+    it = running()
+    it.executor.bidder.disk_full = True
+    (send,) = it.award(FIRST, 1)
+    assert isinstance(send, Send) and isinstance(send.message, Declined)
+    assert send.message.reason == DISK_FULL
+    assert it.award() == [Send(A, Accepted(it.book.id, 0, FIRST))], "it runs already"
 
 
 def test_a_forged_award_starts_nothing() -> None:

@@ -37,6 +37,8 @@ def test_lines_are_raw_and_go_to_the_log_topic() -> None:
     publisher = read(Lines=True)
     assert (publisher.retain, publisher.format, publisher.own_topic) == (False, "raw", False)
     assert publisher.topic_for(VALUES) == "shoal/home/job/j/log/p"
+    assert publisher.qos == 0, "for whoever looks just now"
+    assert read(Lines=True, QoS=1).qos == read(Lines=True, Topic="a").qos == 1
 
 
 def test_a_topic_of_ones_own_is_filled_and_not_retained() -> None:

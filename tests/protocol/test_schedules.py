@@ -340,6 +340,19 @@ def test_a_run_is_skipped_while_the_one_before_has_not_ended() -> None:
     assert len(net.runs()) == 2
 
 
+@pytest.mark.parametrize("scope", ["once", "each"])
+def test_on_a_full_disk_a_run_is_skipped(scope: str) -> None:
+    net = ScheduleNet("a")
+    net.ran("a", schedule(Scope=scope))
+    net.fill("a")
+    net.minute()
+    (told,) = net.told("a", "schedule.skipped")
+    assert "its disk is full" in told.text and not net.runs()
+    net.fill("a", full=False)
+    net.minute()
+    assert len(net.runs()) == len(net.starts()) == 1
+
+
 def test_runs_may_overlap() -> None:
     net = ScheduleNet("a", "b")
     net.ran("a", schedule(Overlap="allow"))

@@ -8,10 +8,17 @@ from dataclasses import replace
 import pytest
 
 from protocol import triggers
-from protocol.events import BrokerChanged, SessionStarted, TopicWatched, TriggerHeard
+from protocol.events import (
+    BrokerChanged,
+    SessionStarted,
+    TopicWatched,
+    TriggerHeard,
+    TriggerRefused,
+)
 from protocol.ids import PeerId, rendezvous
 from protocol.job import JobSpec
 from protocol.messages import JobQuery, JobSync
+from protocol.question import Question
 from protocol.records import Desired, Heard, Role
 from protocol.tree import Plain
 from tests.protocol import nodenet
@@ -560,6 +567,84 @@ def test_of_a_burst_the_broker_keeps_what_there_is_no_room_for() -> None:
         net.run(2.0)
     assert len(net.starts()) == len(net.runs()) == 20
     assert not net.rows("a")
+
+
+def test_on_a_full_disk_what_comes_stays_the_brokers() -> None:
+    net = TriggerNet("a")
+    net.put("a", look())
+    box = net.boxes["a"]
+    box.put_off.clear()
+    net.fill("a")
+    saves = {bucket: dict(rows) for bucket, rows in box.disk.items()}
+    handles = net.hear("a", delivery="1") + net.hear("a", delivery="2")
+    net.run(10.0)
+    assert box.put_off == handles and not box.kept and not net.runs()
+    assert {bucket: dict(rows) for bucket, rows in box.disk.items()} == saves
+    net.fill("a", full=False)
+    handles = net.hear("a", delivery="1") + net.hear("a", delivery="2")
+    net.run(1.0)
+    assert box.kept == handles and len(net.starts()) == 2
+
+
+def test_on_a_full_disk_what_was_heard_before_waits_and_runs_then() -> None:
+    net = TriggerNet("a", configs={"a": allowing(running_max=1)})
+    net.put("a", look())
+    for at in range(3):
+        net.hear("a", delivery=str(at))
+    assert len(net.rows("a")) == 2 and len(net.starts()) == 1
+    net.fill("a")
+    net.finish()
+    net.run(30.0)
+    assert len(net.rows("a")) == 2 and len(net.starts()) == 1, "none begins, none is lost"
+    net.fill("a", full=False)
+    for _ in range(3):
+        net.run(3.0)
+        net.finish()
+    assert len(net.starts()) == 3 and not net.rows("a")
+
+
+def test_where_the_first_ranks_disk_is_full_the_next_one_fires_and_it_is_one_job() -> None:
+    net = TriggerNet("a", "b")
+    net.put("a")
+    first, second = net.ranks("m1")
+    net.fill(first)
+    net.hear(first, second, key="m1")
+    net.until(lambda: bool(net.runs()))
+    assert net.runs()[0].coordinator == second and not net.boxes[first].kept
+    net.fill(first, full=False)
+    handles = net.hear(first, key="m1")
+    net.run(20.0)
+    assert net.boxes[first].kept == handles and len(net.starts()) == 1
+
+
+def test_who_is_no_keeper_of_a_message_writes_nothing_of_it_on_a_full_disk() -> None:
+    net = TriggerNet("a", "b", configs={name: allowing(keepers_max=1) for name in "ab"})
+    net.put("a")
+    _, second = net.ranks("m1")
+    (handle,) = net.hear(second, key="m1")  # the first one does not
+    net.fill(second)
+    net.run(30.0)
+    box = net.boxes[second]
+    assert not net.rows(second) and not net.runs() and handle not in box.kept
+    net.fill(second, full=False)
+    net.run(10.0)
+    assert box.kept == [handle] and len(net.runs()) == 1
+
+
+def test_on_a_full_disk_no_answer_is_owed_for_what_is_refused() -> None:
+    """A row in the outbox, which waits for who asks as the message does."""
+    net = TriggerNet("a")
+    net.put("a", look(BytesMax=4))
+    net.fill("a")
+    (handle,) = net.hear("a", payload=b"too long", delivery="1", reply="r/1")
+    box = net.boxes["a"]
+    assert box.put_off[-1] == handle and not box.kept and not net.rows("a", "outbox")
+    question = Question("home", "r/1", b"")
+    net.handle("a", TriggerRefused(net.id, "no JSON", 901, question, "key", "home/s/2"))
+    assert box.put_off[-1] == 901 and not net.rows("a", "outbox")
+    net.fill("a", full=False)
+    net.handle("a", TriggerRefused(net.id, "no JSON", 902, question, "key", "home/s/2"))
+    assert box.kept == [902] and len(net.rows("a", "outbox")) == 1
 
 
 def test_the_messages_of_one_template_take_no_room_of_anothers() -> None:

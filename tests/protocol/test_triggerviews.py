@@ -53,6 +53,16 @@ def test_one_without_ids_is_heard_by_whoever_is_elected() -> None:
     assert (found["hears"], found["problem"]) == (False, "not authorized")
 
 
+def test_a_full_disk_is_why_messages_wait() -> None:
+    net = TriggerNet("a")
+    net.put("a")
+    net.handle("a", TopicWatched(net.id))
+    net.fill("a")
+    assert "disk is full" in parts(shown(net, "a"))["a"]["problem"]
+    net.fill("a", full=False)
+    assert parts(shown(net, "a"))["a"]["problem"] == ""
+
+
 def test_what_came_is_counted_by_what_became_of_it() -> None:
     net = TriggerNet("a", "b")
     net.put("a", look(MaxPerMinute=2))

@@ -206,7 +206,12 @@ def test_who_hears_a_trigger_is_shown_and_what_became_of_messages(
     assert "attic: 3 refused: more than 2 a minute (MaxPerMinute)" in shown
     assert "attic: 1 unanswered: a response topic with" in shown and "\x1b" not in shown
     (line,) = [line for line in shown.splitlines() if line.startswith("hall")]
-    assert "not listed" in line and " no " in line
+    assert "not listed" in line and " no " in line and "nothing came" not in shown
     assert shoal("template", "show", "say", "--json").json["trigger"] == trigger
+    part["heard"] = 0
+    shown = shoal("template", "show", "say").out
+    assert "attic: nothing came since its agent started" in shown and "hall: nothing" not in shown
+    part["problem"] = "its disk is full: messages wait at the broker"
+    assert "nothing came" not in shoal("template", "show", "say").out
     trigger["hearers"], trigger["keyed"] = [], False
     assert "no device" in shoal("template", "show", "say").out

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from agent.mqtt.packet import BYTES_MAX, HEAD_BYTES, Head, Packet, UnreadableError, read
+from agent.mqtt.packet import HEAD_BYTES, Head, Packet, UnreadableError, read
 
 QOS_1 = 0x32
 
@@ -74,13 +74,30 @@ def test_what_is_none_is_acknowledged(data: bytes, says: str) -> None:
     assert caught.value.packet_id == 7
 
 
-def test_of_a_long_one_the_beginning_is_kept_and_acknowledged() -> None:
+def head_of(data: bytes) -> bytes:
     head = Head()
-    for _ in range(3):
-        head += body(b"t" * 65_535, b"", b"x" * 1_000_000)
+    for at in range(0, len(data), 1_000_000):
+        head += data[at : at + 1_000_000]
     assert len(head) == HEAD_BYTES
-    with pytest.raises(UnreadableError, match=f"allowed: {BYTES_MAX}") as caught:
-        read(QOS_1, bytes(head), 3_000_000, False)
+    return bytes(head)
+
+
+def test_of_a_long_one_all_but_the_payload_is_known() -> None:
+    data = body(b"t" * 65_535, b"", b"x" * 3_000_000)
+    packet = read(QOS_1, head_of(data), len(data), False)
+    assert (len(packet.topic), packet.packet_id, packet.payload) == (65_535, 7, b"")
+    assert packet.left_out_bytes == 3_000_000
+    data = body(b"a", b"\x05\x08\0\2re", b"x" * 3_000_000)
+    packet = read(QOS_1, head_of(data), len(data), True)
+    assert (packet.topic, packet.response_topic, packet.left_out_bytes) == ("a", "re", 3_000_000)
+
+
+def test_a_long_one_whose_properties_are_cut_off_is_acknowledged() -> None:
+    many = b"\x26\0\0\0\0" * 13_000
+    length = bytes([len(many) & 127 | 128, len(many) >> 7 & 127 | 128, len(many) >> 14])
+    data = body(b"t" * 5_000, length + many, b"x" * 3_000_000)
+    with pytest.raises(UnreadableError, match=f"a packet of {len(data)} bytes") as caught:
+        read(QOS_1, head_of(data), len(data), True)
     assert caught.value.packet_id == 7
 
 

@@ -37,6 +37,7 @@ class Message:
     correlation: bytes | None = None
     response_topic: str = ""
     content_type: str = ""
+    left_out_bytes: int = 0
     properties: dict[str, str] = field(default_factory=dict)
     acks: int = 0
 
@@ -146,6 +147,8 @@ def test_only_what_when_wants_is_told(when: str, payload: bytes, meant: bool) ->
         ({}, Message(retain=True), "kept it from earlier"),
         ({}, Message(b"x" * (1 << 20)), "over 16384 bytes"),
         ({"bytes_max": 3}, Message(b"four"), "over 3 bytes"),
+        ({}, Message(b"", left_out_bytes=3 << 20), "over 16384 bytes"),
+        ({"when": "a", "bytes_max": 3}, Message(b"", left_out_bytes=4), "over 3 bytes"),
         ({"keyed": True}, Message(), "brings no id"),
         ({"keyed": True, "key": "nothing"}, Message(), "Dedup.Key finds none"),
         ({"keyed": True, "key": "id"}, Message(b""), "Dedup.Key finds none"),
