@@ -1,7 +1,8 @@
-"""A machine of a test's own: Debian with systemd as its process 1, in a container without network.
+"""A machine of a test's own: Debian with systemd as its process 1, in a container.
 
 Made by debootstrap once (kept in .cache) and booted by systemd-nspawn in a copy. Nothing of the
-host is used but its kernel; all of it is stopped and removed at the end.
+host is used but its kernel, and its network where the machine is to install from one; all of it is
+stopped and removed at the end.
 """
 
 from __future__ import annotations
@@ -18,28 +19,40 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-SUITE: Final = "bookworm"
-PACKAGES: Final = "python3,systemd,systemd-sysv,dbus,procps,bubblewrap"
+PACKAGES: Final = "python3,systemd,systemd-sysv,dbus,procps,bubblewrap,mosquitto"
 HOST_PACKAGES: Final = ("debootstrap", "systemd-container")
+AUTHORITIES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BOOT_S: Final = 120.0
 END_S: Final = 60.0
 
 
 class Machine:
-    """`with Machine() as machine:` boots one."""
+    """`with Machine() as machine:` boots one.
 
-    def __init__(self) -> None:
+    Args:
+        suite: Which Debian.
+        online: With the host's network, to install from; else with none at all.
+    """
+
+    def __init__(self, suite: str = "bookworm", online: bool = False) -> None:
+        self.suite = suite
+        self.online = online
         self.place = Path(tempfile.mkdtemp(prefix="shoal-machine-"))
         self.root = self.place / "root"
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Machine:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # it ends with who made it
         try:
-            base = debian(self.place.parent)
+            base = debian(self.suite)
             subprocess.run(["cp", "-a", "--reflink=auto", base, self.root], check=True)
             (self.root / "etc/machine-id").write_text("")
             (self.root / "etc/hostname").write_text("garage\n")
+            # Where nothing asks for a broker none is to run.
+            (self.root / "etc/systemd/system/mosquitto.service").symlink_to("/dev/null")
+            if self.online:
+                self._borrow_network()
             self.boot()
         except BaseException:
             self.close()
@@ -52,7 +65,8 @@ class Machine:
     def boot(self) -> None:
         name = f"shoal-{os.getpid()}"
         command = ["systemd-nspawn", "-D", str(self.root), "--boot", "--register=no"]
-        command += ["--keep-unit", "--private-network", "--console=pipe", f"--machine={name}"]
+        command += ["--keep-unit", "--console=pipe", f"--machine={name}"]
+        command += [] if self.online else ["--private-network"]
         with (self.place / "console").open("ab") as console:
             self.process = subprocess.Popen(
                 command,
@@ -67,11 +81,22 @@ class Machine:
         # his own, as sandboxes do: one that is whole, as on a machine of its own, is enough for it.
         self.do("mkdir -p /run/whole-proc && mount -t proc proc /run/whole-proc")
 
-    def reboot(self) -> None:
-        """Power off and on: nspawn's own reboot asks for a /run that is no disk on the host."""
+    def _borrow_network(self) -> None:
+        """What pip and apt-get of the machine need to reach what the host reaches."""
+        for name in ("resolv.conf", "hosts"):
+            shutil.copy(Path("/etc") / name, self.root / "etc" / name)
+        if AUTHORITIES.exists():  # the host may trust some of its own
+            shutil.copy(AUTHORITIES, self.root / "etc/authorities.pem")
+            (self.root / "etc/pip.conf").write_text("[global]\ncert = /etc/authorities.pem\n")
+
+    def power_off(self) -> None:
         assert self.process is not None
         self.run("systemctl poweroff")
         self.process.wait(END_S)
+
+    def reboot(self) -> None:
+        """Power off and on: nspawn's own reboot asks for a /run that is no disk on the host."""
+        self.power_off()
         self.boot()
 
     def close(self) -> None:
@@ -132,9 +157,9 @@ class Machine:
         return console + self.run("journalctl --no-pager -n 40").stdout
 
 
-def debian(beside: Path) -> Path:
+def debian(suite: str) -> Path:
     """A tree that is made once."""
-    cache = ROOT / ".cache" / f"debian-{SUITE}"
+    cache = ROOT / ".cache" / f"debian-{suite}"
     complete = cache / "complete"
     if complete.exists() and complete.read_text() == PACKAGES:
         return cache
@@ -144,7 +169,7 @@ def debian(beside: Path) -> Path:
     shutil.rmtree(cache, ignore_errors=True)
     cache.mkdir(parents=True)
     subprocess.run(
-        ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(cache)],
+        ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", suite, str(cache)],
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     complete.write_text(PACKAGES)

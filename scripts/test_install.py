@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from scripts.machine import ROOT, Machine
+from scripts.trial import Trial
 
 EXPOSURE_MAX: Final = 4.0  # of `systemd-analyze security`
 INSTALL_S: Final = 120.0  # an offline bundle's promise
@@ -30,6 +31,7 @@ print(sorted(taken)[RUNS // 2])
 """
 IN_ITS_GROUP: Final = """
 import os, pathlib, trio
+from contextlib import aclosing
 from agent.engines.cgroups import Cgroups
 from agent.engines.process import ProcessEngine
 from agent.engines.spawner import Spawner
@@ -41,7 +43,8 @@ async def main():
     engine = ProcessEngine(root, spawner.user(), cgroups=cgroups, spawner=spawner)
     script = "cat /proc/self/cgroup; echo; while [ ! -e go ]; do sleep 0.1; done"
     await engine.start(TaskLaunch("e1", ("/bin/sh", "-c", script)))
-    await engine.follow("e1", "stdout", 0)
+    async with aclosing(engine.log("e1", "stdout", 0, -1, True)) as output:
+        await anext(output)
     print(await engine.run_beside("e1", ("sh", "-c", "touch go; grep ^0: /proc/self/cgroup")))
     ended = await engine.wait("e1")
     print(ended.code, ended.detail, (await engine.tails("e1", 20))[0].data.decode())
@@ -64,6 +67,29 @@ Tasks:
 NOTHING_WASM: Final = bytes.fromhex(  # (module (func (export "_start")))
     "0061736d01000000 010401600000 03020100 070a01065f737461727400 00 0a040102000b"
 )
+INVITER: Final = "/opt/inviter/bin/python -m agent.cli.entry --data-dir /root/inviter"
+BROKER: Final = """
+listener 1883 127.0.0.1
+allow_anonymous false
+password_file /opt/broker.passwords
+"""
+AT_BROKER: Final = """
+[mqtt.brokers.home]
+url = "mqtt://127.0.0.1"
+credential = "home"
+"""
+OWED: Final = """
+Name: owed
+Type: batch
+Tasks:
+  - Publisher: {Type: mqtt, Params: {Broker: home, Topic: owed/result, Retain: true}}
+    Engine: {Type: process, Params: {Command: [echo, owed]}}
+"""
+HEARD: Final = """
+from paho.mqtt import subscribe
+login = {"username": "agent", "password": "s3cret"}
+print(subscribe.simple("owed/result", qos=1, hostname="127.0.0.1", auth=login).payload.decode())
+"""
 SCRIPT: Final = "/root/unpacked/scripts/install"
 OWN_PLACES: Final = """
 set -e; cd "$HOME"; made=$(mktemp); echo "print(6 * 7)" >own.py; cp own.py "$made"
@@ -91,40 +117,19 @@ from agent.client import Client
 print(json.dumps(Client("/run/shoal/shoal.sock").status()))'"""
 
 
-class Trial:
-    """One machine, and what is tried on it in this order."""
+class BundleTrial(Trial):
+    """From an offline bundle, on a machine without a network."""
 
     def __init__(self, machine: Machine, bundle: Path) -> None:
-        self.machine = machine
-        self.bundle = bundle
-        self.figures: dict[str, str] = {}
+        super().__init__(machine)
         shutil.copy(bundle, machine.root / "root/shoal.tar.gz")
-        machine.do("useradd -m pi && useradd -m guest && mkdir -p /boot/firmware")
         self.before = self.everything()
-
-    def everything(self) -> str:
-        """Files and users that an installation may touch."""
-        places = "/opt /etc /usr/local /var/lib/shoal /run/shoal /run/shoal-tasks.sock /boot"
-        skip = (
-            "! -path '*/ld.so.cache' ! -name '*-' ! -name .pwd.lock ! -name subuid ! -name subgid"
-        )
-        listed = self.machine.ask(f"find {places} {skip} 2>/dev/null | LC_ALL=C sort")
-        return listed + self.machine.ask("cut -d: -f1 /etc/passwd /etc/group | sort")
 
     def install(self, *words: str, bundle: str = "/root/shoal.tar.gz") -> str:
         """With the script of the bundle itself, and a umask that shuts others out."""
         unpack = "rm -rf /root/unpacked && mkdir /root/unpacked && tar -xzf"
         self.machine.do(f"{unpack} {bundle} -C /root/unpacked --strip-components=1")
         return self.machine.do(f"umask 077; {SCRIPT} {' '.join(words)} 2>&1")
-
-    def shoal(self, words: str, user: str = "pi") -> str:
-        return self.machine.do(f"shoal {words}", user)
-
-    def pid(self, unit: str) -> int:
-        return int(self.machine.do(f"systemctl show -P MainPID {unit}"))
-
-    def answers(self) -> bool:
-        return self.machine.run("shoal peers", "pi").returncode == 0
 
     # ---- what is tried -----------------------------------------------------------------------
 
@@ -160,7 +165,7 @@ class Trial:
 
     def a_member_of_the_group_has_it_init(self) -> None:
         wrong = self.machine.run("shoal init 'no spaces'", "pi")
-        assert wrong.returncode == 1 and "the shoal's name" in wrong.stderr, wrong
+        assert wrong.returncode == 2 and "the shoal's name" in wrong.stderr, wrong
         began = time.monotonic()
         self.shoal("init home --backup root.backup")
         assert self.machine.ask("stat -c %U:%a /home/pi/root.backup") == "pi:600"
@@ -368,6 +373,36 @@ class Trial:
         assert "is here already" in self.install("--bundle", bundle, "--user", "pi")
         self.machine.until(self.answers)
 
+    def what_a_broker_is_owed_outlives_a_reboot(self) -> None:
+        """A result, and the broker's password that systemd hands over, with nobody to ask."""
+        machine, python = self.machine, "/opt/shoal/current/bin/python"
+        place, secret = "/etc/systemd/system/shoal.service.d", "/etc/shoal/home.login"
+        (machine.root / "opt/heard.py").write_text(HEARD)
+        machine.do("mosquitto_passwd -b -c /opt/broker.passwords agent s3cret")
+        machine.do("chown mosquitto /opt/broker.passwords")
+        self.put("/opt/broker.conf", BROKER)
+        machine.do(f"umask 077; printf 'agent\\ns3cret\\n' >{secret}")
+        machine.do(f"mkdir -p {place}; cp /etc/shoal/config.toml /opt/config.before")
+        self.put(f"{place}/broker.conf", f"[Service]\nLoadCredential=home:{secret}\n")
+        config = (machine.root / "etc/shoal/config.toml").read_text()
+        self.put("/etc/shoal/config.toml", config + AT_BROKER)
+        (machine.root / "home/pi/owed.yaml").write_text(OWED)
+        machine.do("systemctl daemon-reload && systemctl restart shoal")
+        machine.until(self.answers)
+        job = json.loads(self.shoal("job run --json owed.yaml"))["job"]
+        machine.until(lambda: '"completed"' in self.shoal(f"job describe {job} --json"))
+        machine.reboot()
+        machine.do("systemd-run --unit=broker mosquitto -c /opt/broker.conf 2>&1")
+        heard = json.loads(machine.do(f"{python} /opt/heard.py"))
+        assert heard["job"] == job and "owed" in heard["stdout"], heard
+        machine.until(self.answers)
+        told = machine.ask("shoal doctor", "pi")
+        assert "broker" in told and "bad " not in told, told
+        machine.do(f"systemctl stop broker; rm -r {place}/broker.conf {secret} /opt/*broker* ")
+        machine.do("rm /opt/heard.py; mv /opt/config.before /etc/shoal/config.toml")
+        machine.do("systemctl daemon-reload && systemctl restart shoal")
+        machine.until(self.answers)
+
     def uninstall_keeps_what_it_knows(self) -> None:
         self.machine.do("cp -a /opt/shoal/current/. /opt/inviter")
         (self.machine.root / "home/pi/deaf.yaml").write_text(DEAF)
@@ -391,13 +426,15 @@ class Trial:
 
     def invited(self) -> str:
         """A token of another device, which is the same machine with another directory."""
-        shoal = "/opt/inviter/bin/python -m agent.cli.entry --data-dir /root/inviter"
         if not self.machine.ask("ls /root/inviter/membership 2>/dev/null"):
-            self.machine.do(f"{shoal} init yard")
-            listen = "--no-mdns --listen /ip4/127.0.0.1/tcp/4848"
-            self.machine.do(f"systemd-run --unit=inviter {shoal} up {listen} 2>&1")
-            self.machine.until(lambda: self.machine.ask("ls /root/inviter/shoal.sock"))
-        return self.machine.do(f"{shoal} invite 2>/dev/null")
+            self.machine.do(f"{INVITER} init yard")
+            self.serve_inviter()
+        return self.machine.do(f"{INVITER} invite 2>/dev/null")
+
+    def serve_inviter(self) -> None:
+        listen = "--no-mdns --listen /ip4/127.0.0.1/tcp/4848"
+        self.machine.do(f"systemd-run --unit=inviter {INVITER} up {listen} 2>&1")
+        self.machine.until(lambda: self.machine.run(f"{INVITER} peers").returncode == 0)
 
     def a_member_of_the_group_has_it_join(self) -> None:
         token = self.invited()
@@ -415,51 +452,55 @@ class Trial:
         self.machine.until(lambda: not self.machine.ask("ls /boot/firmware"))
         assert "alive" in self.shoal("peers"), "it sees who invited it"
 
+    def a_token_written_to_the_card_later_joins_at_the_next_boot(self) -> None:
+        """By the unit's own order at boot; who invited it is there half a minute later."""
+        token = self.invited()
+        self.machine.do("/opt/shoal/current/install --uninstall --purge 2>&1")
+        self.install("--user", "pi")
+        self.machine.power_off()
+        (self.machine.root / "boot/firmware/shoal.token").write_text(token + "\n")
+        self.machine.boot()
+        told = "journalctl -b --no-pager -u shoal-token"
+        self.machine.until(lambda: "Failed with result" in self.machine.ask(told))
+        assert self.machine.ask("ls /boot/firmware"), "it is kept until it has served"
+        self.serve_inviter()
+        self.machine.until(self.answers, 120)
+        self.machine.until(lambda: not self.machine.ask("ls /boot/firmware"))
+        assert "alive" in self.shoal("peers"), "it sees who invited it"
+
 
 TRIED: Final = (
-    Trial.a_dry_run_prints_all_and_does_nothing,
-    Trial.a_bundle_installs_without_network_and_compiler,
-    Trial.systemd_finds_nothing_wrong,
-    Trial.it_waits_and_says_for_what,
-    Trial.a_member_of_the_group_has_it_init,
-    Trial.a_task_is_apart_from_the_service,
-    Trial.a_task_is_in_a_group_of_its_own,
-    Trial.a_task_reaches_its_own_places_by_name,
-    Trial.a_program_without_a_network_has_none,
-    Trial.every_program_is_in_a_sandbox_where_that_is_asked_for,
-    Trial.what_a_program_keeps_is_there_the_next_time,
-    Trial.a_task_outlives_what_becomes_of_the_agent,
-    Trial.a_task_starts_as_fast_as_under_root,
-    Trial.the_doctor_is_content,
-    Trial.webassembly_runs_where_it_was_asked_for,
-    Trial.an_upgrade_takes_nothing_away,
-    Trial.what_another_python_left_is_made_anew,
-    Trial.it_comes_back_after_a_reboot,
-    Trial.uninstall_keeps_what_it_knows,
-    Trial.purge_leaves_nothing,
-    Trial.a_member_of_the_group_has_it_join,
-    Trial.a_token_on_the_card_joins_at_the_first_boot,
+    BundleTrial.a_dry_run_prints_all_and_does_nothing,
+    BundleTrial.a_bundle_installs_without_network_and_compiler,
+    BundleTrial.systemd_finds_nothing_wrong,
+    BundleTrial.it_waits_and_says_for_what,
+    BundleTrial.a_member_of_the_group_has_it_init,
+    BundleTrial.a_task_is_apart_from_the_service,
+    BundleTrial.a_task_is_in_a_group_of_its_own,
+    BundleTrial.a_task_reaches_its_own_places_by_name,
+    BundleTrial.a_program_without_a_network_has_none,
+    BundleTrial.every_program_is_in_a_sandbox_where_that_is_asked_for,
+    BundleTrial.what_a_program_keeps_is_there_the_next_time,
+    BundleTrial.a_task_outlives_what_becomes_of_the_agent,
+    BundleTrial.a_task_starts_as_fast_as_under_root,
+    BundleTrial.the_doctor_is_content,
+    BundleTrial.webassembly_runs_where_it_was_asked_for,
+    BundleTrial.an_upgrade_takes_nothing_away,
+    BundleTrial.what_another_python_left_is_made_anew,
+    BundleTrial.it_comes_back_after_a_reboot,
+    BundleTrial.what_a_broker_is_owed_outlives_a_reboot,
+    BundleTrial.uninstall_keeps_what_it_knows,
+    BundleTrial.purge_leaves_nothing,
+    BundleTrial.a_member_of_the_group_has_it_join,
+    BundleTrial.a_token_on_the_card_joins_at_the_first_boot,
+    BundleTrial.a_token_written_to_the_card_later_joins_at_the_next_boot,
 )
 
 
 def main(argv: list[str]) -> int:
     bundle = Path(argv[0]) if argv else made_bundle()
-    failed = 0
     with Machine() as machine:
-        trial = Trial(machine, bundle)
-        for each in TRIED:
-            began = time.monotonic()
-            try:
-                each(trial)
-            except AssertionError as error:
-                failed += 1
-                print(f"FAIL {each.__name__.replace('_', ' ')}\n{error}\n{machine.words()}")
-                break  # what follows builds on it
-            taken = time.monotonic() - began
-            print(f"ok   {each.__name__.replace('_', ' ')} ({taken:.0f} s)", flush=True)
-    for what, figure in trial.figures.items():
-        print(f"{what}: {figure}")
-    return 1 if failed else 0
+        return 0 if BundleTrial(machine, bundle).run(TRIED) else 1
 
 
 def made_bundle() -> Path:

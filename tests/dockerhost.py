@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -24,6 +25,12 @@ from tests.namespaces import Namespaces
 IMAGE: Final = "busybox:1.37.0"
 BUSYBOX: Final = Path("/bin/busybox")  # Debian's busybox-static
 START_S: Final = 60.0
+LOGIN: Final = ("device", "s3cret-of-the-device")  # of a registry that asks for one,
+HTPASSWD: Final = (  # which knows it by this: crypt(3) of it by bcrypt
+    "device:$2b$05$abcdefghijklmnopqrstuuAaekIn6ewUQzTVyTbsnqTNrB5B.bOl."
+)
+# Another engine than the one on the path: what begins it, in words of a shell.
+DOCKERD: Final = shlex.split(os.environ.get("SHOAL_TEST_DOCKERD", "dockerd"))
 
 
 class DockerHost:
@@ -40,8 +47,12 @@ class DockerHost:
         self.registry_process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self.start()
-        self.make_image(IMAGE)
+        try:
+            self.start()
+            self.make_image(IMAGE)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
@@ -84,7 +95,7 @@ class DockerHost:
         self.process = subprocess.Popen(
             [
                 *("nsenter", f"--net=/var/run/netns/{self.namespace}"),
-                *("dockerd", f"--host=unix://{self.socket}", f"--data-root={self.root}/data"),
+                *(*DOCKERD, f"--host=unix://{self.socket}", f"--data-root={self.root}/data"),
                 *(f"--exec-root={self.root}/exec", f"--pidfile={self.root}/pid"),
                 *self.flags,
             ],
@@ -110,14 +121,16 @@ class DockerHost:
             (self.root / "pid").unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def registry(self, tag: str, **more: Any) -> Iterator[str]:
+    def registry(self, tag: str, private: bool = False, **more: Any) -> Iterator[str]:
         """A registry in the engine's network that has one image of ours, which is not here; the
-        image's name. It ends with the block."""
+        image's name. It ends with the block. A private one asks for LOGIN."""
         port = 5000
-        config = self.root / "registry.yml"
+        config, known = self.root / "registry.yml", self.root / "registry.htpasswd"
+        known.write_text(HTPASSWD)
         config.write_text(
             f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {self.root}/registry\n"
             f"http:\n  addr: 127.0.0.1:{port}\n"
+            + (f"auth:\n  htpasswd:\n    realm: shoal\n    path: {known}\n" if private else "")
         )
         with (self.root / "registry.log").open("ab") as log:
             process = subprocess.Popen(
@@ -144,7 +157,8 @@ class DockerHost:
     def _push(self, image: str) -> None:
         end = time.monotonic() + START_S
         while True:  # until the registry listens
-            said = list(self.api.push(image, stream=True, decode=True))
+            auth = dict(zip(("username", "password"), LOGIN, strict=True))
+            said = list(self.api.push(image, stream=True, decode=True, auth_config=auth))
             errors = [line["error"] for line in said if "error" in line]
             if not errors:
                 return

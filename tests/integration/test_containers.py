@@ -6,6 +6,7 @@ import json
 import os
 import re
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.dockerhost import IMAGE, DockerHost
+from tests.dockerhost import IMAGE, LOGIN, DockerHost
 from tests.lab import Device, Done, Lab
 
 SHELL = ("--network", "none", IMAGE, "sh", "-c")
@@ -26,6 +27,8 @@ def lab(docker: DockerHost) -> Iterator[Lab]:
     lab = Lab(3)
     for device in lab.devices:
         device.environment["SHOAL_DOCKER_SOCKET"] = str(docker.socket)
+        device.environment["DOCKER_CONFIG"] = str(device.data_dir / "own-docker")
+    lab[1].flags = ["--label", "place=d01"]
     lab[2].flags = ["--accept-networks", "none", "--accept-devices", "/dev/fu*"]
     with lab:
         lab.until(lambda: all("docker" in peer["engines"] for peer in peers(lab)), "docker is seen")
@@ -192,7 +195,8 @@ def test_a_wrong_image_is_refused_before_anything_runs(lab: Lab) -> None:
 def test_what_an_owner_does_not_allow_is_refused_in_the_bid(lab: Lab, docker: DockerHost) -> None:
     words = ("-d", "--constraint", f"hostname={hostname(lab)}", "--queue-timeout", "1")
     started = lab.shoal(lab[0], "docker", "run", *words, "--network", "host", IMAGE, "true")
-    why = lab.until(lambda: _refused(lab, started.out.strip(), "network host"), "why says it")
+    told = lab.until(lambda: _refused(lab, started.out.strip(), "network host"), "why says it")
+    why = told.partition("round 2")[0]
     assert why.count('([accept] networks = ["none", "bridge"])') == 2, why
     assert '([accept] networks = ["none"])' in why
     device = lab.shoal(
@@ -347,6 +351,34 @@ def test_who_waits_is_told_that_an_image_is_pulled(lab: Lab, docker: DockerHost)
 
 def _told(lab: Lab, job: str) -> list[str]:
     return lab.shoal(lab[0], "events", "--json", "--job", job).out.splitlines()
+
+
+def test_a_private_registry_serves_the_device_that_has_its_password_and_nobody_learns_it(
+    lab: Lab, docker: DockerHost
+) -> None:
+    words = ("--constraint", "place=d01", "--network", "none")
+    with docker.registry("far/private:1", private=True) as image:
+        locked = ("docker", "run", *words, "--name", "locked", image, "echo", "in")
+        done = lab.shoal(lab[0], *locked)
+        assert done.code != 0 and "no basic auth credentials" in done.err, done
+        login = b64encode(":".join(LOGIN).encode()).decode()
+        place = lab[1].data_dir / "own-docker"
+        place.mkdir()
+        (place / "config.json").write_text(
+            json.dumps({"auths": {image.partition("/")[0]: {"auth": login}}})
+        )
+        done = run(lab, *words, "--name", "opened", image, "echo", "in")
+        assert (done.code, done.out) == (0, "in\n"), done
+        told = [lab.shoal(lab[0], "job", "describe", "opened", "--json").out]
+        told += [lab.shoal(device, "events", "--json").out for device in lab.devices]
+        assert not any(secret in text for text in told for secret in (LOGIN[1], login))
+    (place / "config.json").unlink()
+    ended(lab, docker)
+    for device in lab.devices:
+        for file in device.data_dir.rglob("*"):
+            if file.is_file():
+                data = file.read_bytes()
+                assert LOGIN[1].encode() not in data and login.encode() not in data, file
 
 
 # ---- what a slot keeps -------------------------------------------------------------------------

@@ -601,12 +601,12 @@ async def test_another_life_of_the_agent_finds_what_runs_and_what_ended(
     root: Path, docker: DockerHost
 ) -> None:
     async with engine(root, docker) as it:
-        await it.start(shell("sleep 1; echo later; exit 5", "runs"))
+        await it.start(shell("sleep 6; echo later; exit 5", "runs"))
         await it.start(shell("exit 6", "ended"))
         await it.wait("ended")
         await ended(it, shell("exit 7", "cleared"))
         await it.clear("cleared")
-        await it.start(shell("sleep 100", "timed", timeout_s=3.0, stop_grace_s=0.1))
+        await it.start(shell("sleep 100", "timed", timeout_s=6.0, stop_grace_s=0.1))
     async with engine(root, docker) as it:
         found = {each.execution_id: each.exit for each in await it.adopt()}
         assert found["ended"] is not None and found["ended"].code == 6
@@ -713,7 +713,8 @@ async def test_docker_killed_with_live_restore_costs_no_task(tmp_path: Path) -> 
         root = tmp_path / "containers"
         root.mkdir()
         async with engine(root, host) as it:
-            await it.start(shell("sleep 6; exit 5"))
+            # Longer than docker is away: of what ends meanwhile only older ones know the code.
+            await it.start(shell("sleep 20; exit 5"))
             await trio.to_thread.run_sync(host.stop, signal.SIGTERM)
             await trio.sleep(0.5)
             await trio.to_thread.run_sync(host.start)
