@@ -26,7 +26,8 @@ def free_port() -> int:
 class Mosquitto:
     """A broker, started with the test and ended by its pid; what it keeps is kept over a restart.
 
-    `users` are names with passwords, without whom everybody is let in; `acl` is a file's text.
+    `users` are names with passwords, without whom everybody is let in; `acl` is a file's text. Of
+    what it has no room for on the way to a client it keeps all, or `queued_max`; None: as it comes.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Mosquitto:
         tls: Certificates | None = None,
         client_certificates: bool = False,
         more: str = "",
+        queued_max: int | None = 0,
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="shoal-mosquitto-")
         self.root = Path(self._directory.name)
@@ -46,11 +48,12 @@ class Mosquitto:
             "persistence true",
             f"persistence_location {self.root}/",
             f"user {os.environ.get('USER', 'root') if os.geteuid() else 'root'}",
-            "max_queued_messages 0",
             f"allow_anonymous {'false' if users is not None else 'true'}",
             "log_type all",
             more,
         ]
+        if queued_max is not None:
+            lines.append(f"max_queued_messages {queued_max}")
         if users is not None:
             self._write_users(users)
             lines.append(f"password_file {self.root}/passwords")

@@ -15,6 +15,7 @@ from agent.mqtt.lasts import Lasts
 from agent.mqtt.lines import Lines
 from agent.mqtt.listening import Listening
 from agent.mqtt.message import Outgoing
+from agent.mqtt.overruns import Overruns
 from agent.mqtt.refusal import LOST
 from agent.mqtt.remembered import Remembered
 from agent.mqtt.reports import Reports
@@ -48,6 +49,7 @@ class Bridge:
         showing: Showing,
         commanding: Commanding,
         lasts: Lasts,
+        overruns: Overruns,
     ) -> None:
         self._brokers = brokers
         self._post = post
@@ -56,6 +58,7 @@ class Bridge:
         self.showing = showing
         self.commanding = commanding
         self._lasts = lasts
+        self.overruns = overruns
         self.triggering = Triggering(post, self._later, self._hear, brokers.root)
         self.listening = Listening(
             brokers, self.triggering.heard, self.triggering.granted, remembered

@@ -139,10 +139,11 @@ class Broker:
         handler: Handler,
         session: str = MAIN,
         told: Callable[[str], None] = lambda problem: None,
+        needed: bool = True,
     ) -> Subscription:
         """Have `handler` called with each message, over all reconnects, until the subscription is
         closed. `problem` of the subscription says why the broker does not allow it; `told` hears
-        that, or "", with each connection.
+        that, or "", with each connection. What is not `needed` is no trouble where it is denied.
 
         With a `session` name the subscription belongs to a connection of its own, for which the
         broker keeps what comes while this device is away (MQTT 5: for a day), and what was not
@@ -154,7 +155,7 @@ class Broker:
         matches, and not only to the handler of that one. Raises ValueError for no filter.
         """
         check_filter(topic_filter)
-        return self._begun(session).add(topic_filter, min(qos, QOS_MAX), handler, told)
+        return self._begun(session).add(topic_filter, min(qos, QOS_MAX), handler, told, needed)
 
     def unsubscribe(self, topic_filter: str, session: str, left: Callable[[], None]) -> None:
         """End what an earlier life may have subscribed to in a session, and this one does not; it
@@ -207,7 +208,9 @@ class Broker:
         found = {topic: why for topic, (why, _) in self.denied.items()}
         for session in self._sessions.values():
             found |= {
-                each.topic_filter: each.problem for each in session.subscriptions if each.problem
+                each.topic_filter: each.problem
+                for each in session.subscriptions
+                if each.problem and each.needed
             }
         return found
 

@@ -33,7 +33,8 @@ _log = logging.getLogger("shoal.mqtt")
 
 class Subscription:
     """What one caller subscribed to; `problem` says why the broker does not allow it, `granted`
-    that it does, in this connection or an earlier one."""
+    that it does, in this connection or an earlier one. What is not `needed` is done without, and
+    nobody told, where the broker does not allow it."""
 
     def __init__(
         self,
@@ -42,7 +43,9 @@ class Subscription:
         qos: int,
         handler: Handler,
         told: Callable[[str], None] = lambda problem: None,
+        needed: bool = True,
     ) -> None:
+        self.needed = needed
         self.told = told  # of what the broker says to it, each time that it is made
         self.topic_filter = topic_filter
         self.qos = qos
@@ -187,8 +190,9 @@ class Session:
         qos: int,
         handler: Handler,
         told: Callable[[str], None] = lambda problem: None,
+        needed: bool = True,
     ) -> Subscription:
-        subscription = Subscription(self, topic_filter, qos, handler, told)
+        subscription = Subscription(self, topic_filter, qos, handler, told, needed)
         self._subscriptions.append(subscription)
         self._left.pop(topic_filter, None)
         self._subscribe(topic_filter)
@@ -234,7 +238,7 @@ class Session:
             for each in self._of(topic_filter):
                 each.problem, each.granted = problem, not problem
                 each.told(problem)
-            if problem:
+            if problem and any(each.needed for each in self._of(topic_filter)):
                 self._denied(topic_filter, problem)
 
         self._client.subscribe(topic_filter, qos, _identifier(topic_filter), done)

@@ -285,8 +285,10 @@ async def test_a_filter_that_is_denied_is_the_subscriptions_problem_until_it_is_
         port = listener.socket.getsockname()[1]
         async with connected(BrokerSettings(f"mqtt://127.0.0.1:{port}"), told) as broker:
             subscription = broker.subscribe("deaf/a", 1, lambda _: None, session="collect")
+            spared = broker.subscribe("deaf/b", 1, lambda _: None, needed=False)
             await until(lambda: len(asked) >= 3, "asked again and again")
             assert subscription.problem == "not authorized" and not subscription.granted
+            await until(lambda: spared.problem, "that is denied, too, and done without")
             assert broker.refusals == {"deaf/a": "not authorized"}
             assert [tell.kind for tell in told].count("mqtt.denied") == 1
             mended = True
