@@ -59,7 +59,7 @@ class Bridge:
         self.commanding = commanding
         self._lasts = lasts
         self.overruns = overruns
-        self.triggering = Triggering(post, self._later, self._hear, brokers.root)
+        self.triggering = Triggering(post, self._later, self._hear, self._renew, brokers.root)
         self.listening = Listening(
             brokers, self.triggering.heard, self.triggering.granted, remembered
         )
@@ -103,6 +103,11 @@ class Bridge:
         self.listening.hear(watches)
         for watch, problem in self.listening.states():  # a node that was built anew has not heard
             self._post(TopicWatched(watch.template, problem))
+
+    def _renew(self, name: str, session: str) -> None:
+        broker = self._brokers.named(name)
+        if broker is not None:
+            broker.renew(session)
 
     def _later(self, seconds: float, action: Callable[[], None]) -> None:
         async def wait() -> None:

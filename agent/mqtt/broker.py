@@ -170,6 +170,10 @@ class Broker:
                 self._nursery.start_soon(made.run)
         return self._sessions[name]
 
+    def renew(self, session: str) -> None:
+        """Have a session connect anew: what was not acknowledged comes again."""
+        self._sessions[session].renew()
+
     def begun_anew(self, session: str) -> bool:
         """Whether the broker had kept nothing of a session when that connected last; then numbers
         of packets begin anew."""
@@ -242,17 +246,18 @@ class Broker:
         if trouble is not None:
             self._lasting[session] = trouble.kind
         name = next(name for name, each in self._sessions.items() if each is session)
-        self._session_changed(self.name, name, trouble is None)
+        connected = session.connected  # one that is renewed is not, and has no trouble either
+        self._session_changed(self.name, name, connected)
         if name != MAIN:
             return
-        if trouble is None:
+        if connected:
             status = Outgoing(self._status_topic, ONLINE, qos=1, retain=True)
             self.publish(status, lambda _: None)
             if self._told.fresh("connected"):
                 self._tell(
                     Tell("mqtt.connected", f"connected to broker {self.name}", fields=fields)
                 )
-        self._changed(self.name, trouble is None)
+        self._changed(self.name, connected)
 
 
 class Brokers:

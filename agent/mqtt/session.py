@@ -90,7 +90,7 @@ class Session:
         self._garbled = 0  # connections in a row that ended over what cannot be read
         self._rng = rng
         self._client: Client | None = None
-        self._leaving = False
+        self._leaving = self._renewing = False
         self._subscriptions: list[Subscription] = []
         # To be ended at the broker, and who is to hear of it.
         self._left: dict[str, Callable[[], None]] = {}
@@ -104,6 +104,10 @@ class Session:
         while not self._leaving:
             began = trio.current_time()
             trouble = await self._connection()
+            if self._renewing:
+                self._renewing = False
+                self._changed(self, None)
+                continue
             lasted = trio.current_time() - began
             failures = 0 if lasted >= STEADY_S else failures + 1
             self.trouble = trouble
@@ -162,6 +166,13 @@ class Session:
         self._leaving = True
         if self._client is not None:
             await self._client.disconnect()
+
+    def renew(self) -> None:
+        """End this connection, and begin the next at once: what the broker has sent and was not
+        acknowledged it sends to that."""
+        if self._client is not None and self._client.connected:
+            self._renewing = True
+            self._client.close()
 
     # ---- publishing --------------------------------------------------------------------------
 
