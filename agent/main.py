@@ -57,6 +57,7 @@ from agent.mqtt.broker import Brokers
 from agent.mqtt.commanding import Commanding
 from agent.mqtt.homeassistant import About
 from agent.mqtt.lasts import Lasts
+from agent.mqtt.overruns import Overruns
 from agent.mqtt.remembered import Remembered
 from agent.mqtt.reports import Reports
 from agent.mqtt.retained import Retained
@@ -308,6 +309,7 @@ class Agent:
             Showing(brokers, Retained(brokers, rows, self.store.save), self, about),
             Commanding(brokers, self.config.mqtt.allow, post),
             Lasts(brokers, lambda job: self.driver.node.last_run(JobId(job))),
+            Overruns(brokers if self.config.mqtt.allow else (), self._tell),
         )
 
     @property

@@ -27,7 +27,8 @@ class Mosquitto:
     """A broker, started with the test and ended by its pid; what it keeps is kept over a restart.
 
     `users` are names with passwords, without whom everybody is let in; `acl` is a file's text.
-    `within` is a network namespace: it listens there to all, and to us at `socket`.
+    `within` is a network namespace: it listens there to all, and to us at `socket`. Of what it has
+    no room for on the way to a client it keeps all, or `queued_max`; None: as it comes.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Mosquitto:
         client_certificates: bool = False,
         more: str = "",
         within: str = "",
+        queued_max: int | None = 0,
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="shoal-mosquitto-")
         self.root = Path(self._directory.name)
@@ -54,11 +56,12 @@ class Mosquitto:
             "persistence true",
             f"persistence_location {self.root}/",
             f"user {os.environ.get('USER', 'root') if os.geteuid() else 'root'}",
-            "max_queued_messages 0",
             f"allow_anonymous {'false' if users is not None else 'true'}",
             "log_type all",
             more,
         ]
+        if queued_max is not None:
+            lines.append(f"max_queued_messages {queued_max}")
         if users is not None:
             self._write_users(users)
             lines.append(f"password_file {self.root}/passwords")

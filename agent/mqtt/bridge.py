@@ -15,6 +15,7 @@ from agent.mqtt.lasts import Lasts
 from agent.mqtt.lines import Lines
 from agent.mqtt.listening import Listening
 from agent.mqtt.message import Outgoing
+from agent.mqtt.overruns import Overruns
 from agent.mqtt.refusal import LOST
 from agent.mqtt.remembered import Remembered
 from agent.mqtt.reports import Reports
@@ -48,6 +49,7 @@ class Bridge:
         showing: Showing,
         commanding: Commanding,
         lasts: Lasts,
+        overruns: Overruns,
     ) -> None:
         self._brokers = brokers
         self._post = post
@@ -56,7 +58,8 @@ class Bridge:
         self.showing = showing
         self.commanding = commanding
         self._lasts = lasts
-        self.triggering = Triggering(post, self._later, self._hear, brokers.root)
+        self.overruns = overruns
+        self.triggering = Triggering(post, self._later, self._hear, self._renew, brokers.root)
         self.listening = Listening(
             brokers, self.triggering.heard, self.triggering.granted, remembered
         )
@@ -100,6 +103,11 @@ class Bridge:
         self.listening.hear(watches)
         for watch, problem in self.listening.states():  # a node that was built anew has not heard
             self._post(TopicWatched(watch.template, problem))
+
+    def _renew(self, name: str, session: str) -> None:
+        broker = self._brokers.named(name)
+        if broker is not None:
+            broker.renew(session)
 
     def _later(self, seconds: float, action: Callable[[], None]) -> None:
         async def wait() -> None:

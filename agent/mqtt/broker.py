@@ -139,10 +139,11 @@ class Broker:
         handler: Handler,
         session: str = MAIN,
         told: Callable[[str], None] = lambda problem: None,
+        needed: bool = True,
     ) -> Subscription:
         """Have `handler` called with each message, over all reconnects, until the subscription is
         closed. `problem` of the subscription says why the broker does not allow it; `told` hears
-        that, or "", with each connection.
+        that, or "", with each connection. What is not `needed` is no trouble where it is denied.
 
         With a `session` name the subscription belongs to a connection of its own, for which the
         broker keeps what comes while this device is away (MQTT 5: for a day), and what was not
@@ -154,7 +155,7 @@ class Broker:
         matches, and not only to the handler of that one. Raises ValueError for no filter.
         """
         check_filter(topic_filter)
-        return self._begun(session).add(topic_filter, min(qos, QOS_MAX), handler, told)
+        return self._begun(session).add(topic_filter, min(qos, QOS_MAX), handler, told, needed)
 
     def unsubscribe(self, topic_filter: str, session: str, left: Callable[[], None]) -> None:
         """End what an earlier life may have subscribed to in a session, and this one does not; it
@@ -168,6 +169,10 @@ class Broker:
             if self._nursery is not None:
                 self._nursery.start_soon(made.run)
         return self._sessions[name]
+
+    def renew(self, session: str) -> None:
+        """Have a session connect anew: what was not acknowledged comes again."""
+        self._sessions[session].renew()
 
     def begun_anew(self, session: str) -> bool:
         """Whether the broker had kept nothing of a session when that connected last; then numbers
@@ -207,7 +212,9 @@ class Broker:
         found = {topic: why for topic, (why, _) in self.denied.items()}
         for session in self._sessions.values():
             found |= {
-                each.topic_filter: each.problem for each in session.subscriptions if each.problem
+                each.topic_filter: each.problem
+                for each in session.subscriptions
+                if each.problem and each.needed
             }
         return found
 
@@ -239,17 +246,18 @@ class Broker:
         if trouble is not None:
             self._lasting[session] = trouble.kind
         name = next(name for name, each in self._sessions.items() if each is session)
-        self._session_changed(self.name, name, trouble is None)
+        connected = session.connected  # one that is renewed is not, and has no trouble either
+        self._session_changed(self.name, name, connected)
         if name != MAIN:
             return
-        if trouble is None:
+        if connected:
             status = Outgoing(self._status_topic, ONLINE, qos=1, retain=True)
             self.publish(status, lambda _: None)
             if self._told.fresh("connected"):
                 self._tell(
                     Tell("mqtt.connected", f"connected to broker {self.name}", fields=fields)
                 )
-        self._changed(self.name, trouble is None)
+        self._changed(self.name, connected)
 
 
 class Brokers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.control.backend import View
+from agent.mqtt.overruns import FIX, text_of
 from protocol.daemonviews import is_daemon
 from protocol.listening import DAEMON, listed, word_of
 from protocol.records import Desired
@@ -15,7 +16,17 @@ if TYPE_CHECKING:
 
 def mqtt_checks(agent: Agent) -> list[View]:
     """As the doctor's; nothing to say where neither is configured."""
-    return [*_commands(agent), *_introductions(agent)]
+    return [*_overruns(agent), *_commands(agent), *_introductions(agent)]
+
+
+def _overruns(agent: Agent) -> list[View]:
+    """Nothing to say where none is known to have dropped any."""
+    dropped = {name: agent.bridge.overruns.dropped(name) for name in agent.brokers.names}
+    return [
+        _check(f"queue {name}", None, text_of(count), FIX)
+        for name, count in dropped.items()
+        if count
+    ]
 
 
 def _commands(agent: Agent) -> list[View]:

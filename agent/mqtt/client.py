@@ -22,7 +22,7 @@ from agent.mqtt.message import Outgoing
 from agent.mqtt.packet import ASKED_BYTES_MAX, Packet, UnreadableError
 from agent.mqtt.refusal import LARGER, LOST, UNSENDABLE
 from agent.mqtt.settings import BrokerSettings
-from agent.mqtt.trouble import ConnectRefused, TakenOverError
+from agent.mqtt.trouble import BehindError, ConnectRefused, TakenOverError
 from agent.threads import abandonable
 
 if TYPE_CHECKING:
@@ -344,11 +344,14 @@ class Client:
             _release(self._paho)
 
     def _on_packet(self, packet: Packet) -> None:
-        """Waits for the loop where that is behind: the broker keeps what is not read yet."""
-        if self._room.acquire(timeout=WAIT_S):
+        """Waits for the loop where that is behind: the broker keeps what is not read yet. From the
+        first on that is not taken none is, and the connection ends: all come again, in order."""
+        if not self.dropped and self._room.acquire(timeout=WAIT_S):
             self._soon(self._take, packet)
-        else:
-            self.dropped += 1
+            return
+        self.dropped += 1
+        if self.dropped == 1:
+            self._soon(self._behind)
 
     def _on_unreadable(self, error: UnreadableError) -> None:
         self._soon(_call, self._unreadable, str(error))
@@ -391,6 +394,10 @@ class Client:
             self._heard(self, packet)
         except Exception:
             _log.exception("a message from %s", self.settings.host)
+
+    def _behind(self) -> None:
+        self._end(BehindError(f"messages were not taken for {WAIT_S:.0f} seconds"))
+        self.close()
 
     def _done(self, waiting: dict[int, Asked], mid: int, reason: ReasonCode | None) -> None:
         asked = waiting.pop(mid, None)

@@ -33,7 +33,8 @@ _log = logging.getLogger("shoal.mqtt")
 
 class Subscription:
     """What one caller subscribed to; `problem` says why the broker does not allow it, `granted`
-    that it does, in this connection or an earlier one."""
+    that it does, in this connection or an earlier one. What is not `needed` is done without, and
+    nobody told, where the broker does not allow it."""
 
     def __init__(
         self,
@@ -42,7 +43,9 @@ class Subscription:
         qos: int,
         handler: Handler,
         told: Callable[[str], None] = lambda problem: None,
+        needed: bool = True,
     ) -> None:
+        self.needed = needed
         self.told = told  # of what the broker says to it, each time that it is made
         self.topic_filter = topic_filter
         self.qos = qos
@@ -87,7 +90,7 @@ class Session:
         self._garbled = 0  # connections in a row that ended over what cannot be read
         self._rng = rng
         self._client: Client | None = None
-        self._leaving = False
+        self._leaving = self._renewing = False
         self._subscriptions: list[Subscription] = []
         # To be ended at the broker, and who is to hear of it.
         self._left: dict[str, Callable[[], None]] = {}
@@ -101,6 +104,10 @@ class Session:
         while not self._leaving:
             began = trio.current_time()
             trouble = await self._connection()
+            if self._renewing:
+                self._renewing = False
+                self._changed(self, None)
+                continue
             lasted = trio.current_time() - began
             failures = 0 if lasted >= STEADY_S else failures + 1
             self.trouble = trouble
@@ -160,6 +167,13 @@ class Session:
         if self._client is not None:
             await self._client.disconnect()
 
+    def renew(self) -> None:
+        """End this connection, and begin the next at once: what the broker has sent and was not
+        acknowledged it sends to that."""
+        if self._client is not None and self._client.connected:
+            self._renewing = True
+            self._client.close()
+
     # ---- publishing --------------------------------------------------------------------------
 
     @property
@@ -187,8 +201,9 @@ class Session:
         qos: int,
         handler: Handler,
         told: Callable[[str], None] = lambda problem: None,
+        needed: bool = True,
     ) -> Subscription:
-        subscription = Subscription(self, topic_filter, qos, handler, told)
+        subscription = Subscription(self, topic_filter, qos, handler, told, needed)
         self._subscriptions.append(subscription)
         self._left.pop(topic_filter, None)
         self._subscribe(topic_filter)
@@ -234,7 +249,7 @@ class Session:
             for each in self._of(topic_filter):
                 each.problem, each.granted = problem, not problem
                 each.told(problem)
-            if problem:
+            if problem and any(each.needed for each in self._of(topic_filter)):
                 self._denied(topic_filter, problem)
 
         self._client.subscribe(topic_filter, qos, _identifier(topic_filter), done)

@@ -36,7 +36,9 @@ from protocol.records import Heard
 from protocol.trigger import key_of, matches
 
 ID: Final = "id"  # the user property of MQTT 5 that says which message it is
-HELD_MAX: Final = 1_024  # that the node has not kept; a broker has fewer under way
+HELD_MAX: Final = 1_024  # that the node has not kept; ours lets a broker have 64 under way, and
+# Debian's Mosquitto (2.0.11) sends all there is once a few were acknowledged.
+HELD_FEW: Final = HELD_MAX // 4  # from then on there is room for what was let go of
 NO_ROOM: Final = "no room for it just now, and no broker keeps what is sent at QoS 0"
 OWN_TOPIC: Final = "a topic of the shoal's own: those tell of its run, and would run the next"
 FILTERED: Final = ""  # for no reason that anybody need know: it is not meant
@@ -94,7 +96,8 @@ class Taken:
 
 class Triggering:
     """All triggers of this device. `post` hands an event to the node; `later` calls after so many
-    seconds; `subscribe` has just these watches heard, each message coming to `heard` with its own.
+    seconds; `subscribe` has just these watches heard, each message coming to `heard` with its own;
+    `renew` has a broker's session connect anew, with which all comes that was not acknowledged.
     """
 
     def __init__(
@@ -102,13 +105,17 @@ class Triggering:
         post: Callable[[Event], None],
         later: Callable[[float, Callable[[], None]], None],
         subscribe: Callable[[Sequence[TopicWatch]], None],
+        renew: Callable[[str, str], None],
         root: str,
     ) -> None:
         self._post = post
         self._later = later
         self._subscribe = subscribe
+        self._renew = renew
         self._root = root  # of the shoal's own topics
         self._taken: dict[int, Taken] = {}
+        # Broker and session of what was let go of, and whether it was asked to come again.
+        self._let_go: dict[tuple[str, str], bool] = {}
         self._watches: dict[JobId, TopicWatch] = {}
         self._filtered: dict[JobId, int] = {}  # since the node was told
         self._handle = 0
@@ -130,6 +137,7 @@ class Triggering:
                 if taken is not None:
                     self.counters["kept"] += 1
                     taken.ack()
+                    self._ask_again()
             case TriggerPutOff():
                 self._put_off(effect)
 
@@ -160,6 +168,8 @@ class Triggering:
         source = f"{broker}/{session}/"
         for handle in [h for h, t in self._taken.items() if t.event.delivery.startswith(source)]:
             del self._taken[handle]
+        self._let_go.pop((broker, session), None)
+        self._ask_again()  # what it held was room that others lacked
         for watch in self._watches.values():
             if watch.mqtt.broker == broker and session_of(watch.template) == session:
                 self._post(TopicWatched(watch.template, f"broker {broker} is not connected"))
@@ -171,7 +181,10 @@ class Triggering:
     # ---- from a broker -----------------------------------------------------------------------
 
     def heard(self, watch: TopicWatch, message: Incoming) -> None:
-        """A message that came for a watch. Whatever it holds, it ends in an event or a count."""
+        """A message that came for a watch. Whatever it holds, it ends in an event or a count, or
+        comes again."""
+        if message.qos and self._lets_go(message.broker, session_of(watch.template)):
+            return
         self.counters["heard"] += 1
         try:
             event = self._event(watch, message)
@@ -188,12 +201,31 @@ class Triggering:
                 self._refuse(watch.template, reason)
             message.ack()
             return
-        if len(self._taken) >= HELD_MAX:  # the broker keeps it, and sends it to the next connection
-            _log.warning("%s: %d messages wait for the disk", watch.name, len(self._taken))
-            if not event.delivery:
-                self._refuse(watch.template, NO_ROOM)
+        if len(self._taken) >= HELD_MAX:  # and no broker keeps it
+            self._refuse(watch.template, NO_ROOM)
             return
         self._take(event, message)
+
+    def _lets_go(self, broker: str, session: str) -> bool:
+        """Whether there is no room for what its connection brings. One that was let go of is the
+        broker's still, which sends it to the next connection alone, as all that comes behind it
+        on this one: so they stay in their order."""
+        if (broker, session) not in self._let_go:
+            if len(self._taken) < HELD_MAX:
+                return False
+            self._let_go[broker, session] = False
+            text = "%s of broker %s: %d messages wait for the disk; the rest is to come again"
+            _log.warning(text, session, broker, len(self._taken))
+        return True
+
+    def _ask_again(self) -> None:
+        """What was let go of has room now: its sessions connect anew, which `gone` hears of."""
+        if len(self._taken) > HELD_FEW:
+            return
+        for source, asked in list(self._let_go.items()):
+            if not asked:
+                self._let_go[source] = True
+                self._renew(*source)
 
     def _take(self, event: TriggerHeard | TriggerRefused, message: Incoming) -> None:
         if len(self._taken) < HELD_MAX:

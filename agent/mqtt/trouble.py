@@ -44,6 +44,11 @@ class ConnectRefused(Exception):
         self.code = code
 
 
+class BehindError(Exception):
+    """This device did not take what came in time. What is let go of comes with the next connection
+    alone, and is one of the few that a broker has under way."""
+
+
 class TakenOverError(Exception):
     """The broker has another connection under the same client id (MQTT 5, reason code 142)."""
 
@@ -95,6 +100,9 @@ def explain(error: Exception, name: str, settings: BrokerSettings) -> Trouble:
             text = (error.strerror or str(error) or type(error).__name__).lower()
             file = f"{error.filename}: " if error.filename else f"{at}: "
             return Trouble("system", f"{file}{text}", f"see url and the files in {section}")
+        case BehindError():
+            fix = "is the processor or the disk busy? See shoal doctor"
+            return Trouble("behind", f"{at}: {error}", fix)
         case _:
             return Trouble("lost", f"{at}: {error}", "see the broker's own log")
 

@@ -49,7 +49,12 @@ class StandingBroker:
             done(why)
 
     def subscribe(
-        self, topic_filter: str, qos: int, handler: Callable[[Incoming], None], session: str = ""
+        self,
+        topic_filter: str,
+        qos: int,
+        handler: Callable[[Incoming], None],
+        session: str = "",
+        needed: bool = True,
     ) -> Any:
         self.subscriptions[topic_filter] = handler
         if (kept := self.retained.get(topic_filter)) is not None:

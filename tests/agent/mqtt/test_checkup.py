@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from protocol.records import Role
 from tests.agent.test_doctor import checks
 from tests.agent.whole import open_directory, running_agent, until
 from tests.mosquitto import Mosquitto
+from tests.mqttlistener import Listener
 from tests.protocol.standingbook import daemon
 
 OTHER = PeerId("12D3KooWJ8NCNvvnhYKZWTD5RYhDkNbfJcEnCnVF3GXRAKXuSTHD")
@@ -71,6 +73,30 @@ async def test_what_home_assistant_is_told_and_what_is_too_much(data_dir: Path) 
             assert "ha/" in checks(agent)[name]["text"]
             agent.bridge.showing.left_out["home"] = 3
             assert "3 templates and daemons are too many" in checks(agent)[name]["text"]
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+async def test_a_broker_that_drops_what_it_has_no_room_for_is_told_of(
+    data_dir: Path, version: str
+) -> None:
+    """Somebody is away, and more comes for him than it keeps."""
+    with Mosquitto(queued_max=5, more="sys_interval 1") as mosquitto:
+        with Listener(mosquitto.port, "for/him", "away"):
+            pass
+        (data_dir / "config.toml").write_text(
+            f'[mqtt.brokers.home]\nurl = "{mosquitto.url}"\nversion = "{version}"\n'
+        )
+        async with running_agent(data_dir, mqtt__allow=["template/x"]) as agent:
+            await until(lambda: checks(agent)["broker home"]["ok"])
+            assert "queue home" not in checks(agent)
+            with Listener(mosquitto.port, "for/nobody", "another") as sender:
+                sent = [sender.client.publish("for/him", b"x", 1) for _ in range(60)]
+                await until(lambda: all(each.is_published() for each in sent))
+            await until(lambda: "queue home" in checks(agent))
+            entry = checks(agent)["queue home"]
+            assert entry["ok"] is None and "max_queued_messages" in entry["fix"]
+            said = re.match(r"it has dropped (\d+) messages", entry["text"])
+            assert said is not None and 0 < int(said[1]) < 60
 
 
 async def test_what_fails_is_told_to_brokers_and_looked_at_once_a_minute(

@@ -15,6 +15,7 @@ from agent.mqtt.listening import SESSIONS_MAX, Listening, session_of
 from agent.mqtt.message import Incoming, Outgoing
 from agent.mqtt.remembered import Remembered
 from agent.mqtt.settings import BrokerSettings
+from protocol.effects import Tell
 from protocol.ids import JobId
 from protocol.listening import TopicWatch
 from protocol.trigger import MqttTrigger
@@ -47,8 +48,11 @@ class Ears:
 
 
 @asynccontextmanager
-async def listening(root: Path, settings: BrokerSettings) -> AsyncIterator[tuple[Ears, Brokers]]:
-    brokers = Brokers({"home": settings}, PEER, "shoal/lab", lambda tell: None, Random(1))
+async def listening(
+    root: Path, settings: BrokerSettings, told: list[Tell] | None = None
+) -> AsyncIterator[tuple[Ears, Brokers]]:
+    tell = [].append if told is None else told.append
+    brokers = Brokers({"home": settings}, PEER, "shoal/lab", tell, Random(1))
     ears = Ears(brokers, root)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(brokers.run)
@@ -82,6 +86,45 @@ async def test_messages_of_one_that_are_not_taken_hold_up_no_other(
             for _, message in ears.heard:
                 message.ack()
             await until(lambda: ears.names().count("look") > 20, "and those go on")
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+async def test_a_session_that_is_renewed_hears_again_what_was_not_acknowledged(
+    tmp_path: Path, version: str
+) -> None:
+    """In its order, and with no word of trouble."""
+    told: list[Tell] = []
+    with Mosquitto() as mosquitto:
+        settings = BrokerSettings(mosquitto.url, version)
+        async with listening(tmp_path, settings, told) as (ears, brokers):
+            ears.listening.hear([LOOK])
+            await until(lambda: ears.granted == [("look", "")])
+            broker = brokers.named("home")
+            assert broker is not None
+            for number in range(60):
+                await publish(broker, Outgoing("in/look", b"%d" % number))
+            await until(lambda: len(ears.heard) >= 20)
+            for _, message in ears.heard[:10]:
+                message.ack()
+            await until(lambda: len(ears.heard) >= 30)
+            seen: list[tuple[str, str, bool]] = []
+            brokers.watch_sessions(lambda *change: seen.append(change))
+            before = len(ears.heard)
+            broker.renew(session_of(LOOK.template))
+            await until(lambda: len(ears.heard) > before)
+            heard: list[bytes] = []  # at first what the connection before had brought by then
+
+            def rest() -> list[bytes]:
+                new, ears.heard[before:] = ears.heard[before:], []
+                for _, message in new:
+                    heard.append(message.payload)
+                    message.ack()
+                return heard[-50:]
+
+            await until(lambda: rest() == [b"%d" % number for number in range(10, 60)])
+            session = session_of(LOOK.template)
+            assert seen == [("home", session, False), ("home", session, True)]
+            assert broker.trouble is None and [tell.kind for tell in told] == ["mqtt.connected"]
 
 
 async def test_one_that_is_wanted_no_more_is_heard_no_more(tmp_path: Path) -> None:

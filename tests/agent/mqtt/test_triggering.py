@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agent.eventlog import EventLog
 from agent.mqtt.listening import session_of
-from agent.mqtt.triggering import COUNT_S, HELD_MAX, Triggering
+from agent.mqtt.triggering import COUNT_S, HELD_FEW, HELD_MAX, Triggering
 from protocol.effects import Tell, TriggerKept, TriggerPutOff, WatchTopics
 from protocol.events import Event, TopicWatched, TriggerFiltered, TriggerHeard, TriggerRefused
 from protocol.ids import JobId, PeerId
@@ -55,10 +55,12 @@ class Desk:
         self.posted: list[Event] = []
         self.waiting: list[tuple[float, Callable[[], None]]] = []
         self.subscribed: list[Sequence[TopicWatch]] = []
+        self.renewed: list[tuple[str, str]] = []
         self.triggering = Triggering(
             self.posted.append,
             lambda after_s, call: self.waiting.append((after_s, call)),
             self.subscribed.append,
+            lambda broker, session: self.renewed.append((broker, session)),
             root="shoal/lab",
         )
         mqtt.setdefault("topic", "home/+/motion")
@@ -383,6 +385,34 @@ def test_no_more_are_held_than_a_broker_would_have_under_way() -> None:
     late = Message(packet_id=60_000)
     assert desk.hear(late) is None and late.acks == 0
     assert isinstance(desk.hear(Message(qos=0)), TriggerRefused)
+
+
+def test_what_there_is_no_room_for_comes_again_with_what_is_behind_it_once_there_is() -> None:
+    desk = Desk()
+    events = [desk.heard(Message(packet_id=number + 1)) for number in range(HELD_MAX)]
+    assert desk.hear(Message(packet_id=2000)) is None
+    for event in events[: HELD_MAX - HELD_FEW - 1]:
+        desk.triggering.carry_out(TriggerKept(event.handle))
+    unmeant = Message(b"{", packet_id=2001)
+    assert desk.hear(unmeant) is None and unmeant.acks == 0, "one behind it would be before it"
+    assert desk.renewed == [] and desk.triggering.counters["heard"] == HELD_MAX
+    for event in events[HELD_MAX - HELD_FEW - 1 :][:9]:
+        desk.triggering.carry_out(TriggerKept(event.handle))
+    assert desk.renewed == [("home", session_of(LOOK))], "asked for once"
+    assert desk.hear(Message(packet_id=2002)) is None
+    desk.triggering.gone("home", session_of(LOOK))
+    assert desk.heard(Message(packet_id=2000, dup=True)).delivery.endswith("/2000")
+    assert len(desk.triggering.rebuilt()) == 1 and len(desk.renewed) == 1
+
+
+def test_what_a_session_held_is_room_for_another_when_that_has_gone() -> None:
+    desk = Desk()
+    other = TopicWatch(JobId("peek"), "default", "peek", MqttTrigger(broker="home", topic="#"))
+    for number in range(HELD_MAX):
+        desk.heard(Message(packet_id=number + 1))
+    desk.triggering.heard(other, Message())
+    desk.triggering.gone("home", session_of(LOOK))
+    assert desk.renewed == [("home", session_of(JobId("peek")))]
 
 
 def test_what_is_to_be_heard_is_subscribed_to() -> None:
