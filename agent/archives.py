@@ -246,13 +246,15 @@ def check_room(where: Path, size: int) -> None:
         raise ArchiveError(f"the disk is too full for {size >> 20} MiB more")
 
 
-def unpack(data: Path, into: Path) -> None:
+def unpack(
+    data: Path, into: Path, bytes_max: int = UNPACKED_BYTES_MAX, files_max: int = FILES_MAX
+) -> None:
     """Unpack shipped files: regular ones and directories only, none outside `into`, within bounds.
 
     Blocks; run it in a thread. Raises ArchiveError.
     """
     try:
-        extract(data, into, UNPACKED_BYTES_MAX, FILES_MAX)
+        extract(data, into, bytes_max, files_max)
     except NotExtracted as error:
         raise ArchiveError(f"the shipped files cannot be unpacked: {error}") from None
 

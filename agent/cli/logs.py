@@ -10,7 +10,7 @@ from agent.cli import units
 from agent.cli.connecting import connect
 from agent.cli.exitcodes import NOT_FOUND, OK, USAGE, CliError
 from agent.cli.following import Output
-from agent.cli.tables import show_json_line
+from agent.cli.tables import note, show_json_line
 from protocol.moment import parse_moment_s
 
 NO_TAIL: Final = -1  # all of it
@@ -34,6 +34,12 @@ def logs(args: Namespace) -> int:
             else:
                 output.write(line)
         output.flush()
+        if args.follow:
+            view = client.job(view["id"])
+    for slot in view["slots"]:
+        if slot.get("output_note") and args.slot in (None, slot["slot"]):
+            where = units.named(slot["executor_name"], slot["executor"])
+            note(f"of the output on {where}: {slot['output_note']}")
     return OK
 
 

@@ -912,7 +912,11 @@ async def test_a_full_disk_costs_the_output_and_nothing_else(
             patch.setattr("agent.engines.docker_log.spool", _full)
             await it.clear("e1")
         assert docker.ours() == []
-        assert await said(it) == b""
+        with pytest.raises(OSError, match="stdout could not be kept: the disk is full"):
+            await said(it)
+    async with engine(root, docker) as it:
+        await it.adopt()
+        assert "stdout could not be kept" in await it.settle_output("e1"), "as it was recorded"
 
 
 async def test_a_disk_that_an_ended_container_fills_has_room_once_it_is_over(

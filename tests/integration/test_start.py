@@ -13,7 +13,17 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.as_nobody import NOBODY
-from tests.lab import COMMAND_S, LISTEN, ROOT, Device, Done, Lab, environment_of, process_job
+from tests.lab import (
+    COMMAND_S,
+    LISTEN,
+    ROOT,
+    Device,
+    Done,
+    Lab,
+    children_of,
+    environment_of,
+    process_job,
+)
 
 AS_NOBODY = (sys.executable, "-m", "tests.integration.as_nobody")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
@@ -119,6 +129,16 @@ def test_an_agent_that_is_not_root_runs_and_its_doctor_says_what_that_means(lab:
     lab.until(lambda: lab.shoal(lab[0], "peers").code == 0, "it answers")
     done = lab.shoal(lab[0], "run", "-q", "--", "id", "-u")
     assert (done.code, done.out) == (0, f"{NOBODY}\n"), done
+    look = ("sh", "-c", "grep -E 'Max (data|processes)' /proc/self/limits")
+    limits = lab.shoal(lab[0], "run", "-q", "--memory", "300Mi", "--", *look).out.splitlines()
+    held = {line[:16].strip(): line.split()[-2] for line in limits}
+    assert held["Max data size"] == str(600 << 20), "it may make no control groups"
+    assert 512 < int(held["Max processes"]) < 1024, "its own come on top of what runs already"
+    bomb = "i=0; while [ $i -lt 2000 ]; do sleep 1000 & i=$((i+1)); done"
+    done = lab.shoal(lab[0], "run", "-q", "--", "sh", "-c", bomb)
+    assert done.code == 2 and "fork" in done.err, done
+    lab.until(lambda: not list(children_of(lab[0].pid)), "nothing of it is left")
+    assert lab.shoal(lab[0], "run", "-q", "--", "true").code == 0, "the next has room"
     doctor = lab.shoal(lab[0], "doctor").out
     assert "can read this device's key" in doctor and "run it as root" in doctor
 

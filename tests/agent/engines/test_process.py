@@ -17,8 +17,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from agent.engines.cgroups import PIDS_MAX
 from agent.engines.execution_dir import closed_parent
 from agent.engines.process import FoundExecution, ProcessEngine
+from agent.engines.rlimits import counted
 from agent.engines.supervisor import (
     encode_spec,
     spawn_supervisor,
@@ -587,6 +589,9 @@ async def test_a_flood_is_bounded_and_offsets_never_move(engine: ProcessEngine, 
     first = await engine.read_log("e1", "stdout", 0)
     assert first.end == written + len("\nthe end\n")
     assert first.offset == first.end - kept
+    why = "as task.log_bytes_max has it"
+    assert told.lost_output == f"the first {first.offset:,} bytes of stdout are gone, {why}"
+    assert await engine.settle_output("e1") == told.lost_output
     line = b"0123456789abcdef\n"
     assert first.data[:17] == (line * 2)[first.offset % 17 :][:17]
     assert (await engine.tail("e1", "stdout", 1)).data == b"the end\n"
@@ -708,11 +713,50 @@ async def test_it_starts_clean(engine: ProcessEngine) -> None:
 
 
 async def test_limits_are_set(engine: ProcessEngine) -> None:
-    limits = TaskLimits(open_files_max=64, file_bytes_max=1 << 20)
-    await ended(engine, shell("ulimit -n; ulimit -c; ulimit -f", limits=limits))
-    assert (await output(engine)).split() == ["64", "0", "2048"]
-    told = await ended(engine, shell("head -c 3000000 /dev/zero > big", "e2", limits=limits))
-    assert not told.succeeded
+    limits = TaskLimits(open_files_max=64, memory_bytes=1 << 30)
+    script = "ulimit -n; ulimit -c; grep -E 'Max (data|processes)' /proc/self/limits"
+    await ended(engine, shell(script, limits=limits))
+    files, core, *rest = (await output(engine)).splitlines()
+    assert (files, core) == ("64", "0")
+    limited = {line[:16].strip(): line.split()[-3:] for line in rest}
+    assert limited["Max data size"] == [str(2 << 30)] * 2 + ["bytes"]
+    processes, hard, _ = limited["Max processes"]
+    user = TaskUser.default()
+    others = counted(os.getuid() if user is None else user.uid)
+    assert processes == hard and PIDS_MAX <= int(hard) <= PIDS_MAX + others + 50, "some have ended"
+
+
+async def test_without_control_groups_a_bomb_of_forks_ends_at_its_bound(
+    engine: ProcessEngine,
+) -> None:
+    script = "i=0; while [ $i -lt 2000 ]; do echo $i; sleep 1000 & i=$((i+1)); done"
+    told = await ended(engine, shell(script))
+    assert told.code == 2, "the shell gave up"
+    assert "fork" in (await engine.tail("e1", "stderr", 1)).data.decode()
+    assert int((await output(engine)).split()[-1]) <= PIDS_MAX
+
+
+async def test_without_control_groups_memory_ends_at_twice_what_was_asked_for(
+    engine: ProcessEngine,
+) -> None:
+    """And what is only reserved counts for nothing."""
+    script = """
+import mmap
+reserved = mmap.mmap(-1, 8 << 30, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+held = []
+try:
+    while len(held) < 64:
+        held.append(bytearray(16 << 20))
+except MemoryError:
+    print("stopped at", len(held) * 16)
+"""
+    limits = TaskLimits(memory_bytes=64 << 20)  # 256 MiB it may have in any case
+    user = TaskUser(0, 0) if os.geteuid() == 0 else None  # who may run this Python
+    launch = TaskLaunch("e1", (sys.executable, "-I", "-S", "-c", script), user=user, limits=limits)
+    told = await ended(engine, launch)
+    text = await output(engine)
+    assert told.succeeded and text.startswith("stopped at"), (told, text)
+    assert 400 <= int(text.split()[-1]) < 512
 
 
 @as_root
