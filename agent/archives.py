@@ -149,7 +149,7 @@ class Archives:
                         with trio.fail_after(FETCH_S + size / SLOW_BYTES_S):
                             await self._fetch_from(digest, size, await dial(source))
                     except (ShoalError, OSError, EOFError, trio.TooSlowError) as error:
-                        said.append(f"{source[-8:]}: {error or type(error).__name__}")
+                        said.append(f"{source[-8:]}: {str(error) or type(error).__name__}")
         finally:
             self._fetching.pop(digest, None)
         if not path.exists():
@@ -249,12 +249,20 @@ def check_room(where: Path, size: int) -> None:
 def unpack(
     data: Path, into: Path, bytes_max: int = UNPACKED_BYTES_MAX, files_max: int = FILES_MAX
 ) -> None:
-    """Unpack shipped files: regular ones and directories only, none outside `into`, within bounds.
+    """Unpack shipped files: regular ones and directories only, none outside `into`, within bounds,
+    and as long as the agent has room left.
 
     Blocks; run it in a thread. Raises ArchiveError.
     """
+
+    def look(size: int) -> None:
+        try:
+            check_room(into, size)
+        except ArchiveError as error:
+            raise NotExtracted(str(error)) from None
+
     try:
-        extract(data, into, bytes_max, files_max)
+        extract(data, into, bytes_max, files_max, look=look)
     except NotExtracted as error:
         raise ArchiveError(f"the shipped files cannot be unpacked: {error}") from None
 

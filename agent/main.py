@@ -258,9 +258,10 @@ class Agent:
         return Inputs(self.archives, kept, web, objects, policy, dial, self._around)
 
     def _around(self) -> list[PeerId]:
-        """All others that are alive, whoever is connected first."""
-        alive = self.driver.node.membership.alive()
-        return list(dict.fromkeys([*self.transport.connected(), *alive]))
+        """All others that are alive: whoever is connected first, whoever pays for traffic last."""
+        membership = self.driver.node.membership
+        others = dict.fromkeys([*self.transport.connected(), *membership.alive()])
+        return sorted(others, key=membership.is_leaf)
 
     def _keeps_volumes(self, job: JobId, standing: bool) -> bool:
         return self.driver.node.keeps_volumes(job, standing)  # which may be built anew

@@ -120,7 +120,7 @@ class Tasks:
             return TaskFound(key, running=True)
         duration_ms = int(ended.duration_s * 1000)
         data, total = await self._stdout(key, FOUND_S)
-        lost_output = await self._settle_output(key)
+        lost_output = await self._settle_output(key, FOUND_S)
         return TaskFound(
             key,
             False,
@@ -317,7 +317,7 @@ class Tasks:
         left = ended.reason in LEAVING
         packed = await self._results.keep(key) if left else Packed()
         published = await self._publish(key, packed) if left else Published()
-        lost_output = await self._settle_output(key)
+        lost_output = await self._settle_output(key, OUTPUT_S)
         self._watched.discard(key)
         self._forget(key)
         self._post(
@@ -341,9 +341,9 @@ class Tasks:
         )
         await self._clear(key)
 
-    async def _settle_output(self, key: ExecutionId) -> str:
-        """That it cannot be found out is no reason not to tell of an end."""
-        with contextlib.suppress(KeyError, OSError, ValueError):
+    async def _settle_output(self, key: ExecutionId, within_s: float) -> str:
+        """That it cannot be found out, or not in time, is no reason not to tell of an end."""
+        with contextlib.suppress(KeyError, OSError, ValueError), trio.move_on_after(within_s):
             return await self._engines.of(key).settle_output(key)
         return ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
+from contextlib import suppress
 from typing import Any, Final
 
 from agent.cli import units
@@ -11,6 +12,7 @@ from agent.cli.connecting import connect
 from agent.cli.exitcodes import NOT_FOUND, OK, USAGE, CliError
 from agent.cli.following import Output
 from agent.cli.tables import note, show_json_line
+from agent.client import AgentError
 from protocol.moment import parse_moment_s
 
 NO_TAIL: Final = -1  # all of it
@@ -35,12 +37,20 @@ def logs(args: Namespace) -> int:
                 output.write(line)
         output.flush()
         if args.follow:
-            view = client.job(view["id"])
-    for slot in view["slots"]:
-        if slot.get("output_note") and args.slot in (None, slot["slot"]):
-            where = units.named(slot["executor_name"], slot["executor"])
-            note(f"of the output on {where}: {slot['output_note']}")
+            with suppress(AgentError):  # it was deleted meanwhile
+                view = client.job(view["id"])
+    _tell_of_what_is_missing(view, args)
     return OK
+
+
+def _tell_of_what_is_missing(view: dict[str, Any], args: Namespace) -> None:
+    """Of the output that was asked for."""
+    for slot in view["slots"]:
+        peer, name = _ran_on(slot)
+        where = units.named(name, peer)
+        asked = args.slot in (None, slot["slot"]) and (args.peer or where) in (peer, name, where)
+        if asked and slot.get("output_note"):
+            note(f"of the output on {where}: {slot['output_note']}")
 
 
 def _check(view: dict[str, Any], args: Namespace) -> None:

@@ -66,7 +66,7 @@ class Search:
                     await stream.write_frame(encode_message(request))
                     answer = decode_as(await stream.read_frame(), ArchiveAnswer)
         except (ShoalError, OSError, EOFError, trio.TooSlowError) as error:
-            self.said.append(f"{peer[-8:]}: {error or type(error).__name__}")
+            self.said.append(f"{peer[-8:]}: {str(error) or type(error).__name__}")
             return
         if answer.error:
             self.said.append(f"{peer[-8:]}: {answer.error}")

@@ -208,3 +208,7 @@ async def test_what_would_fill_the_disk_is_not_taken(
     monkeypatch.setattr("agent.archives.FREE_BYTES_MIN", 1 << 60)
     with pytest.raises(ArchiveError, match="the disk is too full for 0 MiB more"):
         await bench.put(url, "again")
+    shipped, size = kept_by(bench)
+    (tmp_path / "packed").rename(bench.results.path(shipped))
+    with pytest.raises(ArchiveError, match="unpacked: the disk is too full for 0 MiB more"):
+        await bench.put({"Type": "peer", "Params": {"Digest": shipped, "Size": size}}, "peer")
