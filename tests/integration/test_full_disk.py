@@ -15,7 +15,7 @@ from tests.lab import Device, Lab
 from tests.leftovers import leftovers
 
 OUTPUT_BYTES = 3_000_000
-FLOOD = f"yes $(printf %999s x) | head -n {OUTPUT_BYTES // 1000}; echo END"
+FLOOD = f'yes "$(printf %999s x)" | head -n {OUTPUT_BYTES // 1000}; echo END'
 SMALL, ROOMY = "1m", "160m"  # less than one output; a bit more than what is left to the agent
 
 

@@ -133,8 +133,8 @@ def test_an_agent_that_is_not_root_runs_and_its_doctor_says_what_that_means(lab:
     look = ("sh", "-c", "grep -E 'Max (data|processes)' /proc/self/limits")
     limits = lab.shoal(lab[0], "run", "-q", "--memory", "300Mi", "--", *look).out.splitlines()
     held = {line[:16].strip(): line.split()[-2] for line in limits}
-    limits = limited(TaskLimits(memory_bytes=300 << 20), NOBODY)
-    assert held["Max data size"] == str(limits.data_bytes_max), "it may make no control groups"
+    expected = limited(TaskLimits(memory_bytes=300 << 20), NOBODY)
+    assert held["Max data size"] == str(expected.data_bytes_max), "it may make no control groups"
     assert int(held["Max processes"]) > processes_more(), "the agent's own come on top"
     doctor = lab.shoal(lab[0], "doctor").out
     assert "can read this device's key" in doctor and "run it as root" in doctor

@@ -118,7 +118,7 @@ def test_a_million_result_files_are_refused_with_the_reason(lab: Lab) -> None:
     words = ("--name", "million", "--cpu", "1", "-o", "out", "--", "sh", "-c", fill)
     assert lab.shoal(lab[0], "run", "-d", *words).code == 0
     with lab[1].client() as client:
-        lab.until(lambda: client.job("million")["state"] == "completed", "it ended", 180)
+        lab.until(lambda: client.job("million")["state"] == "completed", "it ended", 400)
         (slot,) = client.job("million")["slots"]
     assert (slot["exit_code"], slot["archive"]) == (0, ""), slot
     described = lab.shoal(lab[1], "job", "describe", "million").out
