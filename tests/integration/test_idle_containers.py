@@ -59,8 +59,9 @@ def least_threads(lab: Lab, docker: DockerHost, looks: int) -> tuple[int, list[s
 def test_a_container_that_runs_costs_no_thread_and_no_call(lab: Lab, talkative: DockerHost) -> None:
     before, _ = least_threads(lab, talkative, 2)
     for number in range(CONTAINERS):
-        words = ("-d", "--name", f"idle-{number}", "--network", "none", IMAGE, "sleep", "1000")
-        assert lab.shoal(lab[0], "docker", "run", *words).code == 0
+        words = ("-d", "--name", f"idle-{number}", "--cpu", "0.1", "--network", "none")
+        what = (IMAGE, "sleep", "1000")
+        assert lab.shoal(lab[0], "docker", "run", *words, *what).code == 0
     with lab[0].client() as client:
         jobs = [f"idle-{number}" for number in range(CONTAINERS)]
         lab.until(lambda: all(client.job(job)["state"] == "running" for job in jobs), "all run")
