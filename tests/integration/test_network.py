@@ -265,11 +265,16 @@ def test_a_result_behind_one_nat_is_an_input_behind_the_other(natted: NetLab) ->
         Constraints=[{"Key": "place", "Operator": "=", "Values": [one.name]}],
         Task={"InputSources": [{"Source": {"Type": "peer", "Params": params}, "Target": "in"}]},
     )
+
+    def relayed_bytes() -> int:
+        with natted[0].client() as client:
+            return int(client.status()["counters"]["relayed_bytes"])
+
+    before = relayed_bytes()
     with one.client() as client:
-        via = {peer["id"]: peer["via"] for peer in client.peers()}
-        assert via[other.peer] == natted[0].name
         *_, last = client.run(job)
     (done,) = last["final"]["slots"]
     assert (done["state"], done["stdout_tail"]) == ("completed", "across\n"), done
     assert (one.data_dir / "results" / slot["archive"]).exists()
+    assert relayed_bytes() - before >= slot["archive_bytes"], "by way of the public one"
     assert deaths(natted) == []
