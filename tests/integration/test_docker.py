@@ -601,18 +601,20 @@ async def test_another_life_of_the_agent_finds_what_runs_and_what_ended(
     root: Path, docker: DockerHost
 ) -> None:
     async with engine(root, docker) as it:
-        await it.start(shell("sleep 1; echo later; exit 5", "runs"))
+        waits = "until [ -e /go ]; do sleep 0.1; done"
+        await it.start(shell(f"{waits}; echo later; exit 5", "runs"))
         await it.start(shell("exit 6", "ended"))
         await it.wait("ended")
         await ended(it, shell("exit 7", "cleared"))
         await it.clear("cleared")
-        await it.start(shell("sleep 100", "timed", timeout_s=3.0, stop_grace_s=0.1))
+        await it.start(shell("sleep 100", "timed", timeout_s=12.0, stop_grace_s=0.1))
     async with engine(root, docker) as it:
         found = {each.execution_id: each.exit for each in await it.adopt()}
         assert found["ended"] is not None and found["ended"].code == 6
         assert found["cleared"] is not None and found["cleared"].code == 7
         assert found["runs"] is None and found["timed"] is None
         with trio.fail_after(30):
+            assert await it.run_beside("runs", ["touch", "/go"]) == (0, "")
             assert (await it.wait("runs")).code == 5
             assert (await it.wait("timed")).reason is ExitReason.TIMEOUT
         assert await said(it, "runs") == b"later\n"
