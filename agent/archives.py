@@ -150,7 +150,7 @@ class Archives:
                         with trio.fail_after(FETCH_S + size / SLOW_BYTES_S):
                             await self._fetch_from(digest, size, await dial(source))
                     except (ShoalError, OSError, EOFError, trio.TooSlowError) as error:
-                        said.append(f"{source[-8:]}: {error or type(error).__name__}")
+                        said.append(f"{source[-8:]}: {str(error) or type(error).__name__}")
         finally:
             self._fetching.pop(digest, None)
         if not path.exists():
@@ -247,13 +247,23 @@ def check_room(where: Path, size: int) -> None:
         raise ArchiveError(f"the disk is too full for {size >> 20} MiB more")
 
 
-def unpack(data: Path, into: Path) -> None:
-    """Unpack shipped files: regular ones and directories only, none outside `into`, within bounds.
+def unpack(
+    data: Path, into: Path, bytes_max: int = UNPACKED_BYTES_MAX, files_max: int = FILES_MAX
+) -> None:
+    """Unpack shipped files: regular ones and directories only, none outside `into`, within bounds,
+    and as long as the agent has room left.
 
     Blocks; run it in a thread. Raises ArchiveError.
     """
+
+    def look(size: int) -> None:
+        try:
+            check_room(into, size)
+        except ArchiveError as error:
+            raise NotExtracted(str(error)) from None
+
     try:
-        extract(data, into, UNPACKED_BYTES_MAX, FILES_MAX)
+        extract(data, into, bytes_max, files_max, look=look)
     except NotExtracted as error:
         raise ArchiveError(f"the shipped files cannot be unpacked: {error}") from None
 

@@ -191,8 +191,9 @@ class Doctor:
             return check(
                 "tasks",
                 None,
-                f"tasks run as user {user.uid}, apart from the agent; nothing holds programs to "
-                "their memory, since the agent may make no control groups here",
+                f"tasks run as user {user.uid}, apart from the agent; rlimits end a process that "
+                "takes memory without end, and nothing holds programs to what their jobs ask for, "
+                "since the agent may make no control groups here",
                 "on a Raspberry Pi add cgroup_enable=memory cgroup_memory=1 to the one line of "
                 "/boot/firmware/cmdline.txt and reboot; containers are held to theirs meanwhile",
             )

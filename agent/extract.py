@@ -42,16 +42,23 @@ class _Bounded(tarfile.TarInfo):
 
 
 def extract(
-    archive: Path, into: Path, bytes_max: int, files_max: int, *, strict: bool = True
+    archive: Path,
+    into: Path,
+    bytes_max: int,
+    files_max: int,
+    *,
+    strict: bool = True,
+    look: Callable[[int], None] = lambda size: None,
 ) -> None:
     """Put what a tar.gz holds below `into`, in place of what is there under these names.
 
     Blocks. With `strict` anything but files and directories is refused, else it is left out.
+    `look` is told of each file's size before it is written, and may raise NotExtracted.
     Raises NotExtracted; what came out before that is there.
     """
     try:
         with tarfile.open(archive, "r:gz", tarinfo=_Bounded) as opened:
-            _all(opened, into, bytes_max, files_max, _refuse if strict else _leave_out)
+            _all(opened, into, bytes_max, files_max, _refuse if strict else _leave_out, look)
     except NotExtracted:
         raise
     except Exception as error:  # tarfile, gzip and zlib raise a dozen kinds at damaged bytes
@@ -79,6 +86,7 @@ def _all(
     bytes_max: int,
     files_max: int,
     other: Callable[[tarfile.TarInfo, Path], None],
+    look: Callable[[int], None] = lambda size: None,
 ) -> None:
     """`other` is told of what is neither a file nor a directory."""
     total = 0
@@ -87,6 +95,7 @@ def _all(
         if count >= files_max or total > bytes_max or member.size < 0:
             raise NotExtracted("too many files, or too large unpacked")
         if member.isreg() or member.isdir():
+            look(member.size)
             _put(opened, member, into)
         else:
             other(member, into)

@@ -67,8 +67,8 @@ from agent.outside import Outside, event_view
 from agent.peers import Peers
 from agent.publishing import Publishing, waiting
 from agent.readings import Readings
+from agent.results import ARCHIVE_BYTES_MAX, Results
 from agent.results import QUOTA_BYTES as RESULT_QUOTA_BYTES
-from agent.results import RESULT_BYTES_MAX, Results
 from agent.s3 import S3
 from agent.settings import ConfigError
 from agent.store import Store
@@ -189,7 +189,7 @@ class Agent:
         self.engines = Engines(processes, self.docker, self.wasm)
         self.archives = Archives(data_dir / "archives")
         spared = partial(waiting, self.engines)
-        kept = Archives(data_dir / "results", RESULT_BYTES_MAX, RESULT_QUOTA_BYTES, spared)
+        kept = Archives(data_dir / "results", ARCHIVE_BYTES_MAX, RESULT_QUOTA_BYTES, spared)
         self._stores = (self.archives, kept)
         self._send_events, self._events = trio.open_memory_channel[TransportEvent](EVENTS_QUEUED)
         self.transport = Transport(
@@ -257,7 +257,13 @@ class Agent:
         files = Archives(self.config.data_dir / "downloads", BYTES_MAX, QUOTA_BYTES)
         policy = self.config.accept.policy()
         web, objects = Downloads(files), Objects(files, self.s3)
-        return Inputs(self.archives, kept, web, objects, policy, dial, self.transport.connected)
+        return Inputs(self.archives, kept, web, objects, policy, dial, self._around)
+
+    def _around(self) -> list[PeerId]:
+        """All others that are alive: whoever is connected first, whoever pays for traffic last."""
+        membership = self.driver.node.membership
+        others = dict.fromkeys([*self.transport.connected(), *membership.alive()])
+        return sorted(others, key=membership.is_leaf)
 
     def _keeps_volumes(self, job: JobId, standing: bool) -> bool:
         return self.driver.node.keeps_volumes(job, standing)  # which may be built anew

@@ -26,6 +26,7 @@ from protocol.task import ResultPath
 from protocol.wire import decode_as, encode_message
 
 RESULT_BYTES_MAX: Final = 1024**3  # of one execution's files, unpacked
+ARCHIVE_BYTES_MAX: Final = RESULT_BYTES_MAX + (64 << 20)  # of files that do not shrink, with heads
 QUOTA_BYTES: Final = 2 * 1024**3  # of all archives; the longest unused go first
 WANTED: Final = "results"  # notes beside an execution: what is to be packed,
 PACKED: Final = "packed"  # and what came of it

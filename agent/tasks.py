@@ -120,6 +120,7 @@ class Tasks:
             return TaskFound(key, running=True)
         duration_ms = int(ended.duration_s * 1000)
         data, total = await self._stdout(key, FOUND_S)
+        lost_output = await self._settle_output(key, FOUND_S)
         return TaskFound(
             key,
             False,
@@ -133,6 +134,7 @@ class Tasks:
             unpublished=published.problem,
             stdout=data,
             stdout_bytes=total,
+            output_note=lost_output,
         )
 
     async def _stdout(self, key: ExecutionId, within_s: float) -> tuple[bytes, int]:
@@ -315,6 +317,7 @@ class Tasks:
         left = ended.reason in LEAVING
         packed = await self._results.keep(key) if left else Packed()
         published = await self._publish(key, packed) if left else Published()
+        lost_output = await self._settle_output(key, OUTPUT_S)
         self._watched.discard(key)
         self._forget(key)
         self._post(
@@ -333,9 +336,16 @@ class Tasks:
                 untouched=ended.reason is ExitReason.START_FAILED and not ended.may_begin,
                 stdout=stdout,
                 stdout_bytes=stdout_bytes,
+                output_note=lost_output,
             )
         )
         await self._clear(key)
+
+    async def _settle_output(self, key: ExecutionId, within_s: float) -> str:
+        """That it cannot be found out, or not in time, is no reason not to tell of an end."""
+        with contextlib.suppress(KeyError, OSError, ValueError), trio.move_on_after(within_s):
+            return await self._engines.of(key).settle_output(key)
+        return ""
 
     async def _publish(self, key: ExecutionId, packed: Packed) -> Published:
         """What it left, where its job wants that; once, and not if it is stopped meanwhile."""

@@ -29,6 +29,7 @@ class TaskFound:
     unpublished: str = ""
     stdout: bytes = b""  # as in TaskEnded
     stdout_bytes: int = 0
+    output_note: str = ""
 
     def as_ended(self) -> TaskEnded:
         """What is known of its end, where it is over; its output stays where it is."""
@@ -44,6 +45,7 @@ class TaskFound:
             unpublished=self.unpublished,
             stdout=self.stdout,
             stdout_bytes=self.stdout_bytes,
+            output_note=self.output_note,
         )
 
 
@@ -209,6 +211,7 @@ class TaskEnded:
     untouched: bool = False  # it never began, and has left nothing in its volumes
     stdout: bytes = b""  # its beginning, of executions whose output is published as a result
     stdout_bytes: int = 0  # of which there were so many
+    output_note: str = ""  # what of its output is not kept
 
 
 @dataclass(frozen=True, slots=True)

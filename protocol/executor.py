@@ -556,6 +556,7 @@ class Executor:
             archive_note=clipped(event.archive_note),
             untouched=not execution.touched,
             published=clipped(event.published),
+            output_note=clipped(event.output_note),
         )
         execution.result_data = seal(result, self.keyring)
         execution.tries = 0  # of renewals; it is the coordinator that is asked first

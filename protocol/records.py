@@ -206,6 +206,7 @@ class Result(msgspec.Struct, array_like=True, tag=8, frozen=True, kw_only=True):
     archive_note: Reason = ""  # what of them could not be kept, for people
     untouched: bool = False  # its task never began, so that nothing is in its volumes
     published: Reason = ""  # where else they are, for people: s3://bucket/key
+    output_note: Reason = ""  # what of the output is not kept, for people
 
 
 class Acceptance(msgspec.Struct, array_like=True, tag=9, frozen=True, kw_only=True):

@@ -37,6 +37,7 @@ class SlotShape(TypedDict):
     archive_note: NotRequired[str]
     ports: NotRequired[dict[str, int]]  # of its device, by the names in the job file
     published: NotRequired[str]  # where else they are; empty where nowhere
+    output_note: NotRequired[str]  # what of its output is not kept
 
 
 class ExecutionShape(TypedDict):

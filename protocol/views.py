@@ -136,6 +136,7 @@ def _slot_view(held: HeldJob, slot: Slot, plan: Plan | None, name: Name, keyring
         "archive_note": result.archive_note if result is not None else "",
         "ports": {**dict(plan.ports)} if plan is not None and state == "running" else {},
         "published": result.published if result is not None else "",
+        "output_note": result.output_note if result is not None else "",
     }
 
 

@@ -157,6 +157,9 @@ def _show_slots(view: dict[str, Any]) -> None:
         if slot.get("archive_note"):
             print(clean(f"Files left out of {_place(view, slot)}: {slot['archive_note']}"))
     for slot in view["slots"]:
+        if slot.get("output_note"):
+            print(clean(f"Output of {_place(view, slot)}: {slot['output_note']}"))
+    for slot in view["slots"]:
         if slot.get("published"):
             print(clean(f"Published of {_place(view, slot)}: {slot['published']}"))
     for slot in view["slots"]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
+from contextlib import suppress
 from typing import Any, Final
 
 from agent.cli import units
 from agent.cli.connecting import connect
 from agent.cli.exitcodes import NOT_FOUND, OK, USAGE, CliError
 from agent.cli.following import Output
-from agent.cli.tables import show_json_line
+from agent.cli.tables import note, show_json_line
+from agent.client import AgentError
 from protocol.moment import parse_moment_s
 
 NO_TAIL: Final = -1  # all of it
@@ -34,7 +36,21 @@ def logs(args: Namespace) -> int:
             else:
                 output.write(line)
         output.flush()
+        if args.follow:
+            with suppress(AgentError):  # it was deleted meanwhile
+                view = client.job(view["id"])
+    _tell_of_what_is_missing(view, args)
     return OK
+
+
+def _tell_of_what_is_missing(view: dict[str, Any], args: Namespace) -> None:
+    """Of the output that was asked for."""
+    for slot in view["slots"]:
+        peer, name = _ran_on(slot)
+        where = units.named(name, peer)
+        asked = args.slot in (None, slot["slot"]) and (args.peer or where) in (peer, name, where)
+        if asked and slot.get("output_note"):
+            note(f"of the output on {where}: {slot['output_note']}")
 
 
 def _check(view: dict[str, Any], args: Namespace) -> None:

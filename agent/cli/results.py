@@ -22,7 +22,7 @@ from agent.printable import clean
 
 ARCHIVE_BYTES_MAX: Final = (1 << 30) + (64 << 20)  # what a device keeps, and the heads of files
 UNPACKED_BYTES_MAX: Final = 1 << 30
-FILES_MAX: Final = 10_000
+FILES_MAX: Final = 20_000  # 10,000 files, and the directories that they are in
 READ_BYTES: Final = 1 << 20
 OVER: Final = ("completed", "failed", "stopped", "lost", "unknown")
 

@@ -1,8 +1,8 @@
 """Control groups: what holds the processes of a task to the memory and processor of its job.
 
 Version 2 where the kernel's tree is of that kind, else version 1, each where this agent may write,
-which is root. Elsewhere nothing is held to anything, and `shoal doctor` says so. All of it blocks
-for a moment.
+which is root. Elsewhere there are rlimits, and `shoal doctor` says so. All of it blocks for a
+moment.
 """
 
 from __future__ import annotations

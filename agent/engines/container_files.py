@@ -97,7 +97,7 @@ def fetch_files(
         return raw.count
     except NotThere:
         return 0
-    except (NotExtracted, ArchiveError) as error:
+    except NotExtracted as error:
         raise OSError(str(error)) from None
     finally:
         tar.close()  # docker keeps the container locked while it sends
@@ -131,6 +131,14 @@ def _for_all(mode: int, rights: int) -> int:
     return mode | rights | (0o111 if mode & 0o100 else 0)
 
 
+def _check_room(out: Path) -> None:
+    """Raises OSError, which tarfile lets through with its sentence."""
+    try:
+        check_room(out, 0)
+    except ArchiveError as error:
+        raise OSError(str(error)) from None
+
+
 class _Pieces(io.RawIOBase):
     """A file of pieces as they come."""
 
@@ -154,7 +162,7 @@ class _Pieces(io.RawIOBase):
             self._rest = next(self._pieces, b"")
             passed = self.count // LOOK_BYTES != (self.count + len(self._rest)) // LOOK_BYTES
             if passed and self._out is not None:
-                check_room(self._out, 0)
+                _check_room(self._out)
             self.count += len(self._rest)
         count = min(len(buffer), len(self._rest))
         buffer[:count] = self._rest[:count]

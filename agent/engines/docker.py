@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from agent.archives import FREE_BYTES_MIN
 from agent.engines.container import ContainerLaunch, create_options, host_options, with_ports
 from agent.engines.container_exit import exit_of, lost
 from agent.engines.container_files import (
@@ -43,7 +45,6 @@ from agent.engines.docker_client import (
 from agent.engines.docker_link import DockerLink
 from agent.engines.docker_live import READERS_MAX, live
 from agent.engines.docker_log import (
-    STREAMS,
     Places,
     before,
     chunks,
@@ -60,7 +61,7 @@ from agent.engines.presence import Presence
 from agent.engines.removal import remove_tree
 from agent.engines.supervisor import boot_id, spec_field
 from agent.engines.task import ExecutionRunningError, TaskExit, is_execution_id
-from agent.engines.task_log import LogChunk, Stream
+from agent.engines.task_log import STREAMS, LogChunk, Stream
 from agent.threads import abandonable
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class _Held:
     killed: bool = False  # through docker, by somebody else
     kill_at: float | None = None  # trio's clock; None while nobody brings it down
     clearing: bool = False  # whoever wanted its files has them
+    lost_output: str = ""
     beside: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
 
     def end(self, exit: TaskExit) -> None:
@@ -231,6 +233,20 @@ class DockerEngine:
         finally:
             given_up.set()
 
+    async def settle_output(self, execution_id: str) -> str:
+        """Its output stays with its container until it is cleared, after its end was told. Where
+        the disk has little room for it that is done first, so that its loss is told as well."""
+        held = self._known(execution_id)
+        if await self.directories.in_thread(self._is_tight):
+            with contextlib.suppress(OSError), trio.move_on_after(TAILS_S) as scope:
+                await self._link.client()
+                scope.deadline = math.inf  # the calls have bounds of their own
+                await self.clear(execution_id)
+        return held.lost_output
+
+    def _is_tight(self) -> bool:
+        return shutil.disk_usage(self.directories.root).free < FREE_BYTES_MIN
+
     async def clear(self, execution_id: str) -> None:
         """Keep its output and how it ended, and let the container go."""
         held, directory = self._known(execution_id), self.directories.of(execution_id)
@@ -241,7 +257,9 @@ class DockerEngine:
             if directory.read_exit() is not None:
                 return  # its container went, or is left over
             client = await self._link.client()
-            await self._link.ask(lambda: keep_logs(client, directory))
+            lost_output = await self._link.ask(lambda: keep_logs(client, directory))
+            held.lost_output = lost_output or held.lost_output
+            ended = replace(ended, lost_output=held.lost_output)
             try:
                 await self.directories.in_thread(lambda: directory.record(ended))
             except OSError:  # what the container wrote may be what fills the disk
@@ -320,6 +338,7 @@ class DockerEngine:
         held, left_s = await self.directories.in_thread(lambda: _read_spec(directory))
         self._held[name] = held
         if (ended := directory.read_exit()) is not None:
+            held.lost_output = ended.lost_output
             held.end(ended)
             return True
         if statuses is None:
@@ -399,8 +418,10 @@ class DockerEngine:
             with trio.move_on_after(AGAIN_S):  # its end is about to be heard of
                 await held.ended.wait()
             ended = directory.read_exit() is not None
-        if directory.read_exit() is None:
+        if (known := directory.read_exit()) is None:
             return
+        if offset == 0 and known.lost_output and not kept_log(directory, stream).exists():
+            raise OSError(errno.ENODATA, known.lost_output)
         kept = read_kept(kept_log(directory, stream), offset, lines, single)
         while (more := await self.directories.in_thread(lambda: next(kept, None))) is not None:
             yield more

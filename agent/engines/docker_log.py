@@ -9,6 +9,7 @@ its tenths of a microsecond since 1970, times 256, plus how many frames of that 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import struct
 from collections import deque
@@ -19,9 +20,8 @@ from typing import BinaryIO, Final
 
 from agent.engines.docker_client import DockerClient, NotAnswering, NotThere, moment_ns
 from agent.engines.execution_dir import ExecutionDir
-from agent.engines.task_log import LogChunk, Stream
+from agent.engines.task_log import STREAMS, LogChunk, Stream
 
-STREAMS: Final[tuple[Stream, Stream]] = ("stdout", "stderr")
 CHUNK_BYTES: Final = 64 << 10
 SAME_MAX: Final = 255
 _LENGTH: Final = struct.Struct(">I")
@@ -101,21 +101,27 @@ def last(frames: Iterable[bytes], count: int) -> Iterable[bytes]:
     return deque(frames, maxlen=max(0, count))
 
 
-def keep_logs(client: DockerClient, directory: ExecutionDir) -> None:
-    """Before the container goes. A full disk costs the output, and keeps no container for it.
+def keep_logs(client: DockerClient, directory: ExecutionDir) -> str:
+    """Before the container goes. A full disk costs the output, and keeps no container for it: what
+    is not kept, and why, in a sentence.
 
     Blocks. Raises NotAnswering.
     """
+    lost = []
     for stream in STREAMS:
         try:
             frames, _ = client.log(directory.path.name, stream, 0, -1, False)
             spool(frames, kept_log(directory, stream))
         except NotThere:
-            return
+            break
         except NotAnswering:
             raise
         except OSError as error:
             _log.warning("the output of %s is not kept: %s", directory.path.name, error)
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            why = "the disk is full" if full else error
+            lost.append(f"{stream} could not be kept: {why}")
+    return "; ".join(lost)
 
 
 def read_kept(path: Path, offset: int, lines: int, single: bool = False) -> Iterator[LogChunk]:

@@ -50,6 +50,9 @@ class Engine(Protocol):
     async def collect(self, execution_id: str, paths: Sequence[str]) -> Path:
         """The directory below which its files at these paths can be read, once it has ended."""
 
+    async def settle_output(self, execution_id: str) -> str:
+        """Once it has ended: what of its output is not kept, and why, in a sentence."""
+
     async def clear(self, execution_id: str) -> None:
         """Delete the files of a task that has ended; its output stays."""
 

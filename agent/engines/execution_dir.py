@@ -25,6 +25,7 @@ import msgspec
 from agent.engines.removal import remove_tree
 from agent.engines.supervisor import boot_id, open_process, spec_field
 from agent.engines.task import ExitReason, TaskExit, TaskUser
+from agent.engines.task_log import STREAMS, first_offset
 
 _RECORD_WAIT_S = 2.0  # a supervisor writes its record ~1 ms after it took the lock
 _BOOT_FIELD_BYTES = 64
@@ -38,8 +39,11 @@ class _ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
     errno: int = 0
     duration_ms: int = 0
     ended_wall_ms: int = 0
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
     dropped_bytes: int = 0
     detail: str = ""
+    lost_output: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,7 @@ class ExecutionDir:
             duration_ms=round(ended.duration_s * 1000),
             ended_wall_ms=round(ended.ended_wall * 1000),
             detail=ended.detail,
+            lost_output=ended.lost_output,
         )
         self._replace("exit", msgspec.json.encode(record), durable=True)
 
@@ -199,8 +204,20 @@ class ExecutionDir:
             ended_wall=record.ended_wall_ms / 1000,
             duration_s=record.duration_ms / 1000,
             detail=detail,
-            dropped_bytes=record.dropped_bytes,
+            lost_output=record.lost_output or self._lost_output(record),
         )
+
+    def _lost_output(self, record: _ExitRecord) -> str:
+        """What its supervisor could not write, and what it wrote over."""
+        written = {"stdout": record.stdout_bytes, "stderr": record.stderr_bytes}
+        lost = []
+        if record.dropped_bytes:
+            lost.append(f"{record.dropped_bytes:,} bytes of it found no room on the disk")
+        for stream in STREAMS:
+            if written[stream] and (gone := first_offset(self.path, stream)):
+                why = "as task.log_bytes_max has it"
+                lost.append(f"the first {gone:,} bytes of {stream} are gone, {why}")
+        return "; ".join(lost)
 
     def _failed_step(self, stage: str, number: int) -> str:
         try:

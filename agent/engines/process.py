@@ -19,6 +19,7 @@ from agent.engines.changes import Changes
 from agent.engines.directories import Directories
 from agent.engines.engine import FoundExecution
 from agent.engines.execution_dir import ExecutionDir, closed_parent
+from agent.engines.rlimits import limited
 from agent.engines.sandbox import Sandbox, Status, inside_only
 from agent.engines.spawner import Spawner
 from agent.engines.supervisor import encode_spec, spec_field
@@ -60,8 +61,8 @@ class ProcessEngine:
         spawner: Spawner | None = None,
     ) -> None:
         """Tasks run as `user`; None means the agent's own user. `cgroups` hold them to their
-        limits, and `sandbox` keeps them to themselves, where there are any. The `spawner` starts
-        them, where the agent is not root."""
+        limits, where there are none rlimits do, as far as they go; `sandbox` keeps them to
+        themselves, where there is one. The `spawner` starts them, where the agent is not root."""
         self.directories = Directories(root, user, spawner)
         self.spawner = spawner
         self.root = self.directories.root
@@ -158,6 +159,10 @@ class ProcessEngine:
         work = self._directory(execution_id).work
         await self._in_thread(lambda: self.directories.take_back(work))
         return work
+
+    async def settle_output(self, execution_id: str) -> str:
+        """Its supervisor has counted what found no room."""
+        return (await self.wait(execution_id)).lost_output
 
     async def clear(self, execution_id: str) -> None:
         """Delete the files of a task that has ended; its output stays."""
@@ -350,6 +355,9 @@ class ProcessEngine:
             groups: tuple[str, ...] = ()
             if self.cgroups is not None:
                 groups = self.cgroups.create(launch.execution_id, launch.limits)
+            else:
+                uid = os.geteuid() if user is None else user.uid
+                launch = replace(launch, limits=limited(launch.limits, uid))
             env = self._environment(directory, launch)
             who = None if launch.becomes_user else user
             sandbox = self._sandboxed(directory, launch, env)

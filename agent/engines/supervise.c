@@ -311,7 +311,7 @@ static void write_exit(void)
 
 static const struct { const char *key; int resource; } limits[] = {
     {"nofile", RLIMIT_NOFILE}, {"core", RLIMIT_CORE}, {"nproc", RLIMIT_NPROC},
-    {"fsize", RLIMIT_FSIZE}, {"as", RLIMIT_AS},
+    {"data", RLIMIT_DATA},
 };
 
 static void take(const char *key, char *value, size_t *args, size_t *vars)

@@ -67,8 +67,7 @@ def encode_spec(
         "core": 0,
         "nofile": limits.open_files_max,
         "nproc": limits.processes_max,
-        "fsize": limits.file_bytes_max,
-        "as": limits.address_space_bytes_max,
+        "data": limits.data_bytes_max,
         "uid": user.uid if user else None,
         "gid": user.gid if user else None,
     }

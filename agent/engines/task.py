@@ -54,9 +54,8 @@ class TaskLimits:
     device's own."""
 
     open_files_max: int = 1024  # the kernel's customary soft limit
-    processes_max: int | None = None  # counted per user, over all of its tasks
-    file_bytes_max: int | None = None
-    address_space_bytes_max: int | None = None  # address space, not resident memory
+    processes_max: int | None = None  # and threads, of its user, whoever started them
+    data_bytes_max: int | None = None  # of its own that it may write to, used or not
     memory_bytes: int = 0  # of all processes together, where there are control groups
     cpu_m: int = 100  # millicores; what it has of a busy device, likewise
 
@@ -94,7 +93,7 @@ class TaskExit:
     ended_wall: float
     duration_s: float
     detail: str = ""
-    dropped_bytes: int = 0  # output that a full disk cost
+    lost_output: str = ""  # what of its output is not kept, in a sentence
     may_begin: bool = False  # whoever was asked to start it did not answer, and may do it yet
 
     @property

@@ -9,9 +9,10 @@ import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 Stream = Literal["stdout", "stderr"]
+STREAMS: Final[tuple[Stream, Stream]] = ("stdout", "stderr")
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 TIMES_BYTES_MAX = 1 << 16  # supervise.c, NOTES_MAX
@@ -84,6 +85,11 @@ def offset_since(directory: Path, stream: Stream, since_ms: int) -> int:
             if written_ms >= since_ms:
                 return int(offset)
     return read_chunk(directory, stream, 1 << 62, 0).end
+
+
+def first_offset(directory: Path, stream: Stream) -> int:
+    """Of what is kept: so many bytes before it are gone."""
+    return min(_segments(directory, stream), default=0)
 
 
 def _segments(directory: Path, stream: Stream) -> list[int]:

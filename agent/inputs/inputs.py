@@ -5,14 +5,27 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Final, assert_never
 
 import trio
 
-from agent.archives import ArchiveError, Archives, Dialler, check_room, unpack
+from agent.archives import (
+    FILES_MAX,
+    UNPACKED_BYTES_MAX,
+    ArchiveError,
+    Archives,
+    Dialler,
+    check_room,
+    unpack,
+)
 from agent.inputs.downloads import Downloads
+from agent.inputs.holders import Search
 from agent.inputs.objects import Objects
+from agent.packing import FILES_MAX as RESULT_FILES_MAX
+from agent.results import RESULT_BYTES_MAX
 from agent.threads import abandonable
 from protocol.asks import not_allowed
 from protocol.config import PolicyConfig
@@ -23,7 +36,7 @@ from protocol.s3 import S3Source
 from protocol.sources import ArchiveSource, DirectorySource, InlineSource, UrlSource
 
 GZIP: Final = ("application/gzip", "application/x-gzip")
-ASKED_MAX: Final = 32  # peers, for an archive that anybody may have
+RESULT_ENTRIES_MAX: Final = 2 * RESULT_FILES_MAX  # with the directories that they are in
 
 
 class Inputs:
@@ -37,17 +50,17 @@ class Inputs:
         objects: Objects,
         policy: PolicyConfig,
         dial: Dialler,
-        neighbours: Callable[[], Sequence[PeerId]],
+        around: Callable[[], Sequence[PeerId]],
     ) -> None:
         """`shipped` beside jobs, `results` of this device's own tasks and what was fetched of
-        others'; `neighbours` are asked for what anybody may have."""
+        others'; those `around`, the nearest first, are asked for what anybody may have."""
         self._shipped = shipped
         self._results = results
         self._downloads = downloads
         self._objects = objects
         self._policy = policy
         self._dial = dial
-        self._neighbours = neighbours
+        self._around = around
 
     async def put(self, task: StartTask, work: Path) -> dict[str, str]:
         """Of the device's own paths among them, where each leads, as it was found and allowed: who
@@ -79,12 +92,29 @@ class Inputs:
         return ""
 
     async def _unpack(self, source: ArchiveSource, target: Path, task: StartTask) -> None:
-        store, peers = self._shipped, list(task.sources)
         if source.anywhere:
-            store = self._results
-            peers = list(dict.fromkeys([*peers, *self._neighbours()]))[:ASKED_MAX]
-        path = await store.fetch(source.digest, source.size_bytes, peers, self._dial)
-        await trio.to_thread.run_sync(_unpack, path, target)
+            path = await self._find(source, task)
+            bounds = (RESULT_BYTES_MAX, RESULT_ENTRIES_MAX)
+        else:
+            digest, size_bytes = source.digest, source.size_bytes
+            path = await self._shipped.fetch(digest, size_bytes, task.sources, self._dial)
+            bounds = (UNPACKED_BYTES_MAX, FILES_MAX)
+        await trio.to_thread.run_sync(_unpack, path, target, *bounds)
+
+    async def _find(self, source: ArchiveSource, task: StartTask) -> Path:
+        """A result of whoever has it: first of those who had to do with the job."""
+        fetch = partial(self._results.fetch, source.digest, source.size_bytes)
+        if self._results.holds(source.digest):
+            return await fetch((), self._dial)
+        search = Search(source.digest, source.size_bytes, self._dial)
+        peers = list(dict.fromkeys([*task.sources, *self._around()]))
+        async with aclosing(search.holders(peers)) as found:
+            async for holders in found:
+                try:
+                    return await fetch(holders, self._dial)
+                except ArchiveError as error:  # another may be nearer, or still have it
+                    search.said.insert(0, str(error))
+        raise ArchiveError(search.told())
 
     def _give(self, source: DirectorySource, link: Path | None) -> str:
         """See that it is there, and is what its owner allowed: a link may lead elsewhere. To a
@@ -109,9 +139,11 @@ class Inputs:
         return real
 
 
-def _unpack(path: Path, target: Path) -> None:
+def _unpack(
+    path: Path, target: Path, bytes_max: int = UNPACKED_BYTES_MAX, files_max: int = FILES_MAX
+) -> None:
     target.mkdir(parents=True, exist_ok=True)
-    unpack(path, target)
+    unpack(path, target, bytes_max, files_max)
 
 
 def _write(source: InlineSource, target: Path) -> None:

@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -475,3 +475,38 @@ async def test_output_of_what_ended_while_no_agent_ran_is_found_with_it(root: Pa
         it.tasks.publishes = lambda key: True
         (found,) = await it.tasks.found()
         assert (found.stdout, found.stdout_bytes) == (b"out\n", 4)
+
+
+# ---- output -----------------------------------------------------------------------------------
+
+
+async def test_output_that_its_bound_has_cost_is_told_with_its_end_and_by_a_later_life(
+    root: Path,
+) -> None:
+    lost = "bytes of stdout are gone, as task.log_bytes_max has it"
+    async with running(root) as it:
+        ended = await it.ended(shell("head -c 500000 /dev/zero"))
+        assert lost in ended.output_note
+    async with running(root) as it:
+        (found,) = await it.tasks.found()
+        assert found.output_note == ended.output_note == found.as_ended().output_note
+
+
+async def test_an_end_is_told_though_nobody_says_what_became_of_its_output(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.tasks.OUTPUT_S", 0.2)
+    async with running(root) as it:
+        for name, settle in (("hangs", trio.sleep_forever), ("fails", _no_disk)):
+            monkeypatch.setattr(it.engine, "settle_output", partial(_ignoring, settle))
+            it.events.clear()
+            ended = await it.ended(shell("true", execution=ExecutionId(name)))
+            assert (ended.exit_code, ended.output_note) == (0, "")
+
+
+async def _ignoring(settle: Callable[[], Awaitable[str]], _: str) -> str:
+    return await settle()
+
+
+async def _no_disk() -> str:
+    raise OSError(errno.EIO, "the card is gone")

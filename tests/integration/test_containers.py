@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from tests.dockerhost import IMAGE, LOGIN, DockerHost
-from tests.lab import Device, Done, Lab
+from tests.lab import Device, Done, Lab, LabError
+from tests.leftovers import leftovers
 
 SHELL = ("--network", "none", IMAGE, "sh", "-c")
 
@@ -52,7 +53,10 @@ def view(lab: Lab, job: str) -> dict[str, Any]:
 
 
 def ended(lab: Lab, docker: DockerHost) -> None:
-    lab.until(lambda: docker.ours() == [], "no container is left")
+    try:
+        lab.until(lambda: not leftovers(lab, docker), "nothing is left", 120)
+    except LabError:
+        assert leftovers(lab, docker) == []
 
 
 # ---- what people type --------------------------------------------------------------------------
@@ -183,6 +187,47 @@ def test_bad_ends_have_their_reasons(lab: Lab, docker: DockerHost) -> None:
         lab[0], "docker", "run", "--retry", "1", "--pull", "never", "absent:1", "true"
     )
     assert absent.code == 125 and "image absent:1 is not here" in absent.err, absent
+    ended(lab, docker)
+
+
+# A million, as of a process in test_tasks.py, takes the file systems of a container minutes.
+FILL = "cd /outputs; for d in $(seq 100); do mkdir $d; (cd $d; seq 1000 | xargs touch); done"
+BOMBS = {
+    "a-hundred-thousand-files": FILL,
+    "a-sparse-file": "truncate -s 10G /outputs/hole",
+    "too-much-together": "cd /outputs; for i in 1 2 3; do truncate -s 400M $i; done",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_result_bomb_is_refused_with_its_reason_and_leaves_nothing(
+    lab: Lab, docker: DockerHost, name: str
+) -> None:
+    words = ("-d", "--name", name, "--cpu", "1", "-o", "/outputs", *SHELL, BOMBS[name])
+    assert lab.shoal(lab[0], "docker", "run", *words).code == 0
+    lab.until(lambda: view(lab, name)["state"] not in ("pending", "running"), "it ended", 300)
+    (slot,) = view(lab, name)["slots"]
+    assert (slot["state"], slot["exit_code"], slot["archive"]) == ("completed", 0, ""), slot
+    described = lab.shoal(lab[1], "job", "describe", name).out
+    assert "Files left out of 0: the result files could not be kept: too many files, or too " in (
+        described
+    )
+    assert "the result files could not be kept" in lab.shoal(lab[2], "job", "get", name).err
+    ended(lab, docker)
+
+
+def test_links_in_a_result_come_out_as_nothing_and_are_told_of(
+    lab: Lab, docker: DockerHost, tmp_path: Path
+) -> None:
+    script = "cd /outputs; ln -s /etc/shadow l; ln -s ../../etc up; mkfifo p; echo x > file"
+    done = run(lab, "--name", "links", "-o", "/outputs", *SHELL, script)
+    assert done.code == 0, done
+    described = lab.shoal(lab[0], "job", "describe", "links").out
+    assert "Files left out of 0: " in described
+    for left_out in ("outputs/l", "outputs/up", "outputs/p"):
+        assert f"{left_out}: neither a file nor a directory" in described, described
+    assert lab.shoal(lab[2], "job", "get", "links", "-o", str(tmp_path / "got")).code == 0
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "got", "outputs"]
     ended(lab, docker)
 
 

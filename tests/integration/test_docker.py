@@ -601,18 +601,20 @@ async def test_another_life_of_the_agent_finds_what_runs_and_what_ended(
     root: Path, docker: DockerHost
 ) -> None:
     async with engine(root, docker) as it:
-        await it.start(shell("sleep 6; echo later; exit 5", "runs"))
+        waits = "until [ -e /go ]; do sleep 0.1; done"
+        await it.start(shell(f"{waits}; echo later; exit 5", "runs"))
         await it.start(shell("exit 6", "ended"))
         await it.wait("ended")
         await ended(it, shell("exit 7", "cleared"))
         await it.clear("cleared")
-        await it.start(shell("sleep 100", "timed", timeout_s=6.0, stop_grace_s=0.1))
+        await it.start(shell("sleep 100", "timed", timeout_s=12.0, stop_grace_s=0.1))
     async with engine(root, docker) as it:
         found = {each.execution_id: each.exit for each in await it.adopt()}
         assert found["ended"] is not None and found["ended"].code == 6
         assert found["cleared"] is not None and found["cleared"].code == 7
         assert found["runs"] is None and found["timed"] is None
         with trio.fail_after(30):
+            assert await it.run_beside("runs", ["touch", "/go"]) == (0, "")
             assert (await it.wait("runs")).code == 5
             assert (await it.wait("timed")).reason is ExitReason.TIMEOUT
         assert await said(it, "runs") == b"later\n"
@@ -916,7 +918,11 @@ async def test_a_full_disk_costs_the_output_and_nothing_else(
             patch.setattr("agent.engines.docker_log.spool", _full)
             await it.clear("e1")
         assert docker.ours() == []
-        assert await said(it) == b""
+        with pytest.raises(OSError, match="stdout could not be kept: the disk is full"):
+            await said(it)
+    async with engine(root, docker) as it:
+        await it.adopt()
+        assert "stdout could not be kept" in await it.settle_output("e1"), "as it was recorded"
 
 
 async def test_a_disk_that_an_ended_container_fills_has_room_once_it_is_over(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -245,4 +246,35 @@ def test_a_job_crosses_two_nats_with_its_files_its_output_and_its_result(natted:
     assert done.code == 0 and (target / "out" / "said").read_text() == "NATs\n", done
     with natted[0].client() as client:
         assert client.status()["counters"]["relayed_bytes"] > 0
+    assert deaths(natted) == []
+
+
+def test_a_result_behind_one_nat_is_an_input_behind_the_other(natted: NetLab) -> None:
+    """Who asks is no neighbour of who has it, and had nothing to do with the job that left it."""
+    (one,), (other,) = natted.private
+    script = ("sh", "-c", "mkdir out; echo across > out/file")
+    wanted = ("--constraint", f"place={other.name}", "--name", "left", "-o", "out", "-q")
+    assert natted.shoal(other, "run", *wanted, "--", *script).code == 0
+    shown = json.loads(natted.shoal(other, "job", "describe", "left", "--json").out)
+    (slot,) = shown["slots"]
+    params = {"Digest": slot["archive"], "Size": slot["archive_bytes"]}
+    job = process_job(
+        "cat",
+        "in/out/file",
+        name="across",
+        Constraints=[{"Key": "place", "Operator": "=", "Values": [one.name]}],
+        Task={"InputSources": [{"Source": {"Type": "peer", "Params": params}, "Target": "in"}]},
+    )
+
+    def relayed_bytes() -> int:
+        with natted[0].client() as client:
+            return int(client.status()["counters"]["relayed_bytes"])
+
+    before = relayed_bytes()
+    with one.client() as client:
+        *_, last = client.run(job)
+    (done,) = last["final"]["slots"]
+    assert (done["state"], done["stdout_tail"]) == ("completed", "across\n"), done
+    assert (one.data_dir / "results" / slot["archive"]).exists()
+    assert relayed_bytes() - before >= slot["archive_bytes"], "by way of the public one"
     assert deaths(natted) == []

@@ -12,8 +12,19 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent.engines.rlimits import limited, processes_more
+from agent.engines.task import TaskLimits
 from tests.integration.as_nobody import NOBODY
-from tests.lab import COMMAND_S, LISTEN, ROOT, Device, Done, Lab, environment_of, process_job
+from tests.lab import (
+    COMMAND_S,
+    LISTEN,
+    ROOT,
+    Device,
+    Done,
+    Lab,
+    environment_of,
+    process_job,
+)
 
 AS_NOBODY = (sys.executable, "-m", "tests.integration.as_nobody")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
@@ -119,6 +130,12 @@ def test_an_agent_that_is_not_root_runs_and_its_doctor_says_what_that_means(lab:
     lab.until(lambda: lab.shoal(lab[0], "peers").code == 0, "it answers")
     done = lab.shoal(lab[0], "run", "-q", "--", "id", "-u")
     assert (done.code, done.out) == (0, f"{NOBODY}\n"), done
+    look = ("sh", "-c", "grep -E 'Max (data|processes)' /proc/self/limits")
+    limits = lab.shoal(lab[0], "run", "-q", "--memory", "300Mi", "--", *look).out.splitlines()
+    held = {line[:16].strip(): line.split()[-2] for line in limits}
+    expected = limited(TaskLimits(memory_bytes=300 << 20), NOBODY)
+    assert held["Max data size"] == str(expected.data_bytes_max), "it may make no control groups"
+    assert int(held["Max processes"]) > processes_more(), "the agent's own come on top"
     doctor = lab.shoal(lab[0], "doctor").out
     assert "can read this device's key" in doctor and "run it as root" in doctor
 

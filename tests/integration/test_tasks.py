@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.integration.gated import Gated
-from tests.lab import Lab, process_job, supervisors_of
+from tests.lab import Lab, LabError, process_job, supervisors_of
+from tests.leftovers import leftovers
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="an agent that is not root cannot")
 LOG_BYTES = 200_000
@@ -25,6 +26,16 @@ def lab() -> Iterator[Lab]:
         device.flags = ["--task-log-bytes-max", str(LOG_BYTES)]
     with lab:
         yield lab
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(lab: Lab) -> Iterator[None]:
+    """Whatever became of a task: no process, mount, partial file or directory of it is left."""
+    yield
+    try:
+        lab.until(lambda: not leftovers(lab), "nothing is left", 120)
+    except LabError:
+        assert leftovers(lab) == []
 
 
 def run(lab: Lab, script: str, *words: str) -> str:
@@ -99,6 +110,19 @@ def test_a_flood_of_output_is_bounded_on_disk_and_its_end_is_kept(lab: Lab) -> N
         for path in (device.data_dir / "executions").glob("*/stdout.*")
     ]
     assert sum(sizes) <= 2 * LOG_BYTES + 100_000
+
+
+def test_a_million_result_files_are_refused_with_the_reason(lab: Lab) -> None:
+    some = "mkdir $d; (cd $d; seq 1000 | xargs touch)"
+    fill = f"mkdir out; cd out; for d in $(seq 1000); do {some}; done"
+    words = ("--name", "million", "--cpu", "1", "-o", "out", "--", "sh", "-c", fill)
+    assert lab.shoal(lab[0], "run", "-d", *words).code == 0
+    with lab[1].client() as client:
+        lab.until(lambda: client.job("million")["state"] == "completed", "it ended", 400)
+        (slot,) = client.job("million")["slots"]
+    assert (slot["exit_code"], slot["archive"]) == (0, ""), slot
+    described = lab.shoal(lab[1], "job", "describe", "million").out
+    assert "Files left out of 0: more than 10000 result files: none is kept" in described
 
 
 def test_what_a_task_left_running_ends_with_it(lab: Lab) -> None:

@@ -1221,6 +1221,11 @@ def test_a_task_that_failed_has_failed_whether_or_not_that_was_published() -> No
     assert result.archive_note == "b: a link; no bucket"
 
 
+def test_what_of_its_output_is_not_kept_is_told_with_its_result() -> None:
+    _, result = offered(publishing().end(3, output_note="5 bytes of it found no room"))
+    assert result.output_note == "5 bytes of it found no room"
+
+
 def test_a_restart_in_the_midst_of_publishing_goes_on_with_it() -> None:
     it = publishing()
     it.does([Save((it.executor.executions[it.key()].row(),))])

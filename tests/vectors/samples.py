@@ -417,6 +417,7 @@ RESULT = Result(
     archive_bytes=4_242,
     archive_note="report: nothing is there",
     published="s3://results/detect/1.tar.gz",
+    output_note="512 bytes of it found no room on the disk",
 )
 
 STANDING_SPEC = Spec(

@@ -67,6 +67,20 @@ def test_fields_that_came_later_are_no_difference() -> None:
     assert earlier.misread({**sample, "fields": fields}) == ""
 
 
+def test_an_envelope_is_put_aside_when_its_record_has_grown() -> None:
+    before = {"envelopes": [{**each} for each in generate.envelopes() if "Result" in each.values()]}
+    (was,) = before["envelopes"]
+    opened = dict(was["opened"])  # type: ignore[call-overload]
+    del opened["published"]  # it came later
+    was["opened"] = opened
+    (aside,) = earlier.put_aside(before, {"envelopes": [{**was, "hex": "80"}]})
+    assert aside == {**was, "decode_only": True}
+    assert earlier.misread(aside) == ""
+    opened["code"] = "other"
+    assert earlier.misread(aside).startswith("envelope.root-to-admit-to-peer: read as")
+    assert earlier.misread({**was, "hex": generate.dumps([b"", "", b"", b""]).hex()})
+
+
 def test_the_generator_refuses_what_it_would_break(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

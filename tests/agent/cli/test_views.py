@@ -207,6 +207,28 @@ def test_logs_of_what_there_is_not_are_no_silence(agent: MemoryAgent, shoal: Sho
     assert shoal("logs", job, "--since", "10m").code == 0
 
 
+def test_what_of_an_output_is_not_kept_is_told_beside_it(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = shoal("run", "-d", "--count", "2", "--", "wait").out.strip()
+    agent.call(agent.backend.write, job, "one\n", 0)
+    told = {"executor": "p1", "executor_name": "attic", "output_note": "5 bytes are gone"}
+    agent.backend.views[job]["slots"][0] |= told
+    note = "of the output on attic: 5 bytes are gone"
+    ended = shoal("logs", job, "--json")
+    assert note in ended.err and [line["slot"] for line in ended.lines] == [0], "and no line more"
+    for words, shown in (
+        ((), True),
+        (("--slot", "0"), True),
+        (("--slot", "1"), False),
+        (("--peer", "p1"), True),
+        (("--peer", "attic"), True),
+        (("--peer", agent.backend.views[job]["slots"][1]["executor"]), False),
+    ):
+        assert (note in shoal("logs", job, *words).err) is shown, words
+    assert "Output of 0: 5 bytes are gone" in shoal("job", "describe", job).out
+    agent.call(agent.backend.finish, job, 0)
+    assert note in shoal("logs", "-f", job).err, "as it was at its end"
+
+
 def test_stopping_several_goes_on_after_a_refusal(agent: MemoryAgent, shoal: Shoal) -> None:
     one = shoal("run", "-d", "--", "wait").out.strip()
     two = shoal("run", "-d", "--", "wait").out.strip()

@@ -328,8 +328,8 @@ class Logging:
         yield from found
 
 
-def keep(directory: ExecutionDir, client: Logging) -> None:
-    keep_logs(cast("DockerClient", client), directory)
+def keep(directory: ExecutionDir, client: Logging) -> str:
+    return keep_logs(cast("DockerClient", client), directory)
 
 
 @pytest.fixture
@@ -340,7 +340,7 @@ def directory(tmp_path: Path) -> ExecutionDir:
 
 def test_both_streams_are_kept_from_beginning_to_end(directory: ExecutionDir) -> None:
     client = Logging(stdout=lines(0, 5), stderr=[frame(NOW, b"err\n")])
-    keep(directory, client)
+    assert keep(directory, client) == ""
     assert client.asked == [("e1", stream, 0, -1, False) for stream in ("stdout", "stderr")]
     assert data_of(read_kept(kept_log(directory, "stdout"), 0, -1)) == b"0\n1\n"
     assert data_of(read_kept(kept_log(directory, "stderr"), 0, -1)) == b"err\n"
@@ -362,7 +362,8 @@ def test_a_stream_that_finds_no_room_costs_the_other_nothing(
 ) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
     with caplog.at_level(logging.WARNING, "shoal.docker"):
-        keep(directory, Logging(stdout=full, stderr=[frame(NOW, b"err\n")]))
+        lost = keep(directory, Logging(stdout=full, stderr=[frame(NOW, b"err\n")]))
+    assert lost == "stdout could not be kept: the disk is full"
     assert os.listdir(directory.path) == ["log.stderr"]
     assert [record.getMessage() for record in caplog.records] == [
         "the output of e1 is not kept: [Errno 28] No space left on device"

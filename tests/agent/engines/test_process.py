@@ -17,8 +17,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from agent.engines.cgroups import PIDS_MAX
 from agent.engines.execution_dir import closed_parent
 from agent.engines.process import FoundExecution, ProcessEngine
+from agent.engines.rlimits import limited, processes_more
 from agent.engines.supervisor import (
     encode_spec,
     spawn_supervisor,
@@ -37,6 +39,7 @@ from agent.engines.task_log import LogChunk
 
 SOURCE = supervisor_path().with_name("supervise.c")
 WARNINGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror")
+ALONE = 54_321  # as this user nothing else runs
 WITHIN_S = 20.0  # a bound for a loaded machine; nothing waits that long when it is well
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -587,6 +590,9 @@ async def test_a_flood_is_bounded_and_offsets_never_move(engine: ProcessEngine, 
     first = await engine.read_log("e1", "stdout", 0)
     assert first.end == written + len("\nthe end\n")
     assert first.offset == first.end - kept
+    why = "as task.log_bytes_max has it"
+    assert told.lost_output == f"the first {first.offset:,} bytes of stdout are gone, {why}"
+    assert await engine.settle_output("e1") == told.lost_output
     line = b"0123456789abcdef\n"
     assert first.data[:17] == (line * 2)[first.offset % 17 :][:17]
     assert (await engine.tail("e1", "stdout", 1)).data == b"the end\n"
@@ -708,11 +714,77 @@ async def test_it_starts_clean(engine: ProcessEngine) -> None:
 
 
 async def test_limits_are_set(engine: ProcessEngine) -> None:
-    limits = TaskLimits(open_files_max=64, file_bytes_max=1 << 20)
-    await ended(engine, shell("ulimit -n; ulimit -c; ulimit -f", limits=limits))
-    assert (await output(engine)).split() == ["64", "0", "2048"]
-    told = await ended(engine, shell("head -c 3000000 /dev/zero > big", "e2", limits=limits))
-    assert not told.succeeded
+    limits = TaskLimits(open_files_max=64, memory_bytes=1 << 30)
+    script = "ulimit -n; ulimit -c; grep -E 'Max (data|processes)' /proc/self/limits"
+    await ended(engine, shell(script, limits=limits))
+    files, core, *rest = (await output(engine)).splitlines()
+    assert (files, core) == ("64", "0")
+    held = {line[:16].strip(): line.split()[-3:-1] for line in rest}
+    expected = limited(limits, ALONE)
+    assert held["Max data size"] == [str(expected.data_bytes_max)] * 2
+    processes, hard = map(int, held["Max processes"])
+    assert processes == hard >= processes_more(), "what runs already comes on top"
+
+
+async def test_without_control_groups_a_bomb_of_forks_ends_at_its_bound(
+    engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.engines.rlimits.THREADS_MAX", Path("/nowhere"))
+    user = TaskUser(ALONE, ALONE) if os.geteuid() == 0 else None  # whom no other test runs as
+    script = "i=0; while [ $i -lt 2000 ]; do echo $i; sleep 1000 & i=$((i+1)); done"
+    told = await ended(engine, shell(script, user=user))
+    assert told.code == 2, "the shell gave up"
+    assert "fork" in (await engine.tail("e1", "stderr", 1)).data.decode()
+    assert int((await output(engine)).split()[-1]) <= PIDS_MAX
+    assert (await ended(engine, shell("sleep 0 & wait", "e2", user=user))).succeeded, "it has room"
+
+
+PYTHON = (sys.executable, "-I", "-S", "-c")
+
+
+def of_root(script: str, limits: TaskLimits) -> TaskLaunch:
+    """In this Python, which nobody else may be able to reach."""
+    user = TaskUser(0, 0) if os.geteuid() == 0 else None
+    return TaskLaunch("e1", (*PYTHON, script), user=user, limits=limits)
+
+
+async def test_without_control_groups_a_process_that_takes_memory_without_end_is_ended(
+    engine: ProcessEngine,
+) -> None:
+    """And what is only reserved counts for nothing."""
+    script = """
+import mmap
+reserved = mmap.mmap(-1, 64 << 30, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+held = []
+try:
+    while len(held) < 10_000:
+        held.append(mmap.mmap(-1, 16 << 20, flags=mmap.MAP_PRIVATE))
+except OSError as error:
+    print(len(held) * 16, error)
+"""
+    limits = TaskLimits(memory_bytes=512 << 20)
+    told = await ended(engine, of_root(script, limits))
+    megabytes, *why = (await output(engine)).split()
+    assert told.succeeded and "Cannot allocate memory" in " ".join(why), told
+    bound = limited(limits, 0).data_bytes_max
+    assert bound is not None and bound - (100 << 20) < int(megabytes) << 20 < bound
+
+
+async def test_without_control_groups_many_threads_have_room_in_the_least_that_a_job_may_have(
+    engine: ProcessEngine,
+) -> None:
+    """Their stacks of 8 MiB are set aside whole."""
+    script = """
+import threading
+done = threading.Event()
+threads = [threading.Thread(target=done.wait) for _ in range(150)]
+for thread in threads: thread.start()
+done.set()
+for thread in threads: thread.join()
+print("all")
+"""
+    told = await ended(engine, of_root(script, TaskLimits()))
+    assert told.succeeded and await output(engine) == "all\n", told
 
 
 @as_root

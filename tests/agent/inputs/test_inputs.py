@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import trio
 
-from agent.archives import ArchiveError, Archives, ByteStream
+from agent.archives import ArchiveError, Archives, ByteStream, serve
 from agent.config import S3 as Settings
 from agent.inputs.downloads import Downloads
-from agent.inputs.inputs import ASKED_MAX, Inputs
+from agent.inputs.holders import AT_A_TIME
+from agent.inputs.inputs import Inputs
 from agent.inputs.objects import Objects
 from agent.s3 import S3
 from agent.transport.errors import NotReachable
@@ -21,13 +24,16 @@ from protocol.effects import StartTask
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.job import JobSpec
 from protocol.tree import Plain
+from tests.agent.test_archives import pair
 
 
 class Bench:
     def __init__(self, root: Path, *directories: str) -> None:
         self.root = root
         self.asked: list[PeerId] = []
-        self.neighbours: Sequence[PeerId] = ()
+        self.around: Sequence[PeerId] = ()
+        self.others: dict[PeerId, Archives] = {}
+        self.nursery: trio.Nursery | None = None
         self.results = Archives(root / "results", 1 << 30)
         policy = PolicyConfig(directories=directories)
         self.inputs = Inputs(
@@ -37,12 +43,17 @@ class Bench:
             Objects(Archives(root / "downloads"), S3(Settings())),
             policy,
             self.dial,
-            lambda: self.neighbours,
+            lambda: self.around,
         )
 
     async def dial(self, peer: PeerId) -> ByteStream:
         self.asked.append(peer)
-        raise NotReachable("nobody there")
+        if peer not in self.others:
+            raise NotReachable("nobody there")
+        assert self.nursery is not None
+        ours, theirs = pair()
+        self.nursery.start_soon(serve, theirs, (self.others[peer],))
+        return ours
 
     async def put(self, source: dict[str, Plain], target: str = "in", engine: str = "") -> Path:
         params: Plain = {"Image": "busybox"} if engine else {"Command": ["true"]}
@@ -128,14 +139,55 @@ async def test_a_result_of_an_earlier_job_is_an_input_where_it_is_here(tmp_path:
     assert bench.asked == []
 
 
-async def test_else_whoever_is_connected_is_asked_for_it(tmp_path: Path) -> None:
+PEERS = [PeerId("author"), *(PeerId(f"peer-{number:03d}") for number in range(100))]
+
+
+async def test_else_all_around_are_asked_a_few_at_a_time_and_the_first_that_has_it_gives_it(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
     bench = Bench(tmp_path)
-    bench.neighbours = [PeerId("author"), *(PeerId(f"p{number}") for number in range(100))]
+    bench.nursery, bench.around = nursery, PEERS
+    digest, size = kept_by(bench, PEERS[41], PEERS[77])
+    found = await bench.put({"Type": "peer", "Params": {"Digest": digest, "Size": size}})
+    assert (found / "out/file").read_bytes() == b"hi"
+    batches = 41 // AT_A_TIME + 1
+    assert sorted(bench.asked[:-1]) == sorted(PEERS[: batches * AT_A_TIME]), "nobody after it"
+    assert bench.asked[-1] == PEERS[41], "of which it was then fetched"
+    assert bench.results.holds(digest)
+
+
+async def test_one_that_gives_something_else_is_passed_over(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    bench = Bench(tmp_path)
+    bench.nursery, bench.around = nursery, PEERS
+    digest, size = kept_by(bench, PEERS[20])
+    bad = Archives(tmp_path / "bad")
+    bad.path(digest).write_bytes(bytes(size))
+    bench.others[PEERS[3]] = bad
+    found = await bench.put({"Type": "peer", "Params": {"Digest": digest, "Size": size}})
+    assert (found / "out/file").read_bytes() == b"hi"
+    assert [path.name for path in bench.results.directory.iterdir()] == [digest]
+
+
+async def test_where_nobody_has_it_that_says_how_many_were_asked(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.around = PEERS
     source: dict[str, Plain] = {"Type": "peer", "Params": {"Digest": "ab" * 32, "Size": 1}}
-    with pytest.raises(ArchiveError, match="author: nobody there; p0: nobody there"):
+    with pytest.raises(ArchiveError, match=r"none of 101 devices has them: .*; and 97 more"):
         await bench.put(source)
-    assert bench.asked[:3] == [PeerId("author"), PeerId("p0"), PeerId("p1")]
-    assert len(bench.asked) == ASKED_MAX
+    assert sorted(bench.asked) == sorted(PEERS), "each once"
+
+
+def kept_by(bench: Bench, *peers: PeerId) -> tuple[str, int]:
+    """Digest and size of a result that these peers have."""
+    packed(bench.root / "packed")
+    data = (bench.root / "packed").read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    for peer in peers:
+        store = bench.others[peer] = Archives(bench.root / peer)
+        store.path(digest).write_bytes(data)
+    return digest, len(data)
 
 
 # ---- a full disk -------------------------------------------------------------------------------
@@ -156,3 +208,7 @@ async def test_what_would_fill_the_disk_is_not_taken(
     monkeypatch.setattr("agent.archives.FREE_BYTES_MIN", 1 << 60)
     with pytest.raises(ArchiveError, match="the disk is too full for 0 MiB more"):
         await bench.put(url, "again")
+    shipped, size = kept_by(bench)
+    (tmp_path / "packed").rename(bench.results.path(shipped))
+    with pytest.raises(ArchiveError, match="unpacked: the disk is too full for 0 MiB more"):
+        await bench.put({"Type": "peer", "Params": {"Digest": shipped, "Size": size}}, "peer")
