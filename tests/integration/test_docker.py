@@ -366,7 +366,9 @@ async def test_an_image_for_another_processor_is_refused_and_not_kept(
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
     with docker.registry("far/foreign:1") as image:
         async with engine(root, docker) as it:
-            with pytest.raises(docker_client.EngineFailed, match="is not for this device's kind"):
+            with pytest.raises(
+                docker_client.EngineFailed, match="is for amd64, and this device is riscv64"
+            ):
                 await it.images.fetch(ContainerParams(image=image))
             assert not docker.api.images(image)
 
