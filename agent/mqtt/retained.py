@@ -120,8 +120,9 @@ class Retained:
             self._changed.set()
 
     def clear(self, broker: str, topics: Iterable[str]) -> None:
-        """Somebody else's, who will not do it any more."""
-        book = self._book(broker)
+        """Somebody else's, who will not do it any more; nor will another that told of it, too."""
+        book, topics = self._book(broker), list(topics)
+        book.others = book.others.difference(topics)
         for topic in topics:
             if topic not in book.wanted and len(book.rows) < 2 * TOPICS_MAX:
                 book.cleared.pop(topic, None)

@@ -69,6 +69,7 @@ async def test_a_disk_that_is_written_to_without_end_is_told_of(
 ) -> None:
     monkeypatch.setattr(doctor, "WRITTEN_A_DAY_MAX", 1)
     async with running_agent(data_dir) as agent:
+        await until(lambda: agent.store.bytes_written > 0)
         agent.started_at -= 3600.0
         entry = checks(agent)["writes"]
         assert entry["ok"] is None and "wears out an SD card" in entry["text"] and entry["fix"]

@@ -218,6 +218,20 @@ async def test_another_devices_topics_are_cleared_once_and_remembered_until_then
     assert broker.retained == {"a": b"1"} and again.rows == {"home a": b""}
 
 
+async def test_what_another_still_told_of_is_cleared_as_well(
+    broker: StandingBroker, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """A device is forgotten, and it is not known yet that nobody is left who tells of it."""
+    it = Keeping(broker)
+    nursery.start_soon(it.retained.run)
+    broker.retained = {"theirs": b"x"}
+    it.retained.want("home", {}, ["theirs"])
+    await settle()
+    it.retained.clear("home", ["theirs"])
+    await settle()
+    assert broker.retained == {} and it.rows == {}
+
+
 async def test_there_is_a_bound(
     broker: StandingBroker,
     autojump_clock: trio.testing.MockClock,
