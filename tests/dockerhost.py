@@ -110,7 +110,9 @@ class DockerHost:
             for pid in children:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            (self.root / "pid").unlink(missing_ok=True)
+            # Until somebody reaps them dockerd would take them for running, and wait for them.
+            for path in ("pid", "exec/containerd/containerd.pid"):
+                (self.root / path).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def registry(self, tag: str, **more: Any) -> Iterator[str]:
@@ -218,7 +220,7 @@ class DockerHost:
         """Whoever sends from that port to somebody in the engine's network is as slow as this."""
         rule = f"tcp sport {port} limit rate over {bytes_per_second} bytes/second drop"
         chain = f"chain here {{ type filter hook input priority 0; {rule}; }}"
-        self.namespaces.nft(self.namespace, f"table inet slow {{ {chain} }}\n")
+        self.namespaces.nft(self.namespace, f"table inet slow {{\n{chain}\n}}\n")
         try:
             yield
         finally:

@@ -162,7 +162,9 @@ class Images:
         client = await self._link.client()
         kind = await self._link.ask(lambda: client.foreign_kind(image))
         if not kind:
-            self._fitting = {**self._fitting, name: id} if len(self._fitting) < IMAGES_MAX else {}
+            if len(self._fitting) >= IMAGES_MAX:  # of names that came and went: asked once more
+                self._fitting.clear()
+            self._fitting[name] = id
             return
         if name not in self._presence.ids:
             await self._presence.look()
@@ -173,8 +175,8 @@ class Images:
         raise EngineFailed(text)
 
     async def _renew(self, image: str, name: str, say: Callable[[str], None]) -> None:
-        """Of standing work what is here does where its registry cannot be had: it starts after a
-        reboot without a network."""
+        """Fetch it, though it may be here. For standing work that does where it cannot be fetched:
+        such work starts after a reboot without a network. Raises EngineFailed."""
         try:
             await self._pull(image, name, say)
         except EngineFailed as error:
@@ -183,7 +185,7 @@ class Images:
                 lambda: client.has_image(image)
             ):
                 raise
-            _log.warning("%s; what is here of it is started", error)
+            _log.warning("%s; standing work starts with what is here", error)
 
     async def _pull(self, image: str, name: str, say: Callable[[str], None]) -> None:
         client = await self._link.client()

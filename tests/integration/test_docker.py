@@ -603,7 +603,8 @@ async def test_another_life_of_the_agent_finds_what_runs_and_what_ended(
     root: Path, docker: DockerHost
 ) -> None:
     async with engine(root, docker) as it:
-        await it.start(shell("sleep 1; echo later; exit 5", "runs"))
+        told = "until test -e /go; do sleep 0.1; done; echo later; exit 5"
+        await it.start(shell(told, "runs"))
         await it.start(shell("exit 6", "ended"))
         await it.wait("ended")
         await ended(it, shell("exit 7", "cleared"))
@@ -614,6 +615,7 @@ async def test_another_life_of_the_agent_finds_what_runs_and_what_ended(
         assert found["ended"] is not None and found["ended"].code == 6
         assert found["cleared"] is not None and found["cleared"].code == 7
         assert found["runs"] is None and found["timed"] is None
+        assert await it.run_beside("runs", ["touch", "/go"]) == (0, "")
         with trio.fail_after(30):
             assert (await it.wait("runs")).code == 5
             assert (await it.wait("timed")).reason is ExitReason.TIMEOUT
