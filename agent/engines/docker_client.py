@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
+import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ KIND: Final = "shoal.kind"  # of that job: standing, or one-off
 DIE: Final = "die"
 DIED: Final = "died"  # as podman calls it in filters, and there alone
 KILL: Final = "kill"
+START: Final = "start"
 ENDING: Final = ("9", "15")  # signals; HUP and others may mean anything
 _MOMENT: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
 
@@ -106,7 +108,7 @@ class DockerClient:
             except APIError as error:
                 if error.status_code != 409 or self.inspect(execution_id).status != "created":
                     raise
-                self._api.remove_container(name, force=True, v=True)
+                self._api.remove_container(name, v=True)
                 self._api.create_container(**options)
 
     def start(self, execution_id: str) -> None:
@@ -128,6 +130,16 @@ class DockerClient:
                 # 409: somebody else removes it just now.
                 if error.status_code not in (404, 409):
                     raise
+
+    def remove_unstarted(self, execution_id: str) -> bool:
+        """False for one that has come to its end meanwhile. Raises EngineFailed for one that was
+        started meanwhile and runs on."""
+        with _told():
+            id = self._api.inspect_container(self.name_of(execution_id))["Id"]
+            self._api.remove_container(id, v=True)
+            filters = {"type": "container", "event": START, "container": id}
+            until = time.time()  # what is remembered up to now, and no stream
+            return not list(self._api.events(since=1, until=until, filters=filters, decode=True))
 
     def inspect(self, execution_id: str) -> Seen:
         with _told():

@@ -6,15 +6,19 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.engines.docker_client import OWNER
 from agent.engines.processors import own_kind
 from tests.dockerhost import IMAGE, REGISTRY_PORT, DockerHost
+from tests.dockerproxy import DockerProxy
 from tests.lab import Device, Lab
 
 SOON_S = 60.0
@@ -177,6 +181,36 @@ def test_what_docker_keeps_while_it_is_away_is_tried_once(
     got = lab.shoal(lab[0], "job", "get", job, "-o", str(lab.directory / f"got-{name}"))
     assert got.code == 0, got
     assert (lab.directory / f"got-{name}/out/go").exists()
+
+
+def test_an_ops_job_that_docker_was_about_to_start_as_its_agent_died_runs_once(
+    hosts: Hosts,
+) -> None:
+    """What docker was asked for it does, though whoever asked is gone."""
+    (host, _), lab, begun = hosts, Lab(1), time.time()
+    proxy = DockerProxy(host.root / "proxy.sock", host.socket)
+    lab[0].environment["SHOAL_DOCKER_SOCKET"] = str(proxy.path)
+    with closing(proxy), lab:
+        with proxy.holding(rb"^POST \S*/start") as start, proxy.holding(rb"^DELETE ") as removal:
+            script = "echo ran; until test -e /tmp/go; do sleep 0.1; done"
+            spec = container("once", script, Type="ops")
+            job = submitted(lab, {key: spec[key] for key in spec if key != "Retry"})
+            lab.until(start.sent.is_set, "it is about to be started", SOON_S)
+            lab.kill(lab[0])
+            lab.start(lab[0])
+            shown = lab.until(lambda: view(lab[0], job)["slots"], "it is known", SOON_S)
+            assert [slot["state"] for slot in shown] == ["running"], "for all that is known"
+            start.let_go()
+            found = until_runs(lab, host, job)
+            removal.let_go()
+            pid = host.api.inspect_container(found["Id"])["State"]["Pid"]
+            Path(f"/proc/{pid}/root/tmp/go").touch()
+        over = lab.until(lambda: view(lab[0], job)["state"] != "running", "it is over", SOON_S)
+        (slot,) = view(lab[0], job)["slots"]
+        assert over and (slot["state"], slot["stdout_tail"]) == ("completed", "ran\n"), slot
+        filters = {"event": "start", "label": f"{OWNER}={lab[0].peer}"}
+        told = host.api.events(since=begun, until=time.time(), filters=filters, decode=True)
+        assert len(list(told)) == 1
 
 
 # ---- docker hangs ------------------------------------------------------------------------------
