@@ -32,7 +32,7 @@ from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit
 from agent.engines.task_log import Stream
 from agent.packing import NO_FILE, pack
 from protocol.container import ContainerParams, full_name
-from protocol.events import TaskEnded
+from protocol.events import TaskEnded, TaskFound
 from protocol.network import Port
 from protocol.tree import Plain
 from tests.agent.test_tasks import running, task
@@ -975,6 +975,38 @@ async def test_output_that_is_published_is_whole_though_docker_hangs_at_the_end(
                 await until(lambda: docker.ours() == [])  # the next test has the same names
                 nursery.cancel_scope.cancel()
             assert (told.exit_code, told.stdout) == (0, b"whole\n"), told
+    finally:
+        shutil.rmtree(device)
+
+
+async def test_output_of_all_that_ended_while_no_agent_ran_is_waited_for_once(
+    docker: DockerHost, proxy: DockerProxy
+) -> None:
+    device = open_directory()
+    names = [f"e{number}" for number in range(5)]
+    try:
+        (device / "docker").mkdir()
+        async with engine(device / "docker", docker) as e:
+            for name in names:
+                assert (await ended(e, shell(f"echo {name}", name))).code == 0
+        async with running(device) as it, engine(device / "docker", docker, socket=proxy.path) as e:
+            tasks = it.tasks_of(Engines(it.engine, e), device, "")
+            tasks.publishes = lambda key: True
+            found: list[TaskFound] = []
+
+            async def find() -> None:
+                found.extend(await tasks.found())
+
+            async with trio.open_nursery() as nursery:
+                await nursery.start(tasks.run)
+                async with trio.open_nursery() as finding:
+                    with proxy.hanging(rb"GET .*/logs"):
+                        finding.start_soon(find)
+                        await until(lambda: proxy.held == len(names))  # and none is given up
+                await until(lambda: docker.ours() == [])  # the next test has the same names
+                nursery.cancel_scope.cancel()
+            told = [(each.execution, each.exit_code, each.stdout) for each in found]
+            assert told == [(name, 0, f"{name}\n".encode()) for name in names]
     finally:
         shutil.rmtree(device)
 
