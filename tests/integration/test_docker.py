@@ -719,6 +719,7 @@ async def test_what_docker_starts_and_ends_as_it_is_about_to_be_removed_has_begu
                 exit = await it.wait("e1")
             # Docker may tell of its end before it is gone.
             assert (exit.reason, exit.code) in ((ExitReason.EXITED, 5), (ExitReason.LOST, None))
+            await until(lambda: docker.ours() == [])
 
 
 async def test_whether_one_was_ever_started_is_told_as_it_is_removed(docker: DockerHost) -> None:
