@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from agent.engines.docker_client import EngineFailed, NotAnswering
+from agent.engines.docker_client import EngineFailed, NotAnswering, NotThere
 from agent.engines.docker_link import DockerLink
 from agent.engines.presence import IMAGES_MAX, Presence
 from agent.engines.processors import own_kind
@@ -80,8 +80,11 @@ class Images:
             async with self._removal:
                 pass
         if params.pull != "always" and await self._here(image):
-            await self._see_that_it_fits(params)
-            return
+            try:
+                await self._see_that_it_fits(params)
+                return
+            except NotThere:  # it was removed since the last look
+                await self._presence.look()
         if params.pull == "never":
             raise EngineFailed(f"image {image} is not here, and its job says Pull: never")
         turn = self._turns.setdefault(image, trio.Lock())

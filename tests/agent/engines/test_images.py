@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from agent.engines.docker_client import EngineFailed, NotAnswering
+from agent.engines.docker_client import EngineFailed, NotAnswering, NotThere
 from agent.engines.docker_link import DockerLink
 from agent.engines.images import FREE_BYTES_MIN, PULLS_MAX, Images
 from agent.engines.presence import Presence
@@ -524,6 +524,34 @@ async def test_for_which_processor_an_image_is_is_asked_once(record: Path) -> No
     it.other_kind.add("busybox:1")
     with pytest.raises(EngineFailed, match="is for s390x"):
         await images.fetch(job("busybox:1"))
+
+
+class Removed(Engine):
+    """What the last look saw was removed since."""
+
+    async def look(self) -> None:
+        self.images = frozenset(names(*(image.partition(":")[0] for image in self.here)))
+
+    def foreign_kind(self, image: str) -> str:
+        if image not in self.here:
+            raise NotThere("no such image")
+        return ""
+
+
+async def test_one_that_was_removed_since_the_last_look_is_fetched(record: Path) -> None:
+    it = Removed()
+    it.images = frozenset({"docker.io/library/busybox:1"})
+    await it.made(record).fetch(job("busybox:1"))
+    assert (it.begun, it.here) == (["busybox:1"], {"busybox:1"})
+
+
+async def test_one_that_was_removed_since_the_last_look_is_missing_where_none_is_fetched(
+    record: Path,
+) -> None:
+    it = Removed()
+    it.images = frozenset({"docker.io/library/busybox:1"})
+    with pytest.raises(EngineFailed, match="is not here, and its job says Pull: never"):
+        await it.made(record).fetch(job("busybox:1", "never"))
 
 
 # ---- standing work -----------------------------------------------------------------------------
