@@ -242,9 +242,11 @@ class Doctor:
         presence = self._agent.docker.presence
         if presence.present and not presence.trouble:
             return [check("docker", True, f"docker answers at {path}")]
+        fix = "sudo systemctl status docker"
+        silent = check("docker", None, f"docker does not answer at {path}", fix)
         try:
-            if not path.is_socket():
-                return []  # it was never installed, or is not started
+            if not path.is_socket():  # it was never installed, or was stopped
+                return [silent] if presence.present else []
             allowed = os.access(path, os.R_OK | os.W_OK)
         except OSError:
             return []
@@ -256,8 +258,7 @@ class Doctor:
             return [
                 check("docker", None, f"docker is here, and {path} is closed to the agent", fix)
             ]
-        fix = "sudo systemctl status docker"
-        return [check("docker", None, f"docker does not answer at {path}", fix)]
+        return [silent]
 
     def _wasm(self) -> list[View]:
         """Nothing to say where it was never installed."""

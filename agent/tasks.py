@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 TAIL_LINES: Final = 40
 TAIL_BYTES: Final = 2048
 OUTPUT_S: Final = 120.0  # for all output that is published: docker may be restarted meanwhile
-FOUND_S: Final = 20.0  # likewise of what an earlier life left: the agent's start waits for it
+FOUND_S: Final = 20.0  # likewise of all that an earlier life left: the agent's start waits for it
 # After these the task's files are as it left them; what was stopped is nobody's result.
 LEAVING: Final = (ExitReason.EXITED, ExitReason.SIGNALLED, ExitReason.TIMEOUT)
 _log = logging.getLogger("shoal.tasks")
@@ -93,21 +93,39 @@ class Tasks:
 
         For a node that is built anew in this life, what is being started is found as well.
         """
-        found = [TaskFound(key, running=True) for key in self._scopes]
+        found = {key: TaskFound(key, running=True) for key in self._scopes}
+        ended: dict[ExecutionId, TaskExit] = {}
         for execution in await self._engines.adopt():
             key = ExecutionId(execution.execution_id)
-            ended = execution.exit
             if key in self._scopes:
                 continue
-            if ended is None:
-                found.append(TaskFound(key, running=True, ports=await self._ports(key)))
+            if execution.exit is not None:
+                ended[key] = execution.exit
+            else:
+                found[key] = TaskFound(key, running=True, ports=await self._ports(key))
                 self._watch(key)
-            elif ended.reason is not ExitReason.LOST:
-                found.append(await self._found_ended(key, ended))
-            if ended is not None and key not in self._watched:
-                assert self._nursery is not None
+        found |= await self._found_all(ended)
+        return tuple(found[key] for key in sorted(found))
+
+    async def _found_all(
+        self, ended: Mapping[ExecutionId, TaskExit]
+    ) -> dict[ExecutionId, TaskFound]:
+        """Those whose end is known, beside each other: an engine that is away costs its time once.
+        What was lost is told of by its absence."""
+        found: dict[ExecutionId, TaskFound] = {}
+
+        async def find(key: ExecutionId, exit: TaskExit) -> None:
+            if exit.reason is not ExitReason.LOST:
+                found[key] = await self._found_ended(key, exit)
+
+        async with trio.open_nursery() as nursery:
+            for key, exit in ended.items():
+                nursery.start_soon(find, key, exit)
+        assert self._nursery is not None
+        for key in ended:
+            if key not in self._watched:
                 self._nursery.start_soon(self._clear, key)
-        return tuple(found)
+        return found
 
     async def _found_ended(self, key: ExecutionId, ended: TaskExit) -> TaskFound:
         """One whose files are not packed and published yet counts as running until they are."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import os
 import shlex
 import shutil
@@ -25,6 +27,7 @@ from tests.namespaces import Namespaces
 IMAGE: Final = "busybox:1.37.0"
 BUSYBOX: Final = Path("/bin/busybox")  # Debian's busybox-static
 START_S: Final = 60.0
+REGISTRY_PORT: Final = 5000
 LOGIN: Final = ("device", "s3cret-of-the-device")  # of a registry that asks for one,
 HTPASSWD: Final = (  # which knows it by this: crypt(3) of it by bcrypt
     "device:$2b$05$abcdefghijklmnopqrstuuAaekIn6ewUQzTVyTbsnqTNrB5B.bOl."
@@ -118,13 +121,15 @@ class DockerHost:
             for pid in children:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            (self.root / "pid").unlink(missing_ok=True)
+            # Until somebody reaps them dockerd would take them for running, and wait for them.
+            for path in ("pid", "exec/containerd/containerd.pid"):
+                (self.root / path).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def registry(self, tag: str, private: bool = False, **more: Any) -> Iterator[str]:
         """A registry in the engine's network that has one image of ours, which is not here; the
         image's name. It ends with the block. A private one asks for LOGIN."""
-        port = 5000
+        port = REGISTRY_PORT
         config, known = self.root / "registry.yml", self.root / "registry.htpasswd"
         known.write_text(HTPASSWD)
         config.write_text(
@@ -208,6 +213,33 @@ class DockerHost:
             data.getvalue(), repository=name, tag=version, changes=changes
         )
 
+    def relabel(self, image: str, tag: str, architecture: str) -> None:
+        """The same image as `tag`, which says that it is for this kind of processor."""
+        saved = io.BytesIO(b"".join(self.api.get_image(image)))
+        made = io.BytesIO()
+        with tarfile.open(fileobj=saved) as old, tarfile.open(fileobj=made, mode="w") as new:
+            (manifest,) = json.loads(_content(old, "manifest.json"))
+            config = json.loads(_content(old, manifest["Config"]))
+            data = json.dumps({**config, "architecture": architecture}).encode()
+            name = f"{hashlib.sha256(data).hexdigest()}.json"
+            manifest |= {"Config": name, "RepoTags": [tag]}
+            for layer in manifest["Layers"]:
+                _add(new, layer, _content(old, layer))
+            _add(new, name, data)
+            _add(new, "manifest.json", json.dumps([manifest]).encode())
+        self.api.load_image(made.getvalue())
+
+    @contextlib.contextmanager
+    def throttled(self, port: int, bytes_per_second: int) -> Iterator[None]:
+        """Whoever sends from that port to somebody in the engine's network is as slow as this."""
+        rule = f"tcp sport {port} limit rate over {bytes_per_second} bytes/second drop"
+        chain = f"chain here {{ type filter hook input priority 0; {rule}; }}"
+        self.namespaces.nft(self.namespace, f"table inet slow {{\n{chain}\n}}\n")
+        try:
+            yield
+        finally:
+            self.namespaces.nft(self.namespace, "delete table inet slow\n")
+
     def fetch(self, url: str) -> str:
         """A page, as seen from the engine's network; empty while there is none."""
         command = ["nsenter", f"--net=/var/run/netns/{self.namespace}", str(BUSYBOX)]
@@ -220,6 +252,18 @@ class DockerHost:
         """Containers of agents, whatever their state."""
         found = self.api.containers(all=True, filters={"label": "shoal.execution"})
         return list(found)
+
+
+def _content(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    assert file is not None, name
+    return file.read()
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    archive.addfile(info, io.BytesIO(data))
 
 
 def _children(pid: int) -> list[int]:

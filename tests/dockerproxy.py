@@ -1,4 +1,4 @@
-"""Between an agent and its docker: what is asked for is passed on, and answers may be held back."""
+"""Between an agent and its docker: requests and answers are passed on, and may be held back."""
 
 from __future__ import annotations
 
@@ -14,6 +14,22 @@ PIECE_BYTES: Final = 64 << 10
 _REQUEST: Final = re.compile(rb"^(?:GET|HEAD|POST|PUT|DELETE) [^\r\n]*", re.MULTILINE)
 
 
+class Request:
+    """One that is on its way: whoever sent it may be gone before it arrives."""
+
+    def __init__(self, pattern: bytes) -> None:
+        self.wanted = re.compile(pattern)
+        self.sent = threading.Event()
+        self._goes_on = threading.Event()
+
+    def let_go(self) -> None:
+        self._goes_on.set()
+
+    def wait(self) -> None:
+        self.sent.set()
+        self._goes_on.wait()
+
+
 class DockerProxy:
     """A socket that leads to another; its threads end with the connections."""
 
@@ -25,6 +41,7 @@ class DockerProxy:
         self._go_on.set()
         self.hung = threading.Event()  # something is held back
         self.held = 0  # how many answers were
+        self._requests: list[Request] = []
         self._open: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
@@ -33,6 +50,8 @@ class DockerProxy:
 
     def close(self) -> None:
         self._go_on.set()
+        for request in self._requests:
+            request.let_go()
         for each in (self._listener, *self._open):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -51,6 +70,17 @@ class DockerProxy:
         finally:
             self._hangs = lambda request: None
             self._go_on.set()
+
+    @contextlib.contextmanager
+    def holding(self, pattern: bytes) -> Iterator[Request]:
+        """Requests that have this pattern arrive when they are let go, at the latest after it."""
+        request = Request(pattern)
+        self._requests.append(request)
+        try:
+            yield request
+        finally:
+            self._requests.remove(request)
+            request.let_go()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -74,6 +104,8 @@ class DockerProxy:
             while data := agent.recv(PIECE_BYTES):
                 if found := _REQUEST.match(data):
                     request[0] = found[0]
+                    for held in [each for each in self._requests if each.wanted.search(found[0])]:
+                        held.wait()
                 docker.sendall(data)
         with contextlib.suppress(OSError):
             docker.shutdown(socket.SHUT_RDWR)

@@ -42,7 +42,7 @@ from agent.engines.docker_client import (
     NotAnswering,
     NotThere,
 )
-from agent.engines.docker_link import DockerLink
+from agent.engines.docker_link import LATE_S, DockerLink
 from agent.engines.docker_live import READERS_MAX, live
 from agent.engines.docker_log import (
     Places,
@@ -93,6 +93,7 @@ class _Held:
     stopping: bool = False
     timed_out: bool = False
     killed: bool = False  # through docker, by somebody else
+    expected: bool = False  # docker may start it yet
     kill_at: float | None = None  # trio's clock; None while nobody brings it down
     clearing: bool = False  # whoever wanted its files has them
     lost_output: str = ""
@@ -319,12 +320,12 @@ class DockerEngine:
         found = []
         for name in names:
             try:
-                known = name in self._held or await self._adopt(name, statuses)
+                if name not in self._held:
+                    await self._adopt(name, statuses)
             except OSError as error:  # it runs for all we know, until docker says more
                 _log.warning("adopting %s: %s", name, error)
                 self._link.doubt()
-                known = name in self._held
-            if known:
+            if name in self._held:
                 found.append(FoundExecution(name, self._held[name].exit))
         self._adopted = True
         if statuses is not None and any(each.exit is None for each in found):
@@ -332,26 +333,20 @@ class DockerEngine:
             self._link.spawn(self._look_at_all)
         return found
 
-    async def _adopt(self, name: str, statuses: dict[str, str] | None) -> bool:
-        """False for one that never ran, which may be started yet."""
+    async def _adopt(self, name: str, statuses: dict[str, str] | None) -> None:
         directory = self.directories.of(name)
         held, left_s = await self.directories.in_thread(lambda: _read_spec(directory))
         self._held[name] = held
         if (ended := directory.read_exit()) is not None:
             held.lost_output = ended.lost_output
             held.end(ended)
-            return True
+            return
         if statuses is None:
             self._link.spawn(self._link.when_there)
-        elif statuses.get(name) == "created":
-            await self._discard(name)
-            del self._held[name]
-            return False
         elif statuses.get(name) not in RUNS:
             await self._settle(name, held)
         if held.exit is None and left_s is not None:
             self._link.spawn(self._end_in_time, name, held, left_s)
-        return True
 
     # ---- output ------------------------------------------------------------------------------
 
@@ -495,12 +490,15 @@ class DockerEngine:
             seen = await self._link.ask(lambda: client.inspect(name))
         except NotThere:
             held.end(lost("it has no container: somebody removed it, or it was never made"))
+            self._link.doubt()  # docker may be making it just now
             return
         if seen.status in RUNS:
             held.killed = False  # whoever ended it has started it again
             return
         if seen.status == "created":
-            held.end(lost("the agent ended before it was started"))
+            if not held.expected:
+                held.expected = True
+                self._link.spawn(self._expect, name, held)
             return
         ended = exit_of(
             seen,
@@ -513,6 +511,25 @@ class DockerEngine:
             memory_bytes=held.memory_bytes,
         )
         held.end(ended)
+
+    async def _expect(self, name: str, held: _Held) -> None:
+        """An agent that is gone may have asked docker to start it, which docker does yet: it never
+        began if it has not after a while, and can be removed without force."""
+        await trio.sleep(LATE_S)
+        held.expected = False
+        await self._trying(name, self._end_unstarted(name, held))
+
+    async def _end_unstarted(self, name: str, held: _Held) -> None:
+        client, directory = await self._link.client(), self.directories.of(name)
+        seen = await self._link.ask(lambda: client.inspect(name))
+        if seen.status != "created":
+            await self._settle(name, held)
+        elif held.exit is None:
+            if not await self._link.ask(lambda: client.remove_unstarted(name)):
+                held.end(lost("nobody saw it end: it was started as the agent came back"))
+                return
+            reason = "the agent ended before it was started"
+            held.end(await self.directories.in_thread(lambda: directory.fail_start(reason)))
 
     # ---- ends that we bring ------------------------------------------------------------------
 

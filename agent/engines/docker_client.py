@@ -5,9 +5,9 @@ The SDK is loaded when the first container is: it takes 17 MB and half a second 
 
 from __future__ import annotations
 
-import platform
 import re
 import struct
+import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
-from agent.labels import ARCHITECTURES
+from agent.engines.processors import runs_here
 
 TIMEOUT_S: Final = 60.0  # a slow card takes seconds to make a container
 # Between two words of a pull, for which the SDK waits for ever: nothing is said of a registry that
@@ -29,7 +29,7 @@ KIND: Final = "shoal.kind"  # of that job: standing, or one-off
 DIE: Final = "die"
 DIED: Final = "died"  # as podman calls it in filters, and there alone
 KILL: Final = "kill"
-OLDER: Final = (("arm64", "arm"), ("amd64", "386"))  # processors, and what they run besides
+START: Final = "start"
 ENDING: Final = ("9", "15")  # signals; HUP and others may mean anything
 _MOMENT: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
 
@@ -108,7 +108,7 @@ class DockerClient:
             except APIError as error:
                 if error.status_code != 409 or self.inspect(execution_id).status != "created":
                     raise
-                self._api.remove_container(name, force=True, v=True)
+                self._api.remove_container(name, v=True)
                 self._api.create_container(**options)
 
     def start(self, execution_id: str) -> None:
@@ -130,6 +130,16 @@ class DockerClient:
                 # 409: somebody else removes it just now.
                 if error.status_code not in (404, 409):
                     raise
+
+    def remove_unstarted(self, execution_id: str) -> bool:
+        """False for one that has come to its end meanwhile. Raises EngineFailed for one that was
+        started meanwhile and runs on."""
+        with _told():
+            id = self._api.inspect_container(self.name_of(execution_id))["Id"]
+            self._api.remove_container(id, v=True)
+            filters = {"type": "container", "event": START, "container": id}
+            until = time.time()  # what is remembered up to now, and no stream
+            return not list(self._api.events(since=1, until=until, filters=filters, decode=True))
 
     def inspect(self, execution_id: str) -> Seen:
         with _told():
@@ -245,12 +255,11 @@ class DockerClient:
         except NotThere:
             return ""
 
-    def fits_here(self, image: str) -> bool:
-        """Whether it was built for this kind of processor; docker runs none that was not."""
+    def foreign_kind(self, image: str) -> str:
+        """Which kind of processor it was built for, where none of it runs here; else empty."""
         with _told():
-            found = self._api.inspect_image(image).get("Architecture") or ""
-        own = ARCHITECTURES.get(platform.machine(), platform.machine())
-        return found in ("", own) or (own, found) in OLDER  # most of them run both
+            kind = str(self._api.inspect_image(image).get("Architecture") or "")
+        return "" if runs_here(kind) else kind
 
     def remove_image(self, image: str) -> None:
         """Missing is fine; so is an id that has got a name: it is somebody's then. Raises

@@ -20,9 +20,10 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from agent.engines.docker_client import EngineFailed, NotAnswering
+from agent.engines.docker_client import EngineFailed, NotAnswering, NotThere
 from agent.engines.docker_link import DockerLink
-from agent.engines.presence import Presence
+from agent.engines.presence import IMAGES_MAX, Presence
+from agent.engines.processors import own_kind
 from agent.engines.pulling import Pulling
 from agent.threads import abandonable
 from protocol.container import ContainerParams, full_name
@@ -56,6 +57,7 @@ class Images:
         # Its threads: one whose pull was given up keeps its place until docker has let go.
         self._fetching = trio.CapacityLimiter(PULLS_MAX)
         self._turns: dict[str, trio.Lock] = {}
+        self._fitting: dict[str, str] = {}  # full name: the id of what was found to run here
         self._removal = trio.Lock()
         self._going = ""  # which is being removed just now
 
@@ -78,7 +80,11 @@ class Images:
             async with self._removal:
                 pass
         if params.pull != "always" and await self._here(image):
-            return
+            try:
+                await self._see_that_it_fits(params)
+                return
+            except NotThere:  # it was removed since the last look
+                await self._presence.look()
         if params.pull == "never":
             raise EngineFailed(f"image {image} is not here, and its job says Pull: never")
         turn = self._turns.setdefault(image, trio.Lock())
@@ -89,11 +95,12 @@ class Images:
                 # Another job that waited for it too may have fetched it meanwhile.
                 if params.pull == "always" or not await self._here(image):
                     await self._make_room()
-                    await self._pull(image, name, say)
+                    await self._renew(image, name, say)
         finally:
             if not turn.locked():
                 self._turns.pop(image, None)
         await self._presence.look()
+        await self._see_that_it_fits(params)
 
     async def prune(self) -> None:
         """Remove what no job has used for long. Raises EngineFailed."""
@@ -148,6 +155,41 @@ class Images:
         client = await self._link.client()
         return await self._link.ask(lambda: client.has_image(image))
 
+    async def _see_that_it_fits(self, params: ContainerParams) -> None:
+        """Once of each image: docker starts what is for another processor, and its task fails.
+        Raises EngineFailed, and then it counts no more as here."""
+        image, name = params.image, full_name(params.image)
+        id = self._presence.ids.get(name, "")
+        if id and self._fitting.get(name) == id:
+            return
+        client = await self._link.client()
+        kind = await self._link.ask(lambda: client.foreign_kind(image))
+        if not kind:
+            if len(self._fitting) >= IMAGES_MAX:  # of names that came and went: asked once more
+                self._fitting.clear()
+            self._fitting[name] = id
+            return
+        if name not in self._presence.ids:
+            await self._presence.look()
+        self._presence.leave_out(name)
+        text = f"image {image} is for {kind}, and this device is {own_kind()}"
+        if params.pull == "missing":
+            text += "; Pull: always fetches the one for this device, where there is one"
+        raise EngineFailed(text)
+
+    async def _renew(self, image: str, name: str, say: Callable[[str], None]) -> None:
+        """Fetch it, though it may be here. For standing work that does where it cannot be fetched:
+        such work starts after a reboot without a network. Raises EngineFailed."""
+        try:
+            await self._pull(image, name, say)
+        except EngineFailed as error:
+            client = await self._link.client()
+            if name not in self.standing() or not await self._link.ask(
+                lambda: client.has_image(image)
+            ):
+                raise
+            _log.warning("%s; standing work starts with what is here", error)
+
     async def _pull(self, image: str, name: str, say: Callable[[str], None]) -> None:
         client = await self._link.client()
         before = await self._link.ask(lambda: client.image_id(image))
@@ -179,12 +221,13 @@ class Images:
             given_up.set()  # where it is: what its job is told of later is not about this
         if ours and before and before != await self._link.ask(lambda: client.image_id(image)):
             await self._replaced(before)
-        if ours and not await self._link.ask(lambda: client.fits_here(image)):
+        kind = await self._link.ask(lambda: client.foreign_kind(image)) if ours else ""
+        if kind:
             with contextlib.suppress(EngineFailed):
                 await self._link.ask(lambda: client.remove_image(image))
             self._used.pop(name, None)
             await self._save()
-            raise EngineFailed(f"image {image} is not for this device's kind of processor")
+            raise EngineFailed(f"image {image} is for {kind}, and this device is {own_kind()}")
 
     async def _replaced(self, image_id: str) -> None:
         """What had the name of one that was fetched has none now: it goes, or will once no

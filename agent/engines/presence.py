@@ -29,18 +29,29 @@ class Presence:
         self.present = expected
         self.trouble = ""  # why it does not answer; empty where it does, or is not there at all
         self.images: frozenset[str] = frozenset()
+        self.ids: dict[str, str] = {}  # by full name, of all that there are
+        self._useless: dict[str, str] = {}  # of ids, those that no container here can be made of
+
+    def leave_out(self, name: str) -> None:
+        """It is of no use here, so nobody shall count on it: until something else has its name."""
+        self._useless[name] = self.ids.get(name, "")
+        self.images -= {name}
 
     async def look(self) -> None:
         """Returns within seconds, whatever the engine does."""
         try:
-            self.images = await trio.to_thread.run_sync(_images, self.path)
+            self.ids = await trio.to_thread.run_sync(_images, self.path)
         except (OSError, ValueError, RecursionError, Lost, Silent, msgspec.MsgspecError) as error:
             self.trouble = f"docker does not answer: {_why(error)}" if self.present else ""
             return
         self.present, self.trouble = True, ""
+        ids, useless = self.ids, self._useless
+        self._useless = {name: id for name, id in useless.items() if ids.get(name) == id}
+        self.images = frozenset(name for name in ids if name not in self._useless)
 
 
 class _Image(msgspec.Struct, frozen=True):
+    id: str = msgspec.field(name="Id", default="")
     tags: list[str] | None = msgspec.field(name="RepoTags", default=None)
     digests: list[str] | None = msgspec.field(name="RepoDigests", default=None)
 
@@ -51,7 +62,8 @@ def _why(error: Exception) -> str:
     return "what it says is not docker's" if not isinstance(error, OSError) else str(error)
 
 
-def _images(path: Path) -> frozenset[str]:
+def _images(path: Path) -> dict[str, str]:
+    """Each by its full name: the image's id."""
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
         sock.settimeout(TIMEOUT_S)
         try:
@@ -66,9 +78,9 @@ def _images(path: Path) -> frozenset[str]:
             found = msgspec.json.decode(answer.body(), type=list[_Image])
         finally:
             connection.close()
-    names = [
-        name
+    return {
+        full_name(name): image.id
         for image in found[:IMAGES_MAX]
         for name in (*(image.tags or ()), *(image.digests or ()))
-    ]
-    return frozenset(full_name(name) for name in names if "<none>" not in name)
+        if "<none>" not in name
+    }

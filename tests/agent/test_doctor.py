@@ -296,6 +296,9 @@ async def test_docker_that_is_closed_or_silent_is_told_of(
             assert "is closed to the agent" in entry["text"] and "--docker" in entry["fix"]
         agent.docker.presence.present = True
         assert checks(agent)["docker"]["ok"] is True
+        agent.config.docker.path().unlink()  # as docker does where it is stopped
+        agent.docker.presence.trouble = "docker does not answer: no such file"
+        assert "does not answer" in checks(agent)["docker"]["text"]
 
 
 async def test_peers_reached_in_a_roundabout_way_make_it_ask_for_a_port(

@@ -24,7 +24,7 @@ from agent.engines import docker as docker_module
 from agent.engines import docker_client, images
 from agent.engines.container import ContainerLaunch
 from agent.engines.docker import DockerEngine
-from agent.engines.engine import Engines
+from agent.engines.engine import Engines, FoundExecution
 from agent.engines.execution_dir import ExecutionDir
 from agent.engines.ports import FIRST, LAST, NOTE, read_note
 from agent.engines.supervisor import boot_id
@@ -32,19 +32,20 @@ from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit
 from agent.engines.task_log import Stream
 from agent.packing import NO_FILE, pack
 from protocol.container import ContainerParams, full_name
-from protocol.events import TaskEnded
+from protocol.events import TaskEnded, TaskFound
 from protocol.network import Port
 from protocol.tree import Plain
 from tests.agent.test_tasks import running, task
 from tests.agent.whole import open_directory, until
 from tests.dockerhost import IMAGE, DockerHost
-from tests.dockerproxy import DockerProxy
+from tests.dockerproxy import DockerProxy, Request
 
 # Where docker breaks off, its SDK leaves sockets to the collector.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
 )
 PEER = "12D3KooWTestPeer"
+START = rb"^POST \S*/start"
 
 
 @pytest.fixture
@@ -366,7 +367,9 @@ async def test_an_image_for_another_processor_is_refused_and_not_kept(
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
     with docker.registry("far/foreign:1") as image:
         async with engine(root, docker) as it:
-            with pytest.raises(docker_client.EngineFailed, match="is not for this device's kind"):
+            with pytest.raises(
+                docker_client.EngineFailed, match="is for amd64, and this device is riscv64"
+            ):
                 await it.images.fetch(ContainerParams(image=image))
             assert not docker.api.images(image)
 
@@ -620,19 +623,135 @@ async def test_another_life_of_the_agent_finds_what_runs_and_what_ended(
         assert await said(it, "runs") == b"later\n"
 
 
-async def test_one_that_was_made_and_not_started_is_made_anew(
-    root: Path, docker: DockerHost
+async def until_asked_to_start(
+    root: Path, docker: DockerHost, proxy: DockerProxy, start: Request, launch: ContainerLaunch
 ) -> None:
-    async with engine(root, docker) as it:
-        await it.start(shell("sleep 100"))
-        await it.stop("e1", 0)
-        await it.wait("e1")
-    docker.api.remove_container(f"shoal-{PEER[-8:]}-e1", force=True)
-    labels = {docker_client.LABEL: "e1", docker_client.OWNER: PEER}
-    docker.api.create_container(IMAGE, ["true"], name=f"shoal-{PEER[-8:]}-e1", labels=labels)
-    async with engine(root, docker) as it:
-        assert await it.adopt() == []
-        assert (await ended(it, shell("exit 9"))).code == 9
+    """A life of the agent that ends while its request is on its way to docker."""
+    async with engine(root, docker, socket=proxy.path) as it, trio.open_nursery() as nursery:
+        nursery.start_soon(it.start, launch)
+        await until(start.sent.is_set)
+        nursery.cancel_scope.cancel()
+
+
+def told_of(docker: DockerHost, event: str, begun: float) -> int:
+    """How often that befell a container of ours since then."""
+    filters = {"event": event, "label": f"{docker_client.OWNER}={PEER}"}
+    return len(
+        list(docker.api.events(since=begun, until=time.time(), filters=filters, decode=True))
+    )
+
+
+async def test_what_docker_starts_after_its_agent_was_killed_is_adopted(
+    root: Path, docker: DockerHost, proxy: DockerProxy
+) -> None:
+    begun = time.time()
+    with proxy.holding(START) as start:
+        await until_asked_to_start(root, docker, proxy, start, shell("echo ran; exit 5"))
+        async with engine(root, docker) as it:
+            assert await it.adopt() == [FoundExecution("e1", None)], "it may run yet"
+            await it.start(shell("exit 9"))  # is not made anew either
+            start.let_go()
+            with trio.fail_after(60):
+                assert (await it.wait("e1")).code == 5
+            assert await said(it) == b"ran\n"
+            await it.clear("e1")
+    assert (told_of(docker, "start", begun), docker.ours()) == (1, [])
+
+
+async def test_what_docker_is_not_asked_to_start_any_more_never_began(
+    root: Path, docker: DockerHost, proxy: DockerProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_module, "LATE_S", 1.0)
+    with proxy.holding(START) as start:
+        await until_asked_to_start(root, docker, proxy, start, shell("exit 5"))
+        async with engine(root, docker) as it:
+            assert [each.exit for each in await it.adopt()] == [None]
+            assert (await ended(it, shell("exit 6", "e2"))).code == 6, "nothing waits for it"
+            await it.stop("e1")
+            with trio.fail_after(30):
+                exit = await it.wait("e1")
+            assert (exit.reason, exit.may_begin) == (ExitReason.START_FAILED, False)
+            assert exit.detail == "the agent ended before it was started"
+            await it.clear("e2")
+            assert docker.ours() == []
+        async with engine(root, docker) as it:
+            later = {each.execution_id: each.exit for each in await it.adopt()}
+            assert later["e1"] == exit
+
+
+async def test_what_docker_starts_as_it_is_about_to_be_removed_runs_on(
+    root: Path,
+    docker: DockerHost,
+    proxy: DockerProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(docker_module, "LATE_S", 0.2)
+    script = "trap 'exit 7' USR1; while true; do sleep 0.1; done"
+    with proxy.holding(START) as start, proxy.holding(rb"^DELETE ") as removal:
+        await until_asked_to_start(root, docker, proxy, start, shell(script))
+        async with engine(root, docker, socket=proxy.path) as it:
+            assert [each.exit for each in await it.adopt()] == [None]
+            await until(removal.sent.is_set)
+            start.let_go()
+            await until(lambda: detail(docker)["State"]["Running"])
+            removal.let_go()
+            await until(lambda: "cannot remove a running container" in caplog.text)
+            docker.api.kill(f"shoal-{PEER[-8:]}-e1", "SIGUSR1")
+            with trio.fail_after(60):
+                assert (await it.wait("e1")).code == 7, "its own end"
+            await it.clear("e1")
+
+
+async def test_what_docker_starts_and_ends_as_it_is_about_to_be_removed_has_begun(
+    root: Path, docker: DockerHost, proxy: DockerProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_module, "LATE_S", 0.2)
+    with proxy.holding(START) as start, proxy.holding(rb"^DELETE ") as removal:
+        await until_asked_to_start(root, docker, proxy, start, shell("exit 5"))
+        async with engine(root, docker, socket=proxy.path) as it:
+            assert [each.exit for each in await it.adopt()] == [None]
+            await until(removal.sent.is_set)
+            start.let_go()
+            await until(lambda: detail(docker)["State"]["Status"] == "exited")
+            removal.let_go()
+            with trio.fail_after(60):
+                exit = await it.wait("e1")
+            # Docker may tell of its end before it is gone.
+            assert (exit.reason, exit.code) in ((ExitReason.EXITED, 5), (ExitReason.LOST, None))
+            await until(lambda: docker.ours() == [])
+
+
+async def test_whether_one_was_ever_started_is_told_as_it_is_removed(docker: DockerHost) -> None:
+    client = docker_client.DockerClient(docker.socket, PEER)
+    for name, command in (("never", "true"), ("ended", "true"), ("runs", "sleep 1000")):
+        labels = {docker_client.LABEL: name, docker_client.OWNER: PEER}
+        docker.api.create_container(IMAGE, command, name=client.name_of(name), labels=labels)
+    for name in ("ended", "runs"):
+        client.start(name)
+    docker.api.wait(client.name_of("ended"))
+    assert [client.remove_unstarted(name) for name in ("never", "ended")] == [True, False]
+    with pytest.raises(docker_client.EngineFailed, match="cannot remove a running container"):
+        client.remove_unstarted("runs")
+    assert detail(docker, "runs")["State"]["Running"]
+    client.remove("runs")
+    client.close()
+
+
+async def test_what_docker_makes_after_its_agent_was_killed_goes(
+    root: Path, docker: DockerHost, proxy: DockerProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_module, "PRESENCE_S", 0.5)
+    begun = time.time()
+    with proxy.holding(rb"^POST \S*/containers/create") as making:
+        await until_asked_to_start(root, docker, proxy, making, shell("exit 5"))
+        async with engine(root, docker) as it:
+            (found,) = await it.adopt()
+            assert found.exit is not None and found.exit.reason is ExitReason.LOST
+            await it.clear("e1")
+            making.let_go()
+            await until(lambda: told_of(docker, "destroy", begun) == 1)
+    assert docker.ours() == []
 
 
 async def test_strays_are_removed_and_those_of_another_agent_are_not(
@@ -862,6 +981,38 @@ async def test_output_that_is_published_is_whole_though_docker_hangs_at_the_end(
                 await until(lambda: docker.ours() == [])  # the next test has the same names
                 nursery.cancel_scope.cancel()
             assert (told.exit_code, told.stdout) == (0, b"whole\n"), told
+    finally:
+        shutil.rmtree(device)
+
+
+async def test_output_of_all_that_ended_while_no_agent_ran_is_waited_for_once(
+    docker: DockerHost, proxy: DockerProxy
+) -> None:
+    device = open_directory()
+    names = [f"e{number}" for number in range(5)]
+    try:
+        (device / "docker").mkdir()
+        async with engine(device / "docker", docker) as e:
+            for name in names:
+                assert (await ended(e, shell(f"echo {name}", name))).code == 0
+        async with running(device) as it, engine(device / "docker", docker, socket=proxy.path) as e:
+            tasks = it.tasks_of(Engines(it.engine, e), device, "")
+            tasks.publishes = lambda key: True
+            found: list[TaskFound] = []
+
+            async def find() -> None:
+                found.extend(await tasks.found())
+
+            async with trio.open_nursery() as nursery:
+                await nursery.start(tasks.run)
+                async with trio.open_nursery() as finding:
+                    with proxy.hanging(rb"GET .*/logs"):
+                        finding.start_soon(find)
+                        await until(lambda: proxy.held == len(names))  # and none is given up
+                await until(lambda: docker.ours() == [])  # the next test has the same names
+                nursery.cancel_scope.cancel()
+            told = [(each.execution, each.exit_code, each.stdout) for each in found]
+            assert told == [(name, 0, f"{name}\n".encode()) for name in names]
     finally:
         shutil.rmtree(device)
 

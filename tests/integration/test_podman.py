@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import trio
 
+from agent.engines import docker as docker_module
 from agent.engines.task import ExitReason
 from tests.agent.whole import until
-from tests.integration.test_docker import detail, ended, engine, said, shell
+from tests.dockerproxy import DockerProxy
+from tests.integration.test_docker import (
+    START,
+    detail,
+    ended,
+    engine,
+    said,
+    shell,
+    until_asked_to_start,
+)
 from tests.podmanhost import PodmanHost
 
 pytestmark = pytest.mark.filterwarnings(
@@ -70,6 +81,20 @@ async def test_files_go_in_and_results_come_out(root: Path, podman: PodmanHost) 
         assert (out / "outputs/deep").read_text() == "r\n"
         assert (out / "out.txt").read_text() == "kept\n"
         await it.clear("e1")
+
+
+async def test_one_that_is_not_asked_to_start_any_more_never_began(
+    root: Path, podman: PodmanHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_module, "LATE_S", 0.5)
+    proxy = DockerProxy(root.parent / "p.sock", podman.socket)
+    with closing(proxy), proxy.holding(START) as start:
+        await until_asked_to_start(root, podman, proxy, start, shell("exit 5"))
+        async with engine(root, podman) as it:
+            assert [each.exit for each in await it.adopt()] == [None]
+            with trio.fail_after(60):
+                assert (await it.wait("e1")).reason is ExitReason.START_FAILED
+            assert podman.ours() == []
 
 
 async def test_it_outlives_the_agent_and_is_stopped_by_the_next_life(

@@ -299,10 +299,10 @@ def test_credentials_are_read_at_each_pull(tmp_path: Path, monkeypatch: pytest.M
 def test_an_image_fits_a_processor_that_runs_it(
     monkeypatch: pytest.MonkeyPatch, machine: str, built_for: str, fits: bool
 ) -> None:
-    monkeypatch.setattr("agent.engines.docker_client.platform.machine", lambda: machine)
+    monkeypatch.setattr("platform.machine", lambda: machine)
     client = object.__new__(DockerClient)
     client._api = SimpleNamespace(inspect_image=lambda image: {"Architecture": built_for})
-    assert client.fits_here("a:1") is fits
+    assert client.foreign_kind("a:1") == ("" if fits else built_for)
 
 
 @pytest.mark.parametrize("words", [b"", b'{"status": "Pulling from library/busybox"}\n'])

@@ -13,10 +13,11 @@ import pytest
 import trio
 import trio.testing
 
-from agent.engines.docker_client import EngineFailed, NotAnswering
+from agent.engines.docker_client import EngineFailed, NotAnswering, NotThere
 from agent.engines.docker_link import DockerLink
 from agent.engines.images import FREE_BYTES_MIN, PULLS_MAX, Images
 from agent.engines.presence import Presence
+from agent.engines.processors import own_kind
 from protocol.container import ContainerParams
 
 _T = TypeVar("_T")
@@ -34,6 +35,8 @@ class Engine:
         self.used_by_others: set[str] = set()
         self.images: frozenset[str] = frozenset()  # as the last look saw it
         self.looks = 0
+        self.looked_into: list[str] = []  # for the processor it is for
+        self.left_out: list[str] = []
         self.ids: dict[str, str] = {}
         self.later: dict[str, str] = {}  # what a name means once it is fetched again
         self.asked: list[str] = []
@@ -83,8 +86,12 @@ class Engine:
             self.ids[image] = self.later[image]
         yield {"status": "Download complete"}
 
-    def fits_here(self, image: str) -> bool:
-        return image not in self.other_kind
+    def foreign_kind(self, image: str) -> str:
+        self.looked_into.append(image)
+        return "s390x" if image in self.other_kind else ""
+
+    def leave_out(self, name: str) -> None:
+        self.left_out.append(name)
 
     def remove_image(self, image: str) -> None:
         if self.refusal is not None:
@@ -486,9 +493,86 @@ async def test_an_image_for_another_processor_is_not_kept(record: Path) -> None:
     it.other_kind.add("busybox:1")
     with pytest.raises(EngineFailed) as caught:
         await it.made(record).fetch(job("busybox:1"))
-    assert str(caught.value) == "image busybox:1 is not for this device's kind of processor"
+    assert str(caught.value) == f"image busybox:1 is for s390x, and this device is {own_kind()}"
     assert (it.removed, it.here) == (["busybox:1"], set())
     assert written(record) == {}
+
+
+async def test_one_for_another_processor_that_is_here_is_refused_and_stays(record: Path) -> None:
+    """It is a person's, or what another device's disk brought."""
+    it = Engine("busybox:1")
+    it.images = frozenset({"docker.io/library/busybox:1"})
+    it.other_kind.add("busybox:1")
+    images = it.made(record)
+    for _ in range(2):
+        with pytest.raises(EngineFailed, match=r"is for s390x, and .*; Pull: always"):
+            await images.fetch(job("busybox:1"))
+    with pytest.raises(EngineFailed, match=f"this device is {own_kind()}$"):
+        await images.fetch(job("busybox:1", "never"))
+    assert (it.begun, it.removed, it.here) == ([], [], {"busybox:1"})
+    assert it.left_out == ["docker.io/library/busybox:1"] * 3
+
+
+async def test_for_which_processor_an_image_is_is_asked_once(record: Path) -> None:
+    it, name = Engine("busybox:1"), "docker.io/library/busybox:1"
+    it.images, it.ids[name] = frozenset({name}), "first"
+    images = it.made(record)
+    for _ in range(2):
+        await images.fetch(job("busybox:1"))
+    assert it.looked_into == ["busybox:1"]
+    it.ids[name] = "second"  # another one has its name
+    it.other_kind.add("busybox:1")
+    with pytest.raises(EngineFailed, match="is for s390x"):
+        await images.fetch(job("busybox:1"))
+
+
+class Removed(Engine):
+    """What the last look saw was removed since."""
+
+    async def look(self) -> None:
+        self.images = frozenset(names(*(image.partition(":")[0] for image in self.here)))
+
+    def foreign_kind(self, image: str) -> str:
+        if image not in self.here:
+            raise NotThere("no such image")
+        return ""
+
+
+async def test_one_that_was_removed_since_the_last_look_is_fetched(record: Path) -> None:
+    it = Removed()
+    it.images = frozenset({"docker.io/library/busybox:1"})
+    await it.made(record).fetch(job("busybox:1"))
+    assert (it.begun, it.here) == (["busybox:1"], {"busybox:1"})
+
+
+async def test_one_that_was_removed_since_the_last_look_is_missing_where_none_is_fetched(
+    record: Path,
+) -> None:
+    it = Removed()
+    it.images = frozenset({"docker.io/library/busybox:1"})
+    with pytest.raises(EngineFailed, match="is not here, and its job says Pull: never"):
+        await it.made(record).fetch(job("busybox:1", "never"))
+
+
+# ---- standing work -----------------------------------------------------------------------------
+
+
+async def test_standing_work_starts_with_what_is_here_where_its_registry_is_gone(
+    record: Path,
+) -> None:
+    it = Engine("busybox:1")
+    it.failure = EngineFailed("dial tcp: no route to host")
+    await it.made(record, frozenset(names("busybox"))).fetch(job("busybox:1", "always"))
+    assert (it.begun, it.here) == (["busybox:1"], {"busybox:1"})
+    with pytest.raises(EngineFailed, match="no route to host"):
+        await it.made(record).fetch(job("busybox:1", "always"))
+
+
+async def test_standing_work_whose_image_is_not_here_cannot_start_without(record: Path) -> None:
+    it = Engine()
+    it.failure = EngineFailed("dial tcp: no route to host")
+    with pytest.raises(EngineFailed, match="no route to host"):
+        await it.made(record, frozenset(names("busybox"))).fetch(job("busybox:1", "always"))
 
 
 # ---- bad days ----------------------------------------------------------------------------------

@@ -136,6 +136,26 @@ async def test_each_look_sees_what_there_is_now(path: Path) -> None:
     assert it.images == {"docker.io/library/fresh:1"}
 
 
+async def test_what_is_of_no_use_is_not_told_of_until_another_has_its_name(path: Path) -> None:
+    def said(id: str) -> bytes:
+        return answer(json.dumps([{"Id": id, "RepoTags": ["a:1"]}, {"RepoTags": ["b:1"]}]).encode())
+
+    it, (a, b) = Presence(path), ("docker.io/library/a:1", "docker.io/library/b:1")
+    with docker(path, said("sha256:1")) as host:
+        await it.look()
+        assert it.images == {a, b}
+        it.leave_out(a)
+        assert it.images == {b}
+        await it.look()
+        assert (it.images, it.ids[a]) == ({b}, "sha256:1")
+        host.answer = said("sha256:2")
+        await it.look()
+        assert it.images == {a, b}
+        host.answer = said("sha256:1")
+        await it.look()
+        assert it.images == {a, b}, "it is looked into again"
+
+
 # ---- not there ---------------------------------------------------------------------------------
 
 
