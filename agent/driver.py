@@ -56,9 +56,7 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus  # libp2p brings stubs that hide trio's own
 
 LAZY_S: Final = 5.0  # an idle device writes such rows in one commit
-GRAIN_S: Final = (
-    0.005  # how late a deadline may be noticed; asking for it costs as much as an event
-)
+GRAIN_S: Final = 0.02  # how late a deadline may be noticed: to ask costs as much as an event
 LAG_S: Final = 0.5  # a loop this late means that this device, not the others, has trouble
 QUEUED_MAX: Final = 50_000  # effects waiting for the disk; then the disk is what is broken
 RELOADS_MAX: Final = 5  # in RELOADS_S; after that a fresh process is the better start

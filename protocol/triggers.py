@@ -546,18 +546,32 @@ class Triggers:
         def found(views: list[View], silent: list[PeerId], later: Now) -> list[Effect]:
             waiter.asking = waiter.firing = False
             self._asking -= 1
-            effects = answered(views, later)
+            effects = answered(views, silent, later)
             askers, waiter.askers = waiter.askers, {}
             for sender, query in askers.items():
                 effects += self.inquiries.on_query(sender, query, later)
             return effects
 
-        def answered(views: list[View], later: Now) -> list[Effect]:
+        def answered(views: list[View], silent: list[PeerId], later: Now) -> list[Effect]:
             if self.waiting.waiters.get(waiter.run) is not waiter:
                 return []
-            return self._drop(waiter) if views else unknown(later)
+            if views:
+                return self._drop(waiter)
+            if whom is None and self._may_be_fired(waiter, silent, later):
+                waiter.silences += 1
+                return self._retry(waiter, later)
+            return unknown(later)
 
         return self.inquiries.ask(waiter.run, 1, False, found, now, whom)
+
+    def _may_be_fired(self, waiter: Waiter, silent: list[PeerId], now: Now) -> bool:
+        """Whether one who did not answer may have fired it. It is busy or dead, and which of them is
+        known soon. What the first rank has just heard is for nobody else to fire."""
+        fresh = now.mono < waiter.turn + self.config.rank_delay_s / 2
+        if (waiter.rank == 0 and fresh) or waiter.silences >= self.config.silences_max:
+            return False
+        ranked = self._ranked(waiter)
+        return any(peer in ranked for peer in silent)
 
     def holds_back(self, sender: PeerId, query: JobQuery) -> bool:
         """Whether somebody asks for a run that this peer is about to fire: it hears of that once it

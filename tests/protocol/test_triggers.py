@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from protocol.events import (
 )
 from protocol.ids import PeerId, rendezvous
 from protocol.job import JobSpec
-from protocol.messages import JobQuery, JobSync
+from protocol.messages import JobQuery, JobReport, JobSync
 from protocol.question import Question
 from protocol.records import Desired, Heard, Role
 from protocol.tree import Plain
@@ -272,11 +273,11 @@ def test_who_has_room_again_as_the_next_steps_in_fires_once_with_it(
 
 def test_who_asks_first_fires_though_a_better_rank_asks_meanwhile() -> None:
     """A third says nothing, so that each asks for a second; the one is no holder for the other."""
-    net = TriggerNet("a", "b", "c")
+    net = TriggerNet("a", "b", "c", without_broker=("c",))
     net.put("a")
-    first, second, third = net.ranks("m1")
+    first, second = (name for name in net.ranks("m1") if name != "c")
     net.drop = lambda sender, to, message: (
-        (isinstance(message, JobQuery) and to == third)
+        (isinstance(message, JobQuery) and to == "c")
         or (isinstance(message, JobSync) and to == first)
     )
     net.hear(second, key="m1")
@@ -287,6 +288,37 @@ def test_who_asks_first_fires_though_a_better_rank_asks_meanwhile() -> None:
     net.hear(first, key="m1")
     net.run(10.0)
     assert len(net.starts()) == 1 and (net.fired(first), net.fired(second)) == (0, 1)
+
+
+def quiet(net: TriggerNet, first: str, second: str, seconds: float) -> None:
+    """The first is busy for so long: what it says of jobs reaches the second no sooner."""
+    end = net.now + seconds
+    net.drop = lambda sender, to, message: (
+        (sender, to) == (first, second)
+        and net.now < end
+        and isinstance(message, JobReport | JobSync)
+    )
+
+
+@pytest.mark.parametrize("seconds", [6.0, 10.0, 14.0])
+def test_who_may_have_fired_it_is_waited_for_while_it_lives(seconds: float) -> None:
+    net = TriggerNet("a", "b")
+    net.put("a")
+    first, second = net.ranks("m1")
+    quiet(net, first, second, seconds)
+    net.hear(first, second, key="m1")
+    net.run(30.0)
+    assert (net.fired(first), net.fired(second)) == (1, 0)
+    assert len(net.starts()) == 1 and not net.rows(second)
+
+
+def test_who_says_nothing_for_ever_is_not_waited_for() -> None:
+    net = TriggerNet("a", "b")
+    net.put("a")
+    first, second = net.ranks("m1")
+    quiet(net, first, second, math.inf)
+    net.hear(second, key="m1")
+    assert 4.0 < net.until(lambda: net.fired(second) == 1) < 25.0
 
 
 def test_a_message_without_a_key_is_refused_where_each_has_one() -> None:
