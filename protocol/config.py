@@ -217,8 +217,8 @@ class TriggersConfig:
     running_max: int = 32  # of one template's runs, fired here and not ended; more wait
     rank_delay_s: float = 4.0  # rank r waits r x 4 s: a death is known, and asking takes a second
     look_s: float = 1.0  # after it another rank asks whether the run is there: usually it is
-    # One who may have fired it, lives and does not answer is asked again, each of them 2 s: a device
-    # that a burst keeps busy. Of two who fire one message its task runs twice.
+    # Who may have fired it, lives and does not answer is asked again, each time for 2 s: a burst
+    # keeps it busy. Of a message that two fire the task runs twice.
     silences_max: int = 6
     rank_max: int = 8  # nobody waits for more than so many before it
     # So many write a message down as they hear it. The others ask the first whether it has become a

@@ -565,8 +565,8 @@ class Triggers:
         return self.inquiries.ask(waiter.run, 1, False, found, now, whom)
 
     def _may_be_fired(self, waiter: Waiter, silent: list[PeerId], now: Now) -> bool:
-        """Whether one who did not answer may have fired it. It is busy or dead, and which of them is
-        known soon. What the first rank has just heard is for nobody else to fire."""
+        """Whether one who did not answer may have fired it. It is busy or dead, which is known
+        soon. What the first rank has just heard is for nobody else to fire."""
         fresh = now.mono < waiter.turn + self.config.rank_delay_s / 2
         if (waiter.rank == 0 and fresh) or waiter.silences >= self.config.silences_max:
             return False
