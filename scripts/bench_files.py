@@ -19,6 +19,8 @@ from tests.lab import Device, Lab, process_job
 RESULT_BYTES = 10**9
 GROWTH_MB_MAX = 64.0  # a transfer is a few chunks in memory, whatever its size
 LOG_BYTES = 64 << 20
+FLOOD_BYTES = LOG_BYTES // 2  # all of it is kept
+FLOOD = f"yes 0123456789abcdef | head -c {FLOOD_BYTES}"
 LINES = 200
 # Tasks run as another user, for whom this Python may be out of reach.
 FILL = f"head -c {RESULT_BYTES} /dev/urandom > out"
@@ -97,10 +99,12 @@ def logs() -> list[Figure]:
         device.flags = ["--task-log-bytes-max", str(LOG_BYTES)]
     with lab:
         late = _follow(lab)
+        flow = _flow(lab)
         rate, count = _read(lab)
     return [
         Figure("log-follow-latency-p50", statistics.median(late) * 1e3, "ms", len(late)),
         Figure("log-follow-latency-p99", quantile(late, 0.99) * 1e3, "ms", len(late)),
+        Figure("log-follow-between-peers", flow, "MB/s", 1),
         Figure("log-read-between-peers", rate, "MB/s", count),
     ]
 
@@ -119,15 +123,29 @@ def _follow(lab: Lab) -> list[float]:
     return late
 
 
+def _flow(lab: Lab) -> float:
+    """Of output that comes as fast as it is taken, while it is written."""
+    job, reader = _submit(lab, "sh", "-c", f"sleep 2; {FLOOD}")  # the reader is there by then
+    began, size = 0.0, 0
+    with reader.client(timeout_s=120) as client:
+        for line in client.logs(job, follow=True, stream="stdout"):
+            began = began or time.perf_counter()
+            size += len(log_bytes(line))
+    took = time.perf_counter() - began
+    if size != FLOOD_BYTES:
+        raise RuntimeError(f"{size} of {FLOOD_BYTES} bytes came")
+    return size / 1e6 / took
+
+
 def _read(lab: Lab) -> tuple[float, int]:
-    job, reader = _submit(lab, "sh", "-c", f"yes 0123456789abcdef | head -c {LOG_BYTES // 2}")
+    job, reader = _submit(lab, "sh", "-c", FLOOD)
     with reader.client(timeout_s=120) as client:
         lab.until(lambda: client.job(job)["state"] == "completed", "the log is written")
         began, size = time.perf_counter(), 0
         for line in client.logs(job, stream="stdout"):
             size += len(log_bytes(line))
-    if size != LOG_BYTES // 2:
-        raise RuntimeError(f"{size} of {LOG_BYTES // 2} bytes came")
+    if size != FLOOD_BYTES:
+        raise RuntimeError(f"{size} of {FLOOD_BYTES} bytes came")
     return size / 1e6 / (time.perf_counter() - began), 1
 
 

@@ -99,8 +99,10 @@ class Following:
     def _end(self, final: dict[str, Any]) -> int:
         self._output.flush()
         self._lines.join()
-        self._progress.end(summary(final))
-        return exitcodes.of_job(final)
+        code = exitcodes.of_job(final)
+        # Where no task gave that code nothing else says why, and who is quiet wants to know, too.
+        self._progress.end(summary(final), code == exitcodes.NO_RESULT and not self._json)
+        return code
 
     def _interrupted(self) -> bool:
         """Ask what is to become of the job; whether to go on following it."""

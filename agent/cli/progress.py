@@ -83,9 +83,11 @@ class Progress:
         if not self._quiet:
             self._print(clean(text))
 
-    def end(self, text: str) -> None:
+    def end(self, text: str, even_quiet: bool = False) -> None:
         """How it ended."""
-        self.warn(text)
+        self.clear()
+        if even_quiet or not self._quiet:
+            self._print(clean(text))
 
     def _print(self, text: str) -> None:
         self._stream.write(f"shoal: {text}\n")

@@ -2,7 +2,9 @@
 
 import _thread
 import io
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -59,6 +61,15 @@ def test_progress_is_plain_lines_where_nobody_watches(agent: MemoryAgent, shoal:
         "shoal: done on pi-attic",
     ]
     assert shoal("run", "-q", "--", "echo", "hi").err == ""
+
+
+def test_who_wants_quiet_hears_why_there_is_no_exit_code(agent: MemoryAgent, shoal: Shoal) -> None:
+    ended = shoal("run", "-q", "--", "fault")
+    assert ended.code == exitcodes.NO_RESULT and ended.out == ""
+    assert re.fullmatch(r"shoal: failed.*`shoal why [a-z0-9]{8}`\n", ended.err), ended.err
+    assert json.loads(shoal("run", "--json", "--", "fault").out.splitlines()[-1])["final"]
+    failed = shoal("run", "-q", "--", "exit", "3")
+    assert (failed.code, failed.err) == (3, "")
 
 
 def test_several_slots_are_told_apart_and_the_worst_counts(
