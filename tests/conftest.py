@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import hypothesis
@@ -19,6 +20,18 @@ def s3() -> Iterator[S3Server]:
     """One for all tests: each has keys of its own."""
     with s3_server() as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """A command that an agent is started by writes the log of this process to its standard error,
+    which is closed after the test: what is logged in a later one would be told of as an error."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    logging.captureWarnings(False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 NOT_RUN = ("skipped", "xfailed", "xpassed")

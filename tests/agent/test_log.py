@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,16 +11,6 @@ from agent.printable import clean
 
 log = logging.getLogger("shoal.test")
 NASTY = "a\nINFO fake line\r\x1b[2Jx\u202ey\u2028z\x00"
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    logging.captureWarnings(False)
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def lines(form: str = "human", level: str = "info", watched: bool = False) -> io.StringIO:
