@@ -367,45 +367,13 @@ class MemoryBackend:
 
     async def _play(self, job: str, command: list[str]) -> None:
         view = self.views[job]
-        attic = peer_id("pi-attic")
         self._tell(job, "job.asking", "asking 3 peers", peers=3)
         await trio.lowlevel.checkpoint()
         self._tell(job, "job.bids", "3 bids", bids=3, asked=3)
         ops = view["type"] == "ops"
         places = [peer["name"] for peer in self.peers() if peer["state"] == "alive"]
         for slot in range(len(places) if ops else view["count"]):
-            name = places[slot] if ops else "pi-attic"
-            view["slots"].append(
-                {
-                    "slot": slot,
-                    "state": "running",
-                    "executor": peer_id(name),
-                    "executor_name": name,
-                    "attempt": 1,
-                    "term": 1,
-                    "exit_code": None,
-                    "verdict": None,
-                    "reason": "",
-                    "failures": 0,
-                    "execution": f"e{slot}" * 16,
-                }
-            )
-            self._tell(
-                job,
-                "job.awarded",
-                "awarded to pi-attic",
-                attic,
-                slot=slot,
-                name="pi-attic",
-            )
-            self._tell(
-                job,
-                "execution.started",
-                "running on pi-attic",
-                attic,
-                slot=slot,
-                name="pi-attic",
-            )
+            self._begin(job, slot, places[slot] if ops else "pi-attic")
         view["state"] = "running"
         view["why"] = _why(self.now_ms)
         await trio.lowlevel.checkpoint()
@@ -437,6 +405,40 @@ class MemoryBackend:
                 pass
             case _:
                 self.finish(job, 0)
+
+    def _begin(self, job: str, slot: int, name: str) -> None:
+        """A slot's task runs."""
+        self.views[job]["slots"].append(
+            {
+                "slot": slot,
+                "state": "running",
+                "executor": peer_id(name),
+                "executor_name": name,
+                "attempt": 1,
+                "term": 1,
+                "exit_code": None,
+                "verdict": None,
+                "reason": "",
+                "failures": 0,
+                "execution": f"e{slot}" * 16,
+            }
+        )
+        self._tell(
+            job,
+            "job.awarded",
+            "awarded to pi-attic",
+            peer_id("pi-attic"),
+            slot=slot,
+            name="pi-attic",
+        )
+        self._tell(
+            job,
+            "execution.started",
+            "running on pi-attic",
+            peer_id("pi-attic"),
+            slot=slot,
+            name="pi-attic",
+        )
 
 
 def _why(at_ms: int) -> list[dict[str, Any]]:
