@@ -115,12 +115,14 @@ class Holding:
         self._target = port
         self._free = threading.Event()
         self._free.set()
+        self.held = threading.Event()  # something that the broker has said since it holds
         self._muted = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
 
     def hold(self) -> None:
+        self.held.clear()
         self._free.clear()
 
     def mute(self) -> None:
@@ -151,7 +153,8 @@ class Holding:
         torn = False
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                if answers:
+                if answers and not self._free.is_set():
+                    self.held.set()
                     self._free.wait()
                 torn = torn or (self._muted and not answers)
                 if not torn:
