@@ -188,7 +188,8 @@ async def test_out_of_memory_is_told_apart_from_a_failure(root: Path, docker: Do
 
 async def test_the_limit_of_processes_stops_a_fork_bomb(root: Path, docker: DockerHost) -> None:
     async with engine(root, docker) as it:
-        await it.start(shell("bomb() { bomb | bomb & }; bomb; sleep 60", cpu_m=1000))
+        # In its own place: where nothing can be forked any more, a shell that tries to ends.
+        await it.start(shell("bomb() { bomb | bomb & }; bomb; exec sleep 60", cpu_m=1000))
         name = f"shoal-{PEER[-8:]}-e1"
         await trio.sleep(1)
         stats = docker.api.stats(name, stream=False, one_shot=True)
