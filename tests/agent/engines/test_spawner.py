@@ -221,6 +221,8 @@ def test_too_few_or_too_many_descriptors_are_refused_and_closed(
                 line, [b"beside\0arg=true\0"], [spawning.process.stderr.fileno()] * count
             )
             assert line.recv(100).startswith(b"failed ")
+            line.send(b"hello\0")  # answered once it is done with what came before
+            assert line.recv(100).startswith(b"%d:" % task_user.pw_uid)
             held.add(len(os.listdir(own)))
         assert len(held) == 1
 
