@@ -217,9 +217,9 @@ class TriggersConfig:
     running_max: int = 32  # of one template's runs, fired here and not ended; more wait
     rank_delay_s: float = 4.0  # rank r waits r x 4 s: a death is known, and asking takes a second
     look_s: float = 1.0  # after it another rank asks whether the run is there: usually it is
-    # Who may have fired it, lives and does not answer is asked again, each time for 2 s: a burst
-    # keeps it busy. Of a message that two fire the task runs twice.
-    silences_max: int = 6
+    # Who may have fired it, lives and has not answered is waited for so long: a burst keeps it
+    # busy. Of a message that two fire the task runs twice.
+    patience_s: float = 15.0
     rank_max: int = 8  # nobody waits for more than so many before it
     # So many write a message down as they hear it. The others ask the first whether it has become a
     # run, and acknowledge it then: in a large shoal each message is else a row on every disk.
@@ -234,7 +234,9 @@ class TriggersConfig:
     deliveries_max: int = 128  # of one template; brokers have 20 or so under way
     # A minute: to messages that run nothing, or come again after their run. Each is a row on disk.
     extra_answers_max: int = 120
-    runs_kept: int = 2_000  # ended ones of all triggers, where more would fill the catalogue
+    # Ended ones of all triggers, where more would fill the catalogue: of two minutes in a burst.
+    # Who is further behind than that fires a forgotten one again.
+    runs_kept: int = 5_000
 
 
 @dataclass(frozen=True, slots=True)

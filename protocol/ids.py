@@ -25,6 +25,7 @@ Revision = NewType("Revision", _Derived)  # hash of one spec record's bytes
 ExecutionId = NewType("ExecutionId", _Derived)
 
 ID_BYTES = 20  # 160 bits is 32 base32 characters exactly
+ID_CHARS = 32
 PEER_SLOT_MIN = 1 << 47  # from here on a slot is a peer's; below are those that Count numbers
 
 

@@ -9,7 +9,7 @@ from typing import cast
 from protocol.clock import NEVER, Now
 from protocol.effects import Effect, Reply, Send
 from protocol.errors import RemoteProtocolError
-from protocol.ids import JobId, PeerId, rendezvous
+from protocol.ids import ID_CHARS, JobId, PeerId, rendezvous
 from protocol.messages import ControlAnswer, ControlRequest, JobQuery, JobReport
 from protocol.shape import checked_view
 from protocol.standingviews import joined, own_part, settled
@@ -29,6 +29,8 @@ RANKS = 3  # the id's first ranks: a coordinator's standbys are among them
 View = dict[str, Plain]
 # Goes on with the views found, and with who did not answer in time.
 Then = Callable[[list[View], list[PeerId], Now], list[Effect]]
+# Of those who have not answered in time: who is to be asked again, and waited for.
+Patience = Callable[[list[PeerId], Now], list[PeerId]]
 
 
 @dataclass(slots=True)
@@ -37,9 +39,10 @@ class Inquiry:
 
     waiting: dict[PeerId, None]
     due: float
-    prefix: str
-    limit: int
+    query: JobQuery
     then: Then
+    patience: Patience | None = None
+    silent: dict[PeerId, None] = field(default_factory=dict)  # who is waited for no more
     found: dict[str, View] = field(default_factory=dict)
     _weights: dict[str, tuple[int, bool, bool, int]] = field(default_factory=dict)
 
@@ -49,7 +52,7 @@ class Inquiry:
         for view in views:
             job, weight = str(view["id"]), _weight(view, sender)
             known = self.found.get(job)
-            if not job.startswith(self.prefix):
+            if not job.startswith(self.query.prefix):
                 continue
             if "parts" in view:
                 self._join(job, known, own_part(view, sender))
@@ -103,31 +106,35 @@ class Inquiries:
         then: Then,
         now: Now,
         of: list[PeerId] | None = None,
+        patience: Patience | None = None,
     ) -> list[Effect]:
         """Collect views from here and from the peers that may hold such jobs, or from those that
         are named, then go on."""
         limit = min(max(limit, 0), VIEWS_MAX)
         whom = self.whom(prefix) if of is None else of
-        asked = whom if len(self._open) < OPEN_MAX else []
-        inquiry = Inquiry(dict.fromkeys(asked), now.mono + ANSWER_S, prefix, limit, then)
-        inquiry.add(self.me, self.views(prefix, limit, detail, now))
         self._seq += 1
-        self._open[self._seq] = inquiry
-        if not asked:
-            return self._finish(self._seq, now)
         query = JobQuery(self._seq, prefix, limit, detail)
-        return [Send(peer, query) for peer in asked]
+        waiting = dict.fromkeys(whom)
+        inquiry = Inquiry(waiting, now.mono + ANSWER_S, query, then, patience)
+        inquiry.add(self.me, self.views(prefix, limit, detail, now))
+        full = len(self._open) >= OPEN_MAX
+        self._open[self._seq] = inquiry
+        if not whom or full:
+            return self._finish(self._seq, now)
+        return [Send(peer, query) for peer in whom]
 
     def whom(self, prefix: str) -> list[PeerId]:
         """The first ranks of a whole id, then neighbours; for a part of one, neighbours."""
         ranked: list[PeerId] = []
-        if len(prefix) == 32:
+        if len(prefix) == ID_CHARS:
             ranked = rendezvous(JobId(prefix), self.alive())[:RANKS]
         return list(dict.fromkeys([*ranked, *self.connected()]))[:ASKED_MAX]
 
     def waits_for(self, peer: PeerId, prefix: str) -> bool:
         """Whether it was asked for these, and has not answered."""
-        return any(peer in each.waiting for each in self._open.values() if each.prefix == prefix)
+        return any(
+            peer in each.waiting for each in self._open.values() if each.query.prefix == prefix
+        )
 
     def on_query(self, sender: PeerId, query: JobQuery, now: Now) -> list[Effect]:
         views: list[bytes] = []
@@ -157,7 +164,21 @@ class Inquiries:
         inquiry = self._open.pop(seq)
         found = [settled(view) if "parts" in view else view for view in inquiry.found.values()]
         found.sort(key=lambda view: (-cast(int, view["created_ms"]), str(view["id"])))
-        return inquiry.then(found[: inquiry.limit], list(inquiry.waiting), now)
+        silent = [*inquiry.silent, *inquiry.waiting]
+        return inquiry.then(found[: inquiry.query.limit], silent, now)
+
+    def _wait_on(self, seq: int, now: Now) -> list[Effect]:
+        """Its time is over: those alone are waited for on whom it depends."""
+        inquiry = self._open[seq]
+        waiting = list(inquiry.waiting)
+        needed = inquiry.patience(waiting, now) if inquiry.patience is not None else []
+        if not needed:
+            return self._finish(seq, now)
+        inquiry.silent |= dict.fromkeys(peer for peer in waiting if peer not in needed)
+        inquiry.waiting = dict.fromkeys(needed)
+        inquiry.due = now.mono + ANSWER_S
+        # Once more, for what a broken connection has lost; of two answers the first counts.
+        return [Send(peer, inquiry.query) for peer in needed]
 
     # ---- control of a job that is held elsewhere ---------------------------------------------
 
@@ -189,7 +210,7 @@ class Inquiries:
     def on_deadline(self, now: Now) -> list[Effect]:
         effects: list[Effect] = []
         for seq in [seq for seq, inquiry in self._open.items() if inquiry.due <= now.mono]:
-            effects += self._finish(seq, now)
+            effects += self._wait_on(seq, now)
         for seq in [seq for seq, sent in self._controls.items() if sent.due <= now.mono]:
             error = "the peer that coordinates this job did not answer; try again"
             effects.append(Reply(self._controls.pop(seq).request, error=error))

@@ -41,7 +41,7 @@ from protocol.events import (
 from protocol.fleet import Fleet
 from protocol.hearing import Hearing, hears
 from protocol.heldjob import HeldJob
-from protocol.ids import JobId, PeerId, outranks, rendezvous
+from protocol.ids import ID_CHARS, JobId, PeerId, outranks, rendezvous
 from protocol.inquiry import Inquiries, View
 from protocol.listening import TopicWatch
 from protocol.messages import JobQuery
@@ -56,6 +56,7 @@ from protocol.waiting import Waiter, Waiting
 
 MINUTE_S: Final = 60.0
 ASKING_MAX: Final = 32  # runs that are asked for at once; the others wait their turn
+ASKED_FOR_MAX: Final = 4096
 ASK_AGAIN_S: Final = 0.05  # an answer takes 2 ms on a LAN, a second from who is silent
 RANKS_ASKED: Final = (
     3  # of those before this peer: whoever is first and its standbys are among them
@@ -76,6 +77,7 @@ class Watch:
     fired: deque[float] = field(default_factory=deque)  # monotonic, of the last minute
     problem: str = ""  # why it is not heard here
     granted: bool = False  # the broker has its messages sent here
+    granted_at: float = -NEVER  # monotonic; since when
     denied: str = ""  # why it does not
     tally: Tally = field(default_factory=Tally)
 
@@ -115,6 +117,8 @@ class Triggers:
     _ready_at: float = NEVER  # monotonic; who else is there is not known before
     _ready: bool = False
     _asking: int = 0  # runs that others are being asked for
+    # What others have asked for and was not known here, the last at the end.
+    _asked_for: dict[JobId, None] = field(default_factory=dict)
     _ranks: dict[tuple[JobId, str], list[PeerId]] = field(
         default_factory=dict
     )  # who hears each; see leaders
@@ -315,6 +319,8 @@ class Triggers:
             watch.tally.filtered += event.count
         elif watch is not None and isinstance(event, TopicWatched):
             granted = not event.problem
+            if granted and not watch.granted:
+                watch.granted_at = now.mono
             watch.granted, watch.denied = granted, event.problem
             self.hearing.on_topic(event.template, watch.mqtt.broker, granted, now.mono)
         return []
@@ -557,27 +563,38 @@ class Triggers:
                 return []
             if views:
                 return self._drop(waiter)
-            if whom is None and self._may_be_fired(waiter, silent, later):
-                waiter.silences += 1
+            if patience is not None and patience(silent, later):
                 return self._retry(waiter, later)
             return unknown(later)
 
-        return self.inquiries.ask(waiter.run, 1, False, found, now, whom)
+        until = now.mono + self.config.patience_s
 
-    def _may_be_fired(self, waiter: Waiter, silent: list[PeerId], now: Now) -> bool:
-        """Whether one who did not answer may have fired it. It is busy or dead, which is known
-        soon. What the first rank has just heard is for nobody else to fire."""
-        fresh = now.mono < waiter.turn + self.config.rank_delay_s / 2
-        if (waiter.rank == 0 and fresh) or waiter.silences >= self.config.silences_max:
-            return False
-        ranked = self._ranked(waiter)
-        return any(peer in ranked for peer in silent)
+        def may_have_fired(silent: list[PeerId], later: Now) -> list[PeerId]:
+            """Busy or dead, which is known soon."""
+            if later.mono >= until or self._fresh(waiter, later):
+                return []
+            ranked = self._ranked(waiter)
+            return [peer for peer in silent if peer in ranked]
+
+        patience = may_have_fired if whom is None else None
+        return self.inquiries.ask(waiter.run, 1, False, found, now, whom, patience)
+
+    def _fresh(self, waiter: Waiter, now: Now) -> bool:
+        """Whether the first rank has just heard it, as the others have: it is not yet for them to
+        fire. It comes late to who was away from its broker, or is behind in a burst; who of the
+        others has heard it long ago has then asked for it before it fired."""
+        watch = self.watches.get(waiter.template)
+        heard = watch is not None and now.mono > watch.granted_at + self.config.deaf_s
+        in_time = now.mono < waiter.turn + self.config.rank_delay_s / 2
+        return waiter.rank == 0 and heard and in_time and waiter.run not in self._asked_for
 
     def holds_back(self, sender: PeerId, query: JobQuery) -> bool:
         """Whether somebody asks for a run that this peer is about to fire: it hears of that once it
         has, or has not, and so does not fire it as well. Of two who ask each other the one goes
         first that the other has answered already, else the one that ranks before it."""
-        waiter = self.waiting.waiters.get(JobId(query.prefix))
+        run = JobId(query.prefix)
+        waiter = self.waiting.waiters.get(run)
+        self._note_asked(run)
         if waiter is None or not waiter.firing:
             return False
         ranked = self._ranked(waiter)
@@ -589,6 +606,14 @@ class Triggers:
             return False
         waiter.askers[sender] = query
         return True
+
+    def _note_asked(self, run: JobId) -> None:
+        """Who asks for what is not here goes on to fire it."""
+        if self.watches and len(run) == ID_CHARS and run not in self.coordination.catalogue.jobs:
+            self._asked_for.pop(run, None)
+            self._asked_for[run] = None
+            if len(self._asked_for) > ASKED_FOR_MAX:
+                del self._asked_for[next(iter(self._asked_for))]
 
     def _drop(self, waiter: Waiter) -> list[Effect]:
         """It is on another disk, or comes to nothing."""

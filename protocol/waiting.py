@@ -46,7 +46,6 @@ class Waiter:
     turn: float = 0.0  # monotonic; when it is for this peer to fire it
     asking: bool = False  # whether others are being asked for the run
     asked: bool = False  # those before this peer were, and know nothing
-    silences: int = 0  # how often one who may have fired it did not answer
     firing: bool = False  # all are being asked: it is fired where nobody knows the run
     # Who asks for it meanwhile, and to fire it as well: they hear when it is fired.
     askers: dict[PeerId, JobQuery] = field(default_factory=dict)

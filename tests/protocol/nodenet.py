@@ -187,6 +187,7 @@ class NodeNet:
         self.now = 100.0
         self.drop: Drop = lambda sender, to, message: False
         self.cut: dict[frozenset[str], None] = {}
+        self.lag_s: dict[str, float] = {}  # what a busy device sends takes so much longer
         self.boxes: dict[str, Box] = {}
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._count = count()
@@ -483,7 +484,8 @@ class NodeNet:
         again = decode_message(frame)
         assert again is not None
         if to in self.boxes and self.reachable(name, to) and not self.drop(name, to, again):
-            self.after(DELAY_S, lambda: self._arrive(name, to, frame))
+            delay = DELAY_S + self.lag_s.get(name, 0.0)
+            self.after(delay, lambda: self._arrive(name, to, frame))
 
     def _arrive(self, sender: str, to: str, frame: bytes) -> None:
         if self.reachable(sender, to):

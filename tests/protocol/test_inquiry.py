@@ -19,6 +19,7 @@ from protocol.inquiry import (
     VIEWS_BYTES_MAX,
     VIEWS_MAX,
     Inquiries,
+    Patience,
     View,
     packed,
 )
@@ -41,6 +42,7 @@ class Asker:
     here: list[View] = field(default_factory=list)
     found: list[View] | None = None
     silent: list[PeerId] = field(default_factory=list)
+    patience: Patience | None = None
 
     def __post_init__(self) -> None:
         self.inquiries = Inquiries(
@@ -55,7 +57,7 @@ class Asker:
             self.found, self.silent = views, silent
             return [Reply(1)]
 
-        return self.inquiries.ask(prefix, limit, detail, then, at(0.0))
+        return self.inquiries.ask(prefix, limit, detail, then, at(0.0), None, self.patience)
 
     def report(self, sender: str, *views: View, seq: int = 1) -> list[Effect]:
         report = JobReport(seq, tuple(dumps(view) for view in views))
@@ -97,6 +99,27 @@ def test_the_silent_are_waited_for_up_to_a_bound() -> None:
     assert (asker.found, asker.silent) == ([], ["b"])
 
 
+def test_on_whom_it_depends_is_asked_again_and_an_answer_that_comes_late_counts() -> None:
+    asker = Asker(["b", "c", "d"], patience=lambda silent, now: [PeerId("b")])
+    asker.ask(ID)
+    asker.report("c")
+    assert asker.inquiries.on_deadline(at(ANSWER_S)) == [Send(PeerId("b"), JobQuery(1, ID, 10))]
+    assert asker.found is None and asker.inquiries.deadline == 2 * ANSWER_S
+    assert asker.report("d") == []  # nobody waits for it any more
+    assert asker.report("b", view()) == [Reply(1)]
+    assert (asker.found, asker.silent) == ([view()], ["d"])
+    assert asker.report("b", view()) == []
+
+
+def test_patience_ends_when_nobody_is_worth_it() -> None:
+    asker = Asker(["b"], patience=lambda silent, now: silent if now.mono < 3 else [])
+    asker.ask()
+    for second in (1, 2):
+        assert len(asker.inquiries.on_deadline(at(second * ANSWER_S))) == 1
+    assert asker.inquiries.on_deadline(at(3 * ANSWER_S)) == [Reply(1)]
+    assert asker.silent == ["b"]
+
+
 def test_the_first_ranks_of_an_id_are_asked_though_not_connected() -> None:
     peers = [f"p{n}" for n in range(20)]
     asker = Asker(["near"], peers)
@@ -114,7 +137,7 @@ def test_too_many_open_questions_are_answered_from_here() -> None:
         asker.ask()
     assert asker.found is None
     assert asker.ask() == [Reply(1)]
-    assert asker.found == [view()]
+    assert asker.found == [view()] and asker.silent == ["b"]
 
 
 @pytest.mark.parametrize(

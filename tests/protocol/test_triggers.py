@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from protocol import triggers
+from protocol.derived import derived_id
 from protocol.events import (
     BrokerChanged,
     SessionStarted,
@@ -319,6 +320,50 @@ def test_who_says_nothing_for_ever_is_not_waited_for() -> None:
     quiet(net, first, second, math.inf)
     net.hear(second, key="m1")
     assert 4.0 < net.until(lambda: net.fired(second) == 1) < 25.0
+
+
+@pytest.mark.parametrize("behind_s", [4.2, 4.6, 5.0, 8.0, 17.0, 20.0])
+@pytest.mark.parametrize("lag_s", [0.0, 1.6])
+def test_two_busy_devices_fire_a_message_once_however_late_the_first_hears_it(
+    behind_s: float, lag_s: float
+) -> None:
+    """In a burst an answer takes longer than a second, and one device is behind the other."""
+    net = TriggerNet("a", "b")
+    net.put("a")
+    first, second = net.ranks("m1")
+    net.lag_s = {first: 0.5, second: lag_s}
+    net.hear(second, key="m1")
+    net.run(4.1)  # it has asked whether it may fire
+    net.lag_s = {first: 0.5, second: 1.6}
+    net.run(behind_s - 4.1)
+    net.hear(first, key="m1")
+    net.run(40.0)
+    assert net.fired(first) + net.fired(second) == len(net.starts()) == 1
+    assert not net.rows(first) and not net.rows(second)
+
+
+def test_who_comes_back_to_its_broker_waits_for_those_that_may_have_fired_meanwhile() -> None:
+    """What the first rank hears is no news to the others then."""
+    net = TriggerNet("a", "b")
+    net.put("a")
+    first, second = net.ranks("m1")
+    for problem in ("broker home is not connected", ""):
+        net.handle(first, TopicWatched(net.id, problem))
+    quiet(net, second, first, 5.0)
+    net.hear(first, key="m1")
+    net.run(3.0)
+    assert not net.runs()
+    net.run(10.0)
+    assert net.fired(first) == len(net.starts()) == 1
+
+
+def test_what_was_asked_for_is_remembered_within_bounds() -> None:
+    net = TriggerNet("a", "b")
+    net.put("a")
+    for number in range(triggers.ASKED_FOR_MAX + 5):
+        run = derived_id(net.shoal.id, "default", net.id, str(number))
+        net.send("b", "a", JobQuery(number, run, 1, False))
+    assert len(net.triggers("a")._asked_for) == triggers.ASKED_FOR_MAX
 
 
 def test_a_message_without_a_key_is_refused_where_each_has_one() -> None:
