@@ -217,7 +217,7 @@ class Lab:
         for device in self.devices:
             if device.process is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    device.process.wait(10)
+                    device.process.wait(60)
                 device.process.kill()
                 device.process.wait()
                 device.process = None

@@ -126,7 +126,7 @@ class Mosquitto:
         if self.process is not None:
             with suppress(ProcessLookupError):
                 self.process.send_signal(number)
-            self.process.wait(30)
+            self.process.wait(60)
             self.process = None
 
     def allow(self, acl: str) -> None:

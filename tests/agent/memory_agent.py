@@ -25,7 +25,7 @@ class MemoryAgent:
 
     def __enter__(self) -> "MemoryAgent":
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
         if self._failure:
             raise self._failure
         return self
@@ -36,7 +36,7 @@ class MemoryAgent:
     def stop(self) -> None:
         with suppress(trio.RunFinishedError):
             trio.from_thread.run_sync(self._scope.cancel, trio_token=self._token)
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive()
         if self._failure:
             raise self._failure

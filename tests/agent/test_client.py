@@ -199,7 +199,7 @@ class broken_server:
 
     def __exit__(self, *exc: object) -> None:
         self.listener.shutdown(socket.SHUT_RDWR)
-        self.thread.join(5)
+        self.thread.join(60)
         self.listener.close()
 
     def serve(self) -> None:

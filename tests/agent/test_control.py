@@ -111,7 +111,7 @@ class Served:
             return await talk.ask(method, target, body, **headers)
 
     async def until(self, condition: Any) -> None:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while not condition():
                 await trio.lowlevel.checkpoint()
 

@@ -38,7 +38,7 @@ def test_the_lock_goes_with_the_process_that_held_it(tmp_path: Path) -> None:
         with pytest.raises(DataLocked, match=f"process {child.pid}"):
             DataLock(tmp_path)
         child.kill()
-        child.wait(30)
+        child.wait(60)
     DataLock(tmp_path).release()
 
 

@@ -26,7 +26,7 @@ async def until_found(discovery: Discovery, wanted: dict[PeerId, tuple[str, ...]
         if wanted.items() <= found.items():
             done.set()
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(discovery.run, on_found)
             await done.wait()

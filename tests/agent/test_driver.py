@@ -53,7 +53,7 @@ E1 = ExecutionId("e1")
 EVENT = FactsSampled(Facts(0, 0, 0, 0, 0))
 SAVE = Save((("job", "j", b"1"),))
 WAITS = ResultAck(JobId("j"), 0, Fence(1, A, 1), "accepted")  # it says that a result is on disk
-WITHIN_S = 10.0
+WITHIN_S = 60.0
 
 
 class Script:

@@ -69,7 +69,7 @@ def test_a_kill_at_any_moment_leaves_one_whole_version(tmp_path: Path) -> None:
             for _ in range(lines):
                 acknowledged = int(child.stdout.readline())
             child.send_signal(signal.SIGKILL)
-            child.wait(30)
+            child.wait(60)
         numbers = set(path.read_bytes().split())
         assert len(numbers) == 1 and int(numbers.pop()) >= acknowledged
 

@@ -260,7 +260,7 @@ def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path, seed: int) -
             assert part, "the writer ended early"
             output += part
         child.send_signal(signal.SIGKILL)
-        child.wait(30)
+        child.wait(60)
         while part := child.stdout.read(65536):
             output += part
     for line in output.splitlines():

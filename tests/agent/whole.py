@@ -17,7 +17,7 @@ from agent.settings import Value
 from agent.shoalroot import create_shoal
 from agent.store import Store
 
-WITHIN_S = 20.0
+WITHIN_S = 60.0
 
 
 @asynccontextmanager

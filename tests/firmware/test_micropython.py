@@ -228,7 +228,7 @@ def test_what_is_no_broker_does_not_keep_it_awake(tmp_path: Path, said: bytes) -
         thread.start()
         board = Board(tmp_path, server.getsockname()[1])
         assert "not sent" in board.wake()
-        thread.join(30)
+        thread.join(60)
     assert json.loads((tmp_path / "rtc").read_bytes())["waiting"]
 
 

@@ -60,7 +60,7 @@ class HomeAssistant:
         assert process is not None and process.stdin is not None and process.stdout is not None
         process.stdin.close()
         try:
-            process.wait(30)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

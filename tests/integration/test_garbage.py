@@ -25,7 +25,7 @@ from tests.agent import keys
 from tests.agent.transport.peers import LOOPBACK, Peer, running
 from tests.lab import Device, Lab
 
-WITHIN_S = 30.0
+WITHIN_S = 60.0
 
 
 @pytest.fixture(scope="module")

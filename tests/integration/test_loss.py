@@ -127,7 +127,7 @@ def test_a_planned_restart_moves_nothing(lab: Lab, gated: Gated) -> None:
     executor = running_on(lab, lab[0], job, gated)
     assert executor.process is not None
     executor.process.terminate()
-    assert executor.process.wait(20) == 0
+    assert executor.process.wait(60) == 0
     executor.process = None
     lab.start(executor)
     gated.open()
@@ -290,7 +290,7 @@ def test_jobs_are_known_after_all_agents_were_restarted(
         os.kill(device.pid, number)
     for device in lab.devices:
         assert device.process is not None
-        device.process.wait(20)
+        device.process.wait(60)
         device.process = None
     lab.start(*lab.devices)
     for device in lab.devices:

@@ -128,7 +128,7 @@ def test_a_million_result_files_are_refused_with_the_reason(lab: Lab) -> None:
 def test_what_a_task_left_running_ends_with_it(lab: Lab) -> None:
     done = lab.shoal(lab[0], "run", "-q", "--", "sh", "-c", "sleep 1234 & echo $!")
     pid = int(done.out)
-    lab.until(lambda: not os.path.exists(f"/proc/{pid}"), "nothing of it is left", 20)
+    lab.until(lambda: not os.path.exists(f"/proc/{pid}"), "nothing of it is left", 60)
 
 
 def test_a_stopped_task_that_ignores_it_is_killed(lab: Lab) -> None:
@@ -138,8 +138,8 @@ def test_a_stopped_task_that_ignores_it_is_killed(lab: Lab) -> None:
         job = client.submit(process_job(*command, name="deaf"))["job"]
         lab.until(gated.executions, "it runs")
         client.stop(job)
-        lab.until(lambda: client.job(job)["state"] == "stopped", "it is stopped", 20)
-    lab.until(lambda: not [p for d in lab.devices for p in supervisors_of(d)], "it is gone", 20)
+        lab.until(lambda: client.job(job)["state"] == "stopped", "it is stopped", 60)
+    lab.until(lambda: not [p for d in lab.devices for p in supervisors_of(d)], "it is gone", 60)
 
 
 # ---- in a sandbox -----------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def offline(*command: str, **more: Any) -> dict[str, Any]:
 def test_a_program_that_asked_for_no_network_has_none(lab: Lab) -> None:
     with lab[0].client() as client:
         job = client.submit(offline("cat", "/proc/net/route"))["job"]
-        lab.until(lambda: client.job(job)["state"] not in ("pending", "running"), "it ended", 30)
+        lab.until(lambda: client.job(job)["state"] not in ("pending", "running"), "it ended", 60)
         slot = client.job(job)["slots"][0]
         assert (slot["exit_code"], slot["stdout_tail"].count("\n")) == (0, 1), slot  # its heading
 
@@ -164,7 +164,7 @@ def test_a_device_without_sandboxes_says_so_and_another_whose_owner_wants_them_u
     with lab, lab[0].client() as client:
         there = {"Key": "shoal/peer", "Operator": "=", "Values": [lab[0].peer]}
         job = client.submit(offline("true", Constraints=[there]))["job"]
-        lab.until(lambda: client.job(job)["why"], "a round is over", 30)
+        lab.until(lambda: client.job(job)["why"], "a round is over", 60)
         asked = {each["name"]: each["reason"] for each in client.job(job)["why"][0]["asked"]}
         assert "only bubblewrap can keep a program from the network" in asked["d00"]
         client.stop(job)
@@ -176,7 +176,7 @@ def test_a_device_without_sandboxes_says_so_and_another_whose_owner_wants_them_u
         script = "echo kept > keep/it && cat keep/it"
         spec = process_job("sh", "-c", script, name="keeper", Task=keeps, Constraints=[there])
         job = client.submit(spec)["job"]
-        lab.until(lambda: client.job(job)["state"] not in ("pending", "running"), "it ended", 30)
+        lab.until(lambda: client.job(job)["state"] not in ("pending", "running"), "it ended", 60)
         assert client.job(job)["slots"][0]["stdout_tail"] == "kept\n", client.job(job)
 
 

@@ -47,7 +47,7 @@ class Terminal:
 
     def wait(self) -> int:
         self.rest()
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def _read(self) -> bytes:
         try:

@@ -213,7 +213,7 @@ def waiting(tmp_path: Path) -> Iterator[Service]:
 def test_init_asks_a_service_that_waits(waiting: Service, shoal: Shoal, tmp_path: Path) -> None:
     ended = shoal("init", "home", "--label", "room=attic", "--backup", "root.backup", "--json")
     assert ended.code == 0, ended.err
-    waiting.thread.join(20)
+    waiting.thread.join(60)
     assert waiting.joined is True
     assert load_member(tmp_path / "data").membership.labels == {"room": "attic"}
     kept = Path("root.backup")

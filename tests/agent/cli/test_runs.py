@@ -574,7 +574,7 @@ def test_ctrl_c_just_before_a_wait_is_heeded_all_the_same(
     here, there = os.pipe()
 
     def silent() -> Iterator[dict[str, Any]]:
-        ended.wait(30)
+        ended.wait(60)
         yield {}
 
     reader = following._Reader(silent())

@@ -70,7 +70,7 @@ async def test_what_is_compiled_waits_for_no_compiler(kept: Compiled, place: Pla
     never = ("sh", "-c", "sleep 600", "sh")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(put, kept, place, 8, never)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while len(list(kept.root.iterdir())) < 2:  # noqa: ASYNC110 -- a file tells of it
                 await trio.sleep(0.01)
             assert await put(kept, place, 7) == first

@@ -40,7 +40,7 @@ from agent.engines.task_log import LogChunk
 SOURCE = supervisor_path().with_name("supervise.c")
 WARNINGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror")
 ALONE = 54_321  # as this user nothing else runs
-WITHIN_S = 20.0  # a bound for a loaded machine; nothing waits that long when it is well
+WITHIN_S = 60.0  # a bound for a loaded machine; nothing waits that long when it is well
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 

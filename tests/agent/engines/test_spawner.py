@@ -77,7 +77,7 @@ class Spawning:
 
     def end(self) -> None:
         self.process.terminate()
-        assert self.process.wait(10) == 0
+        assert self.process.wait(60) == 0
         assert self.process.stderr is not None
         self.process.stderr.close()
 

@@ -163,7 +163,7 @@ async def test_one_that_falls_silent_is_given_up(
         to.send_response(200)
         to.end_headers()
         to.wfile.write(b"x")
-        done.wait(20)
+        done.wait(60)
 
     server.answers["/silent"] = silent
     monkeypatch.setattr(downloads, "SILENCE_S", 0.2)
@@ -246,6 +246,6 @@ async def test_cancelled_it_leaves_nothing_behind(server: Server, store: Archive
     server.answers["/endless"] = endless
     with trio.move_on_after(0.3):
         await Downloads(store).fetch(UrlSource(server.url("/endless")), ANY)
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while left_over(store):  # noqa: ASYNC110 -- a thread's end
             await trio.sleep(0.01)

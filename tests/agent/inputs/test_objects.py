@@ -319,7 +319,7 @@ async def test_two_executions_may_fetch_the_same_objects_at_once(strange: Bench,
         if "list-type=2" in to.path:
             number = int(to.path.partition("continuation-token=t")[2][:1] or -1) + 1
             return to.say(page(number, 9), **{"Content-Type": "application/xml"})
-        together.wait(20)  # both have it at the same moment, one object after the other
+        together.wait(60)  # both have it at the same moment, one object after the other
         to.say(b"hello")
 
     odd.get = answer
@@ -377,7 +377,7 @@ async def test_one_that_falls_silent_is_given_up(
         to.send_response(200)
         to.end_headers()
         to.wfile.write(b"x")
-        done.wait(20)
+        done.wait(60)
 
     odd.get = silent
     monkeypatch.setattr("agent.bucket.SILENCE_S", 0.2)
@@ -409,7 +409,7 @@ async def test_cancelled_it_leaves_nothing_behind(strange: Bench, odd: Odd) -> N
         nursery.start_soon(strange.put, "a")
         await started.wait()
         nursery.cancel_scope.cancel()
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while list(strange.store.directory.glob("*.part")):  # noqa: ASYNC110 -- a thread's end
             await trio.sleep(0.01)
     assert not strange.target.exists()

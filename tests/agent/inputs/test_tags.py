@@ -91,7 +91,7 @@ def test_two_executions_may_remember_one_address_at_once(tmp_path: Path) -> None
 
     def remember(name: str) -> None:
         for number in range(200):
-            together.wait(20)
+            together.wait(60)
             tags.remember("a", Tag(f"{name}{number}", DIGEST))
 
     with ThreadPoolExecutor(2) as threads:
@@ -104,7 +104,7 @@ def test_two_may_sweep_at_once(tmp_path: Path) -> None:
     tags, together = Tags(Archives(tmp_path)), Barrier(2)
 
     def sweep() -> None:
-        together.wait(20)
+        together.wait(60)
         tags.sweep()
 
     for _ in range(5):

@@ -603,6 +603,7 @@ async def test_what_a_broker_retains_comes_once_to_a_session_and_not_with_each_c
             await publish(broker, Outgoing("a", b"kept", retain=True))
             broker.subscribe("a", 1, handler, session="collect")
             await until(lambda: heard == [(b"kept", True)])
+            await until(lambda: "Received PUBACK" in mosquitto.log())
             for number in range(2):
                 mosquitto.stop()
                 await until(lambda: not broker.connected)
@@ -616,7 +617,10 @@ async def test_what_a_broker_retains_comes_once_to_a_session_and_not_with_each_c
             await subscribed(mosquitto, 4)
             await publish(broker, Outgoing("a", b"newer"))
             await until(lambda: heard[-1] == (b"newer", False))
-        assert [payload for payload, _ in heard] == [b"kept", b"new", b"newer"]
+        # What an end keeps from being acknowledged comes again: the one that was retained
+        # was acknowledged before the first of them.
+        assert [retained for _, retained in heard] == [True, *[False] * (len(heard) - 1)]
+        assert list(dict.fromkeys(payload for payload, _ in heard)) == [b"kept", b"new", b"newer"]
 
 
 async def test_a_message_that_is_too_large_is_refused_and_not_its_topic() -> None:

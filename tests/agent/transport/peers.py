@@ -19,7 +19,7 @@ from protocol.ids import PeerId
 from tests.agent import keys
 
 E = TypeVar("E", PeerConnected, PeerDisconnected, FrameReceived, GossipReceived)
-BOUND_S = 15.0
+BOUND_S = 60.0
 LOOPBACK = TransportSettings(listen=("/ip4/127.0.0.1/tcp/0",))
 
 
