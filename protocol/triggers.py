@@ -10,7 +10,7 @@ run is authorised by the template's author; who publishes authorises nothing (DE
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
@@ -41,8 +41,8 @@ from protocol.events import (
 from protocol.fleet import Fleet
 from protocol.hearing import Hearing, hears
 from protocol.heldjob import HeldJob
-from protocol.ids import ID_CHARS, JobId, PeerId, outranks, rendezvous
-from protocol.inquiry import Inquiries, View
+from protocol.ids import JobId, PeerId, outranks, rendezvous
+from protocol.inquiry import Inquiries
 from protocol.listening import TopicWatch
 from protocol.messages import JobQuery
 from protocol.question import Question, whole_key, without_question
@@ -52,15 +52,10 @@ from protocol.standing import Standing
 from protocol.standingjob import StandingJob
 from protocol.tally import Tally, count
 from protocol.trigger import Input, MqttTrigger, matches, text_of
+from protocol.turns import Turns
 from protocol.waiting import Waiter, Waiting
 
 MINUTE_S: Final = 60.0
-ASKING_MAX: Final = 32  # runs that are asked for at once; the others wait their turn
-ASKED_FOR_MAX: Final = 4096
-ASK_AGAIN_S: Final = 0.05  # an answer takes 2 ms on a LAN, a second from who is silent
-RANKS_ASKED: Final = (
-    3  # of those before this peer: whoever is first and its standbys are among them
-)
 GONE: Final = "the template runs no messages (any more)"
 NOT_LISTED: Final = "its owner does not let MQTT run it here ([mqtt] allow)"
 NO_ROLE: Final = "this peer may not submit: its certificate lacks the role"
@@ -109,6 +104,7 @@ class Triggers:
     answering: Answering
     watches: dict[JobId, Watch] = field(default_factory=dict)
     waiting: Waiting = field(init=False)
+    turns: Turns = field(init=False)
     hearing: Hearing = field(init=False)
     refusals: Refusals = field(init=False)
     unanswered: Refusals = field(init=False)
@@ -116,15 +112,24 @@ class Triggers:
     _running: dict[JobId, dict[JobId, None]] = field(default_factory=dict)  # fired here
     _ready_at: float = NEVER  # monotonic; who else is there is not known before
     _ready: bool = False
-    _asking: int = 0  # runs that others are being asked for
-    # What others have asked for and was not known here, the last at the end.
-    _asked_for: dict[JobId, None] = field(default_factory=dict)
     _ranks: dict[tuple[JobId, str], list[PeerId]] = field(
         default_factory=dict
     )  # who hears each; see leaders
 
     def __post_init__(self) -> None:
         self.waiting = Waiting(self.config)
+        self.turns = Turns(
+            self.keyring.peer,
+            self.config,
+            self.waiting,
+            self.inquiries,
+            self.coordination.catalogue,
+            lambda: self.coordination.disk_full,
+            self._leaders_of,
+            self._granted_at,
+            self._room_for,
+            self._fire,
+        )
         self.hearing = Hearing(self.config)
         self.refusals = Refusals(self.keyring.peer)
         self.unanswered = Refusals(self.keyring.peer, "trigger.unanswered", "not answered")
@@ -144,7 +149,7 @@ class Triggers:
         return self.waiting.restore(disk)
 
     def boot(self, now: Now) -> list[Effect]:
-        self._ready_at = now.mono + self.timing.boot_grace_s
+        self._ready_at = self.turns.opens_at = now.mono + self.timing.boot_grace_s
         for run in self.coordination.catalogue.jobs.values():
             if run.source is not None and run.coordinator == self.me and not run.done:
                 self._running.setdefault(run.source, {})[run.id] = None
@@ -157,7 +162,7 @@ class Triggers:
         self._ready = True
         effects = self.review_all(now)
         for waiter in self.waiting.waiters.values():
-            self._queue(waiter, now)
+            self.turns.queue(waiter, now)
         return effects
 
     # ---- what is heard here ------------------------------------------------------------------
@@ -179,6 +184,21 @@ class Triggers:
             known = self._steady([advert.peer for advert in hearing or found])
             self._ranks[(held.id, broker)] = known
         return known
+
+    def _leaders_of(self, waiter: Waiter) -> list[PeerId]:
+        """Who may fire a message; nobody else hears those of a template without keys."""
+        watch = self.watches.get(waiter.template)
+        if watch is None or not watch.mqtt.keyed:
+            return []
+        return self.leaders(self.standing.jobs[waiter.template], watch.mqtt.broker)
+
+    def _granted_at(self, template: JobId) -> float:
+        watch = self.watches.get(template)
+        return NEVER if watch is None else watch.granted_at
+
+    def holds_back(self, sender: PeerId, query: JobQuery) -> bool:
+        """Whether who asks for a job is answered later, see there."""
+        return bool(self.watches) and self.turns.holds_back(sender, query)
 
     def _steady(self, peers: list[PeerId]) -> list[PeerId]:
         return [peer for peer in peers if not self.fleet.is_leaf(peer)] or peers
@@ -212,8 +232,8 @@ class Triggers:
             gone[which] = [peer for peer in ranks if peer not in still]
         for waiter in self.waiting.waiters.values():
             absent = gone.get(self._ranks_of(waiter), []) if waiter.rank else []
-            if self._before(waiter, absent) and self._rank(waiter) < waiter.rank:
-                self._queue(waiter, now)
+            if self._before(waiter, absent) and self.turns.rank(waiter) < waiter.rank:
+                self.turns.queue(waiter, now)
         return effects + self._watch(now)
 
     def _ranks_of(self, waiter: Waiter) -> tuple[JobId, str]:
@@ -359,15 +379,15 @@ class Triggers:
         message = without_question(event.message) if why_not or not question else event.message
         at_ms, named = max(0, now.wall_ms), bool(event.key)
         waiter = Waiter(run, held.id, key, message, at_ms, named, watch.mqtt.broker)
-        if waiter.named and self._ready and self._rank(waiter) >= self.config.keepers_max:
+        if waiter.named and self._ready and self.turns.rank(waiter) >= self.config.keepers_max:
             waiter.unkept.append(event.handle)
             self.waiting.hold(waiter)
-            return self._begin(waiter, now)
+            return self.turns.begin(waiter, now)
         rows = self.waiting.add(waiter)
         if event.delivery and not event.key:
             rows += self.waiting.deliver(held.id, event.delivery, event.message)
         told = self.leave_unanswered(held.id, why_not, now) if why_not else []
-        return [Save(tuple(rows)), *told, kept, *self._begin(waiter, now)]
+        return [Save(tuple(rows)), *told, kept, *self.turns.begin(waiter, now)]
 
     def _why_not(self, watch: Watch | None, event: TriggerHeard) -> str:
         """Why it runs nothing here, and would not later."""
@@ -479,158 +499,6 @@ class Triggers:
             return self.leave_unanswered(template, "too many answers a minute", now)
         return said
 
-    # ---- whose turn it is --------------------------------------------------------------------
-
-    def _begin(self, waiter: Waiter, now: Now) -> list[Effect]:
-        self._queue(waiter, now)
-        return self._look(waiter, now) if waiter.due <= now.mono else []
-
-    def _queue(self, waiter: Waiter, now: Now) -> None:
-        """When it is looked at: by the first rank at once; by another first whether those before it
-        have fired, then, when it has waited for each of them, whether to fire itself."""
-        waiter.rank = self._rank(waiter) if waiter.named else 0
-        waiter.asked = waiter.rank == 0
-        waiter.turn = now.mono + waiter.rank * self.config.rank_delay_s
-        waiter.due = now.mono + (self.config.look_s if waiter.rank else 0.0)
-        if waiter.named and not self._ready:
-            waiter.due = self._ready_at
-
-    def _rank(self, waiter: Waiter) -> int:
-        """How many come before this peer: all of them where it is a leaf. Of a template without
-        keys nobody else hears it."""
-        ranked = self._ranked(waiter)
-        rank = ranked.index(self.me) if self.me in ranked else len(ranked)
-        return min(rank, self.config.rank_max)
-
-    def _ranked(self, waiter: Waiter) -> list[PeerId]:
-        watch = self.watches.get(waiter.template)
-        if watch is None or not watch.mqtt.keyed:
-            return []
-        held = self.standing.jobs[waiter.template]
-        return rendezvous(waiter.run, self.leaders(held, watch.mqtt.broker))
-
-    def _look(self, waiter: Waiter, now: Now) -> list[Effect]:
-        """Its time has come: fire it, unless somebody knows the run. Before it fires all around are
-        asked: whoever has fired may be gone by now, or not be among those that it knows."""
-        if not waiter.named:
-            return self._fire(waiter, now)
-        if waiter.run in self.coordination.catalogue.jobs:
-            return self._drop(waiter)
-        last = waiter.asked
-        if last and waiter.unkept and not self.coordination.disk_full:
-            return [*self._keep(waiter), *self._look(waiter, now)]
-        if last and waiter.turn > now.mono:
-            waiter.due = waiter.turn
-            return []
-        if last and not self._room_for(waiter.template):
-            return self._retry(waiter, now)
-        if self._asking >= ASKING_MAX:
-            waiter.due = now.mono + ASK_AGAIN_S
-            return []
-
-        def unknown(later: Now) -> list[Effect]:
-            if last and waiter.asked:
-                return self._fire(waiter, later)
-            waiter.asked = True
-            return self._look(waiter, later)
-
-        asked = 1 if waiter.unkept else min(waiter.rank, RANKS_ASKED)
-        whom = None if last else self._ranked(waiter)[:asked]
-        return self._ask(waiter, whom, unknown, now)
-
-    def _ask(
-        self,
-        waiter: Waiter,
-        whom: list[PeerId] | None,
-        unknown: Callable[[Now], list[Effect]],
-        now: Now,
-    ) -> list[Effect]:
-        """Ask these, or all around, whether the run is there; go on where nobody knows it."""
-        waiter.asking, waiter.firing = True, whom is None
-        self._asking += 1
-
-        def found(views: list[View], silent: list[PeerId], later: Now) -> list[Effect]:
-            waiter.asking = waiter.firing = False
-            self._asking -= 1
-            effects = answered(views, silent, later)
-            askers, waiter.askers = waiter.askers, {}
-            for sender, query in askers.items():
-                effects += self.inquiries.on_query(sender, query, later)
-            return effects
-
-        def answered(views: list[View], silent: list[PeerId], later: Now) -> list[Effect]:
-            if self.waiting.waiters.get(waiter.run) is not waiter:
-                return []
-            if views:
-                return self._drop(waiter)
-            if patience is not None and patience(silent, later):
-                return self._retry(waiter, later)
-            return unknown(later)
-
-        until = now.mono + self.config.patience_s
-
-        def may_have_fired(silent: list[PeerId], later: Now) -> list[PeerId]:
-            """Busy or dead, which is known soon."""
-            if later.mono >= until or self._fresh(waiter, later):
-                return []
-            ranked = self._ranked(waiter)
-            return [peer for peer in silent if peer in ranked]
-
-        patience = may_have_fired if whom is None else None
-        return self.inquiries.ask(waiter.run, 1, False, found, now, whom, patience)
-
-    def _fresh(self, waiter: Waiter, now: Now) -> bool:
-        """Whether the first rank has just heard it, as the others have: it is not yet for them to
-        fire. It comes late to who was away from its broker, or is behind in a burst; who of the
-        others has heard it long ago has then asked for it before it fired."""
-        watch = self.watches.get(waiter.template)
-        heard = watch is not None and now.mono > watch.granted_at + self.config.deaf_s
-        in_time = now.mono < waiter.turn + self.config.rank_delay_s / 2
-        return waiter.rank == 0 and heard and in_time and waiter.run not in self._asked_for
-
-    def holds_back(self, sender: PeerId, query: JobQuery) -> bool:
-        """Whether somebody asks for a run that this peer is about to fire: it hears of that once it
-        has, or has not, and so does not fire it as well. Of two who ask each other the one goes
-        first that the other has answered already, else the one that ranks before it."""
-        run = JobId(query.prefix)
-        waiter = self.waiting.waiters.get(run)
-        self._note_asked(run)
-        if waiter is None or not waiter.firing:
-            return False
-        ranked = self._ranked(waiter)
-        if sender not in ranked:
-            return False
-        mine = ranked.index(self.me) if self.me in ranked else len(ranked)
-        crossing = self.inquiries.waits_for(sender, query.prefix)
-        if crossing and ranked.index(sender) < mine:
-            return False
-        waiter.askers[sender] = query
-        return True
-
-    def _note_asked(self, run: JobId) -> None:
-        """Who asks for what is not here goes on to fire it."""
-        if self.watches and len(run) == ID_CHARS and run not in self.coordination.catalogue.jobs:
-            self._asked_for.pop(run, None)
-            self._asked_for[run] = None
-            if len(self._asked_for) > ASKED_FOR_MAX:
-                del self._asked_for[next(iter(self._asked_for))]
-
-    def _drop(self, waiter: Waiter) -> list[Effect]:
-        """It is on another disk, or comes to nothing."""
-        rows = self.waiting.drop(waiter)
-        kept = [TriggerKept(handle) for handle in waiter.unkept]
-        return [*([Save(tuple(rows))] if rows else []), *kept]
-
-    def _keep(self, waiter: Waiter) -> list[Effect]:
-        """Nobody before this peer knows it: it is written down here, too."""
-        kept, waiter.unkept = waiter.unkept, []
-        return [Save((waiter.row(),)), *(TriggerKept(handle) for handle in kept)]
-
-    def _retry(self, waiter: Waiter, now: Now) -> list[Effect]:
-        """However long the runs before it take: its broker was told that it is here."""
-        waiter.due = now.mono + self.config.retry_s
-        return []
-
     # ---- firing ------------------------------------------------------------------------------
 
     def _fire(self, waiter: Waiter, now: Now) -> list[Effect]:
@@ -639,9 +507,9 @@ class Triggers:
         if held is None or spec is None or spec.trigger is None:
             return self._give_up(waiter, GONE, now)
         if waiter.run in self.coordination.catalogue.jobs:
-            return self._drop(waiter)
+            return self.turns.drop(waiter)
         if not self._room_for(held.id):
-            return self._retry(waiter, now)
+            return self.turns.retry(waiter, now)
         try:
             run = self._run(held, waiter, now)
         except (JobSpecError, RemoteProtocolError) as error:  # the template is another by now
@@ -656,7 +524,7 @@ class Triggers:
             watch.tally.fired += 1
             watch.tally.last_fired_ms = max(0, now.wall_ms)
         accepted = self.coordination.accept(run, None, now)
-        return [*room, *self._drop(waiter), *accepted, tell]
+        return [*room, *self.turns.drop(waiter), *accepted, tell]
 
     def _run(self, held: StandingJob, waiter: Waiter, now: Now) -> HeldJob:
         sealed = derive(held.spec_data, waiter.key, {}, self.keyring, waiter.message)
@@ -696,7 +564,7 @@ class Triggers:
         if message.reply and waiter.broker:
             question = Question(waiter.broker, message.reply, message.correlation)
         told = self._refuse(waiter.template, reason, now, waiter.key, question, heard=0)
-        return [*self._drop(waiter), *told]
+        return [*self.turns.drop(waiter), *told]
 
     # ---- time --------------------------------------------------------------------------------
 
@@ -715,8 +583,5 @@ class Triggers:
         for watch in self.watches.values():
             if watch.until <= now.mono:
                 watch.until = NEVER
-        waiters = self.waiting.waiters.values()
-        due = [each for each in waiters if each.due <= now.mono and not each.asking]
-        for waiter in due:
-            effects += self._look(waiter, now)
+        effects += self.turns.due(now)
         return effects + self._watch(now)
