@@ -11,7 +11,7 @@ import signal
 import socket
 import tarfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -46,23 +46,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 PEER = "12D3KooWTestPeer"
 START = rb"^POST \S*/start"
-
-
-@pytest.fixture
-def root(tmp_path: Path, docker: DockerHost) -> Iterator[Path]:
-    path = tmp_path / "containers"
-    path.mkdir()
-    yield path
-    gc.collect()  # what is collected later is another test's failure
-    for container in docker.ours():
-        docker.api.remove_container(container["Id"], force=True)
-
-
-@pytest.fixture
-def proxy(docker: DockerHost, tmp_path: Path) -> Iterator[DockerProxy]:
-    proxy = DockerProxy(docker.root / "proxy.sock", docker.socket)
-    yield proxy
-    proxy.close()
 
 
 @asynccontextmanager
@@ -360,19 +343,6 @@ async def test_a_pull_that_is_cut_off_says_so_and_the_next_one_goes_through(
                 docker_client.EngineFailed, match=f"image {image} cannot be fetched"
             ):
                 await it.images.fetch(ContainerParams(image=image))
-
-
-async def test_an_image_for_another_processor_is_refused_and_not_kept(
-    root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    with docker.registry("far/foreign:1") as image:
-        async with engine(root, docker) as it:
-            with pytest.raises(
-                docker_client.EngineFailed, match="is for amd64, and this device is riscv64"
-            ):
-                await it.images.fetch(ContainerParams(image=image))
-            assert not docker.api.images(image)
 
 
 async def test_started_twice_it_runs_once(root: Path, docker: DockerHost) -> None:
