@@ -534,6 +534,33 @@ async def test_a_reader_that_broke_off_goes_on_where_it_was(root: Path, docker: 
         assert first.data + rest == whole
 
 
+async def test_the_last_lines_of_one_stream_are_told_whatever_the_other_said_since(
+    root: Path, docker: DockerHost
+) -> None:
+    """Docker's own tail counts the lines of both."""
+    async with engine(root, docker) as it:
+        script = "seq 5; for i in $(seq 50); do echo err $i >&2; done"
+        await it.start(shell(f"{script}; until test -e /go; do sleep 0.05; done; echo 6"))
+        with trio.fail_after(60):
+            while not (await said(it, stream="stderr")).endswith(b"err 50\n"):  # noqa: ASYNC110
+                await trio.sleep(0.05)
+        for lines, expected in ((2, b"4\n5\n"), (40, b"1\n2\n3\n4\n5\n")):
+            out, err = await it.tails("e1", lines)
+            assert (out.data, err.data.count(b"\n")) == (expected, lines)
+        followed = []
+        async with aclosing(it.log("e1", "stdout", 0, 2, True)) as chunks:
+            async for chunk in chunks:
+                followed.append(chunk.data)
+                if b"".join(followed) == b"4\n5\n":
+                    assert await it.run_beside("e1", ["touch", "/go"]) == (0, "")
+        assert b"".join(followed) == b"4\n5\n6\n"
+        before = await it.tails("e1", 3)
+        assert before[0].data == b"4\n5\n6\n"
+        await it.wait("e1")
+        await it.clear("e1")
+        assert [chunk.data for chunk in await it.tails("e1", 3)] == [each.data for each in before]
+
+
 async def test_what_was_written_since_a_moment_is_read_live_and_kept(
     root: Path, docker: DockerHost
 ) -> None:

@@ -21,6 +21,7 @@ from agent.engines.docker_log import (
     CHUNK_BYTES,
     Places,
     before,
+    before_last,
     chunks,
     last,
     read_kept,
@@ -297,3 +298,15 @@ def test_a_tail_is_the_last_lines_and_nothing_is_left_after_it(
 def test_the_last_of_nothing_is_nothing() -> None:
     assert list(last([], 3)) == []
     assert list(last([b"a", b"b"], -1)) == []
+
+
+def test_the_place_before_the_last_lines_is_that_after_which_they_come() -> None:
+    frames = lines(0, 0, 1000, 0, 50)
+    for count in range(1, 8):
+        after = before_last(frames, count)
+        assert data_of(chunks(frames, after)) == data_of(chunks(last(frames, count), 0))
+
+
+def test_more_of_one_moment_than_can_be_counted_are_more_than_the_last_lines() -> None:
+    frames = [frame(NOW, b"first\n"), *[frame(NOW + SECOND, b"x")] * 300]
+    assert data_of(chunks(frames, before_last(frames, 2))) == b"x" * 300
