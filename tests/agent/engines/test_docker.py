@@ -1,10 +1,12 @@
 """The docker engine where there is no docker: what is kept of what it was to start.
 
-With one it is in tests/integration/test_docker.py, and with one that fails in test_docker_faults.py.
+With one it is in tests/integration/test_docker.py, with one that fails in test_docker_faults.py.
 """
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,14 +18,19 @@ from agent.engines.engine import Engines
 from agent.engines.process import ProcessEngine
 from agent.engines.task import ExitReason
 
+# Where docker cannot be reached, its SDK leaves sockets to the collector.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+)
 PEER = "12D3KooWTestPeer"
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "containers"
     path.mkdir()
-    return path
+    yield path
+    gc.collect()  # what is collected later is another test's failure
 
 
 def nowhere(root: Path) -> DockerEngine:
