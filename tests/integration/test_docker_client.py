@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.engines.docker_client import DockerClient, EngineFailed, NotAnswering
+from agent.engines.docker_client import DockerClient, EngineFailed, NotAnswering, NotThere
 from tests.dockerhost import IMAGE, LOGIN, DockerHost
 from tests.dockerproxy import DockerProxy
 from tests.integration.test_docker import PEER
@@ -93,6 +93,54 @@ def test_a_stream_that_is_cut_off_is_over(
         assert list(events) == told
     events.close()
     events.close()  # there is no socket any more
+
+
+# ---- errors ------------------------------------------------------------------------------------
+
+
+def test_what_docker_refuses_is_said_in_its_words(docker: DockerHost, client: DockerClient) -> None:
+    with pytest.raises(NotThere, match=f"^No such container: {client.name_of('e1')}$"):
+        client.inspect("e1")
+    with pytest.raises(NotThere, match="nowhere:1"):
+        client.create("e1", {"image": "nowhere:1", "command": "true"}, {})
+    client.create("e1", {"image": IMAGE, "command": ["sleep", "1000"]}, {})
+    client.start("e1")
+    with pytest.raises(EngineFailed, match=r"^(?i:conflict).*already in use") as caught:
+        client.create("e1", {"image": IMAGE, "command": "true"}, {})
+    assert type(caught.value) is EngineFailed
+    client.create("e2", {"image": IMAGE, "command": "x" * 5000}, {})
+    with pytest.raises(EngineFailed) as caught:
+        client.start("e2")
+    assert type(caught.value) is EngineFailed and len(str(caught.value)) == 400
+
+
+def test_silence_is_no_answer_within_so_long(
+    docker: DockerHost, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.engines.docker_client.TIMEOUT_S", 1.0)
+    client = DockerClient(docker.socket, PEER)
+    docker.freeze()
+    try:
+        with pytest.raises(NotAnswering, match=r"^docker did not answer within 1 s$"):
+            client.inspect("e1")
+        with pytest.raises(NotAnswering, match=r"^docker did not answer within 1 s$"):
+            DockerClient(docker.socket, PEER)
+    finally:
+        docker.thaw()
+        client.close()
+
+
+@pytest.mark.parametrize("after", [0, 20, rb'"Id"'], ids=["at once", "head", "body"])
+def test_an_answer_that_is_cut_off_is_none(
+    docker: DockerHost, client: DockerClient, proxy: DockerProxy, after: int | bytes
+) -> None:
+    client.create("e1", {"image": IMAGE, "command": "true"}, {})
+    with (
+        proxy.cutting(rb"^GET \S*/containers/", after),
+        pytest.raises(NotAnswering, match="reached"),
+    ):
+        client.inspect("e1")
+    assert client.inspect("e1").status == "created"
 
 
 # ---- images ------------------------------------------------------------------------------------
