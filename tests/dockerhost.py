@@ -150,16 +150,20 @@ class DockerHost:
             )
         image = f"127.0.0.1:{port}/{tag}"
         try:
-            self.make_image(image, **more)
-            self._push(image)
-            self.api.remove_image(image)
+            self.publish(image, **more)
             self.registry_process = process
             yield image
         finally:
             process.kill()
             process.wait()
 
-    def _push(self, image: str) -> None:
+    def publish(self, image: str, **more: Any) -> None:
+        """Another one in the registry, which is not here."""
+        self.make_image(image, **more)
+        self.push(image)
+        self.api.remove_image(image)
+
+    def push(self, image: str) -> None:
         end = time.monotonic() + START_S
         while True:  # until the registry listens
             auth = dict(zip(("username", "password"), LOGIN, strict=True))
@@ -174,7 +178,7 @@ class DockerHost:
         """Its registry has another one under this name from now on; what is here stays."""
         before = self.api.inspect_image(image)["Id"]
         self.make_image(image, files)
-        self._push(image)
+        self.push(image)
         repository, _, tag = image.rpartition(":")
         self.api.tag(before, repository, tag)
         self.api.prune_images({"dangling": True})

@@ -47,6 +47,7 @@ from agent.engines.docker_live import READERS_MAX, live
 from agent.engines.docker_log import (
     Places,
     before,
+    before_last,
     chunks,
     keep_logs,
     kept_log,
@@ -111,13 +112,7 @@ class DockerEngine:
     As engine.Engine has it. Where docker does not answer, OSError says so.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        socket: Path,
-        owner: str,
-        connect: Callable[[Path, str], DockerClient] = DockerClient,
-    ) -> None:
+    def __init__(self, root: Path, socket: Path, owner: str) -> None:
         """`owner`: the peer whose containers these are; two agents may share one docker."""
         self.directories = Directories(root, None)
         expected = any(
@@ -125,7 +120,9 @@ class DockerEngine:
             for name in os.listdir(root)
         )
         self.presence = Presence(socket, expected=expected)
-        self._link = DockerLink(lambda: connect(socket, owner), self._on_event, self._look_at_all)
+        self._link = DockerLink(
+            lambda: DockerClient(socket, owner), self._on_event, self._look_at_all
+        )
         self.images = Images(self._link, self.presence, root.parent / "images.json")
         self.ports = Ports()
         self._volumes = trio.Lock()  # of those being made or removed
@@ -393,8 +390,11 @@ class DockerEngine:
             over = held.exit is not None
             # Docker may end what is followed without the last lines where the container ends at
             # that moment, so once its end is known it is read once more, up to where it is now.
-            read = self._live(execution_id, stream, offset, lines, follow and not over, single)
             try:
+                if follow and not over and lines > 0:
+                    offset = await self._before_last(execution_id, stream, lines)
+                    lines = -1
+                read = self._live(execution_id, stream, offset, lines, follow and not over, single)
                 async with aclosing(read) as found:
                     async for chunk in found:
                         yield chunk
@@ -420,6 +420,12 @@ class DockerEngine:
         kept = read_kept(kept_log(directory, stream), offset, lines, single)
         while (more := await self.directories.in_thread(lambda: next(kept, None))) is not None:
             yield more
+
+    async def _before_last(self, execution_id: str, stream: Stream, lines: int) -> int:
+        """Docker's own tail of what is followed would count the lines of both streams."""
+        client = await self._link.client()
+        frames, _ = await self._link.ask(lambda: client.log(execution_id, stream, 0, -1, False))
+        return await self._link.ask(lambda: before_last(frames, lines))
 
     async def _live(
         self,

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import struct
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -225,7 +226,21 @@ class DockerClient:
     def log(
         self, execution_id: str, stream: str, since_s: int, tail: int, follow: bool
     ) -> tuple[Iterator[bytes], Any]:
-        """Frames of one stream, each a moment and what was written then; and what ends them."""
+        """Frames of one stream, each a moment and what was written then; and what ends them.
+
+        A tail of what is followed is docker's, which counts the lines of both streams."""
+        found, source = self._log(execution_id, stream, since_s, tail, follow)
+        if tail <= 0 or follow:
+            return found, source
+
+        def whole() -> Iterator[bytes]:
+            return self._log(execution_id, stream, since_s, -1, False)[0]
+
+        return _tail(found, tail, whole), source
+
+    def _log(
+        self, execution_id: str, stream: str, since_s: int, tail: int, follow: bool
+    ) -> tuple[Iterator[bytes], Any]:
         with _told():
             api = self._api if follow else self._impatient
             frames = api.logs(
@@ -316,6 +331,15 @@ def _frames(frames: Any) -> Iterator[bytes]:
         yield from frames
 
 
+def _tail(
+    found: Iterator[bytes], count: int, whole: Callable[[], Iterator[bytes]]
+) -> Iterator[bytes]:
+    """So many at the end. Docker has looked at that many of both streams, most of which may be the
+    other one's: then there may be more of this one, and `whole` is all of it."""
+    last = list(found)
+    yield from last if len(last) >= count else deque(whole(), maxlen=count)
+
+
 def _impatient(url: str, version: str) -> Any:
     """A client whose calls end when docker is silent for long, whatever the SDK asks for: it waits
     for ever for the next word of a pull, of an archive or of output, followed or not."""
@@ -359,6 +383,8 @@ def _told() -> Iterator[None]:
         requests.exceptions.RequestException,
         urllib3.exceptions.HTTPError,
     ) as error:
+        if isinstance(error.__cause__, requests.exceptions.Timeout):  # as it asks for the version
+            raise NotAnswering(f"docker did not answer within {TIMEOUT_S:.0f} s") from None
         raise NotAnswering(f"docker cannot be reached: {error!s:.200}") from None
     except (docker.errors.StreamParseError, struct.error) as error:  # an answer broke off
         raise NotAnswering(f"what docker says cannot be read: {error!s:.200}") from None

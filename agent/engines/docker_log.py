@@ -59,6 +59,16 @@ def before(moment_ms: int) -> int:
     return max(0, moment_ms * 10_000 - 1) << 8 | SAME_MAX
 
 
+def before_last(frames: Iterable[bytes], count: int) -> int:
+    """The offset after which so many come at the end; more where that is within more frames of one
+    moment than can be counted."""
+    places = Places()
+    ends = deque([0], maxlen=count + 1)
+    ends.extend(places.of(frame)[0] for frame in frames)
+    first = ends[0] if len(ends) > count else 0
+    return first if first & SAME_MAX != SAME_MAX else (first >> 8 << 8) - 1
+
+
 def chunks(
     frames: Iterable[bytes], after: int, places: Places | None = None, single: bool = False
 ) -> Iterator[LogChunk]:

@@ -167,3 +167,26 @@ def test_what_is_no_archive_is_told_of(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "archive").write_bytes(data)
     with pytest.raises(NotExtracted):
         extract(tmp_path / "archive", tmp_path, 100, 4)
+
+
+def test_a_stream_that_is_no_whole_archive_is_told_of(tmp_path: Path) -> None:
+    member = entry("a")
+    member.size = 5000
+    for data in (b"", b"no tar at all" * 100, member.tobuf(tarfile.PAX_FORMAT) + b"1" * 3000):
+        with pytest.raises(NotExtracted, match="ReadError"):
+            extract_stream(io.BytesIO(data), tmp_path, 10_000, 4)
+
+
+def test_a_stream_leads_out_no_more_and_is_as_large_as_it_says(tmp_path: Path) -> None:
+    holes = {"GNU.sparse.size": str(10 << 30), "GNU.sparse.map": "0,1"}
+    large = entry("large", size=(1 << 30) + 1)
+    for member, why in (
+        (entry("../escaped"), "leads out of the directory"),
+        (entry("outputs/../../escaped"), "leads out of the directory"),
+        (entry("sparse", pax_headers=holes), "too large unpacked"),
+        (large, "too large unpacked"),
+    ):
+        data = member.tobuf(tarfile.PAX_FORMAT) + bytes(10_000)
+        with pytest.raises(NotExtracted, match=why):
+            extract_stream(io.BytesIO(data), tmp_path / "into", 1 << 30, 4)
+    assert not (tmp_path / "escaped").exists() and not (tmp_path / "into").exists()

@@ -359,6 +359,7 @@ async def test_the_next_life_finds_what_runs_and_what_ended_meanwhile(root: Path
         for name, script in (("e1", "cat fifo; exit 4"), ("e2", "exit 5"), ("e3", "kill -42 $$")):
             it.tasks.start(shell(f"mkfifo fifo; {script}", execution=ExecutionId(name)))
         await until(lambda: sum(isinstance(event, TaskEnded) for event in it.events) == 2)
+        await until((root / "executions/e1/work/fifo").exists)
     async with running(root) as again:
         e1, e2, e3 = await again.tasks.found()
         assert e1 == TaskFound(E1, running=True)

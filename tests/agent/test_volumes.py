@@ -1,4 +1,4 @@
-"""Volumes: directories of processes here; docker's are in tests/integration/test_docker.py."""
+"""Volumes: directories of processes here; docker's are in tests/integration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import trio
 
 from agent.engines import removal
 from agent.engines.docker import DockerEngine
-from agent.volumes import DOCKER, Volumes
+from agent.volumes import Volumes
 from protocol.effects import StartTask
 from protocol.ids import ExecutionId, JobId
 from protocol.job import JobSpec
@@ -70,26 +70,6 @@ async def test_what_is_wanted_stays(tmp_path: Path, made: Callable[[], Volumes])
     assert os.listdir(tmp_path / "volumes") == []
 
 
-async def test_docker_is_asked_only_once_it_has_some(
-    tmp_path: Path, made: Callable[[], Volumes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-
-    async def prune_volumes(self: DockerEngine, keeps: Callable[[str, bool], bool]) -> None:
-        asked.append(keeps("j", True))
-
-    monkeypatch.setattr(DockerEngine, "prune_volumes", prune_volumes)
-    it = made()
-    await it.prune()
-    assert asked == []
-    work = place(tmp_path, "a")
-    await it.prepare(start("j", engine="docker"), work)
-    assert os.listdir(work) == [], "docker mounts it"
-    await it.prune()
-    await made().prune()
-    assert asked == [True, True] and (tmp_path / "volumes" / DOCKER).exists()
-
-
 async def test_one_that_is_run_again_meanwhile_begins_anew_and_loses_nothing(
     tmp_path: Path, made: Callable[[], Volumes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,33 +89,3 @@ async def test_one_that_is_run_again_meanwhile_begins_anew_and_loses_nothing(
     await it.prune()
     assert (tmp_path / "new/deep/kept/file").read_text() == "new"
     assert len(os.listdir(tmp_path / "volumes")) == 1
-
-
-async def test_one_that_cannot_be_removed_keeps_the_others_from_nothing_and_is_said_once(
-    tmp_path: Path,
-    made: Callable[[], Volumes],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    it = made()
-    it.keeps = lambda job, standing: False
-    for job in ("a", "b", "c"):
-        await it.prepare(start(job, "daemon"), place(tmp_path, job))
-    removed, asked = removal.remove_tree, []
-
-    def stubborn(path: Path) -> None:
-        if path.name.startswith(".removed-standing-b"):
-            raise PermissionError(1, "immutable")
-        removed(path)
-
-    async def prune_volumes(keeps: object) -> None:
-        asked.append(keeps)
-
-    monkeypatch.setattr("agent.volumes.remove_tree", stubborn)
-    monkeypatch.setattr(it._docker, "prune_volumes", prune_volumes)
-    (tmp_path / "volumes" / DOCKER).touch()
-    for _ in range(2):
-        await it.prune()
-    assert [n for n in os.listdir(tmp_path / "volumes") if "standing-b" in n] and len(asked) == 2
-    assert len(os.listdir(tmp_path / "volumes")) == 2
-    assert caplog.text.count("cannot be removed") == 1

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.dockerhost import DockerHost
+from tests.dockerproxy import DockerProxy
 from tests.lab import Lab
 
 
@@ -22,3 +25,21 @@ def docker() -> Iterator[DockerHost]:
     """A docker engine; who stops or freezes it starts it again."""
     with DockerHost() as host:
         yield host
+
+
+@pytest.fixture
+def root(tmp_path: Path, docker: DockerHost) -> Iterator[Path]:
+    """A place for an engine's directories. No container of ours is left behind."""
+    path = tmp_path / "containers"
+    path.mkdir()
+    yield path
+    gc.collect()  # what is collected later is another test's failure
+    for container in docker.ours():
+        docker.api.remove_container(container["Id"], force=True)
+
+
+@pytest.fixture
+def proxy(docker: DockerHost) -> Iterator[DockerProxy]:
+    proxy = DockerProxy(docker.root / "proxy.sock", docker.socket)
+    yield proxy
+    proxy.close()

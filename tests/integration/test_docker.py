@@ -11,7 +11,7 @@ import signal
 import socket
 import tarfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -46,23 +46,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 PEER = "12D3KooWTestPeer"
 START = rb"^POST \S*/start"
-
-
-@pytest.fixture
-def root(tmp_path: Path, docker: DockerHost) -> Iterator[Path]:
-    path = tmp_path / "containers"
-    path.mkdir()
-    yield path
-    gc.collect()  # what is collected later is another test's failure
-    for container in docker.ours():
-        docker.api.remove_container(container["Id"], force=True)
-
-
-@pytest.fixture
-def proxy(docker: DockerHost, tmp_path: Path) -> Iterator[DockerProxy]:
-    proxy = DockerProxy(docker.root / "proxy.sock", docker.socket)
-    yield proxy
-    proxy.close()
 
 
 @asynccontextmanager
@@ -362,19 +345,6 @@ async def test_a_pull_that_is_cut_off_says_so_and_the_next_one_goes_through(
                 await it.images.fetch(ContainerParams(image=image))
 
 
-async def test_an_image_for_another_processor_is_refused_and_not_kept(
-    root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    with docker.registry("far/foreign:1") as image:
-        async with engine(root, docker) as it:
-            with pytest.raises(
-                docker_client.EngineFailed, match="is for amd64, and this device is riscv64"
-            ):
-                await it.images.fetch(ContainerParams(image=image))
-            assert not docker.api.images(image)
-
-
 async def test_started_twice_it_runs_once(root: Path, docker: DockerHost) -> None:
     async with engine(root, docker) as it:
         async with trio.open_nursery() as nursery:
@@ -562,6 +532,33 @@ async def test_a_reader_that_broke_off_goes_on_where_it_was(root: Path, docker: 
             [c.data async for c in it.log("e1", "stdout", first.next_offset, -1, False)]
         )
         assert first.data + rest == whole
+
+
+async def test_the_last_lines_of_one_stream_are_told_whatever_the_other_said_since(
+    root: Path, docker: DockerHost
+) -> None:
+    """Docker's own tail counts the lines of both."""
+    async with engine(root, docker) as it:
+        script = "seq 5; for i in $(seq 50); do echo err $i >&2; done"
+        await it.start(shell(f"{script}; until test -e /go; do sleep 0.05; done; echo 6"))
+        with trio.fail_after(60):
+            while not (await said(it, stream="stderr")).endswith(b"err 50\n"):  # noqa: ASYNC110
+                await trio.sleep(0.05)
+        for lines, expected in ((2, b"4\n5\n"), (40, b"1\n2\n3\n4\n5\n")):
+            out, err = await it.tails("e1", lines)
+            assert (out.data, err.data.count(b"\n")) == (expected, lines)
+        followed = []
+        async with aclosing(it.log("e1", "stdout", 0, 2, True)) as chunks:
+            async for chunk in chunks:
+                followed.append(chunk.data)
+                if b"".join(followed) == b"4\n5\n":
+                    assert await it.run_beside("e1", ["touch", "/go"]) == (0, "")
+        assert b"".join(followed) == b"4\n5\n6\n"
+        before = await it.tails("e1", 3)
+        assert before[0].data == b"4\n5\n6\n"
+        await it.wait("e1")
+        await it.clear("e1")
+        assert [chunk.data for chunk in await it.tails("e1", 3)] == [each.data for each in before]
 
 
 async def test_what_was_written_since_a_moment_is_read_live_and_kept(

@@ -1,19 +1,12 @@
-"""docker_client: docker's moments, names and events, and what its SDK raises, in our own words."""
+"""docker_client: docker's moments and names, and what its SDK raises, in our own words.
+
+What it does with a docker is in tests/integration/test_docker_client.py.
+"""
 
 from __future__ import annotations
 
-import base64
-import http.server
-import json
-import socketserver
 import struct
-import threading
-import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
 
 import docker.errors
 import pytest
@@ -24,10 +17,7 @@ from hypothesis import strategies as st
 
 from agent.engines import docker_client
 from agent.engines.docker_client import (
-    LABEL,
-    DockerClient,
     EngineFailed,
-    Events,
     NotAnswering,
     NotThere,
     moment_ns,
@@ -117,57 +107,6 @@ def test_a_name_is_taken_apart_as_the_sdk_has_it(image: str, parts: tuple[str, s
     assert docker_client._split(image) == parts
 
 
-# ---- events ------------------------------------------------------------------------------------
-
-
-class Stream:
-    def __init__(self, *events: dict[str, Any], failure: Exception | None = None) -> None:
-        self.events = events
-        self.failure = failure
-        self.closed = 0
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        yield from self.events
-        if self.failure is not None:
-            raise self.failure
-
-    def close(self) -> None:
-        self.closed += 1
-        raise OSError("no socket here")
-
-
-def event(action: str, **attributes: str) -> dict[str, Any]:
-    return {"Action": action, "Actor": {"Attributes": attributes}}
-
-
-def test_ends_and_signals_that_are_to_end_it_are_told() -> None:
-    stream = Stream(
-        event("die", **{LABEL: "e1"}),
-        event("die", name="of somebody else"),
-        event("kill", **{LABEL: "e2", "signal": "15"}),
-        event("kill", **{LABEL: "e3", "signal": "1"}),
-        event("kill", **{LABEL: "e4", "signal": "9"}),
-        {"Action": "die"},
-    )
-    assert list(Events(stream)) == [("e1", "die"), ("e2", "kill"), ("e4", "kill")]
-
-
-def test_a_stream_that_breaks_is_docker_not_answering() -> None:
-    events = iter(Events(Stream(event("die", **{LABEL: "e1"}), failure=ReadFailed)))
-    assert next(events) == ("e1", "die")
-    with pytest.raises(NotAnswering, match="docker cannot be reached: it broke"):
-        next(events)
-
-
-def test_closing_a_stream_whose_socket_is_gone_says_nothing() -> None:
-    stream = Stream()
-    Events(stream).close()
-    assert stream.closed == 1
-
-
-ReadFailed = urllib3.exceptions.ProtocolError("it broke")
-
-
 # ---- errors ------------------------------------------------------------------------------------
 
 
@@ -184,7 +123,8 @@ ReadFailed = urllib3.exceptions.ProtocolError("it broke")
          "docker cannot be reached: refused"),
         (docker.errors.DockerException("bad version"), NotAnswering,
          "docker cannot be reached: bad version"),
-        (ReadFailed, NotAnswering, "docker cannot be reached: it broke"),
+        (urllib3.exceptions.ProtocolError("it broke"), NotAnswering,
+         "docker cannot be reached: it broke"),
         (docker.errors.StreamParseError("half a line"), NotAnswering,
          "what docker says cannot be read: half a line"),
         (struct.error("requires 8 bytes"), NotAnswering,
@@ -216,115 +156,3 @@ def test_our_own_bugs_are_not_docker_s() -> None:
 def test_a_moment_that_does_not_exist_is_zero(text: str) -> None:
     """In a damaged log.stdout it is a ValueError out of read_kept."""
     assert moment_ns(text) == 0
-
-
-WITHIN_S = 20.0
-
-
-class Stalled(http.server.BaseHTTPRequestHandler):
-    """A docker whose registry says one word, or none, and then nothing."""
-
-    protocol_version = "HTTP/1.1"
-    done = threading.Event()
-    words = b""
-    credentials: ClassVar[list[str]] = []
-
-    def do_GET(self) -> None:
-        known = {"Plugins": {"Log": []}, "ApiVersion": "1.44"}
-        data = json.dumps(known).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def do_POST(self) -> None:
-        self.credentials.append(self.headers.get("X-Registry-Auth", ""))
-        if self.words:
-            self.send_response(200)
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(self.words), self.words))
-            self.wfile.flush()
-        self.done.wait(WITHIN_S)
-        self.close_connection = True
-
-    def address_string(self) -> str:
-        return "a unix socket has none"
-
-    def log_message(self, *_: object) -> None: ...
-
-
-class Docker(socketserver.ThreadingUnixStreamServer):
-    daemon_threads = True
-
-
-def test_credentials_are_read_at_each_pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A person may log in to a registry, or its password change, while the agent runs."""
-    monkeypatch.setattr("agent.engines.docker_client.QUIET_S", 0.1)
-    monkeypatch.setattr(Stalled, "done", threading.Event())
-    monkeypatch.setattr(Stalled, "credentials", [])
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    with Docker(str(tmp_path / "d.sock"), Stalled) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        client = None
-        try:
-            for password in (b"old", b"new"):
-                known = {"auth": base64.b64encode(b"me:" + password).decode()}
-                config = {"auths": {"registry.lan": known}}
-                (tmp_path / "config.json").write_text(json.dumps(config))
-                client = client or DockerClient(tmp_path / "d.sock", "me")
-                with pytest.raises(NotAnswering):
-                    list(client.pull("registry.lan/a:1"))
-        finally:
-            Stalled.done.set()
-            server.shutdown()
-            assert client is not None
-            client.close()
-    sent = [json.loads(base64.urlsafe_b64decode(text)) for text in Stalled.credentials]
-    assert [each["password"] for each in sent] == ["old", "new"]
-
-
-@pytest.mark.parametrize(
-    ("machine", "built_for", "fits"),
-    [
-        ("x86_64", "amd64", True),
-        ("x86_64", "386", True),
-        ("x86_64", "arm64", False),
-        ("aarch64", "arm", True),
-        ("aarch64", "386", False),
-        ("armv7l", "arm64", False),
-        ("x86_64", "", True),
-    ],
-)
-def test_an_image_fits_a_processor_that_runs_it(
-    monkeypatch: pytest.MonkeyPatch, machine: str, built_for: str, fits: bool
-) -> None:
-    monkeypatch.setattr("platform.machine", lambda: machine)
-    client = object.__new__(DockerClient)
-    client._api = SimpleNamespace(inspect_image=lambda image: {"Architecture": built_for})
-    assert client.foreign_kind("a:1") == ("" if fits else built_for)
-
-
-@pytest.mark.parametrize("words", [b"", b'{"status": "Pulling from library/busybox"}\n'])
-def test_a_pull_of_which_docker_says_nothing_for_long_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: bytes
-) -> None:
-    """The SDK waits for ever, and with it a thread, and a place among those that may pull."""
-    monkeypatch.setattr("agent.engines.docker_client.QUIET_S", 0.3)
-    monkeypatch.setattr(Stalled, "done", threading.Event())
-    monkeypatch.setattr(Stalled, "words", words)
-    heard: list[str] = []
-    with Docker(str(tmp_path / "d.sock"), Stalled) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        client = DockerClient(tmp_path / "d.sock", "me")
-        try:
-            began = time.monotonic()
-            with pytest.raises(NotAnswering):
-                for line in client.pull("busybox"):
-                    heard.append(str(line["status"]))
-            assert time.monotonic() - began < WITHIN_S / 2
-        finally:
-            Stalled.done.set()
-            client.close()
-            server.shutdown()
-    assert len(heard) == bool(words)

@@ -4,35 +4,31 @@ from __future__ import annotations
 
 import errno
 import io
-import logging
 import os
 import struct
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.engines import docker_log
-from agent.engines.docker_client import DockerClient, NotAnswering, NotThere, moment_ns
+from agent.engines.docker_client import moment_ns
 from agent.engines.docker_log import (
     CHUNK_BYTES,
     Places,
     before,
+    before_last,
     chunks,
-    keep_logs,
-    kept_log,
     last,
     read_kept,
     second_of,
     spool,
     spooled,
 )
-from agent.engines.execution_dir import ExecutionDir
 from agent.engines.task_log import LogChunk
 
 UNIT_NS = 100
@@ -304,67 +300,13 @@ def test_the_last_of_nothing_is_nothing() -> None:
     assert list(last([b"a", b"b"], -1)) == []
 
 
-# ---- before the container goes -----------------------------------------------------------------
+def test_the_place_before_the_last_lines_is_that_after_which_they_come() -> None:
+    frames = lines(0, 0, 1000, 0, 50)
+    for count in range(1, 8):
+        after = before_last(frames, count)
+        assert data_of(chunks(frames, after)) == data_of(chunks(last(frames, count), 0))
 
 
-class Logging:
-    """A client that has these frames, or none for a reason."""
-
-    def __init__(self, **streams: list[bytes] | Exception) -> None:
-        self.streams = streams
-        self.asked: list[tuple[Any, ...]] = []
-
-    def log(self, *asked: Any) -> tuple[Iterator[bytes], None]:
-        self.asked.append(asked)
-        found = self.streams[asked[1]]
-        if isinstance(found, NotThere):
-            raise found
-        return self._frames(found), None
-
-    def _frames(self, found: list[bytes] | Exception) -> Iterator[bytes]:
-        if isinstance(found, Exception):
-            yield frame(NOW, b"before it broke\n")
-            raise found
-        yield from found
-
-
-def keep(directory: ExecutionDir, client: Logging) -> str:
-    return keep_logs(cast("DockerClient", client), directory)
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> ExecutionDir:
-    (tmp_path / "e1").mkdir()
-    return ExecutionDir(tmp_path / "e1")
-
-
-def test_both_streams_are_kept_from_beginning_to_end(directory: ExecutionDir) -> None:
-    client = Logging(stdout=lines(0, 5), stderr=[frame(NOW, b"err\n")])
-    assert keep(directory, client) == ""
-    assert client.asked == [("e1", stream, 0, -1, False) for stream in ("stdout", "stderr")]
-    assert data_of(read_kept(kept_log(directory, "stdout"), 0, -1)) == b"0\n1\n"
-    assert data_of(read_kept(kept_log(directory, "stderr"), 0, -1)) == b"err\n"
-
-
-def test_of_a_container_that_is_gone_there_is_nothing_to_keep(directory: ExecutionDir) -> None:
-    keep(directory, Logging(stdout=NotThere("no such container"), stderr=NotThere("nor here")))
-    assert os.listdir(directory.path) == []
-
-
-def test_a_docker_that_does_not_answer_is_asked_again_later(directory: ExecutionDir) -> None:
-    with pytest.raises(NotAnswering, match="it hangs"):
-        keep(directory, Logging(stdout=NotAnswering("it hangs"), stderr=[]))
-    assert os.listdir(directory.path) == []
-
-
-def test_a_stream_that_finds_no_room_costs_the_other_nothing(
-    directory: ExecutionDir, caplog: pytest.LogCaptureFixture
-) -> None:
-    full = OSError(errno.ENOSPC, "No space left on device")
-    with caplog.at_level(logging.WARNING, "shoal.docker"):
-        lost = keep(directory, Logging(stdout=full, stderr=[frame(NOW, b"err\n")]))
-    assert lost == "stdout could not be kept: the disk is full"
-    assert os.listdir(directory.path) == ["log.stderr"]
-    assert [record.getMessage() for record in caplog.records] == [
-        "the output of e1 is not kept: [Errno 28] No space left on device"
-    ]
+def test_more_of_one_moment_than_can_be_counted_are_more_than_the_last_lines() -> None:
+    frames = [frame(NOW, b"first\n"), *[frame(NOW + SECOND, b"x")] * 300]
+    assert data_of(chunks(frames, before_last(frames, 2))) == b"x" * 300

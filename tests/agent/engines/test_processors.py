@@ -20,6 +20,22 @@ def test_its_own_kind_and_what_that_runs_besides(tmp_path: Path) -> None:
     assert not runs_here("arm64", tmp_path) and not runs_here("riscv64", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("machine", "kind", "fits"),
+    [
+        ("aarch64", "arm64", True),
+        ("aarch64", "arm", True),
+        ("aarch64", "386", False),
+        ("armv7l", "arm64", False),
+    ],
+)
+def test_on_other_machines(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, machine: str, kind: str, fits: bool
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert runs_here(kind, tmp_path) is fits
+
+
 def test_what_an_emulator_runs_as_long_as_it_is_enabled(tmp_path: Path) -> None:
     handler = tmp_path / "qemu-aarch64"
     handler.write_text("enabled\ninterpreter /usr/bin/qemu-aarch64-static\n")

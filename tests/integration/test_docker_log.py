@@ -1,0 +1,109 @@
+"""Output is kept before its container goes: all of it, or what there is room for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.engines import docker_client
+from agent.engines.docker_client import LABEL, DockerClient, NotAnswering
+from agent.engines.docker_log import keep_logs, kept_log, read_kept
+from agent.engines.execution_dir import ExecutionDir
+from agent.engines.task_log import Stream
+from tests.dockerhost import IMAGE, DockerHost
+from tests.dockerproxy import DockerProxy
+from tests.integration.test_docker import PEER
+
+# Where docker breaks off, its SDK leaves sockets to the collector.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+)
+LOGS = rb"^GET \S*/logs"
+
+
+@pytest.fixture
+def client(
+    root: Path, proxy: DockerProxy, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DockerClient]:
+    monkeypatch.setattr(docker_client, "TIMEOUT_S", 1.0)
+    client = DockerClient(proxy.path, PEER)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> ExecutionDir:
+    (tmp_path / "e1").mkdir()
+    return ExecutionDir(tmp_path / "e1")
+
+
+def run(docker: DockerHost, client: DockerClient, script: str) -> None:
+    """To its end."""
+    name = client.name_of("e1")
+    docker.api.create_container(IMAGE, ["sh", "-c", script], name=name, labels={LABEL: "e1"})
+    docker.api.start(name)
+    docker.api.wait(name)
+
+
+def kept(directory: ExecutionDir, stream: Stream) -> bytes:
+    return b"".join(chunk.data for chunk in read_kept(kept_log(directory, stream), 0, -1))
+
+
+def test_both_streams_are_kept_from_beginning_to_end(
+    docker: DockerHost, client: DockerClient, proxy: DockerProxy, directory: ExecutionDir
+) -> None:
+    run(docker, client, "seq 2000; echo err >&2; printf end")
+    assert keep_logs(client, directory) == ""
+    assert kept(directory, "stdout") == b"".join(b"%d\n" % n for n in range(1, 2001)) + b"end"
+    assert kept(directory, "stderr") == b"err\n"
+    assert proxy.count(LOGS) == 2
+
+
+def test_of_a_container_that_is_gone_there_is_nothing_to_keep(
+    client: DockerClient, directory: ExecutionDir
+) -> None:
+    assert keep_logs(client, directory) == ""
+    assert os.listdir(directory.path) == []
+
+
+@pytest.mark.parametrize("after", [0, 2000], ids=["at once", "in the middle"])
+def test_a_docker_that_does_not_answer_is_asked_again_later(
+    docker: DockerHost,
+    client: DockerClient,
+    proxy: DockerProxy,
+    directory: ExecutionDir,
+    after: int,
+) -> None:
+    run(docker, client, "seq 2000")
+    with proxy.hanging(LOGS, after), pytest.raises(NotAnswering):
+        keep_logs(client, directory)
+    assert os.listdir(directory.path) == []
+    with proxy.cutting(LOGS, after), pytest.raises(NotAnswering):
+        keep_logs(client, directory)
+    assert os.listdir(directory.path) == []
+
+
+def test_a_stream_that_finds_no_room_costs_the_other_nothing(
+    docker: DockerHost,
+    client: DockerClient,
+    directory: ExecutionDir,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run(docker, client, "seq 100000; echo err >&2")
+    place = directory.path
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", place], check=True)
+    try:
+        with caplog.at_level(logging.WARNING, "shoal.docker"):
+            lost = keep_logs(client, directory)
+        assert lost == "stdout could not be kept: the disk is full"
+        assert os.listdir(place) == ["log.stderr"] and kept(directory, "stderr") == b"err\n"
+    finally:
+        subprocess.run(["umount", place], check=True)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the output of e1 is not kept: [Errno 28] No space left on device"
+    ]
