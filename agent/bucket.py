@@ -33,6 +33,9 @@ CHUNK_BYTES: Final = 256 * 1024
 PART_BYTES: Final = 8 << 20  # of an upload; one is in memory at a time. S3 takes no less than 5
 REGION: Final = "us-east-1"  # what servers that have none want to hear
 SAID_CHARS_MAX: Final = 200  # of what a server says, in a sentence for people
+BARE: Final = "Bad request"  # what the client says of a 400 without a body
+# What OpenSSL makes of an answer without TLS: before 3.2, and from then on.
+NO_TLS: Final = ("wrong version number", "record layer failure")
 PASSING: Final = ("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout")
 # A page has a thousand keys, but servers may send fewer, and AWS none where many were deleted.
 PAGES_MAX: Final = 1000
@@ -71,6 +74,7 @@ class Bucket:
     def __init__(self, place: Place, keys: Keys | None, region: str, go_on: GoOn) -> None:
         """`region` is that of the device, where the place names none. Raises BucketError."""
         self._name = place.bucket
+        self._endpoint = place.endpoint
         self._go_on = go_on
         self._pages: int | None = None  # of the list that is read just now
         at_aws = place.host == AWS
@@ -165,19 +169,41 @@ class Bucket:
             said = clean(f"{error.code}: {error.message}"[:SAID_CHARS_MAX])
             status = getattr(error.response, "status", 0)
             text = f"{what}: the server says {said}"
+            if error.message == BARE:  # with a region it is something else
+                text += self._wants_tls(status)
             raise BucketError(text, error.code in PASSING or status >= 500) from None
         except MinioException as error:  # an answer that is not S3's
             status = error.status_code if isinstance(error, ServerError) else _code_in(error)
             text = f"{what}: the server answers {status or 'what is not S3'}"
+            text += self._wants_tls(status)
             raise BucketError(text, status >= 500) from None
         except urllib3.exceptions.HTTPError as error:
-            cause = getattr(error, "reason", None) or error
-            said = clean(str(cause).rpartition(": ")[2][:SAID_CHARS_MAX])
-            raise BucketError(f"{what}: {said}", True) from None
+            raise self._unreached(what, error) from None
         except (ValueError, SyntaxError, LookupError, TypeError, AttributeError) as error:
             # No XML, or not that of S3: the client looks into it without a second thought.
             said = clean(str(error)[:SAID_CHARS_MAX])
             raise BucketError(f"{what}: {said}", False) from None
+
+    def _wants_tls(self, status: int) -> str:
+        """What else such an answer may mean: servers in Go (MinIO) have no better one."""
+        if status != 400 or not self._endpoint.startswith("http://"):
+            return ""
+        other = self._endpoint.replace("http://", "https://", 1)
+        return f"; one that wants TLS does so: its Endpoint is {other}"
+
+    def _unreached(self, what: str, error: urllib3.exceptions.HTTPError) -> BucketError:
+        cause = getattr(error, "reason", None) or error
+        inner = cause.args[0] if cause.args else None
+        if isinstance(inner, ssl.SSLCertVerificationError):
+            text = f"{what}: its certificate is not trusted here: {inner.verify_message}"
+            return BucketError(text, True)  # the clock here may be wrong as yet
+        # A connection that was good may break off in the same words.
+        shaking_hands = isinstance(error, urllib3.exceptions.MaxRetryError)
+        if shaking_hands and any(words in str(inner) for words in NO_TLS):
+            other = self._endpoint.replace("https://", "http://", 1)
+            return BucketError(f"{what}: no TLS there; without it its Endpoint is {other}", False)
+        said = clean(str(cause).rpartition(": ")[2][:SAID_CHARS_MAX])
+        return BucketError(f"{what}: {said}", True)
 
 
 def _object(key: str, size: int | None, etag: str | None, version: str = "") -> Object:

@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import psutil
 
 from scripts.bench_docker import docker
-from scripts.bench_files import files, logs
+from scripts.bench_files import files
+from scripts.bench_logs import container_logs, logs
 from scripts.bench_mqtt import mqtt
 from scripts.bench_start import start
 from scripts.figures import Figure, as_line, bounded, compared, quantile, rate
@@ -405,6 +406,7 @@ BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "docker": docker,
     "files": files,
     "logs": logs,
+    "container-logs": container_logs,
     "mqtt": mqtt,
 }
 

@@ -83,18 +83,23 @@ def _job(lab: Lab) -> Callable[[int], None]:
 
 
 def _sdk(host: DockerHost) -> Callable[[int], None]:
-    """The SDK's create, start, wait and remove, with the very options that our engine gives."""
+    """The SDK's create, start, wait and remove."""
     launch = ContainerLaunch("floor", IMAGE, parameters=tuple(NOOP))
-    options = create_options(launch)
-    config = host.api.create_host_config(**host_options(launch, Path("/"), "local"))
 
     def once(number: int) -> None:
-        made = host.api.create_container(**options, host_config=config)
+        made = created(host, launch)
         host.api.start(made)
         host.api.wait(made)
         host.api.remove_container(made)
 
     return once
+
+
+def created(host: DockerHost, launch: ContainerLaunch) -> dict[str, Any]:
+    """A container by the SDK alone, with the very options that our engine gives."""
+    config = host.api.create_host_config(**host_options(launch, Path("/"), "local"))
+    made: dict[str, Any] = host.api.create_container(**create_options(launch), host_config=config)
+    return made
 
 
 def _swarm(host: DockerHost) -> Callable[[int], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -48,12 +49,8 @@ def exported(revision: str, shared: bool) -> Version:
     if not commit:
         raise NoVersion(f"{revision} is no tag or revision here (a shallow clone has few)")
     root = KEPT / commit[:12]
-    if not (root / "pyproject.toml").exists():
-        root.mkdir(parents=True, exist_ok=True)
-        with subprocess.Popen(
-            ["git", "archive", commit], cwd=ROOT, stdout=subprocess.PIPE
-        ) as archive:
-            subprocess.run(["tar", "-x", "-C", root], stdin=archive.stdout, check=True)
+    if not root.exists():
+        _export(commit, root)
     if not shared:
         subprocess.run([root / "scripts/setup"], cwd=root, check=True)
         return Version(revision, commit, root, str(root / ".venv/bin/python"))
@@ -64,6 +61,19 @@ def exported(revision: str, shared: bool) -> Version:
             compiled = ["gcc", "-std=c11", "-O2", "-s", "-static", "-o", str(made), str(source)]
             subprocess.run(compiled, check=True)
     return Version(revision, commit, root, sys.executable)
+
+
+def _export(commit: str, root: Path) -> None:
+    """All of its files, or none: what is there is kept for good."""
+    fresh = root.with_name(f".{root.name}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    command = ["git", "archive", commit]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as archive:
+        subprocess.run(["tar", "-x", "-C", fresh], stdin=archive.stdout, check=True)
+    if archive.returncode != 0:
+        raise subprocess.CalledProcessError(archive.returncode, command)
+    fresh.rename(root)
 
 
 def _git(*words: str) -> str:

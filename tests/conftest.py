@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
+from tests import s3server
 from tests.s3server import S3Server, s3_server
 
 # However slow the machine, and whatever failed here before.
@@ -19,6 +20,16 @@ hypothesis.settings.load_profile("shoal")
 def s3() -> Iterator[S3Server]:
     """One for all tests: each has keys of its own."""
     with s3_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_any_key(s3: S3Server) -> Iterator[S3Server]:
+    """One that takes every key, as AWS does; another (MinIO) has none that are no paths."""
+    if s3server.PROGRAM == s3server.OWN:
+        yield s3
+        return
+    with s3_server(s3server.OWN) as server:
         yield server
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTING_UP = 3  # requests of the child itself, before signatures are checked
@@ -25,6 +26,10 @@ ANY = {
     "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}],
 }
 BUCKETS = ("readings", "results")  # the first keeps versions
+OWN: Final = (sys.executable, "-m", "tests.s3server")
+# Another server: what begins it, in words of a shell. It says and ends as the one here does.
+PROGRAM: Final = shlex.split(os.environ.get("SHOAL_TEST_S3", "")) or OWN
+STOP_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +66,19 @@ class S3Server:
         found = self.client().list_multipart_uploads(Bucket=bucket).get("Uploads", [])
         return [each["Key"] for each in found]
 
-    def credentials(self, path: Path, secret: str = "") -> Path:
-        """A file of keys as AWS' tools have it; with another secret one that is no good."""
-        lines = ["[default]", f"aws_access_key_id = {self.access}"]
-        path.write_text("\n".join([*lines, f"aws_secret_access_key = {secret or self.secret}\n"]))
+    def credentials(self, path: Path, secret: str = "", beside: S3Server | None = None) -> Path:
+        """A file of keys as AWS' tools have it; with another secret one that is no good. Those
+        of `beside` are for its endpoint alone."""
+        text = _profile("default", self.access, secret or self.secret)
+        if beside is not None:
+            text += _profile(beside.host, beside.access, beside.secret)
+        path.write_text(text)
         path.chmod(0o600)
         return path
+
+
+def _profile(name: str, access: str, secret: str) -> str:
+    return f"[{name}]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n"
 
 
 @cache
@@ -83,19 +95,21 @@ def _client(endpoint: str, access: str, secret: str) -> Any:
 
 
 @contextmanager
-def s3_server() -> Iterator[S3Server]:
+def s3_server(program: Sequence[str] = PROGRAM) -> Iterator[S3Server]:
     environment = {**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": str(SETTING_UP)}
     child = subprocess.Popen(
-        [sys.executable, "-m", "tests.s3server"],
+        program,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL if program == OWN else None,  # ours tells of each request
         cwd=ROOT,
         env=environment,
     )
     try:
         assert child.stdout is not None
-        server = S3Server(**json.loads(child.stdout.readline()))
+        said = child.stdout.readline()
+        assert said, f"{shlex.join(program)} does not start"
+        server = S3Server(**json.loads(said))
         client = server.client()
         for bucket in BUCKETS:
             client.create_bucket(Bucket=bucket)
@@ -104,8 +118,11 @@ def s3_server() -> Iterator[S3Server]:
         )
         yield server
     finally:
-        child.kill()
-        child.communicate()
+        try:
+            child.communicate(timeout=STOP_S)  # which ends its standard input
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import ssl
 import threading
 import tracemalloc
 from collections.abc import Iterator
@@ -12,12 +13,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from agent.archives import ArchiveError
 from agent.bucket import PART_BYTES, Bucket
 from agent.s3 import BucketError
 from agent.s3keys import Keys
 from protocol.s3 import Place
+from tests.mosquitto import Certificates
 from tests.s3server import S3Server
 
 LONG = 5 * PART_BYTES + 1
@@ -113,14 +116,24 @@ class Answering(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(handler: type[Answering]) -> Iterator[tuple[Place, list[str]]]:
+def serving(
+    handler: type[Answering], tls: Certificates | None = None
+) -> Iterator[tuple[Place, list[str]]]:
     """The bucket there, and all it was asked so far."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(tls.certificate, tls.key)
+            # Shaken hands in a thread of its own, at the first byte that is read.
+            server.socket = context.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
         server.asked = []  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
-            place = Place("results", f"http://127.0.0.1:{server.server_address[1]}")
+            scheme = "http" if tls is None else "https"
+            place = Place("results", f"{scheme}://127.0.0.1:{server.server_address[1]}")
             yield place, server.asked  # type: ignore[attr-defined]
         finally:
             server.shutdown()
@@ -199,6 +212,11 @@ def test_a_list_without_an_end_is_refused_though_it_were_wanted(
             assert not caught.value.passing and len(asked) == 4 * times
 
 
+class Listing(Answering):
+    def do_GET(self) -> None:
+        self.answer(page("<Contents><Key>a</Key><Size>1</Size></Contents>", False))
+
+
 class Negative(Answering):
     """One of its objects has a size with which a sum of sizes is no bound any more."""
 
@@ -220,6 +238,76 @@ def test_no_object_is_smaller_than_nothing() -> None:
             with pytest.raises(BucketError, match="a size of -") as caught:
                 asks()
             assert not caught.value.passing
+
+
+# ---- TLS --------------------------------------------------------------------------------------
+
+
+def test_one_without_tls_is_told_of_by_what_the_endpoint_has_to_be(s3: S3Server) -> None:
+    place = Place("results", s3.endpoint.replace("http://", "https://"))
+    it = Bucket(place, Keys(s3.access, s3.secret), "", lambda: None)
+    with pytest.raises(BucketError) as caught:
+        it.stat("a")
+    text = f"s3://results/a: no TLS there; without it its Endpoint is {s3.endpoint}"
+    assert str(caught.value) == text and not caught.value.passing
+
+
+def test_a_later_openssl_has_other_words_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place("results", "https://minio.lan:9000")
+    it = Bucket(place, None, "", lambda: None)
+    inner = urllib3.exceptions.SSLError(ssl.SSLError(1, "[SSL] record layer failure (_ssl.c:1033)"))
+    at_once = urllib3.exceptions.MaxRetryError(urllib3.HTTPSConnectionPool("m"), "/", inner)
+    for error, said, passing in (
+        (at_once, "no TLS there; without it its Endpoint is http://minio.lan:9000", False),
+        (inner, "record layer failure", True),  # in the midst of an object
+    ):
+
+        def urlopen(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(urllib3.PoolManager, "urlopen", urlopen)
+        with pytest.raises(BucketError, match=said) as caught:
+            it.stat("a")
+        assert caught.value.passing == passing
+
+
+class Encrypted(Answering):
+    """Answers who speaks without TLS as servers in Go, so MinIO, do that speak it alone."""
+
+    def do_GET(self) -> None:
+        self.send_response(400)
+        self.end_headers()
+        self.close_connection = True
+        if self.command == "GET":
+            self.wfile.write(b"Client sent an HTTP request to an HTTPS server.\n")
+
+    do_HEAD = do_GET
+
+
+def test_one_that_wants_tls_is_told_of_likewise() -> None:
+    with serving(Encrypted) as (place, _):
+        it = Bucket(place, None, "", lambda: None)
+        for asks in (lambda: it.list("a", 10), lambda: it.stat("a")):
+            with pytest.raises(BucketError) as caught:
+                asks()
+            hint = f"; one that wants TLS does so: its Endpoint is {place.endpoint}"
+            assert str(caught.value).endswith(hint.replace("http://", "https://"))
+            assert not caught.value.passing
+
+
+def test_an_authority_of_one_s_own_is_trusted_where_the_device_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Certificates(tmp_path)
+    with serving(Listing, made) as (place, _):
+        with pytest.raises(BucketError) as caught:
+            Bucket(place, None, "", lambda: None).list("", 10)
+        said = "its certificate is not trusted here: unable to get local issuer certificate"
+        assert str(caught.value) == f"s3://results/*: {said}"
+        assert caught.value.passing, "the device's clock may be wrong as yet"
+        monkeypatch.setenv("SSL_CERT_FILE", str(made.ca))
+        (found,) = Bucket(place, None, "", lambda: None).list("", 10)
+        assert found.key == "a"
 
 
 # ---- servers in trouble -----------------------------------------------------------------------

@@ -21,15 +21,17 @@ WAIT = ("--wait", "-q")
 
 
 @pytest.fixture(scope="module")
-def lab(s3: S3Server) -> Iterator[Lab]:
+def lab(s3: S3Server, s3_any_key: S3Server) -> Iterator[Lab]:
     """The first may do nothing with buckets; the second has good keys, the third others."""
     lab = Lab(3)
-    places = (f"{s3.host}/readings", f"{s3.host}/results:rw", "127.0.0.1:1/*:rw")
+    hosts = dict.fromkeys((s3.host, s3_any_key.host))
+    places = [place for host in hosts for place in (f"{host}/readings", f"{host}/results:rw")]
+    places.append("127.0.0.1:1/*:rw")
     buckets = [word for place in places for word in ("--accept-buckets", place)]
-    for number, secret in ((1, ""), (2, "of-somebody-else")):
-        device = lab[number]
-        file = s3.credentials(device.data_dir / "credentials", secret)
-        device.flags = [*buckets, "--s3-credentials", str(file)]
+    for device in lab.devices[1:]:
+        device.flags = [*buckets, "--s3-credentials", str(device.data_dir / "credentials")]
+    s3.credentials(lab[1].data_dir / "credentials", beside=s3_any_key)
+    s3.credentials(lab[2].data_dir / "credentials", "of-somebody-else")
     with lab:
         yield lab
 
@@ -135,7 +137,6 @@ def test_a_device_that_may_not_says_so_with_its_line(
         ("checksum", 1, {"key": "attic/0.csv", "ChecksumSHA256": "0" * 64}, "and not the job's"),
         ("keys", 2, {"key": "attic/0.csv"}, ": the server says AccessDenied"),
         ("down", 1, {"Endpoint": "http://127.0.0.1:1"}, ": [Errno 111] Connection"),
-        ("parent", 1, {"key": "odd/*"}, "has the key '../../planted', which is no path here"),
     ],
 )
 def test_what_cannot_be_had_is_the_end_with_its_reason(
@@ -148,19 +149,31 @@ def test_what_cannot_be_had_is_the_end_with_its_reason(
     reason: str,
 ) -> None:
     s3.put("readings", "attic/0.csv", b"1\n")
-    s3.put("readings", "odd/../../planted", b"x")
     job = averages(s3, name, lab[on].peer, **more)
-    job["Retry"] = {"Attempts": 1}
-    done = run(lab, job, tmp_path)
-    assert done["state"] == "failed" and reason in done["reason"], done
-    described = lab.shoal(lab[0], "job", "describe", name).out
-    assert reason[:40] in described and "of-somebody-else" not in described
-    lab.until(lambda: not left_behind(lab), "nothing is left behind")
+    fails(lab, job, reason, tmp_path)
+
+
+def test_no_key_leads_out_of_a_task_s_directory(
+    lab: Lab, s3_any_key: S3Server, tmp_path: Path
+) -> None:
+    s3_any_key.put("readings", "odd/../../planted", b"x")
+    job = averages(s3_any_key, "parent", lab[1].peer, key="odd/*")
+    fails(lab, job, "has the key '../../planted', which is no path here", tmp_path)
     assert not list(lab.directory.rglob("planted"))
 
 
+def fails(lab: Lab, job: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    """At its only try, with that reason; nothing stays, and nobody is told of a secret."""
+    job["Retry"] = {"Attempts": 1}
+    done = run(lab, job, tmp_path)
+    assert done["state"] == "failed" and reason in done["reason"], done
+    described = lab.shoal(lab[0], "job", "describe", job["Name"]).out
+    assert reason[:40] in described and "of-somebody-else" not in described
+    lab.until(lambda: not left_behind(lab), "nothing is left behind")
+
+
 def test_what_cannot_be_published_has_failed_and_is_still_here(
-    lab: Lab, s3: S3Server, tmp_path: Path
+    lab: Lab, s3: S3Server, s3_any_key: S3Server, tmp_path: Path
 ) -> None:
     s3.put("readings", "attic/0.csv", b"1\n")
     job = averages(s3, "unpublished", lab[1].peer, key="attic/0.csv", into="a")
@@ -195,7 +208,7 @@ def test_what_cannot_be_published_has_failed_and_is_still_here(
         job["Retry"] = {"Attempts": 1}
         done = run(lab, job, tmp_path)
     finally:
-        s3.credentials(lab[1].data_dir / "credentials")
+        s3.credentials(lab[1].data_dir / "credentials", beside=s3_any_key)
     assert (done["state"], done["exit_code"]) == ("failed", None)
     assert "its results could not be published: s3://results/a.tar.gz" in done["reason"]
     got = lab.shoal(lab[0], "job", "get", "wrong-keys", "-o", str(tmp_path / "got"))

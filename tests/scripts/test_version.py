@@ -50,6 +50,25 @@ def test_the_newest_tag_before_it_is_the_previous_version(repository: Path) -> N
     assert exported("v1", shared=True) == found
 
 
+def test_an_export_that_broke_off_is_not_taken_for_the_version(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    full = programs / "tar"  # as on a disk that is full after the first file
+    full.write_text('#!/bin/sh\n/bin/tar "$@" pyproject.toml; exit 2\n')
+    full.chmod(0o755)
+    (repository / "tests").mkdir()
+    (repository / "tests/later").write_text("later")
+    git(repository, "add", ".")
+    git(repository, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "third")
+    with monkeypatch.context() as broken:
+        broken.setenv("PATH", str(programs), prepend=":")
+        with pytest.raises(subprocess.CalledProcessError):
+            exported("HEAD", shared=True)
+    assert exported("HEAD", shared=True).has("tests/later")
+
+
 def test_what_is_no_revision_is_said_so(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

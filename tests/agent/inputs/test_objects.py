@@ -199,10 +199,10 @@ async def test_a_full_disk_stops_it(
     ],
 )
 async def test_keys_that_are_no_paths_are_none_here(
-    bench: Bench, s3: S3Server, keys: tuple[str, ...], said: str
+    tmp_path: Path, s3_any_key: S3Server, keys: tuple[str, ...], said: str
 ) -> None:
-    put(s3, *keys)
-    assert said in await bench.refused(f"{keys[0][:5]}*")
+    put(s3_any_key, *keys)
+    assert said in await Bench(tmp_path, s3_any_key).refused(f"{keys[0][:5]}*")
 
 
 # ---- servers that do as they like --------------------------------------------------------------
