@@ -22,7 +22,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 PACKAGES: Final = "python3,systemd,systemd-sysv,dbus,procps,bubblewrap,mosquitto"
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 RUN_S: Final = 300.0
-END_S: Final = 60.0
+END_S: Final = 120.0  # where the processor is emulated
 
 
 class Machine(ABC):
