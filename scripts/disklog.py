@@ -33,6 +33,10 @@ class Write:
     flags: int
     offset: int
 
+    @property
+    def end(self) -> int:
+        return self.offset + (0 if self.flags & DISCARD else self.sectors * SECTOR_BYTES)
+
 
 def read(log: Path) -> Iterator[Write]:
     """All that stands in it whole; the first sector says how much, as of the last flush or later.
@@ -51,13 +55,14 @@ def read(log: Path) -> Iterator[Write]:
                 raise ValueError(f"{log} has less than the {entries} writes that it says")
             sector, sectors, flags, _ = _ENTRY.unpack(head)
             offset += SECTOR_BYTES
-            yield Write(sector, sectors, flags, offset)
-            if not flags & DISCARD:
-                offset += sectors * SECTOR_BYTES
+            write = Write(sector, sectors, flags, offset)
+            yield write
+            offset = write.end
 
 
 def keep(log: Path, disk: Path) -> tuple[int, int]:
-    """Bring a disk to what it had kept for sure: how many writes it got, and how many were lost.
+    """Bring a disk to what it had kept for sure: how many writes it got, and how many
+    bytes of the log came after them.
 
     Raises ValueError.
     """
@@ -71,7 +76,8 @@ def keep(log: Path, disk: Path) -> tuple[int, int]:
     finally:
         os.close(source)
         os.close(target)
-    return len(kept), len(writes) - len(kept)
+    end = kept[-1].end if kept else SECTOR_BYTES
+    return len(kept), max(0, log.stat().st_size - end)
 
 
 def _copy(source: int, target: int, write: Write) -> None:

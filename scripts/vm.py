@@ -151,7 +151,7 @@ class VirtualMachine(Machine):
 
     def cut_power(self) -> int:
         """At once: what its kernel has not written is gone, and what its disk was not told to keep
-        since. How many writes that were."""
+        since. How many bytes that were."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
