@@ -259,7 +259,9 @@ class KernelTrial(Trial):
         assert "1.2" in self.shoal(f"job executions {again}"), "by its second start"
         machine.until(lambda: self.state(once) == "unknown", SOON_S)
         assert not machine.ask("pgrep -fx 'sleep 100004'"), "what is not to run twice does not"
-        assert "whole at the start" in self.doctor()
+        told_by = self.doctor()
+        assert "whole at the start" in told_by, told_by
+        assert ("the time cannot be trusted" in told_by) is (clock != "utc"), told_by
 
 
 TRIED: Final = (
