@@ -21,11 +21,14 @@ _RTC: Final = Path("/sys/class/rtc")
 class Clock:
     """Reads monotonic and wall time; the wall never goes behind what was once seen and saved."""
 
-    def __init__(self, highest_wall_s: float = 0.0, told_right: bool = False) -> None:
+    def __init__(
+        self, highest_wall_s: float = 0.0, told_right: bool = False, rtc: Path = _RTC
+    ) -> None:
         """`told_right`: its owner says that the wall clock is kept right (trust_clock)."""
         self.highest_wall_s = highest_wall_s
         self.told_right = told_right
-        self._has_rtc = _RTC.is_dir() and any(_RTC.iterdir())
+        self._rtc = rtc
+        self._has_rtc = keeps_time(rtc)
         self._synchronised = synchronised()
         self._asked_at = time.monotonic()
 
@@ -40,12 +43,29 @@ class Clock:
         """A clock that survives the night, or one that a time server has set."""
         if not self._has_rtc and time.monotonic() - self._asked_at > ASK_AGAIN_S:
             self._synchronised, self._asked_at = synchronised(), time.monotonic()
+            self._has_rtc = keeps_time(self._rtc)
         return self.told_right or self._has_rtc or self._synchronised
 
 
 def utc_offset_s() -> int:
     """Of local time, summer time included: how far it is ahead of UTC."""
     return time.localtime().tm_gmtoff
+
+
+def keeps_time(rtc: Path) -> bool:
+    """Whether a hardware clock (rtc-class, in sysfs) has kept the time while there was no power.
+
+    One whose battery is flat or missing, as mostly in a Raspberry Pi 5, begins long ago; the wall
+    clock tells nothing of that, since systemd sets it to at least its own release or the last time
+    that it wrote down.
+    """
+    for said in rtc.glob("*/since_epoch"):
+        try:
+            if int(said.read_text()) >= FLOOR_S:
+                return True
+        except (OSError, ValueError):  # it knows itself that it stopped
+            continue
+    return False
 
 
 class _Timex(ctypes.Structure):

@@ -95,8 +95,9 @@ class Doctor:
             "clock",
             None,
             "the time cannot be trusted: nothing expires and no schedule fires until it can",
-            "connect to a network with a time server (timedatectl status); trust_clock = true in "
-            "config.toml where the time is kept right in another way",
+            "connect to a network with a time server (timedatectl status), or set a hardware clock "
+            "with a battery (sudo timedatectl set-time); trust_clock = true in config.toml where "
+            "the time is kept right in another way",
         )
 
     def _certificate(self) -> View:

@@ -1,8 +1,7 @@
-"""A machine of a test's own: Debian with systemd as its process 1, in a container.
+"""A machine of a test's own: Debian with systemd as its process 1, and what is typed there.
 
-Made by debootstrap once (kept in .cache) and booted by systemd-nspawn in a copy. Nothing of the
-host is used but its kernel, and its network where the machine is to install from one; all of it is
-stopped and removed at the end.
+Its kinds are a container (scripts/nspawn.py) and a virtual machine (scripts/vm.py), both a copy,
+removed at the end, of a tree that debootstrap makes once (kept in .cache).
 """
 
 from __future__ import annotations
@@ -14,45 +13,30 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PACKAGES: Final = "python3,systemd,systemd-sysv,dbus,procps,bubblewrap,mosquitto"
-HOST_PACKAGES: Final = ("debootstrap", "systemd-container")
-AUTHORITIES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-BOOT_S: Final = 120.0
-END_S: Final = 60.0
+RUN_S: Final = 300.0
+END_S: Final = 120.0  # where the processor is emulated
 
 
-class Machine:
-    """`with Machine() as machine:` boots one.
+class Machine(ABC):
+    """`with Container() as machine:` boots one; `process` is it, and `console` what it says."""
 
-    Args:
-        suite: Which Debian.
-        online: With the host's network, to install from; else with none at all.
-    """
-
-    def __init__(self, suite: str = "bookworm", online: bool = False) -> None:
-        self.suite = suite
-        self.online = online
+    def __init__(self) -> None:
         self.place = Path(tempfile.mkdtemp(prefix="shoal-machine-"))
-        self.root = self.place / "root"
+        self.console = self.place / "console"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Machine:
+    def __enter__(self) -> Self:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # it ends with who made it
         try:
-            base = debian(self.suite)
-            subprocess.run(["cp", "-a", "--reflink=auto", base, self.root], check=True)
-            (self.root / "etc/machine-id").write_text("")
-            (self.root / "etc/hostname").write_text("garage\n")
-            # Where nothing asks for a broker none is to run.
-            (self.root / "etc/systemd/system/mosquitto.service").symlink_to("/dev/null")
-            if self.online:
-                self._borrow_network()
+            self.make()
             self.boot()
         except BaseException:
             self.close()
@@ -62,32 +46,23 @@ class Machine:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def boot(self) -> None:
-        name = f"shoal-{os.getpid()}"
-        command = ["systemd-nspawn", "-D", str(self.root), "--boot", "--register=no"]
-        command += ["--keep-unit", "--console=pipe", f"--machine={name}"]
-        command += [] if self.online else ["--private-network"]
-        with (self.place / "console").open("ab") as console:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=console,
-                # As Debian and Raspberry Pi OS have it, whatever the host has.
-                env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
-            )
-        self.until(lambda: self.ask("systemctl is-system-running") == "running", BOOT_S)
-        # nspawn covers parts of /proc, and the kernel then lets nobody mount one in namespaces of
-        # his own, as sandboxes do: one that is whole, as on a machine of its own, is enough for it.
-        self.do("mkdir -p /run/whole-proc && mount -t proc proc /run/whole-proc")
+    @abstractmethod
+    def make(self) -> None:
+        """Its disk, before its first boot."""
 
-    def _borrow_network(self) -> None:
-        """What pip and apt-get of the machine need to reach what the host reaches."""
-        for name in ("resolv.conf", "hosts"):
-            shutil.copy(Path("/etc") / name, self.root / "etc" / name)
-        if AUTHORITIES.exists():  # the host may trust some of its own
-            shutil.copy(AUTHORITIES, self.root / "etc/authorities.pem")
-            (self.root / "etc/pip.conf").write_text("[global]\ncert = /etc/authorities.pem\n")
+    @abstractmethod
+    def boot(self) -> None:
+        """Until systemd says that it runs."""
+
+    @abstractmethod
+    def run(
+        self, script: str, user: str = "root", within_s: float = RUN_S
+    ) -> subprocess.CompletedProcess[str]:
+        """A line for a shell, to its end."""
+
+    @abstractmethod
+    def put(self, path: str, text: str) -> None:
+        """A file of the machine, by its path there."""
 
     def power_off(self) -> None:
         assert self.process is not None
@@ -95,13 +70,13 @@ class Machine:
         self.process.wait(END_S)
 
     def reboot(self) -> None:
-        """Power off and on: nspawn's own reboot asks for a /run that is no disk on the host."""
+        """Power off and on."""
         self.power_off()
         self.boot()
 
     def close(self) -> None:
         if self.process is not None:
-            self.process.send_signal(signal.SIGTERM)  # it powers the machine off
+            self.process.send_signal(signal.SIGTERM)  # nspawn powers the machine off
             try:
                 self.process.wait(END_S)
             except subprocess.TimeoutExpired:
@@ -109,37 +84,15 @@ class Machine:
                 self.process.wait()
         shutil.rmtree(self.place, ignore_errors=True)
 
-    def _leader(self) -> int:
-        """Its process 1, which is a new one after each of its boots."""
-        assert self.process is not None
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return int((children.split() or ["0"])[0])
-
     # ---- what is typed there ----------------------------------------------------------------
-
-    def run(
-        self, script: str, user: str = "root", within_s: float = 300.0
-    ) -> subprocess.CompletedProcess[str]:
-        """A line for a shell, to its end."""
-        leader = self._leader()
-        if not leader:  # between two boots
-            return subprocess.CompletedProcess(script, 1, "", "it does not run")
-        inside = ["nsenter", "-t", str(leader), "-m", "-u", "-i", "-n", "-p", "-C", "--"]
-        clean = ["/usr/bin/env", "-i", f"PATH={PATH}", "HOME=/root", "LANG=C.UTF-8"]
-        become = [] if user == "root" else ["/sbin/runuser", "-l", user, "-c"]
-        shell = [*become, script] if become else ["/bin/sh", "-c", script]
-        return subprocess.run(
-            [*inside, *clean, *shell],
-            check=False, capture_output=True, text=True, timeout=within_s, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
 
     def ask(self, script: str, user: str = "root") -> str:
         """What it prints, whatever its exit code."""
         return self.run(script, user).stdout.strip()
 
-    def do(self, script: str, user: str = "root") -> str:
+    def do(self, script: str, user: str = "root", within_s: float = RUN_S) -> str:
         """The same, and it has to succeed."""
-        done = self.run(script, user)
+        done = self.run(script, user, within_s)
         if done.returncode != 0:
             raise AssertionError(f"{script}: {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done.stdout.strip()
@@ -153,27 +106,39 @@ class Machine:
 
     def words(self) -> str:
         """Its last words, for whoever has to find out why."""
-        console = (self.place / "console").read_text("utf-8", "replace")[-1000:]
+        console = self.console.read_text("utf-8", "replace")[-1000:]
         return console + self.run("journalctl --no-pager -n 40").stdout
 
 
-def debian(suite: str) -> Path:
-    """A tree that is made once."""
-    cache = ROOT / ".cache" / f"debian-{suite}"
+def shell(script: str, user: str) -> list[str]:
+    """How a line is typed, whatever the environment of who types it is."""
+    clean = ["/usr/bin/env", "-i", f"PATH={PATH}", "HOME=/root", "LANG=C.UTF-8"]
+    if user == "root":
+        return [*clean, "/bin/sh", "-c", script]
+    return [*clean, "/sbin/runuser", "-l", user, "-c", script]
+
+
+def debian(suite: str, packages: str = PACKAGES, name: str = "") -> Path:
+    """A tree that is made once. `name` tells it from others of the suite."""
+    cache = ROOT / ".cache" / f"debian-{suite}{name}"
     complete = cache / "complete"
-    if complete.exists() and complete.read_text() == PACKAGES:
+    if complete.exists() and complete.read_text() == packages:
         return cache
-    missing = [p for p in HOST_PACKAGES if not installed(p)]
-    if missing or os.geteuid() != 0:
-        sys.exit(f"needed, as root: apt-get install {' '.join(HOST_PACKAGES)}")
+    needed("debootstrap")
     shutil.rmtree(cache, ignore_errors=True)
     cache.mkdir(parents=True)
     subprocess.run(
-        ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", suite, str(cache)],
+        ["debootstrap", "--variant=minbase", f"--include={packages}", suite, str(cache)],
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    complete.write_text(PACKAGES)
+    complete.write_text(packages)
     return cache
+
+
+def needed(*packages: str) -> None:
+    """Of the host; the test ends where it is not root, or lacks one."""
+    if os.geteuid() != 0 or not all(installed(package) for package in packages):
+        sys.exit(f"needed, as root: apt-get install {' '.join(packages)}")
 
 
 def installed(package: str) -> bool:

@@ -10,7 +10,8 @@ import time
 from itertools import pairwise
 from typing import Final
 
-from scripts.machine import ROOT, Machine
+from scripts.machine import ROOT
+from scripts.nspawn import Container
 from scripts.trial import Trial
 
 SUITE: Final = "trixie"
@@ -22,6 +23,8 @@ ALONE: Final = 'mdns = false\nlisten = ["/ip4/127.0.0.1/tcp/0"]\n'
 
 
 class CheckoutTrial(Trial):
+    machine: Container
+
     def checked_out(self) -> None:
         """What is committed, as `git clone` leaves it."""
         tree = subprocess.run(
@@ -66,7 +69,7 @@ class CheckoutTrial(Trial):
     def pauses_between_restarts_grow(self) -> None:
         """Of a service that does not start; older systemds have none that grows."""
         place = "/etc/systemd/system/shoal.service.d/zz-test.conf"
-        self.put(place, "[Service]\nExecStart=\nExecStart=/bin/false\n")
+        self.machine.put(place, "[Service]\nExecStart=\nExecStart=/bin/false\n")
         self.machine.do("systemctl daemon-reload; systemctl restart --no-block shoal")
         tried = "systemctl show -P NRestarts shoal"
         times: list[float] = []
@@ -96,7 +99,7 @@ TRIED: Final = (
 
 
 def main() -> int:
-    with Machine(SUITE, online=True) as machine:
+    with Container(SUITE, online=True) as machine:
         return 0 if CheckoutTrial(machine).run(TRIED) else 1
 
 

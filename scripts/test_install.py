@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from scripts.machine import ROOT, Machine
-from scripts.trial import Trial
+from scripts.nspawn import Container
+from scripts.trial import SCRIPT, Trial, made_bundle
 
 EXPOSURE_MAX: Final = 4.0  # of `systemd-analyze security`
 INSTALL_S: Final = 120.0  # an offline bundle's promise
@@ -90,7 +89,6 @@ from paho.mqtt import subscribe
 login = {"username": "agent", "password": "s3cret"}
 print(subscribe.simple("owed/result", qos=1, hostname="127.0.0.1", auth=login).payload.decode())
 """
-SCRIPT: Final = "/root/unpacked/scripts/install"
 OWN_PLACES: Final = """
 set -e; cd "$HOME"; made=$(mktemp); echo "print(6 * 7)" >own.py; cp own.py "$made"
 python3 ./own.py; python3 "$HOME/own.py"; python3 "$made"; ls /home"""
@@ -120,16 +118,12 @@ print(json.dumps(Client("/run/shoal/shoal.sock").status()))'"""
 class BundleTrial(Trial):
     """From an offline bundle, on a machine without a network."""
 
-    def __init__(self, machine: Machine, bundle: Path) -> None:
+    machine: Container
+
+    def __init__(self, machine: Container, bundle: Path) -> None:
         super().__init__(machine)
         shutil.copy(bundle, machine.root / "root/shoal.tar.gz")
         self.before = self.everything()
-
-    def install(self, *words: str, bundle: str = "/root/shoal.tar.gz") -> str:
-        """With the script of the bundle itself, and a umask that shuts others out."""
-        unpack = "rm -rf /root/unpacked && mkdir /root/unpacked && tar -xzf"
-        self.machine.do(f"{unpack} {bundle} -C /root/unpacked --strip-components=1")
-        return self.machine.do(f"umask 077; {SCRIPT} {' '.join(words)} 2>&1")
 
     # ---- what is tried -----------------------------------------------------------------------
 
@@ -380,12 +374,12 @@ class BundleTrial(Trial):
         (machine.root / "opt/heard.py").write_text(HEARD)
         machine.do("mosquitto_passwd -b -c /opt/broker.passwords agent s3cret")
         machine.do("chown mosquitto /opt/broker.passwords")
-        self.put("/opt/broker.conf", BROKER)
+        machine.put("/opt/broker.conf", BROKER)
         machine.do(f"umask 077; printf 'agent\\ns3cret\\n' >{secret}")
         machine.do(f"mkdir -p {place}; cp /etc/shoal/config.toml /opt/config.before")
-        self.put(f"{place}/broker.conf", f"[Service]\nLoadCredential=home:{secret}\n")
+        machine.put(f"{place}/broker.conf", f"[Service]\nLoadCredential=home:{secret}\n")
         config = (machine.root / "etc/shoal/config.toml").read_text()
-        self.put("/etc/shoal/config.toml", config + AT_BROKER)
+        machine.put("/etc/shoal/config.toml", config + AT_BROKER)
         (machine.root / "home/pi/owed.yaml").write_text(OWED)
         machine.do("systemctl daemon-reload && systemctl restart shoal")
         machine.until(self.answers)
@@ -499,18 +493,8 @@ TRIED: Final = (
 
 def main(argv: list[str]) -> int:
     bundle = Path(argv[0]) if argv else made_bundle()
-    with Machine() as machine:
+    with Container() as machine:
         return 0 if BundleTrial(machine, bundle).run(TRIED) else 1
-
-
-def made_bundle() -> Path:
-    told: Any = subprocess.run(
-        [ROOT / "scripts/bundle", ROOT / ".cache/bundles"],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return Path(told.stdout.strip().splitlines()[-1])
 
 
 if __name__ == "__main__":

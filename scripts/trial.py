@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Sequence
-from typing import Self
+from pathlib import Path
+from typing import Final, Self
 
-from scripts.machine import Machine
+from scripts.machine import ROOT, Machine
+
+INSTALL_S: Final = 900.0  # where the processor is emulated
+SCRIPT: Final = "/root/unpacked/scripts/install"
 
 
 class Trial:
@@ -16,6 +21,13 @@ class Trial:
         self.machine = machine
         self.figures: dict[str, str] = {}
         machine.do("useradd -m pi && useradd -m guest && mkdir -p /boot/firmware")
+
+    def install(self, *words: str, bundle: str = "/root/shoal.tar.gz") -> str:
+        """From a bundle there, with its own script, and a umask that shuts others out."""
+        unpack = "rm -rf /root/unpacked && mkdir /root/unpacked && tar -xzf"
+        self.machine.do(f"{unpack} {bundle} -C /root/unpacked --strip-components=1")
+        script = f"umask 077; {SCRIPT} {' '.join(words)} 2>&1"
+        return self.machine.do(script, within_s=INSTALL_S)
 
     def everything(self) -> str:
         """Files and users that an installation may touch."""
@@ -35,10 +47,6 @@ class Trial:
     def answers(self) -> bool:
         return self.machine.run("shoal peers", "pi").returncode == 0
 
-    def put(self, path: str, text: str) -> None:
-        """A file of the machine, by its path there."""
-        (self.machine.root / path.lstrip("/")).write_text(text)
-
     def run(self, tried: Sequence[Callable[[Self], None]]) -> bool:
         """Whether all of it held; told as it goes. What follows a failure builds on it, and is not
         tried.
@@ -54,3 +62,13 @@ class Trial:
         for what, figure in self.figures.items():
             print(f"{what}: {figure}")
         return True
+
+
+def made_bundle() -> Path:
+    told = subprocess.run(
+        [ROOT / "scripts/bundle", ROOT / ".cache/bundles"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return Path(told.stdout.strip().splitlines()[-1])

@@ -426,6 +426,23 @@ static void give_group(const char *path, uid_t uid, gid_t gid)
     }
 }
 
+/* A group in a root of the kernel's own, which is 0555: to write there nonetheless is a right of root that
+ * this program does not have. But the root is root's, who may open it for that moment; in a container it is
+ * open already. Whether the group is there. */
+static bool make_group(const char *root, const char *group)
+{
+    struct stat found;
+    if (!mkdir(group, 0755) || errno == EEXIST)
+        return true;
+    bool shut = errno == EACCES && !stat(root, &found) && !chmod(root, (found.st_mode & 07777) | S_IWUSR);
+    bool made = shut && (!mkdir(group, 0755) || errno == EEXIST);
+    if (!made && errno != ENOENT) /* no such controller */
+        fprintf(stderr, "shoal-spawn: %s: %s\n", group, strerror(errno));
+    if (shut && chmod(root, found.st_mode & 07777))
+        fprintf(stderr, "shoal-spawn: %s: %s\n", root, strerror(errno));
+    return made;
+}
+
 /* Whether the kernel has that controller in version 2, and lets the root's groups have it. */
 static bool has_controller(const char *name)
 {
@@ -451,15 +468,17 @@ static void make_groups(void)
     snprintf(path, sizeof path, "%s/cgroup.controllers", CGROUP_ROOT);
     if (stat(path, &found)) {
         for (size_t i = 0; i < 3; i++) {
-            snprintf(path, sizeof path, "%s/%s/shoal", CGROUP_ROOT, controllers[i]);
-            if (!mkdir(path, 0755) || errno == EEXIST)
+            char root[PATH_MAX - 64];
+            snprintf(root, sizeof root, "%s/%s", CGROUP_ROOT, controllers[i]);
+            snprintf(path, sizeof path, "%s/shoal", root);
+            if (make_group(root, path))
                 give_group(path, agent.uid, agent.gid);
         }
         return;
     }
     char base[PATH_MAX - 64];
     snprintf(base, sizeof base, "%s/shoal", CGROUP_ROOT);
-    if (mkdir(base, 0755) && errno != EEXIST)
+    if (!make_group(CGROUP_ROOT, base))
         return;
     give_group(base, 0, 0);
     for (size_t i = 0; i < 3; i++) { /* one by one: a kernel may lack one of them */

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 import trio
 
-from agent.clock import FLOOR_S, Clock, synchronised
+from agent.clock import ASK_AGAIN_S, FLOOR_S, Clock, synchronised
 
 
 @pytest.fixture
@@ -62,6 +63,39 @@ async def test_without_battery_or_time_server_it_is_not_trusted(wall: list[float
     clock = Clock()
     clock._has_rtc = False
     assert clock.now().wall_trusted == synchronised()
+
+
+@pytest.mark.parametrize(
+    ("said", "keeps"),
+    [
+        (f"{FLOOR_S:.0f}\n", True),
+        ("1546300819\n", False),  # a battery is flat, and systemd set the time to its own release
+        ("42\n", False),  # a Raspberry Pi 5 without a battery
+        (None, False),  # a DS3231 that had stopped: reading fails
+    ],
+)
+async def test_a_hardware_clock_that_lost_the_time_keeps_none(
+    wall: list[float], tmp_path: Path, said: str | None, keeps: bool
+) -> None:
+    rtc = tmp_path / "rtc0"
+    rtc.mkdir()
+    if said is not None:
+        (rtc / "since_epoch").write_text(said)
+    assert Clock(rtc=tmp_path).now().wall_trusted is (keeps or synchronised())
+
+
+async def test_a_hardware_clock_that_is_set_counts_from_then_on(
+    wall: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rtc = tmp_path / "rtc0"
+    rtc.mkdir()
+    (rtc / "since_epoch").write_text("42")
+    clock = Clock(rtc=tmp_path)
+    assert clock.now().wall_trusted is synchronised()
+    (rtc / "since_epoch").write_text(f"{FLOOR_S + 1000:.0f}")
+    later = time.monotonic() + ASK_AGAIN_S + 1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert clock.now().wall_trusted
 
 
 async def test_its_owner_may_say_that_it_is_right(wall: list[float]) -> None:

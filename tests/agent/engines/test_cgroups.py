@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -144,21 +143,6 @@ async def ended_as(engine: ProcessEngine, name: str, *argv: str) -> TaskExit:
 def groups(engine: ProcessEngine) -> list[Path]:
     assert engine.cgroups is not None
     return [base / f"{engine.cgroups.owner}-e1" for base in engine.cgroups.bases]
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Iterator[Path]:
-    """A real tree of version 2; beside one of version 1 it has no controllers."""
-    where = tmp_path / "unified"
-    where.mkdir()
-    subprocess.run(["mount", "-t", "cgroup2", "none", where], check=True)
-    base = where / f"shoal-test-{os.getpid()}"
-    base.mkdir()
-    yield base
-    for group in (*base.iterdir(), base):
-        if group.is_dir():
-            group.rmdir()
-    subprocess.run(["umount", where], check=True)
 
 
 async def test_a_task_is_born_in_its_group_of_a_unified_tree(root: Path, tree: Path) -> None:
