@@ -215,6 +215,9 @@ def furnish(tree: Path, key: str) -> None:
     for link, target in (
         ("multi-user.target.wants/systemd-networkd.service", "systemd-networkd.service"),
         ("mosquitto.service", None),  # where nothing asks for a broker none is to run
+        # A day or years after its tree was made it would look for updates, for half a minute.
+        ("apt-daily.timer", None),
+        ("apt-daily-upgrade.timer", None),
     ):
         (units / link).unlink(missing_ok=True)
         (units / link).symlink_to(f"/lib/systemd/system/{target}" if target else "/dev/null")
