@@ -106,6 +106,9 @@ class AuctionConfig:
     ask_first: int = 10  # so that traffic per job does not grow with the fleet (DESIGN 5)
     window_s: float = 0.5  # bids come in 2 ms on a LAN; a Pi under load needs a few hundred
     accept_s: float = 1.0  # DESIGN 5: accept or decline within a second
+    # Who lives, and is silent for longer (an SD card may stall its journal for seconds), is waited
+    # for: what is given to another runs twice. A silent death is known after 6 s at the median.
+    patience_s: float = 8.0
     hold_ms: int = 5_000  # window + several awards that were declined, with room for a slow link
     enough_bids: int = 8  # more choice than this gains little (power of d choices), and costs time
     near_tie: int = 15  # of 1000: bids closer than this are drawn at random, so none is herded

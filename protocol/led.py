@@ -36,6 +36,7 @@ class Plan:
     counted: Fence | None = None  # the latest attempt whose failure is among them
     failed_on: dict[PeerId, int] = field(default_factory=dict)
     repeated: bool = False  # the award was sent a second time
+    offered: float = -NEVER  # monotonic; when it was made
     publishing: bool = False  # its task has ended, and its results are on their way
     dry_rounds: int = 0  # auctions in a row that found nobody
     reason: str = ""

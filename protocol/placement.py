@@ -302,7 +302,7 @@ class Placement:
         taken = slot.offer_assignment(assignment, seal(assignment, self.keyring))
         assert taken, (led.held.id, index, before, assignment)
         plan.phase, plan.repeated, plan.ports, plan.doing = Phase.OFFERED, False, (), ""
-        plan.due = now.mono + self.auction_config.accept_s / 2
+        plan.offered, plan.due = now.mono, now.mono + self.auction_config.accept_s / 2
         self.stories.of(led.held.id).add_attempt(
             Attempt(
                 led.held.execution_of(slot),
@@ -550,9 +550,11 @@ class Placement:
 
     def _unanswered(self, led: Led, slot: Slot, plan: Plan, now: Now) -> list[Effect]:
         assert slot.assignment is not None
-        executor = slot.assignment.executor
-        if not plan.repeated:
-            plan.repeated, plan.due = True, now.mono + self.auction_config.accept_s / 2
+        executor, config = slot.assignment.executor, self.auction_config
+        waited_for = now.mono < plan.offered + config.patience_s and self.fleet.reachable(executor)
+        if not plan.repeated or waited_for:
+            plan.due = now.mono + (config.accept_s if plan.repeated else config.accept_s / 2)
+            plan.repeated = True
             auction = led.auction.id if led.auction is not None else 0
             return self.send_award(led, executor, auction, [slot.index])
         reason = f"{self.fleet.name(executor)} did not answer the award"
@@ -671,7 +673,7 @@ class Placement:
         fences of what it began."""
         for index in slots:
             plan = led.plans[index]
-            plan.phase, plan.repeated = Phase.OFFERED, True
+            plan.phase, plan.repeated, plan.offered = Phase.OFFERED, True, -NEVER
             plan.dry_rounds += 1
             plan.due = now.mono + self.auction_config.accept_s
         return self.send_award(led, home, 0, slots)

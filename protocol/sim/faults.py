@@ -54,7 +54,7 @@ class Faults:
         cuts = self.crashes + self.power_cuts + self.burials + self.freezes + self.boundaries
         cuts += self.absences
         cuts += self.partitions + self.deaf + self.flaps + self.amnesia
-        return not (wild or cuts or self.slow or self.save_failures or self.black_holes)
+        return not (wild or cuts or self.save_failures or self.black_holes)
 
     @property
     def steady(self) -> bool:

@@ -161,7 +161,7 @@ def test_declined_it_goes_to_the_next_best_of_the_round() -> None:
     assert len(net.coordination("a").stories.of(net.job()).rounds) == 1
 
 
-def test_an_award_is_sent_once_more_before_the_next_best_gets_it() -> None:
+def test_an_award_is_sent_again_for_a_while_before_the_next_best_gets_it() -> None:
     net = NodeNet("a", "b", "c")
     net.submit("a", batch(on=["b", "c"]))
     drop(net, Award)
@@ -169,10 +169,27 @@ def test_an_award_is_sent_once_more_before_the_next_best_gets_it() -> None:
     first = offered_to(net)
     net.run(0.6)
     assert [to for to, _ in net.sent("a", Award)] == [first, first]
+    net.run(AuctionConfig().patience_s - 0.7)
+    assert {to for to, _ in net.sent("a", Award)} == {first}
     keep(net)
-    net.run(0.6)
+    net.run(1.5)
     assert net.executor() != first
     assert [to for to, _ in net.sent("a", Withdraw)] == [first]
+
+
+@pytest.mark.parametrize("seconds", [1.5, 4.0, 7.0])
+def test_who_lives_and_is_late_with_its_answer_to_an_award_is_the_only_one_to_run_it(
+    seconds: float,
+) -> None:
+    """Its journal stalls, say: given to another as well, the task runs twice."""
+    net = NodeNet("a", "b", "c")
+    drop(net, Accepted)
+    net.submit("a", batch(on=["b", "c"]))
+    net.run(seconds)
+    keep(net)
+    net.run(3.0)
+    assert sum(len(box.started) for box in net.boxes.values()) == 1
+    assert net.led("a").plans[0].phase is Phase.RUNNING
 
 
 def test_an_answer_to_an_award_counts_once_and_from_its_executor_only() -> None:

@@ -19,7 +19,7 @@ from protocol.answering import Answering, Owed
 from protocol.bidding import Bidder
 from protocol.catalogue import Catalogue
 from protocol.clock import NEVER, Now
-from protocol.config import CoordinationConfig, NodeConfig
+from protocol.config import AuctionConfig, CoordinationConfig, NodeConfig
 from protocol.coordination import Coordination
 from protocol.daemon import Daemon
 from protocol.daemons import Daemons
@@ -56,6 +56,7 @@ from protocol.standing import Standing
 from protocol.standingjob import StandingJob
 from protocol.succession import Succession
 from protocol.triggers import Triggers
+from protocol.turns import Turns
 from protocol.waiting import Row as WaitingRow
 from protocol.waiting import Waiter, Waiting
 from protocol.wire import Sealed, seal
@@ -152,6 +153,12 @@ def _short_lease(patch: Patch) -> None:
     """A lease ends before it can be renewed."""
     short = NodeConfig(coordination=CoordinationConfig(lease_s=1.0))
     patch.setitem(SCENARIOS, MIXED, replace(SCENARIOS[MIXED], config=short))
+
+
+def _short_patience(patch: Patch) -> None:
+    """Who is late with its answer to an award is taken for one that runs nothing."""
+    short = NodeConfig(auction=AuctionConfig(patience_s=0.0))
+    patch.setitem(SCENARIOS, "slow", replace(SCENARIOS["slow"], config=short))
 
 
 def _last_result_wins(patch: Patch) -> None:
@@ -703,30 +710,35 @@ def _forgotten_messages(patch: Patch) -> None:
 
 def _nobody_steps_in(patch: Patch) -> None:
     """Whoever is not first leaves the message to the first, dead or alive."""
-    look = Triggers._look
+    look = Turns.look
 
-    def leave(self: Triggers, waiter: Waiter, now: Now) -> list[Effect]:
-        return self._drop(waiter) if waiter.rank else look(self, waiter, now)
+    def leave(self: Turns, waiter: Waiter, now: Now) -> list[Effect]:
+        return self.drop(waiter) if waiter.rank else look(self, waiter, now)
 
-    patch.setattr(Triggers, "_look", leave)
+    patch.setattr(Turns, "look", leave)
 
 
 def _all_fire(patch: Patch) -> None:
     """Each device that hears a message takes itself for the first, and waits for no other."""
-    patch.setattr(Triggers, "_rank", lambda self, waiter: 0)
-    patch.setattr(Triggers, "holds_back", lambda self, sender, query: False)
+    patch.setattr(Turns, "rank", lambda self, waiter: 0)
+    patch.setattr(Turns, "holds_back", lambda self, sender, query: False)
 
 
 def _nobody_is_asked(patch: Patch) -> None:
     """Another rank fires when its turn comes, whether or not the run is there."""
 
-    def look(self: Triggers, waiter: Waiter, now: Now) -> list[Effect]:
+    def look(self: Turns, waiter: Waiter, now: Now) -> list[Effect]:
         if waiter.turn > now.mono:
             waiter.due = waiter.turn
             return []
-        return self._fire(waiter, now)
+        return self.fire(waiter, now)
 
-    patch.setattr(Triggers, "_look", look)
+    patch.setattr(Turns, "look", look)
+
+
+def _late_answers_lost(patch: Patch) -> None:
+    """Who does not say within a second that the run is there is taken to know of none."""
+    patch.setattr(Turns, "_fresh", lambda self, waiter, now: True)
 
 
 def _repeats_are_new(patch: Patch) -> None:
@@ -768,6 +780,12 @@ MUTATIONS = (
     Mutation("merge not saved", _unsaved_merges, "not the one saved|not on its disk"),
     Mutation("lease forgotten", _forgotten_lease, "has not ended"),
     Mutation("lease too short", _short_lease, "while it runs elsewhere|after its success"),
+    Mutation(
+        "awards not waited for",
+        _short_patience,
+        "while it runs elsewhere|after its success",
+        scenario="slow",
+    ),
     Mutation("last result wins", _last_result_wins, "against the merge|goes back"),
     Mutation("any award wins", _any_award_wins, "award of .* goes back"),
     Mutation("any term wins", _any_term_wins, "term of .* goes back"),
@@ -875,6 +893,9 @@ MUTATIONS = (
     ),
     Mutation("nobody steps in", _nobody_steps_in, "is lost|on no disk", GRAVE, about="triggers"),
     Mutation("all fire", _all_fire, "fired a second time", CLEAN, about="triggers"),
+    Mutation(
+        "late answers lost", _late_answers_lost, "fired a second time", None, "slow", "triggers"
+    ),
     Mutation("nobody is asked", _nobody_is_asked, "fired a second time", CLEAN, about="triggers"),
     Mutation("repeats are new", _repeats_are_new, "jobs; . devices heard", about="triggers"),
     Mutation("all hear", _all_hear, "without a key came to", CLEAN, about="triggers"),
@@ -892,16 +913,18 @@ LIKELY = {
     "all answer": 1,
     "answer owed in memory": 3,
     "any spec wins": 21,
+    "awards not waited for": 26,
     "fired by a wrong clock": 6,
     "gone peers waited for": 11,
     "last result wins": 21,
+    "late answers lost": 9,
     "lease forgotten": 9,
     "lease too short": 5,
     "list grows without NotAfter": 28,
     "no takeover": 24,
     "nobody answers": 1,
     "nobody stands in": 22,
-    "nobody steps in": 14,
+    "nobody steps in": 1,
     "nothing handed on": 9,
     "service not spread": 3,
     "service not updated": 7,
