@@ -199,7 +199,7 @@ class Lab:
         """The agent and everything it started are gone at once."""
         tasks = supervisors_of(device)
         self.kill(device)
-        for pid in tasks:
+        for pid in {*tasks, *supervisors_of(device)}:
             kill_tree(pid)
 
     def freeze(self, device: Device) -> None:
@@ -221,7 +221,8 @@ class Lab:
                 device.process.kill()
                 device.process.wait()
                 device.process = None
-            for pid in supervisors_of(device):
+            # By its directory: what was forked as the agent ended may be no supervisor as yet.
+            for pid in processes_with(str(device.data_dir)):
                 kill_tree(pid)
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -285,12 +286,15 @@ def alive_at(device: Device) -> list[str]:
 
 def supervisors_of(device: Device) -> list[int]:
     """Supervisors of the device's executions, by their working directory in /proc."""
-    root = str(device.data_dir / "executions")
+    return processes_with(str(device.data_dir / "executions"))
+
+
+def processes_with(argument: str) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                if root in (entry / "cmdline").read_bytes().decode("utf-8", "replace"):
+                if argument in (entry / "cmdline").read_bytes().decode("utf-8", "replace"):
                     found.append(int(entry.name))
     return found
 
