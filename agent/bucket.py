@@ -199,7 +199,8 @@ class Bucket:
             return BucketError(text, True)  # the clock here may be wrong as yet
         # A connection that was good may break off in the same words.
         shaking_hands = isinstance(error, urllib3.exceptions.MaxRetryError)
-        if shaking_hands and any(words in str(inner) for words in NO_TLS):
+        ours = self._endpoint.startswith("https://")  # else that of AWS, with something before it
+        if ours and shaking_hands and any(words in str(inner) for words in NO_TLS):
             other = self._endpoint.replace("https://", "http://", 1)
             return BucketError(f"{what}: no TLS there; without it its Endpoint is {other}", False)
         said = clean(str(cause).rpartition(": ")[2][:SAID_CHARS_MAX])

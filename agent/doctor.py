@@ -96,8 +96,9 @@ class Doctor:
             None,
             "the time cannot be trusted: nothing expires and no schedule fires until it can",
             "connect to a network with a time server (timedatectl status), or set a hardware clock "
-            "with a battery (sudo timedatectl set-time); trust_clock = true in config.toml where "
-            "the time is kept right in another way",
+            "with a battery (sudo timedatectl set-ntp false && sudo timedatectl set-time "
+            "'YYYY-MM-DD HH:MM'); trust_clock = true in config.toml where the time is kept right "
+            "in another way",
         )
 
     def _certificate(self) -> View:

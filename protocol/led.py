@@ -35,8 +35,9 @@ class Plan:
     failures: int = 0
     counted: Fence | None = None  # the latest attempt whose failure is among them
     failed_on: dict[PeerId, int] = field(default_factory=dict)
-    repeated: bool = False  # the award was sent a second time
+    repeated: bool = False  # the award was sent again
     offered: float = -NEVER  # monotonic; when it was made
+    late: bool = False  # it is waited for longer than its round
     publishing: bool = False  # its task has ended, and its results are on their way
     dry_rounds: int = 0  # auctions in a row that found nobody
     reason: str = ""

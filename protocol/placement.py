@@ -209,7 +209,8 @@ class Placement:
         open_slots = [
             slot for answer in auction.answers.values() for slot in answer.given if not answer.out
         ]
-        if any(led.plans[slot].phase is Phase.OFFERED for slot in open_slots):
+        plans = [led.plans[slot] for slot in open_slots]
+        if any(plan.phase is Phase.OFFERED and not plan.late for plan in plans):
             return []
         return self.close(led)
 
@@ -301,7 +302,8 @@ class Placement:
         )
         taken = slot.offer_assignment(assignment, seal(assignment, self.keyring))
         assert taken, (led.held.id, index, before, assignment)
-        plan.phase, plan.repeated, plan.ports, plan.doing = Phase.OFFERED, False, (), ""
+        plan.phase, plan.repeated, plan.late = Phase.OFFERED, False, False
+        plan.ports, plan.doing = (), ""
         plan.offered, plan.due = now.mono, now.mono + self.auction_config.accept_s / 2
         self.stories.of(led.held.id).add_attempt(
             Attempt(
@@ -522,17 +524,24 @@ class Placement:
             led.held.execution_of(slot), "declined", now.wall_ms, reason=reason
         )
         plan.reason = reason
-        auction = led.auction
-        if auction is None or not auction.awarding:
-            # One that was asked again and was silent may be so for long.
-            plan.wait(now.mono, self._pause(plan) if plan.dry_rounds else 0.0)
+        auction = self._round_of(led, slot)
+        if auction is None or plan.late:  # what others have bid is over
+            # One that was asked again and was silent may be so for long, or is heard of just now.
+            plan.wait(now.mono, self._pause(plan) if plan.dry_rounds or plan.late else 0.0)
             return self.open(led, now)
-        answer = auction.answers.get(slot.assignment.executor)
-        if answer is not None:
-            answer.out, answer.reason = True, reason
+        answer = auction.answers[slot.assignment.executor]
+        answer.out, answer.reason = True, reason
         plan.wait(now.mono)
         plan.phase = Phase.BIDDING
         return [*self._award(led, auction, now), *self._close_if_settled(led, auction)]
+
+    def _round_of(self, led: Led, slot: Slot) -> Auction | None:
+        """The round under way that its award is of."""
+        auction = led.auction
+        if auction is None or not auction.awarding or slot.assignment is None:
+            return None
+        answer = auction.answers.get(slot.assignment.executor)
+        return auction if answer is not None and slot.index in answer.given else None
 
     # ---- time --------------------------------------------------------------------------------
 
@@ -549,14 +558,25 @@ class Placement:
         return effects + self.open(led, now)
 
     def _unanswered(self, led: Led, slot: Slot, plan: Plan, now: Now) -> list[Effect]:
+        """Send it once more; then, where its executor lives, wait for that for a while, and for
+        nobody else of its round."""
         assert slot.assignment is not None
         executor, config = slot.assignment.executor, self.auction_config
-        waited_for = now.mono < plan.offered + config.patience_s and self.fleet.reachable(executor)
-        if not plan.repeated or waited_for:
-            plan.due = now.mono + (config.accept_s if plan.repeated else config.accept_s / 2)
-            plan.repeated = True
-            auction = led.auction.id if led.auction is not None else 0
-            return self.send_award(led, executor, auction, [slot.index])
+        waited_s = now.mono - plan.offered
+        auction = self._round_of(led, slot)
+        sent = self.send_award(
+            led, executor, auction.id if auction is not None else 0, [slot.index]
+        )
+        if not plan.repeated:
+            plan.repeated, plan.due = True, now.mono + config.accept_s / 2
+            return sent
+        if waited_s < config.patience_s and self.fleet.reachable(executor):
+            plan.late = True
+            plan.due = now.mono + min(waited_s, config.patience_s - waited_s)  # twice as long
+            closed = self._close_if_settled(led, auction) if auction is not None else []
+            return [*sent, *closed]
+        if plan.late:  # it may bid again, and be as silent
+            plan.failed_on[executor] = plan.failed_on.get(executor, 0) + 1
         reason = f"{self.fleet.name(executor)} did not answer the award"
         return self._next_best(led, slot.index, reason, now)
 

@@ -72,7 +72,7 @@ class Watch:
     fired: deque[float] = field(default_factory=deque)  # monotonic, of the last minute
     problem: str = ""  # why it is not heard here
     granted: bool = False  # the broker has its messages sent here
-    granted_at: float = -NEVER  # monotonic; since when
+    granted_at: float = NEVER  # monotonic; since when, or since when there is this watch
     denied: str = ""  # why it does not
     tally: Tally = field(default_factory=Tally)
 
@@ -110,7 +110,6 @@ class Triggers:
     unanswered: Refusals = field(init=False)
     _told: tuple[TopicWatch, ...] | None = None  # what WatchTopics said last
     _running: dict[JobId, dict[JobId, None]] = field(default_factory=dict)  # fired here
-    _ready_at: float = NEVER  # monotonic; who else is there is not known before
     _ready: bool = False
     _ranks: dict[tuple[JobId, str], list[PeerId]] = field(
         default_factory=dict
@@ -149,12 +148,12 @@ class Triggers:
         return self.waiting.restore(disk)
 
     def boot(self, now: Now) -> list[Effect]:
-        self._ready_at = self.turns.opens_at = now.mono + self.timing.boot_grace_s
+        self.turns.opens_at = now.mono + self.timing.boot_grace_s
         for run in self.coordination.catalogue.jobs.values():
             if run.source is not None and run.coordinator == self.me and not run.done:
                 self._running.setdefault(run.source, {})[run.id] = None
         for waiter in self.waiting.waiters.values():
-            waiter.due = self._ready_at
+            waiter.due = self.turns.opens_at
         return []
 
     def _get_ready(self, now: Now) -> list[Effect]:
@@ -257,7 +256,8 @@ class Triggers:
         watch = self.watches.get(job)
         if watch is None or watch.mqtt != mqtt:
             before = watch or Watch(mqtt)
-            watch = self.watches[job] = Watch(mqtt, elected=before.elected, tally=before.tally)
+            watch = Watch(mqtt, before.elected, granted_at=now.mono, tally=before.tally)
+            self.watches[job] = watch
         told, watch.problem = watch.problem, self._why_not_here(held, mqtt)
         self._elect(held, watch, now)
         silent = watch.problem in ("", told, NOT_LISTED)
@@ -379,6 +379,7 @@ class Triggers:
         message = without_question(event.message) if why_not or not question else event.message
         at_ms, named = max(0, now.wall_ms), bool(event.key)
         waiter = Waiter(run, held.id, key, message, at_ms, named, watch.mqtt.broker)
+        waiter.heard = now.mono
         if waiter.named and self._ready and self.turns.rank(waiter) >= self.config.keepers_max:
             waiter.unkept.append(event.handle)
             self.waiting.hold(waiter)
@@ -571,14 +572,14 @@ class Triggers:
     @property
     def deadline(self) -> float:
         handovers = [watch.until for watch in self.watches.values()]
-        ready = NEVER if self._ready else self._ready_at
+        ready = NEVER if self._ready else self.turns.opens_at
         told = (self.refusals.deadline, self.unanswered.deadline, self.hearing.deadline)
         return min([self.waiting.deadline, *told, ready, *handovers])
 
     def on_deadline(self, now: Now) -> list[Effect]:
         effects = self.refusals.on_deadline(now.mono) + self.unanswered.on_deadline(now.mono)
         self.hearing.on_deadline(now.mono)
-        if not self._ready and now.mono >= self._ready_at:
+        if not self._ready and now.mono >= self.turns.opens_at:
             effects += self._get_ready(now)
         for watch in self.watches.values():
             if watch.until <= now.mono:

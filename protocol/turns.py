@@ -144,9 +144,9 @@ class Turns:
         """Whether the first rank has just heard it, as the others have: it is not yet for them to
         fire. It comes late to who was away from its broker, or is behind in a burst; who of the
         others has heard it long ago has then asked for it before it fired."""
-        heard = now.mono > self.heard_since(waiter.template) + self.config.deaf_s
-        in_time = now.mono < waiter.turn + self.config.rank_delay_s / 2
-        return waiter.rank == 0 and heard and in_time and waiter.run not in self._asked_for
+        steady = now.mono > self.heard_since(waiter.template) + self.config.deaf_s
+        in_time = now.mono < waiter.heard + self.config.rank_delay_s / 2
+        return waiter.rank == 0 and steady and in_time and waiter.run not in self._asked_for
 
     def holds_back(self, sender: PeerId, query: JobQuery) -> bool:
         """Whether somebody asks for a run that this peer is about to fire: it hears of that once it

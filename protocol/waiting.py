@@ -43,6 +43,7 @@ class Waiter:
     broker: str = ""  # where it was heard
     due: float = NEVER  # monotonic; when it is to be looked at
     rank: int = 0  # whose turn it is before this peer's
+    heard: float = -NEVER  # monotonic, in this life
     turn: float = 0.0  # monotonic; when it is for this peer to fire it
     asking: bool = False  # whether others are being asked for the run
     asked: bool = False  # those before this peer were, and know nothing

@@ -253,14 +253,15 @@ def test_one_without_tls_is_told_of_by_what_the_endpoint_has_to_be(s3: S3Server)
 
 
 def test_a_later_openssl_has_other_words_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = Place("results", "https://minio.lan:9000")
-    it = Bucket(place, None, "", lambda: None)
     inner = urllib3.exceptions.SSLError(ssl.SSLError(1, "[SSL] record layer failure (_ssl.c:1033)"))
     at_once = urllib3.exceptions.MaxRetryError(urllib3.HTTPSConnectionPool("m"), "/", inner)
-    for error, said, passing in (
-        (at_once, "no TLS there; without it its Endpoint is http://minio.lan:9000", False),
-        (inner, "record layer failure", True),  # in the midst of an object
+    own = "https://minio.lan:9000"
+    for endpoint, error, said, passing in (
+        (own, at_once, "no TLS there; without it its Endpoint is http://minio.lan:9000", False),
+        (own, inner, "record layer failure", True),  # in the midst of an object
+        ("", at_once, "record layer failure", True),  # something stands before AWS
     ):
+        it = Bucket(Place("results", endpoint), None, "", lambda: None)
 
         def urlopen(*_: object, error: Exception = error, **__: object) -> None:
             raise error

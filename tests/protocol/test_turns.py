@@ -9,9 +9,7 @@ import pytest
 
 from protocol import turns
 from protocol.derived import derived_id
-from protocol.events import (
-    TopicWatched,
-)
+from protocol.events import TopicWatched
 from protocol.ids import PeerId, rendezvous
 from protocol.messages import JobQuery, JobReport, JobSync
 from tests.protocol.triggernet import TriggerNet, allowing
@@ -303,6 +301,25 @@ def test_who_comes_back_to_its_broker_waits_for_those_that_may_have_fired_meanwh
     assert not net.runs()
     net.run(10.0)
     assert net.fired(first) == len(net.starts()) == 1
+
+
+def test_what_was_heard_in_an_earlier_life_is_no_news_to_the_others() -> None:
+    """They have fired it while the first rank was down, and are slow to say so."""
+    net = TriggerNet("a", "b", "c")
+    net.put("a")
+    first, *others = net.ranks("m1")
+    net.drop = lambda sender, to, message: sender == first
+    net.hear(first, *others, key="m1")
+    net.kill(first)
+    net.drop = lambda sender, to, message: False
+    net.until(lambda: any(net.fired(name) for name in others))
+    end = net.now + 8.0
+    net.drop = lambda sender, to, message: (
+        to == first and net.now < end and isinstance(message, JobReport | JobSync)
+    )
+    net.boot(first)
+    net.run(30.0)
+    assert net.fired(first) == 0 and len(net.starts()) == 1 and not net.rows(first)
 
 
 def test_what_was_asked_for_is_remembered_within_bounds() -> None:
