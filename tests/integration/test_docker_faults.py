@@ -121,6 +121,25 @@ async def test_the_last_line_comes_where_docker_ends_the_output_without_it(
     assert b"".join(found) == b"one\nend"
 
 
+async def test_a_docker_that_stalls_within_the_output_of_many_keeps_none_from_a_stop(
+    root: Path, docker: DockerHost, proxy: DockerProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever follows the last lines has all of it read first, to find where they begin."""
+    monkeypatch.setattr(docker_client, "TIMEOUT_S", 3600.0)
+    async with engine(root, docker, socket=proxy.path) as it:
+        await it.start(shell("echo one; echo two; exec sleep 1000"))
+        await until_length(it, 8)
+        with proxy.hanging(LOGS, rb"\r\n\r\n"):
+            async with trio.open_nursery() as nursery:
+                for _ in range(docker_link.CALLS_MAX):
+                    nursery.start_soon(read, it, 1, [])
+                await until(lambda: proxy.held == docker_link.CALLS_MAX)
+                await it.stop("e1", 0)
+                assert (await waited(it)).reason is ExitReason.STOPPED
+                nursery.cancel_scope.cancel()
+            await until(lambda: it._readers.borrowed_tokens == 0)
+
+
 # ---- docker says no, or nothing ------------------------------------------------------------------
 
 
