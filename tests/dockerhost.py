@@ -25,6 +25,7 @@ import docker
 from tests.namespaces import Namespaces
 
 IMAGE: Final = "busybox:1.37.0"
+PEER: Final = "12D3KooWTestPeer"  # whose containers tests make
 BUSYBOX: Final = Path("/bin/busybox")  # Debian's busybox-static
 START_S: Final = 60.0
 REGISTRY_PORT: Final = 5000

@@ -12,7 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 PIECE_BYTES: Final = 64 << 10
+# Where docker breaks off, or cannot be reached, its SDK leaves sockets to the collector.
+LEAVES_SOCKETS: Final = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+)
 _REQUEST: Final = re.compile(rb"^(?:GET|HEAD|POST|PUT|DELETE) [^\r\n]*", re.MULTILINE)
 
 

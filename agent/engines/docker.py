@@ -422,10 +422,17 @@ class DockerEngine:
             yield more
 
     async def _before_last(self, execution_id: str, stream: Stream, lines: int) -> int:
-        """Docker's own tail of what is followed would count the lines of both streams."""
+        """Docker's own tail of what is followed would count the lines of both streams. All of it is
+        read, as by a reader: it may take long, and must keep nobody from a start or a stop."""
         client = await self._link.client()
-        frames, _ = await self._link.ask(lambda: client.log(execution_id, stream, 0, -1, False))
-        return await self._link.ask(lambda: before_last(frames, lines))
+        frames, source = await self._link.ask(
+            lambda: client.log(execution_id, stream, 0, -1, False)
+        )
+        try:
+            return await abandonable(lambda: before_last(frames, lines), self._readers)
+        finally:
+            with contextlib.suppress(Exception):  # the socket under it may be gone
+                source.close()
 
     async def _live(
         self,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.dockerhost import DockerHost
+from agent.engines.docker_client import DockerClient
+from tests.dockerhost import PEER, DockerHost
 from tests.dockerproxy import DockerProxy
 from tests.lab import Lab
 
@@ -43,3 +44,10 @@ def proxy(docker: DockerHost) -> Iterator[DockerProxy]:
     proxy = DockerProxy(docker.root / "proxy.sock", docker.socket)
     yield proxy
     proxy.close()
+
+
+@pytest.fixture
+def client(root: Path, proxy: DockerProxy) -> Iterator[DockerClient]:
+    client = DockerClient(proxy.path, PEER)
+    yield client
+    client.close()

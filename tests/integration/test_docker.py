@@ -37,14 +37,10 @@ from protocol.network import Port
 from protocol.tree import Plain
 from tests.agent.test_tasks import running, task
 from tests.agent.whole import open_directory, until
-from tests.dockerhost import IMAGE, DockerHost
-from tests.dockerproxy import DockerProxy, Request
+from tests.dockerhost import IMAGE, PEER, DockerHost
+from tests.dockerproxy import LEAVES_SOCKETS, DockerProxy, Request
 
-# Where docker breaks off, its SDK leaves sockets to the collector.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-)
-PEER = "12D3KooWTestPeer"
+pytestmark = LEAVES_SOCKETS
 START = rb"^POST \S*/start"
 
 

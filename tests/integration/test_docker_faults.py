@@ -20,13 +20,10 @@ from agent.engines.docker import DockerEngine
 from agent.engines.task import ExitReason, TaskExit
 from tests.agent.whole import until
 from tests.dockerhost import IMAGE, DockerHost
-from tests.dockerproxy import DockerProxy
+from tests.dockerproxy import LEAVES_SOCKETS, DockerProxy
 from tests.integration.test_docker import START, detail, ended, engine, said, shell
 
-# Where docker breaks off, its SDK leaves sockets to the collector.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = LEAVES_SOCKETS
 CONNECT = rb"^GET /version"
 EVENTS = rb"^GET \S*/events"
 LIST = rb"^GET \S*/containers/json"
@@ -124,6 +121,25 @@ async def test_the_last_line_comes_where_docker_ends_the_output_without_it(
     assert b"".join(found) == b"one\nend"
 
 
+async def test_a_docker_that_stalls_within_the_output_of_many_keeps_none_from_a_stop(
+    root: Path, docker: DockerHost, proxy: DockerProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever follows the last lines has all of it read first, to find where they begin."""
+    monkeypatch.setattr(docker_client, "TIMEOUT_S", 3600.0)
+    async with engine(root, docker, socket=proxy.path) as it:
+        await it.start(shell("echo one; echo two; exec sleep 1000"))
+        await until_length(it, 8)
+        with proxy.hanging(LOGS, rb"\r\n\r\n"):
+            async with trio.open_nursery() as nursery:
+                for _ in range(docker_link.CALLS_MAX):
+                    nursery.start_soon(read, it, 1, [])
+                await until(lambda: proxy.held == docker_link.CALLS_MAX)
+                await it.stop("e1", 0)
+                assert (await waited(it)).reason is ExitReason.STOPPED
+                nursery.cancel_scope.cancel()
+            await until(lambda: it._readers.borrowed_tokens == 0)
+
+
 # ---- docker says no, or nothing ------------------------------------------------------------------
 
 
@@ -146,9 +162,10 @@ async def test_one_that_docker_cannot_tell_of_keeps_the_agent_and_the_others_fro
 async def test_a_start_that_docker_did_not_answer_may_begin_yet(
     root: Path, docker: DockerHost, proxy: DockerProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docker_client, "TIMEOUT_S", 1.0)
     async with engine(root, docker, socket=proxy.path) as it:
-        with proxy.holding(START):
+        client = await it._link.client()
+        with proxy.holding(START), monkeypatch.context() as hurried:
+            hurried.setattr(client._api, "timeout", 1.0)
             hung = await ended(it, shell("true"))
         refused = await ended(it, ContainerLaunch("e2", IMAGE, parameters=("no-such-program",)))
     assert (hung.reason, hung.may_begin) == (ExitReason.START_FAILED, True)

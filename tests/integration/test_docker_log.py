@@ -5,35 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from agent.engines import docker_client
 from agent.engines.docker_client import LABEL, DockerClient, NotAnswering
 from agent.engines.docker_log import keep_logs, kept_log, read_kept
 from agent.engines.execution_dir import ExecutionDir
 from agent.engines.task_log import Stream
 from tests.dockerhost import IMAGE, DockerHost
-from tests.dockerproxy import DockerProxy
-from tests.integration.test_docker import PEER
+from tests.dockerproxy import LEAVES_SOCKETS, DockerProxy
 
-# Where docker breaks off, its SDK leaves sockets to the collector.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = LEAVES_SOCKETS
 LOGS = rb"^GET \S*/logs"
-
-
-@pytest.fixture
-def client(
-    root: Path, proxy: DockerProxy, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[DockerClient]:
-    monkeypatch.setattr(docker_client, "TIMEOUT_S", 1.0)
-    client = DockerClient(proxy.path, PEER)
-    yield client
-    client.close()
 
 
 @pytest.fixture
@@ -77,10 +61,16 @@ def test_a_docker_that_does_not_answer_is_asked_again_later(
     client: DockerClient,
     proxy: DockerProxy,
     directory: ExecutionDir,
+    monkeypatch: pytest.MonkeyPatch,
     after: int,
 ) -> None:
     run(docker, client, "seq 2000")
-    with proxy.hanging(LOGS, after), pytest.raises(NotAnswering):
+    with (
+        proxy.hanging(LOGS, after),
+        monkeypatch.context() as hurried,
+        pytest.raises(NotAnswering),
+    ):
+        hurried.setattr(client._impatient, "timeout", 1.0)
         keep_logs(client, directory)
     assert os.listdir(directory.path) == []
     with proxy.cutting(LOGS, after), pytest.raises(NotAnswering):

@@ -13,7 +13,7 @@ import trio
 from agent.engines import docker as docker_module
 from agent.engines.task import ExitReason
 from tests.agent.whole import until
-from tests.dockerproxy import DockerProxy
+from tests.dockerproxy import LEAVES_SOCKETS, DockerProxy
 from tests.integration.test_docker import (
     START,
     detail,
@@ -25,9 +25,7 @@ from tests.integration.test_docker import (
 )
 from tests.podmanhost import PodmanHost
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = LEAVES_SOCKETS
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,9 @@ from agent.engines.docker import DockerEngine
 from agent.engines.engine import Engines
 from agent.engines.process import ProcessEngine
 from agent.engines.task import ExitReason
+from tests.dockerproxy import LEAVES_SOCKETS
 
-# Where docker cannot be reached, its SDK leaves sockets to the collector.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = LEAVES_SOCKETS
 PEER = "12D3KooWTestPeer"
 
 

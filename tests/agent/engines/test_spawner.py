@@ -189,7 +189,7 @@ def test_groups_are_made_in_a_root_that_is_closed_to_its_owner_as_the_kernels_is
     programs: Path, tree: Path
 ) -> None:
     """Of a tree that is nobody's part the kernel lets not even root write to the root, 0555, unless
-    by a right to pass over that. A container's is 0755, so that this was seen on no test's."""
+    by a right to pass over that. A container's is 0755, so no test in one saw this."""
     tree.chmod(0o555)
     place = Path(tempfile.mkdtemp(prefix="shoal-spawn-"))
     inside = 'mount --bind "$0" /sys/fs/cgroup && exec setpriv --bounding-set "$@"'
@@ -200,12 +200,13 @@ def test_groups_are_made_in_a_root_that_is_closed_to_its_owner_as_the_kernels_is
         give_up_at = time.monotonic() + WITHIN_S
         while not (place / "tasks.sock").exists():  # it listens once they are made
             assert time.monotonic() < give_up_at and process.poll() is None
+            time.sleep(0.01)
         assert (tree / "shoal").owner() == AGENT
         assert stat.S_IMODE(tree.stat().st_mode) == 0o555
         assert (tree / "shoal/supervisors").is_dir()
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
         for made in (tree / "shoal/supervisors", tree / "shoal"):
             if made.exists():
                 made.rmdir()
