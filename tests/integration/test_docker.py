@@ -42,6 +42,9 @@ from tests.dockerproxy import LEAVES_SOCKETS, DockerProxy, Request
 
 pytestmark = LEAVES_SOCKETS
 START = rb"^POST \S*/start"
+RUNS = (
+    "remove a running container|container is running"  # what docker says, before 26 and from it on
+)
 
 
 @asynccontextmanager
@@ -189,7 +192,7 @@ async def test_stopping_is_term_and_after_the_grace_kill(root: Path, docker: Doc
         await it.start(shell("trap '' TERM; while true; do sleep 0.1; done", "deaf"))
         await it.stop("deaf", 3600)
         await it.stop("deaf", 0.3)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             assert (await it.wait("deaf")).reason is ExitReason.STOPPED
 
 
@@ -610,7 +613,7 @@ async def test_another_life_of_the_agent_finds_what_runs_and_what_ended(
         assert found["ended"] is not None and found["ended"].code == 6
         assert found["cleared"] is not None and found["cleared"].code == 7
         assert found["runs"] is None and found["timed"] is None
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             assert await it.run_beside("runs", ["touch", "/go"]) == (0, "")
             assert (await it.wait("runs")).code == 5
             assert (await it.wait("timed")).reason is ExitReason.TIMEOUT
@@ -662,7 +665,7 @@ async def test_what_docker_is_not_asked_to_start_any_more_never_began(
             assert [each.exit for each in await it.adopt()] == [None]
             assert (await ended(it, shell("exit 6", "e2"))).code == 6, "nothing waits for it"
             await it.stop("e1")
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 exit = await it.wait("e1")
             assert (exit.reason, exit.may_begin) == (ExitReason.START_FAILED, False)
             assert exit.detail == "the agent ended before it was started"
@@ -690,7 +693,7 @@ async def test_what_docker_starts_as_it_is_about_to_be_removed_runs_on(
             start.let_go()
             await until(lambda: detail(docker)["State"]["Running"])
             removal.let_go()
-            await until(lambda: "cannot remove a running container" in caplog.text)
+            await until(lambda: re.search(RUNS, caplog.text))
             docker.api.kill(f"shoal-{PEER[-8:]}-e1", "SIGUSR1")
             with trio.fail_after(60):
                 assert (await it.wait("e1")).code == 7, "its own end"
@@ -725,7 +728,7 @@ async def test_whether_one_was_ever_started_is_told_as_it_is_removed(docker: Doc
         client.start(name)
     docker.api.wait(client.name_of("ended"))
     assert [client.remove_unstarted(name) for name in ("never", "ended")] == [True, False]
-    with pytest.raises(docker_client.EngineFailed, match="cannot remove a running container"):
+    with pytest.raises(docker_client.EngineFailed, match=RUNS):
         client.remove_unstarted("runs")
     assert detail(docker, "runs")["State"]["Running"]
     client.remove("runs")
@@ -776,7 +779,7 @@ async def test_a_container_killed_or_removed_behind_our_back_is_noticed(
         assert exit.reason is ExitReason.INTERRUPTED
         assert exit.detail == "it was stopped through docker on this device"
         docker.api.remove_container(f"shoal-{PEER[-8:]}-removed", force=True)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             exit = await it.wait("removed")
         assert exit.reason in (ExitReason.LOST, ExitReason.INTERRUPTED)
         await it.clear("removed")
@@ -882,17 +885,17 @@ async def test_a_docker_that_keeps_what_runs_since_it_was_restarted_is_believed(
             await trio.to_thread.run_sync(host.start)
             with trio.fail_after(60):
                 exit = await it.wait("e1")
-            # Older ones know how it ended; none has stopped it, which would be INTERRUPTED.
+            # Later ones may not know how it ended; none has stopped it, which would be INTERRUPTED.
+            told = [(ExitReason.EXITED, 5), (ExitReason.LOST, None)]
             knows = int(host.api.version()["Version"].partition(".")[0]) < 26
-            assert exit.reason is (ExitReason.EXITED if knows else ExitReason.LOST)
-            assert exit.code == (5 if knows else None)
+            assert (exit.reason, exit.code) in (told[:1] if knows else told)
     gc.collect()
 
 
 async def test_a_docker_that_hangs_is_given_up_and_what_it_ran_is_ended_later(
     root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docker_client, "TIMEOUT_S", 1.0)
+    monkeypatch.setattr(docker_client, "TIMEOUT_S", 3.0)
     monkeypatch.setattr(docker_module, "GIVE_UP_S", 2.0)
     monkeypatch.setattr(docker_module, "KILL_S", 0.5)
     monkeypatch.setattr(docker_module, "PRESENCE_S", 0.5)
@@ -900,7 +903,7 @@ async def test_a_docker_that_hangs_is_given_up_and_what_it_ran_is_ended_later(
         await it.start(shell("sleep 1000", timeout_s=0.5, stop_grace_s=0.1))
         docker.freeze()
         try:
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 exit = await it.wait("e1")
             assert exit.reason is ExitReason.LOST and "docker does not answer" in exit.detail
             assert [chunk.data for chunk in await it.tails("e1", 5)] == [b"", b""]
@@ -916,7 +919,7 @@ async def test_a_docker_that_hangs_is_given_up_and_what_it_ran_is_ended_later(
 async def test_results_are_asked_for_again_where_docker_hangs_in_the_middle_of_them(
     root: Path, docker: DockerHost, proxy: DockerProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docker_client, "TIMEOUT_S", 1.0)
+    monkeypatch.setattr(docker_client, "TIMEOUT_S", 3.0)
     async with engine(root, docker, socket=proxy.path) as it:
         script = "head -c 3000000 /dev/zero > /o/x"
         await ended(it, shell(script, results=("/o",)))
@@ -938,7 +941,7 @@ async def test_results_are_asked_for_again_where_docker_hangs_in_the_middle_of_t
 async def test_output_is_kept_once_docker_hangs_in_the_middle_of_it_no_more(
     root: Path, docker: DockerHost, proxy: DockerProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docker_client, "TIMEOUT_S", 1.0)
+    monkeypatch.setattr(docker_client, "TIMEOUT_S", 3.0)
     monkeypatch.setattr(docker_module, "PRESENCE_S", 0.5)
     async with engine(root, docker, socket=proxy.path) as it:
         await ended(it, shell("yes | head -n 50000"))
@@ -955,7 +958,7 @@ async def test_output_is_kept_once_docker_hangs_in_the_middle_of_it_no_more(
 async def test_output_that_is_published_is_whole_though_docker_hangs_at_the_end(
     docker: DockerHost, proxy: DockerProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docker_client, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(docker_client, "TIMEOUT_S", 2.0)
     monkeypatch.setattr(docker_module, "TAILS_S", 0.1)
     device = open_directory()
     try:
