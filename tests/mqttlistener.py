@@ -96,12 +96,19 @@ class Listener:
         """What came on topics that end so."""
         return [heard for heard in list(self.heard) if heard.topic.endswith(suffix)]
 
-    def until(self, condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> Any:
+    def until(
+        self,
+        condition: Callable[[], Any],
+        what: str | Callable[[], str],
+        timeout_s: float = WAIT_S,
+    ) -> Any:
+        """`what` is waited for; where that is a function, it is asked when it did not come."""
         end = time.monotonic() + timeout_s
         while not (answer := condition()):
             if time.monotonic() > end:
                 last = [(heard.topic, heard.payload[:80]) for heard in self.heard[-10:]]
-                raise AssertionError(f"not within {timeout_s} s: {what}; heard last: {last}")
+                told = what if isinstance(what, str) else what()
+                raise AssertionError(f"not within {timeout_s} s: {told}; heard last: {last}")
             time.sleep(0.02)
         return answer
 

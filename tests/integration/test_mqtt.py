@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -74,6 +75,16 @@ def submit(device: Device, spec: dict[str, Any]) -> str:
 def checks(device: Device) -> dict[str, Any]:
     with device.client() as client:
         return {each["check"]: each for each in client.doctor()}
+
+
+def story(lab: Lab, listener: Listener, job: str) -> str:
+    """What was heard of a job, and what each device knows of it, to find out why it came to
+    nothing."""
+    views = []
+    for device in lab.devices:
+        with device.client() as client:
+            views.append(json.dumps(client.job(job)))
+    return f"{job}; heard {listener.on(f'{job}/result/0')}; known {views}"
 
 
 def until_ended(lab: Lab, job: str) -> None:
@@ -228,7 +239,10 @@ def test_kills_lose_no_result_and_duplicates_have_the_same_id(
         jobs += new
         hit[kind] += 1
     for job in jobs:
-        listener.until(lambda job=job: succeeded(listener.on(f"{job}/result/0")), f"that of {job}")
+        listener.until(
+            lambda job=job: succeeded(listener.on(f"{job}/result/0")),
+            lambda job=job: f"that of {story(lab, listener, job)}",
+        )
     # The broker passes on in the order in which it came: whatever comes twice is there by then.
     connected(lab)
     lab.until(lambda: "results" not in checks(lab[0])["broker home"]["text"], "all is out")
