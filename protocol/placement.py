@@ -525,9 +525,13 @@ class Placement:
         )
         plan.reason = reason
         auction = self._round_of(led, slot)
-        if auction is None or plan.late:  # what others have bid is over
+        home = home_of(led.held, slot, plan, self.fleet.name)
+        theirs = auction is not None and home not in (None, auction.home)  # it may have begun there
+        if auction is None or theirs or plan.late:  # what others have bid is over
             # One that was asked again and was silent may be so for long, or is heard of just now.
-            plan.wait(now.mono, self._pause(plan) if plan.dry_rounds or plan.late else 0.0)
+            silent = plan.dry_rounds or plan.late
+            here = self.fleet.reachable(slot.assignment.executor)
+            plan.wait(now.mono, self._pause(plan) if silent and here else 0.0)
             return self.open(led, now)
         answer = auction.answers[slot.assignment.executor]
         answer.out, answer.reason = True, reason
@@ -659,7 +663,11 @@ class Placement:
                 plan.leaving, plan.due = None, min(plan.due, now.mono)
             if not theirs or plan.phase not in (Phase.OFFERED, Phase.RUNNING):
                 continue
-            if led.held.job.disconnect.replace:
+            if not led.held.job.disconnect.replace:
+                continue
+            if plan.phase is Phase.OFFERED:  # it never took it, for all we know: nothing was lost
+                effects += self._next_best(led, slot.index, why, now)
+            else:
                 effects += self.failed(led, slot.index, RetryOn.LOST, why, b"", now)
         return effects + self.settle(led, now) + self.open(led, now)
 

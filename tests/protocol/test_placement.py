@@ -602,6 +602,26 @@ def test_an_open_award_to_a_peer_that_dies_is_placed_again() -> None:
     assert net.executor() != first
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_awards_that_nobody_took_are_no_losses(late: bool) -> None:
+    """Three times whoever gets it dies before it has answered; a job may be lost twice."""
+    net = NodeNet("a", "b", "c")
+    drop(net, Accepted)
+    net.submit("a", batch(on=["b", "c"], task=queue(600)))
+    for _ in range(4):
+        net.until(lambda: net.led("a").plans[0].phase is Phase.OFFERED, 20.0)
+        net.run(1.5 if late else 0.1)
+        assert net.led("a").plans[0].late is late
+        victim = offered_to(net)
+        net.kill(victim)
+        net.boxes[victim].running.clear()
+        net.until(lambda victim=victim: offered_to(net) != victim, 20.0)  # type: ignore[misc]
+        net.boot(victim)
+    keep(net)
+    net.until(lambda: net.executors() != [], 20.0)
+    assert net.led("a").plans[0].failures == 0
+
+
 @pytest.mark.parametrize("phase", [Phase.OFFERED, Phase.BIDDING])
 def test_an_open_round_of_a_peer_that_dies_goes_on(phase: Phase) -> None:
     """Two slots; one bidder dies while the other's award, or bid, is still awaited."""
