@@ -15,7 +15,15 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -50,9 +58,11 @@ from agent.engines.docker_log import (
     before_last,
     chunks,
     keep_logs,
+    kept_lines,
     kept_log,
     read_kept,
     second_of,
+    whole_chunk,
 )
 from agent.engines.engine import FoundExecution
 from agent.engines.execution_dir import ExecutionDir
@@ -73,6 +83,7 @@ ADOPT_S: Final = 20.0  # for docker's word on what earlier lives left; without i
 KILL_S: Final = 10.0  # for docker to carry out a KILL, before it is told again
 GIVE_UP_S: Final = 90.0  # past the grace: docker hangs, and what it runs is given up
 SAID_BYTES_MAX: Final = 4096
+OUTPUT_BYTES: Final = 64 << 10  # of an execution, held from its end until it is kept
 TAILS_S: Final = 20.0  # for the last lines of a stream, before its end is told without
 PORT_TRIES: Final = 8  # ports that others took a moment before
 _TAKEN: Final = re.compile(r"port is already allocated|address already in use", re.IGNORECASE)
@@ -97,6 +108,7 @@ class _Held:
     expected: bool = False  # docker may start it yet
     kill_at: float | None = None  # trio's clock; None while nobody brings it down
     clearing: bool = False  # whoever wanted its files has them
+    output: Mapping[Stream, Iterable[bytes]] | None = None  # all of it, where that is little
     lost_output: str = ""
     beside: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
 
@@ -255,7 +267,8 @@ class DockerEngine:
             if directory.read_exit() is not None:
                 return  # its container went, or is left over
             client = await self._link.client()
-            lost_output = await self._link.ask(lambda: keep_logs(client, directory))
+            known, held.output = held.output, None
+            lost_output = await self._link.ask(lambda: keep_logs(client, directory, known))
             held.lost_output = lost_output or held.lost_output
             ended = replace(ended, lost_output=held.lost_output)
             try:
@@ -350,23 +363,27 @@ class DockerEngine:
     async def tails(self, execution_id: str, lines_max: int) -> tuple[LogChunk, LogChunk]:
         """Empty where docker or the disk does not give it: that is no reason not to tell of an
         end."""
-        found: dict[Stream, LogChunk] = {}
+        directory = self.directories.of(execution_id)
+        found: dict[Stream, Iterable[bytes]] = {}
+        with contextlib.suppress(OSError, KeyError), trio.move_on_after(TAILS_S):
+            if directory.read_exit() is None:
+                found = await self._last_lines(execution_id, lines_max)
+            else:
+                found = await self.directories.in_thread(lambda: kept_lines(directory, lines_max))
+        out, err = (whole_chunk(found.get(stream, ())) for stream in STREAMS)
+        return out, err
 
-        async def read(stream: Stream) -> None:
-            found[stream] = await self._tail(execution_id, stream, lines_max)
-
-        async with trio.open_nursery() as nursery:  # each is a call of some milliseconds
-            for stream in STREAMS:
-                nursery.start_soon(read, stream)
-        return found["stdout"], found["stderr"]
-
-    async def _tail(self, execution_id: str, stream: Stream, lines_max: int) -> LogChunk:
-        tail: list[LogChunk] = []
-        with contextlib.suppress(OSError, KeyError, ValueError), trio.move_on_after(TAILS_S):
-            async with aclosing(self.log(execution_id, stream, 0, lines_max, False)) as read:
-                tail = [chunk async for chunk in read]
-        data, end = b"".join(chunk.data for chunk in tail), tail[-1].end if tail else 0
-        return LogChunk(end - len(data), data, end)
+    async def _last_lines(self, execution_id: str, count: int) -> dict[Stream, Iterable[bytes]]:
+        """Where that is all, it is remembered for when the container goes: each question to docker
+        is as much work for a small device as the agent's own for an execution."""
+        held, client = self._known(execution_id), await self._link.client()
+        found, whole = await abandonable(
+            partial(client.last_lines, execution_id, count), self._readers
+        )
+        small = sum(len(frame) for frames in found.values() for frame in frames) <= OUTPUT_BYTES
+        if whole and small and held.exit is not None:
+            held.output = found
+        return {**found}
 
     async def log(
         self,
@@ -391,7 +408,7 @@ class DockerEngine:
             # Docker may end what is followed without the last lines where the container ends at
             # that moment, so once its end is known it is read once more, up to where it is now.
             try:
-                if follow and not over and lines > 0:
+                if lines > 0:
                     offset = await self._before_last(execution_id, stream, lines)
                     lines = -1
                 read = self._live(execution_id, stream, offset, lines, follow and not over, single)
@@ -422,8 +439,8 @@ class DockerEngine:
             yield more
 
     async def _before_last(self, execution_id: str, stream: Stream, lines: int) -> int:
-        """Docker's own tail of what is followed would count the lines of both streams. All of it is
-        read, as by a reader: it may take long, and must keep nobody from a start or a stop."""
+        """Docker's own tail counts the lines of both streams. All of it is read, as by a reader: it
+        may take long, and must keep nobody from a start or a stop; nor is it held in memory."""
         client = await self._link.client()
         frames, source = await self._link.ask(
             lambda: client.log(execution_id, stream, 0, -1, False)

@@ -6,22 +6,24 @@ The SDK is loaded when the first container is: it takes 17 MB and half a second 
 from __future__ import annotations
 
 import re
-import struct
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
+from agent.engines.docker_frames import frames
 from agent.engines.processors import runs_here
+from agent.engines.task_log import STREAMS, Stream
 
 TIMEOUT_S: Final = 60.0  # a slow card takes seconds to make a container
 # Between two words of a pull, for which the SDK waits for ever: nothing is said of a registry that
 # stalls, nor for a minute or two while a slow card checks a large layer.
 QUIET_S: Final = 300.0
+PIECE_BYTES: Final = 64 << 10  # of what it sends, at most
 LABEL: Final = "shoal.execution"  # with its id; how a container is known to be ours
 OWNER: Final = "shoal.peer"  # two agents may share one engine
 JOB: Final = "shoal.job"  # of a volume, whose it is
@@ -224,38 +226,55 @@ class DockerClient:
             yield from chunks
 
     def log(
-        self, execution_id: str, stream: str, since_s: int, tail: int, follow: bool
+        self, execution_id: str, stream: Stream, since_s: int, tail: int, follow: bool
     ) -> tuple[Iterator[bytes], Any]:
         """Frames of one stream, each a moment and what was written then; and what ends them.
 
-        A tail of what is followed is docker's, which counts the lines of both streams."""
-        found, source = self._log(execution_id, stream, since_s, tail, follow)
-        if tail <= 0 or follow:
-            return found, source
+        A tail is docker's, which counts the lines of both streams."""
+        found, source = self._log(execution_id, (stream,), since_s, tail, follow)
+        return (frame for _, frame in found), source
 
-        def whole() -> Iterator[bytes]:
-            return self._log(execution_id, stream, since_s, -1, False)[0]
+    def last_lines(self, execution_id: str, count: int) -> tuple[dict[Stream, deque[bytes]], bool]:
+        """So many frames of each stream at its end, and whether that is all of both."""
+        found = self._collected(execution_id, STREAMS, count, count)
+        whole = sum(map(len, found.values())) < count
+        for stream in STREAMS:
+            if not whole and len(found[stream]) < count:  # most of those were of the other one
+                found |= self._collected(execution_id, (stream,), -1, count)
+        return found, whole
 
-        return _tail(found, tail, whole), source
+    def _collected(
+        self, execution_id: str, streams: Sequence[Stream], tail: int, count: int
+    ) -> dict[Stream, deque[bytes]]:
+        last: dict[Stream, deque[bytes]] = {stream: deque(maxlen=count) for stream in streams}
+        found, source = self._log(execution_id, streams, 0, tail, False)
+        with closing(source):
+            for stream, frame in found:
+                last[stream].append(frame)
+        return last
 
     def _log(
-        self, execution_id: str, stream: str, since_s: int, tail: int, follow: bool
-    ) -> tuple[Iterator[bytes], Any]:
+        self, execution_id: str, streams: Sequence[Stream], since_s: int, tail: int, follow: bool
+    ) -> tuple[Iterator[tuple[Stream, bytes]], Any]:
+        """Not by the SDK's own call: that does not tell of which stream a frame is, and asks each
+        time whether the container has a terminal, which none of ours has."""
+        wanted: dict[str, object] = {
+            **{stream: int(stream in streams) for stream in STREAMS},
+            "timestamps": 1,
+            "follow": int(follow),
+            "tail": tail if tail >= 0 else "all",
+        }
+        if since_s:
+            wanted["since"] = since_s
         with _told():
-            api = self._api if follow else self._impatient
-            frames = api.logs(
-                self.name_of(execution_id),
-                stdout=stream == "stdout",
-                stderr=stream == "stderr",
-                stream=True,
-                timestamps=True,
-                follow=follow,
-                since=since_s or None,
-                tail=tail if tail >= 0 else "all",
-            )
-        # Whoever reads to the end has to know that it is; the SDK's wrapper takes any failure for
-        # one, which is right only for who follows until the container ends.
-        return _frames(frames if follow else getattr(frames, "_stream", frames)), frames
+            from docker.types import CancellableStream
+
+            url = self._api._url("/containers/{0}/logs", self.name_of(execution_id))
+            within_s = (self._api.timeout, None if follow else self._api.timeout)
+            answer = self._api._get(url, params=wanted, stream=True, timeout=within_s)
+            self._api._raise_for_status(answer)
+        pieces = answer.raw.stream(PIECE_BYTES, decode_content=False)
+        return _read(frames(pieces)), CancellableStream(pieces, answer)
 
     # ---- images ------------------------------------------------------------------------------
 
@@ -326,23 +345,14 @@ def moment_ns(text: str) -> int:
     return max(0, seconds * 1_000_000_000 + int((match[2] or "0").ljust(9, "0")))
 
 
-def _frames(frames: Any) -> Iterator[bytes]:
+def _read(found: Iterator[tuple[Stream, bytes]]) -> Iterator[tuple[Stream, bytes]]:
     with _told():
-        yield from frames
-
-
-def _tail(
-    found: Iterator[bytes], count: int, whole: Callable[[], Iterator[bytes]]
-) -> Iterator[bytes]:
-    """So many at the end. Docker has looked at that many of both streams, most of which may be the
-    other one's: then there may be more of this one, and `whole` is all of it."""
-    last = list(found)
-    yield from last if len(last) >= count else deque(whole(), maxlen=count)
+        yield from found
 
 
 def _impatient(url: str, version: str) -> Any:
     """A client whose calls end when docker is silent for long, whatever the SDK asks for: it waits
-    for ever for the next word of a pull, of an archive or of output, followed or not."""
+    for ever for the next word of a pull or of an archive."""
     import docker
 
     class Impatient(docker.APIClient):  # type: ignore[misc]  # it has no types
@@ -386,7 +396,7 @@ def _told() -> Iterator[None]:
         if isinstance(error.__cause__, requests.exceptions.Timeout):  # as it asks for the version
             raise NotAnswering(f"docker did not answer within {TIMEOUT_S:.0f} s") from None
         raise NotAnswering(f"docker cannot be reached: {error!s:.200}") from None
-    except (docker.errors.StreamParseError, struct.error) as error:  # an answer broke off
+    except (docker.errors.StreamParseError, EOFError) as error:  # an answer broke off
         raise NotAnswering(f"what docker says cannot be read: {error!s:.200}") from None
 
 

@@ -13,7 +13,8 @@ import errno
 import logging
 import struct
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -24,6 +25,8 @@ from agent.engines.task_log import STREAMS, LogChunk, Stream
 
 CHUNK_BYTES: Final = 64 << 10
 SAME_MAX: Final = 255
+_SECOND_CHARS: Final = len("2026-02-03T04:05:06")
+_MOMENT_CHARS: Final = len("2026-02-03T04:05:06.123456789Z")
 _LENGTH: Final = struct.Struct(">I")
 _log = logging.getLogger("shoal.docker")
 
@@ -36,17 +39,28 @@ class Places:
     tail: bool = False
     unit: int = 0
     same: int = 0
+    _second: tuple[bytes, int] = (b"", 0)  # as docker writes it, and its first unit
 
     def of(self, frame: bytes) -> tuple[int, bytes]:
         """The offset after it, and what was written."""
         moment, _, data = frame.partition(b" ")
-        unit = moment_ns(moment.decode("ascii", "replace")) // 100
+        unit = self._unit_of(moment)
         if unit == self.unit:
             self.same = min(self.same + 1, SAME_MAX)
         else:
             self.same = SAME_MAX if self.tail and not self.unit else 0
         self.unit = unit
         return unit << 8 | self.same, data
+
+    def _unit_of(self, moment: bytes) -> int:
+        """What is written fast is of one second mostly, and to read a date is slow."""
+        second, rest = moment[:_SECOND_CHARS], moment[_SECOND_CHARS + 1 : -1]
+        if len(moment) != _MOMENT_CHARS or moment[-1:] != b"Z" or not rest.isdigit():
+            return moment_ns(moment.decode("ascii", "replace")) // 100
+        if second != self._second[0]:
+            self._second = second, moment_ns(f"{second.decode('ascii', 'replace')}Z") // 100
+        first = self._second[1]
+        return first + int(rest) // 100 if first else 0
 
 
 def second_of(offset: int) -> int:
@@ -76,17 +90,18 @@ def chunks(
 
     `places` goes on from batch to batch of one stream.
     """
-    places, data, end = places or Places(), b"", after
+    places, held, size, end = places or Places(), list[bytes](), 0, after
     for frame in frames:
         place, written = places.of(frame)
         if place <= after:
             continue
-        if data and (single or len(data) + len(written) > CHUNK_BYTES):
-            yield LogChunk(end - len(data), data, end)
-            data = b""
-        data, end = data + written, place
-    if data:
-        yield LogChunk(end - len(data), data, end)
+        if size and (single or size + len(written) > CHUNK_BYTES):
+            yield LogChunk(end - size, b"".join(held), end)
+            held, size = [], 0
+        held.append(written)
+        size, end = size + len(written), place
+    if size:
+        yield LogChunk(end - size, b"".join(held), end)
 
 
 def spool(frames: Iterable[bytes], path: Path) -> None:
@@ -111,17 +126,26 @@ def last(frames: Iterable[bytes], count: int) -> Iterable[bytes]:
     return deque(frames, maxlen=max(0, count))
 
 
-def keep_logs(client: DockerClient, directory: ExecutionDir) -> str:
+def keep_logs(
+    client: DockerClient,
+    directory: ExecutionDir,
+    known: Mapping[Stream, Iterable[bytes]] | None = None,
+) -> str:
     """Before the container goes. A full disk costs the output, and keeps no container for it: what
-    is not kept, and why, in a sentence.
+    is not kept, and why, in a sentence. Docker is asked for what is not `known` already.
 
     Blocks. Raises NotAnswering.
     """
     lost = []
     for stream in STREAMS:
+        path = kept_log(directory, stream)
         try:
-            frames, _ = client.log(directory.path.name, stream, 0, -1, False)
-            spool(frames, kept_log(directory, stream))
+            if known is not None:
+                spool(known[stream], path)
+                continue
+            frames, source = client.log(directory.path.name, stream, 0, -1, False)
+            with closing(source):
+                spool(frames, path)
         except NotThere:
             break
         except NotAnswering:
@@ -140,6 +164,22 @@ def read_kept(path: Path, offset: int, lines: int, single: bool = False) -> Iter
         frames = spooled(file)
         wanted = last(frames, lines) if lines >= 0 else frames
         yield from chunks(wanted, offset, Places(lines >= 0), single)
+
+
+def kept_lines(directory: ExecutionDir, count: int) -> dict[Stream, Iterable[bytes]]:
+    """The last frames of both streams, from their files. Raises OSError."""
+    found: dict[Stream, Iterable[bytes]] = {}
+    for stream in STREAMS:
+        with contextlib.suppress(FileNotFoundError), kept_log(directory, stream).open("rb") as file:
+            found[stream] = last(spooled(file), count)
+    return found
+
+
+def whole_chunk(frames: Iterable[bytes]) -> LogChunk:
+    """The last lines of a stream, all in one."""
+    tail = list(chunks(frames, 0, Places(tail=True)))
+    data, end = b"".join(chunk.data for chunk in tail), tail[-1].end if tail else 0
+    return LogChunk(end - len(data), data, end)
 
 
 def kept_log(directory: ExecutionDir, stream: Stream) -> Path:

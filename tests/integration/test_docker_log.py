@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from agent.engines.docker_client import LABEL, DockerClient, NotAnswering
-from agent.engines.docker_log import keep_logs, kept_log, read_kept
+from agent.engines.docker_log import keep_logs, kept_log, read_kept, whole_chunk
 from agent.engines.execution_dir import ExecutionDir
-from agent.engines.task_log import Stream
+from agent.engines.task_log import STREAMS, Stream
 from tests.dockerhost import IMAGE, DockerHost
 from tests.dockerproxy import LEAVES_SOCKETS, DockerProxy
 
@@ -48,6 +48,45 @@ def test_both_streams_are_kept_from_beginning_to_end(
     assert proxy.count(LOGS) == 2
 
 
+@pytest.mark.parametrize(
+    ("script", "count", "out", "err", "whole", "asked"),
+    [
+        ("seq 3; echo err >&2", 5, [1, 2, 3], b"err\n", True, 1),
+        ("seq 3; echo err >&2", 4, [1, 2, 3], b"err\n", False, 3),
+        ("echo err >&2; sleep 0.3; seq 9", 4, [6, 7, 8, 9], b"err\n", False, 2),
+        ("true", 4, [], b"", True, 1),
+    ],
+)
+def test_the_last_lines_of_each_stream_are_asked_for_together(
+    docker: DockerHost,
+    client: DockerClient,
+    proxy: DockerProxy,
+    script: str,
+    count: int,
+    out: list[int],
+    err: bytes,
+    whole: bool,
+    asked: int,
+) -> None:
+    """Docker counts the lines of both: those of one that has fewer are looked for once more."""
+    run(docker, client, script)
+    found, all_of_it = client.last_lines("e1", count)
+    assert all_of_it is whole and proxy.count(LOGS) == asked
+    assert whole_chunk(found["stdout"]).data == b"".join(b"%d\n" % n for n in out)
+    assert whole_chunk(found["stderr"]).data == err
+
+
+def test_what_is_known_already_is_kept_as_it_is(
+    docker: DockerHost, client: DockerClient, proxy: DockerProxy, directory: ExecutionDir
+) -> None:
+    run(docker, client, "seq 3; echo err >&2")
+    known, _ = client.last_lines("e1", 40)
+    assert keep_logs(client, directory, known) == "" and proxy.count(LOGS) == 1
+    again = [kept(directory, stream) for stream in STREAMS]
+    assert keep_logs(client, directory) == "" and proxy.count(LOGS) == 3
+    assert again == [kept(directory, stream) for stream in STREAMS] == [b"1\n2\n3\n", b"err\n"]
+
+
 def test_of_a_container_that_is_gone_there_is_nothing_to_keep(
     client: DockerClient, directory: ExecutionDir
 ) -> None:
@@ -70,7 +109,7 @@ def test_a_docker_that_does_not_answer_is_asked_again_later(
         monkeypatch.context() as hurried,
         pytest.raises(NotAnswering),
     ):
-        hurried.setattr(client._impatient, "timeout", 1.0)
+        hurried.setattr(client._api, "timeout", 1.0)
         keep_logs(client, directory)
     assert os.listdir(directory.path) == []
     with proxy.cutting(LOGS, after), pytest.raises(NotAnswering):

@@ -96,6 +96,19 @@ def test_of_a_tail_all_of_the_first_moment_have_its_last_place() -> None:
     assert found == [first | 255, first | 255, second, second | 1]
 
 
+def test_a_place_does_not_depend_on_the_moments_before_it() -> None:
+    """Docker's own moments have nine digits and are UTC; podman's may be otherwise."""
+    moments = [
+        b"2026-02-03T04:05:06.000000100Z", b"2026-02-03T04:05:06.9Z", b"2026-02-03T04:05:06Z",
+        b"2026-02-03T05:05:06.123456789+01:00", b"2026-02-03T04:05:07.12345678xZ",
+        b"2026-13-03T04:05:06.000000100Z", b"2026-02-03T04:05:06.999999999Z",
+    ]  # fmt: skip
+    places = Places()
+    for moment in (*moments, *reversed(moments), *moments):
+        places.of(moment + b" x")
+        assert places.unit == moment_ns(moment.decode()) // UNIT_NS, moment
+
+
 def test_what_has_no_moment_stands_at_the_beginning() -> None:
     assert Places().of(b"no moment at all") == (1, b"moment at all")
     assert Places().of(b"") == (1, b"")
