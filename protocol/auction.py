@@ -117,17 +117,29 @@ class Auction:
         so that equal peers are not herded (Mitzenmacher 2001).
         """
         ranked: list[tuple[int, PeerId]] = []
-        for peer in sorted(self.answers):
+        for peer in self._free(now):
             answer = self.answers[peer]
-            free = answer.kind == "bid" and not answer.out and len(answer.given) < answer.slots
-            if free and now < answer.until:
-                spread = self.config.spread_penalty * len(answer.given)
-                ranked.append((answer.score - spread - penalty(peer), peer))
+            spread = self.config.spread_penalty * len(answer.given)
+            ranked.append((answer.score - spread - penalty(peer), peer))
         if not ranked:
             return None
         top = max(score for score, _ in ranked)
         near = [p for score, p in ranked if score == top or top - score < self.config.near_tie]
         return rng.choice(near)
+
+    def spare(self, now: float) -> bool:
+        """Whether any bidder can take one more slot."""
+        return bool(self._free(now))
+
+    def _free(self, now: float) -> list[PeerId]:
+        return [
+            peer
+            for peer, answer in sorted(self.answers.items())
+            if answer.kind == "bid"
+            and not answer.out
+            and len(answer.given) < answer.slots
+            and now < answer.until
+        ]
 
     def bidders(self) -> list[PeerId]:
         return sorted(peer for peer, answer in self.answers.items() if answer.kind == "bid")

@@ -518,26 +518,30 @@ class Placement:
 
     def _next_best(self, led: Led, index: int, reason: str, now: Now) -> list[Effect]:
         """The award came to nothing: the next best bidder of the round, else a new round."""
-        slot, plan = led.held.slots[index], led.plans[index]
-        assert slot.assignment is not None
-        self.stories.of(led.held.id).update(
-            led.held.execution_of(slot), "declined", now.wall_ms, reason=reason
-        )
-        plan.reason = reason
-        auction = self._round_of(led, slot)
-        home = home_of(led.held, slot, plan, self.fleet.name)
-        theirs = auction is not None and home not in (None, auction.home)  # it may have begun there
-        if auction is None or theirs or plan.late:  # what others have bid is over
+        plan = led.plans[index]
+        auction = self._refused(led, index, "declined", reason, now)
+        if auction is None:
             # One that was asked again and was silent may be so for long, or is heard of just now.
-            silent = plan.dry_rounds or plan.late
-            here = self.fleet.reachable(slot.assignment.executor)
-            plan.wait(now.mono, self._pause(plan) if silent and here else 0.0)
+            plan.wait(now.mono, self._pause(plan) if plan.dry_rounds or plan.late else 0.0)
             return self.open(led, now)
-        answer = auction.answers[slot.assignment.executor]
-        answer.out, answer.reason = True, reason
         plan.wait(now.mono)
         plan.phase = Phase.BIDDING
         return [*self._award(led, auction, now), *self._close_if_settled(led, auction)]
+
+    def _refused(self, led: Led, index: int, state: str, reason: str, now: Now) -> Auction | None:
+        """Note what became of an award; its round, if somebody else of it may have the slot."""
+        slot, plan = led.held.slots[index], led.plans[index]
+        assert slot.assignment is not None
+        execution = led.held.execution_of(slot)
+        self.stories.of(led.held.id).update(execution, state, now.wall_ms, reason=reason)
+        plan.reason = reason
+        auction = self._round_of(led, slot)
+        if auction is None or plan.late:  # what others have bid is over
+            return None
+        answer = auction.answers[slot.assignment.executor]
+        answer.out, answer.reason = True, reason
+        home = home_of(led.held, slot, plan, self.fleet.name)
+        return auction if home in (None, auction.home) else None  # else it may have begun there
 
     def _round_of(self, led: Led, slot: Slot) -> Auction | None:
         """The round under way that its award is of."""
@@ -617,13 +621,13 @@ class Placement:
             pause = min(retry.backoff_s * 2 ** min(plan.failures - 1, 10), 600.0)
             pause *= self.rng.uniform(0.8, 1.2)
         plan.wait(now.mono, pause)
-        text = (
-            f"slot {index} is placed again: {reason}"
-            if len(led.plans) > 1
-            else (f"placed again: {reason}")
-        )
+        return [self._tell_again(led, index, executor, reason)]
+
+    def _tell_again(self, led: Led, index: int, executor: PeerId, reason: str) -> Tell:
+        which = f"slot {index} is " if len(led.plans) > 1 else ""
         fields: dict[str, object] = {"slot": index, "reason": reason}
-        return [Tell("job.placed-again", text, led.held.id, executor, fields)]
+        text = f"{which}placed again: {reason}"
+        return Tell("job.placed-again", text, led.held.id, executor, fields)
 
     def replace(self, led: Led, index: int, now: Now) -> list[Effect]:
         """Award a slot that runs to its very executor once more, of another revision; elsewhere
@@ -657,6 +661,7 @@ class Placement:
         if led.auction is not None:
             led.auction.on_gone(peer)
         why = f"{self.fleet.name(peer)} is gone"
+        untaken: list[int] = []
         for slot, plan in led.pairs():
             theirs = slot.assignment is not None and slot.assignment.executor == peer
             if plan.leaving == peer:
@@ -665,11 +670,31 @@ class Placement:
                 continue
             if not led.held.job.disconnect.replace:
                 continue
-            if plan.phase is Phase.OFFERED:  # it never took it, for all we know: nothing was lost
-                effects += self._next_best(led, slot.index, why, now)
+            if plan.phase is Phase.OFFERED and RetryOn.LOST in led.held.job.retry.on:
+                untaken.append(slot.index)
             else:
                 effects += self.failed(led, slot.index, RetryOn.LOST, why, b"", now)
+        effects += self._untaken(led, untaken, peer, why, now)
         return effects + self.settle(led, now) + self.open(led, now)
+
+    def _untaken(
+        self, led: Led, slots: list[int], peer: PeerId, why: str, now: Now
+    ) -> list[Effect]:
+        """Awards to a peer that is gone, and never took them for all we know: nothing was lost, so
+        nothing counts against Attempts. The next best of the round, while there is one."""
+        effects: list[Effect] = []
+        for index in slots:
+            plan = led.plans[index]
+            plan.failed_on[peer] = plan.failed_on.get(peer, 0) + 1
+            auction = self._refused(led, index, "lost", why, now)
+            plan.wait(now.mono)
+            if auction is not None and auction.spare(now.mono):
+                plan.phase = Phase.BIDDING
+            effects.append(self._tell_again(led, index, peer, why))
+        if any(led.plans[index].phase is Phase.BIDDING for index in slots):
+            assert led.auction is not None
+            effects += self._award(led, led.auction, now)
+        return effects
 
     # ---- volumes -----------------------------------------------------------------------------
 

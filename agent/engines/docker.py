@@ -83,7 +83,7 @@ ADOPT_S: Final = 20.0  # for docker's word on what earlier lives left; without i
 KILL_S: Final = 10.0  # for docker to carry out a KILL, before it is told again
 GIVE_UP_S: Final = 90.0  # past the grace: docker hangs, and what it runs is given up
 SAID_BYTES_MAX: Final = 4096
-OUTPUT_BYTES: Final = 64 << 10  # of an execution, held from its end until it is kept
+KNOWN_BYTES_MAX: Final = 64 << 10  # of an execution, held from its end until it is kept
 TAILS_S: Final = 20.0  # for the last lines of a stream, before its end is told without
 PORT_TRIES: Final = 8  # ports that others took a moment before
 _TAKEN: Final = re.compile(r"port is already allocated|address already in use", re.IGNORECASE)
@@ -108,6 +108,7 @@ class _Held:
     expected: bool = False  # docker may start it yet
     kill_at: float | None = None  # trio's clock; None while nobody brings it down
     clearing: bool = False  # whoever wanted its files has them
+    told: bool = False  # docker has told of its end: nothing is written any more
     output: Mapping[Stream, Iterable[bytes]] | None = None  # all of it, where that is little
     lost_output: str = ""
     beside: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
@@ -262,12 +263,12 @@ class DockerEngine:
         held, directory = self._known(execution_id), self.directories.of(execution_id)
         assert held.exit is not None, execution_id
         held.clearing, ended = True, held.exit
+        known, held.output = held.output, None
         async with self._alone(execution_id):  # who looks at all of them clears as well
             await self.directories.clear(execution_id)  # first: it may be what fills the disk
             if directory.read_exit() is not None:
                 return  # its container went, or is left over
             client = await self._link.client()
-            known, held.output = held.output, None
             lost_output = await self._link.ask(lambda: keep_logs(client, directory, known))
             held.lost_output = lost_output or held.lost_output
             ended = replace(ended, lost_output=held.lost_output)
@@ -363,27 +364,42 @@ class DockerEngine:
     async def tails(self, execution_id: str, lines_max: int) -> tuple[LogChunk, LogChunk]:
         """Empty where docker or the disk does not give it: that is no reason not to tell of an
         end."""
-        directory = self.directories.of(execution_id)
         found: dict[Stream, Iterable[bytes]] = {}
-        with contextlib.suppress(OSError, KeyError), trio.move_on_after(TAILS_S):
+        with contextlib.suppress(OSError, KeyError, ValueError), trio.move_on_after(TAILS_S):
+            directory = self.directories.of(execution_id)
             if directory.read_exit() is None:
-                found = await self._last_lines(execution_id, lines_max)
+                await self._last_lines(execution_id, lines_max, found)
             else:
                 found = await self.directories.in_thread(lambda: kept_lines(directory, lines_max))
         out, err = (whole_chunk(found.get(stream, ())) for stream in STREAMS)
         return out, err
 
-    async def _last_lines(self, execution_id: str, count: int) -> dict[Stream, Iterable[bytes]]:
-        """Where that is all, it is remembered for when the container goes: each question to docker
-        is as much work for a small device as the agent's own for an execution."""
+    async def _last_lines(
+        self, execution_id: str, count: int, found: dict[Stream, Iterable[bytes]]
+    ) -> None:
+        """Into `found`, as it comes. Where that is all, it is remembered for when the container
+        goes: a question to docker is as much work for a small device as most of the agent's own."""
         held, client = self._known(execution_id), await self._link.client()
-        found, whole = await abandonable(
-            partial(client.last_lines, execution_id, count), self._readers
-        )
-        small = sum(len(frame) for frames in found.values() for frame in frames) <= OUTPUT_BYTES
-        if whole and small and held.exit is not None:
-            held.output = found
-        return {**found}
+        over = held.told
+
+        async def ask(streams: Sequence[Stream], tail: int) -> bool:
+            # Nobody who follows, for hours perhaps, keeps this waiting.
+            work = partial(client.last_lines, execution_id, streams, tail, count)
+            try:
+                last, whole = await abandonable(work)
+            except NotAnswering:
+                self._link.doubt()
+                raise
+            found.update(last)
+            few = sum(len(frame) for frames in last.values() for frame in frames) <= KNOWN_BYTES_MAX
+            if over and whole and few and streams == STREAMS and not held.clearing:
+                held.output = last
+            return whole
+
+        if not await ask(STREAMS, count):
+            for stream in STREAMS:  # docker has counted the lines of both
+                if sum(1 for _ in found[stream]) < count:
+                    await ask((stream,), -1)
 
     async def log(
         self,
@@ -409,7 +425,7 @@ class DockerEngine:
             # that moment, so once its end is known it is read once more, up to where it is now.
             try:
                 if lines > 0:
-                    offset = await self._before_last(execution_id, stream, lines)
+                    offset = await self._before_last(execution_id, stream, lines, follow)
                     lines = -1
                 read = self._live(execution_id, stream, offset, lines, follow and not over, single)
                 async with aclosing(read) as found:
@@ -438,18 +454,29 @@ class DockerEngine:
         while (more := await self.directories.in_thread(lambda: next(kept, None))) is not None:
             yield more
 
-    async def _before_last(self, execution_id: str, stream: Stream, lines: int) -> int:
-        """Docker's own tail counts the lines of both streams. All of it is read, as by a reader: it
-        may take long, and must keep nobody from a start or a stop; nor is it held in memory."""
+    async def _before_last(
+        self, execution_id: str, stream: Stream, lines: int, follow: bool
+    ) -> int:
+        """Docker's own tail counts the lines of both streams: mostly it has enough of this one, and
+        else all of it is read. That may take long, and must keep nobody from a start or a stop; nor
+        is it held in memory."""
         client = await self._link.client()
-        frames, source = await self._link.ask(
-            lambda: client.log(execution_id, stream, 0, -1, False)
-        )
-        try:
-            return await abandonable(lambda: before_last(frames, lines), self._readers)
-        finally:
-            with contextlib.suppress(Exception):  # the socket under it may be gone
-                source.close()
+        for tail in (2 * lines + 1, -1):
+            frames, source = await self._link.ask(
+                partial(client.log, execution_id, stream, 0, tail, False)
+            )
+            try:
+                # Others who follow, for hours perhaps, keep no reader waiting who does not.
+                found = await abandonable(
+                    partial(before_last, frames, lines, tail > 0),
+                    self._readers if follow else None,
+                )
+            finally:
+                with contextlib.suppress(Exception):  # the socket under it may be gone
+                    source.close()
+            if found:
+                break
+        return found
 
     async def _live(
         self,
@@ -540,6 +567,7 @@ class DockerEngine:
             cut_off=self._link.took_down(seen.finished),
             memory_bytes=held.memory_bytes,
         )
+        held.told = True
         held.end(ended)
 
     async def _expect(self, name: str, held: _Held) -> None:

@@ -23,7 +23,7 @@ TIMEOUT_S: Final = 60.0  # a slow card takes seconds to make a container
 # Between two words of a pull, for which the SDK waits for ever: nothing is said of a registry that
 # stalls, nor for a minute or two while a slow card checks a large layer.
 QUIET_S: Final = 300.0
-PIECE_BYTES: Final = 64 << 10  # of what it sends, at most
+PIECE_BYTES_MAX: Final = 64 << 10  # of what it sends
 LABEL: Final = "shoal.execution"  # with its id; how a container is known to be ours
 OWNER: Final = "shoal.peer"  # two agents may share one engine
 JOB: Final = "shoal.job"  # of a volume, whose it is
@@ -234,28 +234,26 @@ class DockerClient:
         found, source = self._log(execution_id, (stream,), since_s, tail, follow)
         return (frame for _, frame in found), source
 
-    def last_lines(self, execution_id: str, count: int) -> tuple[dict[Stream, deque[bytes]], bool]:
-        """So many frames of each stream at its end, and whether that is all of both."""
-        found = self._collected(execution_id, STREAMS, count, count)
-        whole = sum(map(len, found.values())) < count
-        for stream in STREAMS:
-            if not whole and len(found[stream]) < count:  # most of those were of the other one
-                found |= self._collected(execution_id, (stream,), -1, count)
-        return found, whole
-
-    def _collected(
+    def last_lines(
         self, execution_id: str, streams: Sequence[Stream], tail: int, count: int
-    ) -> dict[Stream, deque[bytes]]:
+    ) -> tuple[dict[Stream, deque[bytes]], bool]:
+        """At most `count` frames of each stream at its end, of the last `tail` of all of them
+        (negative: of all that there is); and whether that is all of these streams."""
         last: dict[Stream, deque[bytes]] = {stream: deque(maxlen=count) for stream in streams}
         found, source = self._log(execution_id, streams, 0, tail, False)
+        seen, whole = 0, True
         with closing(source):
             for stream, frame in found:
-                last[stream].append(frame)
-        return last
+                if stream is None:
+                    whole = False
+                else:
+                    last[stream].append(frame)
+                    seen += 1
+        return last, whole and seen < (count if tail < 0 else min(tail, count))
 
     def _log(
         self, execution_id: str, streams: Sequence[Stream], since_s: int, tail: int, follow: bool
-    ) -> tuple[Iterator[tuple[Stream, bytes]], Any]:
+    ) -> tuple[Iterator[tuple[Stream | None, bytes]], Any]:
         """Not by the SDK's own call: that does not tell of which stream a frame is, and asks each
         time whether the container has a terminal, which none of ours has."""
         wanted: dict[str, object] = {
@@ -270,10 +268,11 @@ class DockerClient:
             from docker.types import CancellableStream
 
             url = self._api._url("/containers/{0}/logs", self.name_of(execution_id))
-            within_s = (self._api.timeout, None if follow else self._api.timeout)
-            answer = self._api._get(url, params=wanted, stream=True, timeout=within_s)
+            answer = self._api._get(url, params=wanted, stream=True, timeout=self._api.timeout)
             self._api._raise_for_status(answer)
-        pieces = answer.raw.stream(PIECE_BYTES, decode_content=False)
+            if follow:  # from here on it may be silent for as long as the container is
+                self._api._disable_socket_timeout(self._api._get_raw_response_socket(answer))
+        pieces = answer.raw.stream(PIECE_BYTES_MAX, decode_content=False)
         return _read(frames(pieces)), CancellableStream(pieces, answer)
 
     # ---- images ------------------------------------------------------------------------------
@@ -345,7 +344,7 @@ def moment_ns(text: str) -> int:
     return max(0, seconds * 1_000_000_000 + int((match[2] or "0").ljust(9, "0")))
 
 
-def _read(found: Iterator[tuple[Stream, bytes]]) -> Iterator[tuple[Stream, bytes]]:
+def _read(found: Iterator[tuple[Stream | None, bytes]]) -> Iterator[tuple[Stream | None, bytes]]:
     with _told():
         yield from found
 

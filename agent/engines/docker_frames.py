@@ -13,9 +13,9 @@ _HEADER: Final = struct.Struct(">BxxxL")
 _STREAMS: Final[dict[int, Stream]] = {1: "stdout", 2: "stderr"}
 
 
-def frames(pieces: Iterable[bytes]) -> Iterator[tuple[Stream, bytes]]:
-    """Each frame and its stream, whatever pieces it came in. Raises EOFError where they end within
-    one."""
+def frames(pieces: Iterable[bytes]) -> Iterator[tuple[Stream | None, bytes]]:
+    """Each frame and its stream, whatever pieces it came in; of none where docker tells of a
+    trouble of its own, as of a damaged file. Raises EOFError where they end within one."""
     left = b""
     for piece in pieces:
         data, at = left + piece, 0
@@ -25,8 +25,8 @@ def frames(pieces: Iterable[bytes]) -> Iterator[tuple[Stream, bytes]]:
             if len(data) - begin < length:
                 break
             at = begin + length
-            if number in _STREAMS:
-                yield _STREAMS[number], data[begin:at]
+            if length:
+                yield _STREAMS.get(number), data[begin:at]
         left = data[at:]
     if left:
         raise EOFError("docker's output ends within a line")

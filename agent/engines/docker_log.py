@@ -73,14 +73,18 @@ def before(moment_ms: int) -> int:
     return max(0, moment_ms * 10_000 - 1) << 8 | SAME_MAX
 
 
-def before_last(frames: Iterable[bytes], count: int) -> int:
+def before_last(frames: Iterable[bytes], count: int, tail: bool = False) -> int:
     """The offset after which so many come at the end; more where that is within more frames of one
-    moment than can be counted."""
-    places = Places()
+    moment than can be counted. Zero where there are no more than so many; with `tail`, which begins
+    anywhere, also where it cannot be known.
+    """
+    places = Places(tail)
     ends = deque([0], maxlen=count + 1)
     ends.extend(places.of(frame)[0] for frame in frames)
     first = ends[0] if len(ends) > count else 0
-    return first if first & SAME_MAX != SAME_MAX else (first >> 8 << 8) - 1
+    if first & SAME_MAX != SAME_MAX:
+        return first
+    return 0 if tail else (first >> 8 << 8) - 1
 
 
 def chunks(
@@ -167,10 +171,10 @@ def read_kept(path: Path, offset: int, lines: int, single: bool = False) -> Iter
 
 
 def kept_lines(directory: ExecutionDir, count: int) -> dict[Stream, Iterable[bytes]]:
-    """The last frames of both streams, from their files. Raises OSError."""
+    """The last frames of the streams whose files can be read."""
     found: dict[Stream, Iterable[bytes]] = {}
     for stream in STREAMS:
-        with contextlib.suppress(FileNotFoundError), kept_log(directory, stream).open("rb") as file:
+        with contextlib.suppress(OSError), kept_log(directory, stream).open("rb") as file:
             found[stream] = last(spooled(file), count)
     return found
 

@@ -560,6 +560,68 @@ async def test_the_last_lines_of_one_stream_are_told_whatever_the_other_said_sin
         assert [chunk.data for chunk in await it.tails("e1", 3)] == [each.data for each in before]
 
 
+async def test_little_output_is_asked_of_docker_once(
+    root: Path, docker: DockerHost, proxy: DockerProxy
+) -> None:
+    async with engine(root, docker, socket=proxy.path) as it:
+        await ended(it, shell("echo out; echo err >&2"))
+        before = await it.tails("e1", 40)
+        await it.clear("e1")
+        assert proxy.count(rb"^GET \S*/logs") == 1
+        assert await it.tails("e1", 40) == before
+        assert (await said(it), await said(it, stream="stderr")) == (b"out\n", b"err\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "size"), [("head -c 90000 /dev/zero", 90_000), ("seq -w 1000 1040", 41 * 5)]
+)
+async def test_more_output_than_is_remembered_is_kept_whole(
+    root: Path, docker: DockerHost, script: str, size: int
+) -> None:
+    async with engine(root, docker) as it:
+        await ended(it, shell(f"echo err >&2; {script}"))
+        _, err = await it.tails("e1", 40)
+        assert err.data == b"err\n"
+        await it.clear("e1")
+        assert (len(await said(it)), await said(it, stream="stderr")) == (size, b"err\n")
+
+
+async def test_what_is_written_after_its_last_lines_were_asked_for_is_kept(
+    root: Path, docker: DockerHost
+) -> None:
+    async with engine(root, docker) as it:
+        await it.start(shell("echo 1; until test -e /go; do sleep 0.05; done; echo 2"))
+        await until_said(it, "e1", b"1\n")
+        assert (await it.tails("e1", 40))[0].data == b"1\n"
+        assert await it.run_beside("e1", ["touch", "/go"]) == (0, "")
+        await it.wait("e1")
+        await it.clear("e1")
+        assert await said(it) == b"1\n2\n"
+
+
+async def test_the_last_lines_wait_for_nobody_who_follows(
+    root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_module, "READERS_MAX", 1)
+    async with engine(root, docker) as it, trio.open_nursery() as nursery:
+        await it.start(shell("echo long; sleep 1000", "e2"))
+        following = trio.Event()
+
+        async def follow() -> None:
+            async with aclosing(it.log("e2", "stdout", 0, -1, True)) as chunks:
+                async for _ in chunks:
+                    following.set()
+
+        nursery.start_soon(follow)
+        await following.wait()
+        await ended(it, shell("seq 9"))
+        with trio.fail_after(docker_module.TAILS_S / 2):
+            assert (await it.tails("e1", 2))[0].data == b"8\n9\n"
+            tail = [chunk.data async for chunk in it.log("e1", "stdout", 0, 2, False)]
+        assert b"".join(tail) == b"8\n9\n"
+        nursery.cancel_scope.cancel()
+
+
 async def test_what_was_written_since_a_moment_is_read_live_and_kept(
     root: Path, docker: DockerHost
 ) -> None:

@@ -49,15 +49,15 @@ def test_both_streams_are_kept_from_beginning_to_end(
 
 
 @pytest.mark.parametrize(
-    ("script", "count", "out", "err", "whole", "asked"),
+    ("script", "count", "out", "err", "whole"),
     [
-        ("seq 3; echo err >&2", 5, [1, 2, 3], b"err\n", True, 1),
-        ("seq 3; echo err >&2", 4, [1, 2, 3], b"err\n", False, 3),
-        ("echo err >&2; sleep 0.3; seq 9", 4, [6, 7, 8, 9], b"err\n", False, 2),
-        ("true", 4, [], b"", True, 1),
+        ("seq 3; echo err >&2", 5, [1, 2, 3], b"err\n", True),
+        ("seq 3; echo err >&2", 4, [1, 2, 3], b"err\n", False),
+        ("echo err >&2; sleep 0.3; seq 9", 4, [6, 7, 8, 9], b"", False),
+        ("true", 4, [], b"", True),
     ],
 )
-def test_the_last_lines_of_each_stream_are_asked_for_together(
+def test_the_last_lines_of_both_streams_are_asked_for_together(
     docker: DockerHost,
     client: DockerClient,
     proxy: DockerProxy,
@@ -66,21 +66,23 @@ def test_the_last_lines_of_each_stream_are_asked_for_together(
     out: list[int],
     err: bytes,
     whole: bool,
-    asked: int,
 ) -> None:
-    """Docker counts the lines of both: those of one that has fewer are looked for once more."""
+    """Docker counts the lines of both."""
     run(docker, client, script)
-    found, all_of_it = client.last_lines("e1", count)
-    assert all_of_it is whole and proxy.count(LOGS) == asked
+    found, all_of_it = client.last_lines("e1", STREAMS, count, count)
+    assert all_of_it is whole and proxy.count(LOGS) == 1
     assert whole_chunk(found["stdout"]).data == b"".join(b"%d\n" % n for n in out)
     assert whole_chunk(found["stderr"]).data == err
+    alone, all_of_it = client.last_lines("e1", ("stderr",), -1, count)
+    assert whole_chunk(alone["stderr"]).data == (b"err\n" if "err" in script else b"")
+    assert all_of_it and list(alone) == ["stderr"]
 
 
 def test_what_is_known_already_is_kept_as_it_is(
     docker: DockerHost, client: DockerClient, proxy: DockerProxy, directory: ExecutionDir
 ) -> None:
     run(docker, client, "seq 3; echo err >&2")
-    known, _ = client.last_lines("e1", 40)
+    known, _ = client.last_lines("e1", STREAMS, 40, 40)
     assert keep_logs(client, directory, known) == "" and proxy.count(LOGS) == 1
     again = [kept(directory, stream) for stream in STREAMS]
     assert keep_logs(client, directory) == "" and proxy.count(LOGS) == 3
@@ -115,6 +117,21 @@ def test_a_docker_that_does_not_answer_is_asked_again_later(
     with proxy.cutting(LOGS, after), pytest.raises(NotAnswering):
         keep_logs(client, directory)
     assert os.listdir(directory.path) == []
+
+
+def test_a_docker_that_says_nothing_of_what_is_followed_does_not_answer(
+    docker: DockerHost, client: DockerClient, proxy: DockerProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it has answered, output may be as quiet as its container is."""
+    run(docker, client, "true")
+    monkeypatch.setattr(client._api, "timeout", 0.5)
+    with proxy.hanging(LOGS), pytest.raises(NotAnswering):
+        client.log("e1", "stdout", 0, -1, True)
+    name = client.name_of("e2")
+    docker.api.create_container(IMAGE, ["sleep", "1.5"], name=name, labels={LABEL: "e2"})
+    docker.api.start(name)
+    frames, _ = client.log("e2", "stdout", 0, -1, True)
+    assert list(frames) == []
 
 
 def test_a_stream_that_finds_no_room_costs_the_other_nothing(

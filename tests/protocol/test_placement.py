@@ -622,6 +622,48 @@ def test_awards_that_nobody_took_are_no_losses(late: bool) -> None:
     assert net.led("a").plans[0].failures == 0
 
 
+def test_who_died_unanswered_is_told_of_and_comes_after_others() -> None:
+    net = NodeNet("a", "b", "c")
+    drop(net, Accepted)
+    net.submit("a", batch(on=["b", "c"]))
+    net.run(0.1)
+    victim = offered_to(net)
+    net.kill(victim)
+    net.until(lambda: offered_to(net) != victim)
+    (again,) = net.told("a", "job.placed-again")
+    assert again.text == f"placed again: {victim} is gone" and again.peer == victim
+    first = net.coordination("a").stories.of(net.job()).attempts[0]
+    assert (first.peer, first.state, first.reason) == (victim, "lost", f"{victim} is gone")
+    assert net.led("a").plans[0].failed_on == {victim: 1}
+
+
+def test_both_slots_of_a_peer_that_dies_unanswered_are_bid_for_in_one_round() -> None:
+    net = NodeNet("a", "b", "c", cpu_m={"a": 0, "c": 0})
+    drop(net, Accepted)
+    net.submit("a", batch(count=2, on=["b", "c"], task=queue(600)))
+    net.run(0.1)
+    assert [plan.phase for plan in net.led("a").plans.values()] == [Phase.OFFERED] * 2
+    net.kill("b")
+    net.boxes["b"].running.clear()
+    net.until(lambda: len(net.told("a", "job.placed-again")) == 2)
+    phases = {plan.phase for plan in net.led("a").plans.values()}
+    assert phases == {Phase.WAITING}, "there is nobody else, and one round for both"
+    assert len(net.coordination("a").stories.of(net.job()).rounds) == 2
+
+
+def test_a_job_that_is_never_to_be_begun_again_is_not() -> None:
+    """It may have begun: whoever died may only not have been heard of."""
+    net = NodeNet("a", "b", "c")
+    drop(net, Accepted)
+    net.submit("a", batch(on=["b", "c"], Retry={"Attempts": 1}))
+    net.run(0.1)
+    net.kill(offered_to(net))
+    net.run(5.0)
+    acceptance = net.slot("a").acceptance
+    assert acceptance is not None and acceptance.verdict == Verdict.FAULT
+    assert acceptance.reason.endswith("is gone")
+
+
 @pytest.mark.parametrize("phase", [Phase.OFFERED, Phase.BIDDING])
 def test_an_open_round_of_a_peer_that_dies_goes_on(phase: Phase) -> None:
     """Two slots; one bidder dies while the other's award, or bid, is still awaited."""

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from agent.engines.docker_frames import frames
 
 STREAMS = {"stdout": 1, "stderr": 2}
-WRITTEN = st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.binary(max_size=40)))
+WRITTEN = st.lists(
+    st.tuples(st.sampled_from(["stdout", "stderr"]), st.binary(min_size=1, max_size=40))
+)
 
 
 def sent(written: list[tuple[str, bytes]]) -> bytes:
@@ -62,7 +64,11 @@ def test_what_ends_within_a_frame_is_told(size: int) -> None:
         next(found)
 
 
-def test_what_is_of_neither_stream_is_left_out() -> None:
-    """0 is what was typed, 3 a trouble of docker's own, which it logs."""
-    other = b"\0\0\0\0\0\0\0\2in" + b"\3\0\0\0\0\0\0\3err"
-    assert list(frames([other + sent([("stdout", b"a")])])) == [("stdout", b"a")]
+def test_what_is_of_neither_stream_is_told_as_that() -> None:
+    """3 is a trouble of docker's own, as of a damaged file."""
+    other = b"\3\0\0\0\0\0\0\3err"
+    assert list(frames([other + sent([("stdout", b"a")])])) == [(None, b"err"), ("stdout", b"a")]
+
+
+def test_an_empty_frame_is_none() -> None:
+    assert list(frames([sent([("stdout", b""), ("stderr", b"a")])])) == [("stderr", b"a")]

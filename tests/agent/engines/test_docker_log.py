@@ -320,6 +320,22 @@ def test_the_place_before_the_last_lines_is_that_after_which_they_come() -> None
         assert data_of(chunks(frames, after)) == data_of(chunks(last(frames, count), 0))
 
 
+@given(WRITTEN, st.integers(1, 12), st.integers(0, 60))
+def test_before_the_last_of_a_part_is_as_of_the_whole(
+    written: list[tuple[int, int]], count: int, begin: int
+) -> None:
+    """Of a part that begins anywhere, or zero where that does not tell."""
+    frames = _frames([(step, size + 9) for step, size in written])
+    part = frames[begin:]
+    after = before_last(part, count, tail=True)
+    known = len(part) > count and _unit(part[-count - 1]) != _unit(part[0])
+    assert after == (before_last(frames, count) if known else 0)
+
+
+def _unit(one: bytes) -> int:
+    return _moment(one) // UNIT_NS
+
+
 def test_more_of_one_moment_than_can_be_counted_are_more_than_the_last_lines() -> None:
     frames = [frame(NOW, b"first\n"), *[frame(NOW + SECOND, b"x")] * 300]
     assert data_of(chunks(frames, before_last(frames, 2))) == b"x" * 300
