@@ -35,7 +35,7 @@ sys.exit(3)
 BOMB_OF_ASH: Final = "i=0; while [ $i -lt 2000 ]; do sleep 300 & i=$((i+1)); echo $i; done"
 BUSY: Final = "taskset -c 0 sh -c 'while :; do :; done'"
 CPU_S: Final = 6.0  # used by the larger of two, until their shares are compared
-USED: Final = """cd /sys/fs/cgroup/shoal && for group in */; do
+USED: Final = """cd /sys/fs/cgroup/shoal && for group in *-*/; do  # and not that of supervisors
     grep -q . "$group/cgroup.procs" 2>/dev/null || continue
     echo "$(cat $group/cpu.weight) $(grep usage_usec $group/cpu.stat)"
 done"""
