@@ -310,13 +310,15 @@ class ProcessEngine:
         watch.close()
 
     def _explained(self, execution_id: str, ended: TaskExit) -> TaskExit:
-        """With its reason where the kernel ended it for want of memory."""
+        """With its reason where the kernel ended it, or part of it, for want of memory."""
         status = Status.read(self._directory(execution_id).sandbox)
         if status is not None and ended.reason is ExitReason.EXITED and not status.ended:
             return self._sandbox_failed(execution_id, ended)
-        killed = ended.signal == signal.SIGKILL or ended.code == 128 + signal.SIGKILL
         asked = ended.reason not in (ExitReason.EXITED, ExitReason.SIGNALLED)
-        if self.cgroups is None or not killed or asked or not self.cgroups.ran_out(execution_id):
+        # Whatever its exit code: mostly it is a child that was ended, and the program makes its own
+        # of that. One that did well without it has nothing to tell.
+        well = ended.code == 0 or asked
+        if self.cgroups is None or well or not self.cgroups.ran_out(execution_id):
             return ended
         try:
             spec = (self._directory(execution_id).path / "spec").read_bytes()
