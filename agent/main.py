@@ -34,6 +34,7 @@ from agent.device import Device
 from agent.discovery import Discovery
 from agent.doctor import Doctor
 from agent.driver import Disk, Driver
+from agent.engines.cards import Cards
 from agent.engines.cgroups import Cgroups
 from agent.engines.docker import DockerEngine
 from agent.engines.engine import Engines
@@ -184,6 +185,7 @@ class Agent:
         self.driver = Driver(self._build, store, self.clock)
         data_dir = self.config.data_dir
         self.docker = self._docker()
+        self._hardware = Hardware(docker=self.config.docker.path())
         processes = self._processes()
         self.wasm = Wasm(data_dir / "wasm", processes.user, processes.spawner)
         self.engines = Engines(processes, self.docker, self.wasm)
@@ -213,6 +215,7 @@ class Agent:
             self.results,
             self.publishing,
             self.volumes,
+            Cards(self._hardware.gpus),
         )
         self.checks = Checks(self.engines, self.driver.post)
         self.feed = Feed(lambda: self.clock.now().wall_ms)
@@ -335,7 +338,7 @@ class Agent:
             self.member.membership.labels,
             self.transport.addresses,
             self.conditions,
-            Hardware(docker=self.config.docker.path()),
+            self._hardware,
             self.docker.presence,
             self.archives,
             self.wasm,

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from agent.archives import ArchiveError
+from agent.engines import cards as graphics
+from agent.engines.cards import Cards
 from agent.engines.compiled import UnfitModule
 from agent.engines.container import container_launch
 from agent.engines.engine import Engine, Engines
@@ -63,8 +65,10 @@ class Tasks:
         results: Results,
         publishing: Publishing,
         volumes: Volumes,
+        cards: Cards,
     ) -> None:
         self._engines = engines
+        self._cards = cards
         self._volumes = volumes
         # One for both: a port that was given to a program may not be bound by it yet.
         self._free = engines.docker.ports if engines.docker is not None else Ports()
@@ -102,6 +106,7 @@ class Tasks:
             if execution.exit is not None:
                 ended[key] = execution.exit
             else:
+                self._cards.hold(key, await self._gpus(key))
                 found[key] = TaskFound(key, running=True, ports=await self._ports(key))
                 self._watch(key)
         found |= await self._found_all(ended)
@@ -224,6 +229,7 @@ class Tasks:
                 _log.exception("starting %s", key)
             self._scopes.pop(key, None)
             self._given.pop(key, None)
+            self._cards.free(key)
             self._forget(key)
             # Another device would fare no better with such a module: that is the task's failure.
             code = CANNOT_RUN if isinstance(error, UnfitModule) else None
@@ -239,6 +245,13 @@ class Tasks:
         """Of this device that lead to it; a disk that does not tell is no reason to lose it."""
         with contextlib.suppress(OSError):
             return read_note(await self._engines.of(key).directories.read_note(key, NOTE))
+        return ()
+
+    async def _gpus(self, key: ExecutionId) -> tuple[int, ...]:
+        """The cards that it was given."""
+        with contextlib.suppress(OSError):
+            directories = self._engines.of(key).directories
+            return graphics.read_note(await directories.read_note(key, graphics.NOTE))
         return ()
 
     async def _prepare(self, task: StartTask) -> tuple[str, ...]:
@@ -265,8 +278,8 @@ class Tasks:
     async def _launch(self, task: StartTask, module: tuple[str, ...]) -> None:
         if task.spec.task.engine.type == "docker":
             assert self._engines.docker is not None, task
-            given = self._given.get(task.execution)
-            container = container_launch(task, _environment(task), self._log_bytes_max, given)
+            given, gpus = self._given.get(task.execution), await self._choose_gpus(task)
+            container = container_launch(task, _environment(task), self._log_bytes_max, given, gpus)
             await self._engines.docker.start(container)
             return
         if module:
@@ -274,10 +287,12 @@ class Tasks:
             await self._engines.process.start(launch)
             return
         params, need = task.spec.task.engine.process, task.spec.task.resources
+        gpus = await self._choose_gpus(task)
+        told = {**await self._choose_ports(task), **(graphics.variables(gpus) if gpus else {})}
         launch = TaskLaunch(
             execution_id=task.execution,
             argv=params.command,
-            env={**_environment(task), **await self._choose_ports(task)},
+            env={**_environment(task), **told},
             cwd=params.working_directory.lstrip("/") or None,
             stdin=task.spec.task.stdin.lstrip("/") or None,
             timeout_s=task.timeout_s,
@@ -287,6 +302,17 @@ class Tasks:
             shared=self._shared(task),
         )
         await self._engines.process.start(launch)
+
+    async def _choose_gpus(self, task: StartTask) -> tuple[int, ...]:
+        """Noted before anybody is asked to start it: whoever finds it running knows them. Raises
+        OSError."""
+        if not task.spec.task.resources.gpu:
+            return ()
+        key = task.execution
+        cards = self._cards.choose(key, task.spec.task.resources.gpu)
+        directories = self._engines.named(task.spec.task.engine.type).directories
+        await directories.write_note(key, graphics.NOTE, graphics.note_of(cards))
+        return cards
 
     async def _choose_ports(self, task: StartTask) -> dict[str, str]:
         """Of a process, which has the device's own network; what it is told of them."""
@@ -324,9 +350,11 @@ class Tasks:
     async def _await_end(self, key: ExecutionId) -> None:
         try:
             ended = await self._engines.of(key).wait(key)
+            self._cards.free(key)  # before its share is anybody else's, as it is while it publishes
             code, reason = told(ended)
             out, err = await self._engines.of(key).tails(key, TAIL_LINES)
         except (KeyError, OSError, ValueError) as error:
+            self._cards.free(key)
             self._watched.discard(key)
             self._forget(key)
             self._post(TaskEnded(key, None, f"its directory is gone: {error}"))

@@ -15,6 +15,7 @@ from protocol.paths import read_path
 from protocol.publisher import PublisherSpec
 from protocol.quantities import format_duration, parse_duration_s
 from protocol.resources import CONTAINER_DEFAULT, RESOURCES_DEFAULT, Resources
+from protocol.resources import FIELDS as RESOURCES_FIELDS
 from protocol.sources import DirectorySource
 from protocol.tree import NAME, NAME_ALLOWED, Fields, Node, Plain, shown
 from protocol.volumes import Volume, read_volumes
@@ -128,7 +129,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
             stdin=fields.read("Stdin", lambda at: _read_stdin(at, engine, sources), ""),
             result_paths=paths,
             publisher=_read_publisher(fields, paths, standing),
-            resources=fields.read("Resources", lambda at: Resources.read(at, base), base),
+            resources=fields.read("Resources", lambda at: _read_resources(at, engine, base), base),
             network=fields.read("Network", lambda at: _read_network(at, engine), NetworkSpec()),
             timeouts=TimeoutsSpec() if standing else timeouts,
             meta=fields.read("Meta", lambda at: at.words(META_MAX, META_VALUE_BYTES_MAX), {}),
@@ -199,6 +200,15 @@ def _read_stdin(node: Node, engine: EngineSpec, sources: Sequence[InputSource]) 
             return path
     targets = ", ".join(source.target for source in sources) or "none"
     node.fail(f"{shown(path)} is in none of the task's InputSources; their targets: {targets}")
+
+
+def _read_resources(node: Node, engine: EngineSpec, base: Resources) -> Resources:
+    resources = Resources.read(node, base)
+    if engine.type == "wasm" and resources.gpu:
+        node.fields(*RESOURCES_FIELDS).need("GPU").fail(
+            "a WebAssembly module reaches no graphics processor; leave it out, or write 0"
+        )
+    return resources
 
 
 def _read_network(node: Node, engine: EngineSpec) -> NetworkSpec:

@@ -42,7 +42,7 @@ class ContainerLaunch:
     capabilities: tuple[str, ...] = ()
     cpu_m: int = 500
     memory_bytes: int = 256 << 20
-    gpus: int = 0
+    gpus: tuple[int, ...] = ()  # which cards, see cards.py
     inputs: tuple[str, ...] = ()
     mounts: tuple[tuple[str, str, bool], ...] = ()
     volumes: tuple[tuple[str, str, bool], ...] = ()  # id, target, and whether it may be written to
@@ -64,9 +64,10 @@ def container_launch(
     environment: Mapping[str, str],
     log_bytes_max: int,
     given: Mapping[str, str] | None = None,
+    gpus: tuple[int, ...] = (),
 ) -> ContainerLaunch:
     """`environment`: that of the job and of the agent, over what the engine's parameters say;
-    `given`: where paths of the device lead, see Inputs."""
+    `given`: where paths of the device lead, see Inputs; `gpus`: the cards that it has."""
     spec = task.spec.task
     params, need = spec.engine.container, spec.resources
     variables = (text.partition("=") for text in params.environment)
@@ -93,7 +94,7 @@ def container_launch(
         capabilities=params.capabilities,
         cpu_m=need.cpu_m,
         memory_bytes=need.memory_bytes,
-        gpus=need.gpu,
+        gpus=gpus,
         inputs=tuple(path for path in targets if path.startswith("/")),
         mounts=tuple(mounts),
         volumes=tuple(
@@ -184,7 +185,9 @@ def host_options(
         },
     }
     if launch.gpus:
-        options["device_requests"] = [{"Count": launch.gpus, "Capabilities": [["gpu"]]}]
+        # By number: of a count docker makes the first ones, whoever has them already.
+        wanted = {"DeviceIDs": list(map(str, launch.gpus)), "Capabilities": [["gpu"]]}
+        options["device_requests"] = [wanted]
     return options
 
 

@@ -19,6 +19,7 @@ import trio.testing
 
 from agent.archives import Archives, ByteStream
 from agent.config import S3 as Settings
+from agent.engines.cards import Cards
 from agent.engines.docker import DockerEngine
 from agent.engines.engine import Engines
 from agent.engines.execution_dir import ExecutionDir
@@ -86,6 +87,7 @@ class Running:
             Results(self.kept, engines, self.dial, me),
             self.publishing,
             self.volumes,
+            Cards(lambda: 2),
         )
 
     async def dial(self, peer: PeerId) -> ByteStream:
@@ -223,6 +225,55 @@ async def test_a_port_that_no_file_names_is_chosen_and_told(root: Path) -> None:
         assert found.ports == started.ports, "the agent's next life knows them too"
         later.tasks.stop(StopTask(E1, "over"))
         await later.until(TaskEnded)
+
+
+def with_gpu(name: str, script: str = "sleep 1000", gpus: int = 1) -> StartTask:
+    text = f'echo "$NVIDIA_VISIBLE_DEVICES $CUDA_VISIBLE_DEVICES $CUDA_DEVICE_ORDER"; {script}'
+    need = {"GPU": gpus}
+    env = {"CUDA_VISIBLE_DEVICES": "0,1"}
+    return shell(text, execution=ExecutionId(name), Resources=need, Env=env)
+
+
+async def test_each_task_is_told_graphics_cards_of_its_own_also_by_a_later_life(
+    root: Path,
+) -> None:
+    def said(name: str) -> str:
+        logs = sorted((root / "executions" / name).glob("stdout.*"))
+        return "".join(path.read_text() for path in logs)
+
+    async with running(root) as it:
+        it.tasks.start(with_gpu("e1"))
+        it.tasks.start(with_gpu("e2"))
+        await until(lambda: said("e1").endswith("\n") and said("e2").endswith("\n"))
+        assert sorted((said("e1"), said("e2"))) == ["0 0 PCI_BUS_ID\n", "1 1 PCI_BUS_ID\n"]
+        refused = await it.ended(with_gpu("e3"))
+        assert (refused.exit_code, refused.untouched) == (None, False)
+        assert refused.reason == "gpu: needs 1, 0 of 2 free on this device"
+    async with running(root) as later:
+        assert len(await later.tasks.found()) == 2
+        assert (await later.ended(with_gpu("e4"))).reason == refused.reason
+        later.events.clear()
+        later.tasks.stop(StopTask(ExecutionId("e1"), "over"))
+        await later.until(TaskEnded)
+        later.events.clear()
+        assert (await later.ended(with_gpu("e5", "true"))).stdout_tail.decode() == said("e1")
+        later.events.clear()
+        later.tasks.stop(StopTask(ExecutionId("e2"), "over"))
+        await later.until(TaskEnded)
+        later.events.clear()
+        both = await later.ended(with_gpu("e6", "true", gpus=2))
+        assert both.stdout_tail == b"0,1 0,1 PCI_BUS_ID\n"
+
+
+async def test_one_that_cannot_be_started_gives_its_cards_back(root: Path) -> None:
+    async with running(root) as it:
+        for number in range(3):
+            it.events.clear()
+            absent = {"T": "env:NO_SUCH_THING"}  # which is found out once the cards are chosen
+            key = ExecutionId(f"e{number}")
+            more = {"Resources": {"GPU": 2}, "Env": absent}
+            refused = await it.ended(task("true", execution=key, **more))
+            assert refused.reason == "the agent of this device has no variable NO_SUCH_THING"
 
 
 async def test_a_directory_of_the_device_is_an_input_where_its_owner_allows_it(root: Path) -> None:

@@ -32,7 +32,9 @@ from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit
 from agent.engines.task_log import Stream
 from agent.packing import NO_FILE, pack
 from protocol.container import ContainerParams, full_name
+from protocol.effects import StartTask
 from protocol.events import TaskEnded, TaskFound
+from protocol.ids import ExecutionId
 from protocol.network import Port
 from protocol.tree import Plain
 from tests.agent.test_tasks import running, task
@@ -1040,6 +1042,49 @@ async def test_output_that_is_published_is_whole_though_docker_hangs_at_the_end(
                 await until(lambda: docker.ours() == [])  # the next test has the same names
                 nursery.cancel_scope.cancel()
             assert (told.exit_code, told.stdout) == (0, b"whole\n"), told
+    finally:
+        shutil.rmtree(device)
+
+
+async def test_two_that_want_a_graphics_card_each_are_not_given_the_same(
+    docker: DockerHost, proxy: DockerProxy
+) -> None:
+    """Of two cards, so far as docker goes without any: what it was asked for, as it has noted it.
+    Then it refuses, for want of NVIDIA's runtime, and the cards are free again."""
+
+    def start(name: str, gpus: int) -> StartTask:
+        params: dict[str, Plain] = {"Image": IMAGE, "Parameters": ["true"]}
+        engine: Plain = {"Type": "docker", "Params": params}
+        network: Plain = {"Type": "none"}
+        key, need = ExecutionId(name), {"GPU": gpus}
+        return task("true", execution=key, Engine=engine, Network=network, Resources=need)
+
+    def asked(name: str) -> tuple[list[str], int, list[list[str]]]:
+        (request,) = detail(docker, name)["HostConfig"]["DeviceRequests"]
+        return request["DeviceIDs"], request["Count"], request["Capabilities"]
+
+    device = open_directory()
+    try:
+        (device / "docker").mkdir()
+        async with running(device) as it, engine(device / "docker", docker, socket=proxy.path) as e:
+            tasks = it.tasks_of(Engines(it.engine, e), device, "")
+            async with trio.open_nursery() as nursery:
+                await nursery.start(tasks.run)
+                with proxy.holding(START):
+                    tasks.start(start("e1", 1))
+                    tasks.start(start("e2", 1))
+                    await until(lambda: proxy.count(START) == 2)
+                    found = sorted(asked(name) for name in ("e1", "e2"))
+                    assert found == [(["0"], 0, [["gpu"]]), (["1"], 0, [["gpu"]])]
+                await until(lambda: sum(isinstance(each, TaskEnded) for each in it.events) == 2)
+                for told in [each for each in it.events if isinstance(each, TaskEnded)]:
+                    assert "could not select device driver" in told.reason, told
+                with proxy.holding(START):
+                    tasks.start(start("e3", 2))
+                    await until(lambda: proxy.count(START) == 3)
+                    assert asked("e3")[0] == ["0", "1"]
+                await until(lambda: docker.ours() == [])  # the next test has the same names
+                nursery.cancel_scope.cancel()
     finally:
         shutil.rmtree(device)
 

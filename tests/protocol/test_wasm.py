@@ -100,6 +100,13 @@ def test_errors_name_the_place(params: dict[str, Plain], path: str, message: str
     assert message in caught.value.message
 
 
+def test_a_graphics_processor_that_it_could_not_reach_is_refused() -> None:
+    with pytest.raises(JobSpecError, match="a WebAssembly module reaches no graphics") as caught:
+        task({"EntryModule": entry()}, Resources={"gpu": "1"})
+    assert caught.value.path == "Tasks[0].Resources.gpu"
+    assert task({"EntryModule": entry()}, Resources={"GPU": 0}).resources.gpu == 0
+
+
 # ---- modules and the task's sources -------------------------------------------------------------
 
 

@@ -98,7 +98,7 @@ def test_all_that_a_job_says_arrives() -> None:
     )
     environment = {"A": "1", "SHOAL_JOB_ID": "j"}
     given = {"/srv/data": "/srv/data", "/srv/out": "/mnt/out"}
-    assert container_launch(task, environment, 1000, given) == ContainerLaunch(
+    assert container_launch(task, environment, 1000, given, (1,)) == ContainerLaunch(
         execution_id="e1",
         image="busybox:1.37.0",
         entrypoint=("/bin/sh", "-c"),
@@ -111,7 +111,7 @@ def test_all_that_a_job_says_arrives() -> None:
         capabilities=("NET_ADMIN",),
         cpu_m=250,
         memory_bytes=64 * MIB,
-        gpus=1,
+        gpus=(1,),
         inputs=("/input",),
         mounts=(("/srv/data", "/data", False), ("/mnt/out", "/shoal/out", True)),
         volumes=((volume_id(JobId("j"), 0, "state"), "/state", True),),
@@ -298,7 +298,7 @@ def test_docker_takes_what_it_is_asked_for() -> None:
         network="host",
         devices=("/dev/i2c-1",),
         capabilities=("NET_ADMIN",),
-        gpus=2,
+        gpus=(1, 3),
         inputs=("/input",),
     )
     host = cast("dict[str, Any]", HostConfig(API_VERSION, **host_options(launch, WORK, "local")))
@@ -318,7 +318,8 @@ def test_docker_takes_what_it_is_asked_for() -> None:
         }
     ]
     (gpus,) = host["DeviceRequests"]
-    assert (gpus["Count"], gpus["Capabilities"]) == (2, [["gpu"]])
+    assert (gpus["Count"], gpus["DeviceIDs"]) == (0, ["1", "3"]), "these, and not the first ones"
+    assert gpus["Capabilities"] == [["gpu"]]
     assert host["Mounts"][0]["Source"] == f"{WORK}/input"
     assert host["LogConfig"]["Type"] == "local"
     made = cast(
