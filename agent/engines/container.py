@@ -20,7 +20,8 @@ PIDS_MAX: Final = 512  # a fork bomb stops there; a browser has 200
 # No container is held to less, whatever little its job asked for.
 CPU_M_MIN: Final = 10  # 1 ms of each 100, the least that the kernel takes (sched/core.c)
 MEMORY_BYTES_MIN: Final = 6 << 20  # docker's own
-LOG_FILES: Final = 2  # docker keeps the one it writes and the one before
+LOCAL: Final = "local"  # docker's driver that keeps output; podman has none of that name
+LOG_FILES: Final = 5  # the more there are, the less it has beyond what is promised
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,20 +176,21 @@ def host_options(
         "memswap_limit": memory_bytes,  # the sum of both: none of it is swap
         "devices": [f"{path}:{path}:rw" for path in launch.devices] or None,
         "mounts": mounts or None,
-        "log_config": {
-            "Type": log_driver,
-            "Config": {
-                # Two streams share what is kept, and either may need all of it.
-                "max-size": str(2 * launch.log_bytes_max // LOG_FILES),
-                "max-file": str(LOG_FILES),
-            },
-        },
+        "log_config": {"Type": log_driver, "Config": _log_files(launch, log_driver)},
     }
     if launch.gpus:
         # By number: of a count docker makes the first ones, whoever has them already.
         wanted = {"DeviceIDs": list(map(str, launch.gpus)), "Capabilities": [["gpu"]]}
         options["device_requests"] = [wanted]
     return options
+
+
+def _log_files(launch: ContainerLaunch, driver: str) -> dict[str, str]:
+    """Two streams share what is kept. Docker drops the oldest file of several, and has the one that
+    it writes beside as many as are promised; podman has one, and begins it anew when it is full."""
+    full = LOG_FILES - 1 if driver == LOCAL else 1
+    files = LOG_FILES if driver == LOCAL else 1
+    return {"max-size": str(2 * launch.log_bytes_max // full), "max-file": str(files)}
 
 
 def _published(launch: ContainerLaunch) -> tuple[Port, ...]:

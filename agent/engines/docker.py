@@ -110,6 +110,8 @@ class _Held:
     clearing: bool = False  # whoever wanted its files has them
     told: bool = False  # docker has told of its end: nothing is written any more
     output: Mapping[Stream, Iterable[bytes]] | None = None  # all of it, where that is little
+    kept: bool = False  # its output is, beside its container
+    output_bytes: int = 0  # see Seen
     lost_output: str = ""
     beside: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
 
@@ -245,15 +247,37 @@ class DockerEngine:
             given_up.set()
 
     async def settle_output(self, execution_id: str) -> str:
-        """Its output stays with its container until it is cleared, after its end was told. Where
-        the disk has little room for it that is done first, so that its loss is told as well."""
+        """Little output stays with its container until it is cleared, after its end was told. Of
+        more, docker may have dropped some, and so may a disk with little room: it is kept first, so
+        that its loss is told as well."""
         held = self._known(execution_id)
-        if await self.directories.in_thread(self._is_tight):
+        tight = await self.directories.in_thread(self._is_tight)
+        # Where docker has not told of its end there may be more to come.
+        if tight or (held.told and held.output is None):
             with contextlib.suppress(OSError), trio.move_on_after(TAILS_S) as scope:
                 await self._link.client()
-                scope.deadline = math.inf  # the calls have bounds of their own
-                await self.clear(execution_id)
+                if tight:
+                    scope.deadline = math.inf  # the calls have bounds of their own
+                    await self.clear(execution_id)
+                else:
+                    await self._keep(execution_id)
         return held.lost_output
+
+    async def _keep(self, execution_id: str) -> None:
+        async with self._alone(execution_id):
+            if self.directories.of(execution_id).read_exit() is None:
+                await self._keep_output(execution_id)
+
+    async def _keep_output(
+        self, execution_id: str, known: Mapping[Stream, Iterable[bytes]] | None = None
+    ) -> None:
+        """Once. Raises EngineFailed."""
+        held, directory = self._known(execution_id), self.directories.of(execution_id)
+        if held.kept:
+            return
+        client, bytes_max = await self._link.client(), held.output_bytes
+        lost = await self._link.ask(lambda: keep_logs(client, directory, known, bytes_max))
+        held.lost_output, held.kept = lost or held.lost_output, True
 
     def _is_tight(self) -> bool:
         return shutil.disk_usage(self.directories.root).free < FREE_BYTES_MIN
@@ -268,9 +292,7 @@ class DockerEngine:
             await self.directories.clear(execution_id)  # first: it may be what fills the disk
             if directory.read_exit() is not None:
                 return  # its container went, or is left over
-            client = await self._link.client()
-            lost_output = await self._link.ask(lambda: keep_logs(client, directory, known))
-            held.lost_output = lost_output or held.lost_output
+            await self._keep_output(execution_id, known)
             ended = replace(ended, lost_output=held.lost_output)
             try:
                 await self.directories.in_thread(lambda: directory.record(ended))
@@ -549,6 +571,7 @@ class DockerEngine:
             held.end(lost("it has no container: somebody removed it, or it was never made"))
             self._link.doubt()  # docker may be making it just now
             return
+        held.output_bytes = seen.output_bytes
         if seen.status in RUNS:
             held.killed = False  # whoever ended it has started it again
             return

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
+from agent.engines.container import LOCAL
 from agent.engines.docker_frames import frames
 from agent.engines.processors import runs_here
 from agent.engines.task_log import STREAMS, Stream
@@ -61,6 +62,7 @@ class Seen:
     started: float = 0.0  # Unix time; zero where it has not
     finished: float = 0.0
     stop_signal: str = "SIGTERM"
+    output_bytes: int = 0  # docker has as much in its files once it has dropped any; 0: not known
 
 
 class DockerClient:
@@ -76,7 +78,7 @@ class DockerClient:
             self._api: Any = docker.APIClient(url, version="auto", timeout=TIMEOUT_S)
             self._impatient: Any = _impatient(url, self._api.api_version)
             info = self._api.info()
-            self.log_driver = "local" if "local" in info["Plugins"]["Log"] else "json-file"
+            self.log_driver = LOCAL if LOCAL in info["Plugins"]["Log"] else "json-file"
             self.live_restore = bool(info.get("LiveRestoreEnabled"))
             self.root = str(info.get("DockerRootDir") or "/")
 
@@ -157,6 +159,7 @@ class DockerClient:
             moment_ns(state.get("StartedAt") or "") / 1e9,
             moment_ns(state.get("FinishedAt") or "") / 1e9,
             config.get("StopSignal") or "SIGTERM",
+            _kept_bytes(found["HostConfig"].get("LogConfig") or {}),
         )
 
     def all(self) -> dict[str, str]:
@@ -342,6 +345,16 @@ def moment_ns(text: str) -> int:
     except (ValueError, OverflowError):  # no such day, as in a damaged file
         return 0
     return max(0, seconds * 1_000_000_000 + int((match[2] or "0").ljust(9, "0")))
+
+
+def _kept_bytes(log: Mapping[str, Any]) -> int:
+    """Of the driver `local`, as a container of ours asks for it: it goes on to the next file when
+    one is full, and drops the oldest. Podman's drops all that there is."""
+    options = log.get("Config") or {}
+    files, size = options.get("max-file", ""), options.get("max-size", "")
+    if log.get("Type") != LOCAL or not (files.isdecimal() and size.isdecimal()):
+        return 0
+    return max(0, int(files) - 1) * int(size)
 
 
 def _read(found: Iterator[tuple[Stream | None, bytes]]) -> Iterator[tuple[Stream | None, bytes]]:

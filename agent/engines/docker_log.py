@@ -12,6 +12,7 @@ import contextlib
 import errno
 import logging
 import struct
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -28,6 +29,10 @@ SAME_MAX: Final = 255
 _SECOND_CHARS: Final = len("2026-02-03T04:05:06")
 _MOMENT_CHARS: Final = len("2026-02-03T04:05:06.123456789Z")
 _LENGTH: Final = struct.Struct(">I")
+# What docker's driver `local` writes beside a line, as its protobuf has it: two lengths, stream and
+# moment; and of a part of a line that is longer than 16 KiB which part that is.
+_ENTRY_BYTES: Final = 8 + 8 + 10
+_PART_BYTES: Final = 2 + 2 + 2 + 66 + 5
 _log = logging.getLogger("shoal.docker")
 
 
@@ -110,7 +115,8 @@ def chunks(
 
 def spool(frames: Iterable[bytes], path: Path) -> None:
     """Keep them in a file; on a full disk, none of them. Raises OSError."""
-    fresh = path.with_name(f".{path.name}")
+    # Who gave up waiting for a thread may have another one do the same meanwhile.
+    fresh = path.with_name(f".{path.name}.{threading.get_ident()}")
     try:
         with fresh.open("wb") as file:
             for frame in frames:
@@ -130,17 +136,40 @@ def last(frames: Iterable[bytes], count: int) -> Iterable[bytes]:
     return deque(frames, maxlen=max(0, count))
 
 
+@dataclass(slots=True)
+class Amount:
+    """Of output: what was written, and what that takes in docker's files, to some bytes more."""
+
+    written: int = 0
+    stored: int = 0
+
+    def counting(self, frames: Iterable[bytes]) -> Iterator[bytes]:
+        """The frames of one stream, as they are."""
+        is_part = False
+        for frame in frames:
+            size, was_part = len(frame) - frame.find(b" ") - 1, is_part
+            is_part = not frame.endswith(b"\n")
+            self.written += size
+            line = size if is_part else size - 1
+            length = (line.bit_length() + 6) // 7  # of its length, in sevens of bits
+            self.stored += _ENTRY_BYTES + (1 + length + line if line else 0)
+            self.stored += _PART_BYTES * (is_part or was_part)
+            yield frame
+
+
 def keep_logs(
     client: DockerClient,
     directory: ExecutionDir,
     known: Mapping[Stream, Iterable[bytes]] | None = None,
+    bytes_max: int = 0,
 ) -> str:
     """Before the container goes. A full disk costs the output, and keeps no container for it: what
-    is not kept, and why, in a sentence. Docker is asked for what is not `known` already.
+    is not kept, and why, in a sentence. Docker is asked for what is not `known` already; where it
+    has more than `bytes_max` in its files, it has dropped what was there before, if anything was.
 
     Blocks. Raises NotAnswering.
     """
-    lost = []
+    lost, amount = [], Amount()
     for stream in STREAMS:
         path = kept_log(directory, stream)
         try:
@@ -149,7 +178,7 @@ def keep_logs(
                 continue
             frames, source = client.log(directory.path.name, stream, 0, -1, False)
             with closing(source):
-                spool(frames, path)
+                spool(amount.counting(frames), path)
         except NotThere:
             break
         except NotAnswering:
@@ -159,6 +188,11 @@ def keep_logs(
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             why = "the disk is full" if full else error
             lost.append(f"{stream} could not be kept: {why}")
+    if bytes_max and amount.stored > bytes_max:
+        lost.append(
+            f"what came before its last {amount.written:,} bytes, of both streams together, is "
+            "gone, as task.log_bytes_max has it"
+        )
     return "; ".join(lost)
 
 

@@ -173,6 +173,21 @@ def test_output_is_read_from_any_device_while_it_runs_and_after(
     assert re.findall(r"line \d", after.out) == ["line 2", "line 3"], after
 
 
+def test_a_flood_of_output_says_what_of_it_is_gone(lab: Lab, docker: DockerHost) -> None:
+    """Docker keeps 8 MiB of both streams and drops the oldest, 2 MiB at once."""
+    script = "yes $(printf %01000d 0) | head -n 12000; echo the end"
+    started = lab.shoal(lab[0], "docker", "run", "-d", *SHELL, script)
+    job = started.out.strip()
+    assert lab.shoal(lab[0], "job", "wait", job).code == 0
+    said = lab.shoal(lab[1], "job", "describe", job).out
+    (kept,) = re.findall(r"what came before its last ([0-9,]+) bytes, of both streams", said)
+    assert "is gone, as task.log_bytes_max has it" in said
+    ended(lab, docker)
+    after = lab.shoal(lab[2], "logs", job)
+    assert len(after.out) == int(kept.replace(",", "")) > 7_500_000, after.err
+    assert after.out.endswith("0\nthe end\n") and "what came before its last" in after.err
+
+
 def test_bad_ends_have_their_reasons(lab: Lab, docker: DockerHost) -> None:
     greedy = lab.shoal(
         lab[0], "docker", "run", "--memory", "16Mi", *SHELL, "x=aaaa; while true; do x=$x$x; done"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import json
 import os
 import re
@@ -11,8 +12,9 @@ import signal
 import socket
 import tarfile
 import time
+from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,13 @@ from agent.engines import docker as docker_module
 from agent.engines import docker_client, images
 from agent.engines.container import ContainerLaunch
 from agent.engines.docker import DockerEngine
+from agent.engines.docker_log import Amount
 from agent.engines.engine import Engines, FoundExecution
 from agent.engines.execution_dir import ExecutionDir
 from agent.engines.ports import FIRST, LAST, NOTE, read_note
 from agent.engines.supervisor import boot_id
 from agent.engines.task import ExecutionRunningError, ExitReason, TaskExit
-from agent.engines.task_log import Stream
+from agent.engines.task_log import STREAMS, Stream
 from agent.packing import NO_FILE, pack
 from protocol.container import ContainerParams, full_name
 from protocol.effects import StartTask
@@ -120,7 +123,7 @@ async def test_it_is_held_to_what_its_job_asked_for(root: Path, docker: DockerHo
         assert host["CapDrop"] == ["ALL"] and host["CapAdd"] is None
         assert host["SecurityOpt"] == ["no-new-privileges:true"]
         assert host["PidsLimit"] == 512 and host["RestartPolicy"]["Name"] in ("", "no")
-        assert host["LogConfig"]["Config"]["max-file"] == "2"
+        assert host["LogConfig"]["Config"]["max-file"] == "5"
         await it.stop("e1", 0)
         await it.wait("e1")
 
@@ -1178,6 +1181,96 @@ async def test_a_full_disk_costs_the_output_and_nothing_else(
     async with engine(root, docker) as it:
         await it.adopt()
         assert "stdout could not be kept" in await it.settle_output("e1"), "as it was recorded"
+
+
+FLOODS = {
+    "short lines": ("seq 200000", "stdout"),
+    "empty lines": ("yes '' | head -n 100000", "stdout"),
+    "lines of many parts": ("head -c 3000000 /dev/zero | tr '\\0' x >&2; echo >&2", "stderr"),
+    "both": ("head -c 900000 /dev/zero | tr '\\0' x; seq 100000 >&2; echo last", "stdout"),
+}
+
+
+@pytest.mark.parametrize("what", FLOODS)
+async def test_output_that_docker_has_dropped_is_told_of_and_by_a_later_life_too(
+    root: Path, docker: DockerHost, what: str
+) -> None:
+    script, stream = FLOODS[what]
+    bound, size = 512 << 10, 128 << 10  # of both streams; docker drops a file of this size at once
+    async with engine(root, docker) as it:
+        await ended(it, shell(script, log_bytes_max=bound // 2))
+        in_docker = await stored(docker)
+        assert bound < in_docker < bound + size + (32 << 10)
+        assert in_docker - 200 < counted(it, "e1").stored < in_docker * 1.01
+        await it.tails("e1", 40)
+        note = await it.settle_output("e1")
+        kept = len(await said(it)) + len(await said(it, stream="stderr"))
+        assert note == (
+            f"what came before its last {kept:,} bytes, of both streams together, is gone, as "
+            "task.log_bytes_max has it"
+        )
+        ends = await said(it, stream=stream)
+        await it.clear("e1")
+        assert await said(it, stream=stream) == ends and docker.ours() == []
+    async with engine(root, docker) as it:
+        await it.adopt()
+        assert await it.settle_output("e1") == note
+
+
+async def test_output_of_which_docker_has_dropped_none_is_kept_without_a_word(
+    root: Path, docker: DockerHost, proxy: DockerProxy
+) -> None:
+    """As much as is promised, and not the small bit more that docker may have."""
+    logs = rb"^GET \S*/logs"
+    whole = b"".join(b"%d\n" % number for number in range(1, 14_001))
+    async with engine(root, docker, socket=proxy.path) as it:
+        await ended(it, shell("seq 14000", log_bytes_max=256 << 10))
+        assert (400 << 10) < await stored(docker) < (512 << 10)
+        await it.tails("e1", 40)
+        assert await it.settle_output("e1") == "" and await said(it) == whole
+        asked = proxy.count(logs)
+        await it.clear("e1")
+        assert proxy.count(logs) == asked, "it was kept before its end was told"
+        assert await said(it) == whole
+        await ended(it, shell("echo little", "e2"))
+        await it.tails("e2", 40)
+        asked = proxy.count(logs)
+        assert await it.settle_output("e2") == "" and proxy.count(logs) == asked
+        await it.clear("e2")
+        assert proxy.count(logs) == asked and await said(it, "e2") == b"little\n"
+
+
+async def test_output_is_not_kept_while_docker_may_have_more_of_it(
+    root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container that was given up, as docker hung, may run on."""
+    monkeypatch.setattr(docker_module, "GIVE_UP_S", 0.0)
+    async with engine(root, docker) as it:
+        await it.start(shell("seq 50; sleep 1000"))
+        await until_said(it, "e1", b"".join(b"%d\n" % number for number in range(1, 51)))
+        await it.stop("e1", 0.0)
+        assert (await it.wait("e1")).reason is ExitReason.LOST
+        await it.tails("e1", 40)
+        assert await it.settle_output("e1") == ""
+        assert not (root / "e1/log.stdout").exists()
+
+
+async def stored(docker: DockerHost, name: str = "e1") -> int:
+    """Bytes of its output in docker's own files, all but the last of which it compresses."""
+    logs = docker.root / "data/containers" / detail(docker, name)["Id"] / "local-logs"
+    await until(lambda: all(path.suffix in (".log", ".gz") for path in logs.iterdir()))
+    packed = [gzip.decompress(path.read_bytes()) for path in logs.glob("*.gz")]
+    return len(b"".join([*packed, (logs / "container.log").read_bytes()]))
+
+
+def counted(it: DockerEngine, name: str) -> Amount:
+    amount, client = Amount(), it._link._client
+    assert client is not None
+    for stream in STREAMS:
+        frames, source = client.log(name, stream, 0, -1, False)
+        with closing(source):
+            deque(amount.counting(frames), maxlen=0)
+    return amount
 
 
 async def test_a_disk_that_an_ended_container_fills_has_room_once_it_is_over(

@@ -235,8 +235,16 @@ def test_a_container_is_held_back_by_default() -> None:
         "mounts": None,
         "log_config": {
             "Type": "local",
-            "Config": {"max-size": str(MIB), "max-file": "2"},
+            "Config": {"max-size": str(MIB // 2), "max-file": "5"},
         },
+    }
+
+
+def test_of_podman_s_one_file_all_of_it_goes_at_once() -> None:
+    launch = ContainerLaunch("e1", "x", log_bytes_max=MIB)
+    assert host_options(launch, WORK, "json-file")["log_config"] == {
+        "Type": "json-file",
+        "Config": {"max-size": str(2 * MIB), "max-file": "1"},
     }
 
 

@@ -107,6 +107,23 @@ def test_a_name_is_taken_apart_as_the_sdk_has_it(image: str, parts: tuple[str, s
     assert docker_client._split(image) == parts
 
 
+@pytest.mark.parametrize(
+    ("log", "found"),
+    [
+        ({"Type": "local", "Config": {"max-size": "2097152", "max-file": "5"}}, 8 << 20),
+        ({"Type": "local", "Config": {"max-size": "4194304", "max-file": "2"}}, 4 << 20),
+        ({"Type": "json-file", "Config": {"max-size": "2097152", "max-file": "5"}}, 0),
+        ({"Type": "k8s-file", "Config": None}, 0),
+        ({"Type": "local", "Config": {"max-size": "20m"}}, 0),
+        ({}, 0),
+    ],
+)
+def test_how_much_output_docker_keeps_is_known_of_containers_as_ours(
+    log: dict[str, object], found: int
+) -> None:
+    assert docker_client._kept_bytes(log) == found
+
+
 # ---- errors ------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from agent.engines import docker_log
 from agent.engines.docker_client import moment_ns
 from agent.engines.docker_log import (
     CHUNK_BYTES,
+    Amount,
     Places,
     before,
     before_last,
@@ -290,6 +291,22 @@ def test_a_place_means_the_same_once_it_is_kept(tmp_path: Path) -> None:
         place, _ = places.of(one)
         rest = b"".join(b"%d\n" % after for after in range(number + 1, len(frames)))
         assert data_of(read_kept(path, place, -1)) == rest
+
+
+def test_what_output_takes_in_docker_s_files_is_counted() -> None:
+    """As docker 20.10 writes it: in parts where a line is longer than 16 KiB, or has no end."""
+    for written, stored in (
+        ([b"\n"], 26),
+        ([b"1\n"], 29),
+        ([b"end"], 103),
+        ([b"x" * 200 + b"\n"], 229),
+        ([b"x" * 16384, b"x" * 3616 + b"\n"], 20_205),
+    ):
+        amount = Amount()
+        frames = [frame(NOW, data) for data in written]
+        assert list(amount.counting(iter(frames))) == frames
+        assert amount.written == sum(map(len, written))
+        assert stored <= amount.stored <= stored + 5 * len(frames)
 
 
 @pytest.mark.parametrize(
