@@ -291,7 +291,8 @@ class Task:
         metadata=about(
             choice("auto", "always", "never"),
             "Whether programs run in a sandbox of bubblewrap: the device's files to read, no home, "
-            "no sockets, no others' tasks. auto: those that ask for no network; always: all, and "
+            "no sockets, no others' tasks. auto: those that ask for no network; those that have a "
+            "directory to read in one that has all else of the device as it is. always: all, and "
             "none where it does not work; never: none, nor any that asks for no network.",
         ),
     )

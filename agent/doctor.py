@@ -209,14 +209,29 @@ class Doctor:
         )
 
     def _sandbox(self) -> list[View]:
-        """Where every program is to be in one: whether they are."""
+        """Where every program is to be in one: whether they are; else what it costs without."""
         if self._agent.config.task.sandbox != "always":
-            return []
+            return self._to_read()
         if self._agent.engines.process.sandbox is not None:
             return [check("sandbox", True, "every program runs in a sandbox of bubblewrap")]
         text = "no programs run here: [task] sandbox = always, and bubblewrap does not work"
         fix = "sudo apt install bubblewrap, and start the agent again; its log says what it misses"
         return [check("sandbox", False, text, fix)]
+
+    def _to_read(self) -> list[View]:
+        """Directories of the owner's that tasks are to write nothing to: whether that holds."""
+        allowed = self._agent.config.accept.directories
+        read = [path for path in allowed if not path.endswith(":rw")]
+        if not read or self._agent.engines.process.sandbox is not None:
+            return []
+        text = (
+            f"programs may be given {', '.join(read)} to read, and write there where their user may"
+        )
+        fix = (
+            "sudo apt install bubblewrap, leave [task] sandbox at auto, and start the agent again; "
+            "or see to it by the modes of the files"
+        )
+        return [check("sandbox", None, text, fix)]
 
     def _memory(self) -> list[View]:
         """The firmware of a Raspberry Pi has the kernel count none, unless it is told to."""

@@ -72,8 +72,11 @@ class ProcessEngine:
         self.sandbox = sandbox
         self._watches: dict[str, Watch] = {}
         self._turns: dict[str, trio.Lock] = {}  # of those being started or looked for
-        if user and (closed := closed_parent(self.root, user)):
-            _log.warning("%s is closed to tasks: they cannot reach HOME by its path", closed)
+        closed = closed_parent(self.root, user) if user else None
+        self._reachable = closed is None  # by its path, which is what bubblewrap takes
+        if closed:
+            why = "they cannot reach HOME by its path, nor be kept from writing to what they read"
+            _log.warning("%s is closed to tasks: %s", closed, why)
 
     async def hand_over(self, execution_id: str) -> None:
         """Its inputs are complete: make them the task user's. A spawner does it at the start."""
@@ -376,15 +379,20 @@ class ProcessEngine:
         """The words before its command. Raises OSError where it cannot have what it asked for.
 
         WebAssembly's child is not put into one: its modules reach nothing but what it hands them.
+        Nor is a program that has a directory to read, where that cannot be: then it may write there
+        if its user may, as it may anywhere else.
         """
-        wanted = not launch.network or (self.sandbox is not None and self.sandbox.always)
-        if launch.becomes_user or not wanted:
+        closed = not launch.network or (self.sandbox is not None and self.sandbox.always)
+        reads = not all(launch.shared.values()) and self.sandbox is not None and self._reachable
+        if launch.becomes_user or not (closed or reads):
             return ()
         if self.sandbox is None:
             raise OSError("a program without a network needs bubblewrap, which is not here")
         start = directory.work / (launch.cwd or "")
         own, within = (directory.work, directory.tmp), inside_only(env)
-        return self.sandbox.prefix(start, own, launch.shared, within, network=launch.network)
+        return self.sandbox.prefix(
+            start, own, launch.shared, within, network=launch.network, is_open=not closed
+        )
 
     def _environment(self, directory: ExecutionDir, launch: TaskLaunch) -> dict[str, str]:
         """An allow-list: nothing else of the agent's own environment reaches a task."""

@@ -3,6 +3,9 @@
 The device is there to read, without other people's homes, sockets or tasks, and with the device
 files that its owner lists. What the task writes it writes to its own directory. Processes of its
 own are all it sees; a network is there unless it asked for none.
+
+An open one is for a task that has a directory of the device to read, and is not to write there: all
+else of the device is as it is without a sandbox, but for others' processes.
 """
 
 from __future__ import annotations
@@ -30,9 +33,10 @@ STATUS_FD: Final = 100  # as supervise.c opens it for bubblewrap, on `sandbox` b
 # Kept from what is hidden: names are looked up with these.
 RESOLVERS: Final = ("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager")
 HIDDEN: Final = ("/tmp", "/var/tmp", "/run", "/home", "/root")  # noqa: S108
+# All of them, also for an open one: by these a check knows a sandbox, see enter in supervise.c.
 _BASE: Final = (
     *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts"),
-    *("--unshare-cgroup-try", "--die-with-parent", "--ro-bind", "/", "/", "--proc", "/proc"),
+    *("--unshare-cgroup-try", "--die-with-parent"),
 )
 # Bubblewrap's own --dev makes terminals, and for these a second user namespace, which checks beside
 # the task could not enter.
@@ -92,9 +96,10 @@ class Sandbox:
         env: Mapping[str, str],
         *,
         network: bool,
+        is_open: bool = False,
     ) -> tuple[str, ...]:
         """What stands before the command; `env` is what of its variables is set inside only."""
-        words = self.words(directory, writable, shared, network=network)
+        words = self.words(directory, writable, shared, network=network, is_open=is_open)
         set_ = [word for name, value in env.items() for word in ("--setenv", name, value)]
         return (self.program, *words, *set_, "--json-status-fd", str(STATUS_FD), "--")
 
@@ -105,10 +110,21 @@ class Sandbox:
         shared: Mapping[str, bool],
         *,
         network: bool,
+        is_open: bool = False,
     ) -> list[str]:
         """It starts in `directory`, may write to `writable`, and has of the device's own
         directories those in `shared`, where that says so to write to."""
-        words = [*_BASE, *([] if network else ["--unshare-net"]), *_own_devices()]
+        words = [*_BASE, *([] if network else ["--unshare-net"])]
+        words += ["--dev-bind", "/", "/", "--proc", "/proc"] if is_open else self._closed()
+        for path, may_write in sorted(shared.items()):
+            words += ["--bind" if may_write else "--ro-bind", path, path]
+        for own in writable:
+            words += ["--bind", str(own), str(own)]
+        return [*words, "--chdir", str(directory)]
+
+    def _closed(self) -> list[str]:
+        """What of the device is there, and what of that is hidden."""
+        words = ["--ro-bind", "/", "/", "--proc", "/proc", *_own_devices()]
         hidden = (*HIDDEN, *map(str, self.hidden))
         for path in dict.fromkeys(os.path.realpath(path) for path in hidden):
             if os.path.isdir(path):
@@ -119,11 +135,7 @@ class Sandbox:
             words += ["--ro-bind-try", path, path]
         for path, real in _listed(self.devices).items():
             words += ["--dev-bind-try", real, path]
-        for path, may_write in sorted(shared.items()):
-            words += ["--bind" if may_write else "--ro-bind", path, path]
-        for own in writable:
-            words += ["--bind", str(own), str(own)]
-        return [*words, "--chdir", str(directory)]
+        return words
 
 
 def _try(argv: Sequence[str], user: TaskUser | None) -> tuple[int, str]:

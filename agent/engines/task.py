@@ -80,7 +80,7 @@ class TaskLaunch:
     becomes_user: bool = False  # it is started as the agent's own user, and changes to it by itself
     network: bool = True  # without one it is put into a sandbox
     shared: Mapping[str, bool] = field(default_factory=dict)  # the device's own directories that it
-    # is given, and whether to write to
+    # is given, and whether to write to; with one to read it is put into an open sandbox
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,20 @@ async def test_where_every_program_is_to_be_in_a_sandbox_that_is_checked(data_di
         assert checks(agent)["sandbox"]["ok"] is True
 
 
+async def test_directories_that_programs_could_write_to_are_told_of(data_dir: Path) -> None:
+    async with running_agent(data_dir) as agent:
+        agent.engines.process.sandbox = None
+        for directories, told in ((("/srv/out:rw",), False), (("/srv/in", "/srv/out:rw"), True)):
+            accept = dataclasses.replace(agent.config.accept, directories=directories)
+            agent.config = dataclasses.replace(agent.config, accept=accept)
+            assert ("sandbox" in checks(agent)) is told
+        entry = checks(agent)["sandbox"]
+        assert entry["ok"] is None and "given /srv/in to read" in entry["text"]
+        assert "apt install bubblewrap" in entry["fix"]
+        agent.engines.process.sandbox = Sandbox("/usr/bin/bwrap", False, ())
+        assert "sandbox" not in checks(agent)
+
+
 async def test_a_device_that_takes_no_work_says_why(data_dir: Path) -> None:
     async with running_agent(data_dir) as agent:
         bidder = agent.driver.node.executor.bidder

@@ -25,6 +25,7 @@ from agent.engines.engine import Engines
 from agent.engines.execution_dir import ExecutionDir
 from agent.engines.ports import FIRST, LAST
 from agent.engines.process import ProcessEngine
+from agent.engines.sandbox import Sandbox
 from agent.engines.task import ExitReason, TaskExit, TaskUser
 from agent.inputs.downloads import Downloads
 from agent.inputs.inputs import Inputs
@@ -59,9 +60,9 @@ def root() -> Iterator[Path]:
 class Running:
     """Tasks of one life of an agent, and what it was told of them."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, sandbox: Sandbox | None = None) -> None:
         self.events: list[Event] = []
-        self.engine = ProcessEngine(root / "executions", TaskUser.default())
+        self.engine = ProcessEngine(root / "executions", TaskUser.default(), sandbox=sandbox)
         self.archives = Archives(root / "archives")
         self.may_dial = trio.Event()
         engines = Engines(self.engine)
@@ -109,8 +110,8 @@ class Running:
 
 
 @asynccontextmanager
-async def running(root: Path) -> AsyncIterator[Running]:
-    it = Running(root)
+async def running(root: Path, sandbox: Sandbox | None = None) -> AsyncIterator[Running]:
+    it = Running(root, sandbox)
     async with trio.open_nursery() as nursery:
         await nursery.start(it.tasks.run)
         yield it
@@ -288,6 +289,22 @@ async def test_a_directory_of_the_device_is_an_input_where_its_owner_allows_it(r
     async with running(root) as it:
         refused = await it.ended(task("true", execution=ExecutionId("e2"), InputSources=[other]))
         assert "which its owner does not allow" in refused.reason
+
+
+async def test_a_directory_that_is_to_be_read_is_not_written_to_though_its_modes_allow_it(
+    root: Path,
+) -> None:
+    shared = root / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    own = source("localDirectory", "in", SourcePath=str(shared))
+    sandbox = Sandbox.find(TaskUser.default(), False, (), ())
+    assert sandbox is not None, "bubblewrap is needed (scripts/setup --docker)"
+    async with running(root, sandbox) as it:
+        script = f"touch in/new || touch {shared}/new || echo kept"
+        ended = await it.ended(shell(script, InputSources=[own]))
+        assert (ended.exit_code, ended.stdout_tail) == (0, b"kept\n"), ended
+        assert os.listdir(shared) == []
 
 
 async def test_tails_are_bounded(root: Path) -> None:

@@ -101,6 +101,107 @@ async def test_it_has_directories_that_it_was_given(make: Make, root: Path) -> N
     assert sorted(os.listdir(read)) == ["old"]
 
 
+def anybodys(*directories: Path) -> None:
+    for directory in directories:
+        directory.mkdir()
+        directory.chmod(0o777)
+        (directory / "old").write_text(directory.name)
+
+
+async def test_a_directory_to_read_is_not_written_to_and_all_else_is_as_it_is(
+    make: Make, root: Path
+) -> None:
+    read, within, other = root / "read", root / "read" / "write", root / "other"
+    anybodys(read, within, other)
+    (other / "link").symlink_to(read)
+    engine = make(always=False)
+    work = await engine.directories.prepare("e1")
+    (work / "in").symlink_to(read)
+    await engine.hand_over("e1")
+    script = (
+        f"cat in/old; echo n >in/new; echo n >{read}/new; echo n >{other}/link/new; rm in/old;"
+        f"echo n >/proc/1/root/{read}/new; echo n >in/write/new;"
+        f"echo n >{other}/new; echo n >own; echo n >$TMPDIR/own;"
+        "ls -d /dev/kmsg /dev/shm; stat -c %i /run /tmp /home; readlink /proc/self/ns/net"
+    )
+    shared = {str(read): False, str(within): True}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dial = f"; exec 3<>/dev/tcp/127.0.0.1/{server.getsockname()[1]} && echo dialled"
+        exit, out, err = await ended(engine, "bash", "-c", script + dial, shared=shared)
+    assert exit.succeeded and err.count("Read-only file system") == 5, err
+    assert sorted(os.listdir(read)) == ["old", "write"]
+    assert all((place / "new").read_text() == "n\n" for place in (within, other))
+    assert (work / "own").exists()
+    inodes = "".join(f"{os.stat(path).st_ino}\n" for path in ("/run", "/tmp", "/home"))  # noqa: S108
+    network = os.readlink("/proc/self/ns/net")
+    assert out == f"read/dev/kmsg\n/dev/shm\n{inodes}{network}\ndialled\n"
+
+
+async def test_with_a_directory_to_read_it_has_no_network_if_it_asked_for_none(
+    make: Make, root: Path
+) -> None:
+    read, other = root / "read", root / "other"
+    anybodys(read, other)
+    script = f"echo n >{read}/new; echo n >{other}/new; readlink /proc/self/ns/net"
+    exit, out, err = await ended(
+        make(always=False), "sh", "-c", script, shared={str(read): False}, network=False
+    )
+    assert exit.succeeded and "Read-only file system" in err and "nonexistent" in err
+    assert out.startswith("net:[") and out != f"{os.readlink('/proc/self/ns/net')}\n"
+    assert os.listdir(read) == os.listdir(other) == ["old"]
+
+
+async def test_with_a_directory_to_read_it_is_stopped_and_checked_as_any_other(
+    make: Make, root: Path
+) -> None:
+    read = root / "read"
+    anybodys(read)
+    engine = make(always=False)
+    script = "trap 'echo bye; exit 3' TERM; echo on; while :; do sleep 0.1; done"
+    launch = TaskLaunch("e1", ("sh", "-c", script), stop_grace_s=30, shared={str(read): False})
+    await engine.start(launch)
+    with trio.fail_after(60):
+        assert await printed(engine, 1) == ["on"]
+        code, said = await engine.run_beside("e1", ("touch", f"{read}/new"))
+        assert code == 1 and "Read-only file system" in said
+        assert await engine.run_beside("e1", ("cat", f"{read}/old")) == (0, "read")
+        await engine.stop("e1")
+        assert (await engine.wait("e1")).reason is ExitReason.STOPPED
+    assert (await engine.tails("e1", 9))[0].data == b"on\nbye\n"
+
+
+async def test_with_directories_to_write_to_alone_it_is_in_no_sandbox(
+    make: Make, root: Path
+) -> None:
+    write = root / "write"
+    anybodys(write)
+    engine = make(always=False)
+    script = f"echo n >{write}/new; readlink /proc/self/ns/mnt"
+    exit, out, _ = await ended(engine, "sh", "-c", script, shared={str(write): True})
+    assert exit.succeeded and out == f"{os.readlink('/proc/self/ns/mnt')}\n"
+    assert not (root / "executions/e1/sandbox").exists()
+
+
+async def test_without_a_sandbox_it_is_file_modes_that_keep_it_from_writing(root: Path) -> None:
+    """As the README says; and so where bubblewrap, which takes paths, cannot reach its own."""
+    ours, theirs = root / "ours", root / "theirs"
+    anybodys(ours, theirs)
+    ours.chmod(0o755)
+    script = f"echo n >{ours}/new; echo n >{theirs}/new"
+    shared = {str(ours): False, str(theirs): False}
+    closed = root / "closed"
+    closed.mkdir(mode=0o700)
+    user = TaskUser.default()
+    found = Sandbox.find(user, False, (), ())
+    for place, sandbox in ((root / "executions", None), (closed / "executions", found)):
+        engine = ProcessEngine(place, user, sandbox=sandbox)
+        exit, _, err = await ended(engine, "sh", "-c", script, shared=shared)
+        assert exit.succeeded and err.count("Permission denied") == 1
+        assert (theirs / "new").exists() and not (ours / "new").exists()
+        (theirs / "new").unlink()
+        engine.close()
+
+
 async def test_its_devices_are_those_that_the_owner_lists(make: Make) -> None:
     look = ("sh", "-c", "ls /dev | grep -c '^loop-control$\\|^kmsg$'; cat /dev/zero | head -c 1")
     exit, out, _ = await ended(make(), *look)
