@@ -217,6 +217,7 @@ class Tasks:
             del self._scopes[key]
             if scope.cancelled_caught:
                 self._given.pop(key, None)
+                self._cards.free(key)
                 self._forget(key)
                 self._post(TaskEnded(key, None, "stopped before it started", untouched=True))
                 await self._discard(key)
@@ -266,6 +267,10 @@ class Tasks:
             await self._fetch_inputs(engine, task)
         await self._results.want(engine.directories, task.execution, spec.result_paths)
         await self._publishing.want(engine.directories, task)
+        if spec.resources.gpu:  # noted at once: whoever finds it running knows them
+            cards = self._cards.choose(task.execution, spec.resources.gpu)
+            note = graphics.note_of(cards)
+            await engine.directories.write_note(task.execution, graphics.NOTE, note)
         if spec.engine.type != "wasm":
             return ()
         assert self._engines.wasm is not None, task
@@ -278,7 +283,7 @@ class Tasks:
     async def _launch(self, task: StartTask, module: tuple[str, ...]) -> None:
         if task.spec.task.engine.type == "docker":
             assert self._engines.docker is not None, task
-            given, gpus = self._given.get(task.execution), await self._choose_gpus(task)
+            given, gpus = self._given.get(task.execution), self._cards.of(task.execution)
             container = container_launch(task, _environment(task), self._log_bytes_max, given, gpus)
             await self._engines.docker.start(container)
             return
@@ -287,7 +292,7 @@ class Tasks:
             await self._engines.process.start(launch)
             return
         params, need = task.spec.task.engine.process, task.spec.task.resources
-        gpus = await self._choose_gpus(task)
+        gpus = self._cards.of(task.execution)
         told = {**await self._choose_ports(task), **(graphics.variables(gpus) if gpus else {})}
         launch = TaskLaunch(
             execution_id=task.execution,
@@ -302,17 +307,6 @@ class Tasks:
             shared=self._shared(task),
         )
         await self._engines.process.start(launch)
-
-    async def _choose_gpus(self, task: StartTask) -> tuple[int, ...]:
-        """Noted before anybody is asked to start it: whoever finds it running knows them. Raises
-        OSError."""
-        if not task.spec.task.resources.gpu:
-            return ()
-        key = task.execution
-        cards = self._cards.choose(key, task.spec.task.resources.gpu)
-        directories = self._engines.named(task.spec.task.engine.type).directories
-        await directories.write_note(key, graphics.NOTE, graphics.note_of(cards))
-        return cards
 
     async def _choose_ports(self, task: StartTask) -> dict[str, str]:
         """Of a process, which has the device's own network; what it is told of them."""

@@ -35,6 +35,10 @@ class Cards:
         self._given[execution] = tuple(free[:wanted])
         return self._given[execution]
 
+    def of(self, execution: str) -> tuple[int, ...]:
+        """Those that it has; none where it asked for none."""
+        return self._given.get(execution, ())
+
     def hold(self, execution: str, cards: Sequence[int]) -> None:
         """An earlier life of the agent gave it these."""
         if cards:

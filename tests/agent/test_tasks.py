@@ -20,6 +20,7 @@ import trio.testing
 from agent.archives import Archives, ByteStream
 from agent.config import S3 as Settings
 from agent.engines.cards import Cards
+from agent.engines.directories import Directories
 from agent.engines.docker import DockerEngine
 from agent.engines.engine import Engines
 from agent.engines.execution_dir import ExecutionDir
@@ -248,7 +249,7 @@ async def test_each_task_is_told_graphics_cards_of_its_own_also_by_a_later_life(
         await until(lambda: said("e1").endswith("\n") and said("e2").endswith("\n"))
         assert sorted((said("e1"), said("e2"))) == ["0 0 PCI_BUS_ID\n", "1 1 PCI_BUS_ID\n"]
         refused = await it.ended(with_gpu("e3"))
-        assert (refused.exit_code, refused.untouched) == (None, False)
+        assert (refused.exit_code, refused.untouched) == (None, True)
         assert refused.reason == "gpu: needs 1, 0 of 2 free on this device"
     async with running(root) as later:
         assert len(await later.tasks.found()) == 2
@@ -263,6 +264,27 @@ async def test_each_task_is_told_graphics_cards_of_its_own_also_by_a_later_life(
         await later.until(TaskEnded)
         later.events.clear()
         both = await later.ended(with_gpu("e6", "true", gpus=2))
+        assert both.stdout_tail == b"0,1 0,1 PCI_BUS_ID\n"
+
+
+async def test_one_that_is_stopped_as_it_gets_its_cards_gives_them_back(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes, write = trio.Event(), Directories.write_note
+
+    async def slowly(self: Directories, *arguments: Any) -> None:
+        await write(self, *arguments)
+        writes.set()
+        await trio.sleep(0.2)
+
+    monkeypatch.setattr(Directories, "write_note", slowly)
+    async with running(root) as it:
+        it.tasks.start(with_gpu("e1", gpus=2))
+        await writes.wait()
+        it.tasks.stop(StopTask(E1, "withdrawn"))
+        assert (await it.until(TaskEnded)).reason == "stopped before it started"
+        it.events.clear()
+        both = await it.ended(with_gpu("e2", "true", gpus=2))
         assert both.stdout_tail == b"0,1 0,1 PCI_BUS_ID\n"
 
 

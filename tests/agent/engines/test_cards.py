@@ -10,6 +10,7 @@ from agent.engines.cards import Cards, note_of, read_note, variables
 def test_two_that_want_one_each_get_two_and_what_has_ended_gives_its_own_back() -> None:
     it = Cards(lambda: 2)
     assert (it.choose("a", 1), it.choose("b", 1)) == ((0,), (1,))
+    assert (it.of("b"), it.of("c")) == ((1,), ())
     it.free("a")
     it.free("a")
     assert it.choose("c", 1) == (0,)
