@@ -82,6 +82,8 @@ class Tasks:
         self._watched: set[ExecutionId] = set()
         # Where paths of the device lead that are given to what is being started, see Inputs.
         self._given: dict[ExecutionId, dict[str, str]] = {}
+        # Of ports of a process that is being started, what it is told.
+        self._told: dict[ExecutionId, dict[str, str]] = {}
         self._uploads: dict[ExecutionId, trio.CancelScope] = {}  # of ended ones, that are published
         self.publishes: Callable[[ExecutionId], bool] = _never  # whether its output is a result
 
@@ -215,9 +217,8 @@ class Tasks:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 module = await self._prepare(task)
             del self._scopes[key]
-            if scope.cancelled_caught:
+            if scope.cancel_called:  # what is done in a thread as its last may not notice
                 self._given.pop(key, None)
-                self._cards.free(key)
                 self._forget(key)
                 self._post(TaskEnded(key, None, "stopped before it started", untouched=True))
                 await self._discard(key)
@@ -230,7 +231,6 @@ class Tasks:
                 _log.exception("starting %s", key)
             self._scopes.pop(key, None)
             self._given.pop(key, None)
-            self._cards.free(key)
             self._forget(key)
             # Another device would fare no better with such a module: that is the task's failure.
             code = CANNOT_RUN if isinstance(error, UnfitModule) else None
@@ -271,6 +271,8 @@ class Tasks:
             cards = self._cards.choose(task.execution, spec.resources.gpu)
             note = graphics.note_of(cards)
             await engine.directories.write_note(task.execution, graphics.NOTE, note)
+        if spec.engine.type == "process":
+            self._told[task.execution] = await self._choose_ports(task)
         if spec.engine.type != "wasm":
             return ()
         assert self._engines.wasm is not None, task
@@ -293,7 +295,7 @@ class Tasks:
             return
         params, need = task.spec.task.engine.process, task.spec.task.resources
         gpus = self._cards.of(task.execution)
-        told = {**await self._choose_ports(task), **(graphics.variables(gpus) if gpus else {})}
+        told = self._told.pop(task.execution, {}) | (graphics.variables(gpus) if gpus else {})
         launch = TaskLaunch(
             execution_id=task.execution,
             argv=params.command,
@@ -348,7 +350,6 @@ class Tasks:
             code, reason = told(ended)
             out, err = await self._engines.of(key).tails(key, TAIL_LINES)
         except (KeyError, OSError, ValueError) as error:
-            self._cards.free(key)
             self._watched.discard(key)
             self._forget(key)
             self._post(TaskEnded(key, None, f"its directory is gone: {error}"))
@@ -406,6 +407,8 @@ class Tasks:
 
     def _forget(self, key: ExecutionId) -> None:
         """What is remembered of it only until its end is told."""
+        self._cards.free(key)
+        self._told.pop(key, None)
         self._results.forget(key)
         self._publishing.forget(key)
 

@@ -410,6 +410,18 @@ async def test_a_stop_right_behind_its_start_is_not_lost(root: Path) -> None:
             assert ended.exit_code is None and "stopped" in ended.reason
 
 
+async def test_a_stop_while_ports_are_chosen_is_not_lost(root: Path) -> None:
+    async with running(root) as it:
+        for number in range(20):
+            key = ExecutionId(f"e{number}")
+            it.events.clear()
+            it.tasks.start(shell("sleep 60", execution=key, Network={"Ports": [{"Name": "a"}]}))
+            await trio.sleep(number / 2000)
+            it.tasks.stop(StopTask(key, "withdrawn"))
+            ended = await it.until(TaskEnded)
+            assert ended.exit_code is None and "stopped" in ended.reason
+
+
 async def test_a_stop_while_inputs_are_fetched_ends_it_before_it_starts(root: Path) -> None:
     async with running(root) as it:
         sources = [source("archive", ".", Digest="0" * 64, Size=5)]
