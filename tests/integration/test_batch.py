@@ -89,6 +89,14 @@ def test_each_partition_knows_its_number_and_how_many_there_are(lab: Lab) -> Non
     assert sorted(done.out.splitlines()) == [f"[{n}] {n}/4 {n}" for n in range(4)]
 
 
+def test_the_variables_of_bacalhau_say_what_ours_do(lab: Lab) -> None:
+    script = "echo $BACALHAU_JOB_ID $BACALHAU_EXECUTION_ID $BACALHAU_JOB_TYPE"
+    done = lab.shoal(lab[2], "run", "-q", "--name", "twins", "--", "sh", "-c", script)
+    seen = view_at(lab, lab[0], "twins")
+    (slot,) = seen["slots"]
+    assert (done.code, done.out.split()) == (0, [seen["id"], slot["execution"], "batch"])
+
+
 def test_files_that_tasks_leave_are_fetched_from_wherever_they_ran(
     lab: Lab, tmp_path: Path
 ) -> None:
