@@ -107,11 +107,12 @@ def module_path(name: str, sources: Sequence[InputSource]) -> str:
     """Where the module of that name is, as the task finds it; empty where no source has it.
 
     A source of many files may be named as well: its one module is meant. A directory of the
-    device is none of them: what is there another device has not.
+    device is none of them: what is there another device has not. A slash in front is no matter, as
+    the task's own directory is its root.
     """
     sources = [each for each in sources if not isinstance(each.source, DirectorySource)]
     for source in sources:
-        if name in (source.alias, source.target):
+        if name == source.alias or name.lstrip("/") == source.target.lstrip("/"):
             return source.target
     for source in sources:
         within = source.target.strip("/") + "/" if source.target != "." else ""

@@ -348,6 +348,24 @@ def test_every_field_of_bacalhaus_is_read_with_its_meaning() -> None:
     assert (timeouts.execution_s, timeouts.queue_s, timeouts.total_s) == (600, 120, 3600)
 
 
+def test_every_field_of_bacalhaus_modules_is_read_with_its_meaning() -> None:
+    spec = load_job(filled((BACALHAU / "wasm.yaml").read_bytes(), {}))
+    assert (spec.name, spec.type, spec.count) == ("Report", "batch", 1)
+    task: Any = spec.task
+    module = task.engine.wasm
+    assert (module.entry_module, module.import_modules) == ("app/report.wasm", ("/lib/math.wasm",))
+    assert (module.entry_point, module.parameters) == ("report", ("--times", "2"))
+    assert (module.environment, task.env) == (("UNITS=metric",), {"PLACE": "attic"})
+    assert {each.target: each.source.content() for each in task.input_sources} == {
+        "/app/report.wasm": wat.BACALHAU,
+        "/lib/math.wasm": wat.SQUARES,
+        "/inputs/words": b"tide\n",
+    }
+    assert [(each.name, each.path) for each in task.result_paths] == [("outputs", "/outputs")]
+    assert (task.resources.cpu_m, task.resources.memory_bytes) == (100, 8_000_000)
+    assert (task.network.type, task.timeouts.execution_s) == ("none", 60)
+
+
 def test_letter_case_is_no_matter_and_json_no_other() -> None:
     text = filled((BACALHAU / "every-field.yaml").read_bytes(), {"day": "2026-11-27"})
     tree, _ = load_tree(text)

@@ -122,6 +122,8 @@ def test_a_module_that_is_written_as_a_source_becomes_one() -> None:
     [
         ("m.wasm", entry(), "m.wasm"),
         ("app", entry(Alias="app"), "m.wasm"),
+        ("m.wasm", entry("/m.wasm"), "/m.wasm"),
+        ("/m.wasm", entry(), "m.wasm"),
         ("app", entry("mod", ARCHIVE, Alias="app"), "mod"),
         ("mod", entry("mod", GZIP), "mod"),
         (".", entry(".", ARCHIVE), "."),
