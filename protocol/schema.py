@@ -503,7 +503,7 @@ def _wasm() -> Schema:
             "ImportModules": _array(
                 _module("A module to link with it"),
                 inputs.INPUTS_MAX,
-                "Modules it imports from, by their Alias or file name; in order.",
+                "Modules it imports from, by their Alias, file name or path; in order.",
             ),
             "EntryPoint": _text(wasm.ENTRY_POINT_BYTES_MAX, "A function. Default: _start."),
             "Parameters": _array(argument, container.ARGUMENTS_MAX, "Its arguments."),
