@@ -16,7 +16,7 @@ import yaml
 from protocol.engine import ENGINES
 from protocol.errors import JobSpecError
 from protocol.job import OURS, SPEC_BYTES_MAX, JobSpec, JobType
-from protocol.tree import Plain
+from protocol.tree import Plain, shown
 
 FILE_BYTES_MAX: Final = SPEC_BYTES_MAX
 NODES_MAX: Final = 10_000
@@ -26,7 +26,20 @@ DEPTH_MAX: Final = 16  # twice what any job has
 # or a code `007` stays the string it is, and so do 1.1's `on`, `yes` and `22:22`.
 _INT: Final = re.compile(r"[-+]?(0|[1-9][0-9]{0,39})")
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_BLANK: Final = re.compile(r"\{\{\s*\.([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
+# Of Go's templates what puts in one value: {{.name}}, a literal, a comment. As there, a `-` at
+# either end, with white space on its inner side, takes away the white space on its outer one.
+_SPACE: Final = " \t\r\n"
+_ACTION: Final = re.compile(
+    r"""
+    \{\{ (?P<left> -[ \t\r\n] )?
+    (?: /\* (?: (?!\*/) . )* \*/
+      | [ \t\r\n]* (?: \.(?P<name> [^\W\d]\w* ) | "(?P<quoted> [^"\\\n]* )" | `(?P<raw> [^`]* )` )
+        [ \t\r\n]*
+    )
+    (?P<right> [ \t\r\n]- )? \}\}
+    """,
+    re.VERBOSE | re.DOTALL,
+)
 _NULLS: Final = ("", "~", "null", "Null", "NULL")
 _TRUE: Final = ("true", "True", "TRUE")
 _FALSE: Final = ("false", "False", "FALSE")
@@ -82,23 +95,45 @@ def _check_filters(spec: JobSpec) -> None:
 
 def filled(text: bytes, values: Mapping[str, str]) -> bytes:
     """A file whose blanks, `{{.NAME}}` as in Bacalhau's, have these values; every blank needs one,
-    and every value a blank. Raises JobFileError."""
+    and every value a blank.
+
+    Bacalhau takes every file for a template of Go's, without values too. What is more than a
+    blank, a literal or a comment is refused: as text it would mean something else here.
+    Raises JobFileError.
+    """
     used: set[str] = set()
-
-    def value(match: re.Match[str]) -> str:
-        name = match[1]
-        if name not in values:
-            line = decoded.count("\n", 0, match.start()) + 1
-            way = f"give it with -V {name}=VALUE, or leave it as it is with --no-template"
-            raise JobFileError(line, "", f"{match[0]} has no value; {way}")
-        used.add(name)
-        return values[name]
-
     decoded = _decoded(text)
-    done = _BLANK.sub(value, decoded)
+    done: list[str] = []
+    place, trimmed = 0, False
+    while (start := decoded.find("{{", place)) >= 0:
+        action = _ACTION.match(decoded, start)
+        if action is None:
+            raise _not_filled(decoded, start)
+        before = decoded[place:start].lstrip(_SPACE if trimmed else "")
+        done.append(before.rstrip(_SPACE if action["left"] else ""))
+        if name := action["name"]:
+            if name not in values:
+                way = f"give it with -V {name}=VALUE, or leave it as it is with --no-template"
+                line = decoded.count("\n", 0, start) + 1
+                raise JobFileError(line, "", f"{action[0]} has no value; {way}")
+            used.add(name)
+            done.append(values[name])
+        else:
+            done.append(action["quoted"] or (action["raw"] or "").replace("\r", ""))
+        place, trimmed = action.end(), action["right"] is not None
+    done.append(decoded[place:].lstrip(_SPACE if trimmed else ""))
     if unused := sorted(set(values) - used):
         raise JobFileError(None, "", f"-V {unused[0]}: the file has no {{{{.{unused[0]}}}}}")
-    return done.encode()
+    return "".join(done).encode()
+
+
+def _not_filled(text: str, start: int) -> JobFileError:
+    """Of what begins with two braces, and is nothing that `filled` knows."""
+    end = text.find("}}", start) + 2
+    words = text[start:end] if end > 1 else text[start:].partition("\n")[0]
+    way = "leave the file as it is with --no-template, or write {{`{{`}} where braces are meant"
+    line = text.count("\n", 0, start) + 1
+    return JobFileError(line, "", f"{shown(words)} is not a blank as {{{{.NAME}}}} is; {way}")
 
 
 def load_tree(text: str | bytes) -> tuple[Plain, dict[str, int]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from protocol.clock import NEVER
 from protocol.effects import Bucket
 from protocol.errors import RemoteProtocolError
-from protocol.execution import ENDED, State
+from protocol.execution import ENDED, State, with_twins
 from protocol.ids import ExecutionId, JobId, PeerId, Revision, execution_id, revision_of
 from protocol.job import JobSpec
 from protocol.records import Keyring, Spec
@@ -120,7 +120,7 @@ class Daemon:
 
 def environment(daemon: Daemon, me: PeerId) -> dict[str, str]:
     """What its task sees (DESIGN 9): a daemon is one of one on each peer."""
-    return {
+    own = {
         "SHOAL_JOB_ID": daemon.job,
         "SHOAL_EXECUTION_ID": daemon.execution(me),
         "SHOAL_PEER_ID": me,
@@ -128,6 +128,5 @@ def environment(daemon: Daemon, me: PeerId) -> dict[str, str]:
         "SHOAL_PARTITION_COUNT": "1",
         "SHOAL_TERM": "0",
         "SHOAL_ATTEMPT": str(daemon.attempt),
-        "BACALHAU_PARTITION_INDEX": "0",
-        "BACALHAU_PARTITION_COUNT": "1",
     }
+    return with_twins(own, daemon.now.spec.type)

@@ -26,6 +26,9 @@ from protocol.wire import Sealed, dumps, load_row, loads, open_sealed
 # Far more slots than one device runs in the days that a late award could need; 100 bytes each.
 FENCES_MAX: Final = 20_000
 
+# Of Bacalhau's pkg/compute/envvars.go; a job's name, namespace and node it set for four days only.
+TWINS: Final = ("JOB_ID", "EXECUTION_ID", "PARTITION_INDEX", "PARTITION_COUNT")
+
 CHECKING: Final = "checking"  # said of a running service whose checks have not passed yet
 
 Row = tuple[Bucket, str, bytes | None]
@@ -246,20 +249,25 @@ class Execution:
         )
 
     def environment(self, peer: PeerId) -> dict[str, str]:
-        """What every task sees (DESIGN 9), with the twins that Bacalhau's job files expect."""
-        index, count = "0" if self.listed else str(self.slot), str(self.spec.count)
-        return {
+        """What every task sees (DESIGN 9)."""
+        own = {
             "SHOAL_JOB_ID": self.job,
             "SHOAL_EXECUTION_ID": self.id,
             "SHOAL_PEER_ID": peer,
-            "SHOAL_PARTITION_INDEX": index,
-            "SHOAL_PARTITION_COUNT": count,
+            "SHOAL_PARTITION_INDEX": "0" if self.listed else str(self.slot),
+            "SHOAL_PARTITION_COUNT": str(self.spec.count),
             "SHOAL_TERM": str(self.fence.term),
             "SHOAL_ATTEMPT": str(self.fence.attempt),
-            "BACALHAU_PARTITION_INDEX": index,
-            "BACALHAU_PARTITION_COUNT": count,
-            **(self.spec.fired.environment if self.spec.fired is not None else {}),
         }
+        fired = self.spec.fired.environment if self.spec.fired is not None else {}
+        return {**with_twins(own, self.spec.type), **fired}
+
+
+def with_twins(own: Mapping[str, str], type_: JobType) -> dict[str, str]:
+    """A task's variables, and those of them that Bacalhau sets too under its names, for job files
+    made for it; the ports it sets are known where the task starts (agent.engines.ports)."""
+    twins = {f"BACALHAU_{name}": own[f"SHOAL_{name}"] for name in TWINS}
+    return {**own, **twins, "BACALHAU_JOB_TYPE": type_.value}
 
 
 def id_of(record: Assignment | Result, run: int = 0) -> ExecutionId:

@@ -24,14 +24,16 @@ class InputSource(msgspec.Struct, frozen=True):
     alias: str = ""  # a name for engines that link by name (Bacalhau: wasm)
 
     @classmethod
-    def read(cls, node: Node) -> InputSource:
+    def read(cls, node: Node, default: str | None = None) -> InputSource:
+        """`default` is the target of one that says none; without, it has to."""
         fields = node.fields(*FIELDS)
         source = _read_source(fields.need("Source"))
-        return cls(
-            source=source,
-            target=_read_target(fields.need("Target"), source),
-            alias=fields.optional("Alias", lambda at: at.matching(NAME, NAME_ALLOWED), ""),
-        )
+        if default is None:
+            target = _read_target(fields.need("Target"), source)
+        else:
+            target = fields.optional("Target", lambda at: _read_target(at, source), default)
+        alias = fields.optional("Alias", lambda at: at.matching(NAME, NAME_ALLOWED), "")
+        return cls(source=source, target=target, alias=alias)
 
     def to_plain(self) -> dict[str, Plain]:
         tree: dict[str, Plain] = {"Source": self.source.to_plain(), "Target": self.target}

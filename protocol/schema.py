@@ -307,7 +307,9 @@ def _task(engines: Sequence[str]) -> Schema:
             "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
             "maxProperties": task.ENV_MAX,
         },
-        "InputSources": _array(_input(), inputs.INPUTS_MAX, "What is put beside the task."),
+        "InputSources": _array(
+            _input("Source", "Target"), inputs.INPUTS_MAX, "What is put beside the task."
+        ),
         "Stdin": _path("A file of its InputSources that it reads as standard input."),
         "ResultPaths": _array(
             _object(
@@ -501,7 +503,7 @@ def _wasm() -> Schema:
             "ImportModules": _array(
                 _module("A module to link with it"),
                 inputs.INPUTS_MAX,
-                "Modules it imports from, by their Alias or file name; in order.",
+                "Modules it imports from, by their Alias, file name or path; in order.",
             ),
             "EntryPoint": _text(wasm.ENTRY_POINT_BYTES_MAX, "A function. Default: _start."),
             "Parameters": _array(argument, container.ARGUMENTS_MAX, "Its arguments."),
@@ -563,10 +565,10 @@ def _for_type(name: str, params: Schema, others: Schema) -> Schema:
 
 def _module(description: str) -> Schema:
     text = f"{description}: the Target or Alias of an input source, or a source of its own."
-    return {"description": text, "anyOf": [_path(text), _input()]}
+    return {"description": text, "anyOf": [_path(text), _input("Source")]}
 
 
-def _input() -> Schema:
+def _input(*required: str) -> Schema:
     size = _quantity(_SIZE, f"The archive's size; {SIZE_ALLOWED}")
     digest: Schema = {**_text(64, "SHA-256 in hex."), "pattern": "^[0-9a-fA-F]{64}$"}
     params: dict[str, Schema] = {
@@ -626,7 +628,7 @@ def _input() -> Schema:
             "Alias": _name("A name for engines that link by name."),
         },
         "Something put beside the task before it starts.",
-        required=["Source", "Target"],
+        required=[*required],
     )
 
 

@@ -37,7 +37,11 @@ class InlineSource(msgspec.Struct, frozen=True):
     @classmethod
     def read(cls, params: Node) -> InlineSource:
         at = params.fields("URL").need("URL")
-        source = cls(at.text(URL_BYTES_MAX).strip())
+        url = at.text(URL_BYTES_MAX).strip()
+        if (match := _DATA_URL.fullmatch(url)) and match[2]:
+            # Bacalhau's own examples break their base64 into lines.
+            url = url[: match.start(3)] + match[3].replace("\r", "").replace("\n", "")
+        source = cls(url)
         try:
             source.content()
         except ValueError as error:

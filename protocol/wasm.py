@@ -15,9 +15,11 @@ from protocol.container import VARIABLE_BYTES_MAX, VARIABLES_MAX, read_arguments
 from protocol.inputs import INPUTS_MAX, InputSource, add_source
 from protocol.paths import PATH_BYTES_MAX, read_path
 from protocol.sources import DirectorySource, InlineSource
-from protocol.tree import INT_MAX, Node, Plain, shown
+from protocol.tree import INT_MAX, Fields, Node, Plain, shown
 
 ENTRY_POINT: Final = "_start"  # of WASI's commands; Bacalhau's default, too
+ENTRY_TARGET: Final = "/wasm/entry.wasm"
+IMPORTS_TARGET: Final = "/wasm/imports"
 ENTRY_POINT_BYTES_MAX: Final = 256
 FUEL_MAX: Final = INT_MAX
 
@@ -57,11 +59,10 @@ class WasmParams(msgspec.Struct, frozen=True, kw_only=True):
     def read(cls, node: Node) -> WasmParams:
         """A module that is written as a source is named by its target: see sources_with."""
         fields = node.fields(*FIELDS, later=HINTS)
+        entry, *imported = _modules(fields)
         return cls(
-            entry_module=_read_module(fields.need("EntryModule")),
-            import_modules=tuple(
-                _read_module(at) for at in fields.get_or("ImportModules", []).items(INPUTS_MAX)
-            ),
+            entry_module=_read_module(*entry),
+            import_modules=tuple(_read_module(at, target) for at, target in imported),
             entry_point=fields.optional("EntryPoint", _read_entry_point, ENTRY_POINT),
             parameters=fields.read("Parameters", read_arguments, ()),
             environment=fields.read("EnvironmentVariables", _read_environment, ()),
@@ -84,19 +85,15 @@ class WasmParams(msgspec.Struct, frozen=True, kw_only=True):
 def sources_with(params: Node, sources: tuple[InputSource, ...]) -> tuple[InputSource, ...]:
     """The task's sources and those of modules that are written as one; checks that each module
     has one."""
-    fields = params.fields(*FIELDS, later=HINTS)
-    modules = [
-        fields.need("EntryModule"),
-        *fields.get_or("ImportModules", []).items(INPUTS_MAX),
-    ]
+    modules = _modules(params.fields(*FIELDS, later=HINTS))
     found = list(sources)
-    for at in modules:
+    for at, target in modules:
         if isinstance(at.value, dict):
             if len(found) >= INPUTS_MAX:
                 at.fail(f"one input source too many; allowed: at most {INPUTS_MAX}")
-            add_source(found, InputSource.read(at), at)
-    for at in modules:
-        name = _read_module(at)
+            add_source(found, InputSource.read(at, target), at)
+    for at, target in modules:
+        name = _read_module(at, target)
         if module_path(name, found) == "":
             there = ", ".join(f"{source.alias or source.target}" for source in found) or "none"
             at.fail(f"{shown(name)} is none of the task's input sources: {there}")
@@ -107,11 +104,12 @@ def module_path(name: str, sources: Sequence[InputSource]) -> str:
     """Where the module of that name is, as the task finds it; empty where no source has it.
 
     A source of many files may be named as well: its one module is meant. A directory of the
-    device is none of them: what is there another device has not.
+    device is none of them: what is there another device has not. A slash in front is no matter, as
+    the task's own directory is its root.
     """
     sources = [each for each in sources if not isinstance(each.source, DirectorySource)]
     for source in sources:
-        if name in (source.alias, source.target):
+        if name == source.alias or name.lstrip("/") == source.target.lstrip("/"):
             return source.target
     for source in sources:
         within = source.target.strip("/") + "/" if source.target != "." else ""
@@ -125,9 +123,17 @@ def _is_many(source: InputSource) -> bool:
     return not isinstance(inner, InlineSource) or inner.media_type in _PACKED
 
 
-def _read_module(node: Node) -> str:
+def _modules(params: Fields) -> list[tuple[Node, str]]:
+    """The entry module and those that are linked, each with the target that it has where it is
+    written as a source without one: the same as in Bacalhau."""
+    imported = params.get_or("ImportModules", []).items(INPUTS_MAX)
+    targets = (f"{IMPORTS_TARGET}/module_{number}.wasm" for number in range(len(imported)))
+    return [(params.need("EntryModule"), ENTRY_TARGET), *zip(imported, targets, strict=True)]
+
+
+def _read_module(node: Node, target: str) -> str:
     if isinstance(node.value, dict):
-        return InputSource.read(node).target
+        return InputSource.read(node, target).target
     if not isinstance(node.value, str):
         node.fail(f"{shown(node.value)} is not a module; {_MODULE_ALLOWED}")
     if node.text(PATH_BYTES_MAX).strip() == ".":

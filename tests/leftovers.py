@@ -40,5 +40,5 @@ def _mounts(root: Path, ends: tuple[str, ...] = ("",)) -> list[str]:
     directories of a device."""
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     below = [Path(path) for path in mounts if path.startswith(f"{root}/") and path.endswith(ends)]
-    own = ("default", *ENGINES)  # docker makes the first with the first network it needs
+    own = ("default", *ENGINES, *STORES)  # docker makes the first with the first network it needs
     return [f"mounted: {path}" for path in below if path.name not in own]

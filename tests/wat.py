@@ -34,8 +34,9 @@ _PARAMS = {
 }
 
 
-def wasi(body: str, *imports: str) -> bytes:
-    """A module with one page of memory, these functions of WASI, and `body`."""
+def wasi(body: str, *imports: str, linked: str = "") -> bytes:
+    """A module with one page of memory, these functions of WASI, and `body`; `linked` are imports
+    from other modules."""
     lines = [
         f'(import "{WASI}" "{name}" (func ${name} (param {_PARAMS[name]}) (result i32)))'
         for name in imports
@@ -43,6 +44,7 @@ def wasi(body: str, *imports: str) -> bytes:
     return module(
         f"""(module {" ".join(lines)}
           (import "{WASI}" "proc_exit" (func $exit (param i32)))
+          {linked}
           (memory (export "memory") 1)
           {body})"""
     )
@@ -134,9 +136,49 @@ def shouts(read: str, write: str, preopen: int = 3) -> bytes:
     )
 
 
+def reports(module: str, read: str, write: str) -> bytes:
+    """`report` writes its arguments, its environment and, as a character, 8 squared by another
+    module to stdout, and copies one file to another."""
+    return wasi(
+        f"""(data (i32.const 64) "{read}")
+        (data (i32.const 320) "{write}")
+        (func $write (param $fd i32) (param $at i32) (param $length i32)
+          (i32.store (i32.const 8) (local.get $at))
+          (i32.store (i32.const 12) (local.get $length))
+          (drop (call $fd_write (local.get $fd) (i32.const 8) (i32.const 1) (i32.const 4))))
+        (func $open (param $name i32) (param $length i32) (param $flags i32) (param $rights i64)
+          (result i32)
+          (drop (call $path_open (i32.const 3) (i32.const 0) (local.get $name) (local.get $length)
+            (local.get $flags) (local.get $rights) (i64.const 0) (i32.const 0) (i32.const 0)))
+          (i32.load (i32.const 0)))
+        (func (export "report") (local $in i32)
+          (drop (call $args_sizes_get (i32.const 0) (i32.const 16)))
+          (drop (call $args_get (i32.const 1024) (i32.const 16384)))
+          (call $write (i32.const 1) (i32.const 16384) (i32.load (i32.const 16)))
+          (drop (call $environ_sizes_get (i32.const 0) (i32.const 16)))
+          (drop (call $environ_get (i32.const 1024) (i32.const 16384)))
+          (call $write (i32.const 1) (i32.const 16384) (i32.load (i32.const 16)))
+          (i32.store8 (i32.const 32) (call $square (i32.const 8)))
+          (call $write (i32.const 1) (i32.const 32) (i32.const 1))
+          (local.set $in (call $open (i32.const 64) (i32.const {len(read)}) (i32.const 0)
+            (i64.const 2)))
+          (i32.store (i32.const 8) (i32.const 16384))
+          (i32.store (i32.const 12) (i32.const 16384))
+          (drop (call $fd_read (local.get $in) (i32.const 8) (i32.const 1) (i32.const 16)))
+          (call $write (call $open (i32.const 320) (i32.const {len(write)}) (i32.const 9)
+            (i64.const 64)) (i32.const 16384) (i32.load (i32.const 16))))""",
+        *_PARAMS,
+        linked=f'(import "{module}" "square" (func $square (param i32) (result i32)))',
+    )
+
+
 TRAPS = module('(module (func (export "_start") unreachable))')
 LOOPS = module('(module (func (export "_start") (loop (br 0))))')
 LIBRARY = module('(module (func (export "x")))')
+SQUARES = module(
+    '(module (func (export "square") (param i32) (result i32)'
+    " (i32.mul (local.get 0) (local.get 0))))"
+)
 # Ends with 0 if a memory of 100 MiB more is given, with 1 if it is refused.
 GROWS = wasi(
     """(func (export "_start")
@@ -145,3 +187,4 @@ GROWS = wasi(
 )
 GARBAGE = b"\0asm\1\0\0\0garbage"
 EXAMPLE = shouts("input/text", "outputs/shout")  # of `shoal job example wasm`
+BACALHAU = reports("lib/math.wasm", "inputs/words", "outputs/words")  # of tests/bacalhau/wasm.yaml

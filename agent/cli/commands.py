@@ -313,7 +313,7 @@ def _job_run(parser: ArgumentParser) -> None:
         help="fills {{.K}} in the file, as in Bacalhau's",
     )  # fmt: skip
     parser.add_argument(
-        "--no-template", action="store_true", help="leave {{.K}} in the file as it is"
+        "--no-template", action="store_true", help="leave what is in {{braces}} as it is"
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="say what it would change and where it would run"

@@ -5,7 +5,7 @@ hypercorn is pinned: four of its habits are cured here, each held by a test.
 - It shields its writes from cancellation, so one client that stops reading would block the agent's
   end: every write has a deadline, and at the end sockets are closed under whoever is stuck.
 - A connection that is answered before its body was read waits for ever for somebody to take the
-  rest: it is cancelled as soon as hypercorn has closed it.
+  rest, and may never be closed: it is closed, and cancelled as soon as hypercorn has done so.
 - Cancelled while it closes, it leaves the socket open: it is closed here in any case.
 - It changes to HTTP/2 or a websocket where a client asks for it: neither is used here, or loaded.
 """
@@ -177,6 +177,18 @@ class _Http1(H11Protocol):
                 http_version=request.http_version,
             )
         )
+
+    async def _maybe_recycle(self) -> None:
+        """The application has ended. Upstream tells it first that its client is gone, and waits for
+        a place in its queue; whoever reads the connection may wait for one already."""
+        if self.stream is not None:
+            self.stream.closed = True  # it is told nothing more
+            queue = cast("Any", self.stream.app_put).__self__
+            if queue.statistics().tasks_waiting_send:
+                self.stream = None
+                await self.send(Closed())
+                return
+        await super()._maybe_recycle()
 
 
 vars(hypercorn.protocol)["H11Protocol"] = _Http1  # the name by which its connections take theirs

@@ -105,9 +105,9 @@ class Wasm:
         target = target_of(self.version, fuelled=params.fuel > 0)
         sources = spec.input_sources
         imports = []
-        for name in params.import_modules:
-            at = module_path(name, sources)
-            imports.append((_linked_as(name, sources), await self._code(work, at, target)))
+        for name, names in linked_as(params.import_modules, sources).items():
+            code = await self._code(work, module_path(name, sources), target)
+            imports.append((names, code))
         entry = module_path(params.entry_module, sources)
         order = {
             "module": await self._code(work, entry, target),
@@ -173,7 +173,19 @@ def _opened(descriptor: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _linked_as(name: str, sources: tuple[InputSource, ...]) -> str:
-    """By which other modules import from it: its source's alias, else its file's name."""
-    alias = next((s.alias for s in sources if s.alias and name in (s.alias, s.target)), "")
-    return alias or name.rpartition("/")[2].removesuffix(".wasm")
+def linked_as(modules: tuple[str, ...], sources: tuple[InputSource, ...]) -> dict[str, list[str]]:
+    """By which names others import from each of them: its source's alias, else its file's name;
+    and by its path, as Bacalhau has it, where no other module has that for a name."""
+    own = {name: _own_name(name, sources) for name in modules}
+    found = {}
+    for name in modules:
+        path = module_path(name, sources).lstrip("/")
+        paths = [each for each in (path, f"/{path}") if each not in own.values()]
+        found[name] = [own[name], *paths]
+    return found
+
+
+def _own_name(name: str, sources: tuple[InputSource, ...]) -> str:
+    path = module_path(name, sources)
+    alias = next((source.alias for source in sources if path == source.target), "")
+    return alias or path.rpartition("/")[2].removesuffix(".wasm")

@@ -25,7 +25,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Final
+from typing import Any, Final
 
 import wasmtime
 
@@ -64,7 +64,7 @@ class Order:
     """What to run, as the agent writes it."""
 
     module: str  # path of the machine code
-    imports: list[tuple[str, str]]  # the name by which it is imported, path
+    imports: list[tuple[list[str], str]]  # the names by which it is imported, path
     entry: str
     memory_bytes: int
     fuel: int  # zero: no bound
@@ -72,7 +72,7 @@ class Order:
 
     def opened(self) -> Order:
         """The same by descriptors: the tasks' user may not get to the files by their paths."""
-        imports = [(name, _opened(path)) for name, path in self.imports]
+        imports = [(names, _opened(path)) for names, path in self.imports]
         return replace(self, module=_opened(self.module), imports=imports)
 
 
@@ -187,8 +187,8 @@ def run_module(order: Order, words: Sequence[str]) -> int:
     linker = wasmtime.Linker(store.engine)
     linker.define_wasi()
     try:
-        for name, path in order.imports:
-            _link(linker, store, name, path)
+        for names, path in order.imports:
+            _link(linker, store, names, path)
         _call(linker, store, order)
     except wasmtime.ExitTrap as ended:
         return ended.code  # 0 to 125; WASI has no others, and wasmtime fails at them
@@ -226,8 +226,10 @@ def _wasi(
     return wasi
 
 
-def _link(linker: wasmtime.Linker, store: wasmtime.Store, name: str, path: str) -> None:
+def _link(linker: wasmtime.Linker, store: wasmtime.Store, names: Sequence[str], path: str) -> None:
+    """One instance by all of its names: what it exports by the first is by the others, too."""
     module = _load(store, path)
+    name, *others = names
     _check_imports(linker, store, module, f"{name} imports")
     try:
         linker.define_module(store, name, module)
@@ -235,6 +237,10 @@ def _link(linker: wasmtime.Linker, store: wasmtime.Store, name: str, path: str) 
         if isinstance(error, wasmtime.ExitTrap):
             raise
         raise Ended(CANNOT_RUN, f"{name} cannot be linked: {_line(error)}") from None
+    for export in module.exports:
+        if (item := _known(linker, store, name, export.name)) is not None:
+            for other in others:
+                linker.define(store, other, export.name, item)
 
 
 def _call(linker: wasmtime.Linker, store: wasmtime.Store, order: Order) -> None:
@@ -276,15 +282,19 @@ def _check_imports(
     linker: wasmtime.Linker, store: wasmtime.Store, module: wasmtime.Module, who: str
 ) -> None:
     for wanted in module.imports:
-        try:
-            found = linker.get(store, wanted.module, wanted.name or "")
-        except wasmtime.WasmtimeError:
-            found = None
-        if found is None:
+        if _known(linker, store, wanted.module, wanted.name or "") is None:
             name = f"{wanted.module}.{wanted.name}"
             raise Ended(
                 CANNOT_RUN, f"{who} {name}, which neither WASI nor one of its ImportModules has"
             )
+
+
+def _known(linker: wasmtime.Linker, store: wasmtime.Store, module: str, name: str) -> Any:
+    """What is exported under these names, of any of wasmtime's kinds; None where nothing is."""
+    try:
+        return linker.get(store, module, name)
+    except wasmtime.WasmtimeError:
+        return None
 
 
 def _check_entry(module: wasmtime.Module, entry: str) -> None:

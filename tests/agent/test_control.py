@@ -17,6 +17,7 @@ import trio
 import trio.testing
 
 from agent.control import sockets
+from agent.control.backend import RequestError
 from agent.control.server import Limits, serve_control
 from agent.control.sockets import SocketError
 from tests.agent.memory_backend import MemoryBackend
@@ -427,6 +428,31 @@ async def test_a_large_refused_body_leaves_nothing_behind(tmp_path: Path) -> Non
                 )
                 await talk.stream.send_all(b"z" * 100_000)
                 assert await talk.closed()
+        await served.until(lambda: True)
+        assert (await served.ask("GET", "/v1/status"))[0] == 200
+
+
+@pytest.mark.parametrize("size", [*range(600_000, 1_000_001, 50_000), 3_000_000])
+async def test_whoever_still_sends_a_refused_body_is_answered_and_cut_off(
+    tmp_path: Path, size: int
+) -> None:
+    """Of more than hypercorn's queue takes, or just as much, it would wait for ever for somebody to
+    take the rest, and whoever sends it would, too."""
+
+    async def full(chunks: AsyncIterator[bytes]) -> dict[str, Any]:
+        await anext(chunks)
+        await trio.testing.wait_all_tasks_blocked()
+        raise RequestError(507, "the disk is full")
+
+    async with serving(tmp_path, connections_max=2) as served:
+        served.backend.put_archive = full  # type: ignore[method-assign]
+        for _ in range(3):  # more than there are connections
+            talk = await served.talk()
+            async with talk.stream:
+                with trio.fail_after(10), suppress(trio.BrokenResourceError):
+                    await talk.send("POST", "/v1/archives", b"z" * size)
+                with trio.fail_after(10):
+                    assert (await talk.head()).status_code == 507
         await served.until(lambda: True)
         assert (await served.ask("GET", "/v1/status"))[0] == 200
 

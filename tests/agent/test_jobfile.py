@@ -348,6 +348,24 @@ def test_every_field_of_bacalhaus_is_read_with_its_meaning() -> None:
     assert (timeouts.execution_s, timeouts.queue_s, timeouts.total_s) == (600, 120, 3600)
 
 
+def test_every_field_of_bacalhaus_modules_is_read_with_its_meaning() -> None:
+    spec = load_job(filled((BACALHAU / "wasm.yaml").read_bytes(), {}))
+    assert (spec.name, spec.type, spec.count) == ("Report", "batch", 1)
+    task: Any = spec.task
+    module = task.engine.wasm
+    assert (module.entry_module, module.import_modules) == ("app/report.wasm", ("/lib/math.wasm",))
+    assert (module.entry_point, module.parameters) == ("report", ("--times", "2"))
+    assert (module.environment, task.env) == (("UNITS=metric",), {"PLACE": "attic"})
+    assert {each.target: each.source.content() for each in task.input_sources} == {
+        "/app/report.wasm": wat.BACALHAU,
+        "/lib/math.wasm": wat.SQUARES,
+        "/inputs/words": b"tide\n",
+    }
+    assert [(each.name, each.path) for each in task.result_paths] == [("outputs", "/outputs")]
+    assert (task.resources.cpu_m, task.resources.memory_bytes) == (100, 8_000_000)
+    assert (task.network.type, task.timeouts.execution_s) == ("none", 60)
+
+
 def test_letter_case_is_no_matter_and_json_no_other() -> None:
     text = filled((BACALHAU / "every-field.yaml").read_bytes(), {"day": "2026-11-27"})
     tree, _ = load_tree(text)
@@ -404,11 +422,59 @@ def test_what_is_not_here_of_bacalhaus_is_refused_by_name(
 
 
 def test_blanks_are_filled_as_in_bacalhaus_files() -> None:
-    text = b"Name: {{.name}}\nCount: {{ .n }}\nFormat: '{{json .}} {{x}}'\n"
-    assert filled(text, {"name": "a", "n": "2"}) == (
-        b"Name: a\nCount: 2\nFormat: '{{json .}} {{x}}'\n"
-    )
+    text = b"Name: {{.name}}\nCount: {{ .n }}\n"
+    assert filled(text, {"name": "a", "n": "2"}) == b"Name: a\nCount: 2\n"
     with pytest.raises(JobFileError, match=r"line 2: {{ .n }} has no value; give it with -V n="):
         filled(text, {"name": "a"})
     with pytest.raises(JobFileError, match=r"-V more: the file has no {{.more}}"):
         filled(text, {"name": "a", "n": "2", "more": "x"})
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("a\n  {{- .x -}} \n\t b", "a1b"),
+        ("a {{- .x}} b {{.x -}} c", "a1 b 1c"),
+        ("a {{- /* of\n{{.no}} */ -}} b{{/**/}} c", "ab c"),
+        ("{{ `{{json .}}` }} {{`a\r\nb`}}", "{{json .}} a\nb"),
+        ('--format={{"{{"}}.Names}} {{.x}}}', "--format={{.Names}} 1}"),
+        ('{{"" }}{{``}}{a: {b: {}}} }}', "{a: {b: {}}} }}"),
+        ("{{\n.x\n}} {{.x}}{{.x}}", "1 11"),
+    ],
+)
+def test_what_else_go_puts_in_as_it_stands_is_put_in(text: str, meant: str) -> None:
+    """As Go 1.26's text/template does of each, with missingkey=error as Bacalhau has it."""
+    assert filled((text + "{{.x}}").encode(), {"x": "1"}) == f"{meant}1".encode()
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "{{json .}}",
+        "{{x}}",
+        "{{ value_json.temperature }}",
+        "{{1,2},{3,4}}",
+        "{{.}}",
+        "{{}}",
+        "{{.a.b}}",
+        "{{.x | print}}",
+        "{{if .x}}a{{end}}",
+        "{{range .x}}",
+        "{{.x-}}",
+        "{{-.x}}",
+        "{{ /* late */ }}",
+        "{{/* a */ b */}}",
+        '{{"a\\n"}}',
+        "{{{.x}}}",
+        "{{.x",
+        "{{",
+    ],
+)
+def test_what_a_template_of_go_does_beside_is_refused_with_its_line(action: str) -> None:
+    """Go fails at most of them, so that no file for Bacalhau has them as text of a script; the
+    others it would make something of."""
+    text = f"Name: {{{{.x}}}}\nCommand: {action}\n"
+    with pytest.raises(JobFileError, match="--no-template") as caught:
+        filled(text.encode(), {"x": "1"})
+    assert caught.value.line == 2
+    assert "is not a blank as {{.NAME}} is" in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,36 @@ def test_each_partition_knows_its_number_and_how_many_there_are(lab: Lab) -> Non
     done = lab.shoal(lab[1], "run", "--count", "4", "--", "sh", "-c", script)
     assert done.code == 0
     assert sorted(done.out.splitlines()) == [f"[{n}] {n}/4 {n}" for n in range(4)]
+
+
+def test_a_container_where_no_device_has_docker_fails_with_the_way_out(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """The socket that these devices have for docker's leads nowhere."""
+    (tmp_path / "job.yaml").write_text(
+        "{Name: nowhere, Type: batch, Tasks: [{Timeouts: {QueueTimeout: 2s},"
+        " Engine: {Type: docker, Params: {Image: 'busybox:1'}}}]}"
+    )
+    done = lab.shoal(lab[0], "job", "run", "job.yaml", "--wait", "-q", cwd=tmp_path)
+    absent = "engine docker is not here; this device has process"
+    reason = f"QueueTimeout of 2 s is over: 3 peers: {absent}"
+    assert done.code == 125 and reason in done.err, done
+    described = lab.shoal(lab[1], "job", "describe", "nowhere").out
+    assert re.search(rf"^State +failed: {re.escape(reason)}", described, re.MULTILINE), described
+    (slot,) = view_at(lab, lab[2], "nowhere")["slots"]
+    assert (slot["state"], slot["executor"]) == ("failed", "") and reason in slot["reason"], slot
+    why = lab.shoal(lab[1], "why", "nowhere").out
+    for device in lab.devices:
+        assert re.search(rf"{device.name} +was not asked: {absent}", why), why
+    assert "or with a docker there that the agent may use: sudo scripts/install --docker" in why
+
+
+def test_the_variables_of_bacalhau_say_what_ours_do(lab: Lab) -> None:
+    script = "echo $BACALHAU_JOB_ID $BACALHAU_EXECUTION_ID $BACALHAU_JOB_TYPE"
+    done = lab.shoal(lab[2], "run", "-q", "--name", "twins", "--", "sh", "-c", script)
+    seen = view_at(lab, lab[0], "twins")
+    (slot,) = seen["slots"]
+    assert (done.code, done.out.split()) == (0, [seen["id"], slot["execution"], "batch"])
 
 
 def test_files_that_tasks_leave_are_fetched_from_wherever_they_ran(

@@ -105,7 +105,7 @@ def test_bacalhaus_job_files_run_as_they_are(lab: Lab, docker: DockerHost, tmp_p
     said = lab.shoal(lab[0], "job", "run", str(files / "hello.yaml"), "--follow", "-q")
     assert said.code == 0, said
     lines = sorted(said.out.splitlines())
-    assert lines == [f"[{n}] hello from part {n} of 2" for n in range(2)]
+    assert lines == [f"[{n}] hello from part {n} of 2 of a batch" for n in range(2)]
     left = lab.shoal(lab[1], "job", "run", str(files / "outputs.json"), "--wait", "-q")
     assert left.code == 0, left
     got = lab.shoal(lab[2], "job", "get", "Leave A File", "-o", str(tmp_path / "got"))

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.agent.inputs.test_downloads import Handler, Server
 from tests.dockerhost import IMAGE, DockerHost
 from tests.lab import Device, Lab
 from tests.leftovers import leftovers
 
 OUTPUT_BYTES = 3_000_000
+LARGE_BYTES = 60_000_000
 FLOOD = f'yes "$(printf %999s x)" | head -n {OUTPUT_BYTES // 1000}; echo END'
+Ended = tuple[dict[str, Any], str]
 SMALL, ROOMY = "1m", "160m"  # less than one output; a bit more than what is left to the agent
 
 
 @pytest.fixture(scope="module")
 def lab(docker: DockerHost) -> Iterator[Lab]:
-    """The first device has little room for executions, the second for what it keeps of containers,
-    the third just enough to begin with."""
+    """The first device has little room for executions, the second for what it keeps of containers
+    and for shipped files, the third just enough to begin with, as for downloads and results."""
     lab = Lab(3)
     for device in lab.devices:
         device.environment["SHOAL_DOCKER_SOCKET"] = str(docker.socket)
     mounted = [
         mount(lab[0], "executions", SMALL),
         mount(lab[1], "containers", SMALL),
-        mount(lab[2], "containers", ROOMY),
+        mount(lab[1], "archives", SMALL),
+        *(mount(lab[2], name, ROOMY) for name in ("containers", "downloads", "results")),
     ]
     try:
         with lab:
@@ -48,12 +55,13 @@ def mount(device: Device, name: str, size: str) -> Path:
     return place
 
 
-def run(lab: Lab, name: str, on: Device, *words: str) -> tuple[dict[str, Any], str]:
-    """Its slot at its end, and what `job describe` says of it."""
+def run(lab: Lab, name: str, on: Device, *words: str, at: Device | None = None) -> Ended:
+    """Its slot at its end, and what `job describe` says of it; submitted there too, unless it is
+    `at` another device."""
     kind = ("docker",) if IMAGE in words else ()
     where = ("--name", name, "--constraint", f"shoal/peer={on.peer}")
     lab.until(lambda: "docker" in engines(lab, on), "docker is seen")
-    started = lab.shoal(on, *kind, "run", "-d", "--retry", "1", *where, *words)
+    started = lab.shoal(at or on, *kind, "run", "-d", "--retry", "1", *where, *words)
     assert started.code == 0, started
     lab.shoal(on, "job", "wait", name)
     with on.client() as client:
@@ -104,3 +112,95 @@ def test_results_of_a_container_that_find_no_room_are_told_and_none_is_left(
     got = lab.shoal(lab[0], "job", "get", "full-results")
     assert "the disk is too full" in got.err, got
     lab.until(lambda: not leftovers(lab, docker), "nothing is left behind")
+
+
+def test_results_of_a_program_that_find_no_room_are_told_and_none_is_left(lab: Lab) -> None:
+    """There is room for the agent to begin with, and none for all of it."""
+    script = f"mkdir out; head -c {LARGE_BYTES} /dev/urandom > out/big; echo made"
+    words = ("-o", "out", "--", "sh", "-c", script)
+    slot, described = run(lab, "full-program", lab[2], *words)
+    assert (slot["state"], slot["exit_code"], slot["archive"]) == ("completed", 0, ""), slot
+    reason = "less than 128 MiB of disk are free: no result files are kept"
+    assert f"Files left out of 0: {reason}" in described
+    got = lab.shoal(lab[0], "job", "get", "full-program")
+    assert reason in got.err, got
+    assert lab.shoal(lab[0], "logs", "full-program").out == "made\n"
+    assert list((lab[2].data_dir / "results").iterdir()) == []
+    lab.until(lambda: not leftovers(lab), "nothing is left behind")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Of a large file on the web."""
+    with Server() as server:
+        server.answers["/large"] = large
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server.url("/large")
+        server.shutdown()
+        thread.join()
+
+
+def large(to: Handler) -> None:
+    with suppress(OSError):  # who asks may give up half-way
+        to.say(os.urandom(LARGE_BYTES))
+
+
+def failed(slot: dict[str, Any], described: str, reason: str) -> None:
+    """Before it began: told of as the device's fault, in these words."""
+    assert (slot["state"], slot["exit_code"]) == ("failed", None), slot
+    for text in (slot["reason"], described):
+        assert re.search(reason, text), text
+
+
+def test_a_download_that_finds_no_room_is_given_up_and_none_of_it_is_left(
+    lab: Lab, address: str
+) -> None:
+    slot, described = run(lab, "full-download", lab[2], "-i", f"{address}:/in", "--", "true")
+    free = "less than 128 MiB of disk are free"
+    failed(slot, described, f"{re.escape(address)} is not fetched: {free}")
+    assert not [each for each in (lab[2].data_dir / "downloads").iterdir() if each.is_file()]
+    lab.until(lambda: not leftovers(lab), "nothing is left behind")
+
+
+def test_a_download_that_finds_no_room_beside_its_task_is_told(lab: Lab, address: str) -> None:
+    slot, described = run(lab, "full-input", lab[0], "-i", f"{address}:/in", "--", "true")
+    failed(slot, described, f"the disk is too full for {LARGE_BYTES >> 20} MiB more")
+    lab.until(lambda: not leftovers(lab), "nothing is left behind")
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> tuple[str, ...]:
+    """Flags for a file that no packing makes smaller."""
+    (tmp_path / "big").write_bytes(os.urandom(OUTPUT_BYTES))
+    return ("-f", str(tmp_path / "big"))
+
+
+def test_shipped_files_that_find_no_room_are_told_and_none_of_them_is_left(
+    lab: Lab, shipped: tuple[str, ...]
+) -> None:
+    slot, described = run(lab, "full-archive", lab[1], *shipped, "--", "true", at=lab[0])
+    reason = (
+        r"the shipped files \(\w+\) could not be fetched: .*: the disk is too full for 2 MiB more"
+    )
+    failed(slot, described, reason)
+    assert list((lab[1].data_dir / "archives").iterdir()) == []
+    lab.until(lambda: not leftovers(lab), "nothing is left behind")
+
+
+def test_shipped_files_that_find_no_room_beside_their_task_are_told(
+    lab: Lab, shipped: tuple[str, ...]
+) -> None:
+    slot, described = run(lab, "full-unpacked", lab[0], *shipped, "--", "true")
+    failed(slot, described, "the shipped files cannot be unpacked: the disk is too full for")
+    lab.until(lambda: not leftovers(lab), "nothing is left behind")
+
+
+def test_files_that_a_full_device_cannot_ship_make_no_job(
+    lab: Lab, shipped: tuple[str, ...]
+) -> None:
+    done = lab.shoal(lab[1], "run", "--name", "unshipped", *shipped, "--", "true")
+    expected = "shoal: it could not be kept: No space left on device\n"
+    assert (done.code, done.err) == (1, expected), done
+    assert list((lab[1].data_dir / "archives").iterdir()) == []
+    assert lab.shoal(lab[1], "job", "describe", "unshipped").code == 4

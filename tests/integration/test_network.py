@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.integration.gated import Gated
-from tests.lab import Device, Lab, alive_at, process_job
+from tests.lab import Device, Lab, alive_at, command_at, environment_of, process_job
 from tests.netlab import NetLab
 
 PARTED_S = 60.0  # long enough for every lease, takeover and death to have run its course
@@ -209,23 +210,29 @@ def test_jobs_end_where_every_fifth_packet_is_lost(lab: NetLab) -> None:
 
 @pytest.fixture(scope="module")
 def natted() -> Iterator[NetLab]:
-    """One public host, and one host in each of two private networks."""
-    lab = NetLab(1, behind=(1, 1))
+    """One public host, one host in a private network, and two in another."""
+    lab = NetLab(1, behind=(1, 2))
     for device in lab.devices:
         device.flags = ["--label", f"place={device.name}"]
     with lab:
         yield lab
 
 
+def via(one: Device, other: Device) -> str:
+    """Whose relaying the first one reaches the other by; empty where they are neighbours."""
+    with one.client() as client:
+        views = {peer["id"]: peer for peer in client.peers()}
+    return str(views[other.peer]["via"])
+
+
+def relayed_bytes(natted: NetLab) -> int:
+    with natted[0].client() as client:
+        return int(client.status()["counters"]["relayed_bytes"])
+
+
 def test_peers_behind_two_nats_see_each_other_by_way_of_the_public_one(natted: NetLab) -> None:
-    public, (one,), (other,) = natted[0], *natted.private
-
-    def via() -> bool:
-        with one.client() as client:
-            views = {peer["id"]: peer for peer in client.peers()}
-        return bool(views[other.peer]["via"] == public.name)
-
-    natted.until(via, "the path is found")
+    public, (one,), (other, _) = natted[0], *natted.private
+    natted.until(lambda: via(one, other) == public.name, "the path is found")
     shown = natted.shoal(one, "peers").out
     line = next(line for line in shown.splitlines() if line.startswith(other.name))
     assert f"alive, via {public.name}" in line
@@ -233,7 +240,7 @@ def test_peers_behind_two_nats_see_each_other_by_way_of_the_public_one(natted: N
 
 
 def test_a_job_crosses_two_nats_with_its_files_its_output_and_its_result(natted: NetLab) -> None:
-    (one,), (other,) = natted.private
+    (one,), (other, _) = natted.private
     script = natted.directory / "say.sh"
     script.write_text("#!/bin/sh\nmkdir out; echo $1 > out/said; echo through $1; exit 5\n")
     script.chmod(0o755)
@@ -244,14 +251,13 @@ def test_a_job_crosses_two_nats_with_its_files_its_output_and_its_result(natted:
     target = natted.directory / "fetched"
     done = natted.shoal(one, "job", "get", "said", "-o", str(target))
     assert done.code == 0 and (target / "out" / "said").read_text() == "NATs\n", done
-    with natted[0].client() as client:
-        assert client.status()["counters"]["relayed_bytes"] > 0
+    assert relayed_bytes(natted) > 0
     assert deaths(natted) == []
 
 
 def test_a_result_behind_one_nat_is_an_input_behind_the_other(natted: NetLab) -> None:
     """Who asks is no neighbour of who has it, and had nothing to do with the job that left it."""
-    (one,), (other,) = natted.private
+    (one,), (other, _) = natted.private
     script = ("sh", "-c", "mkdir out; echo across > out/file")
     wanted = ("--constraint", f"place={other.name}", "--name", "left", "-o", "out", "-q")
     assert natted.shoal(other, "run", *wanted, "--", *script).code == 0
@@ -265,16 +271,55 @@ def test_a_result_behind_one_nat_is_an_input_behind_the_other(natted: NetLab) ->
         Constraints=[{"Key": "place", "Operator": "=", "Values": [one.name]}],
         Task={"InputSources": [{"Source": {"Type": "peer", "Params": params}, "Target": "in"}]},
     )
-
-    def relayed_bytes() -> int:
-        with natted[0].client() as client:
-            return int(client.status()["counters"]["relayed_bytes"])
-
-    before = relayed_bytes()
+    before = relayed_bytes(natted)
     with one.client() as client:
         *_, last = client.run(job)
     (done,) = last["final"]["slots"]
     assert (done["state"], done["stdout_tail"]) == ("completed", "across\n"), done
     assert (one.data_dir / "results" / slot["archive"]).exists()
-    assert relayed_bytes() - before >= slot["archive_bytes"], "by way of the public one"
+    assert relayed_bytes(natted) - before >= slot["archive_bytes"], "by way of the public one"
+    assert deaths(natted) == []
+
+
+@pytest.mark.parametrize("type_", ["batch", "ops"])
+def test_logs_of_several_executions_are_followed_at_once_across_two_nats(
+    natted: NetLab, type_: str
+) -> None:
+    """By a reader that is a neighbour of neither of those who run them, and after the end again."""
+    (reader,), runners = natted.private
+    gated = Gated(natted, f"followed-{type_}")
+    fits = {"Key": "place", "Operator": "in", "Values": [device.name for device in runners]}
+    job = process_job(*gated.command(), name=f"both-{type_}", count=2, Constraints=[fits])
+    if type_ == "ops":
+        del job["Count"]
+    with runners[0].client() as client:
+        client.submit({**job, "Type": type_})
+    natted.until(lambda: len(gated.executions()) == 2, "both have begun")
+    for device in runners:
+        natted.until(lambda device=device: via(reader, device), "they are no neighbours")
+    marks = [f"{each.name}: " for each in runners] if type_ == "ops" else ["[0] ", "[1] "]
+    followed = natted.directory / f"followed-{type_}.txt"
+    with followed.open("wb") as out:
+        process = subprocess.Popen(
+            [*command_at(reader), "logs", "-f", job["Name"]],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=environment_of(reader),
+        )
+    try:
+        begun = {f"{mark}begun" for mark in marks}
+        natted.until(lambda: begun <= set(followed.read_text().splitlines()), "both are heard")
+        assert process.poll() is None, "it follows on"
+        gated.open()
+        assert process.wait(HEALED_S) == 0
+    finally:
+        gated.open()
+        process.kill()
+        process.wait()
+    lines = sorted(f"{mark}{word}" for mark in marks for word in ("begun", "through"))
+    assert sorted(followed.read_text().splitlines()) == lines
+    again = natted.shoal(reader, "logs", job["Name"])
+    assert (again.code, sorted(again.out.splitlines()), again.err) == (0, lines, ""), again
+    assert {via(reader, device) for device in runners} == {natted[0].name}, "as before"
     assert deaths(natted) == []

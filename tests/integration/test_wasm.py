@@ -78,6 +78,22 @@ def test_the_example_runs_as_it_is(lab: Lab, tmp_path: Path) -> None:
     assert (tmp_path / "got/outputs/shout").read_text() == "HELLO FROM A MODULE"
 
 
+def test_bacalhaus_job_file_runs_as_it_is(lab: Lab, tmp_path: Path) -> None:
+    file = Path(__file__).parents[1] / "bacalhau/wasm.yaml"
+    done = lab.shoal(lab[0], "job", "run", str(file), "--follow", "-q")
+    assert done.code == 0, done
+    *words, square = done.out.split("\0")
+    assert (words[:3], square) == (["report.wasm", "--times", "2"], "@")
+    seen = dict(word.split("=", 1) for word in words[3:])
+    assert (seen["UNITS"], seen["PLACE"]) == ("metric", "attic")
+    view = json.loads(lab.shoal(lab[1], "job", "describe", "Report", "--json").out)
+    assert (seen["BACALHAU_JOB_ID"], seen["BACALHAU_JOB_TYPE"]) == (view["id"], "batch")
+    assert seen["BACALHAU_EXECUTION_ID"] == view["slots"][0]["execution"]
+    got = lab.shoal(lab[2], "job", "get", "Report", "-o", str(tmp_path / "got"))
+    assert got.code == 0, got
+    assert (tmp_path / "got/outputs/words").read_text() == "tide\n"
+
+
 @pytest.mark.parametrize(
     ("module", "flags", "code", "said"),
     [

@@ -81,3 +81,5 @@ def test_a_task_sees_one_part_of_one() -> None:
     seen = environment(it, ME)
     assert (seen["SHOAL_PARTITION_INDEX"], seen["BACALHAU_PARTITION_COUNT"]) == ("0", "1")
     assert (seen["SHOAL_ATTEMPT"], seen["SHOAL_EXECUTION_ID"]) == ("4", it.execution(ME))
+    assert (seen["BACALHAU_JOB_ID"], seen["BACALHAU_JOB_TYPE"]) == (BOOK.id, "daemon")
+    assert seen["BACALHAU_EXECUTION_ID"] == it.execution(ME)

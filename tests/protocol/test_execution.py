@@ -13,6 +13,7 @@ from protocol.execution import (
     ENDED,
     FENCES_MAX,
     MOVES,
+    TWINS,
     Execution,
     Fences,
     State,
@@ -20,7 +21,7 @@ from protocol.execution import (
     restore_execution,
     verdict_of,
 )
-from protocol.ids import JobId, PeerId, execution_id
+from protocol.ids import JobId, PeerId, execution_id, peer_slot
 from protocol.job import JobSpec
 from protocol.records import Fence, Verdict
 from protocol.wire import dumps, loads, open_sealed
@@ -101,9 +102,27 @@ def test_a_task_sees_where_it_stands() -> None:
         "SHOAL_PARTITION_COUNT": "3",
         "SHOAL_TERM": "2",
         "SHOAL_ATTEMPT": "5",
+        "BACALHAU_JOB_ID": JOB,
+        "BACALHAU_JOB_TYPE": "batch",
+        "BACALHAU_EXECUTION_ID": begin().id,
         "BACALHAU_PARTITION_INDEX": "1",
         "BACALHAU_PARTITION_COUNT": "3",
     }
+
+
+@pytest.mark.parametrize("type_", ["ops", "service"])
+def test_the_twins_of_every_type_say_the_same(type_: str) -> None:
+    book = Book(job_spec(Type=type_))
+    assignment = book.assignment(FIRST, peer_slot(book.id, PeerId("executor")))
+    if type_ == "service":
+        assignment = book.assignment(FIRST)
+    begun = Execution.begin(assignment, b"", book.sealed, ())
+    seen = begun.environment(PeerId("executor"))
+    twins = {name: value for name, value in seen.items() if name.startswith("BACALHAU_")}
+    assert twins.pop("BACALHAU_JOB_TYPE") == type_
+    assert set(twins) == {f"BACALHAU_{name}" for name in TWINS}
+    for name, value in twins.items():
+        assert value == seen[name.replace("BACALHAU_", "SHOAL_")]
 
 
 def test_a_slot_that_the_job_does_not_have_is_refused() -> None:

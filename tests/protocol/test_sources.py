@@ -65,6 +65,8 @@ def test_a_download_is_called_as_its_address_ends() -> None:
         ("data:;base64,aGVsbG8=", b"hello", "text/plain;charset=us-ascii"),
         ("DATA:text/HTML;charset=utf-8,x", b"x", "text/html;charset=utf-8"),
         ("data:application/gzip;base64,", b"", "application/gzip"),
+        ("data:;base64,aGVs\r\nbG8=\n", b"hello", "text/plain;charset=us-ascii"),
+        ("data:,hello\nyou", b"hello\nyou", "text/plain;charset=us-ascii"),
         ("data:,zwölf", "zwölf".encode(), "text/plain;charset=us-ascii"),
     ],
 )

@@ -124,11 +124,31 @@ def test_a_module_that_is_written_as_a_source_becomes_one() -> None:
     assert again == moved
 
 
+@pytest.mark.parametrize("more", [{}, {"Target": "", "Alias": ""}, {"Target": None}])
+def test_sources_of_modules_without_a_target_are_where_bacalhau_puts_them(
+    more: dict[str, Plain],
+) -> None:
+    """As files that its earlier versions wrote have them (testdata/jobs/wasm_legacy.yaml there)."""
+    bare: Plain = {"Source": INLINE, **more}
+    found = task({"EntryModule": bare, "ImportModules": [bare, entry("math.wasm"), bare]})
+    entered, *imported = (source.target for source in found.input_sources)
+    assert entered == found.engine.wasm.entry_module == "/wasm/entry.wasm"
+    assert imported == [
+        "/wasm/imports/module_0.wasm",
+        "math.wasm",
+        "/wasm/imports/module_2.wasm",
+    ]
+    assert [*found.engine.wasm.import_modules] == imported
+    assert TaskSpec.read(Node(found.to_plain()), ENGINES, standing=False) == found
+
+
 @pytest.mark.parametrize(
     ("name", "source", "path"),
     [
         ("m.wasm", entry(), "m.wasm"),
         ("app", entry(Alias="app"), "m.wasm"),
+        ("m.wasm", entry("/m.wasm"), "/m.wasm"),
+        ("/m.wasm", entry(), "m.wasm"),
         ("app", entry("mod", ARCHIVE, Alias="app"), "mod"),
         ("mod", entry("mod", GZIP), "mod"),
         (".", entry(".", ARCHIVE), "."),

@@ -470,10 +470,16 @@ def test_the_blanks_of_a_job_file_are_filled(agent: MemoryAgent, shoal: Shoal) -
     assert submitted(agent)["Tasks"][0]["Engine"]["Params"]["Command"] == ["echo", "a=b, c"]
     assert "has no value; give it with -V said=" in shoal("job", "run", "job.yaml").err
     assert shoal("job", "run", "job.yaml", "--no-template", "--follow", "-q").out == "{{.said}}\n"
+    text = Path("job.yaml").read_text()
+    Path("job.yaml").write_text(text.replace("{{.said}}", "{{json .}}"))
+    refused = shoal("job", "run", "job.yaml")
+    assert refused.code == 2 and "line 8: '{{json .}}' is not a blank" in refused.err, refused
+    assert shoal("job", "run", "job.yaml", "--no-template", "--follow", "-q").out == "{{json .}}\n"
+    Path("job.yaml").write_text(text)
     for wrong in ("said", "=x"):
         done = shoal("job", "run", "job.yaml", "-V", wrong)
         assert done.code == 2 and f"-V {wrong}" in done.err, done
-    assert len(agent.backend.submitted) == 2
+    assert len(agent.backend.submitted) == 3
 
 
 @pytest.mark.parametrize(

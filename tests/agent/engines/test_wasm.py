@@ -19,7 +19,7 @@ from agent.engines.compiled import Compiled
 from agent.engines.engine import Engines
 from agent.engines.process import ProcessEngine
 from agent.engines.task import TaskUser
-from agent.engines.wasm import CANNOT_RUN, VARIABLE_PREFIX, Wasm
+from agent.engines.wasm import CANNOT_RUN, VARIABLE_PREFIX, Wasm, linked_as
 from protocol.effects import StartTask, StopTask
 from protocol.events import TaskEnded, TaskFound, TaskStarted
 from protocol.ids import ExecutionId, JobId
@@ -217,21 +217,38 @@ def importing(module: str) -> bytes:
     )
 
 
-SQUARES = wat.module(
-    '(module (func (export "square") (param i32) (result i32)'
-    " (i32.mul (local.get 0) (local.get 0))))"
-)
-
-
 @pytest.mark.parametrize(
-    ("name", "alias"), [("math", ""), ("my math", "my math")], ids=["file", "alias"]
+    ("name", "alias"),
+    [
+        ("math", ""),
+        ("my math", "my math"),
+        ("lib/math.wasm", ""),
+        ("/lib/math.wasm", ""),
+        ("lib/math.wasm", "my math"),
+    ],
 )
-async def test_it_imports_from_another_module_by_file_or_alias(
+async def test_it_imports_from_another_module_by_file_alias_or_path(
     root: Path, name: str, alias: str
 ) -> None:
-    library = wat.inline(SQUARES, "lib/math.wasm", alias)
+    library = wat.inline(wat.SQUARES, "lib/math.wasm", alias)
     found = await ended(root, task(importing(name), ImportModules=[library]))
     assert found.exit_code == 25, found
+
+
+def test_a_name_belongs_to_one_module_before_any_path_does() -> None:
+    spec = task(
+        wat.LIBRARY,
+        ImportModules=[
+            wat.inline(wat.SQUARES, "/b.wasm"),
+            wat.inline(wat.SQUARES, "c.wasm", "b.wasm"),
+        ],
+    ).spec.task
+    modules = spec.engine.wasm.import_modules
+    assert linked_as(modules, spec.input_sources) == {
+        "/b.wasm": ["b", "/b.wasm"],
+        "c.wasm": ["b.wasm", "c.wasm", "/c.wasm"],
+    }
+    assert linked_as(("/c.wasm",), spec.input_sources)["/c.wasm"][0] == "b.wasm"
 
 
 # ---- limits ------------------------------------------------------------------------------------
@@ -265,7 +282,7 @@ async def test_memory_grows_as_far_as_was_set_aside(root: Path) -> None:
 async def test_modules_that_are_linked_share_what_was_set_aside(root: Path) -> None:
     """Without it each of them had all of it."""
     resources = {"Resources": {"Memory": "128Mi"}}
-    library = wat.inline(SQUARES, "math.wasm")
+    library = wat.inline(wat.SQUARES, "math.wasm")
     start = task(wat.GROWS, ImportModules=[library], Task=resources)
     assert (await ended(root, start)).exit_code == 1
 
