@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent import durable
 from agent.storefile import DATABASE_FILE
 from agent.version import VERSION
 from protocol.acceptance import end_of
@@ -249,6 +250,9 @@ class Readings:
         store = self._agent.store
         yield _counter("store_commits", "Transactions of the database.", store.commits)
         yield _counter("store_fsyncs", "Syncs to the disk for them.", store.fsyncs)
+        yield _counter(
+            "file_fsyncs", "Syncs of the agent's other files and directories.", durable.syncs()
+        )
         yield _counter("store_written_bytes", "Bytes written for them.", store.bytes_written)
         yield _gauge("store_bytes", "Size of the database and its log.", _size(store.data_dir))
         yield _gauge(

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from msgspec import structs
 
+from agent import durable
 from agent.configload import load
 from agent.main import Agent
 from agent.readings import Kind, Labels, Reading, Readings
@@ -143,6 +144,9 @@ async def test_the_store_and_the_loop_are_told_of(data_dir: Path) -> None:
         assert value(agent, "store_fsyncs") > before["store_fsyncs"]
         assert value(agent, "store_written_bytes") > before["store_written_bytes"] + 50_000
         assert value(agent, "store_bytes") > before["store_bytes"]
+        synced = value(agent, "file_fsyncs")
+        durable.write(data_dir / "small", b"x")
+        assert value(agent, "file_fsyncs") == synced + 2, "the file, and its name"
         await until(lambda: value(agent, "loop_wakes") > 0)
         assert value(agent, "loop_late_seconds") >= 0
         await until(lambda: value(agent, "driver_queue_length") == 0)
@@ -150,6 +154,31 @@ async def test_the_store_and_the_loop_are_told_of(data_dir: Path) -> None:
         assert expires_s == agent.member.certificate.expires_ms / 1000
         about = dict(next(iter(read(agent)["build_info"].values)))
         assert about["peer"] == agent.member.keyring.peer and about["name"] == "alone"
+
+
+async def scraped(agent: Agent, name: str) -> float:
+    text = (await agent.backend.metrics()).decode()
+    (line,) = [line for line in text.splitlines() if line.startswith(f"shoal_{name} ")]
+    return float(line.split()[1])
+
+
+async def test_what_a_job_prints_is_counted_while_it_runs_and_after(data_dir: Path) -> None:
+    names = ("written_bytes_total", "task_output_bytes_total")
+    script = "head -c 3000000 /dev/zero; until [ -e end ]; do sleep 0.05; done; echo 123456789"
+    async with running_agent(data_dir) as agent:
+        own, printed = [await scraped(agent, name) for name in names]
+        await run(agent, "sh", "-c", script, name="loud")
+        looks = agent.engines.process.outputs.look
+        await until(lambda: looks().bytes >= 3_000_000)
+        assert await scraped(agent, "task_output_bytes_total") == printed + 3_000_000
+        assert await scraped(agent, "task_fsyncs_total") == 0, "it goes on"
+        (directory,) = (data_dir / "executions").iterdir()
+        (directory / "work" / "end").touch()
+        await until(lambda: value(agent, "jobs", state="completed") == 1)
+        assert await scraped(agent, "task_output_bytes_total") == printed + 3_000_010
+        assert await scraped(agent, "task_fsyncs_total") == 3, "exit, directory and stdout"
+        grown = await scraped(agent, "written_bytes_total") - own
+        assert grown < 1_000_000, "what supervisors write is not the agent's own"
 
 
 # ---- what the README says -----------------------------------------------------------------------
