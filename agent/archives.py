@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 import trio
 
+from agent import durable
 from agent.extract import NotExtracted, extract
 from protocol.errors import RemoteProtocolError, ShoalError
 from protocol.ids import PeerId
@@ -113,10 +114,10 @@ class Archives:
                         raise ArchiveError(f"more than {self.bytes_max >> 20} MiB to ship")
                     digest.update(chunk)
                     await trio.to_thread.run_sync(file.write, chunk)
-                await trio.to_thread.run_sync(_sync, file.fileno())
+                await trio.to_thread.run_sync(durable.sync, file.fileno())
             name = digest.hexdigest()
             partial.rename(self.directory / name)
-            await trio.to_thread.run_sync(_sync_directory, self.directory)
+            await trio.to_thread.run_sync(durable.sync_directory, self.directory)
         finally:
             partial.unlink(missing_ok=True)
         await trio.to_thread.run_sync(self.prune, name)
@@ -130,7 +131,7 @@ class Archives:
         """Keep what was written there, and is on disk, under its digest. Whoever adopts prunes,
         once for all of it. Blocks."""
         partial.rename(self.path(digest))
-        _sync_directory(self.directory)
+        durable.sync_directory(self.directory)
 
     async def fetch(self, digest: str, size: int, sources: Sequence[PeerId], dial: Dialler) -> Path:
         """The archive's path, from disk or from the first source that has it.
@@ -266,15 +267,3 @@ def unpack(
         extract(data, into, bytes_max, files_max, look=look)
     except NotExtracted as error:
         raise ArchiveError(f"the shipped files cannot be unpacked: {error}") from None
-
-
-def _sync(descriptor: int) -> None:
-    os.fsync(descriptor)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -380,7 +380,8 @@ class Mqtt:
             Kind("pairs", read_brokers),
             "Brokers by name, each its URL (mqtt://192.168.1.5), or a section of its own such as "
             "[mqtt.brokers.home] with url, version (5 or 3.1.1), user, password_file or credential "
-            "(of systemd), ca_file, cert_file, key_file, client_id, keepalive_s, report, "
+            "(of systemd), ca_file, cert_file, key_file, client_id, keepalive_s, session_s (how "
+            "long it keeps messages of triggers while this device is away; a week), report, "
             "home_assistant (true: a Home Assistant there is told of this device, its templates "
             "and daemons), home_assistant_prefix.",
             "--mqtt-broker",

@@ -7,19 +7,21 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from agent import durable
 from agent.clock import synchronised
 from agent.control.backend import View
 from agent.jointoken import utc
 from agent.mqtt.checkup import mqtt_checks
 from agent.transport.addresses import parse
 from agent.wear import read_wear
+from agent.writes import process_bytes
 
 if TYPE_CHECKING:
     from agent.main import Agent
 
 RATED_S: Final = 600.0  # before this, what a start writes would count for far more than it does
-# A card of 32 GB bears some 30 TB (1,000 cycles); at this pace that is 40 years of the database
-# alone, and file systems write several times what they are given.
+# A card of 32 GB bears some 30 TB (1,000 cycles): at this pace that is 40 years, of which file
+# systems, which write several times what they are given, and tasks' own files leave the fewer.
 WRITTEN_A_DAY_MAX: Final = 2 * 1024**3
 LOW_BYTES: Final = 100 * 1024**2  # a database, logs and a result still fit
 DAY_MS: Final = 86_400_000
@@ -160,18 +162,25 @@ class Doctor:
         return check("database", None, f"the database {what}", fix)
 
     def _wear(self) -> View:
-        """What the database wrote; a card takes some thousand times its size."""
-        store = self._agent.store
+        """What the agent and its tasks' supervisors wrote; a card takes a thousand times its size.
+        Where the kernel does not count what is stored, the database's is known all the same."""
+        store, outputs = self._agent.store, self._agent.engines.process.outputs.look()
         uptime_s = self._agent.clock.now().mono - self._agent.started_at
-        text = f"{store.fsyncs} fsyncs and {_size(store.bytes_written)} since the agent started"
+        written = max(process_bytes() or 0, store.bytes_written) + outputs.bytes
+        fsyncs = store.fsyncs + durable.syncs() + outputs.fsyncs
+        text = f"{fsyncs} fsyncs and {_size(written)} since the agent started"
+        if outputs.bytes:
+            text = f"{text}, {_size(outputs.bytes)} of it output of tasks"
         if uptime_s < RATED_S:
             return check("writes", True, f"{text}, too short ago to say how much a day")
         days = uptime_s / 86_400
-        fsyncs, written = store.fsyncs / days, store.bytes_written / days
-        text = f"{text}: {fsyncs:.0f} fsyncs and {_size(written)} a day"
-        if written <= WRITTEN_A_DAY_MAX:
+        text = f"{text}: {fsyncs / days:.0f} fsyncs and {_size(written / days)} a day"
+        if written / days <= WRITTEN_A_DAY_MAX:
             return check("writes", True, text)
-        fix = "less often started tasks, or a data directory (--data-dir) on a disk that bears it"
+        fix = (
+            "less often started tasks, tasks that print less, or a data directory (--data-dir) on "
+            "a disk that bears it"
+        )
         return check("writes", None, f"{text}, which wears out an SD card", fix)
 
     def _metrics(self) -> list[View]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 from msgspec.structs import asdict
 
-from agent import identity
+from agent import durable, identity
 from agent.archives import Archives, ByteStream, Dialler
 from agent.archives import serve as serve_archive
 from agent.backend import AgentBackend
@@ -252,7 +252,7 @@ class Agent:
             self._about,
             loaded.view(),
             self.doctor.checks,
-            Metrics(Readings(self).all, self.config.data_dir),
+            Metrics(Readings(self).all, self.config.data_dir, self.engines.process.outputs),
             self.stop,
         )
 
@@ -484,7 +484,7 @@ class Agent:
             "bytes_received": self.transport.counters.bytes_in,
             "counters": self.transport.counters.snapshot(),
             "commits": self.store.commits,
-            "fsyncs": self.store.fsyncs,
+            "fsyncs": self.store.fsyncs + durable.syncs(),
             "bytes_written": self.store.bytes_written,
         }
 

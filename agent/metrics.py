@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from agent.engines.outputs import Outputs
 from agent.readings import Kind, Labels, Reading
 from agent.threads import abandonable
+from agent.writes import process_bytes
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -48,9 +50,12 @@ _LOG: Final = re.compile(r"[^/]+/(?:stdout|stderr)\.[0-9]+")
 class Metrics:
     """One agent's; scrapes take turns, so that many at once cost no more than one thread."""
 
-    def __init__(self, readings: Callable[[], list[Reading]], data_dir: Path) -> None:
+    def __init__(
+        self, readings: Callable[[], list[Reading]], data_dir: Path, outputs: Outputs
+    ) -> None:
         self._readings = readings
         self._data_dir = data_dir
+        self._outputs = outputs
         self._turn = trio.Lock()
         self._disk: list[Reading] = []
         self._looked_at = -LOOKED_S
@@ -80,7 +85,7 @@ class Metrics:
         if now - self._looked_at >= LOOKED_S:
             self._disk, self._looked_at = disk_readings(self._data_dir), now
         process = ProcessCollector(registry=None)
-        own = (*readings, *self._disk, *written())
+        own = (*readings, *self._disk, *written(self._outputs))
         families = [*(_family(reading) for reading in own), *process.collect()]
         return generate_latest(_Families(families))
 
@@ -106,15 +111,16 @@ def _family(reading: Reading) -> Metric:
     return family
 
 
-def written() -> Iterator[Reading]:
-    """What the whole process gave the kernel to store, as that counts it."""
-    try:
-        text = Path("/proc/self/io").read_text("ascii")
-    except OSError:  # not every kernel counts
-        return
-    value = int(text.partition("\nwrite_bytes: ")[2].partition("\n")[0] or 0)
-    help = "Bytes that the agent had written to storage: SD cards wear out by them."
-    yield Reading("written_bytes", Kind.COUNTER, help, {(): value})
+def written(outputs: Outputs) -> Iterator[Reading]:
+    """What this process and supervisors of tasks had stored; blocks for a look at what runs."""
+    if (own := process_bytes()) is not None:
+        help = "Bytes that the agent had written to storage, its database's with them."
+        yield Reading("written_bytes", Kind.COUNTER, help, {(): own})
+    tasks = outputs.look()
+    help = "Bytes of output of programs and modules, written by their supervisors."
+    yield Reading("task_output_bytes", Kind.COUNTER, help, {(): tasks.bytes})
+    help = "Syncs to the disk by supervisors, as tasks ended."
+    yield Reading("task_fsyncs", Kind.COUNTER, help, {(): tasks.fsyncs})
 
 
 def disk_readings(data_dir: Path) -> list[Reading]:

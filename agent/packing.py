@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from agent import durable
+
 FILES_MAX: Final = 10_000
 DEPTH_MAX: Final = 32  # each level is a descriptor, of which a process has some hundred
 NOTES_MAX: Final = 3
@@ -72,7 +74,7 @@ def pack(
                 for name, path in paths:
                     packer.add_path(archive, work, name, path)
             file.flush()
-            os.fsync(file.fileno())
+            durable.sync(file.fileno())
         made = packer.entries > 0
         digest = sink.digest.hexdigest() if made else ""
         return Packed(digest, sink.size if made else 0, packer.note())

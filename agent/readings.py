@@ -9,12 +9,13 @@ another, so that a series database is not filled by what people run. How they be
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent import durable
 from agent.storefile import DATABASE_FILE
 from agent.version import VERSION
 from protocol.acceptance import end_of
@@ -25,6 +26,7 @@ from protocol.roster import State as PeerState
 
 if TYPE_CHECKING:
     from agent.main import Agent
+    from agent.mqtt.broker import Broker
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -188,11 +190,48 @@ class Readings:
             "Results that the broker has not acknowledged yet.",
             {_one("broker", each.name): outbox.waiting(each.name) for each in brokers},
         )
+        triggers = node.steward.triggers
         yield _gauge(
             "trigger_messages_waiting",
             "Messages that were heard and have not become a job yet.",
-            len(node.steward.triggers.waiting.waiters),
+            len(triggers.waiting.waiters),
         )
+        yield Reading(
+            "trigger_messages",
+            Kind.COUNTER,
+            "Messages heard for templates, by what became of them.",
+            {_one("answer", answer): n for answer, n in triggers.answers.items()},
+        )
+        yield from self._broker_counters(brokers)
+
+    def _broker_counters(self, brokers: Sequence[Broker]) -> Iterator[Reading]:
+        counted = {each.name: each.counters() for each in brokers}
+        bridge = self._agent.bridge
+        for name, help, values in (
+            (
+                "broker_received_messages",
+                "Messages that the broker sent here, of whichever kind.",
+                {each: counts["received"] for each, counts in counted.items()},
+            ),
+            (
+                "broker_unreadable_messages",
+                "Messages of the broker that are none, and were dropped.",
+                {each: counts["unreadable"] for each, counts in counted.items()},
+            ),
+            (
+                "broker_dropped_messages",
+                "Messages that the broker had no room for, of all its clients, as it says itself.",
+                bridge.overruns.counting(),
+            ),
+            (
+                "broker_line_dropped_bytes",
+                "Bytes of tasks' lines that were gone before the broker had them.",
+                {each.name: bridge.lines.dropped_bytes(each.name) for each in brokers},
+            ),
+        ):
+            yield Reading(
+                name, Kind.COUNTER, help, {_one("broker", each): n for each, n in values.items()}
+            )
 
     def _network(self) -> Iterator[Reading]:
         counters, node = self._agent.transport.counters, self._agent.driver.node
@@ -249,6 +288,9 @@ class Readings:
         store = self._agent.store
         yield _counter("store_commits", "Transactions of the database.", store.commits)
         yield _counter("store_fsyncs", "Syncs to the disk for them.", store.fsyncs)
+        yield _counter(
+            "file_fsyncs", "Syncs of the agent's other files and directories.", durable.syncs()
+        )
         yield _counter("store_written_bytes", "Bytes written for them.", store.bytes_written)
         yield _gauge("store_bytes", "Size of the database and its log.", _size(store.data_dir))
         yield _gauge(

@@ -59,6 +59,8 @@ MINUTE_S: Final = 60.0
 GONE: Final = "the template runs no messages (any more)"
 NOT_LISTED: Final = "its owner does not let MQTT run it here ([mqtt] allow)"
 NO_ROLE: Final = "this peer may not submit: its certificate lacks the role"
+# What becomes of a message that is heard: it is to run, When does not want it, or it runs nothing.
+ANSWERS: Final = ("taken", "filtered", "refused")
 
 
 @dataclass(slots=True)
@@ -103,6 +105,7 @@ class Triggers:
     inquiries: Inquiries
     answering: Answering
     watches: dict[JobId, Watch] = field(default_factory=dict)
+    answers: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ANSWERS, 0))  # of all
     waiting: Waiting = field(init=False)
     turns: Turns = field(init=False)
     hearing: Hearing = field(init=False)
@@ -334,9 +337,11 @@ class Triggers:
             return self._on_heard(event, now)
         if isinstance(event, TriggerRefused):
             return self._on_refused(event, now)
-        if watch is not None and isinstance(event, TriggerFiltered):
-            watch.tally.heard += event.count
-            watch.tally.filtered += event.count
+        if isinstance(event, TriggerFiltered):
+            self.answers["filtered"] += event.count
+            if watch is not None:
+                watch.tally.heard += event.count
+                watch.tally.filtered += event.count
         elif watch is not None and isinstance(event, TopicWatched):
             granted = not event.problem
             if granted and not watch.granted:
@@ -373,9 +378,10 @@ class Triggers:
         full = question is not None and bool(self.answering.outbox.full)
         if disk_full or full or not self.waiting.room(len(event.message.payload), held.id):
             return [TriggerPutOff(event.handle, self.config.retry_s)]
-        watch.tally.heard += 1
         if limited := watch.limited(now.mono):
-            return [*self._refuse(event.template, limited, now, key, question, heard=0), kept]
+            return [*self._refuse(event.template, limited, now, key, question), kept]
+        watch.tally.heard += 1
+        self.answers["taken"] += 1
         message = without_question(event.message) if why_not or not question else event.message
         at_ms, named = max(0, now.wall_ms), bool(event.key)
         waiter = Waiter(run, held.id, key, message, at_ms, named, watch.mqtt.broker)
@@ -435,7 +441,8 @@ class Triggers:
         question: Question | None = None,
         heard: int = 1,
     ) -> list[Effect]:
-        """It runs nothing; whoever has asked is told so. `heard`: whether that is to be counted."""
+        """It runs nothing; whoever has asked is told so. `heard`: 0 where it was counted before."""
+        self.answers["refused"] += heard
         if watch := self.watches.get(template):
             watch.tally.heard += heard
             count(watch.tally.refused, reason)

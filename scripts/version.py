@@ -1,7 +1,12 @@
-"""A version of Shoal: a revision of this repository, exported and set up, to run agents of."""
+"""A version of Shoal: a revision of this repository, exported and set up, to run agents of.
+
+As a program it prints the newest release before HEAD, of which CI runs agents beside those of this
+checkout. Where there is none it says why, and fails if there ought to be one.
+"""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +18,9 @@ from tests.lab import ROOT
 
 KEPT: Final = ROOT / ".cache" / "versions"
 PROGRAMS: Final = ("supervise", "spawn")
+CHANGELOG: Final = "CHANGELOG.md"
+# A release's heading; one that was never tagged says so behind its number.
+_RELEASE: Final = re.compile(r"^## (\d+\.\d+\.\d+)$", re.MULTILINE)
 
 
 class NoVersion(Exception):
@@ -36,6 +44,29 @@ def newest_tag() -> str:
     command = ["git", "describe", "--tags", "--abbrev=0", "HEAD^"]
     told = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     return told.stdout.strip() if told.returncode == 0 else ""
+
+
+def released() -> str:
+    """The tag of the newest release before HEAD, empty before the first. Raises NoVersion where
+    CHANGELOG.md names one before this commit, and its tag is not here."""
+    if not _is_there("HEAD"):
+        raise NoVersion(f"git knows no commit of {ROOT}; its releases cannot be told")
+    before = _named("HEAD^" if _is_there("HEAD^") else "HEAD")  # a shallow clone has no other
+    for number in _named("HEAD"):
+        if number in before and not _is_there(f"refs/tags/v{number}"):
+            raise NoVersion(
+                f"{CHANGELOG} names {number}, and there is no tag v{number} here: have all tags "
+                "fetched (git fetch --tags --unshallow), or tag the release"
+            )
+    return newest_tag()
+
+
+def _is_there(revision: str) -> bool:
+    return bool(_git("rev-parse", "--verify", "--quiet", revision))
+
+
+def _named(revision: str) -> list[str]:
+    return _RELEASE.findall(_git("show", f"{revision}:{CHANGELOG}"))
 
 
 def this_checkout() -> Version:
@@ -79,3 +110,21 @@ def _export(commit: str, root: Path) -> None:
 def _git(*words: str) -> str:
     told = subprocess.run(["git", *words], cwd=ROOT, check=False, capture_output=True, text=True)
     return told.stdout.strip()
+
+
+def main() -> int:
+    try:
+        tag = released()
+    except NoVersion as error:
+        print(f"scripts/version: {error}", file=sys.stderr)
+        return 1
+    if tag:
+        print(tag)
+    else:
+        text = "no release before this commit: nothing is run beside agents of an earlier version"
+        print(f"scripts/version: {text}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -18,6 +18,7 @@ from typing import Final
 
 import trio
 
+from agent import durable
 from agent.engines.beside import Place, run_beside
 
 MODULE_BYTES_MAX: Final = 64 << 20  # four times what `shoal wasm run` ships
@@ -153,7 +154,7 @@ def _touch(path: Path) -> bool:
 def _keep(code: int, part: Path, path: Path) -> None:
     """On the disk before it has its name: half a file would be run as it is."""
     os.fchmod(code, 0o644)  # who has it open may open it anew, to map it into memory
-    os.fsync(code)
+    durable.sync(code)
     part.rename(path)
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent import durable
 from agent.engines.removal import remove_tree
 from agent.engines.supervisor import boot_id, open_process, spec_field
 from agent.engines.task import ExitReason, TaskExit, TaskUser
@@ -31,7 +32,7 @@ _RECORD_WAIT_S = 2.0  # a supervisor writes its record ~1 ms after it took the l
 _BOOT_FIELD_BYTES = 64
 
 
-class _ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
+class _ExitRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: ExitReason
     code: int | None = None
     signal: int | None = None
@@ -39,8 +40,8 @@ class _ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
     errno: int = 0
     duration_ms: int = 0
     ended_wall_ms: int = 0
-    stdout_bytes: int = 0
-    stderr_bytes: int = 0
+    stdout_bytes: int | None = None  # a supervisor says them
+    stderr_bytes: int | None = None
     dropped_bytes: int = 0
     detail: str = ""
     lost_output: str = ""
@@ -90,7 +91,7 @@ class ExecutionDir:
                 remove_tree(own)
 
     def write_note(self, name: str, data: bytes) -> None:
-        self._replace(f"note.{name}", data, durable=True)
+        self._replace(f"note.{name}", data, durably=True)
 
     def read_note(self, name: str) -> bytes | None:
         try:
@@ -107,7 +108,7 @@ class ExecutionDir:
             reason=ExitReason.START_FAILED, ended_wall_ms=_wall_ms(), detail=detail
         )
         with contextlib.suppress(OSError):
-            self._replace("exit", msgspec.json.encode(record), durable=True)
+            self._replace("exit", msgspec.json.encode(record), durably=True)
         return self._told(record)
 
     def record(self, ended: TaskExit) -> None:
@@ -121,7 +122,7 @@ class ExecutionDir:
             detail=ended.detail,
             lost_output=ended.lost_output,
         )
-        self._replace("exit", msgspec.json.encode(record), durable=True)
+        self._replace("exit", msgspec.json.encode(record), durably=True)
 
     def known(self) -> bool:
         """False while it was only prepared."""
@@ -170,7 +171,7 @@ class ExecutionDir:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not (self.path / "exit").exists():
                 record = _ExitRecord(reason=ExitReason.LOST, ended_wall_ms=_wall_ms())
-                self._replace("exit", msgspec.json.encode(record), durable=True)
+                self._replace("exit", msgspec.json.encode(record), durably=True)
         except BlockingIOError:
             return False
         finally:
@@ -192,7 +193,9 @@ class ExecutionDir:
             return False
 
     def _told(self, record: _ExitRecord) -> TaskExit:
-        detail = record.detail
+        detail, output = record.detail, None
+        if record.stdout_bytes is not None:
+            output = (record.stdout_bytes, record.stderr_bytes or 0)
         if record.stage:
             detail = self._failed_step(record.stage, record.errno)
         elif record.reason is ExitReason.LOST and not detail:
@@ -205,6 +208,7 @@ class ExecutionDir:
             duration_s=record.duration_ms / 1000,
             detail=detail,
             lost_output=record.lost_output or self._lost_output(record),
+            output_bytes=output,
         )
 
     def _lost_output(self, record: _ExitRecord) -> str:
@@ -243,20 +247,16 @@ class ExecutionDir:
             case _:
                 return f"the supervisor could not set it up ({stage}): {why}"
 
-    def _replace(self, name: str, data: bytes, *, durable: bool = False) -> None:
+    def _replace(self, name: str, data: bytes, *, durably: bool = False) -> None:
         fresh = self.path / f".{name}"
         file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with open(file, "wb", buffering=0) as out:
             out.write(data)
-            if durable:
-                os.fsync(file)
+            if durably:
+                durable.sync(file)
         fresh.rename(self.path / name)
-        if durable:
-            directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+        if durably:
+            durable.sync_directory(self.path)
 
 
 def closed_parent(path: Path, user: TaskUser) -> Path | None:

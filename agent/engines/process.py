@@ -19,6 +19,7 @@ from agent.engines.changes import Changes
 from agent.engines.directories import Directories
 from agent.engines.engine import FoundExecution
 from agent.engines.execution_dir import ExecutionDir, closed_parent
+from agent.engines.outputs import Outputs
 from agent.engines.rlimits import limited
 from agent.engines.sandbox import Sandbox, Status, inside_only
 from agent.engines.spawner import Spawner
@@ -70,6 +71,7 @@ class ProcessEngine:
         self._path = path
         self.cgroups = cgroups
         self.sandbox = sandbox
+        self.outputs = Outputs()
         self._watches: dict[str, Watch] = {}
         self._turns: dict[str, trio.Lock] = {}  # of those being started or looked for
         closed = closed_parent(self.root, user) if user else None
@@ -91,6 +93,8 @@ class ProcessEngine:
             if launch.execution_id not in self._watches:
                 watch = await self._in_thread(lambda: self._start(directory, launch))
                 self._watches[launch.execution_id] = watch
+                if watch.exit is not None:
+                    self.outputs.end(directory, watch.exit)
         for other in self._watches.values():
             other.reap()
 
@@ -276,7 +280,7 @@ class ProcessEngine:
             async with self._alone(execution_id):
                 if execution_id not in self._watches:
                     directory = self._directory(execution_id)
-                    watch = await self._in_thread(lambda: sight(directory))
+                    watch = await self._in_thread(lambda: self._sight(directory))
                     if watch.exit is not None:
                         watch.exit = self._explained(execution_id, watch.exit)
                     self._watches[execution_id] = watch
@@ -310,6 +314,7 @@ class ProcessEngine:
                 await self._look_again(directory, watch)
                 return
         watch.exit = self._explained(execution_id, ended)
+        self.outputs.end(directory, watch.exit)
         watch.close()
 
     def _explained(self, execution_id: str, ended: TaskExit) -> TaskExit:
@@ -342,12 +347,19 @@ class ProcessEngine:
 
     async def _look_again(self, directory: ExecutionDir, watch: Watch) -> None:
         """No exit: the supervisor was killed, or was a second one that left it to the first."""
-        fresh = await self._in_thread(lambda: sight(directory))
+
+        def look() -> Watch:
+            self.outputs.look()  # nobody says any more what it had written
+            return sight(directory)
+
+        fresh = await self._in_thread(look)
         if watch.exit is not None:
             fresh.close()
             return
         watch.close()
         watch.pidfd, watch.exit = fresh.pidfd, fresh.exit
+        if watch.exit is not None:
+            self.outputs.end(directory, watch.exit)
 
     # ---- in a thread of its own: may block on the disk ----
 
@@ -356,7 +368,7 @@ class ProcessEngine:
         try:
             directory.create(user, give=self.spawner is None)
             if not directory.never_started():
-                return sight(directory)
+                return self._sight(directory)
             groups: tuple[str, ...] = ()
             if self.cgroups is not None:
                 groups = self.cgroups.create(launch.execution_id, launch.limits)
@@ -369,9 +381,17 @@ class ProcessEngine:
             if sandbox:
                 env = {name: env[name] for name in env if name not in inside_only(env)}
             directory.write_spec(encode_spec(launch, who, env, groups, sandbox))
+            self.outputs.begin(directory, fresh=True)
             return spawn(directory, self.spawner)
         except (OSError, ValueError) as failure:
             return Watch(exit=directory.fail_start(f"it could not be started: {failure}"))
+
+    def _sight(self, directory: ExecutionDir) -> Watch:
+        """Raises KeyError if it never was."""
+        watch = sight(directory)
+        if watch.exit is None:
+            self.outputs.begin(directory)
+        return watch
 
     def _sandboxed(
         self, directory: ExecutionDir, launch: TaskLaunch, env: dict[str, str]

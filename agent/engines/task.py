@@ -94,6 +94,8 @@ class TaskExit:
     duration_s: float
     detail: str = ""
     lost_output: str = ""  # what of its output is not kept, in a sentence
+    # Of stdout and stderr, as its supervisor has written them; None where none said so.
+    output_bytes: tuple[int, int] | None = field(default=None, compare=False)
     may_begin: bool = False  # whoever was asked to start it did not answer, and may do it yet
 
     @property

@@ -56,9 +56,14 @@ def read_chunk(directory: Path, stream: Stream, offset: int, bytes_max: int) -> 
     return LogChunk(0, b"", 0)
 
 
+def end_offset(directory: Path, stream: Stream) -> int:
+    """So many bytes were written, of whatever is kept of them; 0 where there is no log."""
+    return read_chunk(directory, stream, 1 << 62, 0).end
+
+
 def read_tail(directory: Path, stream: Stream, lines_max: int, bytes_max: int) -> LogChunk:
     """The last lines, at most `bytes_max` of them."""
-    end = read_chunk(directory, stream, 1 << 62, 0).end
+    end = end_offset(directory, stream)
     data, offset = b"", max(0, end - bytes_max)
     first = offset
     while offset < end:
@@ -84,7 +89,7 @@ def offset_since(directory: Path, stream: Stream, since_ms: int) -> int:
         for offset, written_ms in _PAIR.iter_unpack(pairs[: len(pairs) // _PAIR.size * _PAIR.size]):
             if written_ms >= since_ms:
                 return int(offset)
-    return read_chunk(directory, stream, 1 << 62, 0).end
+    return end_offset(directory, stream)
 
 
 def first_offset(directory: Path, stream: Stream) -> int:

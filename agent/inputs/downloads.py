@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from agent import durable
 from agent.archives import ArchiveError, Archives
 from agent.inputs.tags import Tag, Tags
 from agent.threads import abandonable
@@ -110,7 +111,7 @@ class Downloads:
             with answer, partial.open("wb") as file:
                 digest = _receive(answer, file, source.url, self._go_on(source.url, given_up))
                 file.flush()
-                os.fsync(file.fileno())
+                durable.sync(file.fileno())
             if source.digest and digest != source.digest:
                 raise ArchiveError(f"{source.url} has the SHA-256 {digest}, and not the job's")
             self._store.adopt(partial, digest)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from agent import durable
 from agent.archives import ArchiveError, Archives, check_room
 from agent.inputs.filtering import found_in
 from agent.inputs.tags import Tag, Tags
@@ -137,7 +138,7 @@ class Objects:
             with partial.open("wb") as file:
                 digest = bucket.read(each, file)
                 file.flush()
-                os.fsync(file.fileno())
+                durable.sync(file.fileno())
             if source.digest and digest != source.digest:
                 raise ArchiveError(f"{source.url} has the SHA-256 {digest}, and not the job's")
             go_on()

@@ -53,7 +53,7 @@ class Bridge:
     ) -> None:
         self._brokers = brokers
         self._post = post
-        self._lines = Lines(engines, brokers, post, peer)
+        self.lines = Lines(engines, brokers, post, peer)
         self._reports = reports
         self.showing = showing
         self.commanding = commanding
@@ -73,7 +73,7 @@ class Bridge:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._brokers.run)
-            nursery.start_soon(self._lines.run)
+            nursery.start_soon(self.lines.run)
             nursery.start_soon(self._reports.run)
             nursery.start_soon(self.showing.run)
             nursery.start_soon(self._lasts.run)
@@ -141,7 +141,7 @@ class Bridge:
             trio.lowlevel.current_trio_token().run_sync_soon(done, NO_ROOM)
 
     def stream(self, lines: StreamLines) -> None:
-        self._lines.start(lines)
+        self.lines.start(lines)
 
     def told(self, event: View) -> None:
         self._reports.told(event)

@@ -146,9 +146,10 @@ class Broker:
         that, or "", with each connection. What is not `needed` is no trouble where it is denied.
 
         With a `session` name the subscription belongs to a connection of its own, for which the
-        broker keeps what comes while this device is away (MQTT 5: for a day), and what was not
-        acknowledged; names are to be few and the same after a restart. Make all subscriptions of
-        one session without an `await` between: what waits comes as soon as it is connected.
+        broker keeps what comes while this device is away (`session_s` of its settings), and what
+        was not acknowledged; names are to be few and the same after a restart. Make all
+        subscriptions of one session without an `await` between: what waits comes as soon as it is
+        connected.
         Without, what was not acknowledged by the end of a connection is gone.
 
         `qos` 2 is heard as 1. Under MQTT 3.1.1 a message may come once for each subscription that

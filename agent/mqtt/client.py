@@ -36,7 +36,6 @@ IN_FLIGHT_MAX: Final = 20  # PUBLISH without PUBACK; Mosquitto's own bound
 UNACKED_MAX: Final = 64  # messages that a broker may send before the first is acknowledged
 WAITING_MAX: Final = 256  # messages between paho's thread and the loop; beyond, reading waits
 WAIT_S: Final = 5.0  # for the loop; a message that is not taken by then is not acknowledged either
-SESSION_S: Final = 86_400  # a broker keeps messages for a persistent session that long (MQTT 5)
 UNANSWERED_S: Final = 60.0  # for PUBACK and SUBACK; twice the time in which a silent broker is lost
 TAKEN_OVER: Final = 142
 FAILURE: Final = 128  # reason codes from here on are refusals
@@ -183,7 +182,7 @@ class Client:
         properties.ReceiveMaximum = UNACKED_MAX
         properties.MaximumPacketSize = ASKED_BYTES_MAX
         if self._session:
-            properties.SessionExpiryInterval = SESSION_S
+            properties.SessionExpiryInterval = self.settings.session_s
         return {"clean_start": self._clean, "properties": properties}
 
     async def lasting(self) -> None:

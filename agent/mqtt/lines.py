@@ -102,6 +102,7 @@ class Lines:
         self._nursery: trio.Nursery | None = None
         self._streams: dict[ExecutionId, Stream] = {}
         self._places: dict[str, Places] = {}
+        self._dropped: dict[str, int] = {}  # by broker, of streams that are over
 
     def start(self, effect: StreamLines) -> None:
         """Once; a node that was built anew asks again for what is read already."""
@@ -119,6 +120,12 @@ class Lines:
         """How many streams have a line that is not acknowledged."""
         return sum(stream.waits for stream in self._streams.values())
 
+    def dropped_bytes(self, broker: str) -> int:
+        """Gone before it had them, since the agent started."""
+        streams = self._streams.values()
+        live = sum(each.dropped_bytes for each in streams if each.broker == broker)
+        return live + self._dropped.get(broker, 0)
+
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -135,6 +142,8 @@ class Lines:
         except Exception:  # our own bug costs one stream
             _log.exception("the lines of %s", stream.execution)
         del self._streams[stream.execution]
+        before = self._dropped.get(stream.broker, 0)
+        self._dropped[stream.broker] = before + stream.dropped_bytes
         stream.tell_place(over=True)
 
 
@@ -151,6 +160,8 @@ class Stream:
         peer: PeerId,
     ) -> None:
         self.execution = effect.execution
+        self.broker = effect.broker
+        self.dropped_bytes = 0  # of all its lines
         self._effect = effect
         self._broker = broker
         self._places = places
@@ -231,6 +242,7 @@ class Stream:
 
     def _take_over(self, reading: Reading) -> None:
         self._acked = max(self._acked, reading.acked)
+        self.dropped_bytes += reading.dropped_bytes
         self._dropped, reading.dropped_bytes = self._dropped + reading.dropped_bytes, 0
 
     async def _settled(self, reading: Reading) -> None:

@@ -41,6 +41,10 @@ class Overruns:
         """How many since the broker was started, of whichever client."""
         return self._dropped.get(broker, 0)
 
+    def counting(self) -> dict[str, int]:
+        """The same of those brokers that have said so."""
+        return dict(self._dropped)
+
     def _on_count(self, broker: str, message: Incoming) -> None:
         message.ack()
         try:

@@ -18,6 +18,7 @@ BROKER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 PORTS: Final = {"mqtt": 1883, "mqtts": 8883}  # as registered with IANA
 VERSIONS: Final = ("5", "3.1.1")
 LOGIN_BYTES_MAX: Final = 4096
+SESSION_S_MAX: Final = 31_536_000  # a year: a session that nobody comes back to takes room there
 PREFIX: Final = re.compile(r"[^+#$/\x00-\x1f\x7f][^+#\x00-\x1f\x7f]{0,99}")
 ALLOWED: Final = re.compile(r"(template|daemon)/(\*|[A-Za-z0-9][A-Za-z0-9._/-]{0,127}\*?)")
 _TEXTS: Final = (
@@ -44,6 +45,9 @@ class BrokerSettings:
     key_file: str = ""  # empty: in cert_file
     client_id: str = ""  # empty: made of the peer's id, and so the same for ever
     keepalive_s: int = 30  # a broker that is silent for so long is lost
+    # How long it keeps messages of triggers for a device that is away (MQTT 5): as long as ids of
+    # messages are remembered and results kept. What comes later may have run elsewhere.
+    session_s: int = 604_800
     report: bool = True  # state and events of this device go there
     home_assistant: bool = False  # a Home Assistant there is told what there is
     home_assistant_prefix: str = "homeassistant"  # where it listens; its own default
@@ -150,9 +154,8 @@ def _read(table: Mapping[str, Any]) -> BrokerSettings:
         read_prefix(settings.home_assistant_prefix)
     except ValueError as error:
         raise ValueError(f"home_assistant_prefix: {error}") from None
-    keepalive = settings.keepalive_s
-    if not isinstance(keepalive, int) or isinstance(keepalive, bool) or not 5 <= keepalive <= 3600:
-        raise ValueError("keepalive_s: allowed: 5 to 3600")
+    _check_within("keepalive_s", settings.keepalive_s, 5, 3600)
+    _check_within("session_s", settings.session_s, 60, SESSION_S_MAX)
     if not settings.tls and (settings.ca_file or settings.cert_file or settings.key_file):
         raise ValueError("certificates are for mqtts:// alone; write that in url")
     if settings.password_file and settings.credential:
@@ -162,6 +165,11 @@ def _read(table: Mapping[str, Any]) -> BrokerSettings:
     if "/" in settings.credential or settings.credential.startswith("."):
         raise ValueError("credential: allowed: the name of a credential, and no path")
     return settings
+
+
+def _check_within(key: str, value: object, least: int, most: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{key}: allowed: {least} to {most}")
 
 
 def _check_url(url: str) -> None:

@@ -14,12 +14,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent import doctor
+from agent import doctor, durable
 from agent.config import S3 as Settings
 from agent.config import Accept
 from agent.engines.cgroups import Cgroups
+from agent.engines.execution_dir import ExecutionDir
 from agent.engines.sandbox import Sandbox
-from agent.engines.task import TaskUser
+from agent.engines.task import ExitReason, TaskExit, TaskUser
 from agent.main import Agent
 from agent.s3 import S3
 from agent.wear import Wear
@@ -52,16 +53,41 @@ async def test_a_device_alone_is_well_and_told_what_comes_next(data_dir: Path) -
         assert ("apart from the agent" if os.geteuid() == 0 else "agent's own user") in said
 
 
-async def test_what_is_written_is_told_by_the_day(data_dir: Path) -> None:
+async def test_what_is_written_is_told_by_the_day(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with running_agent(data_dir) as agent:
         assert "too short ago" in checks(agent)["writes"]["text"]
+        monkeypatch.setattr(doctor, "process_bytes", lambda: 3 << 20)
         agent.started_at -= 86_400.0
         entry = checks(agent)["writes"]
-        assert entry["ok"] is True and entry["text"].endswith(" KiB a day")
-        assert f": {agent.store.fsyncs} fsyncs and" in entry["text"]
+        fsyncs = agent.store.fsyncs + durable.syncs()
+        assert entry["ok"] is True and entry["text"].endswith(
+            f": {fsyncs} fsyncs and 3.0 MiB a day"
+        )
         agent.started_at = agent.clock.now().mono - 3600.0
         entry = checks(agent)["writes"]
-        assert f"{24 * agent.store.fsyncs} fsyncs" in entry["text"]
+        assert entry["text"].endswith(f"{24 * fsyncs} fsyncs and 72.0 MiB a day")
+        monkeypatch.setattr(doctor, "process_bytes", lambda: None)
+        assert checks(agent)["writes"]["text"].endswith(" KiB a day"), "the database's, at least"
+
+
+async def test_what_tasks_print_wears_the_card_too(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "process_bytes", lambda: 1 << 20)
+    async with running_agent(data_dir) as agent:
+        agent.started_at = agent.clock.now().mono - 86_400.0
+        outputs, directory = agent.engines.process.outputs, ExecutionDir(data_dir / "e1")
+        directory.path.mkdir()
+        outputs.begin(directory, fresh=True)
+        ended = TaskExit(0, None, ExitReason.EXITED, 0.0, 1.0, output_bytes=(5 << 30, 0))
+        before = agent.store.fsyncs + durable.syncs()
+        outputs.end(directory, ended)
+        entry = checks(agent)["writes"]
+        assert entry["text"].startswith(f"{before + 3} fsyncs and 5.0 GiB since the agent started")
+        assert ", 5.0 GiB of it output of tasks" in entry["text"]
+        assert entry["ok"] is None and "tasks that print less" in entry["fix"]
 
 
 async def test_a_disk_that_is_written_to_without_end_is_told_of(

@@ -22,6 +22,14 @@ def test_write_replaces_with_the_given_rights(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_syncs_are_counted_wherever_the_agent_has_them(tmp_path: Path) -> None:
+    before = durable.syncs()
+    durable.write(tmp_path / "file", b"new")
+    assert durable.syncs() == before + 2, "the file, and its name"
+    sources = Path(durable.__file__).parent.rglob("*.py")
+    assert [each.name for each in sources if "os.fsync(" in each.read_text()] == ["durable.py"]
+
+
 def test_create_never_replaces(tmp_path: Path) -> None:
     path = tmp_path / "file"
     durable.create(path, b"first")

@@ -11,6 +11,8 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent import metrics
+from agent.engines.execution_dir import ExecutionDir
+from agent.engines.outputs import Outputs
 from agent.metrics import Metrics, disk_readings
 from agent.readings import Kind, Reading
 
@@ -33,14 +35,30 @@ def parsed(text: bytes) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
 
 
 async def test_prometheus_own_parser_reads_it(tmp_path: Path) -> None:
-    text = await Metrics(lambda: [PEERS, BYTES, NONE, ODD], tmp_path).text()
+    text = await Metrics(lambda: [PEERS, BYTES, NONE, ODD], tmp_path, Outputs()).text()
     found = parsed(text)
     assert found["shoal_peers"] == {(("state", "alive"),): 2, (("state", "dead"),): 0}
     assert found["shoal_sent_bytes_total"] == {(): 12.5}
     assert found["shoal_odd"] == {(("name", 'a"b\\c\nd'),): 1}
     assert found["process_resident_memory_bytes"][()] > 1e7
-    assert found["shoal_written_bytes_total"][()] >= 0
     assert found["shoal_disk_free_bytes"][()] > 0
+
+
+async def test_what_the_agent_and_its_tasks_supervisors_had_stored_is_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs, directory = Outputs(), ExecutionDir(tmp_path / "e1")
+    directory.path.mkdir()
+    outputs.begin(directory, fresh=True)
+    (directory.path / f"stdout.{0:020d}").write_bytes(bytes(5000))
+    monkeypatch.setattr(metrics, "process_bytes", lambda: 4096)
+    made = Metrics(list, tmp_path, outputs)
+    found = parsed(await made.text())
+    assert found["shoal_written_bytes_total"] == {(): 4096}
+    assert found["shoal_task_output_bytes_total"] == {(): 5000}
+    assert found["shoal_task_fsyncs_total"] == {(): 0}
+    monkeypatch.setattr(metrics, "process_bytes", lambda: None)
+    assert "shoal_written_bytes_total" not in parsed(await made.text()), "nobody counts it"
 
 
 async def test_it_is_looked_up_anew_at_each_scrape_and_the_disk_now_and_then(
@@ -57,7 +75,7 @@ async def test_it_is_looked_up_anew_at_each_scrape_and_the_disk_now_and_then(
         return []
 
     monkeypatch.setattr(metrics, "disk_readings", look)
-    made = Metrics(readings, tmp_path)
+    made = Metrics(readings, tmp_path, Outputs())
     assert looks == [0, 0], "nobody asked yet"
     for _ in range(3):
         await made.text()
@@ -122,7 +140,7 @@ async def test_a_disk_that_hangs_keeps_one_thread_and_no_scrape(
         return []
 
     monkeypatch.setattr(metrics, "disk_readings", hang)
-    made = Metrics(lambda: [PEERS], tmp_path)
+    made = Metrics(lambda: [PEERS], tmp_path, Outputs())
     monkeypatch.setattr(metrics, "SCRAPE_S", 0.1)
     for _ in range(5):
         with pytest.raises(trio.TooSlowError):
@@ -146,7 +164,7 @@ async def test_many_at_once_take_turns(tmp_path: Path) -> None:
             running[0] -= 1
             return text
 
-    made, texts = Counted(lambda: [PEERS], tmp_path), []
+    made, texts = Counted(lambda: [PEERS], tmp_path, Outputs()), []
 
     async def scrape() -> None:
         texts.append(await made.text())
@@ -159,7 +177,7 @@ async def test_many_at_once_take_turns(tmp_path: Path) -> None:
 
 
 async def test_a_scrape_that_is_given_up_as_it_begins_hinders_no_later_one(tmp_path: Path) -> None:
-    made = Metrics(lambda: [PEERS], tmp_path)
+    made = Metrics(lambda: [PEERS], tmp_path, Outputs())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(made.text)
         await trio.lowlevel.checkpoint()

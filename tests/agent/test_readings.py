@@ -11,14 +11,17 @@ import pytest
 import yaml
 from msgspec import structs
 
+from agent import durable
 from agent.configload import load
 from agent.main import Agent
+from agent.mqtt.message import Outgoing
 from agent.readings import Kind, Labels, Reading, Readings
 from protocol.ids import JobId, PeerId
 from protocol.job import JobSpec
 from protocol.outbox import Message
 from tests.agent.whole import open_directory, running_agent, until
 from tests.lab import ROOT, process_job
+from tests.mosquitto import Mosquitto
 
 NOBODY = "home=mqtt://127.0.0.1:1"  # nothing listens there
 OTHER = PeerId("12D3KooWJ8NCNvvnhYKZWTD5RYhDkNbfJcEnCnVF3GXRAKXuSTHD")
@@ -135,6 +138,48 @@ async def test_a_broker_that_is_away_and_what_waits_for_it_are_told_of(data_dir:
         assert entry["text"].endswith("; results that wait for it: 1")
 
 
+LOOK = {
+    "Name": "look",
+    "Type": "batch",
+    "Parameters": [],
+    "Trigger": {
+        "Mqtt": {"Broker": "home", "Topic": "in/+", "When": "t > `20`", "Dedup": {"Key": "id"}}
+    },
+    "Tasks": [{"Engine": {"Type": "process", "Params": {"Command": ["true"]}}}],
+}
+
+
+async def test_what_became_of_messages_is_counted_and_names_no_topic(data_dir: Path) -> None:
+    def answers() -> dict[str, float]:
+        found = read(agent)["trigger_messages"].values
+        return {labels[0][1]: count for labels, count in found.items()}
+
+    with Mosquitto() as mosquitto:
+        flags = {"mqtt__brokers": f"home={mosquitto.url}", "mqtt__allow": "template/*"}
+        async with running_agent(data_dir, **flags) as agent:
+            assert answers() == {"taken": 0, "filtered": 0, "refused": 0}
+            spec = JobSpec.from_plain(LOOK)
+            await agent.backend.submit(spec.to_plain(), "")
+            await until(lambda: agent.bridge.listening.heard_at("home") == ["in/+"])
+            broker = agent.brokers.named("home")
+            assert broker is not None
+            before = value(agent, "broker_received_messages", broker="home")
+            for text in ('{"t": 30, "id": "a"}', '{"t": 10, "id": "b"}', '{"t": 30}', "{no JSON"):
+                ended: list[str] = []
+                message = Outgoing("in/hall", text.encode())
+                await until(lambda m=message, e=ended: broker.publish(m, e.append))
+                await until(lambda e=ended: e == [""])
+            await until(lambda: answers() == {"taken": 1, "filtered": 1, "refused": 2})
+            await until(lambda: value(agent, "jobs", state="completed") == 1)
+            assert value(agent, "broker_received_messages", broker="home") >= before + 4
+            assert value(agent, "broker_unreadable_messages", broker="home") == 0
+            assert value(agent, "broker_line_dropped_bytes", broker="home") == 0
+            await until(lambda: read(agent)["broker_dropped_messages"].values)
+            assert value(agent, "broker_dropped_messages", broker="home") == 0
+            text = repr(Readings(agent).all())
+            assert "hall" not in text and "look" not in text
+
+
 async def test_the_store_and_the_loop_are_told_of(data_dir: Path) -> None:
     async with running_agent(data_dir) as agent:
         before = {name: read(agent)[name].values[()] for name in read(agent) if "store" in name}
@@ -143,6 +188,9 @@ async def test_the_store_and_the_loop_are_told_of(data_dir: Path) -> None:
         assert value(agent, "store_fsyncs") > before["store_fsyncs"]
         assert value(agent, "store_written_bytes") > before["store_written_bytes"] + 50_000
         assert value(agent, "store_bytes") > before["store_bytes"]
+        synced = value(agent, "file_fsyncs")
+        durable.write(data_dir / "small", b"x")
+        assert value(agent, "file_fsyncs") == synced + 2, "the file, and its name"
         await until(lambda: value(agent, "loop_wakes") > 0)
         assert value(agent, "loop_late_seconds") >= 0
         await until(lambda: value(agent, "driver_queue_length") == 0)
@@ -150,6 +198,31 @@ async def test_the_store_and_the_loop_are_told_of(data_dir: Path) -> None:
         assert expires_s == agent.member.certificate.expires_ms / 1000
         about = dict(next(iter(read(agent)["build_info"].values)))
         assert about["peer"] == agent.member.keyring.peer and about["name"] == "alone"
+
+
+async def scraped(agent: Agent, name: str) -> float:
+    text = (await agent.backend.metrics()).decode()
+    (line,) = [line for line in text.splitlines() if line.startswith(f"shoal_{name} ")]
+    return float(line.split()[1])
+
+
+async def test_what_a_job_prints_is_counted_while_it_runs_and_after(data_dir: Path) -> None:
+    names = ("written_bytes_total", "task_output_bytes_total")
+    script = "head -c 3000000 /dev/zero; until [ -e end ]; do sleep 0.05; done; echo 123456789"
+    async with running_agent(data_dir) as agent:
+        own, printed = [await scraped(agent, name) for name in names]
+        await run(agent, "sh", "-c", script, name="loud")
+        looks = agent.engines.process.outputs.look
+        await until(lambda: looks().bytes >= 3_000_000)
+        assert await scraped(agent, "task_output_bytes_total") == printed + 3_000_000
+        assert await scraped(agent, "task_fsyncs_total") == 0, "it goes on"
+        (directory,) = (data_dir / "executions").iterdir()
+        (directory / "work" / "end").touch()
+        await until(lambda: value(agent, "jobs", state="completed") == 1)
+        assert await scraped(agent, "task_output_bytes_total") == printed + 3_000_010
+        assert await scraped(agent, "task_fsyncs_total") == 3, "exit, directory and stdout"
+        grown = await scraped(agent, "written_bytes_total") - own
+        assert grown < 1_000_000, "what supervisors write is not the agent's own"
 
 
 # ---- what the README says -----------------------------------------------------------------------

@@ -315,6 +315,7 @@ def test_more_than_so_many_a_minute_are_counted_and_told_once_a_minute() -> None
     assert len(net.runs()) == 3
     told = net.told("a", "trigger.refused")
     assert sum(int(str(tell.fields["count"])) for tell in told) == 7 and len(told) == 2
+    assert net.triggers("a").answers == {"taken": 3, "filtered": 0, "refused": 7}
     net.hear("a")
     net.run(1.0)
     assert len(net.runs()) == 4

@@ -78,6 +78,7 @@ def test_what_came_is_counted_by_what_became_of_it() -> None:
     assert sum(part["refused"].values()) == 3 and len(part["refused"]) == 2
     assert any("MaxPerMinute" in reason for reason in part["refused"])
     assert part["last_fired_ms"] > 0 and part["waiting"] == 0 and part["unanswered"] == {}
+    assert net.triggers(first).answers == {"taken": 2, "filtered": 7, "refused": 3}
     assert found[second]["heard"] == 0
 
 

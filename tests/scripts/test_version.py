@@ -41,6 +41,68 @@ def test_without_a_tag_before_it_there_is_no_previous_version(
     assert "There is no tag before HEAD yet" in capsys.readouterr().err
 
 
+def commit(root: Path, name: str, text: str) -> None:
+    (root / name).write_text(text)
+    git(root, "add", ".")
+    git(root, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", name)
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """What CI is told: the exit code, the tag, and why there is none."""
+    code = version.main()
+    streams = capsys.readouterr()
+    return code, streams.out.strip(), streams.err
+
+
+def test_before_the_first_release_it_says_that_there_is_none(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit(repository, "CHANGELOG.md", "## Unreleased\n\n## 0.1.0 (never tagged)\n")
+    commit(repository, "file", "1")
+    code, tag, why = told(capsys)
+    assert (code, tag) == (0, "") and "no release before this commit" in why
+
+
+def test_a_release_is_named_before_it_is_tagged_and_has_to_be_tagged_then(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit(repository, "CHANGELOG.md", "## Unreleased\n")
+    commit(repository, "CHANGELOG.md", "## Unreleased\n\n## 0.2.0\n")
+    assert told(capsys)[:2] == (0, ""), "the release's own commit"
+    git(repository, "tag", "v0.2.0")
+    assert told(capsys)[:2] == (0, ""), "none before itself"
+    commit(repository, "file", "1")
+    assert told(capsys) == (0, "v0.2.0", "")
+    git(repository, "tag", "-d", "v0.2.0")
+    code, tag, why = told(capsys)
+    assert (code, tag) == (1, "") and "names 0.2.0, and there is no tag v0.2.0 here" in why
+
+
+def test_a_clone_without_history_does_not_pass_for_one_without_releases(
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    commit(repository, "CHANGELOG.md", "## Unreleased\n\n## 0.2.0\n")
+    git(repository, "tag", "v0.2.0")
+    commit(repository, "file", "1")
+    git(tmp_path, "clone", "-q", "--depth", "1", repository.as_uri(), "shallow")
+    monkeypatch.setattr(version, "ROOT", tmp_path / "shallow")
+    assert told(capsys)[0] == 1
+    git(tmp_path / "shallow", "fetch", "-q", "--tags", "--unshallow")
+    assert told(capsys) == (0, "v0.2.0", "")
+
+
+def test_where_git_tells_nothing_there_is_no_passing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(version, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    code, _, why = told(capsys)
+    assert code == 1 and "git knows no commit" in why
+
+
 def test_the_newest_tag_before_it_is_the_previous_version(repository: Path) -> None:
     git(repository, "tag", "v1", "HEAD^")
     assert newest_tag() == "v1"

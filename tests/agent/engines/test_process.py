@@ -19,6 +19,7 @@ import trio
 
 from agent.engines.cgroups import PIDS_MAX
 from agent.engines.execution_dir import closed_parent
+from agent.engines.outputs import Written
 from agent.engines.process import FoundExecution, ProcessEngine
 from agent.engines.rlimits import limited, processes_more
 from agent.engines.supervisor import (
@@ -432,6 +433,37 @@ async def test_another_agent_adopts_instead_of_starting(engine: ProcessEngine, r
     assert (root / "e1" / "work" / "ran").read_text() == "ran\n"
 
 
+async def test_an_engine_counts_the_output_of_its_own_life(
+    engine: ProcessEngine, root: Path
+) -> None:
+    script = "echo early; until [ -e late ]; do sleep 0.02; done; echo later"
+    await engine.start(shell(script))
+    await until(lambda: engine.outputs.look().bytes == len("early\n"))
+    second = ProcessEngine(root, TaskUser.default())
+    (found,) = await second.adopt()
+    assert found.exit is None and second.outputs.look() == Written()
+    (root / "e1" / "work" / "late").touch()
+    for each, size in ((engine, len("early\nlater\n")), (second, len("later\n"))):
+        with trio.fail_after(WITHIN_S):
+            assert (await each.wait("e1")).succeeded
+        assert each.outputs.look() == Written(size, fsyncs=3)
+    third = ProcessEngine(root, TaskUser.default())
+    assert (await third.adopt())[0].exit is not None and third.outputs.look() == Written()
+    second.close()
+
+
+async def test_what_a_killed_supervisor_had_written_is_counted(
+    engine: ProcessEngine, root: Path
+) -> None:
+    await engine.start(shell("echo there; sleep 60"))
+    written = root / "e1" / f"stdout.{0:020d}"
+    await until(lambda: written.exists() and written.stat().st_size)
+    os.kill(supervisor_pid(root), signal.SIGKILL)
+    with trio.fail_after(WITHIN_S):
+        assert (await engine.wait("e1")).reason is ExitReason.LOST
+    assert engine.outputs.look() == Written(len("there\n"), fsyncs=0)
+
+
 async def test_a_second_supervisor_leaves_it_to_the_first(
     engine: ProcessEngine, root: Path
 ) -> None:
@@ -593,6 +625,7 @@ async def test_a_flood_is_bounded_and_offsets_never_move(engine: ProcessEngine, 
     why = "as task.log_bytes_max has it"
     assert told.lost_output == f"the first {first.offset:,} bytes of stdout are gone, {why}"
     assert await engine.settle_output("e1") == told.lost_output
+    assert engine.outputs.look().bytes == first.end, "a card bears what goes first as well"
     line = b"0123456789abcdef\n"
     assert first.data[:17] == (line * 2)[first.offset % 17 :][:17]
     assert (await engine.tail("e1", "stdout", 1)).data == b"the end\n"

@@ -141,6 +141,57 @@ async def test_a_session_that_the_broker_has_forgotten_is_told_of(version: str) 
         assert await session_found(mosquitto, version) == [True]
 
 
+async def stay(settings: BrokerSettings, peer: str, heard: list[Incoming]) -> bool:
+    """Connect a session, hear what has waited in it, and leave; whether it begins anew."""
+    async with connecting(settings, peer=peer) as broker:
+        subscription = broker.subscribe("a/b", 1, heard.append, "kept")
+        await until(lambda: subscription.granted)
+        return broker.begun_anew("kept")
+
+
+async def test_a_session_is_kept_for_as_long_as_its_settings_say() -> None:
+    with Mosquitto() as mosquitto:
+        week, second = BrokerSettings(mosquitto.url), BrokerSettings(mosquitto.url, session_s=1)
+        heard: list[Incoming] = []
+        assert await stay(week, "stays", heard) and await stay(second, "expires", heard)
+        async with connected(week, peer="other") as other:
+            assert await publish(other, Outgoing("a/b", b"meanwhile")) == ""
+        await until(lambda: "Expiring client shoal-expires-kept" in mosquitto.log())
+        assert await stay(second, "expires", heard) and not heard
+        async with connecting(week, peer="stays") as broker:
+            broker.subscribe("a/b", 1, heard.append, "kept")
+            await until(lambda: heard)
+        assert [message.payload for message in heard] == [b"meanwhile"]
+        assert "Expiring client shoal-stays-kept" not in mosquitto.log()
+
+
+@pytest.mark.parametrize(("persistent", "asked_s"), [(True, 604_800), (False, 0)])
+async def test_a_broker_is_asked_to_keep_messages_of_triggers_for_a_week(
+    persistent: bool, asked_s: int
+) -> None:
+    connects: list[bytes] = []
+
+    async def broker_that_reads(stream: trio.SocketStream) -> None:
+        connects.append(bytes(await stream.receive_some(1024)))
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, broker_that_reads, [listener])
+        url = f"mqtt://127.0.0.1:{listener.socket.getsockname()[1]}"
+        made = session.Session(
+            "main", BrokerSettings(url), "me", persistent=persistent, will=None, rng=Random(1),
+            denied=lambda *_: None, unreadable=lambda _: None, changed=lambda *_: None,
+        )  # fmt: skip
+        nursery.start_soon(made.run)
+        await until(lambda: connects)
+        nursery.cancel_scope.cancel()
+    before, _, rest = connects[0].partition(b"MQTT\x05")
+    assert before.startswith(b"\x10") and rest
+    properties = Properties(PacketTypes.CONNECT)
+    properties.unpack(rest[3:])  # behind flags and keepalive
+    assert getattr(properties, "SessionExpiryInterval", 0) == asked_s
+
+
 async def test_status_is_online_and_the_will_says_offline() -> None:
     with Mosquitto() as mosquitto:
         heard: list[bytes] = []

@@ -150,6 +150,7 @@ async def test_what_the_bound_on_outputs_dropped_while_the_broker_was_away_is_co
         assert numbers == list(range(numbers[0], 100_001)) and numbers[0] > 1
         dropped = sum(event.dropped_bytes for event in it.events)
         assert dropped == sum(len(f"{n}\n") for n in range(1, numbers[0]))
+        assert it.lines.dropped_bytes("main") == dropped and it.lines.dropped_bytes("other") == 0
         assert listener.heard[0].properties["dropped_bytes"] == str(dropped)
         assert end.offset == sum(len(f"{n}\n") for n in range(1, 100_001))
 

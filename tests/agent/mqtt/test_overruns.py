@@ -31,8 +31,10 @@ async def test_what_it_dropped_before_is_counted_and_what_it_drops_then_is_told_
     broker: StandingBroker, overruns: Overruns, told: list[Tell]
 ) -> None:
     assert overruns.dropped("home") == overruns.dropped("office") == 0
+    assert overruns.counting() == {}, "no broker has said anything yet"
     assert broker.say(DROPPED, b"40", retain=True)
     assert overruns.dropped("home") == 40 and told == []
+    assert overruns.counting() == {"home": 40}
     broker.say(DROPPED, b"40")
     assert told == []
     broker.say(DROPPED, b"700")

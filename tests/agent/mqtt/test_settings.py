@@ -59,6 +59,8 @@ def test_one_broker_may_have_two_names_under_two_client_ids() -> None:
         ({"a": {"url": "mqtt://x", "user": 3}}, "user: allowed: a text in quotes"),
         ({"a": {"url": "mqtt://x", "ca_file": "/y"}}, "certificates are for mqtts://"),
         ({"a": {"url": "mqtt://x", "keepalive_s": 1}}, "keepalive_s: allowed: 5 to 3600"),
+        ({"a": {"url": "mqtt://x", "session_s": 59}}, "session_s: allowed: 60 to 31536000"),
+        ({"a": {"url": "mqtt://x", "session_s": True}}, "session_s: allowed: 60 to 31536000"),
         ({"a": {"url": "mqtt://x", "report": 1}}, "report: allowed: true, false"),
         ({"a": {"url": "mqtt://x", "home_assistant": "yes"}}, "home_assistant: allowed: true"),
         (
