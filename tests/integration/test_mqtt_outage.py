@@ -7,6 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Final, Self
 
 import pytest
@@ -15,6 +16,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from agent.client import log_bytes
 from tests.integration.test_mqtt import checks, first_of_each, publishing_job, submit, succeeded
 from tests.integration.test_mqtt_triggers import heard_of, hearing, spec_of
 from tests.lab import Device, Lab
@@ -217,3 +219,72 @@ def tried(lab: Lab, listener: Listener, job: str) -> bool:
         view = client.job(job)
     ran = {each["id"] for each in view["executions"] if each["exit_code"] is not None}
     return bool(view["state"] == "completed" and ran == {e.json()["execution"] for e in heard})
+
+
+# ---- more lines than are kept --------------------------------------------------------------------
+
+LOG_BYTES: Final = 65536
+FLOODS: Final = (100, 20_000, 60_000)  # the last number of each; the first fits
+
+
+def test_of_lines_that_are_not_kept_the_oldest_go_and_are_counted(mosquitto: Mosquitto) -> None:
+    """Twice: what a daemon prints while its broker is away is more than `task.log_bytes_max`."""
+    lab = Lab(1)
+    lab[0].environment["SHOAL_MQTT_BROKERS"] = f"home={mosquitto.url}"
+    lab[0].environment["SHOAL_TASK_LOG_BYTES_MAX"] = str(LOG_BYTES)
+    with lab, Listener(mosquitto.port, "out/#") as listener:
+        gate = lab.directory / "gate"
+        os.mkfifo(gate)
+        gate.chmod(0o666)  # for a task of another user
+        floods = [f"seq {first + 1} {last}" for first, last in pairwise((0, *FLOODS))]
+        script = f"; read go < {gate}; ".join(floods)
+        spec = publishing_job(f"{script}; exec sleep 600", "flood", Topic="out/flood", Lines=True)
+        del spec["Count"]
+        job = submit(lab[0], {**spec, "Type": "daemon"})
+        listener.until(lambda: len(listener.on("flood")) == FLOODS[0], "what fits is there")
+        heard = first_of_each(listener.on("flood"))
+        assert [int(each.payload) for each in heard] == list(range(1, FLOODS[0] + 1))
+        assert not any("dropped_bytes" in each.properties for each in heard)
+        lost = 0
+        for before, last in pairwise(FLOODS):
+            mosquitto.stop()
+            lab.until(lambda: not there(lab[0]), "it is missed", WAIT_S)
+            gate.open("w").close()
+            lab.until(lambda last=last: printed(lab[0], job) == last, "all is printed", WAIT_S)
+            mosquitto.start()
+            known = len(heard)
+            listener.until(
+                lambda last=last: last in (int(e.payload) for e in listener.on("flood")), "its end"
+            )
+            heard = first_of_each(listener.on("flood"))
+            numbers = [int(each.payload) for each in heard[known:]]
+            first = numbers[0]
+            assert numbers == list(range(first, last + 1)), "the newest are there, and in order"
+            assert LOG_BYTES // 2 <= size_of(first, last) <= LOG_BYTES, "as many as are kept"
+            dropped = size_of(before + 1, first - 1)
+            said = [each.properties.get("dropped_bytes") for each in heard[known:]]
+            assert said == [str(dropped)] + [None] * (len(numbers) - 1), "its next line says so"
+            lost += dropped
+            lab.until(lambda lost=lost: told(lab[0], job) == lost, "events say how much", WAIT_S)
+
+
+def size_of(first: int, last: int) -> int:
+    """Of these numbers, each a line."""
+    return sum(len(f"{number}\n") for number in range(first, last + 1))
+
+
+def printed(device: Device, job: str) -> int:
+    """The last whole line of what a daemon has said; others may come as it is asked for."""
+    with device.client() as client:
+        lines = b"".join(log_bytes(line) for line in client.logs(job, stream="stdout", tail=1))
+    *_, last, _ = [b"0", *lines.split(b"\n")]
+    return int(last)
+
+
+def told(device: Device, job: str) -> int:
+    """How many bytes of its lines are lost, as the newest of the events says."""
+    with device.client() as client:
+        events = [e for e in client.events(job=job) if e["kind"] == "mqtt.dropped"]
+    found = [int(each["fields"]["dropped_bytes"]) for each in events]
+    assert found == sorted(found)
+    return found[-1] if found else 0
