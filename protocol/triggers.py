@@ -556,6 +556,8 @@ class Triggers:
         full disk."""
         if self.coordination.disk_full:
             return False
+        if template not in self.watches:  # it is gone, and what waits for it is given up
+            return True
         jobs = self.coordination.catalogue.jobs
         running = self._running.setdefault(template, {})
         if len(running) >= self.config.running_max:

@@ -469,17 +469,26 @@ def test_what_waits_outlives_a_restart() -> None:
     assert len(net.starts()) == len(net.runs()) == 3
 
 
+@pytest.mark.parametrize("keyed", [False, True])
 @pytest.mark.parametrize("desired", [Desired.STOPPED, Desired.DELETED])
-def test_a_template_that_goes_takes_what_waits_with_it_and_says_so(desired: Desired) -> None:
+def test_a_template_that_goes_takes_what_waits_with_it_and_says_so(
+    desired: Desired, keyed: bool
+) -> None:
+    """At once, however long those take that run."""
     net = TriggerNet("a", configs={"a": allowing(running_max=1)})
-    net.put("a", look())
-    net.hear("a", "a", "a")
+    net.put("a", look(Dedup={}) if keyed else look())
+    for number in range(3):
+        net.hear("a", key=f"m{number}" if keyed else "")
+        net.run(1.0)
+    assert len(net.rows("a")) == 2
     net.delete("a", desired)
     assert net.hearing() == []
-    net.finish()
     net.run(70.0)
-    assert not net.rows("a") and len(net.runs()) == 1
-    assert any("no messages (any more)" in t.text for t in net.told("a", "trigger.refused"))
+    assert not net.rows("a") and len(net.runs()) == len(net.starts()) == 1
+    told = [tell.text for tell in net.told("a", "trigger.refused")]
+    assert told and all("no messages (any more)" in text for text in told)
+    counts = [tell.fields["count"] for tell in net.told("a", "trigger.refused")]
+    assert sum(int(str(count)) for count in counts) == 2
     assert net.hear("a") == net.boxes["a"].kept[-1:]
 
 

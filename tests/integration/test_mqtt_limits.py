@@ -1,0 +1,122 @@
+"""How often messages run a template and where, on real agents at a real Mosquitto: Debounce,
+MaxPerMinute and NearTrigger."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.integration.test_mqtt_triggers import hearing, outputs, runs, send, spec_of, template
+from tests.lab import Device, Lab
+from tests.mosquitto import Mosquitto
+
+
+@pytest.fixture(scope="module")
+def mosquitto() -> Iterator[Mosquitto]:
+    with Mosquitto() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def lab(mosquitto: Mosquitto) -> Iterator[Lab]:
+    """The first hears all, the second what has ids; it offers far more than the first."""
+    lab = Lab(2)
+    for device in lab.devices:
+        device.environment["SHOAL_MQTT_BROKERS"] = f"home={mosquitto.url}"
+    lab[0].environment |= {"SHOAL_MQTT_ALLOW": "template/*", "SHOAL_OFFER_CPU": "400m"}
+    lab[1].environment |= {"SHOAL_MQTT_ALLOW": "template/keyed-*", "SHOAL_OFFER_CPU": "1600m"}
+    with lab:
+        yield lab
+
+
+def part(device: Device, name: str) -> dict[str, Any]:
+    """What a device says of its own part in a template."""
+    with device.client() as client:
+        (view,) = client.templates(name)
+    return next(p for p in view["trigger"]["devices"] if p["peer"] == device.peer)
+
+
+def refused(lab: Lab, name: str, count: int, reason: str) -> None:
+    """Who hears it has refused so many, for just this reason, and says so."""
+    lab.until(lambda: part(lab[0], name)["refused"] == {reason: count}, f"{count} are refused", 60)
+    shown = lab.shoal(lab[0], "template", "show", name).out
+    assert f"{lab[0].name}: {count} refused: {reason}" in shown, shown
+
+
+def test_what_follows_too_closely_is_dropped(lab: Lab, mosquitto: Mosquitto) -> None:
+    """The first of five is the run."""
+    template(lab, "door", "in/door", Debounce="10m")
+    for number in range(5):
+        send(mosquitto, "in/door", f"{number}\n")
+    lab.until(lambda: outputs(lab, "door") == Counter({"0\n": 1}), "the first has run", 60)
+    refused(lab, "door", 4, "within 600 s of the one before (Debounce)")
+    assert part(lab[0], "door")["fired"] == len(runs(lab, "door")) == 1
+
+
+def test_what_comes_after_the_debounce_runs(lab: Lab, mosquitto: Mosquitto) -> None:
+    template(lab, "bell", "in/bell", Debounce="2s")
+    for number in range(2):
+        send(mosquitto, "in/bell", f"{number}\n")
+        lab.until(lambda n=number: outputs(lab, "bell")[f"{n}\n"] == 1, "it has run", 60)
+        over = time.monotonic() + 2.0
+        lab.until(lambda over=over: time.monotonic() > over, "it is over")
+    assert part(lab[0], "bell")["fired"] == 2 and not part(lab[0], "bell")["refused"]
+
+
+def test_so_many_a_minute_run_and_no_more(lab: Lab, mosquitto: Mosquitto) -> None:
+    template(lab, "meter", "in/meter", MaxPerMinute=3)
+    began = time.monotonic()
+    for number in range(8):
+        send(mosquitto, "in/meter", f"{number}\n")
+    assert time.monotonic() - began < 60.0, "they came within a minute"
+    wanted = Counter({f"{number}\n": 1 for number in range(3)})
+    lab.until(lambda: outputs(lab, "meter") == wanted, "the first three have run", 60)
+    refused(lab, "meter", 5, "more than 3 a minute (MaxPerMinute)")
+    assert part(lab[0], "meter")["fired"] == len(runs(lab, "meter")) == 3
+
+
+def test_each_device_counts_for_itself_what_has_an_id(lab: Lab, mosquitto: Mosquitto) -> None:
+    """Both hear each; one that the other has run by then counts for that one alone."""
+    template(lab, "keyed-meter", "in/keyed", Dedup={}, MaxPerMinute=2)
+    began = time.monotonic()
+    for number in range(12):
+        send(mosquitto, "in/keyed", f"{number}\n", id=f"keyed-{number}")
+    assert time.monotonic() - began < 60.0, "they came within a minute"
+    reason = "more than 2 a minute (MaxPerMinute)"
+
+    def all_heard() -> bool:
+        """Each that no run is known of is refused, but for two."""
+        parts = [part(device, "keyed-meter") for device in lab.devices]
+        settled = not any(each["waiting"] for each in parts)
+        return settled and all(each["refused"].get(reason, 0) >= 12 - 4 for each in parts)
+
+    lab.until(all_heard, "both have heard all", 60)
+    lab.until(lambda: outputs(lab, "keyed-meter").total() == len(runs(lab, "keyed-meter")), "run")
+    ran = outputs(lab, "keyed-meter")
+    assert {"0\n", "1\n"} <= set(ran) and 2 <= ran.total() == len(ran) <= 4, ran
+
+
+def test_who_heard_a_message_runs_it_where_that_is_preferred(
+    lab: Lab, mosquitto: Mosquitto
+) -> None:
+    """The other is freer, and takes what has no such wish."""
+    ran: dict[str, list[str]] = {}
+    for name in ("near", "anywhere"):
+        spec = spec_of(name, f"in/{name}")
+        if name == "near":
+            spec["Trigger"]["Prefer"] = {"NearTrigger": True}
+        with lab[1].client() as client:
+            client.submit(spec)
+        lab.until(lambda name=name: hearing(lab, f"in/{name}") == 1, "it is heard", 60)
+        for number in range(5):  # one after the other: there is room for each everywhere
+            send(mosquitto, f"in/{name}", f"{number}\n")
+            lab.until(lambda n=name, o=f"{number}\n": outputs(lab, n)[o] == 1, "it has run", 60)
+        views = runs(lab, name)
+        assert {view["coordinator"] for view in views} == {lab[0].peer}, "which hears it"
+        ran[name] = [view["slots"][0]["executor"] for view in views]
+    assert ran["near"] == [lab[0].peer] * 5
+    assert ran["anywhere"].count(lab[1].peer) >= 3, "but for an answer that comes too late"
