@@ -325,7 +325,7 @@ class Tasks:
         for each in task.spec.task.input_sources:
             if isinstance(each.source, DirectorySource):
                 path = self._given[task.execution][each.source.path]
-                found[path] = each.source.writable
+                found[path] = found.get(path, False) or each.source.writable
         return found
 
     async def _fetch_inputs(self, engine: Engine, task: StartTask) -> None:

@@ -252,21 +252,26 @@ class DockerEngine:
         that its loss is told as well."""
         held = self._known(execution_id)
         tight = await self.directories.in_thread(self._is_tight)
-        # Where docker has not told of its end there may be more to come.
-        if tight or (held.told and held.output is None):
+        if tight:
             with contextlib.suppress(OSError), trio.move_on_after(TAILS_S) as scope:
                 await self._link.client()
-                if tight:
-                    scope.deadline = math.inf  # the calls have bounds of their own
-                    await self.clear(execution_id)
-                else:
-                    await self._keep(execution_id)
+                scope.deadline = math.inf  # the calls have bounds of their own
+                await self.clear(execution_id)
+        elif held.told and held.output is None:  # else there may be more to come
+            # It is not broken off where it takes longer: whoever clears waits for it, and finds it.
+            done = trio.Event()
+            self._link.spawn(self._keep, execution_id, done)
+            with trio.move_on_after(TAILS_S):
+                await done.wait()
         return held.lost_output
 
-    async def _keep(self, execution_id: str) -> None:
-        async with self._alone(execution_id):
-            if self.directories.of(execution_id).read_exit() is None:
-                await self._keep_output(execution_id)
+    async def _keep(self, execution_id: str, done: trio.Event) -> None:
+        try:
+            async with self._alone(execution_id):
+                if self.directories.of(execution_id).read_exit() is None:
+                    await self._keep_output(execution_id)
+        finally:
+            done.set()
 
     async def _keep_output(
         self, execution_id: str, known: Mapping[Stream, Iterable[bytes]] | None = None
@@ -413,7 +418,9 @@ class DockerEngine:
                 self._link.doubt()
                 raise
             found.update(last)
-            few = sum(len(frame) for frames in last.values() for frame in frames) <= KNOWN_BYTES_MAX
+            size = sum(len(frame) for frames in last.values() for frame in frames)
+            # So little of what docker keeps that it has dropped none.
+            few = size <= min(KNOWN_BYTES_MAX, held.output_bytes // 4 or KNOWN_BYTES_MAX)
             if over and whole and few and streams == STREAMS and not held.clearing:
                 held.output = last
             return whole

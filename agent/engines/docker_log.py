@@ -12,7 +12,6 @@ import contextlib
 import errno
 import logging
 import struct
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -115,8 +114,7 @@ def chunks(
 
 def spool(frames: Iterable[bytes], path: Path) -> None:
     """Keep them in a file; on a full disk, none of them. Raises OSError."""
-    # Who gave up waiting for a thread may have another one do the same meanwhile.
-    fresh = path.with_name(f".{path.name}.{threading.get_ident()}")
+    fresh = path.with_name(f".{path.name}")
     try:
         with fresh.open("wb") as file:
             for frame in frames:
@@ -165,7 +163,8 @@ def keep_logs(
 ) -> str:
     """Before the container goes. A full disk costs the output, and keeps no container for it: what
     is not kept, and why, in a sentence. Docker is asked for what is not `known` already; where it
-    has more than `bytes_max` in its files, it has dropped what was there before, if anything was.
+    has more than `bytes_max` in its files, it may have dropped what was there before: it has room
+    for one file more, and does not tell.
 
     Blocks. Raises NotAnswering.
     """
@@ -190,7 +189,7 @@ def keep_logs(
             lost.append(f"{stream} could not be kept: {why}")
     if bytes_max and amount.stored > bytes_max:
         lost.append(
-            f"what came before its last {amount.written:,} bytes, of both streams together, is "
+            f"what came before its last {amount.written:,} bytes, of both streams together, may be "
             "gone, as task.log_bytes_max has it"
         )
     return "; ".join(lost)

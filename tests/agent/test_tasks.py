@@ -61,7 +61,9 @@ def root() -> Iterator[Path]:
 class Running:
     """Tasks of one life of an agent, and what it was told of them."""
 
-    def __init__(self, root: Path, sandbox: Sandbox | None = None) -> None:
+    def __init__(
+        self, root: Path, sandbox: Sandbox | None = None, directory: str = "shared"
+    ) -> None:
         self.events: list[Event] = []
         self.engine = ProcessEngine(root / "executions", TaskUser.default(), sandbox=sandbox)
         self.archives = Archives(root / "archives")
@@ -72,7 +74,7 @@ class Running:
         containers.mkdir(exist_ok=True)
         docker = DockerEngine(containers, root / "no.sock", "me")
         self.volumes = Volumes(root / "volumes", TaskUser.default(), docker)
-        self.tasks = self.tasks_of(engines, root, str(root / "shared"))
+        self.tasks = self.tasks_of(engines, root, str(root / directory))
 
     def tasks_of(self, engines: Engines, root: Path, directory: str) -> Tasks:
         """`directory` may be given to tasks; keys for S3 are expected in `root`."""
@@ -111,8 +113,10 @@ class Running:
 
 
 @asynccontextmanager
-async def running(root: Path, sandbox: Sandbox | None = None) -> AsyncIterator[Running]:
-    it = Running(root, sandbox)
+async def running(
+    root: Path, sandbox: Sandbox | None = None, directory: str = "shared"
+) -> AsyncIterator[Running]:
+    it = Running(root, sandbox, directory)
     async with trio.open_nursery() as nursery:
         await nursery.start(it.tasks.run)
         yield it
@@ -327,6 +331,25 @@ async def test_a_directory_that_is_to_be_read_is_not_written_to_though_its_modes
         ended = await it.ended(shell(script, InputSources=[own]))
         assert (ended.exit_code, ended.stdout_tail) == (0, b"kept\n"), ended
         assert os.listdir(shared) == []
+
+
+@pytest.mark.parametrize("writable", [(True, False), (False, True)])
+async def test_a_directory_that_is_given_twice_is_written_to_if_it_is_to_be_once(
+    root: Path, writable: tuple[bool, bool]
+) -> None:
+    shared = root / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    given = [
+        source("localDirectory", f"in{number}", SourcePath=str(shared), ReadWrite=each)
+        for number, each in enumerate(writable)
+    ]
+    sandbox = Sandbox.find(TaskUser.default(), False, (), ())
+    assert sandbox is not None, "bubblewrap is needed (scripts/setup --docker)"
+    async with running(root, sandbox, "shared:rw") as it:
+        ended = await it.ended(shell("touch in0/a in1/b", InputSources=given))
+        assert ended.exit_code == 0, ended
+        assert sorted(os.listdir(shared)) == ["a", "b"]
 
 
 async def test_tails_are_bounded(root: Path) -> None:
