@@ -20,7 +20,7 @@ KEPT: Final = ROOT / ".cache" / "versions"
 PROGRAMS: Final = ("supervise", "spawn")
 CHANGELOG: Final = "CHANGELOG.md"
 # A release's heading; one that was never tagged says so behind its number.
-_RELEASE: Final = re.compile(r"^## (\d+\.\d+\.\d+)$", re.MULTILINE)
+_RELEASE: Final = re.compile(r"^## (\d+\.\d+\.\d+)\b(?!.*never tagged)", re.MULTILINE)
 
 
 class NoVersion(Exception):
@@ -47,22 +47,28 @@ def newest_tag() -> str:
 
 
 def released() -> str:
-    """The tag of the newest release before HEAD, empty before the first. Raises NoVersion where
-    CHANGELOG.md names one before this commit, and its tag is not here."""
+    """The tag of the newest release before HEAD, empty before the first, and of files that are no
+    repository. Raises NoVersion where CHANGELOG.md names one before this commit, and its tag is not
+    here, or nothing is known of what is between."""
     if not _is_there("HEAD"):
-        raise NoVersion(f"git knows no commit of {ROOT}; its releases cannot be told")
+        return ""
     before = _named("HEAD^" if _is_there("HEAD^") else "HEAD")  # a shallow clone has no other
     for number in _named("HEAD"):
-        if number in before and not _is_there(f"refs/tags/v{number}"):
+        if number in before and not _is_before(f"refs/tags/v{number}"):
             raise NoVersion(
-                f"{CHANGELOG} names {number}, and there is no tag v{number} here: have all tags "
-                "fetched (git fetch --tags --unshallow), or tag the release"
+                f"{CHANGELOG} names {number}, and there is no tag v{number} in the history that is "
+                "here: fetch all of it (git fetch --tags --unshallow), or tag the release"
             )
     return newest_tag()
 
 
 def _is_there(revision: str) -> bool:
     return bool(_git("rev-parse", "--verify", "--quiet", revision))
+
+
+def _is_before(tag: str) -> bool:
+    command = ["git", "merge-base", "--is-ancestor", tag, "HEAD"]
+    return subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == 0
 
 
 def _named(revision: str) -> list[str]:
@@ -121,7 +127,8 @@ def main() -> int:
     if tag:
         print(tag)
     else:
-        text = "no release before this commit: nothing is run beside agents of an earlier version"
+        why = "no release before this commit" if _is_there("HEAD") else "git knows no commit here"
+        text = f"{why}: nothing is run beside agents of an earlier version"
         print(f"scripts/version: {text}", file=sys.stderr)
     return 0
 

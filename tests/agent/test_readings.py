@@ -222,7 +222,7 @@ async def test_what_a_job_prints_is_counted_while_it_runs_and_after(data_dir: Pa
         assert await scraped(agent, "task_output_bytes_total") == printed + 3_000_010
         assert await scraped(agent, "task_fsyncs_total") == 3, "exit, directory and stdout"
         grown = await scraped(agent, "written_bytes_total") - own
-        assert grown < 1_000_000, "what supervisors write is not the agent's own"
+        assert grown < 2_500_000, "what supervisors write is not the agent's own"
 
 
 # ---- what the README says -----------------------------------------------------------------------

@@ -7,7 +7,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +32,18 @@ def lab(docker: DockerHost) -> Iterator[Lab]:
     lab = Lab(3)
     for device in lab.devices:
         device.environment["SHOAL_DOCKER_SOCKET"] = str(docker.socket)
-    mounted = [
-        mount(lab[0], "executions", SMALL),
-        mount(lab[1], "containers", SMALL),
-        mount(lab[1], "archives", SMALL),
-        *(mount(lab[2], name, ROOMY) for name in ("containers", "downloads", "results")),
-    ]
-    try:
+    with ExitStack() as stack:
+        stack.callback(lab.close)
+        for device, name, size in (
+            (lab[0], "executions", SMALL),
+            (lab[1], "containers", SMALL),
+            (lab[1], "archives", SMALL),
+            *((lab[2], name, ROOMY) for name in ("containers", "downloads", "results")),
+        ):
+            place = mount(device, name, size)
+            stack.callback(subprocess.run, ["umount", "-l", place], check=True)
         with lab:
             yield lab
-    finally:
-        for place in mounted:
-            subprocess.run(["umount", "-l", place], check=True)
-        lab.close()
 
 
 def mount(device: Device, name: str, size: str) -> Path:

@@ -47,7 +47,15 @@ def lab(mosquitto: Mosquitto) -> Iterator[Lab]:
         device.environment["SHOAL_MQTT_BROKERS"] = f"home={mosquitto.url}"
         device.environment["SHOAL_MQTT_ALLOW"] = "template/*"
     with lab:
+        for device in lab.devices:  # else one may elect itself before it has heard of the other
+            lab.until(lambda device=device: at_the_broker(device) == 2, "both are known", WAIT_S)
         yield lab
+
+
+def at_the_broker(device: Device) -> int:
+    """How many devices it knows to have the broker."""
+    with device.client() as client:
+        return sum("broker.home" in peer["labels"] for peer in client.peers())
 
 
 def waiting(device: Device) -> int:
@@ -137,7 +145,12 @@ def test_a_template_that_is_deleted_leaves_no_message_behind(
 
     began = fired()
     assert set(begun.read_text().split()) == began and len(began) <= RUNNING_MAX * len(hearers)
-    gate.open("w").close()  # those that had begun end as ever, and no other begins
+    # Those that had begun end as ever, and no other begins. Whoever comes to it late finds a file.
+    opened = gate.with_name(f"{name}.open")
+    opened.touch()
+    opened.chmod(0o666)
+    with gate.open("w"):
+        opened.replace(gate)
     lab.until(lambda: outputs(lab, name).total() == len(began), "they end", WAIT_S)
     assert set(outputs(lab, name).values()) == {1}, "each is a message of its own"
     assert set(begun.read_text().split()) == fired() == began

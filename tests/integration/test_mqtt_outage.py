@@ -29,11 +29,11 @@ DOWN_S: Final = float(os.environ.get("SHOAL_TEST_DOWN", "2"))
 FLAPS_MIN: Final = 3
 FLAP_S: Final = (0.3, 1.0, 2.0)  # up or down, by turns: before agents are connected, and after
 # From one message, or job, to the next: of what ends meanwhile fewer than wait for a broker.
-PACE_S: Final = max(0.25, DOWN_S / 600)
+PACE_S: Final = max(0.25, DOWN_S / 300)
 LISTED_MAX: Final = 1000
 ATTEMPTS: Final = 6
 # Until all are connected again: pauses grow with each connection that did not last, to 90 s.
-BACK_S: Final = 60.0 if DOWN_S < 60.0 else 240.0
+BACK_S: Final = 240.0
 WAIT_S: Final = 60.0
 
 

@@ -44,4 +44,4 @@ def test_both_with_a_broker_hear_a_trigger_before_their_memory_is_measured(
     (figure,) = _memory()
     assert figure.against is not None
     assert figure.value > 10 and figure.against > 10, "megabytes of whole agents"
-    assert logs[0].count("bench/idle (QoS 1)") == 2
+    assert logs[0].count("bench/idle (QoS 1)") >= 2

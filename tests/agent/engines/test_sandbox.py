@@ -146,7 +146,7 @@ async def test_with_a_directory_to_read_it_has_no_network_if_it_asked_for_none(
     exit, out, err = await ended(
         make(always=False), "sh", "-c", script, shared={str(read): False}, network=False
     )
-    assert exit.succeeded and "Read-only file system" in err and "nonexistent" in err
+    assert exit.succeeded and "Read-only file system" in err
     assert out.startswith("net:[") and out != f"{os.readlink('/proc/self/ns/net')}\n"
     assert os.listdir(read) == os.listdir(other) == ["old"]
 
