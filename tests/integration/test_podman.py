@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,7 @@ import trio
 from agent.engines import docker as docker_module
 from agent.engines.task import ExitReason
 from tests.agent.whole import until
+from tests.dockerhost import IMAGE
 from tests.dockerproxy import LEAVES_SOCKETS, DockerProxy
 from tests.integration.test_docker import (
     START,
@@ -23,6 +25,7 @@ from tests.integration.test_docker import (
     shell,
     until_asked_to_start,
 )
+from tests.lab import Lab
 from tests.podmanhost import PodmanHost
 
 pytestmark = LEAVES_SOCKETS
@@ -108,3 +111,55 @@ async def test_it_outlives_the_agent_and_is_stopped_by_the_next_life(
             assert (await it.wait("e1")).reason is ExitReason.STOPPED
         await it.clear("e1")
         await until(lambda: podman.ours() == [])
+
+
+@pytest.fixture(scope="module")
+def lab(podman: PodmanHost) -> Iterator[Lab]:
+    """The first device has podman, the second nothing for containers."""
+    lab = Lab(2)
+    lab[0].environment["SHOAL_DOCKER_SOCKET"] = str(podman.socket)
+    with lab:
+        lab.until(lambda: '"docker"' in lab.shoal(lab[1], "peers", "--json").out, "it is seen")
+        yield lab
+
+
+def test_a_job_of_agents_publishes_a_port_on_it_and_is_read_while_it_runs(
+    lab: Lab, podman: PodmanHost
+) -> None:
+    serve = "echo begun; echo served > index.html; exec httpd -f -p 8000"
+    words = ("-d", "--name", "page", "-p", "8080:8000", "-w", "/tmp", IMAGE, "sh", "-c", serve)
+    started = lab.shoal(lab[1], "docker", "run", *words)
+    assert started.code == 0, started
+    page = lab.until(lambda: podman.fetch("http://127.0.0.1:8080/"), "it answers")
+    assert page == "served\n"
+    lab.until(lambda: lab.shoal(lab[1], "logs", "page", "--tail", "1").out == "begun\n", "its line")
+    assert lab.shoal(lab[1], "stop", "page", "-y").code == 0
+    lab.until(lambda: not podman.ours(), "its container is gone")
+    assert lab.shoal(lab[1], "logs", "page").out == "begun\n"
+
+
+def test_a_slot_of_agents_keeps_its_volume_on_it(
+    lab: Lab, podman: PodmanHost, tmp_path: Path
+) -> None:
+    script = "echo line >> /data/log; cat /data/log; exec sleep 1000"
+    params = {"Image": IMAGE, "Parameters": ["sh", "-c", script]}
+    task = {
+        "Engine": {"Type": "docker", "Params": params},
+        "Network": {"Type": "none"},
+        "Volumes": [{"Name": "state", "Target": "/data"}],
+    }
+    spec = {"Name": "ledger", "Type": "service", "Count": 1, "Tasks": [task]}
+    (tmp_path / "ledger.json").write_text(json.dumps(spec))
+    assert lab.shoal(lab[1], "job", "run", "ledger.json", cwd=tmp_path).code == 0
+
+    def said(lines: str) -> bool:
+        return lab.shoal(lab[1], "logs", "ledger").out.endswith(lines)
+
+    lab.until(lambda: said("line\n"), "it runs")
+    (container,) = podman.ours()
+    podman.api.kill(container["Id"])
+    lab.until(lambda: said("line\nline\n"), "it was started again, and has what it wrote before")
+    assert lab.shoal(lab[1], "job", "delete", "ledger", "-y").code == 0
+    lab.until(lambda: not podman.ours(), "its container is gone")
+    kept = {"label": "shoal.job"}
+    lab.until(lambda: not podman.api.volumes(filters=kept)["Volumes"], "and so is its volume")
