@@ -15,7 +15,7 @@ import struct
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -25,6 +25,7 @@ from agent.engines.task_log import STREAMS, LogChunk, Stream
 
 CHUNK_BYTES: Final = 64 << 10
 SAME_MAX: Final = 255
+RECENT_MAX: Final = 2048  # moments, of which a follower may be given frames again
 _SECOND_CHARS: Final = len("2026-02-03T04:05:06")
 _MOMENT_CHARS: Final = len("2026-02-03T04:05:06.123456789Z")
 _LENGTH: Final = struct.Struct(">I")
@@ -43,18 +44,50 @@ class Places:
     tail: bool = False
     unit: int = 0
     same: int = 0
+    again: bool = False  # the latest frame is one that came before
     _second: tuple[bytes, int] = (b"", 0)  # as docker writes it, and its first unit
+    _recent: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT_MAX))
+    _last: bytes = b""
+    _count: int = 0  # frames of the latest unit
+    _repeated: int | None = None  # while frames come again: how many of that unit have
 
     def of(self, frame: bytes) -> tuple[int, bytes]:
         """The offset after it, and what was written."""
         moment, _, data = frame.partition(b" ")
         unit = self._unit_of(moment)
+        self.again = self._came_before(unit, frame)
+        if self.again:
+            return self.unit << 8 | self.same, data
+        if unit != self.unit:
+            self._recent.append(unit)
+            self._count = 0
+        self._count += 1
+        self._last = frame
         if unit == self.unit:
             self.same = min(self.same + 1, SAME_MAX)
         else:
             self.same = SAME_MAX if self.tail and not self.unit else 0
         self.unit = unit
         return unit << 8 | self.same, data
+
+    def _came_before(self, unit: int, frame: bytes) -> bool:
+        """Whoever follows while docker goes on to its next file is given the beginning of that once
+        more (seen with 20.10). Lines of one moment to the nanosecond are one line; where a clock
+        was set back, moments are earlier, and new."""
+        if self._repeated is None:
+            if unit < self.unit and unit in self._recent:
+                self._repeated = 0
+            elif frame == self._last and frame.endswith(b"\n"):
+                self._repeated = self._count - 1
+            else:
+                return False
+        if unit < self.unit:
+            return True
+        if unit == self.unit and self._repeated < self._count:
+            self._repeated += 1
+            return True
+        self._repeated = None
+        return False
 
     def _unit_of(self, moment: bytes) -> int:
         """What is written fast is of one second mostly, and to read a date is slow."""
@@ -101,7 +134,7 @@ def chunks(
     places, held, size, end = places or Places(), list[bytes](), 0, after
     for frame in frames:
         place, written = places.of(frame)
-        if place <= after:
+        if place <= after or places.again:
             continue
         if size and (single or size + len(written) > CHUNK_BYTES):
             yield LogChunk(end - size, b"".join(held), end)

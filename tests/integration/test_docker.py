@@ -565,6 +565,24 @@ async def test_the_last_lines_of_one_stream_are_told_whatever_the_other_said_sin
         assert [chunk.data for chunk in await it.tails("e1", 3)] == [each.data for each in before]
 
 
+async def test_what_is_followed_comes_once_though_docker_goes_on_to_its_next_file(
+    root: Path, docker: DockerHost
+) -> None:
+    """Of which it gives a follower the beginning again, more often than not."""
+    script = "i=0; while [ $i -lt 4000 ]; do echo $i; i=$((i+1)); done"
+    wanted = b"".join(b"%d\n" % number for number in range(4000))
+    async with engine(root, docker) as it:
+        for number in range(12):
+            name = f"e{number}"
+            await it.start(shell(script, name, log_bytes_max=128 << 10))
+            found = b"".join([chunk.data async for chunk in it.log(name, "stdout", 0, -1, True)])
+            assert found == wanted
+            await it.wait(name)
+            await it.clear(name)
+            assert await said(it, name) == wanted
+            await it.remove(name)
+
+
 async def test_little_output_is_asked_of_docker_once(
     root: Path, docker: DockerHost, proxy: DockerProxy
 ) -> None:

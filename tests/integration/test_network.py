@@ -309,8 +309,13 @@ def test_logs_of_several_executions_are_followed_at_once_across_two_nats(
         )
     try:
         begun = {f"{mark}begun" for mark in marks}
-        natted.until(lambda: begun <= set(followed.read_text().splitlines()), "both are heard")
-        assert process.poll() is None, "it follows on"
+
+        def heard() -> bool:
+            said = followed.read_text()
+            assert process.poll() is None, f"it ended: {said}"
+            return begun <= set(said.splitlines())
+
+        natted.until(heard, "both are heard")
         gated.open()
         assert process.wait(HEALED_S) == 0
     finally:

@@ -126,8 +126,8 @@ def lab(podman: PodmanHost) -> Iterator[Lab]:
 def test_a_job_of_agents_publishes_a_port_on_it_and_is_read_while_it_runs(
     lab: Lab, podman: PodmanHost
 ) -> None:
-    serve = "echo begun; echo served > index.html; exec httpd -f -p 8000"
-    words = ("-d", "--name", "page", "-p", "8080:8000", "-w", "/tmp", IMAGE, "sh", "-c", serve)
+    serve = "echo begun; cd /tmp; echo served > index.html; exec httpd -f -p 8000"
+    words = ("-d", "--name", "page", "-p", "8080:8000", IMAGE, "sh", "-c", serve)
     started = lab.shoal(lab[1], "docker", "run", *words)
     assert started.code == 0, started
     page = lab.until(lambda: podman.fetch("http://127.0.0.1:8080/"), "it answers")

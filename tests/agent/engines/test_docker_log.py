@@ -104,10 +104,11 @@ def test_a_place_does_not_depend_on_the_moments_before_it() -> None:
         b"2026-02-03T05:05:06.123456789+01:00", b"2026-02-03T04:05:07.12345678xZ",
         b"2026-13-03T04:05:06.000000100Z", b"2026-02-03T04:05:06.999999999Z",
     ]  # fmt: skip
-    places = Places()
-    for moment in (*moments, *reversed(moments), *moments):
-        places.of(moment + b" x")
-        assert places.unit == moment_ns(moment.decode()) // UNIT_NS, moment
+    for order in (moments, moments[::-1]):
+        places = Places()
+        for moment in order:
+            places.of(moment + b" x")
+            assert places.unit == moment_ns(moment.decode()) // UNIT_NS, moment
 
 
 def test_what_has_no_moment_stands_at_the_beginning() -> None:
@@ -130,12 +131,45 @@ def test_from_the_beginning_is_second_zero() -> None:
 
 
 def test_before_a_moment_is_the_place_after_which_its_first_frame_comes() -> None:
-    frames = [frame(NOW + step, b"%d\n" % step) for step in (0, 999_900, 1_000_000, 1_000_000)]
+    frames = [frame(NOW + step, b"%d\n" % step) for step in (0, 999_900, 1_000_000, 1_000_001)]
     found = data_of(chunks(frames, before((NOW + 1_000_000) // 1_000_000)))
-    assert found == b"1000000\n1000000\n"
+    assert found == b"1000000\n1000001\n"
     assert data_of(chunks(frames, before(NOW // 1_000_000))) == b"".join(
         one.partition(b" ")[2] for one in frames
     )
+
+
+# ---- frames that come again --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seen", range(1, 6))
+@pytest.mark.parametrize("steps", [(0, 5000, 40, 5000, 0, 5000), (0, 0, 0, 0, 0, SECOND)])
+def test_what_docker_gives_again_as_it_goes_on_to_its_next_file_is_left_out(
+    seen: int, steps: tuple[int, ...]
+) -> None:
+    """From any frame on, as many as were read of it by then; in one batch or several."""
+    frames = lines(*steps)
+    frames = [frame(_moment(one) + number, b"%d\n" % number) for number, one in enumerate(frames)]
+    for begin in range(seen):
+        given = [*frames[:seen], *frames[begin:]]
+        for size in (1, 2, len(given)):
+            places, found = Places(), b""
+            for at in range(0, len(given), size):
+                found += data_of(chunks(given[at : at + size], 0, places))
+            if _unit(frames[begin]) < _unit(frames[seen - 1]) or begin == seen - 1:
+                assert found == b"0\n1\n2\n3\n4\n5\n", (begin, size)
+
+
+def test_what_is_written_once_a_clock_was_set_back_is_new() -> None:
+    frames = lines(0, 5000, 5000, -3000, 100, 5000)
+    assert data_of(chunks(frames, 0)) == b"0\n1\n2\n3\n4\n5\n"
+
+
+def test_equal_lines_and_pieces_of_a_long_one_are_no_repetition() -> None:
+    pieces = [frame(NOW, b"x" * 100)] * 5
+    ends = [frame(NOW, b"\n"), frame(NOW + 50, b"y\n"), frame(NOW + 90, b"y\n")]
+    found = data_of(chunks([*pieces, *ends], 0))
+    assert found == b"x" * 500 + b"\ny\ny\n"
 
 
 # ---- chunks ------------------------------------------------------------------------------------
