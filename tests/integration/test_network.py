@@ -297,6 +297,8 @@ def test_logs_of_several_executions_are_followed_at_once_across_two_nats(
     natted.until(lambda: len(gated.executions()) == 2, "both have begun")
     for device in runners:
         natted.until(lambda device=device: via(reader, device), "they are no neighbours")
+    with reader.client() as client:  # of a job that has begun those around it hear in a moment
+        natted.until(lambda: client.job(job["Name"]), "it is known there")
     marks = [f"{each.name}: " for each in runners] if type_ == "ops" else ["[0] ", "[1] "]
     followed = natted.directory / f"followed-{type_}.txt"
     with followed.open("wb") as out:
