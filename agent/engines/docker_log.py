@@ -72,12 +72,12 @@ class Places:
 
     def _came_before(self, unit: int, frame: bytes) -> bool:
         """Whoever follows while docker goes on to its next file is given the beginning of that once
-        more (seen with 20.10). Lines of one moment to the nanosecond are one line; where a clock
-        was set back, moments are earlier, and new."""
+        more (seen with 20.10). Equal lines of one moment to the nanosecond are one line (podman has
+        whole seconds); where a clock was set back, moments are earlier, and new."""
         if self._repeated is None:
             if unit < self.unit and unit in self._recent:
                 self._repeated = 0
-            elif frame == self._last and frame.endswith(b"\n"):
+            elif frame == self._last and frame.endswith(b"\n") and _is_exact(frame):
                 self._repeated = self._count - 1
             else:
                 return False
@@ -98,6 +98,12 @@ class Places:
             self._second = second, moment_ns(f"{second.decode('ascii', 'replace')}Z") // 100
         first = self._second[1]
         return first + int(rest) // 100 if first else 0
+
+
+def _is_exact(frame: bytes) -> bool:
+    """Whether its moment has nine digits behind the second."""
+    fraction = frame[_SECOND_CHARS + 1 : _MOMENT_CHARS - 1]
+    return frame[_MOMENT_CHARS - 1 : _MOMENT_CHARS] == b"Z" and fraction.strip(b"0").isdigit()
 
 
 def second_of(offset: int) -> int:

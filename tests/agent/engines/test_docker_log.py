@@ -149,7 +149,7 @@ def test_what_docker_gives_again_as_it_goes_on_to_its_next_file_is_left_out(
 ) -> None:
     """From any frame on, as many as were read of it by then; in one batch or several."""
     frames = lines(*steps)
-    frames = [frame(_moment(one) + number, b"%d\n" % number) for number, one in enumerate(frames)]
+    frames = [frame(_moment(one) + 1 + n, b"%d\n" % n) for n, one in enumerate(frames)]
     for begin in range(seen):
         given = [*frames[:seen], *frames[begin:]]
         for size in (1, 2, len(given)):
@@ -163,6 +163,13 @@ def test_what_docker_gives_again_as_it_goes_on_to_its_next_file_is_left_out(
 def test_what_is_written_once_a_clock_was_set_back_is_new() -> None:
     frames = lines(0, 5000, 5000, -3000, 100, 5000)
     assert data_of(chunks(frames, 0)) == b"0\n1\n2\n3\n4\n5\n"
+
+
+@pytest.mark.parametrize("ends", [b"Z", b"+00:00", b"+01:00", b".000000000Z", b".5Z"])
+def test_equal_lines_of_a_second_are_told_where_moments_are_no_finer(ends: bytes) -> None:
+    """As podman's are."""
+    frames = [b"2026-02-03T04:05:06" + ends + b" line\n"] * 3
+    assert data_of(chunks(frames, 0)) == b"line\n" * 3
 
 
 def test_equal_lines_and_pieces_of_a_long_one_are_no_repetition() -> None:
