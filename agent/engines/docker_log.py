@@ -75,9 +75,11 @@ class Places:
         more (seen with 20.10). Equal lines of one moment to the nanosecond are one line (podman has
         whole seconds); where a clock was set back, moments are earlier, and new."""
         if self._repeated is None:
+            if not _is_exact(frame):
+                return False
             if unit < self.unit and unit in self._recent:
                 self._repeated = 0
-            elif frame == self._last and frame.endswith(b"\n") and _is_exact(frame):
+            elif frame == self._last and frame.endswith(b"\n"):
                 self._repeated = self._count - 1
             else:
                 return False

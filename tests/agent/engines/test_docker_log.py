@@ -172,6 +172,11 @@ def test_equal_lines_of_a_second_are_told_where_moments_are_no_finer(ends: bytes
     assert data_of(chunks(frames, 0)) == b"line\n" * 3
 
 
+def test_where_moments_are_no_finer_a_clock_that_was_set_back_costs_no_line() -> None:
+    frames = [b"2026-02-03T04:05:%02dZ %d\n" % (n, i) for i, n in enumerate((6, 7, 8, 6, 7, 9))]
+    assert data_of(chunks(frames, 0)) == b"0\n1\n2\n3\n4\n5\n"
+
+
 def test_equal_lines_and_pieces_of_a_long_one_are_no_repetition() -> None:
     pieces = [frame(NOW, b"x" * 100)] * 5
     ends = [frame(NOW, b"\n"), frame(NOW + 50, b"y\n"), frame(NOW + 90, b"y\n")]
