@@ -23,6 +23,7 @@ from protocol.job import JobSpec
 from tests.agent.cli.conftest import Shoal
 from tests.agent.cli.terminal import Terminal
 from tests.agent.memory_agent import MemoryAgent
+from tests.programs import started
 
 
 def submitted(agent: MemoryAgent) -> dict[str, Any]:
@@ -524,7 +525,7 @@ def test_waiting_has_an_end_when_asked(agent: MemoryAgent, shoal: Shoal) -> None
 
 
 def test_an_agent_that_goes_away_leaves_the_job_and_says_so(agent: MemoryAgent) -> None:
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-m", "agent.cli.entry", "run", "--", "wait"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as running:  # fmt: skip
@@ -537,7 +538,7 @@ def test_an_agent_that_goes_away_leaves_the_job_and_says_so(agent: MemoryAgent) 
 
 
 def test_ctrl_c_without_a_terminal_leaves_it_running_and_says_the_id(agent: MemoryAgent) -> None:
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-m", "agent.cli.entry", "run", "--", "wait"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL,
     ) as running:  # fmt: skip

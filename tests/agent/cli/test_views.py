@@ -20,6 +20,7 @@ from protocol.resources import Resources
 from tests.agent.cli.conftest import Shoal
 from tests.agent.cli.terminal import Terminal
 from tests.agent.memory_agent import MemoryAgent
+from tests.programs import started
 
 
 def test_peers_are_a_table_for_people_and_a_list_for_programs(
@@ -251,7 +252,7 @@ def test_events_of_all_or_of_one_job(agent: MemoryAgent, shoal: Shoal) -> None:
 
 
 def test_events_are_followed_as_they_happen(agent: MemoryAgent) -> None:
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-m", "agent.cli.entry", "events", "-f"], stdout=subprocess.PIPE, text=True
     ) as following:
         assert following.stdout is not None
