@@ -299,15 +299,15 @@ class Node:
             ):
                 return self.steward.on_task(event, now)
             case TaskProgressed():
-                return self.executor.on_progress(event, now)
+                return self.executor.lifecycle.on_progress(event, now)
             case HealthChanged():
-                return self.executor.on_health(event, now)
+                return self.executor.lifecycle.on_health(event, now)
             case TaskStarted():
-                return self.executor.on_started(event.execution, now, event.ports)
+                return self.executor.lifecycle.on_started(event.execution, now, event.ports)
             case PublishingStarted():
-                return self.executor.on_publishing(event.execution, now)
+                return self.executor.lifecycle.on_publishing(event.execution, now)
             case TaskEnded():
-                return self.executor.on_ended(event, now)
+                return self.executor.lifecycle.on_ended(event, now)
             case BrokerChanged():
                 hearing = self.steward.triggers.hearing
                 hearing.on_broker(event.broker, event.connected, now.mono)
@@ -390,7 +390,7 @@ class Node:
                 return [
                     *self.membership.connected(event.peer, event.certificate, now),
                     *self.catalogue.on_peer_back(event.peer, now),
-                    *self.executor.on_peer_back(event.peer, now),
+                    *self.executor.contacts.on_peer_back(event.peer, now),
                     *self.steward.connected(event.peer, now),
                 ]
             case PeerDisconnected():
@@ -490,7 +490,7 @@ class Node:
             self._sweep_at = now.mono + SWEEP_S
             kept = self.config.coordination
             before = now.wall_ms - int(kept.retain_s * 1000) if now.wall_trusted else 0
-            effects += self.executor.forget_ended(kept.executions_kept, before)
+            effects += self.executor.retention.forget_ended(kept.executions_kept, before)
             effects += self.publishing.due(now)
             effects += self.coordination.forget_old(now)
         return effects
@@ -585,19 +585,19 @@ class Node:
     ) -> list[Effect]:
         match message:
             case Announce():
-                return self.executor.on_announce(sender, message, now)
+                return self.executor.awards.on_announce(sender, message, now)
             case Award():
-                return self.executor.on_award(sender, message, now)
+                return self.executor.awards.on_award(sender, message, now)
             case Release():
-                return self.executor.on_release(sender, message, now)
+                return self.executor.awards.on_release(sender, message, now)
             case Withdraw() if not self.fleet.may_coordinate(sender) and sender != self.fleet.me:
                 raise RemoteProtocolError("it may not withdraw: its certificate lacks submit")
             case Withdraw():
-                return self.executor.on_withdraw(sender, message, now)
+                return self.executor.awards.on_withdraw(sender, message, now)
             case RenewAck():
-                return self.executor.on_renew_ack(sender, message, now)
+                return self.executor.renewals.on_renew_ack(sender, message, now)
             case ResultAck():
-                return self.executor.on_result_ack(sender, message)
+                return self.executor.delivery.on_result_ack(sender, message)
             case _:
                 assert_never(message)
 
@@ -708,7 +708,7 @@ class Node:
         reached, self.membership.reached[:] = list(self.membership.reached), []
         for peer in reached:
             effects += self.catalogue.on_peer_back(peer, now)
-            effects += self.executor.on_peer_back(peer, now)
+            effects += self.executor.contacts.on_peer_back(peer, now)
         merged, self.catalogue.merged[:] = list(self.catalogue.merged), []
         for held, what in merged:
             effects += self.coordination.on_merged(held, what, now)
@@ -741,7 +741,7 @@ class Node:
         if change.after in GONE and change.after is not State.RESTARTING:
             return [
                 *self.coordination.on_peer_gone(change.peer, now),
-                *self.executor.on_peer_lost(change.peer, now),
+                *self.executor.contacts.on_peer_lost(change.peer, now),
                 *self.catalogue.on_peer_gone(change.peer, now),
             ]
         return []
@@ -778,7 +778,7 @@ class Node:
         """Whether what a job's slots keep on this device is wanted, or in use."""
         if standing:
             return self.steward.keeps_volumes(job)
-        return self._loss.spares or self.executor.keeps(job)
+        return self._loss.spares or self.executor.retention.keeps(job)
 
     def _views(self, prefix: str, limit: int, detail: bool, now: Now) -> list[View]:
         """Views of the jobs held here whose id starts with `prefix`, newest first; standing jobs

@@ -429,7 +429,7 @@ def test_what_ran_and_was_forgotten_is_answered_from_the_journal() -> None:
     award = net.sent("a", Award)[0][1]
     net.end("b", 5)
     net.run(1.0)
-    assert net["b"].executor.forget_ended(0, 0) != []
+    assert net["b"].executor.retention.forget_ended(0, 0) != []
     effects = net.send("a", "b", award)
     (offer,) = [e.message for e in effects if isinstance(e, Send)]
     assert isinstance(offer, ResultOffer)
@@ -460,7 +460,7 @@ def test_an_award_of_what_was_stopped_is_declined() -> None:
     net.run(1.0)
     assert net.states("a") == {"b": "stopped"}
     assert said(net, award) == [Declined]
-    net["b"].executor.forget_ended(0, 0)
+    net["b"].executor.retention.forget_ended(0, 0)
     assert said(net, award) == [ResultOffer]
     net["b"].executor.journal.entries.clear()
     assert said(net, award) == [Declined]  # its fence was raised
