@@ -36,6 +36,7 @@ from protocol.led import Led, Phase, Plan
 from protocol.lifecycle import Lifecycle
 from protocol.membership import Membership
 from protocol.messages import OVERTAKING, JobSync, SyncHeld
+from protocol.messaging import Messaging
 from protocol.node import Node
 from protocol.opsjournal import Entry, OpsJournal, Row
 from protocol.outbox import Message, Outbox
@@ -300,10 +301,10 @@ def _no_anti_entropy(patch: Patch) -> None:
 def _raising(patch: Patch) -> None:
     """What a peer sent raises out of the node."""
 
-    def misbehaved(self: Node, peer: PeerId, why: str) -> list[Effect]:
+    def misbehaved(self: Messaging, peer: PeerId, why: str) -> list[Effect]:
         raise RemoteProtocolError(why)
 
-    patch.setattr(Node, "_misbehaved", misbehaved)
+    patch.setattr(Messaging, "_misbehaved", misbehaved)
 
 
 def _blind_adoption(patch: Patch) -> None:
