@@ -351,8 +351,8 @@ class Doctor:
         node, counted = self._agent.driver.node, self._agent.transport.counters.events
         below = sum(n for reason, n in counted.items() if reason.startswith("malformed."))
         parts: list[str] = []
-        if total := sum(node.malformed.values()):
-            worst, count = max(node.malformed.items(), key=lambda item: item[1])
+        if total := sum(node.messaging.malformed.values()):
+            worst, count = max(node.messaging.malformed.items(), key=lambda item: item[1])
             name = node.name_of(worst) if worst else "gossip"
             parts.append(f"{total} malformed messages, {count} of them from {name}")
         if below:

@@ -317,7 +317,7 @@ class Agent:
             Remembered(self.store.data_dir / "mqtt-heard.json"),
             Showing(brokers, Retained(brokers, rows, self.store.save), self, about),
             Commanding(brokers, self.config.mqtt.allow, post),
-            Lasts(brokers, lambda job: self.driver.node.last_run(JobId(job))),
+            Lasts(brokers, lambda job: self.driver.node.views.last_run(JobId(job))),
             Overruns(brokers if self.config.mqtt.allow else (), self._tell),
         )
 
@@ -507,14 +507,15 @@ class Agent:
 
     def _job_state(self, job: str) -> View | None:
         """Of a one-off job that this device coordinates, in short."""
-        view: View | None = self.driver.node.led_view(JobId(job))
+        view: View | None = self.driver.node.views.led_job(JobId(job))
         if view is None:
             return None
         slots = [{key: slot[key] for key in SLOT_STATE} for slot in view["slots"]]
         return {"job": job, **{key: view[key] for key in JOB_STATE}, "slots": slots}
 
     def _publishes(self, execution: ExecutionId) -> bool:
-        return self.driver.node.publishes(execution)  # of the node that there is just then
+        executions = self.driver.node.executor.executions  # of the node that there is just then
+        return execution in executions and executions[execution].publishes
 
     async def _say_goodbye(self) -> None:
         """A stop may be a restart: tasks run on, and the others wait for us a while."""

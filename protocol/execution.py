@@ -152,6 +152,12 @@ class Execution:
         return heard is not None and bool(heard[1].reply)
 
     @property
+    def publishes(self) -> bool:
+        """Whether its output goes out with its result, or with an answer."""
+        publisher = self.spec.task.publisher.mqtt
+        return (publisher is not None and not publisher.lines) or self.asked
+
+    @property
     def owes(self) -> bool:
         """A result is still to be delivered."""
         return bool(self.result_data) and not self.delivered

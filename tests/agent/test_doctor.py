@@ -262,7 +262,7 @@ async def test_malformed_messages_name_the_worst_and_connections_are_counted(
     data_dir: Path,
 ) -> None:
     async with running_agent(data_dir) as agent:
-        agent.driver.node.malformed.update({OTHER: 3, PeerId(""): 1})
+        agent.driver.node.messaging.malformed.update({OTHER: 3, PeerId(""): 1})
         agent.transport.counters.count("malformed.stream")
         entry = checks(agent)["messages"]
         name = agent.driver.node.name_of(OTHER)

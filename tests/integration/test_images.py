@@ -28,8 +28,8 @@ from agent.engines.processors import own_kind
 from protocol.container import ContainerParams, full_name
 from tests.agent.whole import until
 from tests.dockerhost import IMAGE, PEER, REGISTRY_PORT, DockerHost
+from tests.dockerlab import engine
 from tests.dockerproxy import LEAVES_SOCKETS, DockerProxy
-from tests.integration.test_docker import engine
 
 pytestmark = LEAVES_SOCKETS
 PULL = rb"^POST \S*/images/create"

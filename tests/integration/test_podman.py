@@ -15,8 +15,7 @@ from agent.engines import docker as docker_module
 from agent.engines.task import ExitReason
 from tests.agent.whole import until
 from tests.dockerhost import IMAGE
-from tests.dockerproxy import LEAVES_SOCKETS, DockerProxy
-from tests.integration.test_docker import (
+from tests.dockerlab import (
     START,
     detail,
     ended,
@@ -25,6 +24,7 @@ from tests.integration.test_docker import (
     shell,
     until_asked_to_start,
 )
+from tests.dockerproxy import LEAVES_SOCKETS, DockerProxy
 from tests.lab import Lab
 from tests.podmanhost import PodmanHost
 

@@ -25,7 +25,7 @@ from protocol.ids import JobId, PeerId, execution_id, peer_slot
 from protocol.job import JobSpec
 from protocol.records import Fence, Verdict
 from protocol.wire import dumps, loads, open_sealed
-from tests.protocol.jobs import Book, fence, job_spec
+from tests.protocol.jobs import Book, fence, job_spec, task_spec
 from tests.protocol.schedulenet import ops_schedule, schedule
 from tests.protocol.test_template import template
 
@@ -74,6 +74,14 @@ def test_an_execution_is_what_its_award_says() -> None:
     )
     assert not execution.ended
     assert not execution.owes
+
+
+def test_output_is_published_with_a_result_unless_it_goes_line_by_line() -> None:
+    for params, published in (({}, True), ({"Lines": True}, False)):
+        publisher = {"Type": "mqtt", "Params": {"Broker": "home", **params}}
+        book = Book(task_spec(Publisher=publisher))
+        assert begin(slot=0, book=book).publishes is published
+    assert not begin().publishes
 
 
 def test_it_owes_a_result_until_that_is_delivered() -> None:
