@@ -59,6 +59,7 @@ from protocol.records import Assignment, Keyring, Result, Verdict
 from protocol.resources import Resources
 from protocol.restarts import Restarts
 from protocol.resultmessage import kept_output
+from protocol.unread import Unread
 from protocol.wire import Sealed, seal
 
 DOING_CHARS_MAX = 400  # a line on a terminal, with an image of the longest name
@@ -86,24 +87,24 @@ class Executor:
     publishing: Publishing
     executions: Executions = field(default_factory=Executions)
     fences: Fences = field(default_factory=Fences)
-    unread: bool = False  # there are executions on disk that only a later version can read
+    unread: dict[ExecutionId, None] = field(default_factory=dict)  # on disk; another version's
 
     @property
     def reserved(self) -> Resources:
         return self.bidder.reserved
 
-    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
-        """Rebuild from disk; returns the ids of rows that could not be read."""
-        unreadable: list[str] = []
+    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[Unread]:
+        """Rebuild from disk; returns the rows that could not be read."""
+        unreadable: list[Unread] = []
         self.fences = Fences.restore(disk.get("fence", {}), unreadable)
         self.journal.restore(disk.get("ops", {}), unreadable)
         rows = disk.get("execution", {})
         for key in sorted(rows):
             try:
                 execution = restore_execution(rows[key], self.keyring)
-            except (RemoteProtocolError, ValueError):
-                unreadable.append(key)
-                self.unread = True
+            except (RemoteProtocolError, ValueError) as error:
+                unreadable.append(Unread("execution", key, str(error)))
+                self.unread[ExecutionId(key)] = None
                 continue
             execution.touched = True  # for all that is known
             self.executions[execution.id] = execution
@@ -127,7 +128,7 @@ class Executor:
         for task in found.values():
             if task.running:  # also one that was given up for lost in an earlier life
                 effects.append(StopTask(task.execution, "nothing is known of it"))
-            elif task.execution not in self.executions:
+            elif task.execution not in self.executions and task.execution not in self.unread:
                 effects.append(RemoveTask(task.execution))
         return effects
 
@@ -801,7 +802,9 @@ class Executor:
     def keeps(self, job: JobId) -> bool:
         """Whether anything is remembered of a one-off job: so long its volumes are kept as well.
         What cannot be read may be of any job."""
-        return self.unread or any(execution.job == job for execution in self.executions.values())
+        return bool(self.unread) or any(
+            execution.job == job for execution in self.executions.values()
+        )
 
     # ---- reading -----------------------------------------------------------------------------
 

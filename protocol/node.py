@@ -123,6 +123,7 @@ from protocol.roster import GONE, PRESENT, Change, Peer, State
 from protocol.slots import Cron
 from protocol.steward import Steward
 from protocol.story import Stories
+from protocol.unread import told
 from protocol.views import job_view, own_view, peer_view
 from protocol.wire import decode_message, loads, open_sealed
 
@@ -360,6 +361,7 @@ class Node:
                 self.relay.life = self.membership.incarnation
                 return [
                     *self._remember(),
+                    *told(self.unreadable),
                     *booted,
                     *adopted,
                     *self.executor.boot(others, now),
