@@ -28,6 +28,7 @@ RATED_S: Final = 600.0  # before this, what a start writes would count for far m
 # A card of 32 GB bears some 30 TB (1,000 cycles): at this pace that is 40 years, of which file
 # systems, which write several times what they are given, and tasks' own files leave the fewer.
 WRITTEN_A_DAY_MAX: Final = 2 * 1024**3
+UNREAD_TOLD: Final = 3  # entries of the database, each with why; events tell of more
 DAY_MS: Final = 86_400_000
 FAILING_S: Final = 60.0  # it is told to brokers, who may read it all the time
 EXPIRES_SOON_DAYS: Final = 60  # somebody has to go there perhaps
@@ -110,10 +111,17 @@ class Doctor:
         return check("certificate", ok, f"good until {until}, {left} days more", fix)
 
     def _database(self) -> View:
-        aside, unread = self._agent.store.was_corrupt, len(self._agent.driver.node.unreadable)
+        aside, unread = self._agent.store.was_corrupt, self._agent.driver.node.unreadable
         if unread:
-            text = f"{unread} entries of the database are none that this version can read"
-            fix = "update shoal, if a later version ran here before: they are left as they are"
+            those = "; ".join(each.text for each in unread[:UNREAD_TOLD])
+            more = len(unread) - UNREAD_TOLD
+            those = f"{those}; and {more} more" if more > 0 else those
+            count = f"{len(unread)} entries" if len(unread) > 1 else "1 entry"
+            text = f"{count} of the database this version cannot read, and leaves alone: {those}"
+            fix = (
+                "update shoal, if a later version ran here before; what an earlier one took and "
+                "this one refuses is to be run anew, with its job file mended"
+            )
             return check("database", None, text, fix)
         if not aside:
             return check("database", True, "the database was whole at the start")

@@ -16,7 +16,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.events import Booted
 from protocol.execution import Fences, Row, State, restore_execution
 from protocol.executions import Executions
-from protocol.ids import JobId, PeerId
+from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.lifecycle import CUT_OFF, Lifecycle
 from protocol.opsjournal import OpsJournal
 from protocol.publishing import Publishing
@@ -25,6 +25,7 @@ from protocol.renewals import Renewals
 from protocol.resources import Resources
 from protocol.restarts import Restarts
 from protocol.retention import Retention
+from protocol.unread import Unread
 
 
 @dataclass(slots=True)
@@ -85,18 +86,18 @@ class Executor:
     def reserved(self) -> Resources:
         return self.bidder.reserved
 
-    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
-        """Rebuild from disk; returns the ids of rows that could not be read."""
-        unreadable: list[str] = []
+    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[Unread]:
+        """Rebuild from disk; returns the rows that could not be read."""
+        unreadable: list[Unread] = []
         self.awards.fences = Fences.restore(disk.get("fence", {}), unreadable)
         self.journal.restore(disk.get("ops", {}), unreadable)
         rows = disk.get("execution", {})
         for key in sorted(rows):
             try:
                 execution = restore_execution(rows[key], self.keyring)
-            except (RemoteProtocolError, ValueError):
-                unreadable.append(key)
-                self.retention.unread = True
+            except (RemoteProtocolError, ValueError) as error:
+                unreadable.append(Unread("execution", key, str(error)))
+                self.retention.unread[ExecutionId(key)] = None
                 continue
             execution.touched = True  # for all that is known
             self.executions[execution.id] = execution
@@ -120,7 +121,10 @@ class Executor:
         for task in found.values():
             if task.running:  # also one that was given up for lost in an earlier life
                 effects.append(StopTask(task.execution, "nothing is known of it"))
-            elif task.execution not in self.executions:
+            elif (
+                task.execution not in self.executions
+                and task.execution not in self.retention.unread
+            ):
                 effects.append(RemoveTask(task.execution))
         return effects
 

@@ -76,6 +76,7 @@ from protocol.roster import State
 from protocol.slots import Cron
 from protocol.steward import Steward
 from protocol.story import Stories
+from protocol.unread import told
 from protocol.wire import loads, open_sealed
 
 SWEEP_S = 600.0  # how often old jobs and executions are looked for
@@ -353,6 +354,7 @@ class Node:
                 self.relay.life = self.membership.incarnation
                 return [
                     *self._remember(),
+                    *told(self.unreadable),
                     *booted,
                     *adopted,
                     *self.executor.boot(others, now),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from protocol.clock import Now
 from protocol.config import CoordinationConfig
 from protocol.effects import DropVolumes, Effect, RemoveTask, Save
 from protocol.execution import Row
 from protocol.executions import Executions
-from protocol.ids import JobId
+from protocol.ids import ExecutionId, JobId
 from protocol.publishing import Publishing
 
 
@@ -20,7 +20,7 @@ class Retention:
     config: CoordinationConfig
     executions: Executions
     publishing: Publishing
-    unread: bool = False  # there are executions on disk that only a later version can read
+    unread: dict[ExecutionId, None] = field(default_factory=dict)  # on disk; another version's
 
     def make_room(self, now: Now) -> list[Effect]:
         """Forget between sweeps too: a busy device runs thousands of jobs until the next."""
@@ -49,4 +49,6 @@ class Retention:
     def keeps(self, job: JobId) -> bool:
         """Whether anything is remembered of a one-off job: so long its volumes are kept as well.
         What cannot be read may be of any job."""
-        return self.unread or any(execution.job == job for execution in self.executions.values())
+        return bool(self.unread) or any(
+            execution.job == job for execution in self.executions.values()
+        )

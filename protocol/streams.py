@@ -19,6 +19,7 @@ from protocol.effects import Bucket, Effect, Save, StreamLines, Tell
 from protocol.errors import RemoteProtocolError
 from protocol.events import LinesPublished
 from protocol.ids import ExecutionId, JobId
+from protocol.unread import Unread
 from protocol.wire import dumps, loads
 
 BUCKET: Final[Bucket] = "stream"
@@ -53,15 +54,15 @@ class Streams:
     _untold: list[Effect] = field(default_factory=list)
     _next: int = 1
 
-    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
-        """Rebuild from disk; returns the keys of rows that could not be read."""
-        unreadable: list[str] = []
+    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[Unread]:
+        """Rebuild from disk; returns the rows that could not be read."""
+        unreadable: list[Unread] = []
         found: list[Stream] = []
         for key, value in sorted(disk.get(BUCKET, {}).items()):
             try:
                 found.append(msgspec.convert(loads(value), Stream))
-            except (RemoteProtocolError, ValueError):
-                unreadable.append(key)
+            except (RemoteProtocolError, ValueError) as error:
+                unreadable.append(Unread(BUCKET, key, str(error)))
         for stream in sorted(found, key=lambda each: each.number):
             self.streams[stream.execution] = stream
             self._begun[stream.execution] = None

@@ -53,6 +53,7 @@ from protocol.standingjob import StandingJob
 from protocol.tally import Tally, count
 from protocol.trigger import Input, MqttTrigger, matches, text_of
 from protocol.turns import Turns
+from protocol.unread import Unread
 from protocol.waiting import Waiter, Waiting
 
 MINUTE_S: Final = 60.0
@@ -146,8 +147,8 @@ class Triggers:
 
     # ---- what the disk held ------------------------------------------------------------------
 
-    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
-        """Rebuild from disk; returns the keys of rows that could not be read."""
+    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[Unread]:
+        """Rebuild from disk; returns the rows that could not be read."""
         return self.waiting.restore(disk)
 
     def boot(self, now: Now) -> list[Effect]:

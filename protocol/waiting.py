@@ -20,6 +20,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.ids import JobId, PeerId
 from protocol.messages import JobQuery
 from protocol.records import Heard
+from protocol.unread import Unread
 from protocol.wire import dumps, load_row
 
 Row = tuple[Bucket, str, bytes | None]
@@ -76,14 +77,14 @@ class Waiting:
     _counts: dict[tuple[JobId, str], int] = field(default_factory=dict)  # when each came
     _count: dict[str, int] = field(default_factory=dict)  # of all that came, by session, this life
 
-    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
-        """Rebuild from disk; returns the keys of rows that could not be read."""
-        unreadable: list[str] = []
+    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[Unread]:
+        """Rebuild from disk; returns the rows that could not be read."""
+        unreadable: list[Unread] = []
         for key, value in disk.get("trigger", {}).items():
             try:
                 fields = kept_of(value)
-            except (RemoteProtocolError, ValueError):
-                unreadable.append(key)
+            except (RemoteProtocolError, ValueError) as error:
+                unreadable.append(Unread("trigger", key, str(error)))
                 continue
             self.hold(Waiter(JobId(key), *fields))
         in_order = sorted(self.waiters.values(), key=lambda each: (each.heard_ms, each.run))

@@ -64,6 +64,7 @@ from agent.engines.docker_log import (
     second_of,
     whole_chunk,
 )
+from agent.engines.docker_repeats import Repeats
 from agent.engines.engine import FoundExecution
 from agent.engines.execution_dir import ExecutionDir
 from agent.engines.images import Images
@@ -523,7 +524,7 @@ class DockerEngine:
         )
         # Whoever follows may wait for hours, and must not keep the others from reading.
         readers = self._readers if follow else trio.CapacityLimiter(1)
-        places = Places(lines >= 0)
+        places = Places(lines >= 0, Repeats() if follow else None)
         async with aclosing(live(frames, source, readers, self._link.spawn)) as batches:
             async for batch in batches:
                 for chunk in chunks(batch, offset, places, single):

@@ -237,7 +237,13 @@ async def test_what_a_later_version_has_written_is_told_of(data_dir: Path) -> No
     async with running_agent(data_dir) as agent:
         entry = checks(agent)["database"]
         assert entry["ok"] is None
-        assert entry["text"].startswith("2 entries of the database are none")
+        assert entry["text"].startswith("2 entries of the database this version cannot read, ")
+        assert f"leaves alone: standing {'a' * 32}: " in entry["text"]
+        assert "; outbox 7: " in entry["text"]
+    async with running_agent(data_dir) as agent:
+        await agent.store.save([("outbox", str(number), b"later") for number in range(9)])
+    async with running_agent(data_dir) as agent:
+        assert checks(agent)["database"]["text"].endswith("; and 7 more")
 
 
 async def test_a_clock_that_cannot_be_trusted(data_dir: Path) -> None:

@@ -24,6 +24,7 @@ from protocol.execution import (
 from protocol.ids import JobId, PeerId, execution_id, peer_slot
 from protocol.job import JobSpec
 from protocol.records import Fence, Verdict
+from protocol.unread import Unread
 from protocol.wire import dumps, loads, open_sealed
 from tests.protocol.jobs import Book, fence, job_spec, task_spec
 from tests.protocol.schedulenet import ops_schedule, schedule
@@ -248,7 +249,7 @@ def test_a_fence_never_goes_back_nor_over_a_restart(steps: list[tuple[int, int, 
             assert value is not None
             disk[key] = value
         assert fences.known[(JOB, slot)] == (of if before is None else max(before, of))
-        unreadable: list[str] = []
+        unreadable: list[Unread] = []
         assert Fences.restore(disk, unreadable).known == fences.known
         assert unreadable == []
 
@@ -268,7 +269,7 @@ def test_the_oldest_fence_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows_that_cannot_be_read_do_not_keep_the_agent_from_starting() -> None:
     fences = Fences()
     fences.raise_to(JobId("j" * 32), 4, FIRST)
-    unreadable: list[str] = []
+    unreadable: list[Unread] = []
     disk = {
         "x/1": b"\xff",
         f"{JOB}/first": rows_of(fences)[f"{'j' * 32}/4"],
@@ -276,7 +277,7 @@ def test_rows_that_cannot_be_read_do_not_keep_the_agent_from_starting() -> None:
     }
     restored = Fences.restore({**disk, **rows_of(fences)}, unreadable)
     assert restored.known == fences.known
-    assert unreadable == list(disk)
+    assert [each.key for each in unreadable] == list(disk)
 
 
 def test_an_exit_code_says_how_it_went() -> None:

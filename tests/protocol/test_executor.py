@@ -129,7 +129,7 @@ def test_a_row_that_cannot_be_read_is_named() -> None:
     it.disk["execution"]["broken"] = b"\x80"
     it.disk["fence"]["broken"] = b"\x80"
     fresh = executor_of(it.book.keyring(ME), CONFIG, it.executor.bidder, lambda peer: True)
-    assert fresh.restore(it.disk) == ["broken", "broken"]
+    assert [each.key for each in fresh.restore(it.disk)] == ["broken", "broken"]
     assert list(fresh.executions) == [it.key()]
 
 

@@ -160,6 +160,15 @@ def test_an_award_of_a_predecessor_is_learnt_from_its_executor() -> None:
     assert net.boxes["a"].disk["slot"]
 
 
+def test_what_a_predecessor_counted_is_learnt_with_its_award() -> None:
+    net = waiting()
+    it, of = book(net), fence(1, "0", 4)
+    counted = msgspec.structs.replace(it.assignment(of, 0, "b"), failures=1, untaken=3)
+    award = it.sign(counted, "0")
+    assert verdict(net, "b", renewal(net, of, award=award)) == "kept"
+    assert (net.led("a").plans[0].failures, net.led("a").plans[0].untaken) == (1, 3)
+
+
 def test_an_award_of_somebody_who_never_held_the_job_is_not() -> None:
     net = waiting()
     of = fence(1, "c9", 4)

@@ -80,8 +80,11 @@ def test_rows_that_cannot_be_read_are_named_and_left_alone() -> None:
     net.run(1.0)
     net.boot("a")
     net.boot("b")
-    assert net["a"].unreadable == [net.job()]
-    assert len(net["b"].unreadable) == 2
+    assert [(each.bucket, each.key) for each in net["a"].unreadable] == [("job", net.job())]
+    assert [each.bucket for each in net["b"].unreadable] == ["job", "execution"]
+    (left,) = net.told("a", "agent.left-aside")
+    assert left.text.startswith(f"left aside, and kept as it is: job {net.job()}: ")
+    assert net.boxes["a"].disk["job"][net.job()] == b"garbage"
     assert net["a"].jobs == {}
 
 

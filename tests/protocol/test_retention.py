@@ -120,7 +120,8 @@ def test_while_an_execution_cannot_be_read_no_volume_is_given_up() -> None:
     """After a downgrade: it may be of any job."""
     it = device(keeping())
     assert not it.executor.retention.keeps(it.book.id)
-    assert it.executor.restore({"execution": {"later": dumps(["of a later version"])}}) == ["later"]
+    unread = it.executor.restore({"execution": {"later": dumps(["of a later version"])}})
+    assert [each.key for each in unread] == ["later"]
     assert it.executor.retention.keeps(it.book.id)
 
 

@@ -59,6 +59,7 @@ from protocol.standingjob import StandingJob
 from protocol.succession import Succession
 from protocol.triggers import Triggers
 from protocol.turns import Turns
+from protocol.unread import Unread
 from protocol.waiting import Row as WaitingRow
 from protocol.waiting import Waiter, Waiting
 from protocol.wire import Sealed, seal
@@ -652,7 +653,7 @@ def _forgotten_marks(patch: Patch) -> None:
     """What was fired is forgotten with each life: neither the mark nor the run is looked at."""
     restores, fires = Schedules.restore, Schedules._handle
 
-    def forgetful(self: Schedules, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
+    def forgetful(self: Schedules, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[Unread]:
         unreadable = restores(self, disk)
         self._marks = {job: (generation, 0) for job, (generation, _) in self._marks.items()}
         return unreadable
