@@ -11,31 +11,17 @@ from tests.dockerhost import IMAGE, DockerHost
 from tests.integration.test_mqtt import checks, first_of_each, submit
 from tests.lab import Lab
 from tests.mosquitto import Mosquitto
+from tests.mqttlab import give_broker
 from tests.mqttlistener import Holding, Listener
 
 COUNT = 300
 
 
 @pytest.fixture
-def mosquitto() -> Iterator[Mosquitto]:
-    with Mosquitto() as broker:
-        yield broker
-
-
-@pytest.fixture
-def holding(mosquitto: Mosquitto) -> Iterator[Holding]:
-    way = Holding(mosquitto.port)
-    yield way
-    way.close()
-
-
-@pytest.fixture
 def lab(docker: DockerHost, holding: Holding) -> Iterator[Lab]:
     lab = Lab(1)
-    lab[0].environment |= {
-        "SHOAL_DOCKER_SOCKET": str(docker.socket),
-        "SHOAL_MQTT_BROKERS": f"home=mqtt://127.0.0.1:{holding.port}",
-    }
+    give_broker(lab[0], holding.port)
+    lab[0].environment["SHOAL_DOCKER_SOCKET"] = str(docker.socket)
     with lab:
         yield lab
 
