@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 import cbor2
 import pytest
+import yaml
 
 from tests.lab import Lab, LabError
 from tests.mosquitto import Mosquitto, free_port
@@ -75,6 +77,33 @@ def test_what_is_not_meant_runs_nothing(lab: Lab, mosquitto: Mosquitto) -> None:
     wanted = Counter({'{"t": 32, "id": "warm"}': 1})
     lab.until(lambda: outputs(lab, "picky") == wanted, "the one that is meant has run", 60)
     assert len(runs(lab, "picky")) == 1
+
+
+def test_text_where_a_number_is_wanted_is_filtered_and_shown_as_that(
+    lab: Lab, mosquitto: Mosquitto
+) -> None:
+    template(lab, "warm", "in/warm", When="t > `30`")
+    for payload in ('{"t": "31"}', "31 °C", '{"t": 31}', '{"t": "32"}'):
+        send(mosquitto, "in/warm", payload)
+    wanted = Counter({'{"t": 31}': 1})
+    lab.until(lambda: outputs(lab, "warm") == wanted, "the one that is meant has run", 60)
+    lab.until(lambda: part_of(lab, "warm")["filtered"] == 3, "the others are counted", 60)
+    part = part_of(lab, "warm")
+    assert (part["heard"], part["fired"], part["refused"]) == (4, 1, {})
+    shown = lab.shoal(lab[0], "template", "show", "warm").out
+    assert re.search(r"^d\d\d.* yes +4 +3 +1 +0 ", shown, re.M), shown
+    assert "refused" not in shown, shown
+
+
+def test_an_expression_that_is_none_makes_no_template(lab: Lab) -> None:
+    """Rather than that it refuses each message."""
+    path = lab.directory / "hot.yaml"
+    for when, says in (("t > 30", "no JMESPath"), ("size(t) > `30`", "no function size()")):
+        path.write_text(yaml.safe_dump(spec_of("hot", "in/hot", When=when)))
+        done = lab.shoal(lab[0], "template", "set", "hot", str(path))
+        assert done.code != 0 and "Trigger.Mqtt.When" in done.err and says in done.err, done
+    with lab[0].client() as client:
+        assert not [view for view in client.jobs(type="template")["jobs"] if view["name"] == "hot"]
 
 
 def test_what_is_far_too_long_is_refused_and_counted(lab: Lab, mosquitto: Mosquitto) -> None:
