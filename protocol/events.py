@@ -244,6 +244,7 @@ class LinesPublished:
     offset: int
     dropped_bytes: int = 0  # since the last one: gone before they could be published
     over: bool = False  # it has ended, and nothing comes any more
+    gaps: int = 0  # since the last one: places where some may be gone that nobody can count
 
 
 @dataclass(frozen=True, slots=True)

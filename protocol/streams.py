@@ -42,6 +42,7 @@ class Stream(msgspec.Struct, frozen=True, array_like=True):
     format: str
     offset: int = 0  # the broker has acknowledged what comes before
     dropped_bytes: int = 0  # gone before it could be published
+    gaps: int = 0  # places where more may be, of a container: docker does not tell how much
 
 
 @dataclass(slots=True)
@@ -144,11 +145,14 @@ class Streams:
             stream,
             offset=max(stream.offset, event.offset),
             dropped_bytes=stream.dropped_bytes + event.dropped_bytes,
+            gaps=stream.gaps + event.gaps,
         )
         effects: list[Effect] = []
         # What prints faster than a broker takes it loses some every few seconds.
         if moved.dropped_bytes.bit_length() > stream.dropped_bytes.bit_length():
             effects.append(_dropped_of(moved))
+        if moved.gaps.bit_length() > stream.gaps.bit_length():
+            effects.append(_missing_of(moved))
         if event.over:
             self._forget(event.execution)
             return [Save(((BUCKET, event.execution, None),), lazy=True), *effects, *self.due()]
@@ -175,6 +179,19 @@ def _dropped_of(stream: Stream) -> Tell:
         "execution": stream.execution,
         "broker": stream.broker,
         "dropped_bytes": stream.dropped_bytes,
+    }
+    return Tell("mqtt.dropped", text, stream.job, fields=fields)
+
+
+def _missing_of(stream: Stream) -> Tell:
+    """What was seen to be missing, so often by now, and cannot be counted."""
+    lost = f"output of {stream.name} may have been dropped before broker {stream.broker} had it"
+    often = f" ({stream.gaps:,} times by now)" if stream.gaps > 1 else ""
+    text = f"{lost}{often}: docker keeps so much, and does not say what it drops"
+    fields: dict[str, object] = {
+        "execution": stream.execution,
+        "broker": stream.broker,
+        "gaps": stream.gaps,
     }
     return Tell("mqtt.dropped", text, stream.job, fields=fields)
 

@@ -32,6 +32,7 @@ _LENGTH: Final = struct.Struct(">I")
 # moment; and of a part of a line that is longer than 16 KiB which part that is.
 _ENTRY_BYTES: Final = 8 + 8 + 10
 _PART_BYTES: Final = 2 + 2 + 2 + 66 + 5
+_GONE: Final = "may be gone, as task.log_bytes_max has it"
 _log = logging.getLogger("shoal.docker")
 
 
@@ -46,6 +47,7 @@ class Places:
     unit: int = 0
     same: int = 0
     again: bool = False  # the latest frame is one that came before
+    met: bool = False  # a frame that was read already, or one since
     _second: tuple[bytes, int] = (b"", 0)  # as docker writes it, and its first unit
 
     def of(self, frame: bytes) -> tuple[int, bytes]:
@@ -102,20 +104,25 @@ def chunks(
 ) -> Iterator[LogChunk]:
     """Frames after that place, put together as far as they go into a chunk, or each by itself.
 
-    `places` goes on from batch to batch of one stream.
+    `places` goes on from batch to batch of one stream. With `single`, `after` is the place of a
+    frame that was read before: where docker does not give it any more, it has dropped the file that
+    had it, and all that stood behind it there.
     """
-    places, held, size, end = places or Places(), list[bytes](), 0, after
+    places, held, size, end, gap = places or Places(), list[bytes](), 0, after, False
     for frame in frames:
         place, written = places.of(frame)
         if place <= after or places.again:
+            places.met = True
             continue
         if size and (single or size + len(written) > CHUNK_BYTES):
-            yield LogChunk(end - size, b"".join(held), end)
-            held, size = [], 0
+            yield LogChunk(end - size, b"".join(held), end, gap)
+            held, size, gap = [], 0, False
+        gap = gap or (single and after > 0 and not places.met)
+        places.met = True
         held.append(written)
         size, end = size + len(written), place
     if size:
-        yield LogChunk(end - size, b"".join(held), end)
+        yield LogChunk(end - size, b"".join(held), end, gap)
 
 
 def spool(frames: Iterable[bytes], path: Path) -> None:
@@ -195,10 +202,25 @@ def keep_logs(
             lost.append(f"{stream} could not be kept: {why}")
     if bytes_max and amount.stored > bytes_max:
         lost.append(
-            f"what came before its last {amount.written:,} bytes, of both streams together, may be "
-            "gone, as task.log_bytes_max has it"
+            f"what came before its last {amount.written:,} bytes, of both streams together, {_GONE}"
         )
     return "; ".join(lost)
+
+
+def begins_late(lost_output: str) -> bool:
+    """Whether the beginning of what is kept may not be that of the output, as keep_logs says."""
+    return lost_output.endswith(_GONE)
+
+
+def has_dropped(client: DockerClient, execution_id: str) -> bool:
+    """Whether docker may have dropped some of the output, as keep_logs finds it out; none of it is
+    held for that. Blocks. Raises EngineFailed."""
+    bytes_max, amount = client.inspect(execution_id).output_bytes, Amount()
+    for stream in STREAMS if bytes_max else ():
+        frames, source = client.log(execution_id, stream, 0, -1, False)
+        with closing(source):
+            deque(amount.counting(frames), maxlen=0)
+    return amount.stored > bytes_max
 
 
 def read_kept(path: Path, offset: int, lines: int, single: bool = False) -> Iterator[LogChunk]:

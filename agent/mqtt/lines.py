@@ -44,6 +44,7 @@ class Entry:
     resume: int  # where it ends
     size_bytes: int
     dropped_bytes: int  # before it, and with it where nobody will take it
+    gap: bool  # before it some may be gone that nobody can count
     acked: bool = False
 
 
@@ -70,6 +71,7 @@ class Reading:
 
     acked: int
     dropped_bytes: int = 0  # before what is acknowledged
+    gaps: int = 0  # likewise
     reading: trio.CancelScope = field(default_factory=trio.CancelScope)
     problem: str = ""
     waiting: deque[Entry] = field(default_factory=deque)
@@ -85,6 +87,7 @@ class Reading:
                 first = self.waiting.popleft()
                 self.acked = max(self.acked, first.resume)
                 self.dropped_bytes += first.dropped_bytes
+                self.gaps += first.gap
         self.moved.set()
         self.moved = trio.Event()
 
@@ -121,7 +124,7 @@ class Lines:
         return sum(stream.waits for stream in self._streams.values())
 
     def dropped_bytes(self, broker: str) -> int:
-        """Gone before it had them, since the agent started."""
+        """Gone before it had them, since the agent started, as far as they can be counted."""
         streams = self._streams.values()
         live = sum(each.dropped_bytes for each in streams if each.broker == broker)
         return live + self._dropped.get(broker, 0)
@@ -170,14 +173,16 @@ class Stream:
         self._peer = peer
         self._acked = self._told = effect.offset
         self._dropped = 0  # bytes, that were not told of yet
+        self._gaps = 0  # likewise
         self._looks = 0
         self.waits = False  # it has a line that is not acknowledged
 
     def tell_place(self, over: bool = False) -> None:
-        if over or self._acked != self._told or self._dropped:
+        if over or self._acked != self._told or self._dropped or self._gaps:
             dropped, self._dropped = self._dropped, 0
+            gaps, self._gaps = self._gaps, 0
             self._told = self._acked
-            self._post(LinesPublished(self.execution, self._acked, dropped, over))
+            self._post(LinesPublished(self.execution, self._acked, dropped, over, gaps))
 
     async def run(self) -> None:
         """Until all that it ever printed is with the broker, or gone."""
@@ -213,7 +218,8 @@ class Stream:
     async def _publish(self, reading: Reading, line: Line) -> None:
         """Wait for its turn, and send it on its way."""
         message = self._fitting(line)
-        entry = Entry(line.resume, len(line.data) + line.cut_bytes + 1, line.dropped_bytes)
+        size = len(line.data) + line.cut_bytes + 1
+        entry = Entry(line.resume, size, line.dropped_bytes, line.gap)
         reading.waiting.append(entry)
         self.waits = True
         await self._places.take(entry)
@@ -244,6 +250,7 @@ class Stream:
         self._acked = max(self._acked, reading.acked)
         self.dropped_bytes += reading.dropped_bytes
         self._dropped, reading.dropped_bytes = self._dropped + reading.dropped_bytes, 0
+        self._gaps, reading.gaps = self._gaps + reading.gaps, 0
 
     async def _settled(self, reading: Reading) -> None:
         while reading.waiting:
@@ -277,6 +284,9 @@ class Stream:
             if value:
                 about[key] = value
                 properties.append((key, str(value)))
+        if line.gap:
+            about["gap"] = True
+            properties.append(("gap", "true"))
         return Outgoing(
             topic=effect.topic,
             payload=line_payload(effect.format, about, line.data),

@@ -15,9 +15,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from tests.firmware.pages import block
-from tests.integration.test_mqtt_triggers import spec_of
 from tests.lab import Device, Lab, process_job
 from tests.mosquitto import Certificates, Mosquitto
+from tests.mqttlab import spec_of
 from tests.mqttlistener import Listener
 
 USERS: Final = {"agent": "g", "porch": "p", "dashboard": "d", "watcher": "w", "homeassistant": "h"}

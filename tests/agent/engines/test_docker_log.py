@@ -23,6 +23,7 @@ from agent.engines.docker_log import (
     Places,
     before,
     before_last,
+    begins_late,
     chunks,
     last,
     read_kept,
@@ -209,6 +210,29 @@ def test_a_long_line_is_whole_across_batches_and_from_each_place_in_it() -> None
         assert rest == b"".join(pieces[(number + 1) * 3 :])
 
 
+def test_who_goes_on_is_told_where_docker_has_dropped_what_was_read_last() -> None:
+    """Files go whole, the oldest first; what stood behind it there is gone with it."""
+    frames = lines(0, UNIT_NS, SECOND, UNIT_NS, 2 * SECOND)
+    ends = [chunk.end for chunk in chunks(frames, 0, single=True)]
+    for at, after in enumerate(ends[:-1]):
+        for dropped in range(len(frames)):
+            kept = since(frames[dropped:], after)
+            found = list(chunks(kept, after, single=True))
+            gap = dropped > at
+            rest = [True, False, False, False] if gap else [False] * 4
+            assert [chunk.gap for chunk in found] == rest[: len(frames) - max(dropped, at + 1)]
+
+
+def test_a_gap_is_told_once_in_however_many_batches_and_to_who_keeps_places_alone() -> None:
+    frames = lines(0, UNIT_NS, SECOND, UNIT_NS)
+    places = Places()
+    found = [list(chunks([one], UNIT - 1 << 8, places, single=True)) for one in frames]
+    assert [[chunk.gap for chunk in some] for some in found] == [[True], [False], [False], [False]]
+    assert [chunk.gap for chunk in chunks(frames, 0, single=True)] == [False] * 4
+    assert [chunk.gap for chunk in chunks(frames, before(NOW // 1_000_000))] == [False]
+    assert list(chunks([], UNIT << 8, single=True)) == []
+
+
 # Steps in nanoseconds: within a unit, to the next one, within a second, to a later one.
 STEPS = st.sampled_from([0, 0, 0, 30, UNIT_NS, 12_345, SECOND // 3, 2 * SECOND])
 WRITTEN = st.lists(st.tuples(STEPS, st.integers(0, 30)), max_size=60)
@@ -313,6 +337,24 @@ def test_a_place_means_the_same_once_it_is_kept(tmp_path: Path) -> None:
         place, _ = places.of(one)
         rest = b"".join(b"%d\n" % after for after in range(number + 1, len(frames)))
         assert data_of(read_kept(path, place, -1)) == rest
+
+
+@pytest.mark.parametrize(
+    ("lost_output", "late"),
+    [
+        ("", False),
+        ("stderr could not be kept: the disk is full", False),
+        (
+            "what came before its last 9 bytes, of both streams together, may be gone, as "
+            "task.log_bytes_max has it",
+            True,
+        ),
+    ],
+)
+def test_what_is_kept_begins_late_where_docker_may_have_dropped_some(
+    lost_output: str, late: bool
+) -> None:
+    assert begins_late(lost_output) == late
 
 
 def test_what_output_takes_in_docker_s_files_is_counted() -> None:

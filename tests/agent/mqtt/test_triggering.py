@@ -133,6 +133,10 @@ def test_without_expressions_a_payload_may_hold_anything(payload: bytes) -> None
         ("state == 'ON'", b'{"state": "OFF"}', False),
         ("@ == 'ON'", b"ON", True),
         ("t > `20`", cbor2.dumps({"t": 21.5}), True),
+        ("t > `30`", b'{"t": "31"}', False),
+        ("@ > `30`", b"warm", False),
+        ("t > '30'", cbor2.dumps({"t": 31}), False),
+        ("to_number(t) > `30`", b'{"t": "31"}', True),
         ("nothing", b"{}", False),
     ],
 )
@@ -254,6 +258,20 @@ def test_what_the_broker_had_kept_asks_nothing() -> None:
     message = Message(retain=True, response_topic="answers")
     event = Desk().hear(message)
     assert isinstance(event, TriggerRefused) and event.question is None and message.acks == 1
+
+
+def test_text_that_is_compared_with_a_number_is_not_meant_and_asks_nothing() -> None:
+    """No answer goes to it, and no refusal is told of."""
+    desk = Desk(when="t > `30`", keyed=True, key="id")
+    message = Message(b'{"t": "31", "id": 1}', response_topic="answers")
+    assert desk.hear(message) is None and message.acks == 1
+    ((after_s, tell),) = desk.waiting
+    tell()
+    assert after_s == COUNT_S and desk.posted == [TriggerFiltered(LOOK, 1)]
+    assert desk.triggering.counters == {
+        "heard": 1, "filtered": 1, "refused": 0, "kept": 0, "put_off": 0,
+    }  # fmt: skip
+    assert desk.heard(Message(b'{"t": 31, "id": 2}')).key == "2"
 
 
 def test_what_is_not_meant_is_counted_now_and_then() -> None:
