@@ -516,6 +516,8 @@ class Triggers:
             return self._give_up(waiter, GONE, now)
         if waiter.run in self.coordination.catalogue.jobs:
             return self.turns.drop(waiter)
+        if self._unlisted(held.id):  # since it was heard, which is another life then
+            return self._give_up(waiter, NOT_LISTED, now)
         if not self._room_for(held.id):
             return self.turns.retry(waiter, now)
         try:
@@ -556,8 +558,8 @@ class Triggers:
         full disk."""
         if self.coordination.disk_full:
             return False
-        if template not in self.watches:  # it is gone, and what waits for it is given up
-            return True
+        if template not in self.watches or self._unlisted(template):
+            return True  # what waits for it is given up
         jobs = self.coordination.catalogue.jobs
         running = self._running.setdefault(template, {})
         if len(running) >= self.config.running_max:
@@ -567,6 +569,10 @@ class Triggers:
             self.config.runs_kept
         )
         return len(running) < self.config.running_max and bool(forgettable)
+
+    def _unlisted(self, template: JobId) -> bool:
+        watch = self.watches.get(template)
+        return watch is not None and watch.problem == NOT_LISTED
 
     def _give_up(self, waiter: Waiter, reason: str, now: Now) -> list[Effect]:
         """What was told to be heard runs nothing after all."""

@@ -492,6 +492,34 @@ def test_a_template_that_goes_takes_what_waits_with_it_and_says_so(
     assert net.hear("a") == net.boxes["a"].kept[-1:]
 
 
+@pytest.mark.parametrize("keyed", [False, True])
+def test_what_waits_runs_nothing_once_its_owner_has_taken_the_template_off_the_list(
+    keyed: bool,
+) -> None:
+    """Also while as many of its runs as may are under way; whoever has asked hears why."""
+    net = TriggerNet("a", configs={"a": allowing(running_max=1)})
+    net.put("a", look(Dedup={}) if keyed else look())
+    for number in range(4):
+        reply = "r/last" if number == 3 else ""
+        net.hear("a", key=f"m{number}" if keyed else "", delivery=f"home/s/{number}", reply=reply)
+        net.run(1.0)
+    assert len(net.rows("a")) == 3 and len(net.starts()) == 1
+    net.kill("a")
+    net.boxes["a"].config = allowing("template/other", running_max=1)
+    net.boot("a")
+    net.run(70.0)
+    assert not net.rows("a") and len(net.runs()) == 1, "what began goes on"
+    told = net.told("a", "trigger.refused")
+    assert told and all("[mqtt] allow" in tell.text for tell in told)
+    assert sum(int(str(tell.fields["count"])) for tell in told) == 3
+    net.broker_up("a")
+    assert [answer.topic for answer in net.answers("a")] == ["r/last"]
+    for _ in range(5):
+        net.finish()
+        net.run(2.0)
+    assert len(net.starts()) == len(net.runs()) == 1
+
+
 def test_what_no_longer_fits_a_changed_template_is_told_of() -> None:
     net = TriggerNet("a", configs={"a": allowing(running_max=1)})
     net.put("a", look())
