@@ -353,8 +353,6 @@ class Triggers:
     def _on_heard(self, event: TriggerHeard, now: Now) -> list[Effect]:
         if self.fleet.advert is None:  # it does not know yet what it hears
             return [TriggerPutOff(event.handle, self.config.retry_s)]
-        if event.delivery:
-            self.waiting.came(event.delivery)
         watch = self.watches.get(event.template)
         reason, kept = self._why_not(watch, event), TriggerKept(event.handle)
         question = self._question(event, watch)
@@ -375,11 +373,12 @@ class Triggers:
         if self._known(event, run):
             named = question is not None and event.key and not why_not
             return [*(self.answering.again(run, question, now) if named and question else []), kept]
+        begun = self._begun(event)
         full = question is not None and bool(self.answering.outbox.full)
         if disk_full or full or not self.waiting.room(len(event.message.payload), held.id):
-            return [TriggerPutOff(event.handle, self.config.retry_s)]
+            return [*begun, TriggerPutOff(event.handle, self.config.retry_s)]
         if limited := watch.limited(now.mono):
-            return [*self._refuse(event.template, limited, now, key, question), kept]
+            return [*begun, *self._refuse(event.template, limited, now, key, question), kept]
         watch.tally.heard += 1
         self.answers["taken"] += 1
         message = without_question(event.message) if why_not or not question else event.message
@@ -389,12 +388,12 @@ class Triggers:
         if waiter.named and self._ready and self.turns.rank(waiter) >= self.config.keepers_max:
             waiter.unkept.append(event.handle)
             self.waiting.hold(waiter)
-            return self.turns.begin(waiter, now)
+            return [*begun, *self.turns.begin(waiter, now)]
         rows = self.waiting.add(waiter)
         if event.delivery and not event.key:
-            rows += self.waiting.deliver(held.id, event.delivery, event.message)
+            rows += self.waiting.deliver(held.id, event.delivery, event.message, event.number)
         told = self.leave_unanswered(held.id, why_not, now) if why_not else []
-        return [Save(tuple(rows)), *told, kept, *self.turns.begin(waiter, now)]
+        return [*begun, Save(tuple(rows)), *told, kept, *self.turns.begin(waiter, now)]
 
     def _why_not(self, watch: Watch | None, event: TriggerHeard) -> str:
         """Why it runs nothing here, and would not later."""
@@ -422,8 +421,16 @@ class Triggers:
             return True
         repeated = event.repeated and bool(event.delivery) and not event.key
         return repeated and self.waiting.delivered_before(
-            event.template, event.delivery, event.message
+            event.template, event.delivery, event.message, event.number
         )
+
+    def _begun(self, event: TriggerHeard) -> list[Effect]:
+        """What its name was before is no more repeated, also where this one comes to nothing now:
+        it comes again with the next connection, and may be word for word the same."""
+        if not event.delivery or event.repeated:
+            return []
+        rows = self.waiting.rename(event.template, event.delivery)
+        return [Save(tuple(rows), lazy=True)] if rows else []
 
     def _on_refused(self, event: TriggerRefused, now: Now) -> list[Effect]:
         asks = event.question is not None and self.coordination.disk_full

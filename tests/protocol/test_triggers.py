@@ -145,6 +145,62 @@ def test_a_number_that_comes_again_is_another_message() -> None:
     assert len(net.runs()) == 3
 
 
+def test_what_was_taken_is_known_however_often_others_are_put_off_meanwhile() -> None:
+    """Its acknowledgement is lost, and a minute later the broker sends it again."""
+    net = TriggerNet("a", configs={"a": allowing(running_max=1, rows_max=1, rows_sure=0)})
+    net.put("a", look())
+    net.hear("a", payload=b"first", delivery="home/s/1", number=1)
+    net.hear("a", payload=b"next", delivery="home/s/2", number=2)
+    late = [(f"home/s/{number}", f"d{number}", number) for number in range(3, 67)]
+    for _ in range(60):  # each is told of again, as it came
+        for delivery, drawn, number in late:
+            net.hear("a", delivery=delivery, drawn=drawn, number=number)
+        net.run(1.0)
+    assert len(net.boxes["a"].put_off) == 60 * 64
+    handles = net.hear("a", payload=b"first", delivery="home/s/1", repeated=True, number=66)
+    assert net.boxes["a"].kept[-1:] == handles
+    for _ in range(3):
+        net.finish()
+        net.run(3.0)
+    assert len(net.runs()) == len(net.starts()) == 2
+
+
+def test_all_that_are_remembered_are_known_when_they_are_sent_again() -> None:
+    net = TriggerNet("a")
+    net.put("a", look())
+    most = net.boxes["a"].config.triggers.deliveries_max
+    for number in range(most):
+        net.hear("a", delivery=f"home/s/{number}", number=number)
+        net.finish()
+    net.run(5.0)
+    runs = net.fired("a")
+    for number in range(most):
+        net.hear("a", delivery=f"home/s/{number}", repeated=True, number=most)
+    net.run(5.0)
+    assert net.fired("a") == runs == most
+
+
+def test_a_name_that_comes_anew_is_another_message_also_where_there_is_no_room_for_it() -> None:
+    """Some brokers give the lowest number that is free: it comes again at once, and with the next
+    connection as one that was sent before."""
+    net = TriggerNet("a", configs={"a": allowing(running_max=1, rows_max=1, rows_sure=0)})
+    net.put("a", look())
+    net.hear("a", delivery="home/s/1", number=1)
+    net.hear("a", delivery="home/s/2", number=2)
+    (handle,) = net.hear("a", delivery="home/s/1", number=3)  # word for word the same
+    assert net.boxes["a"].put_off == [handle]
+    net.kill("a")
+    net.boot("a")
+    net.run(5.0)
+    for _ in range(2):
+        net.finish()
+        net.run(3.0)
+    net.hear("a", delivery="home/s/1", repeated=True, number=1)
+    net.hear("a", delivery="home/s/2", repeated=True, number=1)
+    net.run(1.0)
+    assert len(net.runs()) == 3
+
+
 def test_numbers_are_not_remembered_for_ever() -> None:
     net = TriggerNet("a", configs={"a": allowing(deliveries_max=2)})
     net.put("a", look())
