@@ -9,7 +9,6 @@ run is authorised by the template's author; who publishes authorises nothing (DE
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
@@ -71,25 +70,32 @@ class Watch:
     elected: bool = False  # of one without keys: whether this peer is the one that hears it
     trying: bool = False  # it would be, and hears nothing as yet
     until: float = NEVER  # monotonic; it no longer is, and hears on until then
-    fired: deque[float] = field(default_factory=deque)  # monotonic, of the last minute
+    # When each run of the last minute was begun, monotonic: what Debounce and MaxPerMinute count.
+    runs: dict[JobId, float] = field(default_factory=dict)
     problem: str = ""  # why it is not heard here
     granted: bool = False  # the broker has its messages sent here
     granted_at: float = NEVER  # monotonic; since when, or since when there is this watch
     denied: str = ""  # why it does not
     tally: Tally = field(default_factory=Tally)
 
-    def limited(self, now: float) -> str:
+    def limited(self, run: JobId, now: float) -> str:
         """Why no further message fires just now; where it may, it counts."""
-        while self.fired and self.fired[0] <= now - max(MINUTE_S, self.mqtt.debounce_s):
-            self.fired.popleft()
-        if self.mqtt.debounce_s and self.fired and self.fired[-1] > now - self.mqtt.debounce_s:
+        times = self.runs.values()
+        if self.mqtt.debounce_s and any(at > now - self.mqtt.debounce_s for at in times):
             return f"within {self.mqtt.debounce_s} s of the one before (Debounce)"
-        recent = sum(1 for at in self.fired if at > now - MINUTE_S)
+        recent = sum(1 for at in times if at > now - MINUTE_S)
         if self.mqtt.per_minute and recent >= self.mqtt.per_minute:
             return f"more than {self.mqtt.per_minute} a minute (MaxPerMinute)"
-        if self.mqtt.debounce_s or self.mqtt.per_minute:
-            self.fired.append(now)
+        self.count(run, now, now)
         return ""
+
+    def count(self, run: JobId, at: float, now: float) -> None:
+        """A run that was begun then, once. `at` may be long ago, and then it counts no more."""
+        if self.mqtt.debounce_s or self.mqtt.per_minute:
+            since = now - max(MINUTE_S, self.mqtt.debounce_s)
+            self.runs = {each: when for each, when in self.runs.items() if when > since}
+            if at > since:
+                self.runs.setdefault(run, at)
 
 
 @dataclass(slots=True)
@@ -371,13 +377,14 @@ class Triggers:
             waits.unkept.append(event.handle)
             return []
         if self._known(event, run):
+            self._count_known(watch, run, now)
             named = question is not None and event.key and not why_not
             return [*(self.answering.again(run, question, now) if named and question else []), kept]
         begun = self._begun(event)
         full = question is not None and bool(self.answering.outbox.full)
         if disk_full or full or not self.waiting.room(len(event.message.payload), held.id):
             return [*begun, TriggerPutOff(event.handle, self.config.retry_s)]
-        if limited := watch.limited(now.mono):
+        if limited := watch.limited(run, now.mono):
             return [*begun, *self._refuse(event.template, limited, now, key, question), kept]
         watch.tally.heard += 1
         self.answers["taken"] += 1
@@ -423,6 +430,14 @@ class Triggers:
         return repeated and self.waiting.delivered_before(
             event.template, event.delivery, event.message, event.number
         )
+
+    def _count_known(self, watch: Watch, run: JobId, now: Now) -> None:
+        """It was begun before it was heard here: who hears it in time counts it, too, and else this
+        device alone would take what follows it too closely."""
+        held = self.coordination.catalogue.jobs.get(run)
+        if held is not None and now.wall_trusted:
+            ago = max(0.0, now.wall - held.accepted_ms / 1000)
+            watch.count(run, now.mono - ago, now.mono)
 
     def _begun(self, event: TriggerHeard) -> list[Effect]:
         """What its name was before is no more repeated, also where this one comes to nothing now:

@@ -360,6 +360,55 @@ def test_one_within_the_debounce_is_dropped() -> None:
     assert len(net.runs()) == 2
 
 
+def late_for(net: TriggerNet, key: str) -> str:
+    """A device that has not heard the message, and knows its run."""
+    return next(n for n in net.ranks(key)[1:] if any(j.source for j in net[n].jobs.values()))
+
+
+@pytest.mark.parametrize("limit", [{"Debounce": 5}, {"MaxPerMinute": 1}])
+def test_who_hears_a_message_after_its_run_was_begun_counts_it_as_well(
+    limit: dict[str, Plain],
+) -> None:
+    net = TriggerNet("a", "b", "c")
+    net.put("a", look(Dedup={}, **limit))
+    net.hear(net.ranks("m1")[0], key="m1")
+    net.run(1.0)
+    late = late_for(net, "m1")
+    others = [name for name in net.boxes if name not in (late, net.ranks("m1")[0])]
+    net.hear(late, *others, key="m1")
+    net.run(0.5)
+    bounce = next(f"m{at}" for at in range(2, 99) if net.ranks(f"m{at}")[0] == late)
+    net.hear("a", "b", "c", key=bounce)
+    net.run(30.0)
+    assert len(net.runs()) == 1
+    net.run(40.0)
+    net.hear("a", "b", "c", key="m100")
+    net.run(20.0)
+    assert len(net.runs()) == 2
+
+
+def test_a_message_of_an_hour_ago_that_comes_again_holds_up_no_other() -> None:
+    net = TriggerNet("a", "b")
+    net.put("a", look(Dedup={}, Debounce=5))
+    net.hear("a", "b", key="m1")
+    net.run(3600.0)
+    net.hear("a", "b", key="m1")
+    net.hear("a", "b", key="m2")
+    net.run(20.0)
+    assert len(net.runs()) == 2
+
+
+def test_a_message_that_comes_often_counts_once() -> None:
+    net = TriggerNet("a")
+    net.put("a", look(Dedup={}, Debounce=5))
+    for _ in range(4):
+        net.hear("a", key="m1")
+        net.run(2.0)
+    net.hear("a", key="m2")
+    net.run(5.0)
+    assert len(net.runs()) == 2
+
+
 def test_more_than_so_many_a_minute_are_counted_and_told_once_a_minute() -> None:
     net = TriggerNet("a")
     net.put("a", look(MaxPerMinute=3))
