@@ -237,7 +237,9 @@ class TriggersConfig:
     # long: a broker that restarts, and pauses before the next connection, are shorter.
     deaf_s: float = 30.0
     retry_s: float = 1.0  # what there is no room for is tried again
-    deliveries_max: int = 128  # of one template; brokers have 20 or so under way
+    # Of one template: more than can be taken here before its broker sees one of them acknowledged,
+    # which are those that wait or run, and those that the agent holds until there is room.
+    deliveries_max: int = 1_024
     # A minute: to messages that run nothing, or come again after their run. Each is a row on disk.
     extra_answers_max: int = 120
     # Ended ones of all triggers, where more would fill the catalogue: of two minutes in a burst.

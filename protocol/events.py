@@ -261,6 +261,9 @@ class TriggerHeard:
     # Its run's key where it has none of its own, drawn where it was heard: the node may be told of
     # one message again, by the same. Empty: the node draws one.
     drawn: str = ""
+    # How many its broker had begun to send in its session by then, whatever became of them; of
+    # this life of the agent.
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
