@@ -16,7 +16,7 @@ from agent.mqtt.lines import Lines
 from agent.mqtt.listening import Listening
 from agent.mqtt.message import Outgoing
 from agent.mqtt.overruns import Overruns
-from agent.mqtt.refusal import LOST
+from agent.mqtt.refusal import refused
 from agent.mqtt.remembered import Remembered
 from agent.mqtt.reports import Reports
 from agent.mqtt.showing import Showing
@@ -122,8 +122,7 @@ class Bridge:
 
     def publish(self, message: Publish) -> None:
         def done(problem: str) -> None:
-            lost, refused = problem == LOST, problem not in ("", LOST, NO_ROOM)
-            self._post(MessagePublished(message.key, message.id, problem, refused, lost))
+            self._post(published(message, problem))
 
         outgoing = Outgoing(
             topic=message.topic,
@@ -147,3 +146,9 @@ class Bridge:
         self._reports.told(event)
         self.showing.told(event)
         self._lasts.told(event)
+
+
+def published(message: Publish, problem: str) -> MessagePublished:
+    """What the node hears of a message that ended so."""
+    refuses = problem != NO_ROOM and refused(problem)
+    return MessagePublished(message.key, message.id, problem, refuses)

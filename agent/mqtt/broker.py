@@ -20,9 +20,10 @@ import trio
 
 from agent.mqtt.client import Will
 from agent.mqtt.message import Outgoing
-from agent.mqtt.refusal import concerns_topic
+from agent.mqtt.refusal import HELD, concerns_topic
 from agent.mqtt.session import DENIED_S, Handler, Session, Subscription
 from agent.mqtt.settings import BrokerSettings
+from agent.mqtt.suspects import STEADY_S
 from agent.mqtt.trouble import Told, Trouble
 from protocol.effects import Tell
 
@@ -252,13 +253,25 @@ class Broker:
         if name != MAIN:
             return
         if connected:
-            status = Outgoing(self._status_topic, ONLINE, qos=1, retain=True)
-            self.publish(status, lambda _: None)
+            self._say_online()
             if self._told.fresh("connected"):
                 self._tell(
                     Tell("mqtt.connected", f"connected to broker {self.name}", fields=fields)
                 )
         self._changed(self.name, connected)
+
+    def _say_online(self) -> None:
+        """In its turn, where connections ended under it."""
+        status = Outgoing(self._status_topic, ONLINE, qos=1, retain=True)
+        self.publish(status, lambda problem: self._later() if problem == HELD else None)
+
+    def _later(self) -> None:
+        async def wait() -> None:
+            await trio.sleep(STEADY_S)
+            self._say_online()
+
+        if self._nursery is not None:
+            self._nursery.start_soon(wait)
 
 
 class Brokers:
