@@ -397,7 +397,11 @@ class Client:
         self._answered.set()
 
     def _take(self, packet: Packet) -> None:
+        """Of a connection that is over, what a session will be sent again with the next one: heard
+        here as well, it would be two, of which this could not be acknowledged."""
         self._room.release()
+        if self.over.is_set() and self._session and packet.qos:
+            return
         try:
             self._heard(self, packet)
         except Exception:

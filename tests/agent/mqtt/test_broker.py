@@ -17,8 +17,9 @@ from paho.mqtt.properties import Properties
 
 from agent.mqtt import session, suspects
 from agent.mqtt.broker import Broker, Brokers, check_filter
-from agent.mqtt.client import IN_FLIGHT_MAX
+from agent.mqtt.client import IN_FLIGHT_MAX, WAITING_MAX, Client
 from agent.mqtt.message import Incoming, Outgoing
+from agent.mqtt.packet import Packet
 from agent.mqtt.refusal import ENDS, ENDS_TOPIC, HELD, LOST
 from agent.mqtt.settings import BrokerSettings
 from agent.mqtt.suspects import LOSSES_MAX
@@ -489,6 +490,25 @@ async def test_what_the_loop_does_not_take_in_time_comes_again_in_its_order(
                 await until(lambda m=message: sender.publish(m, lambda _: None))  # type: ignore[misc]
             await until(lambda: list(dict.fromkeys(heard)) == numbers)
             assert [t.fields["kind"] for t in told if t.kind == "mqtt.trouble"] == ["behind"]
+
+
+@pytest.mark.parametrize(
+    ("persistent", "qos", "heard"), [(True, 1, 0), (True, 0, 1), (False, 1, 1)]
+)
+async def test_what_a_session_will_be_sent_again_is_not_heard_of_a_connection_that_is_over(
+    persistent: bool, qos: int, heard: int
+) -> None:
+    """Heard twice, it could run twice: what comes again says so, and this would not."""
+    taken: list[Packet] = []
+    made = Client(
+        BrokerSettings("mqtt://127.0.0.1:1"), "me", persistent, None,
+        lambda _, packet: taken.append(packet), lambda _: None,
+    )  # fmt: skip
+    made._on_packet(Packet("a", b"1", qos, False, False, 1))
+    made.close()
+    made._on_packet(Packet("a", b"2", qos, False, False, 2))
+    await until(lambda: made._room._value == WAITING_MAX)
+    assert len(taken) == 2 * heard
 
 
 async def test_what_was_on_its_way_when_the_broker_died_ends_with_why() -> None:
