@@ -133,6 +133,7 @@ class Bridge:
             correlation=message.correlation or None,
             content_type=message.content_type,
             expiry_s=message.expiry_s,
+            family=family_of(message.topic, self._brokers.root),
         )
         broker = self._brokers.named(message.broker)
         if broker is None or not broker.publish(outgoing, done):
@@ -146,6 +147,12 @@ class Bridge:
         self._reports.told(event)
         self.showing.told(event)
         self._lasts.told(event)
+
+
+def family_of(topic: str, root: str) -> str:
+    """Of a result in the shoal's own topic, of which each job has another; empty for others."""
+    own = topic.removeprefix(f"{root}/job/")
+    return f"{root}/job/+/{own.split('/')[1]}" if own != topic and "/" in own else ""
 
 
 def published(message: Publish, problem: str) -> MessagePublished:

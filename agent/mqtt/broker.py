@@ -118,7 +118,7 @@ class Broker:
         for its topic, this is refused for ten minutes, for a Mosquitto of Debian 12 ends the
         connection over each of them. False, and no `done`, without room."""
         assert message.qos <= QOS_MAX, message
-        topic = message.topic
+        topic = message.kin
         why, until = self.denied.get(topic, ("", 0.0))
         if until > trio.current_time():
             trio.lowlevel.current_trio_token().run_sync_soon(done, why)

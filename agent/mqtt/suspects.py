@@ -38,7 +38,7 @@ class Sent:
     """A message on its way, or just behind it."""
 
     one: int
-    topic: str
+    topic: str  # or what stands for it (Outgoing.kin)
     qos: int
     over_at: float | None = None  # when it was acknowledged, or left (at QoS 0)
 
@@ -63,7 +63,7 @@ class Suspects:
         """Why it may not go now; empty where it may."""
         if not self._losses:
             return ""
-        for subject, why in ((hash(message), ENDS), (message.topic, ENDS_TOPIC)):
+        for subject, why in ((hash(message), ENDS), (message.kin, ENDS_TOPIC)):
             if self._convicted.get(subject, (0.0, 0))[0] > now:
                 return why
         stands = now - self._began >= STEADY_S and now >= self._others_until
@@ -71,14 +71,14 @@ class Suspects:
 
     def alone(self, message: Outgoing) -> bool:
         """Whether nothing else may be on its way with it."""
-        subjects = (hash(message), message.topic) if self._losses else ()
+        subjects = (hash(message), message.kin) if self._losses else ()
         return any(self._losses.get(subject, 0) >= LOSSES_MAX for subject in subjects)
 
     # ---- on its way --------------------------------------------------------------------------
 
     def sent(self, message: Outgoing, now: float) -> Sent:
         self._forget_outlived(now)
-        made = Sent(hash(message), message.topic, message.qos)
+        made = Sent(hash(message), message.kin, message.qos)
         self._sent[made] = None
         return made
 
@@ -108,7 +108,7 @@ class Suspects:
 
     def outlived(self, message: Outgoing) -> None:
         """It went alone, and ends no connections; so not all on its topic do."""
-        self._outlived(hash(message), message.topic)
+        self._outlived(hash(message), message.kin)
 
     def _outlived(self, one: int, topic: str) -> None:
         for subject in (one, topic) if self._losses else ():
@@ -137,10 +137,10 @@ class Suspects:
 
     def convict(self, message: Outgoing, acknowledged: bool, now: float) -> str:
         """It went alone, and the connection ended: what to say to who sent it."""
-        for subject in (hash(message), message.topic):  # which is all that is known by now
+        for subject in (hash(message), message.kin):  # which is all that is known by now
             _keep(self._losses, subject, max(self._losses.pop(subject, 0), LOSSES_MAX))
         self._refuse(hash(message), 1, now)
-        self._refuse(message.topic, 1 if acknowledged else TOPIC_MAX, now)
+        self._refuse(message.kin, 1 if acknowledged else TOPIC_MAX, now)
         return ENDS_TOPIC if acknowledged else ENDS
 
     def _refuse(self, subject: Subject, from_times: int, now: float) -> None:

@@ -128,6 +128,17 @@ def test_at_qos_0_nobody_acknowledges_and_it_is_blamed_all_the_same() -> None:
     assert not it.suspects.alone(message("event", qos=0)), "what came behind it was acknowledged"
 
 
+def test_messages_that_each_have_a_topic_of_their_own_are_known_by_their_family() -> None:
+    it = Connections()
+
+    def state(job: str) -> Outgoing:
+        return Outgoing(f"job/{job}/state", b"x", 0, family="job/+/state")
+
+    for number in range(LOSSES_MAX):
+        it.ends(state(str(number)))
+    assert it.suspects.alone(state("new")) and not it.suspects.alone(message("job/new/state"))
+
+
 def test_an_end_of_our_own_or_after_a_word_why_is_over_nothing_else() -> None:
     it = Connections()
     for _ in range(LOSSES_MAX):
