@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from agent.mqtt import session, suspects
+from agent.mqtt import denied, session, suspects
 from agent.mqtt.bridge import NO_ROOM, family_of
+from agent.mqtt.message import Outgoing
 from protocol.effects import Publish
 from protocol.events import BrokerChanged, Event, MessagePublished
 from protocol.ids import JobId
@@ -78,6 +79,24 @@ async def test_a_broker_that_is_away_is_the_doctors_business_and_nobody_elses(
             entry = checks(agent)["broker home"]
             assert "closed" in entry["text"] or "nothing listens" in entry["text"]
             assert entry["fix"]
+
+
+async def test_a_topic_that_was_denied_once_is_the_doctors_business_for_a_while(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody may try it again, whose success would end that."""
+    with Mosquitto(acl="topic readwrite shoal/#\n") as mosquitto:
+        async with running_agent(data_dir, mqtt__brokers=f"home={mosquitto.url}") as agent:
+            await until(lambda: checks(agent)["broker home"]["ok"])
+            broker, ends = agent.brokers.named("home"), list[str]()
+            assert broker is not None
+            await until(lambda: broker.publish(Outgoing("denied/x", b"x"), ends.append))
+            await until(lambda: ends)
+            await until(lambda: broker.connected)
+            entry = checks(agent)["broker home"]
+            assert entry["ok"] is False and "denied/x: not authorized" in entry["text"]
+            monkeypatch.setattr(denied, "LISTED_S", 0.0)
+            assert checks(agent)["broker home"]["ok"]
 
 
 async def test_a_broker_that_takes_less_than_there_is_to_report_stays_connected(
