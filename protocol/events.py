@@ -226,14 +226,13 @@ class BrokerChanged:
 class MessagePublished:
     """What became of a Publish: the broker has it, or `problem` says why that is not known.
 
-    `refused`: it said that it does not take it. `lost`: the connection broke under it.
+    `refused`: it does not take it, as it said, or by ending the connection each time.
     """
 
     key: str
     id: str  # of the message: numbers are given out again once nothing of them is left
     problem: str = ""
     refused: bool = False
-    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)

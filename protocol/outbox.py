@@ -27,10 +27,6 @@ from protocol.wire import dumps, loads
 
 BUCKET: Final[Bucket] = "outbox"
 ROW_BYTES_MAX: Final = 1024 * 1024
-LOSSES_MAX: Final = 3  # of connections under one message; twice is a bad day
-SUSPECT_FIRST_S: Final = 5.0
-SUSPECT_MAX_S: Final = 60.0
-ANSWER_LOSSES_MAX: Final = 20  # connections that may break under an answer: a quarter of an hour
 Row = tuple[Bucket, str, bytes | None]
 Line = tuple[str, JobId]  # broker and job: what stands in one line
 
@@ -63,7 +59,6 @@ class Outbox:
     _connected: dict[str, None] = field(default_factory=dict)
     _sent: dict[int, str] = field(default_factory=dict)  # under way, and to which broker
     _held: dict[Line, tuple[float, int]] = field(default_factory=dict)  # until when; how often so
-    _losses: dict[int, int] = field(default_factory=dict)  # how often the connection broke under it
     _looked: float = 0.0  # when `due` last was
     _given_up: int = 0  # answers, in this life
     _next: int = 1
@@ -106,8 +101,7 @@ class Outbox:
     # ---- messages out ------------------------------------------------------------------------
 
     def due(self, now: Now) -> list[Effect]:
-        """Publish what can go: the first of each job, as many together as a broker takes. Those
-        that may have ended its connection go one by one, so that it is seen which did."""
+        """Publish what can go: the first of each job, as many together as a broker takes."""
         self._looked = now.mono
         effects: list[Effect] = []
         for broker in self._connected:
@@ -117,26 +111,15 @@ class Outbox:
         return effects
 
     def _next_ones(self, broker: str, now: Now) -> list[int]:
-        under_way = [number for number, to in self._sent.items() if to == broker]
-        room = self.config.in_flight_max - len(under_way)
-        if room <= 0 or any(self._suspected(number) for number in under_way):
-            return []
+        room = self.config.in_flight_max - sum(to == broker for to in self._sent.values())
         ready: list[int] = []
-        suspects: list[tuple[float, int]] = []
         for line, numbers in self._lines.items():
+            if len(ready) >= room:
+                break
             until, _ = self._held.get(line, (0.0, 0))
-            if line[0] != broker or numbers[0] in self._sent or until > now.mono:
-                continue
-            if self._suspected(numbers[0]):
-                suspects.append((until, numbers[0]))
-            elif len(ready) < room:
+            if line[0] == broker and numbers[0] not in self._sent and until <= now.mono:
                 ready.append(numbers[0])
-        if suspects:
-            return [] if under_way else [min(suspects)[1]]
         return ready
-
-    def _suspected(self, number: int) -> bool:
-        return self._losses.get(number, 0) >= LOSSES_MAX
 
     def _publish(self, number: int) -> Publish:
         message = self.messages[number]
@@ -164,8 +147,7 @@ class Outbox:
             return []
         self._sent.pop(number, None)
         line = (message.broker, message.job)
-        lost = event.lost and self._losses.get(number, 0) + 1 >= ANSWER_LOSSES_MAX
-        if message.answer and (event.refused or lost):
+        if message.answer and event.refused:
             told = self._give_up(message, event.problem)
             return [*self._delete(number, event.key), *told, *self.due(now)]
         if event.problem:
@@ -177,7 +159,6 @@ class Outbox:
         message = self.messages[number]
         line = (message.broker, message.job)
         self._held.pop(line, None)
-        self._losses.pop(number, None)
         del self.messages[number]
         self.size_bytes -= len(message.payload)
         self._lines[line].remove(number)
@@ -199,12 +180,11 @@ class Outbox:
     def _hold(
         self, line: Line, message: Message, event: MessagePublished, now: Now
     ) -> list[Effect]:
-        """Not now: soon where the connection broke, and ever more seldom where it was refused."""
+        """Not now: soon where the connection broke or others are to go first, and ever more seldom
+        where it was refused."""
         _, times = self._held.get(line, (0.0, 0))
         if not event.refused:
             self._held[line] = (now.mono + self.config.again_s, times)
-            if event.lost:
-                self._suspect([int(event.key)], now)
             return []
         wait_s = min(self.config.refused_first_s * 2 ** min(times, 16), self.config.refused_max_s)
         self._held[line] = (now.mono + wait_s, times + 1)
@@ -223,25 +203,12 @@ class Outbox:
             del self._sent[number]
         if not event.connected:
             self._connected.pop(event.broker, None)
-            self._suspect(lost, now)
             return []
         self._connected[event.broker] = None
         for line in [line for line, (_, times) in self._held.items() if line[0] == event.broker]:
             if not self._held[line][1]:  # what was refused is no sooner allowed by that
                 del self._held[line]
         return self.due(now)
-
-    def _suspect(self, lost: list[int], now: Now) -> None:
-        """A broker may end the connection over one message, again and again: those that it broke
-        under three times let the others go first, for a while."""
-        for number in lost:
-            self._losses[number] = count = self._losses.get(number, 0) + 1
-            if count >= LOSSES_MAX:
-                message = self.messages[number]
-                wait_s = min(SUSPECT_FIRST_S * 2 ** (count - LOSSES_MAX), SUSPECT_MAX_S)
-                line = (message.broker, message.job)
-                _, times = self._held.get(line, (0.0, 0))
-                self._held[line] = (now.mono + wait_s, max(times, 1))
 
     @property
     def deadline(self) -> float:

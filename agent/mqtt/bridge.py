@@ -16,7 +16,7 @@ from agent.mqtt.lines import Lines
 from agent.mqtt.listening import Listening
 from agent.mqtt.message import Outgoing
 from agent.mqtt.overruns import Overruns
-from agent.mqtt.refusal import LOST
+from agent.mqtt.refusal import refused
 from agent.mqtt.remembered import Remembered
 from agent.mqtt.reports import Reports
 from agent.mqtt.showing import Showing
@@ -122,8 +122,7 @@ class Bridge:
 
     def publish(self, message: Publish) -> None:
         def done(problem: str) -> None:
-            lost, refused = problem == LOST, problem not in ("", LOST, NO_ROOM)
-            self._post(MessagePublished(message.key, message.id, problem, refused, lost))
+            self._post(published(message, problem))
 
         outgoing = Outgoing(
             topic=message.topic,
@@ -134,6 +133,7 @@ class Bridge:
             correlation=message.correlation or None,
             content_type=message.content_type,
             expiry_s=message.expiry_s,
+            family=family_of(message.topic, self._brokers.root),
         )
         broker = self._brokers.named(message.broker)
         if broker is None or not broker.publish(outgoing, done):
@@ -147,3 +147,15 @@ class Bridge:
         self._reports.told(event)
         self.showing.told(event)
         self._lasts.told(event)
+
+
+def family_of(topic: str, root: str) -> str:
+    """Of a result in the shoal's own topic, of which each job has another; empty for others."""
+    own = topic.removeprefix(f"{root}/job/")
+    return f"{root}/job/+/{own.split('/')[1]}" if own != topic and "/" in own else ""
+
+
+def published(message: Publish, problem: str) -> MessagePublished:
+    """What the node hears of a message that ended so."""
+    refuses = problem != NO_ROOM and refused(problem)
+    return MessagePublished(message.key, message.id, problem, refuses)

@@ -19,17 +19,18 @@ from typing import Final
 import trio
 
 from agent.mqtt.client import Will
+from agent.mqtt.denied import Denied
 from agent.mqtt.message import Outgoing
-from agent.mqtt.refusal import concerns_topic
-from agent.mqtt.session import DENIED_S, Handler, Session, Subscription
+from agent.mqtt.refusal import HELD, concerns_topic
+from agent.mqtt.session import Handler, Session, Subscription
 from agent.mqtt.settings import BrokerSettings
+from agent.mqtt.suspects import STEADY_S
 from agent.mqtt.trouble import Told, Trouble
 from protocol.effects import Tell
 
 QOS_MAX: Final = 1  # at least once: what comes twice has the same id, or a key
 FILTER_BYTES_MAX: Final = 1024
 GOODBYE_S: Final = 2.0
-DENIED_MAX: Final = 256
 MAIN: Final = ""
 ONLINE, OFFLINE = b"online", b"offline"
 _log = logging.getLogger("shoal.mqtt")
@@ -54,8 +55,7 @@ class Broker:
     ) -> None:
         self.name = name
         self.settings = settings
-        # Topics that the broker does not allow: why, and until when that is not tried again.
-        self.denied: dict[str, tuple[str, float]] = {}
+        self._denied = Denied(trio.current_time)
         self._id = settings.client_id or f"shoal-{peer[-12:]}"
         self._status_topic = status_topic
         self._changed = changed
@@ -117,17 +117,17 @@ class Broker:
         for its topic, this is refused for ten minutes, for a Mosquitto of Debian 12 ends the
         connection over each of them. False, and no `done`, without room."""
         assert message.qos <= QOS_MAX, message
-        topic = message.topic
-        why, until = self.denied.get(topic, ("", 0.0))
-        if until > trio.current_time():
+        topic = message.kin
+        if why := self._denied.why(topic):
             trio.lowlevel.current_trio_token().run_sync_soon(done, why)
             return True
 
         def ended(problem: str) -> None:
             if concerns_topic(problem):
-                self._deny(topic, problem)
+                self._denied.add(topic, problem)
+                self._tell_denied(topic, problem)
             elif not problem:
-                self.denied.pop(topic, None)
+                self._denied.remove(topic)
             done(problem)
 
         return self._sessions[MAIN].publish(message, ended)
@@ -215,7 +215,7 @@ class Broker:
     @property
     def refusals(self) -> dict[str, str]:
         """Topics that the broker does not allow, and filters of subscriptions, with why."""
-        found = {topic: why for topic, (why, _) in self.denied.items()}
+        found = self._denied.listed()
         for session in self._sessions.values():
             found |= {
                 each.topic_filter: each.problem
@@ -223,13 +223,6 @@ class Broker:
                 if each.problem and each.needed
             }
         return found
-
-    def _deny(self, topic: str, why: str) -> None:
-        self.denied.pop(topic, None)
-        self.denied[topic] = (why, trio.current_time() + DENIED_S)
-        if len(self.denied) > DENIED_MAX:
-            self.denied.pop(next(iter(self.denied)))
-        self._tell_denied(topic, why)
 
     def _tell_denied(self, topic: str, why: str) -> None:
         """Once, by topic or filter."""
@@ -257,13 +250,25 @@ class Broker:
         if name != MAIN:
             return
         if connected:
-            status = Outgoing(self._status_topic, ONLINE, qos=1, retain=True)
-            self.publish(status, lambda _: None)
+            self._say_online()
             if self._told.fresh("connected"):
                 self._tell(
                     Tell("mqtt.connected", f"connected to broker {self.name}", fields=fields)
                 )
         self._changed(self.name, connected)
+
+    def _say_online(self) -> None:
+        """In its turn, where connections ended under it."""
+        status = Outgoing(self._status_topic, ONLINE, qos=1, retain=True)
+        self.publish(status, lambda problem: self._later() if problem == HELD else None)
+
+    def _later(self) -> None:
+        async def wait() -> None:
+            await trio.sleep(STEADY_S)
+            self._say_online()
+
+        if self._nursery is not None:
+            self._nursery.start_soon(wait)
 
 
 class Brokers:

@@ -38,6 +38,9 @@ WAITING_MAX: Final = 256  # messages between paho's thread and the loop; beyond,
 WAIT_S: Final = 5.0  # for the loop; a message that is not taken by then is not acknowledged either
 UNANSWERED_S: Final = 60.0  # for PUBACK and SUBACK; twice the time in which a silent broker is lost
 TAKEN_OVER: Final = 142
+# Why a broker ends a connection that concerns nothing that was sent (MQTT 5, 2.4): it shuts down,
+# is busy, heard nothing for too long, was told to, or is elsewhere.
+ASIDE: Final = (137, 139, 141, TAKEN_OVER, 152, 156, 157, 159)
 FAILURE: Final = 128  # reason codes from here on are refusals
 _log = logging.getLogger("shoal.mqtt")
 
@@ -79,6 +82,7 @@ class Client:
         self.why: Exception = ConnectionResetError("the connection was closed")
         self.connected = False
         self.garbled = False  # it ended over something that nobody can read
+        self.by_broker = True  # where it ended: perhaps over something that was sent
         self.session_present = False  # the broker has kept something for this client id
         self.dropped = 0  # messages that the loop did not take in time
         self._session = session
@@ -194,6 +198,7 @@ class Client:
             oldest = [next(iter(each.values())).at for each in self._asked if each]
             if oldest and trio.current_time() - min(oldest) > UNANSWERED_S:
                 text = f"it has not acknowledged a message for {UNANSWERED_S:.0f} seconds"
+                self.by_broker = False
                 self._end(UnansweredError(text))
                 self.close()
 
@@ -203,6 +208,7 @@ class Client:
 
     async def disconnect(self) -> None:
         """A goodbye, after which the broker publishes no will."""
+        self.by_broker = False
         with contextlib.suppress(Exception):
             self._paho.disconnect()
         with trio.move_on_after(2.0):
@@ -212,6 +218,8 @@ class Client:
     def close(self) -> None:
         """At once and without a goodbye, so that the broker publishes the will. The network thread
         ends by itself."""
+        if not self.over.is_set():
+            self.by_broker = False
         self.connected = False
         if self._looping:
             _shut(self._paho)
@@ -338,6 +346,7 @@ class Client:
     ) -> None:
         if flags.is_disconnect_packet_from_server:
             taken = reason.value == TAKEN_OVER
+            self.by_broker = self.by_broker and reason.value not in ASIDE
             said = ConnectionResetError(f"the broker says: {str(reason).lower()}")
             self._soon(self._end, TakenOverError() if taken else said)
 
@@ -397,13 +406,18 @@ class Client:
         self._answered.set()
 
     def _take(self, packet: Packet) -> None:
+        """Of a connection that is over, what a session will be sent again with the next one: heard
+        here as well, it would be two, of which this could not be acknowledged."""
         self._room.release()
+        if self.over.is_set() and self._session and packet.qos:
+            return
         try:
             self._heard(self, packet)
         except Exception:
             _log.exception("a message from %s", self.settings.host)
 
     def _behind(self) -> None:
+        self.by_broker = False
         self._end(BehindError(f"messages were not taken for {WAIT_S:.0f} seconds"))
         self.close()
 

@@ -16,7 +16,7 @@ import trio
 from agent.control.backend import View
 from agent.mqtt.broker import Broker, Brokers
 from agent.mqtt.message import Outgoing
-from agent.mqtt.refusal import LOST
+from agent.mqtt.refusal import HELD, LOST
 
 TEMPLATES_MAX: Final = 256  # whose last run is remembered; of more the longest unused goes
 SPARE: Final = 2  # of what may be on its way, for what matters more
@@ -77,7 +77,7 @@ class Lasts:
 
     def _tell(self, broker: Broker, name: str, view: View) -> bool:
         def done(problem: str) -> None:
-            if problem == LOST:
+            if problem in (LOST, HELD):
                 self._owed.setdefault(broker.name, {})[name] = None
                 self._changed.set()
 

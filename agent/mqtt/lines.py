@@ -21,7 +21,7 @@ from agent.engines.engine import Engines
 from agent.mqtt.broker import Broker, Brokers
 from agent.mqtt.linesplitter import Line, Splitter
 from agent.mqtt.message import Outgoing
-from agent.mqtt.refusal import LOST, concerns_message
+from agent.mqtt.refusal import HELD, LOST, concerns_message
 from protocol.effects import StreamLines
 from protocol.events import Event, LinesPublished
 from protocol.ids import ExecutionId, PeerId
@@ -32,6 +32,7 @@ SAVED_S: Final = 10.0  # how often a place is told of: an SD card wears out
 SPARE: Final = 6  # of what may be on its way to a broker: results and the rest are not to wait
 REFUSED_S: Final = 60.0  # a person mends an access list
 AGAIN_S: Final = 1.0
+HELD_S: Final = 10.0  # for one that is to go alone: the output is read again
 LOOKS_MAX: Final = 10  # for output that is not there: its task is just being started
 ROOM_S: Final = 1.0
 _log = logging.getLogger("shoal.mqtt")
@@ -201,7 +202,8 @@ class Stream:
                 self._looks += 1
             finally:
                 self._take_over(reading)
-            await trio.sleep(AGAIN_S if reading.problem in ("", LOST) else REFUSED_S)
+            pauses = {"": AGAIN_S, LOST: AGAIN_S, HELD: HELD_S}
+            await trio.sleep(pauses.get(reading.problem, REFUSED_S))
 
     async def _read(self, reading: Reading) -> None:
         engine = self._engines.of(self.execution)

@@ -49,6 +49,12 @@ class Outgoing:
     correlation: bytes | None = None
     content_type: str = ""
     expiry_s: int = 0  # the broker drops it after so long, a retained one as well; 0: never
+    family: str = ""  # what stands for its topic where each message has another: see `kin`
+
+    @property
+    def kin(self) -> str:
+        """What it has in common with others, one of which a broker may not take for its topic."""
+        return self.family or self.topic
 
     @property
     def size_bytes(self) -> int:

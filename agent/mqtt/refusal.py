@@ -7,8 +7,13 @@ from typing import Final
 LOST: Final = "the connection was lost"  # the end of a message that may have arrived or not
 LARGER: Final = "larger than the {} bytes that the broker takes"
 UNSENDABLE: Final = "it cannot be sent: {}"
-_TOPICS: Final = ("not authorized", "topic name invalid")  # reason codes of MQTT 5, 2.4
-_MESSAGES: Final = ("packet too large", "payload format invalid")
+# What connections ended under (agent.mqtt.suspects): its turn is to come, or it was that.
+HELD: Final = "connections ended under it, so it goes alone, and after all others"
+ENDS: Final = "the broker ends the connection over it"
+ENDS_TOPIC: Final = "the broker ends the connection over what is published there"
+_TOPICS: Final = ("not authorized", "topic name invalid", ENDS_TOPIC)  # MQTT 5, 2.4; and ours
+_MESSAGES: Final = ("packet too large", "payload format invalid", ENDS)
+_LATER: Final = ("", LOST, HELD)
 
 
 def concerns_topic(problem: str) -> bool:
@@ -18,5 +23,14 @@ def concerns_topic(problem: str) -> bool:
 
 def concerns_message(problem: str) -> bool:
     """Whether this message would be refused again, and perhaps no other."""
-    begins = tuple(text.partition("{}")[0] for text in (LARGER, UNSENDABLE))
-    return problem in _MESSAGES or problem.startswith(begins)
+    return problem in _MESSAGES or unsent(problem)
+
+
+def unsent(problem: str) -> bool:
+    """Whether it never left this device."""
+    return problem.startswith(tuple(text.partition("{}")[0] for text in (LARGER, UNSENDABLE)))
+
+
+def refused(problem: str) -> bool:
+    """Whether the broker does not take it: it is not just to be sent again."""
+    return problem not in _LATER

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -11,6 +12,7 @@ import trio
 from agent.control.backend import View
 from agent.mqtt.broker import Broker, Brokers
 from agent.mqtt.message import Outgoing
+from agent.mqtt.refusal import HELD
 
 STATE_S: Final = 5.0  # at most so often
 FACTS_S: Final = 60.0  # and where nothing but measurements changed: each is half a kilobyte
@@ -74,8 +76,12 @@ class Reports:
                 topic = f"{self._brokers.root}/peer/{self._peer}/state"
                 payload = _json({**view, **measured})
                 message = Outgoing(topic, payload, retain=True, content_type="application/json")
-                broker.publish(message, lambda _: None)
                 self._sent[broker.name] = (now, view, measured)
+                broker.publish(message, partial(self._ended, broker.name))
+
+    def _ended(self, broker: str, problem: str) -> None:
+        if problem == HELD:
+            self._sent.pop(broker, None)
 
     def _tell_job(self, job: str) -> None:
         view = self._job(job)
@@ -85,15 +91,19 @@ class Reports:
         self._states[job] = view["state"]
         if len(self._states) > STATES_MAX:
             self._states.pop(next(iter(self._states)))
-        self._publish(f"job/{job}/state", view)
+        self._publish(f"job/{job}/state", view, "job/+/state")
 
-    def _publish(self, topic: str, view: dict[str, Any]) -> None:
+    def _publish(self, topic: str, view: dict[str, Any], family: str = "") -> None:
         payload = b""
         for broker in self._reported():
             if broker.has_room(SPARE):
                 payload = payload or _json(view)
                 message = Outgoing(
-                    f"{self._brokers.root}/{topic}", payload, 0, content_type="application/json"
+                    f"{self._brokers.root}/{topic}",
+                    payload,
+                    0,
+                    content_type="application/json",
+                    family=family and f"{self._brokers.root}/{family}",
                 )
                 broker.publish(message, lambda _: None)
 

@@ -17,7 +17,7 @@ import trio
 
 from agent.mqtt.broker import Broker, Brokers
 from agent.mqtt.message import Incoming, Outgoing
-from agent.mqtt.refusal import LOST
+from agent.mqtt.refusal import HELD, LOST
 from agent.mqtt.session import Subscription
 from agent.storesql import RowWrite, StoreFailed
 
@@ -244,7 +244,8 @@ class Retained:
         book.under_way.pop(topic, None)
         if problem:
             if problem != LOST:
-                book.refused[topic] = trio.current_time() + REFUSED_S
+                wait_s = LOOK_S if problem == HELD else REFUSED_S
+                book.refused[topic] = trio.current_time() + wait_s
         elif payload:
             book.refused.pop(topic, None)
             book.sent[topic] = payload

@@ -18,7 +18,9 @@ import trio
 from agent.mqtt.client import Client, Will
 from agent.mqtt.message import Incoming, Outgoing
 from agent.mqtt.packet import Packet
+from agent.mqtt.sending import Sending
 from agent.mqtt.settings import BrokerSettings
+from agent.mqtt.suspects import STEADY_S
 from agent.mqtt.trouble import Trouble, explain
 
 Handler = Callable[[Incoming], None]
@@ -26,7 +28,6 @@ RETRY_FIRST_S: Final = 1.0  # a broker that restarts is back in a second
 RETRY_MAX_S: Final = 60.0
 UNREADABLE_MAX: Final = 5  # connections that one message may end; then what waits is given up
 DENIED_S: Final = 600.0  # until what a broker does not allow is tried again: a person mends it
-STEADY_S: Final = 30.0  # a connection that lasted so long was a good one: the pauses begin anew
 IDENTIFIER_MAX: Final = 268_435_455  # MQTT 5, 3.8.2.1.2
 _log = logging.getLogger("shoal.mqtt")
 
@@ -90,6 +91,7 @@ class Session:
         self._garbled = 0  # connections in a row that ended over what cannot be read
         self._rng = rng
         self._client: Client | None = None
+        self._sending = Sending()
         self._leaving = self._renewing = False
         self._subscriptions: list[Subscription] = []
         # To be ended at the broker, and who is to hear of it.
@@ -132,6 +134,7 @@ class Session:
             await client.connect()
             self.trouble = None
             self.begun_anew = not client.session_present
+            self._sending.begin(client)
             for topic_filter in dict.fromkeys(each.topic_filter for each in self._subscriptions):
                 self._subscribe(topic_filter)
             for topic_filter in self._left if self._persistent else ():
@@ -139,6 +142,7 @@ class Session:
             self._changed(self, None)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._ask_again)
+                nursery.start_soon(self._sending.run)
                 await client.lasting()
                 nursery.cancel_scope.cancel()
             if not client.garbled:
@@ -151,6 +155,7 @@ class Session:
             if client is not None:
                 client.close()
                 self._garbled += client.garbled
+                self._sending.end(client.by_broker)
 
     async def _ask_again(self) -> None:
         """For what was denied: the broker's access list may be another by now."""
@@ -178,7 +183,8 @@ class Session:
 
     @property
     def room(self) -> int:
-        return self._client.room if self._client is not None else 0
+        """See Sending.room."""
+        return self._sending.room
 
     @property
     def window(self) -> int:
@@ -190,8 +196,8 @@ class Session:
         return self._client.limit_bytes if self._client is not None else 0
 
     def publish(self, message: Outgoing, done: Callable[[str], None]) -> bool:
-        """See Client.publish."""
-        return self._client is not None and self._client.publish(message, done)
+        """See Sending.publish."""
+        return self._sending.publish(message, done)
 
     # ---- subscribing -------------------------------------------------------------------------
 

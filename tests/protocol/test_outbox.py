@@ -12,7 +12,7 @@ from protocol.config import OutboxConfig
 from protocol.effects import Bucket, Effect, Publish, Save, Tell
 from protocol.events import BrokerChanged, MessagePublished
 from protocol.ids import JobId
-from protocol.outbox import ANSWER_LOSSES_MAX, Message, Outbox
+from protocol.outbox import Message, Outbox
 from tests.protocol.jobs import at
 
 UP, DOWN = BrokerChanged("home", True), BrokerChanged("home", False)
@@ -137,96 +137,15 @@ def test_what_is_refused_is_kept_told_once_and_tried_ever_more_seldom() -> None:
     assert kept.ends("a") == [] and not kept.disk
 
 
-def test_a_message_that_ends_the_connection_each_time_lets_others_go_first() -> None:
+def test_others_go_first_while_one_is_held_back() -> None:
+    """The agent holds what connections ended under (agent.mqtt.suspects), and asks for it again."""
     kept = Kept(OutboxConfig(in_flight_max=1))
-    kept.add("poison", "a")
+    kept.add("held", "a")
     kept.add("b", "b")
-    for turn in range(3):
-        assert kept.does(kept.outbox.on_broker(UP, at(turn))) == ["poison"]
-        kept.outbox.on_broker(DOWN, at(turn))
-    assert kept.does(kept.outbox.on_broker(UP, at(3.0))) == ["b"]
-    assert kept.ends("b", now=3.0) == [] and kept.outbox.deadline == 7.0
-    assert kept.does(kept.outbox.on_deadline(at(7.0))) == ["poison"]
-    kept.outbox.on_broker(DOWN, at(8.0))
-    kept.outbox.on_broker(UP, at(9.0))
-    assert kept.outbox.deadline == 18.0, "ever more seldom"
-    assert kept.does(kept.outbox.on_deadline(at(18.0))) == ["poison"]
-    assert kept.ends("poison", now=18.0) == [] and not kept.disk
-
-
-def _deliver(outbox: Outbox, poison: str, until: float) -> tuple[list[str], int]:
-    """What a broker takes that ends the connection over one message, and how often it did; a second
-    later it is back."""
-    now, breaks, taken = 0.0, 0, list[str]()
-    effects = outbox.on_broker(UP, at(now))
-    while now < until:
-        queue = [effect for effect in effects if isinstance(effect, Publish)]
-        effects = []
-        for publish in queue:
-            if publish.id == poison:
-                breaks += 1
-                lost = queue[queue.index(publish) :]
-                for each in lost:
-                    event = MessagePublished(each.key, each.id, "lost", lost=True)
-                    for more in outbox.on_published(event, at(now)):
-                        assert isinstance(more, Publish)
-                        outbox.on_published(MessagePublished(more.key, more.id, "no room"), at(now))
-                outbox.on_broker(DOWN, at(now))
-                now += 1.0
-                effects = outbox.on_broker(UP, at(now))
-                break
-            taken.append(publish.id)
-            effects += outbox.on_published(MessagePublished(publish.key, publish.id), at(now))
-        if not any(isinstance(effect, Publish) for effect in effects):
-            now = max(now, outbox.deadline)
-            effects = outbox.on_deadline(at(now)) if now < NEVER else []
-    return taken, breaks
-
-
-@settings(deadline=None)
-@given(st.integers(1, 20), st.data())
-def test_one_that_ends_each_connection_takes_none_of_the_others_with_it(
-    count: int, data: st.DataObject
-) -> None:
-    kept = Kept(OutboxConfig())
-    bad = data.draw(st.integers(0, count - 1))
-    for number in range(count):
-        kept.add(f"m{number}", f"job{number}")
-    taken, breaks = _deliver(kept.outbox, f"m{bad}", 600.0)
-    assert sorted(taken) == sorted(f"m{number}" for number in range(count) if number != bad)
-    assert breaks < 30
-    assert [message.id for message in kept.outbox.messages.values()] == [f"m{bad}"]
-
-
-def test_a_suspect_goes_alone_and_waits_for_those_on_their_way() -> None:
-    kept = Kept(OutboxConfig(in_flight_max=2))
-    kept.add("a", "a")
-    kept.add("b", "b")
-    for turn in range(3):
-        assert kept.does(kept.outbox.on_broker(UP, at(turn))) == ["a", "b"]
-        kept.outbox.on_broker(DOWN, at(turn))
-    kept.add("c", "c")
-    assert kept.does(kept.outbox.on_broker(UP, at(3.0))) == ["c"]
-    kept.add("d", "d")
-    assert kept.does(kept.outbox.on_deadline(at(7.0))) == []
-    assert kept.outbox.deadline > 7.0, "an acknowledgement is waited for, and no time"
-    assert kept.ends("c", now=7.5) == ["a"]
-    assert kept.does(kept.outbox.due(at(7.5))) == []
-    assert kept.ends("a", now=8.0) == ["b"]
-    assert kept.ends("b", now=8.0) == ["d"]
-
-
-def test_a_message_is_told_to_be_lost_before_its_connection_is() -> None:
-    kept = Kept()
-    kept.add("poison")
-    for turn in range(3):
-        assert kept.does(kept.outbox.on_broker(UP, at(turn))) == ["poison"]
-        key = f"{next(iter(kept.outbox.messages)):016d}"
-        lost = MessagePublished(key, "poison", "the connection was lost", lost=True)
-        assert kept.outbox.on_published(lost, at(turn)) == []
-        kept.outbox.on_broker(DOWN, at(turn))
-    assert kept.does(kept.outbox.on_broker(UP, at(3.0))) == []
-    assert kept.outbox.deadline == 7.0
+    assert kept.does(kept.outbox.on_broker(UP, at(0.0))) == ["held"]
+    assert kept.ends("held", "connections ended under it", now=0.0) == ["b"]
+    assert kept.ends("b", now=0.5) == [] and kept.outbox.deadline == 1.0
+    assert kept.does(kept.outbox.on_deadline(at(1.0))) == ["held"]
 
 
 def test_it_is_full_by_number_and_by_size_and_says_which_broker_is_missing() -> None:
@@ -344,15 +263,3 @@ def test_an_answer_that_is_refused_is_dropped_where_a_result_is_kept() -> None:
     assert kept.does(effects) == ["b"] and list(kept.disk) == [f"{2:016d}"]
     kept.ends("b", "not authorized", refused=True)
     assert list(kept.disk) == [f"{2:016d}"]
-
-
-def test_an_answer_that_breaks_connection_after_connection_is_given_up() -> None:
-    kept = with_answer()
-    for times in range(ANSWER_LOSSES_MAX):
-        assert "a" in {message.id for message in kept.outbox.messages.values()}
-        event = MessagePublished(f"{1:016d}", "a", "lost", lost=True)
-        kept.does(kept.outbox.on_published(event, at(1000.0 * times)))
-        kept.does(kept.outbox.on_broker(DOWN, at(1000.0 * times)))
-        kept.does(kept.outbox.on_broker(UP, at(1000.0 * times + 900.0)))
-        kept.does(kept.outbox.on_deadline(at(1000.0 * times + 999.0)))
-    assert [message.id for message in kept.outbox.messages.values()] == ["b"]

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
-from agent.mqtt.bridge import NO_ROOM
+from agent.mqtt import denied, session, suspects
+from agent.mqtt.bridge import NO_ROOM, family_of
+from agent.mqtt.message import Outgoing
 from protocol.effects import Publish
 from protocol.events import BrokerChanged, Event, MessagePublished
 from protocol.ids import JobId
@@ -54,6 +57,12 @@ async def test_what_cannot_be_sent_just_now_is_said_after_the_event(data_dir: Pa
         assert said == [MessagePublished(MESSAGE.key, "id", NO_ROOM, refused=False)]
 
 
+def test_results_in_the_shoals_own_topics_are_of_one_family() -> None:
+    assert family_of("shoal/lab/job/abc/result/0", "shoal/lab") == "shoal/lab/job/+/result"
+    assert family_of("shoal/other/job/abc/result/0", "shoal/lab") == ""
+    assert family_of("alarms/job/abc", "shoal/lab") == family_of("shoal/lab/job/x", "shoal/lab")
+
+
 async def test_a_broker_that_is_away_is_the_doctors_business_and_nobody_elses(
     data_dir: Path,
 ) -> None:
@@ -70,6 +79,49 @@ async def test_a_broker_that_is_away_is_the_doctors_business_and_nobody_elses(
             entry = checks(agent)["broker home"]
             assert "closed" in entry["text"] or "nothing listens" in entry["text"]
             assert entry["fix"]
+
+
+async def test_a_topic_that_was_denied_once_is_the_doctors_business_for_a_while(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody may try it again, whose success would end that."""
+    with Mosquitto(acl="topic readwrite shoal/#\n") as mosquitto:
+        async with running_agent(data_dir, mqtt__brokers=f"home={mosquitto.url}") as agent:
+            await until(lambda: checks(agent)["broker home"]["ok"])
+            broker, ends = agent.brokers.named("home"), list[str]()
+            assert broker is not None
+            await until(lambda: broker.publish(Outgoing("denied/x", b"x"), ends.append))
+            await until(lambda: ends)
+            await until(lambda: broker.connected)
+            entry = checks(agent)["broker home"]
+            assert entry["ok"] is False and "denied/x: not authorized" in entry["text"]
+            monkeypatch.setattr(denied, "LISTED_S", 0.0)
+            assert checks(agent)["broker home"]["ok"]
+
+
+async def test_a_broker_that_takes_less_than_there_is_to_report_stays_connected(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With MQTT 3.1.1, which cannot say so: it ends the connection over each that is too large."""
+    monkeypatch.setattr(session, "RETRY_FIRST_S", 0.05)
+    monkeypatch.setattr(suspects, "STEADY_S", 0.5)
+    monkeypatch.setattr(suspects, "OTHERS_S", 0.1)
+    with Mosquitto(more="max_packet_size 300") as mosquitto, Listener(mosquitto.port) as listener:
+        (data_dir / "config.toml").write_text(
+            f'[mqtt.brokers.home]\nurl = "{mosquitto.url}"\nversion = "3.1.1"\n'
+            "home_assistant = true\n"
+        )
+        async with running_agent(data_dir) as agent:
+            broker = agent.brokers.named("home")
+            assert broker is not None
+            sending = broker._sessions[""]._sending._suspects
+            await until(lambda: len(sending._convicted) >= 4)  # the state, a device; their topics
+            count = len(mosquitto.log().split("due to oversize packet"))
+            await trio.sleep(3.0)
+            more = len(mosquitto.log().split("due to oversize packet")) - count
+            assert more <= 3, "each is tried ever more seldom"
+            await until(lambda: listener.on("/status")[-1].payload == b"online")
+            await until(lambda: broker.connected)
 
 
 async def test_results_for_a_broker_that_is_configured_no_more_are_told_of(

@@ -15,11 +15,14 @@ import trio
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from agent.mqtt import session
+from agent.mqtt import session, suspects
 from agent.mqtt.broker import Broker, Brokers, check_filter
-from agent.mqtt.client import IN_FLIGHT_MAX
+from agent.mqtt.client import IN_FLIGHT_MAX, WAITING_MAX, Client
 from agent.mqtt.message import Incoming, Outgoing
+from agent.mqtt.packet import Packet
+from agent.mqtt.refusal import ENDS, ENDS_TOPIC, HELD, LOST
 from agent.mqtt.settings import BrokerSettings
+from agent.mqtt.suspects import LOSSES_MAX
 from protocol.effects import Tell
 from tests.mosquitto import Certificates, Mosquitto
 from tests.mqttlistener import Listener
@@ -489,6 +492,25 @@ async def test_what_the_loop_does_not_take_in_time_comes_again_in_its_order(
             assert [t.fields["kind"] for t in told if t.kind == "mqtt.trouble"] == ["behind"]
 
 
+@pytest.mark.parametrize(
+    ("persistent", "qos", "heard"), [(True, 1, 0), (True, 0, 1), (False, 1, 1)]
+)
+async def test_what_a_session_will_be_sent_again_is_not_heard_of_a_connection_that_is_over(
+    persistent: bool, qos: int, heard: int
+) -> None:
+    """Heard twice, it could run twice: what comes again says so, and this would not."""
+    taken: list[Packet] = []
+    made = Client(
+        BrokerSettings("mqtt://127.0.0.1:1"), "me", persistent, None,
+        lambda _, packet: taken.append(packet), lambda _: None,
+    )  # fmt: skip
+    made._on_packet(Packet("a", b"1", qos, False, False, 1))
+    made.close()
+    made._on_packet(Packet("a", b"2", qos, False, False, 2))
+    await until(lambda: made._room._value == WAITING_MAX)
+    assert len(taken) == 2 * heard
+
+
 async def test_what_was_on_its_way_when_the_broker_died_ends_with_why() -> None:
     with Mosquitto() as mosquitto:
         async with connected(BrokerSettings(mosquitto.url)) as broker:
@@ -555,7 +577,7 @@ async def test_what_is_no_message_is_refused_and_ends_nothing() -> None:
     with Mosquitto() as mosquitto:
         async with connected(BrokerSettings(mosquitto.url)) as broker:
             assert "cannot be sent" in await publish(broker, Outgoing("a/+", b"x"))
-            assert broker.denied == {}
+            assert broker.refusals == {}
             assert await publish(broker, Outgoing("a", b"x")) == ""
 
 
@@ -682,6 +704,85 @@ async def test_a_message_that_is_too_large_is_refused_and_not_its_topic() -> Non
             assert await publish(broker, Outgoing("a", b"x" * 1900)) == "", "just what fits"
             assert broker.refusals == {} and broker.connected
         assert [tell.kind for tell in told] == ["mqtt.connected"]
+
+
+async def last_word(broker: Broker, message: Outgoing) -> str:
+    """Of one that is sent again while it is only lost, or held."""
+    with trio.fail_after(WAIT_S):
+        while (problem := await publish(broker, message)) in (LOST, HELD):  # noqa: ASYNC110
+            await trio.sleep(0.05)
+    return problem
+
+
+@pytest.fixture
+def _soon_steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("STEADY_S", 0.5), ("OTHERS_S", 0.1)):
+        monkeypatch.setattr(suspects, name, seconds)
+    monkeypatch.setattr("agent.mqtt.broker.STEADY_S", 0.6)
+
+
+@pytest.mark.usefixtures("_soon_steady")
+async def test_a_message_that_a_broker_ends_the_connection_over_is_found_out() -> None:
+    """One of MQTT 3.1.1 has no way to say how much it takes."""
+    with Mosquitto(more="max_packet_size 2000") as mosquitto:
+        async with connected(BrokerSettings(mosquitto.url, "3.1.1")) as broker:
+            assert await last_word(broker, Outgoing("a", b"x" * 2000)) == ENDS
+            await until(lambda: broker.connected)
+            ended = mosquitto.log().count("due to oversize packet")
+            assert await publish(broker, Outgoing("a", b"x" * 2000)) == ENDS
+            assert await last_word(broker, Outgoing("a", b"x" * 1900)) == ""
+            assert broker.connected and broker.refusals == {}
+            assert mosquitto.log().count("due to oversize packet") == ended < 2 * LOSSES_MAX
+
+
+@pytest.mark.usefixtures("_soon_steady")
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_a_topic_over_which_a_broker_ends_the_connection_is_found_out(qos: int) -> None:
+    """One of MQTT 3.1.1 has no way to say that it is denied; it acknowledges it before that."""
+    acl = "topic readwrite shoal/#\ntopic readwrite allowed/#\n"
+    with Mosquitto(acl=acl) as mosquitto:
+        async with connected(BrokerSettings(mosquitto.url, "3.1.1")) as broker:
+            with trio.fail_after(WAIT_S):
+                number, said = 0, ""
+                while said != ENDS_TOPIC:
+                    message = Outgoing("denied", b"%d" % number, qos)
+                    said, number = await publish(broker, message), number + 1
+                    await trio.sleep(0.05)
+            await until(lambda: broker.connected)
+            assert await publish(broker, Outgoing("denied", b"and more", qos)) == ENDS_TOPIC
+            assert await publish(broker, Outgoing("allowed/a", b"1")) == ""
+            assert mosquitto.log().count("Denied PUBLISH") < 2 * LOSSES_MAX
+            assert broker.refusals == {"denied": ENDS_TOPIC}
+
+
+@pytest.mark.usefixtures("_soon_steady")
+async def test_a_device_whose_status_is_denied_stays_connected() -> None:
+    with Mosquitto(acl="topic readwrite allowed/#\n") as mosquitto:
+        async with connecting(BrokerSettings(mosquitto.url, "3.1.1")) as broker:
+            await until(lambda: STATUS in broker.refusals)
+            await until(lambda: broker.connected)
+            assert await publish(broker, Outgoing("allowed/a", b"1")) == ""
+            assert mosquitto.log().count("Denied PUBLISH") < 2 * LOSSES_MAX
+
+
+async def test_where_a_broker_says_that_it_shuts_down_no_message_is_blamed() -> None:
+    async def broker_that_leaves(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            async for data in stream:
+                if data[0] == 0x10:
+                    await stream.send_all(b"\x20\x03\x00\x00\x00")
+                else:
+                    await stream.send_all(b"\xe0\x02\x8b\x00")
+                    return
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, broker_that_leaves, [listener])
+        port = listener.socket.getsockname()[1]
+        async with connected(BrokerSettings(f"mqtt://127.0.0.1:{port}")) as broker:
+            for _ in range(LOSSES_MAX + 1):
+                assert await publish(broker, Outgoing("a", b"x")) == LOST
+        nursery.cancel_scope.cancel()
 
 
 async def _answers_little(stream: trio.SocketStream) -> None:

@@ -16,11 +16,12 @@ from agent.engines.engine import Engines
 from agent.engines.process import ProcessEngine
 from agent.engines.task import TaskLaunch, TaskUser
 from agent.mqtt import lines as lines_module
-from agent.mqtt import session
+from agent.mqtt import session, suspects
 from agent.mqtt.broker import Broker, Brokers
 from agent.mqtt.lines import Lines
 from agent.mqtt.message import Outgoing
 from agent.mqtt.settings import BrokerSettings
+from agent.mqtt.suspects import LOSSES_MAX
 from protocol.effects import StreamLines
 from protocol.events import Event, LinesPublished
 from protocol.ids import ExecutionId, JobId, PeerId
@@ -72,10 +73,13 @@ class Running:
 
 
 @asynccontextmanager
-async def running(root: Path, mosquitto: Mosquitto, port: int = 0) -> AsyncIterator[Running]:
+async def running(
+    root: Path, mosquitto: Mosquitto, port: int = 0, version: str = "5"
+) -> AsyncIterator[Running]:
     """`port` is another way to the broker."""
     engine = ProcessEngine(root / "executions", TaskUser.default())
-    settings = {"main": BrokerSettings(f"mqtt://127.0.0.1:{port or mosquitto.port}")}
+    url = f"mqtt://127.0.0.1:{port or mosquitto.port}"
+    settings = {"main": BrokerSettings(url, version)}
     brokers = Brokers(settings, "a-peer-of-a-test", "shoal/x", lambda tell: None, Random(1))
     found: list[LinesPublished] = []
 
@@ -181,7 +185,7 @@ async def test_a_line_that_the_broker_refuses_is_tried_again(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lines_module, "REFUSED_S", 0.05)
-    monkeypatch.setattr("agent.mqtt.broker.DENIED_S", 0.05)
+    monkeypatch.setattr("agent.mqtt.denied.DENIED_S", 0.05)
     acl = "topic readwrite shoal/#\n"
     with Mosquitto(acl=acl) as mosquitto:
         async with running(root, mosquitto) as it:
@@ -189,7 +193,7 @@ async def test_a_line_that_the_broker_refuses_is_tried_again(
             it.stream(topic="denied/t")
             await until(lambda: mosquitto.log().count("Denied PUBLISH") >= 2)
             assert not any(event.over for event in it.events)
-            assert "denied/t" in it.broker.denied
+            assert "denied/t" in it.broker.refusals
 
 
 async def test_however_many_print_a_result_finds_room(root: Path) -> None:
@@ -248,4 +252,60 @@ async def test_a_line_that_the_broker_does_not_take_in_any_length_is_left_out_an
             it.stream(topic="t" * 190)
             end = await it.over()
             assert end.offset == 8 and sum(event.dropped_bytes for event in it.events) == 8
-            assert it.broker.denied == {}
+            assert it.broker.refusals == {}
+
+
+@pytest.fixture
+def _soon_steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suspects, "STEADY_S", 0.5)
+    monkeypatch.setattr(suspects, "OTHERS_S", 0.1)
+    monkeypatch.setattr(lines_module, "HELD_S", 0.1)
+
+
+@pytest.mark.usefixtures("_soon_steady")
+async def test_lines_that_a_broker_ends_the_connection_over_are_left_out_and_counted(
+    root: Path,
+) -> None:
+    """One of MQTT 3.1.1 cannot say how much it takes. Others go on meanwhile."""
+    other, large = ExecutionId("e2"), "head -c 3000 /dev/zero | tr '\\0' x; echo"
+    with (
+        Mosquitto(more="max_packet_size 2000") as mosquitto,
+        Listener(mosquitto.port, "+") as listener,
+    ):
+        async with running(root, mosquitto, version="3.1.1") as it:
+            await it.launch(f"echo one; {large}; echo three; {large}; echo five")
+            await it.launch("for n in 1 2 3 4 5; do echo $n; sleep 1; done", execution=other)
+            it.stream()
+            it.stream(topic="u", execution=other)
+            await until(lambda: sum(event.over for event in it.events) == 2)
+            await until(lambda: listener.on("u")[-1:] and listener.on("u")[-1].payload == b"5")
+            await until(lambda: listener.on("t")[-1].payload == b"five")
+            assert it.lines.dropped_bytes("main") == 2 * 3001
+        ours = [each.payload for each in listener.on("t")]
+        assert list(dict.fromkeys(ours)) == [b"one", b"three", b"five"]
+        assert list(dict.fromkeys(each.payload for each in listener.on("u"))) == [
+            b"%d" % number for number in range(1, 6)
+        ]
+        assert mosquitto.log().count("due to oversize packet") <= 2 * (LOSSES_MAX + 1)
+
+
+@pytest.mark.usefixtures("_soon_steady")
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_lines_to_a_topic_that_ends_the_connection_wait_for_the_access_list(
+    root: Path, qos: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of which a broker of MQTT 3.1.1 says nothing, and acknowledges them."""
+    monkeypatch.setattr(lines_module, "REFUSED_S", 0.2)
+    acl = "topic readwrite shoal/#\n"
+    with Mosquitto(acl=acl) as mosquitto:
+        async with running(root, mosquitto, version="3.1.1") as it:
+            await it.launch("while :; do echo line; sleep 0.05; done")
+            about = (JobId("j"), 0, "n")
+            it.lines.start(StreamLines(E, "main", "denied/t", qos, False, "raw", 0, about))
+            await until(lambda: "denied/t" in it.broker.refusals)
+            await until(lambda: it.broker.connected)
+            count = mosquitto.log().count("Denied PUBLISH")
+            assert count < 30
+            await trio.sleep(1.0)
+            assert mosquitto.log().count("Denied PUBLISH") == count and it.broker.connected
+            await it.engine.stop(E, 0.0)

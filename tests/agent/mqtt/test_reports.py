@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ import trio.testing
 from agent.mqtt import reports as reports_module
 from agent.mqtt.broker import has_room
 from agent.mqtt.message import Outgoing
-from agent.mqtt.reports import FACTS_S, Reports
+from agent.mqtt.refusal import HELD
+from agent.mqtt.reports import FACTS_S, STATE_S, Reports
 from agent.mqtt.settings import BrokerSettings
 
 
@@ -24,13 +26,15 @@ class Standing:
         self.settings = BrokerSettings("mqtt://x", report=report)
         self.connected = True
         self.room = self.window = 20
+        self.says = ""
         self.published: list[Outgoing] = []
 
     def has_room(self, spare: int) -> bool:
         return has_room(self.room, self.window, spare)
 
-    def publish(self, message: Outgoing, done: object) -> bool:
+    def publish(self, message: Outgoing, done: Callable[[str], None]) -> bool:
         self.published.append(message)
+        done(self.says)
         return True
 
     def on(self, suffix: str) -> list[Any]:
@@ -112,6 +116,28 @@ async def test_events_go_out_as_they_are_and_of_jobs_each_state_once(
     it.told("job.completed", "j")
     await trio.sleep(2)
     assert [job["state"] for job in broker.on("job/j/state")] == ["running", "completed"]
+
+
+async def test_a_state_that_is_held_is_told_soon_and_jobs_have_one_topic_among_them(
+    broker: Standing, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """As far as a broker is concerned that ends the connection over their topics."""
+    it = Reported(broker)
+    nursery.start_soon(it.reports.run)
+    broker.says = HELD
+    await trio.sleep(3 * STATE_S)
+    assert 2 <= len(broker.on("state")) <= 4
+    broker.says = ""
+    await trio.sleep(2 * STATE_S)
+    count = len(broker.on("state"))
+    await trio.sleep(FACTS_S / 2)
+    assert len(broker.on("state")) == count
+    for job in ("a", "b"):
+        it.jobs[job] = {"job": job, "state": "running"}
+        it.told("job.accepted", job)
+    await trio.sleep(2)
+    states = [each for each in broker.published if "/job/" in each.topic]
+    assert len(states) == 2 and {each.kin for each in states} == {"shoal/home/job/+/state"}
 
 
 async def test_reports_are_lost_rather_than_waited_for_and_not_wanted_everywhere(

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from agent.mqtt import retained as retained_module
-from agent.mqtt.refusal import LOST
+from agent.mqtt.refusal import ENDS, HELD, LOST
 from agent.mqtt.retained import CORRECT_S, LOOK_S, REFUSED_S, SPARE, Kept, Retained
 from agent.storesql import RowWrite, StoreFailed
 from tests.agent.mqtt.standingbroker import StandingBroker, StandingBrokers
@@ -132,6 +132,29 @@ async def test_what_is_lost_goes_again_and_what_is_refused_later(
     broker.refuses = {}
     await trio.sleep(REFUSED_S)
     assert broker.retained == {"a": b"1", "b": b"1"}
+
+
+async def test_one_that_is_held_goes_soon_and_holds_up_no_other(
+    broker: StandingBroker, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """Connections ended under it: agent.mqtt.suspects says when it may go."""
+    it = Keeping(broker)
+    nursery.start_soon(it.retained.run)
+    broker.refuses = {"a": HELD}
+    it.want(a=ONE, b=ONE)
+    await settle()
+    assert broker.retained == {"b": b"1"}
+    assert len(broker.published) <= 4
+    broker.refuses = {}
+    await settle()
+    await settle()
+    assert broker.retained == {"a": b"1", "b": b"1"}
+    broker.refuses = {"a": ENDS}
+    it.want(a=Kept(b"2"), b=ONE)
+    await settle()
+    count = len(broker.published)
+    await trio.sleep(REFUSED_S / 2)
+    assert len(broker.published) == count
 
 
 async def test_results_have_room_and_a_broker_that_is_away_is_left_alone(

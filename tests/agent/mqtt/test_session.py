@@ -11,8 +11,9 @@ import trio
 from trio.testing import MockClock
 
 from agent.mqtt.client import ANSWER_S
-from agent.mqtt.session import RETRY_FIRST_S, RETRY_MAX_S, STEADY_S, Session
+from agent.mqtt.session import RETRY_FIRST_S, RETRY_MAX_S, Session
 from agent.mqtt.settings import BrokerSettings
+from agent.mqtt.suspects import STEADY_S
 from agent.mqtt.trouble import Trouble
 
 OUTAGE_S = 600.0

@@ -115,16 +115,17 @@ async def test_a_session_that_is_renewed_hears_again_what_was_not_acknowledged(
             before = len(ears.heard)
             broker.renew(session_of(LOOK.template))
             await until(lambda: len(ears.heard) > before)
-            heard: list[bytes] = []  # at first what the connection before had brought by then
 
-            def rest() -> list[bytes]:
-                new, ears.heard[before:] = ears.heard[before:], []
-                for _, message in new:
-                    heard.append(message.payload)
+            def rest() -> list[tuple[bytes, bool]]:
+                new = [message for _, message in ears.heard[before:]]
+                for message in new:
                     message.ack()
-                return heard[-50:]
+                return [(message.payload, message.dup) for message in new]
 
-            await until(lambda: rest() == [b"%d" % number for number in range(10, 60)])
+            wanted = [b"%d" % number for number in range(10, 60)]
+            await until(lambda: [payload for payload, _ in rest()][-50:] == wanted)
+            known = {message.payload for _, message in ears.heard[:before]}
+            assert [payload for payload, dup in rest() if payload in known and not dup] == []
             session = session_of(LOOK.template)
             assert seen == [("home", session, False), ("home", session, True)]
             assert broker.trouble is None and [tell.kind for tell in told] == ["mqtt.connected"]
