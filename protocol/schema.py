@@ -461,7 +461,7 @@ def _container() -> Schema:
             "Entrypoint": _array(argument, container.ARGUMENTS_MAX, "Default: the image's own."),
             "Parameters": _array(argument, container.ARGUMENTS_MAX, "What the entrypoint is told."),
             "EnvironmentVariables": _array(
-                variable, container.VARIABLES_MAX, "NAME=value, beside the task's Env."
+                variable, container.VARIABLES_MAX, "NAME=value, beside the task's Env and over it."
             ),
             "WorkingDirectory": _text(container.DIRECTORY_BYTES_MAX, "Default: the image's own."),
             "User": user,
@@ -487,7 +487,7 @@ def _wasm() -> Schema:
     variable = _text(container.VARIABLE_BYTES_MAX, "NAME=value.")
     value = _word(container.VARIABLE_BYTES_MAX, "A value; quote true or 1.0.")
     variables: Schema = {
-        "description": "NAME=value in a list, or a mapping, beside the task's Env.",
+        "description": "NAME=value in a list or mapping, beside the task's Env and over it.",
         "anyOf": [
             _array(variable, container.VARIABLES_MAX, "NAME=value."),
             {

@@ -67,7 +67,8 @@ def container_launch(
     given: Mapping[str, str] | None = None,
     gpus: tuple[int, ...] = (),
 ) -> ContainerLaunch:
-    """`environment`: that of the job and of the agent, over what the engine's parameters say;
+    """`environment`: that of the job and of the agent, below what the engine's parameters say, as
+    Bacalhau has it (docker/executor.go, MergeSlices): those can have none of the agent's names.
     `given`: where paths of the device lead, see Inputs; `gpus`: the cards that it has."""
     spec = task.spec.task
     params, need = spec.engine.container, spec.resources
@@ -86,7 +87,7 @@ def container_launch(
         image=params.image,
         entrypoint=params.entrypoint,
         parameters=params.parameters,
-        env={name: value for name, _, value in variables} | dict(environment),
+        env=dict(environment) | {name: value for name, _, value in variables},
         cwd=params.working_directory,
         user=params.user,
         network=network_of(spec.engine, spec.network),
