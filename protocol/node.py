@@ -20,7 +20,7 @@ from protocol.catalogue import Catalogue
 from protocol.clock import CLOCK_LABEL, CLOCK_UNKNOWN, NEVER, Now
 from protocol.config import NodeConfig
 from protocol.coordination import Coordination
-from protocol.derived import PEER_LABEL, is_pressed
+from protocol.derived import is_pressed
 from protocol.effects import Bucket, Effect, RemoveTask, Reply, Save, Send, Tell, one_save
 from protocol.errors import RemoteProtocolError
 from protocol.events import (
@@ -61,6 +61,7 @@ from protocol.fleet import Fleet
 from protocol.heldjob import HeldJob
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.inquiry import Inquiries, View
+from protocol.labels import matched_labels
 from protocol.led import Led
 from protocol.listening import fires_labels, switches_labels, word_of
 from protocol.loss import Loss
@@ -437,7 +438,7 @@ class Node:
         event = replace(event, labels={**own, **event.labels, **own})
         bidder = self.executor.bidder
         bidder.capacity = Resources(event.cpu_m, event.memory_bytes, event.disk_bytes, event.gpus)
-        bidder.labels = {**event.labels, PEER_LABEL: self.keyring.peer}
+        bidder.labels = matched_labels(event.labels, self.keyring.peer, self.fleet.own_name)
         bidder.draining = event.draining
         bidder.engines = event.engines if self._computes else ()
         before = self.fleet.advert
