@@ -23,6 +23,7 @@ WEB_URL_BYTES_MAX: Final = 4096
 ARCHIVE_BYTES_MAX: Final = 4 * 1024**3  # more than most SD cards have free
 DIRECTORY_BYTES_MAX: Final = 900  # an ask of it is a bounds.Reason
 HOST_CHARS_MAX: Final = 253  # RFC 1035
+FILE_NAME_BYTES_MAX: Final = 255  # what file systems take
 
 # RFC 2397. The media type is kept: `application/gzip` is how Bacalhau marks a packed directory.
 _DATA_URL: Final = re.compile(r"data:([^,;]*(?:;[^,;=]+=[^,;]*)*)(;base64)?,(.*)", re.DOTALL | re.I)
@@ -118,7 +119,8 @@ class DirectorySource(msgspec.Struct, frozen=True):
 
 
 class UrlSource(msgspec.Struct, frozen=True):
-    """One file of the web, put below the target under the last part of its path."""
+    """One file of the web, put below the target: where the address is that of the file itself, or
+    its digest is given, under the last part of its path; else see Downloads."""
 
     url: str
     digest: str = ""  # its SHA-256; what is known by it is fetched once
@@ -138,7 +140,7 @@ class UrlSource(msgspec.Struct, frozen=True):
         if not known or not source.url.isprintable() or " " in source.url:
             at.fail(f"{shown(source.url)} is not an address here; allowed: http:// or https://")
         if not source.file_name:
-            at.fail(f"{shown(source.url)} names no file: its path ends with a slash")
+            at.fail(f"{shown(source.url)} names no file by the last part of its path")
         return source
 
     @property
@@ -147,10 +149,8 @@ class UrlSource(msgspec.Struct, frozen=True):
 
     @property
     def file_name(self) -> str:
-        """As Bacalhau calls it; empty where the address has none that may be used."""
-        name = unquote(urlsplit(self.url).path.rpartition("/")[2])
-        plain = name.isprintable() and "/" not in name and len(name.encode()) <= 255
-        return name if plain and name not in (".", "..") else ""
+        """The last part of its path; empty where that may not be used."""
+        return plain_name(last_part(self.url))
 
     def to_plain(self) -> dict[str, Plain]:
         params: dict[str, Plain] = {"URL": self.url}
@@ -176,6 +176,18 @@ def read_source(kind: str, params: Node) -> Source:
             return S3Source.read(params)
         case _:
             return ArchiveSource.read(params, anywhere=kind == "peer")
+
+
+def last_part(url: str) -> str:
+    """Of an address' path, whatever slashes end it, as Bacalhau has it (Go's path.Base). Raises
+    ValueError where it is no address."""
+    return unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2]
+
+
+def plain_name(text: str) -> str:
+    """The same where it can be that of one file, and of no directory; else empty."""
+    plain = text.isprintable() and "/" not in text and len(text.encode()) <= FILE_NAME_BYTES_MAX
+    return text if plain and text not in (".", "..") else ""
 
 
 def _read_digest(node: Node) -> str:

@@ -54,8 +54,13 @@ def test_bacalhaus_sources_and_ours_are_read_and_written(item: Plain, source: So
     assert read_inputs(Node([found.to_plain()])) == (found,)
 
 
-def test_a_download_is_called_as_its_address_ends() -> None:
-    assert UrlSource("https://x.org/a/b%20c.csv?d=e/f#g").file_name == "b c.csv"
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("a/b%20c.csv?d=e/f#g", "b c.csv"), ("day/", "day"), ("day//?d=e", "day"), ("a%2Fb", "b")],
+)
+def test_a_download_is_called_as_its_address_ends(path: str, name: str) -> None:
+    (found,) = read_inputs(Node([web(f"https://x.org/{path}")]))
+    assert isinstance(found.source, UrlSource) and found.source.file_name == name
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,8 @@ def test_archives_are_named_by_their_content() -> None:
         (web("https://x/a b"), "I[0].Source.Params.URL", "is not an address here"),
         (web("https://x/"), "I[0].Source.Params.URL", "names no file"),
         (web("https://x/%2e%2e"), "I[0].Source.Params.URL", "names no file"),
-        (web("https://x/a%2Fb"), "I[0].Source.Params.URL", "names no file"),
+        (web("https://x/a%2F.."), "I[0].Source.Params.URL", "names no file"),
+        (web("https://x"), "I[0].Source.Params.URL", "names no file"),
         (web("https://x/f", SHA256="abc"), "I[0].Source.Params.SHA256", "64 hex digits"),
         (inline("data:," + "x" * 70000), "I[0].Source.Params.URL", "at most 61440"),
     ],
