@@ -315,7 +315,7 @@ def test_every_field_of_bacalhaus_is_read_with_its_meaning() -> None:
     spec = load_job(filled(text, {"day": "2026-11-27"}))
     assert (spec.name, spec.namespace, spec.priority, spec.count) == ("Every Field", "lab", 50, 3)
     constraints = sorted(str(each) for each in spec.constraints)
-    assert constraints == ["!camera", "Architecture=arm64", "ram>4", "zone in (attic,garage)"]
+    assert constraints == ["!camera", "os_arch=arm64", "ram>4", "zone in (attic,garage)"]
     assert (spec.meta, spec.labels) == ({"owner": "weather@example.org"}, {"project": "weather"})
     task: Any = spec.task  # of each union in it the one that is written there
     assert (task.name, task.meta) == ("main", {"step": "first"})

@@ -40,6 +40,12 @@ def web(url: str, **params: Plain) -> Plain:
     [
         (local("//srv/./data/"), DirectorySource("/srv/data")),
         (local("/srv", readwrite=True), DirectorySource("/srv", True)),
+        (local("/srv", CreateAs="noCreate"), DirectorySource("/srv")),
+        (local("/srv", CreateAs=""), DirectorySource("/srv")),
+        (
+            {"Source": {"Type": "local", "Params": {"SourcePath": "/srv"}}, "Target": "/data"},
+            DirectorySource("/srv"),
+        ),
         (web("https://x.org/a/b%20c.csv?d=e/f"), UrlSource("https://x.org/a/b%20c.csv?d=e/f")),
         (web("http://[::1]:80/f", sha256=DIGEST.upper()), UrlSource("http://[::1]:80/f", DIGEST)),
         (
@@ -112,6 +118,7 @@ def test_archives_are_named_by_their_content() -> None:
         (local("/"), "I[0].Source.Params.SourcePath", "is not a path of a device"),
         (local("/a", ReadWrite=1), "I[0].Source.Params.ReadWrite", "is not a boolean"),
         (local("/a", CreateAs="dir"), "I[0].Source.Params.CreateAs", "make the path on the device"),
+        (local("/a", CreateAs="File"), "I[0].Source.Params.CreateAs", "make the path on the"),
         (web("ftp://x/f"), "I[0].Source.Params.URL", "allowed: http:// or https://"),
         (web("https:///f"), "I[0].Source.Params.URL", "is not an address here"),
         (web("https://x:y/f"), "I[0].Source.Params.URL", "is not an address here"),
