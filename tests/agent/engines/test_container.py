@@ -231,6 +231,7 @@ def test_a_container_is_held_back_by_default() -> None:
     launch = ContainerLaunch("e1", "x", cpu_m=250, memory_bytes=32 * MIB, log_bytes_max=MIB)
     assert host_options(launch, WORK, "local") == {
         "network_mode": "none",
+        "extra_hosts": None,
         "port_bindings": None,
         "cap_drop": ["ALL"],
         "cap_add": None,
@@ -272,6 +273,21 @@ def test_without_a_network_there_is_not_even_one_that_leads_nowhere(
     launch = ContainerLaunch("e1", "x", network=network)
     assert create_options(launch)["network_disabled"] is disabled
     assert host_options(launch, WORK, "local")["network_mode"] == mode
+
+
+@pytest.mark.parametrize(
+    ("network", "hosts"),
+    [
+        ("none", None),
+        ("bridge", {"host.docker.internal": "host-gateway"}),
+        ("host", {"host.docker.internal": "127.0.0.1"}),
+    ],
+)
+def test_with_a_network_it_finds_its_device_by_the_name_that_bacalhau_has(
+    network: str, hosts: dict[str, str] | None
+) -> None:
+    launch = ContainerLaunch("e1", "x", network=network)
+    assert host_options(launch, WORK, "local")["extra_hosts"] == hosts
 
 
 def test_inputs_are_mounted_to_be_read_only() -> None:
