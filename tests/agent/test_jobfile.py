@@ -398,6 +398,7 @@ def test_letter_case_is_no_matter_and_json_no_other() -> None:
         ("Tasks.0.Env", {"BACALHAU_X": "1"}, "Tasks[0].Env"),
         ("Tasks.0.Publisher", {"Type": "ipfs"}, "'ipfs' is not a publisher"),
         ("Tasks.0.Publisher", {"Type": "s3managed"}, "'s3managed' is not a publisher"),
+        ("Tasks.0.Publisher", {"Type": "noop"}, "'noop' is not a publisher"),
         ("Tasks.0.InputSources.2.Source", {"Type": "ipfs"}, "'ipfs' is not an input source"),
         ("Tasks.0.InputSources.0.Source.Params.Partition", {}, "Partition: is not something"),
         ("Tasks.0.InputSources.3.Source.Params.CreateAs", "dir", "CreateAs: is not something"),
