@@ -100,6 +100,7 @@ from protocol.effects import Tell
 from protocol.errors import ShoalError
 from protocol.events import ShutdownRequested
 from protocol.ids import ExecutionId, JobId, PeerId
+from protocol.labels import PEER_LABEL
 from protocol.node import Node
 from protocol.wire import dumps, loads
 
@@ -490,13 +491,14 @@ class Agent:
 
     def state(self) -> tuple[View, View]:
         """What brokers are told of this device, and what is measured of it."""
-        bidder = self.driver.node.executor.bidder
+        bidder, advert = self.driver.node.executor.bidder, self.driver.node.advert
+        labels = advert.labels if advert is not None else {}
         about = {
             "peer": self.member.keyring.peer,
             "name": self.name,
             "shoal": self.member.membership.shoal_name,
             "version": VERSION,
-            "labels": dict(bidder.labels),
+            "labels": {**labels, PEER_LABEL: self.member.keyring.peer},
             "engines": list(bidder.engines),
             "draining": bidder.draining,
             "takes_no_work": bidder.unwell(),

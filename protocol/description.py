@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from protocol.clock import CLOCK_LABEL, CLOCK_UNKNOWN, Now
 from protocol.config import NodeConfig
 from protocol.coordination import Coordination
-from protocol.derived import PEER_LABEL
 from protocol.effects import Effect, Tell
 from protocol.events import FactsSampled, SelfDescribed
 from protocol.executor import Executor
 from protocol.fleet import Fleet
+from protocol.labels import matched_labels
 from protocol.listening import fires_labels, switches_labels
 from protocol.membership import Membership
 from protocol.policy import minute_here
@@ -49,7 +49,7 @@ class Description:
         event = replace(event, labels={**own, **event.labels, **own})
         bidder = self.executor.bidder
         bidder.capacity = Resources(event.cpu_m, event.memory_bytes, event.disk_bytes, event.gpus)
-        bidder.labels = {**event.labels, PEER_LABEL: self.fleet.me}
+        bidder.labels = matched_labels(event.labels, self.fleet.me, self.fleet.own_name)
         bidder.draining = event.draining
         bidder.engines = event.engines if self.computes else ()
         before = self.fleet.advert

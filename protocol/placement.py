@@ -11,11 +11,12 @@ from protocol.bidding import DRAINING, why_unfit
 from protocol.catalogue import Catalogue
 from protocol.clock import NEVER, Now
 from protocol.config import AuctionConfig, CoordinationConfig
-from protocol.derived import PEER_LABEL, heard_by
+from protocol.derived import heard_by
 from protocol.effects import Effect, Send, Tell
 from protocol.fleet import Fleet
 from protocol.heldjob import HeldJob, Slot
 from protocol.ids import JobId, PeerId
+from protocol.labels import matched_labels
 from protocol.led import Confirmation, Led, Phase, Plan
 from protocol.messages import (
     Accepted,
@@ -109,7 +110,7 @@ class Placement:
             if auction.home not in (None, advert.peer):
                 continue
             offers = Resources(advert.cpu_m, advert.memory_bytes, advert.disk_bytes, advert.gpus)
-            labels = {**advert.labels, PEER_LABEL: advert.peer}
+            labels = matched_labels(advert.labels, advert.peer, advert.name)
             reason = why_unfit(needs, advert.engines, labels, offers)
             reason = reason or (DRAINING if advert.draining else "") or taken.get(advert.peer, "")
             if reason and len(auction.answers) < self.config.asked_max:

@@ -44,6 +44,7 @@ class Following:
         quiet: bool,
         json: bool,
         by_peer: bool = False,
+        prints_id: bool = False,
     ) -> None:
         self.job = ""
         self.name = ""
@@ -52,6 +53,7 @@ class Following:
         self._json = json
         self._output = Output(slots, by_peer)
         self._by_peer = by_peer
+        self._prints_id = prints_id and not json
         self._progress = Progress(sys.stderr, quiet or json)
 
     def to_end(self, timeout_s: float | None = None) -> int:
@@ -83,6 +85,8 @@ class Following:
         final: dict[str, Any] | None = line.get("final")
         if accepted := line.get("submitted"):
             self.job, self.name = accepted["job"], accepted["name"]
+            if self._prints_id:
+                print(self.job, flush=True)
             if accepted.get("warning"):
                 self._progress.warn(accepted["warning"])
         elif event := line.get("event"):

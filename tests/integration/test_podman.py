@@ -71,6 +71,22 @@ async def test_it_has_no_network_no_capabilities_and_bounded_memory(
         assert killed.reason is ExitReason.SIGNALLED and killed.signal == 9
 
 
+async def test_it_finds_its_device_by_name(root: Path, podman: PodmanHost) -> None:
+    """What answers there is a container in the device's own network. On a bridge 4.3 takes
+    docker's `host-gateway` for an address, and has a name of its own."""
+    serve = shell("cd /tmp; echo a page > index.html; exec httpd -f -p 8099", "e0", network="host")
+    async with engine(root, podman) as it:
+        await it.start(serve)
+        await until(lambda: podman.fetch("http://127.0.0.1:8099/") == "a page\n")
+        names = {"bridge": "host.containers.internal", "host": "host.docker.internal"}
+        for key, (network, name) in zip(("e1", "e2"), names.items(), strict=True):
+            script = f"wget -q -O - http://{name}:8099/"
+            exit = await ended(it, shell(script, key, network=network))
+            assert (exit.code, await said(it, key)) == (0, b"a page\n"), exit
+        await it.stop("e0", 1)
+        await it.wait("e0")
+
+
 async def test_files_go_in_and_results_come_out(root: Path, podman: PodmanHost) -> None:
     async with engine(root, podman) as it:
         work = await it.directories.prepare("e1")

@@ -27,7 +27,7 @@ def test_what_a_device_offers_may_change() -> None:
     net = NodeNet("a")
     net.handle("a", SelfDescribed((), {"zone": "attic"}, 100, 1 << 20, 0))
     assert net["a"].executor.bidder.capacity == Resources(100, 1 << 20, 0, 0)
-    assert net["a"].executor.bidder.labels == {"zone": "attic", "shoal/peer": "a"}
+    assert net["a"].executor.bidder.labels == {"zone": "attic", "name": "a", "shoal/peer": "a"}
 
 
 def test_a_draining_device_is_not_asked_and_what_runs_there_ends_there() -> None:
