@@ -15,6 +15,17 @@ import trio
 from agent.archives import ByteStream, Dialler
 from agent.control.backend import FINAL_STATES, Lines, LogQuery, RequestError, View
 from agent.engines.engine import Engines
+from agent.shortfall import (
+    BUSY_TEXT,
+    GONE_TEXT,
+    Shortfall,
+    of_broken_off,
+    of_ended,
+    of_running,
+    remains_of,
+    said,
+)
+from protocol.bounds import clipped
 from protocol.errors import ShoalError
 from protocol.ids import ExecutionId, PeerId
 from protocol.messages import LogChunk, LogRequest
@@ -46,13 +57,15 @@ class Logs:
         """Answer one LogRequest with chunks; a slow reader slows nobody but itself."""
         request = decode_as(await stream.read_frame(), LogRequest)
         if self._served >= SERVED_MAX or request.stream not in BOTH:
-            await _fail(stream, "too many read logs here just now")
+            await _fail(stream, BUSY_TEXT)
             return
         self._served += 1
         try:
             await self._serve(stream, request)
-        except (KeyError, ValueError, OSError):
-            await _fail(stream, "the output of this execution is no longer here")
+        except (KeyError, ValueError):
+            await _fail(stream, GONE_TEXT)
+        except OSError as error:  # docker is away, or the disk was full as it ended
+            await _fail(stream, clipped(said(error)))
         finally:
             self._served -= 1
         await stream.aclose()
@@ -88,6 +101,8 @@ class Logs:
         Raises KeyError for an unknown execution.
         """
         engine = self._engines.of(execution)
+        if not engine.directories.has(execution):
+            raise KeyError(execution)
         tail, since_ms = request.tail, request.since_ms
         read = engine.log(execution, stream, offset, tail, request.follow, since_ms)
         async with aclosing(read) as chunks:
@@ -197,9 +212,12 @@ class JobLogs:
         self._turns = trio.CapacityLimiter(math.inf if wanted.follow else READ_MAX)
         self._scope = trio.CancelScope()
         self._send, self._receive = trio.open_memory_channel[View](0)  # the reader sets the pace
+        self._seen: dict[str, View] = {}  # executions, as the latest look shows them
         self._read: set[tuple[str, StreamName]] = set()
         self._given: dict[tuple[str, StreamName], int] = {}  # the offset behind what was given
+        self._told: dict[tuple[str, StreamName], str] = {}  # what was told last, and still holds
         self._ended = False
+        self._failure: RequestError | None = None
         nursery.start_soon(self._run)
 
     def __aiter__(self) -> Self:
@@ -209,6 +227,9 @@ class JobLogs:
         try:
             return await self._receive.receive()
         except trio.EndOfChannel:
+            if (failure := self._failure) is not None:
+                self._failure = None
+                raise failure from None
             raise StopAsyncIteration from None
 
     async def aclose(self) -> None:
@@ -221,7 +242,9 @@ class JobLogs:
                 try:
                     async with trio.open_nursery() as nursery:
                         await self._watch(nursery)
-                except* (RequestError, trio.BrokenResourceError) as group:
+                except* RequestError as group:  # nobody answers for the job any more
+                    self._failure = _first(group)
+                except* trio.BrokenResourceError as group:
                     _log.debug("logs end: %r", group.exceptions)
         with trio.CancelScope(shield=True):
             await self._events.aclose()
@@ -241,6 +264,7 @@ class JobLogs:
                 continue
             self._ended = view["state"] in FINAL_STATES
             for execution in _executions(view, self._wanted):
+                self._seen[str(execution["id"])] = execution
                 for stream in self._streams:
                     key = (str(execution["id"]), stream)
                     if key not in self._read and execution["peer"]:
@@ -260,28 +284,57 @@ class JobLogs:
                 await self._logs.read(
                     ExecutionId(execution["id"]), peer, stream, self._wanted, write, offset
                 )
-        except (ShoalError, KeyError, RequestError, OSError) as error:
+        except (ShoalError, KeyError, ValueError, RequestError, OSError) as error:
             _log.debug("log of %s: %s", execution["id"], error)
-            if not self._ended:
-                self._read.discard(key)  # not started, or out of reach: the next look tries again
-            elif key in self._given:
-                return
-            elif kept := execution.get(f"{stream}_tail"):  # the end of it came with the result
-                await write(LogChunk(0, str(kept).encode(), True))
+            await self._fall_short(self._seen[key[0]], stream, error)
+
+    async def _fall_short(self, execution: View, stream: StreamName, error: Exception) -> None:
+        """Say so, and give what came with the result; while it runs the next look tries again."""
+        key = (str(execution["id"]), stream)
+        # Who follows hears from a slot that has ended until its job has: it may be placed again.
+        over = self._ended or (not self._follow and bool(execution.get("ended_ms")))
+        if not over:
+            self._read.discard(key)
+        short: Shortfall | None
+        if key in self._given and (over or not self._follow):
+            short = of_broken_off(error)
+        elif over:
+            remains = remains_of(execution, stream, self._wanted)
+            await self._write(execution, stream, LogChunk(0, remains.data, True))
+            short = of_ended(error, execution, self._streams, self._wanted)
+        else:
+            short = of_running(error, execution, self._follow)
+        if short is not None and self._told.get(key) != short.text:
+            self._told[key] = short.text
+            line = _line(execution, stream, b"")
+            told = {"note": short.text, "cause": short.cause.value, "missing": short.missing}
+            await self._send.send(line | told)
 
     async def _write(self, execution: View, stream: StreamName, chunk: LogChunk) -> None:
         if not chunk.data:
             return
         self._given[(str(execution["id"]), stream)] = chunk.offset + len(chunk.data)
-        line: dict[str, Any] = {
-            "slot": execution["slot"],
-            "peer": execution["peer"],
-            "peer_name": execution["peer_name"],
-            "stream": stream,
-            "data": chunk.data,
-            "execution": execution["id"],
-        }
-        await self._send.send(line)
+        self._told.pop((str(execution["id"]), stream), None)
+        await self._send.send(_line(execution, stream, chunk.data))
+
+
+def _line(execution: View, stream: StreamName, data: bytes) -> dict[str, Any]:
+    return {
+        "slot": execution["slot"],
+        "peer": execution["peer"],
+        "peer_name": execution["peer_name"],
+        "stream": stream,
+        "data": data,
+        "execution": execution["id"],
+    }
+
+
+def _first(group: BaseExceptionGroup[RequestError]) -> RequestError:
+    while True:
+        first = group.exceptions[0]
+        if not isinstance(first, BaseExceptionGroup):
+            return first
+        group = first
 
 
 def _asked(execution: ExecutionId, stream: StreamName, offset: int, wanted: LogQuery) -> LogRequest:

@@ -304,7 +304,9 @@ class MemoryBackend:
         slot: int = 0,
         stream: str = "stdout",
         peer: str = "pi-attic",
+        **told: Any,
     ) -> None:
+        """`told`: of output that cannot be had, see Backend.logs."""
         self.output[job].append(
             {
                 "slot": slot,
@@ -313,6 +315,7 @@ class MemoryBackend:
                 "stream": stream,
                 "data": data,
                 "execution": "e" * 32,
+                **told,
             }
         )
         self._wake()

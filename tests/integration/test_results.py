@@ -14,7 +14,7 @@ import pytest
 
 from agent.archives import KEEP_S
 from protocol.moment import format_moment
-from tests.lab import Device, Lab, process_job
+from tests.lab import Device, Done, Lab, process_job
 
 OUT = [{"Name": "out", "Path": "out"}]
 
@@ -94,6 +94,40 @@ def test_one_slots_output_is_asked_for_by_its_number(lab: Lab) -> None:
     for slot in range(3):
         done = lab.shoal(lab[slot], "logs", "slots", "--slot", str(slot))
         assert (done.code, done.out) == (0, f"{slot}\n")
+
+
+def test_output_on_a_device_that_is_away_is_told_to_be_missing(lab: Lab) -> None:
+    on = ("--constraint", f"shoal/peer={lab[1].peer}")
+    script = "seq 100; echo late"
+    assert lab.shoal(lab[0], "run", "-q", *on, "--name", "far", "--", "sh", "-c", script).code == 0
+    stays = ("run", "-d", *on, "--name", "stays", "--", "sh", "-c", "echo begun; exec sleep 600")
+    assert lab.shoal(lab[0], *stays).code == 0
+    lab.until(lambda: lab.shoal(lab[0], "logs", "stays").out == "begun\n", "it has begun")
+    whole = "".join(f"{number}\n" for number in range(1, 101)) + "late\n"
+    assert lab.shoal(lab[0], "logs", "far") == Done(0, whole, "")
+
+    lab.kill(lab[1])
+    where = f"shoal: output on {lab[1].name} "
+    for words in (("logs", "far"), ("logs", "-f", "far")):
+        done = lab.shoal(lab[0], *words)
+        assert done.code == 1 and whole.endswith(done.out) and len(done.out.splitlines()) == 40
+        assert done.err == (
+            f"{where}is what came with the result, and may not be all: the device cannot be "
+            "reached; once it is back (see `shoal peers`) `shoal logs` has all of it\n"
+        )
+    done = lab.shoal(lab[0], "logs", "far", "--tail", "2")
+    assert (done.code, done.out) == (0, "100\nlate\n")
+    assert done.err == f"{where}is as it came with the result: the device cannot be reached\n"
+    done = lab.shoal(lab[0], "logs", "stays", "--json")
+    assert done.code == 1 and done.err.startswith(f"{where}cannot be had: the device cannot be")
+    told = [json.loads(line) for line in done.out.splitlines()]
+    assert {(line["stream"], line["data"]) for line in told} == {("stdout", ""), ("stderr", "")}
+    assert all(line["missing"] and line["cause"] == "unreachable" for line in told)
+
+    lab.start(lab[1])
+    lab.until(lambda: lab.shoal(lab[0], "logs", "far") == Done(0, whole, ""), "all is there again")
+    lab.until(lambda: lab.shoal(lab[0], "logs", "stays").out == "begun\n", "and what runs")
+    assert lab.shoal(lab[0], "stop", "stays").code == 0
 
 
 def test_what_one_device_left_is_the_input_of_a_task_on_another(lab: Lab) -> None:
