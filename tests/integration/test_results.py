@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,6 +145,33 @@ def test_what_one_device_left_is_the_input_of_a_task_on_another(lab: Lab) -> Non
     for device in lab.devices:
         read = lab.shoal(lab[0], *on(device), "-i", source, "--", "cat", "in/out/deep/file")
         assert (read.code, read.out) == (0, f"from {lab[1].peer}\n"), read
+
+
+@pytest.mark.parametrize("size", ["256k", "1m"])
+def test_what_a_full_disk_keeps_away_comes_once_there_is_room(
+    lab: Lab, tmp_path: Path, size: str
+) -> None:
+    """It does as it is fetched, or as it is unpacked."""
+    name = f"large-{size}"
+    script = "mkdir out; head -c 700000 /dev/urandom > out/data; sha256sum < out/data"
+    made = lab.shoal(lab[0], "run", "-q", "--name", name, "-o", "out", "--", "sh", "-c", script)
+    assert made.code == 0, made
+    (place := tmp_path / "place").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", place], check=True)
+    try:
+        get = ("job", "get", name, "-o", str(place / "files"))
+        done = lab.shoal(lab[0], *get)
+        (part,) = place.iterdir()
+        assert done.code == 1 and part.suffix == ".part" and part.stat().st_size > 100_000
+        assert done.err.startswith("shoal: slot 0: the disk is full; make room there, or name")
+        assert done.err.endswith("by the same command, once it can be had\n")
+        subprocess.run(["mount", "-o", "remount,size=4m", place], check=True)
+        assert lab.shoal(lab[0], *get) == Done(0, f"{place / 'files'}\n", "")
+        data = (place / "files" / "out" / "data").read_bytes()
+        assert made.out == f"{hashlib.sha256(data).hexdigest()}  -\n"
+        assert [path.name for path in place.iterdir()] == ["files"]
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
 
 
 def test_files_whose_week_is_over_are_told_of_wherever_one_asks(lab: Lab, tmp_path: Path) -> None:
