@@ -662,6 +662,7 @@ class DockerEngine:
     async def _discard(self, execution_id: str) -> None:
         client = await self._link.client()
         await self._link.ask(lambda: client.remove(execution_id))
+        self.images.container_went()
 
     @asynccontextmanager
     async def _alone(self, name: str) -> AsyncIterator[None]:
