@@ -18,6 +18,7 @@ from agent.engines.engine import Engines
 from agent.shortfall import (
     BUSY_TEXT,
     GONE_TEXT,
+    SLOW,
     Shortfall,
     of_broken_off,
     of_ended,
@@ -34,6 +35,7 @@ from protocol.wire import decode_as, encode_message
 StreamName = Literal["stdout", "stderr"]
 BOTH: Final[tuple[StreamName, StreamName]] = ("stdout", "stderr")
 CHUNK_BYTES: Final = 32 * 1024
+SLOW_S: Final = 5.0  # people begin to wonder; whoever refuses is given up before
 LOOKS_MAX: Final = 30  # in vain, one after the other
 LOOK_S: Final = 1.0  # between looks at a job that another peer coordinates
 TRIES_MAX: Final = 4  # to reach an executor again, within a few seconds
@@ -119,13 +121,16 @@ class Logs:
         wanted: LogQuery,
         write: Callable[[LogChunk], Awaitable[None]],
         offset: int = 0,
+        reached: Callable[[], None] = lambda: None,
     ) -> None:
         """One execution's stream from this device or another, from an offset that was given before;
-        tries again from where it broke off, and gives up where that leads to nothing.
+        tries again from where it broke off, and gives up where that leads to nothing. `reached` is
+        told once the device is.
 
         Raises ShoalError or KeyError when it cannot be had.
         """
         if peer == self._me:
+            reached()
             request = _asked(execution, stream, offset, wanted)
             await self._read_here(execution, stream, offset, request, write)
             return
@@ -133,12 +138,13 @@ class Logs:
         while failures < TRIES_MAX:
             if failures:
                 await trio.sleep(0.3 * 2**failures)
-            reached, before = math.inf, offset
+            reached_at, before = math.inf, offset
             try:
                 async with aclosing(await self._dial(peer)) as remote:
                     request = _asked(execution, stream, offset, wanted)
                     await remote.write_frame(encode_message(request))
-                    reached = trio.current_time()
+                    reached_at = trio.current_time()
+                    reached()
                     while True:
                         chunk = decode_as(await remote.read_frame(), LogChunk)
                         if chunk.error:
@@ -151,7 +157,7 @@ class Logs:
             except (ShoalError, EOFError, OSError) as error:
                 _log.debug("log of %s at %s: %r", execution, peer, error)
             # Earlier versions say nothing while the task does.
-            silent = wanted.follow and trio.current_time() - reached > STEADY_S
+            silent = wanted.follow and trio.current_time() - reached_at > STEADY_S
             went_on = offset != before or silent
             failures = 1 if went_on else failures + 1
         raise ShoalError("the peer that ran it cannot be reached")
@@ -269,24 +275,31 @@ class JobLogs:
                     key = (str(execution["id"]), stream)
                     if key not in self._read and execution["peer"]:
                         self._read.add(key)
-                        nursery.start_soon(self._one, execution, stream)
+                        nursery.start_soon(self._one, nursery, execution, stream)
             if self._ended or not self._follow:
                 return
             with trio.move_on_after(LOOK_S):
                 await anext(self._events)
 
-    async def _one(self, execution: View, stream: StreamName) -> None:
+    async def _one(self, nursery: trio.Nursery, execution: View, stream: StreamName) -> None:
         write = partial(self._write, execution, stream)
         peer, key = PeerId(str(execution["peer"])), (str(execution["id"]), stream)
-        offset = self._given.get(key, 0)
+        offset, id, reached = self._given.get(key, 0), ExecutionId(execution["id"]), trio.Event()
         try:
             async with self._turns:
-                await self._logs.read(
-                    ExecutionId(execution["id"]), peer, stream, self._wanted, write, offset
-                )
+                nursery.start_soon(self._tell_if_slow, execution, stream, reached)
+                await self._logs.read(id, peer, stream, self._wanted, write, offset, reached.set)
         except (ShoalError, KeyError, ValueError, RequestError, OSError) as error:
             _log.debug("log of %s: %s", execution["id"], error)
+            reached.set()
             await self._fall_short(self._seen[key[0]], stream, error)
+
+    async def _tell_if_slow(self, execution: View, stream: StreamName, reached: trio.Event) -> None:
+        """A device that was switched off answers nobody, and that takes a minute to be sure of."""
+        with trio.move_on_after(SLOW_S):
+            await reached.wait()
+        if not reached.is_set() and (str(execution["id"]), stream) not in self._told:
+            await self._tell(execution, stream, SLOW)
 
     async def _fall_short(self, execution: View, stream: StreamName, error: Exception) -> None:
         """Say so, and give what came with the result; while it runs the next look tries again."""
@@ -305,10 +318,12 @@ class JobLogs:
         else:
             short = of_running(error, execution, self._follow)
         if short is not None and self._told.get(key) != short.text:
-            self._told[key] = short.text
-            line = _line(execution, stream, b"")
-            told = {"note": short.text, "cause": short.cause.value, "missing": short.missing}
-            await self._send.send(line | told)
+            await self._tell(execution, stream, short)
+
+    async def _tell(self, execution: View, stream: StreamName, short: Shortfall) -> None:
+        self._told[(str(execution["id"]), stream)] = short.text
+        told = {"note": short.text, "cause": short.cause.value, "missing": short.missing}
+        await self._send.send(_line(execution, stream, b"") | told)
 
     async def _write(self, execution: View, stream: StreamName, chunk: LogChunk) -> None:
         if not chunk.data:

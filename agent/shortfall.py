@@ -26,6 +26,7 @@ class Cause(StrEnum):
     GONE = "gone"  # or never was
     BUSY = "busy"
     FAILED = "failed"  # its device says how
+    WAITING = "waiting"  # what becomes of it is told later
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,11 @@ class Shortfall:
     cause: Cause
     text: str
     missing: bool = True
+
+
+SLOW: Final = Shortfall(
+    Cause.WAITING, "is waited for: the device has not answered yet", missing=False
+)
 
 
 @dataclass(frozen=True, slots=True)

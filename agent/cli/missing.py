@@ -9,6 +9,7 @@ from agent.cli import units
 from agent.cli.tables import note
 
 NAMES_MAX: Final = 8  # of devices, in one line
+WAITING: Final = "waiting"  # it may come yet
 
 
 @dataclass(slots=True)
@@ -18,6 +19,7 @@ class Missing:
 
     at_once: bool
     some: bool = False
+    _waiting: int = 0
     _names: dict[str, list[str]] = field(default_factory=dict)  # by sentence
     _last: dict[str, str] = field(default_factory=dict)  # by device
 
@@ -30,7 +32,11 @@ class Missing:
         if self._last.get(name) == text:  # of its other stream
             return
         self._last[name] = text
-        if self.at_once:
+        if line["cause"] == WAITING:
+            self._waiting += 1
+            if self._waiting <= NAMES_MAX:  # of many some will do
+                note(f"output on {name} {text}")
+        elif self.at_once:
             note(f"output on {name} {text}")
         else:
             names = self._names.setdefault(text, [])

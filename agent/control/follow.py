@@ -18,9 +18,9 @@ from agent.control.backend import (
     View,
 )
 from agent.control.streams import Emit, plain_log
+from agent.shortfall import Cause
 
 PATIENCE = 0.1  # of the time it has taken so far: who waits for a long job can wait a little more
-GONE = "gone"
 LOGS_END_S = 10.0  # the job has ended; its output may still be on its way from other devices
 _HAS_OUTPUT = (
     "execution.started",
@@ -104,7 +104,7 @@ class _JobFollower:
         lines = self.backend.logs(self.job, LogQuery(follow=True))
         try:
             async for line in lines:
-                if line.get("cause") != GONE:  # what never began has none; `final` says why
+                if line.get("cause") != Cause.GONE:  # what never began has none; `final` says why
                     await self.emit({"log": plain_log(line)})
         except RequestError as error:
             await self.emit({"log_error": error.text})

@@ -524,6 +524,33 @@ async def test_who_follows_a_device_that_is_away_is_told_once_and_again_when_it_
     assert len(noted(found)) == 1 and not found[0]["missing"] and "it is asked again" in str(found)
 
 
+@pytest.mark.parametrize("follow", [False, True])
+async def test_who_asks_a_device_that_does_not_answer_hears_of_it_before_it_is_given_up(
+    engine: ProcessEngine, follow: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    begun, told = trio.current_time(), list[tuple[float, str]]()
+
+    async def silent(peer: PeerId) -> ByteStream:
+        await trio.sleep(10.0)
+        return await nowhere(peer)
+
+    async def look() -> View:
+        await trio.lowlevel.checkpoint()
+        return view("running", executor=OTHER)
+
+    async with trio.open_nursery() as nursery:
+        events = Feed(lambda: 0).follow(0, "job")
+        wanted = LogQuery(stream="stdout", follow=follow)
+        reader = JobLogs(Logs(Engines(engine), silent, ME), look, events, wanted, nursery)
+        with trio.move_on_after(200.0):
+            async for line in reader:
+                told.append((trio.current_time() - begun, line["cause"]))
+        await reader.aclose()
+    assert [cause for _, cause in told] == ["waiting", "unreachable"], "each once"
+    (first, _), (last, _) = told
+    assert logs.SLOW_S <= first < logs.SLOW_S + 1 and last > 4 * 10.0
+
+
 async def test_output_that_breaks_off_for_good_says_so(
     engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import trio
 
 from agent.cli import units
 from agent.cli.why import what_would_fit
@@ -268,6 +269,26 @@ def test_devices_that_are_away_are_told_of_together(agent: MemoryAgent, shoal: S
         f"shoal: output on {names} and 3 more cannot be had: it is away",
         "shoal: output on pi-shed breaks off: it is away",
     ]
+
+
+def test_who_waits_for_a_device_is_told_while_it_is_asked(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = shoal("run", "-d", "--", "wait").out.strip()
+    away(agent, job, "pi-attic", False, note="is waited for", cause="waiting")
+    pause = agent.backend.log_pause = trio.Event()
+    with Terminal("logs", job) as terminal:
+        terminal.until(b"shoal: output on pi-attic is waited for")
+        away(agent, job, "pi-attic")
+        agent.call(pause.set)
+        assert terminal.wait() == 1
+        assert b"shoal: output on pi-attic cannot be had: it is away" in terminal.rest()
+
+
+def test_of_many_who_are_waited_for_some_are_named(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = shoal("run", "-d", "--", "wait").out.strip()
+    for number in range(20):
+        away(agent, job, f"pi-{number}", False, note="is waited for", cause="waiting")
+    ended = shoal("logs", job)
+    assert ended.code == 0 and len(ended.err.splitlines()) == 8
 
 
 def test_output_that_is_had_by_another_way_is_no_failure(agent: MemoryAgent, shoal: Shoal) -> None:
