@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Final
 
 from agent.cli import exitcodes, units
 from agent.cli.exitcodes import CliError
+from agent.cli.missing import Missing
 from agent.cli.progress import Progress
 from agent.cli.tables import note, show_json_line
 from agent.client import Client, Unreachable, log_bytes
@@ -52,6 +53,7 @@ class Following:
         self._lines = _Reader(lines)
         self._json = json
         self._output = Output(slots, by_peer)
+        self._missing = Missing(at_once=True)
         self._by_peer = by_peer
         self._prints_id = prints_id and not json
         self._progress = Progress(sys.stderr, quiet or json)
@@ -92,9 +94,11 @@ class Following:
         elif event := line.get("event"):
             if not self._by_peer or event["kind"] in _OF_ALL:
                 self._progress.event(event)
-        elif (log := line.get("log")) and not self._json:
+        elif log := line.get("log"):
             self._progress.clear()
-            self._output.write(log)
+            if not self._json:
+                self._output.write(log)
+            self._missing.take(log)
         elif text := line.get("log_error"):
             self._progress.clear()
             note(f"its output cannot be read: {text}")

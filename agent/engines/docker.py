@@ -51,7 +51,7 @@ from agent.engines.docker_client import (
     NotThere,
 )
 from agent.engines.docker_link import LATE_S, DockerLink
-from agent.engines.docker_live import READERS_MAX, live
+from agent.engines.docker_live import READERS_MAX, check_place, live
 from agent.engines.docker_log import (
     Places,
     before,
@@ -505,6 +505,8 @@ class DockerEngine:
         """Docker's own tail counts the lines of both streams: mostly it has enough of this one, and
         else all of it is read. That may take long, and must keep nobody from a start or a stop; nor
         is it held in memory."""
+        if follow:
+            check_place(self._readers)
         client = await self._link.client()
         for tail in (2 * lines + 1, -1):
             frames, source = await self._link.ask(
@@ -678,6 +680,7 @@ class DockerEngine:
     async def _discard(self, execution_id: str) -> None:
         client = await self._link.client()
         await self._link.ask(lambda: client.remove(execution_id))
+        self.images.container_went()
 
     @asynccontextmanager
     async def _alone(self, name: str) -> AsyncIterator[None]:

@@ -17,7 +17,7 @@ from typing import Final
 
 import trio
 
-from agent.engines.engine import Engines
+from agent.engines.engine import Crowded, Engines
 from agent.mqtt.broker import Broker, Brokers
 from agent.mqtt.linesplitter import Line, Splitter
 from agent.mqtt.message import Outgoing
@@ -33,6 +33,7 @@ SPARE: Final = 6  # of what may be on its way to a broker: results and the rest 
 REFUSED_S: Final = 60.0  # a person mends an access list
 AGAIN_S: Final = 1.0
 HELD_S: Final = 10.0  # for one that is to go alone: the output is read again
+CROWDED_S: Final = 30.0  # others follow for hours
 LOOKS_MAX: Final = 10  # for output that is not there: its task is just being started
 ROOM_S: Final = 1.0
 _log = logging.getLogger("shoal.mqtt")
@@ -191,18 +192,21 @@ class Stream:
             if not self._broker.connected:
                 await trio.sleep(AGAIN_S)
                 continue
-            reading = Reading(self._acked)
+            reading, pause_s = Reading(self._acked), AGAIN_S
             try:
                 with reading.reading:
                     await self._read(reading)
                     await self._settled(reading)
                     return
+            except Crowded as error:  # its output is there, and waits
+                _log.warning("the lines of %s wait: %s", self.execution, error)
+                self._looks, pause_s = 0, CROWDED_S
             except (KeyError, OSError, ValueError) as error:
                 _log.debug("the output of %s: %r", self.execution, error)
                 self._looks += 1
             finally:
                 self._take_over(reading)
-            pauses = {"": AGAIN_S, LOST: AGAIN_S, HELD: HELD_S}
+            pauses = {"": pause_s, LOST: pause_s, HELD: HELD_S}
             await trio.sleep(pauses.get(reading.problem, REFUSED_S))
 
     async def _read(self, reading: Reading) -> None:

@@ -3,9 +3,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
+import trio
 
 from agent.cli import units
 from agent.cli.why import what_would_fit
@@ -228,6 +230,99 @@ def test_what_of_an_output_is_not_kept_is_told_beside_it(agent: MemoryAgent, sho
     assert "Output of 0: 5 bytes are gone" in shoal("job", "describe", job).out
     agent.call(agent.backend.finish, job, 0)
     assert note in shoal("logs", "-f", job).err, "as it was at its end"
+
+
+def away(agent: MemoryAgent, job: str, peer: str, missing: bool = True, **more: Any) -> None:
+    told = {"note": "cannot be had: it is away", "cause": "unreachable", "missing": missing, **more}
+
+    def write() -> None:
+        for stream in ("stdout", "stderr"):
+            agent.backend.write(job, b"", 0, stream, peer, **told)
+
+    agent.call(write)
+
+
+def test_output_that_cannot_be_had_is_no_empty_output(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = shoal("run", "-d", "--count", "2", "--", "wait").out.strip()
+    agent.call(agent.backend.write, job, "one\n", 1)
+    away(agent, job, "pi-attic")
+    ended = shoal("logs", job)
+    assert (ended.code, ended.out) == (1, "[1] one\n")
+    once = "shoal: output on pi-attic cannot be had: it is away\n"
+    assert ended.err == once
+    agent.call(agent.backend.finish, job, 0)
+    for more in ((), ("-f",)):
+        ended = shoal("logs", job, "--json", *more)
+        assert (ended.code, ended.err) == (1, once)
+        first, *notes = ended.lines
+        assert "note" not in first and [note["stream"] for note in notes] == ["stdout", "stderr"]
+        for note in notes:
+            assert (note["data"], note["missing"], note["cause"]) == ("", True, "unreachable")
+
+
+def test_devices_that_are_away_are_told_of_together(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = shoal("run", "-d", "--", "wait").out.strip()
+    for number in range(11):
+        away(agent, job, f"pi-{number}")
+    away(agent, job, "pi-shed", note="breaks off: it is away")
+    names = ", ".join(f"pi-{number}" for number in range(8))
+    assert shoal("logs", job).err.splitlines() == [
+        f"shoal: output on {names} and 3 more cannot be had: it is away",
+        "shoal: output on pi-shed breaks off: it is away",
+    ]
+
+
+def test_who_waits_for_a_device_is_told_while_it_is_asked(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = shoal("run", "-d", "--", "wait").out.strip()
+    away(agent, job, "pi-attic", False, note="is waited for", cause="waiting")
+    pause = agent.backend.log_pause = trio.Event()
+    with Terminal("logs", job) as terminal:
+        terminal.until(b"shoal: output on pi-attic is waited for")
+        away(agent, job, "pi-attic")
+        agent.call(pause.set)
+        assert terminal.wait() == 1
+        assert b"shoal: output on pi-attic cannot be had: it is away" in terminal.rest()
+
+
+def test_of_many_who_are_waited_for_some_are_named(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = shoal("run", "-d", "--", "wait").out.strip()
+    for number in range(20):
+        away(agent, job, f"pi-{number}", False, note="is waited for", cause="waiting")
+    ended = shoal("logs", job)
+    assert ended.code == 0 and len(ended.err.splitlines()) == 8
+
+
+def test_output_that_is_had_by_another_way_is_no_failure(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = shoal("run", "-d", "--", "wait").out.strip()
+    agent.call(agent.backend.write, job, "all of it\n")
+    away(agent, job, "pi-attic", missing=False, note="is as it came with the result: it is away")
+    ended = shoal("logs", job)
+    assert (ended.code, ended.out) == (0, "all of it\n")
+    assert ended.err == "shoal: output on pi-attic is as it came with the result: it is away\n"
+
+
+def test_who_follows_hears_of_a_device_each_time_it_goes(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = shoal("run", "-d", "--", "wait").out.strip()
+    for text in ("one\n", "two\n"):
+        away(agent, job, "pi-attic", missing=False)
+        away(agent, job, "pi-attic", missing=False)
+        agent.call(agent.backend.write, job, text)
+    agent.call(agent.backend.finish, job, 0)
+    ended = shoal("logs", "-f", job)
+    assert (ended.code, ended.out) == (0, "one\ntwo\n")
+    assert ended.err == "shoal: output on pi-attic cannot be had: it is away\n" * 2
+
+
+def test_who_waits_for_a_run_hears_that_its_output_cannot_be_had(
+    agent: MemoryAgent, shoal: Shoal
+) -> None:
+    job = shoal("run", "-d", "--key", "k", "--", "wait").out.strip()
+    away(agent, job, "pi-attic")
+    agent.call(agent.backend.finish, job, 0)
+    for words in ((), ("-q",), ("--json",)):
+        ended = shoal("run", *words, "--key", "k", "--", "wait")
+        assert ended.code == 0, "how the task ended"
+        assert ended.err.count("shoal: output on pi-attic cannot be had: it is away\n") == 1, words
 
 
 def test_stopping_several_goes_on_after_a_refusal(agent: MemoryAgent, shoal: Shoal) -> None:
