@@ -690,8 +690,8 @@ class Placement:
         return effects + self.settle(led, now) + self.open(led, now)
 
     def _spared(self, led: Led, plan: Plan) -> bool:
-        """Whether an award whose executor died before it answered counts as no failure, for nothing
-        was lost. So do only the first few: a job may have what ends whichever device it goes to."""
+        """Whether an award whose executor died before it answered is no failure: nothing was lost.
+        Only the first few are spared, for it may be the job that ends whatever it goes to."""
         few = plan.untaken < self.config.untaken_max
         if not few or RetryOn.LOST not in led.held.job.retry.on:
             return False
