@@ -494,7 +494,9 @@ class DockerEngine:
             gap = False
 
     async def _has_dropped(self, execution_id: str, follow: bool) -> bool:
-        """As _before_last, all of the output is read for it."""
+        """As by _before_last, all of the output is read for it."""
+        if follow:
+            check_place(self._readers)
         client = await self._link.client()
         work = partial(has_dropped, client, execution_id)
         return await abandonable(work, self._readers if follow else None)

@@ -104,3 +104,23 @@ async def test_who_finds_no_place_is_told_so_and_has_one_later(
         await it.wait(E1)
         await it.clear(E1)
     processes.close()
+
+
+async def test_lines_that_find_no_place_are_told_so_and_wait_for_nobody(
+    root: Path, docker: DockerHost
+) -> None:
+    """Also where docker is to be asked first what it may have dropped of them."""
+    async with engine(root, docker) as it, trio.open_nursery() as nursery:
+        it._readers = trio.CapacityLimiter(1)
+        await it.start(shell(TALKS, E1))
+        came = trio.Event()
+        nursery.start_soon(follow_one, it, came)
+        with trio.fail_after(WITHIN_S):
+            await came.wait()
+            async with aclosing(it.log(E1, "stdout", 0, -1, True, single=True)) as chunks:
+                with pytest.raises(Crowded, match="1 follow the output of containers there"):
+                    await anext(chunks)
+            await it.stop(E1, 0)
+            await it.wait(E1)
+            await it.clear(E1)
+        nursery.cancel_scope.cancel()
