@@ -10,6 +10,7 @@ from agent.cli.tables import note
 
 NAMES_MAX: Final = 8  # of devices, in one line
 WAITING: Final = "waiting"  # it may come yet
+Key = tuple[str | None, str]
 
 
 @dataclass(slots=True)
@@ -21,17 +22,21 @@ class Missing:
     some: bool = False
     _waiting: int = 0
     _names: dict[str, list[str]] = field(default_factory=dict)  # by sentence
-    _last: dict[str, str] = field(default_factory=dict)  # by device
+    # By device: what holds of each stream of an execution there.
+    _holds: dict[str, dict[Key, str]] = field(default_factory=dict)
 
     def take(self, line: dict[str, Any]) -> None:
         name, text = units.named(line.get("peer_name", ""), line["peer"]), line.get("note")
+        key, holds = (line.get("execution"), line["stream"]), self._holds.setdefault(name, {})
         if not text:
-            self._last.pop(name, None)  # it is there again, and may go again
+            if key in holds:  # it is there again, and may go again
+                before = holds[key]
+                self._holds[name] = {k: told for k, told in holds.items() if told != before}
             return
         self.some |= bool(line["missing"])
-        if self._last.get(name) == text:  # of its other stream
+        told_before, holds[key] = text in holds.values(), text
+        if told_before:  # of its other stream
             return
-        self._last[name] = text
         if line["cause"] == WAITING:
             self._waiting += 1
             if self._waiting <= NAMES_MAX:  # of many some will do

@@ -313,6 +313,24 @@ def test_who_follows_hears_of_a_device_each_time_it_goes(agent: MemoryAgent, sho
     assert ended.err == "shoal: output on pi-attic cannot be had: it is away\n" * 2
 
 
+@pytest.mark.parametrize("waited", [False, True])
+def test_what_stands_in_for_one_stream_does_not_tell_of_the_other_again(
+    agent: MemoryAgent, shoal: Shoal, waited: bool
+) -> None:
+    job = shoal("run", "-d", "--", "wait").out.strip()
+    if waited:
+        away(agent, job, "pi-attic", False, note="is waited for", cause="waiting")
+    told = {"note": "may not be all: it is away", "cause": "unreachable", "missing": True}
+    agent.call(lambda: agent.backend.write(job, b"", 0, "stderr", **told))
+    agent.call(agent.backend.write, job, "the end\n")
+    agent.call(lambda: agent.backend.write(job, b"", 0, "stdout", **told))
+    agent.call(agent.backend.finish, job, 0)
+    for more in ((), ("-f",)):
+        ended = shoal("logs", job, *more)
+        assert (ended.code, ended.out) == (1, "the end\n")
+        assert ended.err.count("output on pi-attic may not be all: it is away\n") == 1
+
+
 def test_who_waits_for_a_run_hears_that_its_output_cannot_be_had(
     agent: MemoryAgent, shoal: Shoal
 ) -> None:
