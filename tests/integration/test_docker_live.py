@@ -18,8 +18,8 @@ from protocol.messages import LogChunk
 from tests.agent.test_logs import nowhere, served_by
 from tests.agent.whole import until
 from tests.dockerhost import DockerHost
+from tests.dockerlab import engine, shell
 from tests.dockerproxy import LEAVES_SOCKETS
-from tests.integration.test_docker import engine, shell
 
 pytestmark = LEAVES_SOCKETS
 WITHIN_S = 120.0
