@@ -12,10 +12,13 @@ from typing import Final, NamedTuple
 import pytest
 
 from agent.client import AgentError
+from agent.mqtt.holding import HELD_MAX
+from agent.mqtt.listening import session_of
+from protocol.ids import JobId
 from tests.firmware.pages import block
 from tests.lab import Device, Lab
 from tests.mosquitto import Mosquitto
-from tests.mqttlab import burst, hearing, part_at, template, with_broker
+from tests.mqttlab import burst, hearing, part_at, spec_of, template, with_broker
 
 # More than the agents' disks and a broker as it comes have room for; 10,000 by scripts/test-kills.
 BURST: Final = int(os.environ.get("SHOAL_TEST_BURST", "2000"))
@@ -110,6 +113,41 @@ def unlisted(lab: Lab, found: list[Ran]) -> list[Ran]:
                 executions = client.job(job)["executions"]
                 listed.setdefault(job, set()).update(each["id"] for each in executions)
     return [e for e in found if e.job in listed and e.execution not in listed[e.job]]
+
+
+def test_a_burst_for_one_that_is_slow_holds_up_no_messages_of_another() -> None:
+    """Of the one more come than the disk has room for; of the other more than is sure to have some.
+    How many the broker sends of what waits is its own affair."""
+    keeps = block("provisioning.md", "conf", "keeps")
+    with Mosquitto(queued_max=None, more=keeps) as mosquitto:
+        lab = with_broker(1, mosquitto)
+        lab[0].environment["SHOAL_OFFER_CPU"] = "2000m"
+        with lab:
+            told = lab.directory / "told"
+            told.touch()
+            told.chmod(0o666)  # for tasks of another user
+            slow = spec_of("slow", "in/slow", "sleep 3600")
+            slow["Tasks"][0]["Resources"] = {"CPU": "10m", "Memory": "16MB"}
+            with lab[0].client() as client:
+                client.submit(slow)
+            template(lab, "quick", "in/quick", f"cat >> {told}")
+            if session_of(id_of(lab, "quick")) == session_of(id_of(lab, "slow")):
+                with lab[0].client() as client:  # of 32 pairs one shares a session
+                    client.delete(id_of(lab, "quick"))
+                template(lab, "quicker", "in/quick", f"cat >> {told}")
+            lab.until(lambda: hearing(lab, "in/slow") == 1, "both are heard")
+            burst(mosquitto, "in/slow", 4 * HELD_MAX, ids=False)
+            lab.until(lambda: part_at(lab[0], "slow")["waiting"] >= 240, "there is no more room")
+            burst(mosquitto, "in/quick", 100, ids=False)
+            wanted = Counter(f"{number}" for number in range(100))
+            lab.until(lambda: Counter(told.read_text().split()) == wanted, "each is run once", 120)
+            part = part_at(lab[0], "slow")
+            assert part["fired"] == 32 and part["waiting"] >= 240 and not part["refused"], part
+
+
+def id_of(lab: Lab, name: str) -> JobId:
+    with lab[0].client() as client:
+        return JobId(client.templates(name)[0]["id"])
 
 
 def test_what_a_broker_as_it_comes_drops_is_told_of_and_all_else_is_heard() -> None:
