@@ -126,7 +126,7 @@ def test_a_burst_for_one_that_is_slow_holds_up_no_messages_of_another() -> None:
             told = lab.directory / "told"
             told.touch()
             told.chmod(0o666)  # for tasks of another user
-            slow = spec_of("slow", "in/slow", "sleep 3600")
+            slow = spec_of("slow", "in/slow", f"while [ -e {told} ]; do sleep 1; done")
             slow["Tasks"][0]["Resources"] = {"CPU": "10m", "Memory": "16MB"}
             with lab[0].client() as client:
                 client.submit(slow)
