@@ -931,7 +931,7 @@ LIKELY = {
     "nothing handed on": 9,
     "service not spread": 3,
     "service not updated": 7,
-    "stale fence accepted": 3,
+    "stale fence accepted": 27,
 }
 
 
