@@ -29,8 +29,12 @@ class NotExtracted(Exception):
     """What an archive holds is not taken; a sentence for a person."""
 
 
-class NoRoom(NotExtracted):
-    """Nothing is wrong with the archive: the disk is full."""
+class NotWritten(NotExtracted):
+    """Nothing is wrong with the archive: it is the device that does not take it."""
+
+
+class NoRoom(NotWritten):
+    """The disk is full."""
 
 
 class _Bounded(tarfile.TarInfo):
@@ -70,6 +74,8 @@ def extract(
     except Exception as error:  # tarfile, gzip and zlib raise a dozen kinds at damaged bytes
         if isinstance(error, OSError) and error.errno in FULL:
             raise NoRoom("the disk is full") from None
+        if isinstance(error, OSError) and error.errno is not None:  # the device's; gzip's has none
+            raise NotWritten(error.strerror or repr(error)) from None
         raise NotExtracted(f"{error!r:.200}") from None
 
 

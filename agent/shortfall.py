@@ -5,6 +5,7 @@ A sentence goes on from "output on DEVICE", so that one of many devices is one s
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -86,12 +87,17 @@ def remains_of(execution: View, stream: str, wanted: LogQuery) -> Remains:
         return Remains(b"", bool(execution.get("stdout_tail") or execution.get("stderr_tail")))
     if len(data) >= TAIL_BYTES_MAX:  # of a run that is answered the beginning is kept
         return Remains(data if wanted.tail < 0 else b"", False)
-    lines, cut = data.splitlines(keepends=True), len(data) >= TAIL_BYTES
+    lines, cut = _lines_of(data), len(data) >= TAIL_BYTES
     whole = not cut and len(lines) < TAIL_LINES
     if wanted.tail < 0:
         return Remains(data, whole)
     enough = whole or wanted.tail <= len(lines) - cut  # the first line may be the end of one
     return Remains(b"".join(lines[-wanted.tail :]), enough)
+
+
+def _lines_of(data: bytes) -> list[bytes]:
+    """As `tail` has them: the \\r of a progress bar ends none."""
+    return io.BytesIO(data).readlines()
 
 
 def of_ended(

@@ -18,7 +18,7 @@ from agent.cli.connecting import connect
 from agent.cli.exitcodes import FAILED, OK, USAGE, CliError
 from agent.cli.tables import note, show_json
 from agent.client import AgentError, Client
-from agent.extract import FULL, NoRoom, NotExtracted, extract
+from agent.extract import FULL, NoRoom, NotExtracted, NotWritten, extract
 from agent.printable import clean
 
 ARCHIVE_BYTES_MAX: Final = (1 << 30) + (64 << 20)  # what a device keeps, and the heads of files
@@ -162,6 +162,9 @@ def _fetched(client: Client, job: str, wanted: Wanted) -> Fetched:
     except NotExtracted as error:
         if isinstance(error, NoRoom):
             return _no_room(wanted, part)
+        if isinstance(error, NotWritten):
+            note(f"{wanted.name}: cannot be unpacked here: {error}; name another place with -o")
+            return Fetched.LATER
         note(f"{wanted.name}: what came cannot be unpacked, and is thrown away: {error}")
         part.unlink()
         return Fetched.NEVER

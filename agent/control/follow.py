@@ -54,7 +54,7 @@ async def follow_job(
         if logs and not follower.reading:
             nursery.start_soon(follower.read_logs)
     if nursery.cancel_scope.cancelled_caught:
-        text = f"not all of it came within {LOGS_END_S:.0f} s of the end; `shoal logs` has all"
+        text = f"not all of it came within {LOGS_END_S:.0f} s of the end; `shoal logs` says more"
         await emit({"log_error": text})
     await emit({"final": follower.final})
 

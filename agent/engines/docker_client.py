@@ -307,12 +307,15 @@ class DockerClient:
             kind = str(self._api.inspect_image(image).get("Architecture") or "")
         return "" if runs_here(kind) else kind
 
-    def remove_image(self, image: str) -> None:
-        """Missing is fine; so is an id that has got a name: it is somebody's then. Raises
-        EngineFailed while a container uses it."""
+    def remove_image(self, image: str) -> bool:
+        """Whether it was here and is gone. Not so an id that has got a name: it is somebody's
+        then. Raises EngineFailed while a container uses it."""
         with suppress(NotThere), _told():
-            if not image.startswith(ID) or not self._api.inspect_image(image)["RepoTags"]:
-                self._api.remove_image(image)
+            if image.startswith(ID) and self._api.inspect_image(image)["RepoTags"]:
+                return False
+            self._api.remove_image(image)
+            return True
+        return False
 
     def pull(self, image: str) -> Generator[Mapping[str, Any], None, None]:
         """Fetch it; what docker says about that, line by line. Closed, docker gives it up."""

@@ -149,7 +149,7 @@ class Images:
                 return
             self._going = name
             try:
-                await self._link.ask(partial(client.remove_image, name))
+                removed = await self._link.ask(partial(client.remove_image, name))
             except NotAnswering:
                 raise
             except EngineFailed as error:  # a container of somebody's uses it
@@ -158,7 +158,8 @@ class Images:
                 self._used.pop(name, None)
                 why = "was not used for long, or the disk is full"
                 why = "was replaced by a later one" if name.startswith(ID) else why
-                _log.info("image %s %s: removed", name, why)
+                if removed:
+                    _log.info("image %s %s: removed", name, why)
                 await self._presence.look()
             finally:
                 self._going = ""

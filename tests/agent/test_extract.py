@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.extract import NoRoom, NotExtracted, extract, extract_stream
+from agent.extract import NoRoom, NotExtracted, NotWritten, extract, extract_stream
 
 
 def made(tmp_path: Path, *members: tarfile.TarInfo, data: bytes = b"data") -> Path:
@@ -58,6 +58,15 @@ def test_a_full_disk_is_no_fault_of_the_archive(
 
     monkeypatch.setattr("agent.extract.shutil.copyfileobj", full)
     with pytest.raises(NoRoom, match=r"^the disk is full$"):
+        out(tmp_path, entry("x"))
+
+
+def test_nor_is_what_a_device_cannot_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def foreign(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")  # as exFAT says of a name with a colon
+
+    monkeypatch.setattr("agent.extract.shutil.copyfileobj", foreign)
+    with pytest.raises(NotWritten, match=r"^Invalid argument$"):
         out(tmp_path, entry("x"))
 
 

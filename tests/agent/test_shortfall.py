@@ -94,6 +94,8 @@ def test_where_nothing_came_nothing_is_claimed() -> None:
         (LINES, TAIL_LINES, LINES.encode(), True),
         (LINES, TAIL_LINES + 1, LINES.encode(), False),
         ("one\ntwo\n", 5, b"one\ntwo\n", True),
+        ("a\n10%\r20%\r30%\r\nb\n", 2, b"10%\r20%\r30%\r\nb\n", True),
+        ("one\ntwo", 1, b"two", True),
         ("x" * (TAIL_BYTES - 4) + "\nyz\n", 1, b"yz\n", True),
         # Its first line may be the end of one.
         ("x" * (TAIL_BYTES - 4) + "\nyz\n", 2, b"x" * (TAIL_BYTES - 4) + b"\nyz\n", False),

@@ -164,6 +164,24 @@ def test_what_a_full_disk_keeps_away_is_not_fetched_twice(
     assert (Path("there") / "0" / "report" / "b").read_bytes() == b"y" * 100
 
 
+def test_what_this_device_cannot_write_is_not_thrown_away(
+    agent: MemoryAgent, shoal: Shoal, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = archive(("report/a", b"x"))
+    leave(agent, job, 0, data)
+
+    def copy(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")  # as exFAT says of a name with a colon
+
+    with monkeypatch.context() as foreign:
+        foreign.setattr("agent.extract.shutil.copyfileobj", copy)
+        done = shoal("job", "get", job, "-o", "there")
+    assert done.code == 1
+    assert "slot 0: cannot be unpacked here: Invalid argument; name another place" in done.err
+    (part,) = Path("there").iterdir()
+    assert part.suffix == ".part" and part.read_bytes() == data
+
+
 def test_links_do_not_come_out(agent: MemoryAgent, shoal: Shoal, job: str) -> None:
     leave(agent, job, 0, archive(("report/a", b""), kind=tarfile.SYMTYPE))
     assert shoal("job", "get", job, "-o", "there").code == 0
