@@ -117,19 +117,20 @@ class Suspects:
 
     # ---- as the connection ends --------------------------------------------------------------
 
-    def disconnected(self, now: float, by_broker: bool) -> None:
+    def disconnected(self, now: float, by_broker: bool) -> bool:
         """`by_broker`: perhaps over one of them; else it was this device, or the broker said that
-        it was something else."""
+        it was something else. Whether it was over one that it had just refused."""
         self._forget_outlived(now)
         sent, said_why = list(self._sent), self._said_why
         self._sent, self._said_why = {}, False
         if not by_broker or said_why:
-            return
+            return by_broker
         unsure = [each for each in sent if each.over_at is None or not each.qos]
         blamed = unsure or [each for each in sent[-1:] if _since(each, now) < OUTLIVED_S]
         subjects: list[Subject] = [each.one for each in blamed]
         for subject in dict.fromkeys([*subjects, *(each.topic for each in blamed)]):
             _keep(self._losses, subject, self._losses.pop(subject, 0) + 1)
+        return False
 
     def tried(self, now: float) -> None:
         """One went alone; now it is the others' turn."""

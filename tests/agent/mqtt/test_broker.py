@@ -78,6 +78,16 @@ async def publish(broker: Broker, message: Outgoing) -> str:
     return ends[0]
 
 
+async def answer(broker: Broker, message: Outgoing) -> str:
+    """Its end, as `publish` has it."""
+    ends: list[str] = []
+    while ends in ([], [LOST]):  # as an outbox sends it again
+        ends.clear()
+        await until(lambda: broker.answer(message, ends.append), "room")
+        await until(lambda: ends, "acknowledged")
+    return ends[0]
+
+
 async def subscribed(mosquitto: Mosquitto, count: int = 1) -> None:
     """Until the broker has said so often that a subscription stands."""
     await until(lambda: mosquitto.log().count("Sending SUBACK") >= count, "subscribed")
@@ -312,6 +322,62 @@ async def test_what_an_acl_denies_is_told_once_and_refused() -> None:
             assert mosquitto.log().count("Denied PUBLISH") == 1, "it is not tried again soon"
         assert [tell.kind for tell in told].count("mqtt.denied") == 1
         assert "not authorized" in broker.refusals["denied/a"]
+
+
+async def test_answers_that_an_acl_denies_end_no_connection_but_their_own() -> None:
+    """Whoever asks chooses another topic each time; and others are answered all the same."""
+    told: list[Tell] = []
+    states: list[bool] = []
+    acl = f"user shoal\ntopic write replies/#\ntopic {STATUS}\n"
+    with Mosquitto(users={"shoal": "x"}, acl=acl) as mosquitto:
+        login = mosquitto.root / "login"
+        login.write_text("shoal\nx\n")
+        settings = BrokerSettings(mosquitto.url, password_file=str(login))
+        brokers = Brokers({"main": settings}, PEER, "shoal/home", told.append, Random(1))
+        brokers.watch(lambda _, connected: states.append(connected))
+        broker = brokers.named("main")
+        assert broker is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(brokers.run)
+            await until(lambda: broker.connected)
+            assert mosquitto.log().count("New client connected") == 1, "nobody has asked yet"
+            for number in range(4):
+                denied = Outgoing(f"elsewhere/{number}", b"x")
+                assert await answer(broker, denied) == "not authorized"
+                assert await answer(broker, Outgoing("replies/a", b"x")) == ""
+                assert broker.trouble is None and broker.refusals == {}
+            assert await answer(broker, denied) == "not authorized", "it is not tried again soon"
+            assert mosquitto.log().count("Denied PUBLISH") == 4
+            assert states == [True], "what all else goes by stands"
+            assert [tell.kind for tell in told] == ["mqtt.connected"]
+            nursery.cancel_scope.cancel()
+
+
+async def test_answers_wait_for_their_connection_and_are_lost_with_the_main_one() -> None:
+    """The outbox sends again what was on its way as that ends. A broker may let nobody in under
+    their client id: that is a trouble of this device."""
+    ending = trio.Event()
+
+    async def broker_of_one(stream: trio.SocketStream) -> None:
+        greeting = await stream.receive_some(1024)
+        refused = b"-answers" in greeting
+        await stream.send_all(b"\x20\x03\x00" + (b"\x85" if refused else b"\x00") + b"\x00")
+        if not refused:
+            await ending.wait()
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, broker_of_one, [listener])
+        port = listener.socket.getsockname()[1]
+        async with connected(BrokerSettings(f"mqtt://127.0.0.1:{port}")) as broker:
+            ends: list[str] = []
+            assert broker.answer(Outgoing("replies/a", b"x"), ends.append)
+            await until(lambda: broker.trouble is not None)
+            assert ends == [] and broker.connected
+            ending.set()
+            await until(lambda: ends)
+            assert ends == [LOST]
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_filter_that_is_denied_is_the_subscriptions_problem_until_it_is_granted(
