@@ -184,7 +184,7 @@ class AgentBackend:
         known = self._held(wanted)
         mine = known is not None and known.coordinator == self._driver.node.keyring.peer
         if known is not None and mine and not known.service:  # whose slots others know more of
-            return cast(View, self._driver.node.view(known))
+            return cast(View, self._driver.node.views.job(known))
         prefix = wanted if _id_like(wanted) else ""
         answer = await self.jobs(prefix, 1000, True)
         found: list[View] = answer["jobs"]

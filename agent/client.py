@@ -262,7 +262,8 @@ class Client:
         peer: str = "",
         since_ms: int = 0,
     ) -> Iterator[dict[str, Any]]:
-        """Output as {slot, peer, stream, data}; see `log_bytes`."""
+        """Output as {slot, peer, stream, data}; see `log_bytes`. Where some cannot be had a line
+        without data says so in `note`, and whether something may be missing in `missing`."""
         query: dict[str, str | int] = {"stream": stream, "tail": tail, "follow": int(follow)}
         more = {"slot": slot, "peer": peer or None, "since_ms": since_ms or None}
         query |= {name: value for name, value in more.items() if value is not None}

@@ -331,6 +331,11 @@ class Docker:
             return Path(host.removeprefix("unix://"))
         return self.socket or DOCKER_SOCKET
 
+    @property
+    def named(self) -> bool:
+        """Whether somebody has said where it is."""
+        return self.path() != DOCKER_SOCKET
+
 
 @dataclass(frozen=True, slots=True)
 class S3:

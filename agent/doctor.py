@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent import durable
-from agent.clock import synchronised
 from agent.control.backend import View
+from agent.devicechecks import (
+    check,
+    clock_check,
+    disk_check,
+    docker_checks,
+    memory_checks,
+    storage_checks,
+)
 from agent.jointoken import utc
 from agent.mqtt.checkup import mqtt_checks
 from agent.transport.addresses import parse
-from agent.wear import read_wear
 from agent.writes import process_bytes
 
 if TYPE_CHECKING:
@@ -23,7 +28,7 @@ RATED_S: Final = 600.0  # before this, what a start writes would count for far m
 # A card of 32 GB bears some 30 TB (1,000 cycles): at this pace that is 40 years, of which file
 # systems, which write several times what they are given, and tasks' own files leave the fewer.
 WRITTEN_A_DAY_MAX: Final = 2 * 1024**3
-LOW_BYTES: Final = 100 * 1024**2  # a database, logs and a result still fit
+UNREAD_TOLD: Final = 3  # entries of the database, each with why; events tell of more
 DAY_MS: Final = 86_400_000
 FAILING_S: Final = 60.0  # it is told to brokers, who may read it all the time
 EXPIRES_SOON_DAYS: Final = 60  # somebody has to go there perhaps
@@ -33,10 +38,6 @@ def _size(number: float) -> str:
     if number < 1024**2:
         return f"{number / 1024:.0f} KiB"
     return f"{number / 1024**2:.1f} MiB" if number < 1024**3 else f"{number / 1024**3:.1f} GiB"
-
-
-def check(name: str, ok: bool | None, text: str, fix: str = "") -> View:
-    return {"check": name, "ok": ok, "text": text, "fix": "" if ok else fix}
 
 
 class Doctor:
@@ -58,19 +59,25 @@ class Doctor:
         return self._failing
 
     def checks(self) -> list[View]:
+        config, presence = self._agent.config, self._agent.docker.presence
         return [
             self._identity(),
-            self._clock(),
+            clock_check(self._agent.clock),
             self._certificate(),
-            self._disk(),
-            *self._storage(),
+            disk_check(config.data_dir, self._agent.store.disk_full),
+            *storage_checks(config.data_dir, self._root),
             self._database(),
             self._wear(),
             *self._metrics(),
             self._tasks(),
             *self._sandbox(),
-            *self._memory(),
-            *self._docker(),
+            *memory_checks(self._root),
+            *docker_checks(
+                config.docker,
+                self._root,
+                answers=presence.present and not presence.trouble,
+                known=presence.present,
+            ),
             *self._wasm(),
             *self._s3(),
             *self._brokers(),
@@ -86,22 +93,6 @@ class Doctor:
         cloned = self._agent.cloned
         text = cloned or f"peer {self._agent.member.keyring.peer}, one device"
         return check("identity", not cloned, text, "`shoal join --new-identity TOKEN` on the copy")
-
-    def _clock(self) -> View:
-        now = self._agent.clock.now()
-        if now.wall_trusted:
-            by = "a time server" if synchronised() else "its own hardware clock"
-            by = "whatever its owner trusts (trust_clock)" if self._agent.clock.told_right else by
-            return check("clock", True, f"the time is kept by {by}")
-        return check(
-            "clock",
-            None,
-            "the time cannot be trusted: nothing expires and no schedule fires until it can",
-            "connect to a network with a time server (timedatectl status), or set a hardware clock "
-            "with a battery (sudo timedatectl set-ntp false && sudo timedatectl set-time "
-            "'YYYY-MM-DD HH:MM'); trust_clock = true in config.toml where the time is kept right "
-            "in another way",
-        )
 
     def _certificate(self) -> View:
         """Peers that trust their clocks turn away whose certificate is over."""
@@ -119,41 +110,18 @@ class Doctor:
         ok = True if left >= EXPIRES_SOON_DAYS else None
         return check("certificate", ok, f"good until {until}, {left} days more", fix)
 
-    def _storage(self) -> list[View]:
-        """Nothing to say where it tells nothing, as most SD cards."""
-        wear = read_wear(self._agent.config.data_dir, self._root)
-        told = []
-        if wear.used_percent is not None:
-            told.append(f"up to {wear.used_percent} % of its life is used")
-        if wear.written_gib is not None:
-            told.append(f"{wear.written_gib} GiB were written to it so far")
-        if wear.errors:
-            told.append(f"its file system met {wear.errors} errors")
-        if not told and not wear.spare:
-            return []
-        ok = False if wear.worn_out else None if wear.wearing or wear.errors else True
-        fix = (
-            "copy what matters and replace it: `shoal peer drain` first; on the new one either "
-            "`shoal join --new-identity TOKEN`, or the old files and `shoal up --adopt-board` once"
-        )
-        return [
-            check("storage", ok, f"{wear.device}: {', '.join(told) or 'spare blocks left'}", fix)
-        ]
-
-    def _disk(self) -> View:
-        data_dir = self._agent.config.data_dir
-        free = shutil.disk_usage(data_dir).free
-        text = f"{free >> 20} MiB free for {data_dir}"
-        if self._agent.store.disk_full:
-            text = f"the disk is full: new jobs are refused, and messages left to brokers ({text})"
-        ok = free > LOW_BYTES and not self._agent.store.disk_full
-        return check("disk", ok, text, "free some space; finished outputs go first by themselves")
-
     def _database(self) -> View:
-        aside, unread = self._agent.store.was_corrupt, len(self._agent.driver.node.unreadable)
+        aside, unread = self._agent.store.was_corrupt, self._agent.driver.node.unreadable
         if unread:
-            text = f"{unread} entries of the database are none that this version can read"
-            fix = "update shoal, if a later version ran here before: they are left as they are"
+            those = "; ".join(each.text for each in unread[:UNREAD_TOLD])
+            more = len(unread) - UNREAD_TOLD
+            those = f"{those}; and {more} more" if more > 0 else those
+            count = f"{len(unread)} entries" if len(unread) > 1 else "1 entry"
+            text = f"{count} of the database this version cannot read, and leaves alone: {those}"
+            fix = (
+                "update shoal, if a later version ran here before; what an earlier one took and "
+                "this one refuses is to be run anew, with its job file mended"
+            )
             return check("database", None, text, fix)
         if not aside:
             return check("database", True, "the database was whole at the start")
@@ -241,50 +209,6 @@ class Doctor:
             "or see to it by the modes of the files"
         )
         return [check("sandbox", None, text, fix)]
-
-    def _memory(self) -> list[View]:
-        """The firmware of a Raspberry Pi has the kernel count none, unless it is told to."""
-        try:
-            line = (self._root / "proc/cmdline").read_text("utf-8", "replace").split()
-            counted = (self._root / "proc/cgroups").read_text("utf-8", "replace").splitlines()
-        except OSError:
-            return []
-        rows = [row.split() for row in counted]
-        off = any(len(row) == 4 and row[0] == "memory" and row[3] == "0" for row in rows)
-        if not off:
-            return []
-        last = next((w for w in reversed(line) if "cgroup" in w and "memory" in w), "")
-        why = f" ({last} on its command line)" if last == "cgroup_disable=memory" else ""
-        places = (self._root / "boot/firmware/cmdline.txt", self._root / "boot/cmdline.txt")
-        place = next((path for path in places if path.exists()), places[0])
-        fix = (
-            f"add cgroup_enable=memory cgroup_memory=1 to the one line of {place} and reboot: then "
-            "programs and containers are held to their Resources.Memory"
-        )
-        return [check("memory", None, f"the kernel counts no memory of groups{why}", fix)]
-
-    def _docker(self) -> list[View]:
-        path = self._agent.config.docker.path()
-        presence = self._agent.docker.presence
-        if presence.present and not presence.trouble:
-            return [check("docker", True, f"docker answers at {path}")]
-        fix = "sudo systemctl status docker"
-        silent = check("docker", None, f"docker does not answer at {path}", fix)
-        try:
-            if not path.is_socket():  # it was never installed, or was stopped
-                return [silent] if presence.present else []
-            allowed = os.access(path, os.R_OK | os.W_OK)
-        except OSError:
-            return []
-        if not allowed:
-            fix = (
-                "`scripts/install --docker` (or: sudo usermod -aG docker shoal; sudo systemctl "
-                "restart shoal); whoever may use docker is root on this device"
-            )
-            return [
-                check("docker", None, f"docker is here, and {path} is closed to the agent", fix)
-            ]
-        return [silent]
 
     def _wasm(self) -> list[View]:
         """Nothing to say where it was never installed."""
@@ -435,8 +359,8 @@ class Doctor:
         node, counted = self._agent.driver.node, self._agent.transport.counters.events
         below = sum(n for reason, n in counted.items() if reason.startswith("malformed."))
         parts: list[str] = []
-        if total := sum(node.malformed.values()):
-            worst, count = max(node.malformed.items(), key=lambda item: item[1])
+        if total := sum(node.messaging.malformed.values()):
+            worst, count = max(node.messaging.malformed.items(), key=lambda item: item[1])
             name = node.name_of(worst) if worst else "gossip"
             parts.append(f"{total} malformed messages, {count} of them from {name}")
         if below:

@@ -6,6 +6,7 @@ command line uses it, too.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tarfile
@@ -17,6 +18,7 @@ from typing import IO, Any, Final, NoReturn
 # What tarfile reads whole before there is a member: names that are too long for a header, and other
 # facts about one. Linux takes paths of 4 KiB.
 EXTENSION_BYTES_MAX: Final = 64 * 1024
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _EXTENSIONS: Final = (
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
     tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
@@ -25,6 +27,10 @@ _EXTENSIONS: Final = (
 
 class NotExtracted(Exception):
     """What an archive holds is not taken; a sentence for a person."""
+
+
+class NoRoom(NotExtracted):
+    """Nothing is wrong with the archive: the disk is full."""
 
 
 class _Bounded(tarfile.TarInfo):
@@ -54,7 +60,7 @@ def extract(
 
     Blocks. With `strict` anything but files and directories is refused, else it is left out.
     `look` is told of each file's size before it is written, and may raise NotExtracted.
-    Raises NotExtracted; what came out before that is there.
+    Raises NotExtracted, of a full disk NoRoom; what came out before that is there.
     """
     try:
         with tarfile.open(archive, "r:gz", tarinfo=_Bounded) as opened:
@@ -62,6 +68,8 @@ def extract(
     except NotExtracted:
         raise
     except Exception as error:  # tarfile, gzip and zlib raise a dozen kinds at damaged bytes
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise NoRoom("the disk is full") from None
         raise NotExtracted(f"{error!r:.200}") from None
 
 

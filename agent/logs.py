@@ -15,6 +15,18 @@ import trio
 from agent.archives import ByteStream, Dialler
 from agent.control.backend import FINAL_STATES, Lines, LogQuery, RequestError, View
 from agent.engines.engine import Engines
+from agent.shortfall import (
+    BUSY_TEXT,
+    GONE_TEXT,
+    SLOW,
+    Shortfall,
+    of_broken_off,
+    of_ended,
+    of_running,
+    remains_of,
+    said,
+)
+from protocol.bounds import clipped
 from protocol.errors import ShoalError
 from protocol.ids import ExecutionId, PeerId
 from protocol.messages import LogChunk, LogRequest
@@ -23,6 +35,7 @@ from protocol.wire import decode_as, encode_message
 StreamName = Literal["stdout", "stderr"]
 BOTH: Final[tuple[StreamName, StreamName]] = ("stdout", "stderr")
 CHUNK_BYTES: Final = 32 * 1024
+SLOW_S: Final = 5.0  # people begin to wonder; whoever refuses is given up before
 LOOKS_MAX: Final = 30  # in vain, one after the other
 LOOK_S: Final = 1.0  # between looks at a job that another peer coordinates
 TRIES_MAX: Final = 4  # to reach an executor again, within a few seconds
@@ -46,13 +59,15 @@ class Logs:
         """Answer one LogRequest with chunks; a slow reader slows nobody but itself."""
         request = decode_as(await stream.read_frame(), LogRequest)
         if self._served >= SERVED_MAX or request.stream not in BOTH:
-            await _fail(stream, "too many read logs here just now")
+            await _fail(stream, BUSY_TEXT)
             return
         self._served += 1
         try:
             await self._serve(stream, request)
-        except (KeyError, ValueError, OSError):
-            await _fail(stream, "the output of this execution is no longer here")
+        except (KeyError, ValueError):
+            await _fail(stream, GONE_TEXT)
+        except OSError as error:  # docker is away, or the disk was full as it ended
+            await _fail(stream, clipped(said(error)))
         finally:
             self._served -= 1
         await stream.aclose()
@@ -88,6 +103,8 @@ class Logs:
         Raises KeyError for an unknown execution.
         """
         engine = self._engines.of(execution)
+        if not engine.directories.has(execution):
+            raise KeyError(execution)
         tail, since_ms = request.tail, request.since_ms
         read = engine.log(execution, stream, offset, tail, request.follow, since_ms)
         async with aclosing(read) as chunks:
@@ -104,13 +121,16 @@ class Logs:
         wanted: LogQuery,
         write: Callable[[LogChunk], Awaitable[None]],
         offset: int = 0,
+        reached: Callable[[], None] = lambda: None,
     ) -> None:
         """One execution's stream from this device or another, from an offset that was given before;
-        tries again from where it broke off, and gives up where that leads to nothing.
+        tries again from where it broke off, and gives up where that leads to nothing. `reached` is
+        told once the device is.
 
         Raises ShoalError or KeyError when it cannot be had.
         """
         if peer == self._me:
+            reached()
             request = _asked(execution, stream, offset, wanted)
             await self._read_here(execution, stream, offset, request, write)
             return
@@ -118,12 +138,13 @@ class Logs:
         while failures < TRIES_MAX:
             if failures:
                 await trio.sleep(0.3 * 2**failures)
-            reached, before = math.inf, offset
+            reached_at, before = math.inf, offset
             try:
                 async with aclosing(await self._dial(peer)) as remote:
                     request = _asked(execution, stream, offset, wanted)
                     await remote.write_frame(encode_message(request))
-                    reached = trio.current_time()
+                    reached_at = trio.current_time()
+                    reached()
                     while True:
                         chunk = decode_as(await remote.read_frame(), LogChunk)
                         if chunk.error:
@@ -136,7 +157,7 @@ class Logs:
             except (ShoalError, EOFError, OSError) as error:
                 _log.debug("log of %s at %s: %r", execution, peer, error)
             # Earlier versions say nothing while the task does.
-            silent = wanted.follow and trio.current_time() - reached > STEADY_S
+            silent = wanted.follow and trio.current_time() - reached_at > STEADY_S
             went_on = offset != before or silent
             failures = 1 if went_on else failures + 1
         raise ShoalError("the peer that ran it cannot be reached")
@@ -197,9 +218,12 @@ class JobLogs:
         self._turns = trio.CapacityLimiter(math.inf if wanted.follow else READ_MAX)
         self._scope = trio.CancelScope()
         self._send, self._receive = trio.open_memory_channel[View](0)  # the reader sets the pace
+        self._seen: dict[str, View] = {}  # executions, as the latest look shows them
         self._read: set[tuple[str, StreamName]] = set()
         self._given: dict[tuple[str, StreamName], int] = {}  # the offset behind what was given
+        self._told: dict[tuple[str, StreamName], str] = {}  # what was told last, and still holds
         self._ended = False
+        self._failure: RequestError | None = None
         nursery.start_soon(self._run)
 
     def __aiter__(self) -> Self:
@@ -209,6 +233,9 @@ class JobLogs:
         try:
             return await self._receive.receive()
         except trio.EndOfChannel:
+            if (failure := self._failure) is not None:
+                self._failure = None
+                raise failure from None
             raise StopAsyncIteration from None
 
     async def aclose(self) -> None:
@@ -221,7 +248,9 @@ class JobLogs:
                 try:
                     async with trio.open_nursery() as nursery:
                         await self._watch(nursery)
-                except* (RequestError, trio.BrokenResourceError) as group:
+                except* RequestError as group:  # nobody answers for the job any more
+                    self._failure = _first(group)
+                except* trio.BrokenResourceError as group:
                     _log.debug("logs end: %r", group.exceptions)
         with trio.CancelScope(shield=True):
             await self._events.aclose()
@@ -241,47 +270,86 @@ class JobLogs:
                 continue
             self._ended = view["state"] in FINAL_STATES
             for execution in _executions(view, self._wanted):
+                self._seen[str(execution["id"])] = execution
                 for stream in self._streams:
                     key = (str(execution["id"]), stream)
                     if key not in self._read and execution["peer"]:
                         self._read.add(key)
-                        nursery.start_soon(self._one, execution, stream)
+                        nursery.start_soon(self._one, nursery, execution, stream)
             if self._ended or not self._follow:
                 return
             with trio.move_on_after(LOOK_S):
                 await anext(self._events)
 
-    async def _one(self, execution: View, stream: StreamName) -> None:
+    async def _one(self, nursery: trio.Nursery, execution: View, stream: StreamName) -> None:
         write = partial(self._write, execution, stream)
         peer, key = PeerId(str(execution["peer"])), (str(execution["id"]), stream)
-        offset = self._given.get(key, 0)
+        offset, id, reached = self._given.get(key, 0), ExecutionId(execution["id"]), trio.Event()
         try:
             async with self._turns:
-                await self._logs.read(
-                    ExecutionId(execution["id"]), peer, stream, self._wanted, write, offset
-                )
-        except (ShoalError, KeyError, RequestError, OSError) as error:
+                nursery.start_soon(self._tell_if_slow, execution, stream, reached)
+                await self._logs.read(id, peer, stream, self._wanted, write, offset, reached.set)
+        except (ShoalError, KeyError, ValueError, RequestError, OSError) as error:
             _log.debug("log of %s: %s", execution["id"], error)
-            if not self._ended:
-                self._read.discard(key)  # not started, or out of reach: the next look tries again
-            elif key in self._given:
-                return
-            elif kept := execution.get(f"{stream}_tail"):  # the end of it came with the result
-                await write(LogChunk(0, str(kept).encode(), True))
+            reached.set()
+            await self._fall_short(self._seen[key[0]], stream, error)
+
+    async def _tell_if_slow(self, execution: View, stream: StreamName, reached: trio.Event) -> None:
+        """A device that was switched off answers nobody, and that takes a minute to be sure of."""
+        with trio.move_on_after(SLOW_S):
+            await reached.wait()
+        if not reached.is_set() and (str(execution["id"]), stream) not in self._told:
+            await self._tell(execution, stream, SLOW)
+
+    async def _fall_short(self, execution: View, stream: StreamName, error: Exception) -> None:
+        """Say so, and give what came with the result; while it runs the next look tries again."""
+        key = (str(execution["id"]), stream)
+        # Who follows hears from a slot that has ended until its job has: it may be placed again.
+        over = self._ended or (not self._follow and bool(execution.get("ended_ms")))
+        if not over:
+            self._read.discard(key)
+        short: Shortfall | None
+        if key in self._given and (over or not self._follow):
+            short = of_broken_off(error)
+        elif over:
+            remains = remains_of(execution, stream, self._wanted)
+            await self._write(execution, stream, LogChunk(0, remains.data, True))
+            short = of_ended(error, execution, self._streams, self._wanted)
+        else:
+            short = of_running(error, execution, self._follow)
+        if short is not None and self._told.get(key) != short.text:
+            await self._tell(execution, stream, short)
+
+    async def _tell(self, execution: View, stream: StreamName, short: Shortfall) -> None:
+        self._told[(str(execution["id"]), stream)] = short.text
+        told = {"note": short.text, "cause": short.cause.value, "missing": short.missing}
+        await self._send.send(_line(execution, stream, b"") | told)
 
     async def _write(self, execution: View, stream: StreamName, chunk: LogChunk) -> None:
         if not chunk.data:
             return
         self._given[(str(execution["id"]), stream)] = chunk.offset + len(chunk.data)
-        line: dict[str, Any] = {
-            "slot": execution["slot"],
-            "peer": execution["peer"],
-            "peer_name": execution["peer_name"],
-            "stream": stream,
-            "data": chunk.data,
-            "execution": execution["id"],
-        }
-        await self._send.send(line)
+        self._told.pop((str(execution["id"]), stream), None)
+        await self._send.send(_line(execution, stream, chunk.data))
+
+
+def _line(execution: View, stream: StreamName, data: bytes) -> dict[str, Any]:
+    return {
+        "slot": execution["slot"],
+        "peer": execution["peer"],
+        "peer_name": execution["peer_name"],
+        "stream": stream,
+        "data": data,
+        "execution": execution["id"],
+    }
+
+
+def _first(group: BaseExceptionGroup[RequestError]) -> RequestError:
+    while True:
+        first = group.exceptions[0]
+        if not isinstance(first, BaseExceptionGroup):
+            return first
+        group = first
 
 
 def _asked(execution: ExecutionId, stream: StreamName, offset: int, wanted: LogQuery) -> LogRequest:

@@ -100,6 +100,7 @@ from protocol.effects import Tell
 from protocol.errors import ShoalError
 from protocol.events import ShutdownRequested
 from protocol.ids import ExecutionId, JobId, PeerId
+from protocol.labels import PEER_LABEL
 from protocol.node import Node
 from protocol.wire import dumps, loads
 
@@ -317,7 +318,7 @@ class Agent:
             Remembered(self.store.data_dir / "mqtt-heard.json"),
             Showing(brokers, Retained(brokers, rows, self.store.save), self, about),
             Commanding(brokers, self.config.mqtt.allow, post),
-            Lasts(brokers, lambda job: self.driver.node.last_run(JobId(job))),
+            Lasts(brokers, lambda job: self.driver.node.views.last_run(JobId(job))),
             Overruns(brokers if self.config.mqtt.allow else (), self._tell),
         )
 
@@ -490,13 +491,14 @@ class Agent:
 
     def state(self) -> tuple[View, View]:
         """What brokers are told of this device, and what is measured of it."""
-        bidder = self.driver.node.executor.bidder
+        bidder, advert = self.driver.node.executor.bidder, self.driver.node.advert
+        labels = advert.labels if advert is not None else {}
         about = {
             "peer": self.member.keyring.peer,
             "name": self.name,
             "shoal": self.member.membership.shoal_name,
             "version": VERSION,
-            "labels": dict(bidder.labels),
+            "labels": {**labels, PEER_LABEL: self.member.keyring.peer},
             "engines": list(bidder.engines),
             "draining": bidder.draining,
             "takes_no_work": bidder.unwell(),
@@ -507,14 +509,15 @@ class Agent:
 
     def _job_state(self, job: str) -> View | None:
         """Of a one-off job that this device coordinates, in short."""
-        view: View | None = self.driver.node.led_view(JobId(job))
+        view: View | None = self.driver.node.views.led_job(JobId(job))
         if view is None:
             return None
         slots = [{key: slot[key] for key in SLOT_STATE} for slot in view["slots"]]
         return {"job": job, **{key: view[key] for key in JOB_STATE}, "slots": slots}
 
     def _publishes(self, execution: ExecutionId) -> bool:
-        return self.driver.node.publishes(execution)  # of the node that there is just then
+        executions = self.driver.node.executor.executions  # of the node that there is just then
+        return execution in executions and executions[execution].publishes
 
     async def _say_goodbye(self) -> None:
         """A stop may be a restart: tasks run on, and the others wait for us a while."""

@@ -49,7 +49,7 @@ class Peers:
 
     def all(self) -> list[View]:
         """Views of this peer first, then the others."""
-        me, *others = cast(list[View], self._driver.node.peer_views(self._driver.clock.now()))
+        me, *others = cast(list[View], self._driver.node.views.peers(self._driver.clock.now()))
         return [{**me, "since_s": int(self._uptime_s())}, *others]
 
     def one(self, wanted: str) -> View:

@@ -260,7 +260,7 @@ class Readings:
         yield _counter(
             "malformed_messages",
             "Messages from members that could not be read and were dropped.",
-            sum(node.malformed.values()),
+            sum(node.messaging.malformed.values()),
         )
         yield Reading(
             "transport_events",

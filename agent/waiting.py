@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 from base64 import b64encode
+from pathlib import Path
 from typing import Any, Final
 
 import trio
@@ -19,12 +20,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from agent.clock import Clock
 from agent.config import Loaded
 from agent.control.backend import RequestError, View
 from agent.control.bodies import Founding, Joining, checked, read_json
 from agent.control.routes import guarded
 from agent.control.server import Limits, serve_app
 from agent.control.streams import JsonAnswer
+from agent.devicechecks import check, device_checks
 from agent.membership import MembershipDamaged, load_member, read_membership
 from agent.notify import keep_patting, notify
 from agent.shoalroot import create_shoal
@@ -53,8 +56,11 @@ def wait_for_membership(loaded: Loaded) -> bool:
 
 
 class Waiting:
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, root: Path = Path("/")) -> None:
+        """`root`: where the device's own files are looked for."""
         self._config = loaded.config
+        self._root = root
+        self._clock = Clock(told_right=loaded.config.trust_clock)
         self._limits = Limits()
         self._turn = trio.CapacityLimiter(1)  # two at once would make two identities
         self._joined = False
@@ -96,8 +102,10 @@ class Waiting:
 
     async def _doctor(self, request: Request) -> Response:
         fix = "`shoal init NAME` or `shoal join TOKEN`"
-        entry = {"check": "shoal", "ok": None, "text": MISSING.partition(":")[0], "fix": fix}
-        return JsonAnswer({"checks": [entry]})
+        entry = check("shoal", None, MISSING.partition(":")[0], fix)
+        config = self._config
+        rest = device_checks(config.data_dir, self._clock, config.docker, self._root)
+        return JsonAnswer({"checks": [entry, *rest]})
 
     async def _init(self, request: Request) -> Response:
         wanted = checked(await self._json(request), Founding)

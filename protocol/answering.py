@@ -29,6 +29,7 @@ from protocol.outbox import Outbox
 from protocol.question import Question, why_unanswerable
 from protocol.records import Keyring
 from protocol.trigger import matches
+from protocol.unread import Unread
 from protocol.wire import dumps, load_row
 
 BUCKET: Final[Bucket] = "answer"
@@ -66,14 +67,14 @@ class Answering:
     owed: dict[JobId, Owed] = field(default_factory=dict)
     _extra: deque[float] = field(default_factory=deque)  # monotonic, of the last minute
 
-    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
-        """Rebuild from disk; returns the keys of rows that could not be read."""
-        unreadable: list[str] = []
+    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[Unread]:
+        """Rebuild from disk; returns the rows that could not be read."""
+        unreadable: list[Unread] = []
         for key, value in disk.get(BUCKET, {}).items():
             try:
                 ended, questions = load_row(value, Kept)
-            except (RemoteProtocolError, ValueError):
-                unreadable.append(key)
+            except (RemoteProtocolError, ValueError) as error:
+                unreadable.append(Unread(BUCKET, key, str(error)))
                 continue
             self.owed[JobId(key)] = Owed(questions, ended)
         return unreadable
@@ -85,7 +86,9 @@ class Answering:
             del self.owed[run]
         for owed in self.owed.values():
             owed.due = now.mono + self.config.coordination.boot_grace_s if owed.ended else NEVER
-        return [Save(tuple((BUCKET, run, None) for run in gone))] if gone else []
+        # A run that cannot be read is not forgotten: a later version may answer.
+        rows = tuple((BUCKET, run, None) for run in gone if run not in self.catalogue.unread)
+        return [Save(rows)] if rows else []
 
     # ---- a run's end -------------------------------------------------------------------------
 

@@ -13,13 +13,14 @@ from protocol.clock import NEVER
 from protocol.config import AuctionConfig, PolicyConfig
 from protocol.constraints import Constraint, Operator, explain_all
 from protocol.container import full_name
+from protocol.effects import Effect, Send
 from protocol.errors import RemoteProtocolError
 from protocol.ids import PeerId
 from protocol.job import JobSpec
 from protocol.jobtype import JobType
-from protocol.messages import Announce, Bid, Facts, Refusal, Requirements
+from protocol.messages import Announce, Bid, Facts, Refusal, Requirements, Vacancy
 from protocol.policy import Asked, misfit, unwell
-from protocol.queueing import Queue, Waiter
+from protocol.queueing import Queue
 from protocol.records import Certificate
 from protocol.resources import Resources
 
@@ -178,13 +179,14 @@ class Bidder:
     def release(self, coordinator: PeerId, auction: int) -> None:
         self.holds.pop((coordinator, auction), None)
 
-    def vacancies(self, now: float) -> list[Waiter]:
-        """Who may be told that there is room for it now."""
+    def call(self, now: float) -> list[Effect]:
+        """Capacity may have become free: tell who waits for it."""
         if not self.queue.waiters:
             return []
         # Turns that were given still end.
         closed = self.draining or bool(self.full or self.unwell())
-        return self.queue.call(self.free, 0 if closed else self._places, now)
+        called = self.queue.call(self.free, 0 if closed else self._places, now)
+        return [Send(waiter.coordinator, Vacancy(waiter.job)) for waiter in called]
 
     def expire(self, now: float) -> None:
         for key in [key for key, hold in self.holds.items() if hold.until <= now]:

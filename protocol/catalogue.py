@@ -15,6 +15,7 @@ from protocol.ids import JobId, PeerId
 from protocol.messages import JobDigests, JobSync, JobSyncAck, JobWant, SlotState
 from protocol.records import Keyring
 from protocol.replication import Replica
+from protocol.unread import Unread
 
 DIGESTS_PER_MESSAGE = 500
 SPEC_BYTES_MAX = 64 * 1024 * 1024  # of all specs together (DESIGN 12)
@@ -30,6 +31,7 @@ class Catalogue:
     jobs: dict[JobId, HeldJob] = field(default_factory=dict)
     merged: list[tuple[HeldJob, Merged]] = field(default_factory=list)  # drained by the node
     acked: list[tuple[JobId, PeerId]] = field(default_factory=list)  # drained by the node
+    unread: dict[JobId, None] = field(default_factory=dict)  # on disk, and nothing this can read
     _spec_bytes: int = 0
     _versions: dict[JobId, int] = field(default_factory=dict)
     _replicas: dict[JobId, dict[PeerId, Replica]] = field(default_factory=dict)
@@ -38,16 +40,16 @@ class Catalogue:
 
     # ---- what the disk held ------------------------------------------------------------------
 
-    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
-        """Rebuild all jobs; returns the ids of those that could not be read."""
+    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[Unread]:
+        """Rebuild all jobs; returns the rows of those that could not be read."""
         slots: dict[str, list[SlotState]] = {}
-        unreadable: list[str] = []
+        unreadable: list[Unread] = []
         for key in sorted(disk.get("slot", {})):
             job, _, index = key.partition("/")
             try:
                 slots.setdefault(job, []).append(saved_slot(disk["slot"][key], int(index)))
-            except (RemoteProtocolError, ValueError):
-                unreadable.append(key)
+            except (RemoteProtocolError, ValueError) as error:
+                unreadable.append(Unread("slot", key, str(error)))
         for key in sorted(disk.get("job", {})):
             try:
                 service = disk.get("service", {}).get(key)
@@ -60,8 +62,10 @@ class Catalogue:
                 )
                 if isinstance(held, HeldService) and service is not None:
                     held.recall(service, self.keyring)
-            except (RemoteProtocolError, KeyError, ValueError):
-                unreadable.append(key)
+            except (RemoteProtocolError, KeyError, ValueError) as error:
+                why = "its spec is not there" if isinstance(error, KeyError) else str(error)
+                unreadable.append(Unread("job", key, why))
+                self.unread[JobId(key)] = None
                 continue
             self._hold(held)
         return unreadable

@@ -136,6 +136,9 @@ class CoordinationConfig:
     boot_grace_s: float = 3.0  # after a start, peers are given this to be heard of before placing
     orphan_grace_s: float = 10.0  # after a start, a coordinator not heard of in this is gone
     patience_s: float = 60.0  # a slot that lost its peer waits this long for another that fits
+    # Awards of a slot that are no losses though who had them died before it answered. Chance takes
+    # few devices in just that second; more, and the award itself may be what ends them.
+    untaken_max: int = 3
     stories_max: int = 500  # jobs whose bidding rounds are remembered for `job why`
     executions_kept: int = 500  # ended ones on this device, with their output
     # Slots of batch jobs whose volumes are here, which stay for `retain_s`: an author who makes a
@@ -236,7 +239,9 @@ class TriggersConfig:
     # long: a broker that restarts, and pauses before the next connection, are shorter.
     deaf_s: float = 30.0
     retry_s: float = 1.0  # what there is no room for is tried again
-    deliveries_max: int = 128  # of one template; brokers have 20 or so under way
+    # Of one template: more than can be taken here before its broker sees one of them acknowledged,
+    # which are those that wait or run, and those that the agent holds until there is room.
+    deliveries_max: int = 1_024
     # A minute: to messages that run nothing, or come again after their run. Each is a row on disk.
     extra_answers_max: int = 120
     # Ended ones of all triggers, where more would fill the catalogue: of two minutes in a burst.

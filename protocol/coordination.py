@@ -170,8 +170,9 @@ class Coordination:
         if slot.assignment is None:
             return Plan(Phase.WAITING, place_at, now.mono)
         until = now.mono + self.config.lease_s
-        plan = Plan(Phase.RUNNING, until, now.mono, slot.assignment.failures)
-        plan.begin(slot.assignment.fence, now.mono)
+        award = slot.assignment
+        plan = Plan(Phase.RUNNING, until, now.mono, award.failures, award.untaken)
+        plan.begin(award.fence, now.mono)
         return plan
 
     def _replenish(self, led: Led, now: Now) -> list[Effect]:

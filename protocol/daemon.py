@@ -107,7 +107,7 @@ class Daemon:
         return cls(
             JobId(key),
             Running.of(open_sealed(now, keyring)),
-            Running.of(open_sealed(before, keyring)) if before else None,
+            _before(before, keyring) if before else None,
             Revision(refused) if refused else None,
             attempt,
             restarts,
@@ -116,6 +116,14 @@ class Daemon:
             started,
             past,
         )
+
+
+def _before(data: bytes, keyring: Keyring) -> Running | None:
+    """What it would go back to; where this version refuses that, it goes back to nothing."""
+    try:
+        return Running.of(open_sealed(data, keyring))
+    except (RemoteProtocolError, ValueError):
+        return None
 
 
 def environment(daemon: Daemon, me: PeerId) -> dict[str, str]:

@@ -34,6 +34,7 @@ from protocol.publishing import Publishing
 from protocol.records import Advert, Desired, Keyring
 from protocol.standing import Standing
 from protocol.standingjob import StandingJob
+from protocol.unread import Unread
 from protocol.waves import wave_delay_s
 
 SOURCES_MAX = 16  # peers that are asked for a shipped archive
@@ -68,15 +69,15 @@ class Daemons:
 
     # ---- what the disk held, and what the device says ----------------------------------------
 
-    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
-        """Rebuild from disk; returns the keys of rows that could not be read."""
-        unreadable: list[str] = []
+    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[Unread]:
+        """Rebuild from disk; returns the rows that could not be read."""
+        unreadable: list[Unread] = []
         rows = disk.get("daemon", {})
         for key in sorted(rows):
             try:
                 self.daemons[JobId(key)] = Daemon.restore(key, rows[key], self.keyring)
-            except (RemoteProtocolError, ValueError):
-                unreadable.append(key)
+            except (RemoteProtocolError, ValueError) as error:
+                unreadable.append(Unread("daemon", key, str(error)))
         return unreadable
 
     def boot(self, found: tuple[TaskFound, ...], now: Now) -> tuple[list[Effect], list[TaskFound]]:

@@ -17,6 +17,7 @@ from protocol.constraints import Constraint, Operator
 from protocol.errors import JobSpecError, RemoteProtocolError, UnreadableSpec
 from protocol.ids import JobId, PeerId, ShoalId, job_id
 from protocol.job import JobSpec
+from protocol.labels import PEER_LABEL
 from protocol.question import Question
 from protocol.records import STANDING, Derived, Heard, Keyring, Role, Spec
 from protocol.schedule import Scope
@@ -33,7 +34,6 @@ from protocol.wire import (
 )
 
 KIND: Final = "derived"  # of a spec record; part of the job's id
-PEER_LABEL: Final = "shoal/peer"  # each peer has it, with its id for a value
 PRESSED: Final = "press:"  # before the key of a run that a press has begun
 RUN_KEY_CHARS_MAX: Final = 128  # control.bodies.KEY_MAX; with the source's id well within a Key
 _SLOT: Final = re.compile(r"(0|[1-9][0-9]{0,11})(/([A-Za-z0-9_-]{1,64}))?")

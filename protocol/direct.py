@@ -17,12 +17,12 @@ from protocol.bounds import SLOTS_MAX
 from protocol.catalogue import Catalogue
 from protocol.clock import NEVER, Now
 from protocol.config import CoordinationConfig
-from protocol.derived import PEER_LABEL
 from protocol.effects import Effect, Tell
 from protocol.errors import RemoteProtocolError
 from protocol.fleet import Fleet
 from protocol.heldjob import HeldJob, Slot
 from protocol.ids import PeerId, peer_slot
+from protocol.labels import matched_labels
 from protocol.led import Led, Phase, Plan, requirements_of
 from protocol.messages import Declined
 from protocol.moment import format_moment
@@ -73,7 +73,7 @@ class Direct:
         if not advert.memory:
             return "its version runs no ops jobs"
         offers = Resources(advert.cpu_m, advert.memory_bytes, advert.disk_bytes, advert.gpus)
-        labels = {**advert.labels, PEER_LABEL: advert.peer}
+        labels = matched_labels(advert.labels, advert.peer, advert.name)
         return why_unfit(requirements_of(held), advert.engines, labels, offers)
 
     def _list(self, held: HeldJob, advert: Advert) -> Slot | None:

@@ -93,7 +93,7 @@ class StartTask:
     execution: ExecutionId
     job: JobId
     spec: JobSpec
-    environment: dict[str, str]  # the SHOAL_ variables; the job's own come on top of the engine's
+    environment: dict[str, str]  # the SHOAL_ and BACALHAU_ variables, which no job sets
     timeout_s: float | None
     sources: tuple[PeerId, ...]  # who may have the shipped archives, the likeliest first
     slot: int = 0  # whose volumes it finds

@@ -243,6 +243,7 @@ class LinesPublished:
     offset: int
     dropped_bytes: int = 0  # since the last one: gone before they could be published
     over: bool = False  # it has ended, and nothing comes any more
+    gaps: int = 0  # since the last one: places where some may be gone that nobody can count
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +260,9 @@ class TriggerHeard:
     # Its run's key where it has none of its own, drawn where it was heard: the node may be told of
     # one message again, by the same. Empty: the node draws one.
     drawn: str = ""
+    # How many its broker had begun to send in its session by then, whatever became of them; of
+    # this life of the agent.
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)

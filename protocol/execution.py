@@ -21,6 +21,7 @@ from protocol.errors import RemoteProtocolError, UnreadableSpec
 from protocol.ids import ExecutionId, JobId, PeerId, Revision, execution_id, peer_slot
 from protocol.job import JobSpec, JobType
 from protocol.records import Assignment, Fence, Keyring, Result, Spec, Verdict
+from protocol.unread import Unread
 from protocol.wire import Sealed, dumps, load_row, loads, open_sealed
 
 # Far more slots than one device runs in the days that a late award could need; 100 bytes each.
@@ -150,6 +151,12 @@ class Execution:
             return False
         heard = heard_by(self.spec_data)
         return heard is not None and bool(heard[1].reply)
+
+    @property
+    def publishes(self) -> bool:
+        """Whether its output goes out with its result, or with an answer."""
+        publisher = self.spec.task.publisher.mqtt
+        return (publisher is not None and not publisher.lines) or self.asked
 
     @property
     def owes(self) -> bool:
@@ -303,15 +310,15 @@ class Fences:
     known: dict[tuple[JobId, int], Fence] = field(default_factory=dict)
 
     @classmethod
-    def restore(cls, rows: Mapping[str, bytes], unreadable: list[str]) -> Fences:
-        """Rebuild them from disk; adds the keys of rows that could not be read to `unreadable`."""
+    def restore(cls, rows: Mapping[str, bytes], unreadable: list[Unread]) -> Fences:
+        """Rebuild them from disk; adds the rows that could not be read to `unreadable`."""
         fences = cls()
         for key, value in rows.items():
             job, _, slot = key.partition("/")
             try:
                 fences.known[(JobId(job), int(slot))] = msgspec.convert(loads(value), Fence)
-            except (RemoteProtocolError, ValueError):
-                unreadable.append(key)
+            except (RemoteProtocolError, ValueError) as error:
+                unreadable.append(Unread("fence", key, str(error)))
         return fences
 
     def stale(self, job: JobId, slot: int, fence: Fence) -> bool:

@@ -47,6 +47,15 @@ class Executions(UserDict[ExecutionId, Execution]):
     def open_of(self, job: JobId, slot: int) -> list[Execution]:
         return [each for each in self.open if (each.job, each.slot) == (job, slot)]
 
+    def same_slot(self, of: Execution) -> list[Execution]:
+        """Those of its slot that have not ended."""
+        return self.open_of(of.job, of.slot)
+
+    def earlier_runs(self, of: Execution) -> list[Execution]:
+        """Of the same award, those that ended, the latest last."""
+        runs = [e for e in self.values() if e.ended and e.assignment == of.assignment]
+        return sorted(runs, key=lambda execution: execution.run)
+
     @property
     def keeping(self) -> dict[tuple[JobId, int], Execution]:
         """Slots of one-off jobs that have volumes here, and the latest execution of each."""

@@ -16,6 +16,7 @@ from protocol.effects import Bucket
 from protocol.errors import RemoteProtocolError
 from protocol.ids import JobId
 from protocol.records import Keyring, Unknown
+from protocol.unread import Unread
 from protocol.wire import Sealed, open_sealed
 
 BUCKET: Final[Bucket] = "foreign"
@@ -35,14 +36,14 @@ class Foreign:
     known: list[Sealed] = field(default_factory=list)
     _bytes: int = 0
 
-    def restore(self, rows: Mapping[str, bytes], keyring: Keyring) -> list[str]:
-        """Rebuild from disk; returns the keys of rows that could not be read."""
-        unreadable: list[str] = []
+    def restore(self, rows: Mapping[str, bytes], keyring: Keyring) -> list[Unread]:
+        """Rebuild from disk; returns the rows that could not be read."""
+        unreadable: list[Unread] = []
         for key in sorted(rows):
             try:
                 sealed = open_sealed(rows[key], keyring)
-            except RemoteProtocolError:
-                unreadable.append(key)
+            except RemoteProtocolError as error:
+                unreadable.append(Unread(BUCKET, key, str(error)))
                 continue
             if is_foreign(sealed):
                 self.take(sealed)

@@ -191,6 +191,7 @@ class Leases:
         if outranked:  # it took the job over while we were cut off, and we still are
             return effects + self.step_down(led, now)
         plan.failures = max(plan.failures, assignment.failures)
+        plan.untaken = max(plan.untaken, assignment.untaken)
         return effects + self.placement.running(led, slot.index, now)
 
     def heed(self, led: Led, result: Result, award: bytes, now: Now) -> list[Effect] | None:

@@ -33,11 +33,14 @@ class Plan:
     due: float  # monotonic seconds
     since: float  # monotonic; when it began to wait for a peer
     failures: int = 0
+    untaken: int = 0  # awards that are not among them: who had them died before it answered
     counted: Fence | None = None  # the latest attempt whose failure is among them
     failed_on: dict[PeerId, int] = field(default_factory=dict)
     repeated: bool = False  # the award was sent again
     offered: float = -NEVER  # monotonic; when it was made
     late: bool = False  # it is waited for longer than its round
+    # Whose awards are waited for no more, since the slot last ran: they may have died of them.
+    silent: dict[PeerId, None] = field(default_factory=dict)
     publishing: bool = False  # its task has ended, and its results are on their way
     dry_rounds: int = 0  # auctions in a row that found nobody
     reason: str = ""

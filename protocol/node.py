@@ -1,28 +1,24 @@
 """The node: one peer's whole protocol state; events in, effects out (DESIGN 2).
 
-It composes membership, catalogue, coordination and executor, carries messages between them, and
-is the only thing a driver or the simulator talks to.
+It composes membership, catalogue, coordination, executor and steward, brings each event to those
+whom it concerns, and is the only thing a driver or the simulator talks to.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from random import Random
 from typing import assert_never
 
 import msgspec
 
-from protocol import standing
 from protocol.bidding import Bidder
 from protocol.catalogue import Catalogue
-from protocol.clock import CLOCK_LABEL, CLOCK_UNKNOWN, NEVER, Now
+from protocol.clock import NEVER, Now
 from protocol.config import NodeConfig
 from protocol.coordination import Coordination
-from protocol.derived import PEER_LABEL, is_pressed
-from protocol.effects import Bucket, Effect, RemoveTask, Reply, Save, Send, Tell, one_save
-from protocol.errors import RemoteProtocolError
+from protocol.description import Description
+from protocol.effects import Bucket, Effect, RemoveTask, Reply, Save, Tell, one_save
 from protocol.events import (
     Booted,
     BrokerChanged,
@@ -59,72 +55,29 @@ from protocol.events import (
 from protocol.executor import Executor
 from protocol.fleet import Fleet
 from protocol.heldjob import HeldJob
-from protocol.ids import ExecutionId, JobId, PeerId
+from protocol.ids import JobId, PeerId
 from protocol.inquiry import Inquiries, View
 from protocol.led import Led
-from protocol.listening import fires_labels, switches_labels, word_of
 from protocol.loss import Loss
 from protocol.membership import Membership
-from protocol.messages import (
-    OVERTAKING,
-    Accepted,
-    Accused,
-    Ack,
-    Announce,
-    Award,
-    Bid,
-    ControlAnswer,
-    ControlRequest,
-    Declined,
-    JobDigests,
-    JobQuery,
-    JobReport,
-    JobSync,
-    JobSyncAck,
-    JobWant,
-    Message,
-    PathQuery,
-    PathReport,
-    Ping,
-    PingReport,
-    PingRequest,
-    Refusal,
-    Relayed,
-    Release,
-    Renew,
-    RenewAck,
-    ResultAck,
-    ResultOffer,
-    ResultQuery,
-    ResultReport,
-    Rumours,
-    SyncBuckets,
-    SyncHeld,
-    SyncItems,
-    SyncRecords,
-    SyncRoot,
-    SyncWant,
-    Vacancy,
-    Withdraw,
-)
+from protocol.messaging import Messaging
+from protocol.nodeviews import NodeViews
 from protocol.opsjournal import OpsJournal
 from protocol.placement import Placement
-from protocol.policy import minute_here
 from protocol.proofs import Proofs
+from protocol.propagation import Propagation
 from protocol.publishing import Publishing
-from protocol.records import Advert, Certificate, Desired, Keyring, Role, Verdict
+from protocol.records import Advert, Certificate, Keyring, Role, Verdict
 from protocol.relay import ANSWERING_S, Relay
-from protocol.reporting import reporting_labels
 from protocol.requests import Requests
-from protocol.resources import Resources
 from protocol.restarts import Restarts
 from protocol.rollout import Rollout
-from protocol.roster import GONE, PRESENT, Change, Peer, State
+from protocol.roster import State
 from protocol.slots import Cron
 from protocol.steward import Steward
 from protocol.story import Stories
-from protocol.views import job_view, own_view, peer_view
-from protocol.wire import decode_message, loads, open_sealed
+from protocol.unread import told
+from protocol.wire import loads, open_sealed
 
 SWEEP_S = 600.0  # how often old jobs and executions are looked for
 
@@ -133,7 +86,7 @@ class Node:
     """One peer. Not thread-safe; its driver owns it. Built from what the disk held at the start.
 
     `handle` never raises for anything that came from outside: what a peer did wrong is counted in
-    `malformed`, and the message is dropped.
+    `messaging.malformed`, and the message is dropped.
     """
 
     def __init__(
@@ -148,15 +101,11 @@ class Node:
         self.config = config
         self.rng = rng
         self.cron = cron
-        self._described: SelfDescribed | None = None
-        self._clocked = False  # whether the time was known then
-        self._deaf: dict[str, str] = {}  # what of brokers was not heard then
-        self.malformed: Counter[PeerId] = Counter()
         certificate = open_sealed(keyring.certificate, keyring).record
         assert isinstance(certificate, Certificate), certificate
         self.certificate = certificate
         coordination = config.coordination
-        self._computes = certificate.holds(Role.COMPUTE)
+        computes = certificate.holds(Role.COMPUTE)
         # Drawn with the database: see opsjournal.
         self._drawn = "memory" not in disk.get("meta", {})
         memory = rng.randbytes(8) if self._drawn else disk["meta"]["memory"]
@@ -169,7 +118,7 @@ class Node:
             known=disk.get("peer", {}),
             name=config.name or certificate.name,
             version=config.version,
-            computes=self._computes,
+            computes=computes,
             memory=memory,
         )
         # A leaf's letters are minutes apart, and the certificate is more than half of one.
@@ -201,8 +150,11 @@ class Node:
         )
         self.proofs = Proofs(keyring, self.catalogue.jobs, self.inquiries.whom)
         self.requests = self._requests()
-        self.stories = stories
         self.steward = self._steward()
+        self.views = self._node_views(stories)
+        self.messaging = self._messaging()
+        self.description = self._description(computes)
+        self.propagation = self._propagation()
         self._sweep_at = 0.0
         self.unreadable = self.catalogue.restore(disk) + self.executor.restore(disk)
         self.unreadable += self.steward.restore(disk) + self.publishing.restore(disk)
@@ -250,20 +202,62 @@ class Node:
             self.membership.partners,
         )
 
+    def _node_views(self, stories: Stories) -> NodeViews:
+        return NodeViews(
+            self.keyring,
+            self.membership,
+            self.fleet,
+            self.catalogue,
+            self.coordination,
+            stories,
+            self.steward,
+        )
+
+    def _messaging(self) -> Messaging:
+        return Messaging(
+            self.config.membership.peers_max,
+            self.membership,
+            self.relay,
+            self.fleet,
+            self.catalogue,
+            self.coordination,
+            self.executor,
+            self.inquiries,
+            self.proofs,
+            self.requests,
+            self.steward,
+        )
+
+    def _description(self, computes: bool) -> Description:
+        return Description(
+            self.config,
+            computes,
+            self.membership,
+            self.fleet,
+            self.executor,
+            self.coordination,
+            self.steward,
+        )
+
+    def _propagation(self) -> Propagation:
+        return Propagation(
+            self.membership, self.catalogue, self.coordination, self.executor, self.steward
+        )
+
     # ---- the one entry -----------------------------------------------------------------------
 
     def handle(self, event: Event, now: Now) -> list[Effect]:
         """Take in one event; returns the effects in the order to carry them out in."""
         effects = self._on(event, now)
-        effects = self._loop_back(effects, now)
-        news = self._news(now)
+        effects = self.messaging.loop_back(effects, now)
+        news = self.propagation.news(now)
         while news:
-            effects += self._loop_back(news, now)
-            news = self._news(now)
+            effects += self.messaging.loop_back(news, now)
+            news = self.propagation.news(now)
         removed = [effect.execution for effect in effects if isinstance(effect, RemoveTask)]
         for execution in removed:
             effects += self.publishing.removed(execution)
-        return one_save([self._routed(effect, now) for effect in effects])
+        return one_save([self.messaging.routed(effect, now) for effect in effects])
 
     @property
     def deadline(self) -> float:
@@ -289,9 +283,9 @@ class Node:
     def _on(self, event: Event, now: Now) -> list[Effect]:
         match event:
             case FrameReceived():
-                return self._on_frame(event, now)
+                return self.messaging.on_frame(event, now)
             case GossipReceived():
-                return self._on_gossip(event, now)
+                return self.messaging.on_gossip(event, now)
             case DeadlinePassed():
                 return self._on_deadline(now)
             case TaskStarted() | TaskProgressed() | HealthChanged() | TaskEnded() if (
@@ -299,15 +293,15 @@ class Node:
             ):
                 return self.steward.on_task(event, now)
             case TaskProgressed():
-                return self.executor.on_progress(event, now)
+                return self.executor.lifecycle.on_progress(event, now)
             case HealthChanged():
-                return self.executor.on_health(event, now)
+                return self.executor.lifecycle.on_health(event, now)
             case TaskStarted():
-                return self.executor.on_started(event.execution, now, event.ports)
+                return self.executor.lifecycle.on_started(event.execution, now, event.ports)
             case PublishingStarted():
-                return self.executor.on_publishing(event.execution, now)
+                return self.executor.lifecycle.on_publishing(event.execution, now)
             case TaskEnded():
-                return self.executor.on_ended(event, now)
+                return self.executor.lifecycle.on_ended(event, now)
             case BrokerChanged():
                 hearing = self.steward.triggers.hearing
                 hearing.on_broker(event.broker, event.connected, now.mono)
@@ -315,8 +309,8 @@ class Node:
             case MessagePublished() | LinesPublished():
                 return self.publishing.on_event(event, now)
             case FactsSampled():
-                self._on_sampled(event, now)
-                clocked = [*self._on_clock(now), *self._loss.review(now)]
+                self.description.on_sampled(event, now)
+                clocked = [*self.description.on_clock(now), *self._loss.review(now)]
                 return [*clocked, *self.steward.sampled(now)]
             case SubmitRequested() if event.spec.standing:
                 return self.steward.submit(event, now)
@@ -360,6 +354,7 @@ class Node:
                 self.relay.life = self.membership.incarnation
                 return [
                     *self._remember(),
+                    *told(self.unreadable),
                     *booted,
                     *adopted,
                     *self.executor.boot(others, now),
@@ -372,7 +367,7 @@ class Node:
                     *self.publishing.boot(),
                 ]
             case SelfDescribed():
-                return self._on_described(event, now)
+                return self.description.on_described(event, now)
             case ShutdownRequested():
                 return self.membership.depart(now, event.back_in_s)
             case _:
@@ -390,7 +385,7 @@ class Node:
                 return [
                     *self.membership.connected(event.peer, event.certificate, now),
                     *self.catalogue.on_peer_back(event.peer, now),
-                    *self.executor.on_peer_back(event.peer, now),
+                    *self.executor.contacts.on_peer_back(event.peer, now),
                     *self.steward.connected(event.peer, now),
                 ]
             case PeerDisconnected():
@@ -403,71 +398,6 @@ class Node:
                 return []
             case _:
                 assert_never(event)
-
-    def _on_clock(self, now: Now) -> list[Effect]:
-        """The others hear of it when this peer has learned the time, or lost it."""
-        if self._described is None or now.wall_trusted is self._clocked:
-            return []
-        return self._on_described(self._described, now)
-
-    def _on_hearing(self, now: Now) -> list[Effect]:
-        """The others hear of it when this peer has heard nothing of a broker for a while."""
-        if self._described is None or self.steward.triggers.hearing.label() == self._deaf:
-            return []
-        return self._on_described(self._described, now)
-
-    def _on_sampled(self, event: FactsSampled, now: Now) -> None:
-        bidder = self.executor.bidder
-        bidder.facts = event.facts
-        bidder.minute = minute_here(now, event.utc_offset_s)
-        bidder.images, bidder.archives = event.images, event.archives
-        bidder.troubles = dict(event.troubles)
-        self.publishing.backlog = event.backlog
-        bidder.disk_full = self.coordination.disk_full = event.disk_full
-
-    def _on_described(self, event: SelfDescribed, now: Now) -> list[Effect]:
-        self._described, self._clocked = event, now.wall_trusted
-        allow, reporting = self.config.triggers.allow, self.config.reporting
-        told = reporting_labels(reporting.reports, reporting.introduces)
-        self._deaf = self.steward.triggers.hearing.label()
-        own = {**fires_labels(allow), **switches_labels(allow), **told, **self._deaf}
-        if not now.wall_trusted:
-            own[CLOCK_LABEL] = CLOCK_UNKNOWN
-        # Where there are too many for an advert, the others decide by these: they come first.
-        event = replace(event, labels={**own, **event.labels, **own})
-        bidder = self.executor.bidder
-        bidder.capacity = Resources(event.cpu_m, event.memory_bytes, event.disk_bytes, event.gpus)
-        bidder.labels = {**event.labels, PEER_LABEL: self.keyring.peer}
-        bidder.draining = event.draining
-        bidder.engines = event.engines if self._computes else ()
-        before = self.fleet.advert
-        self.fleet.advert = Advert(
-            peer=self.keyring.peer,
-            incarnation=0,
-            addresses=event.addresses,
-            labels=event.labels,
-            engines=self.executor.bidder.engines,
-            cpu_m=event.cpu_m,
-            memory_bytes=event.memory_bytes,
-            disk_bytes=event.disk_bytes,
-            gpus=event.gpus,
-            version=self.config.version,
-            name=self.fleet.own_name,
-            draining=event.draining,
-            memory=self.executor.journal.memory,
-            keepalive_s=self.config.membership.keepalive_s,
-        )
-        effects = [*self.membership.describe(event, now), *self.steward.described(now)]
-        if before is None or before == self.fleet.advert:
-            return effects
-        return effects + self.coordination.on_peer_changed(now) + self._tell_drain(before)
-
-    def _tell_drain(self, before: Advert) -> list[Effect]:
-        draining = self.executor.bidder.draining
-        if draining == before.draining:
-            return []
-        text = "draining: services move away, the rest ends" if draining else "takes new work again"
-        return [Tell("self.draining" if draining else "self.undrained", text)]
 
     def _on_forget(self, event: ForgetRequested, now: Now) -> list[Effect]:
         name = self.name_of(event.peer)
@@ -484,267 +414,18 @@ class Node:
         effects += self.catalogue.on_deadline(now)
         effects += self.inquiries.on_deadline(now)
         effects += self.proofs.on_deadline(now)
-        effects += self.steward.on_deadline(now) + self._on_hearing(now)
+        effects += self.steward.on_deadline(now) + self.description.on_hearing(now)
         effects += self.publishing.on_deadline(now)
         if now.mono >= self._sweep_at:
             self._sweep_at = now.mono + SWEEP_S
             kept = self.config.coordination
             before = now.wall_ms - int(kept.retain_s * 1000) if now.wall_trusted else 0
-            effects += self.executor.forget_ended(kept.executions_kept, before)
+            effects += self.executor.retention.forget_ended(kept.executions_kept, before)
             effects += self.publishing.due(now)
             effects += self.coordination.forget_old(now)
         return effects
 
-    # ---- messages ----------------------------------------------------------------------------
-
-    def _on_frame(self, event: FrameReceived, now: Now) -> list[Effect]:
-        try:
-            message = decode_message(event.frame)
-            return [] if message is None else self._receive(event.peer, message, now)
-        except RemoteProtocolError as error:
-            return self._misbehaved(event.peer, str(error))
-
-    def _on_gossip(self, event: GossipReceived, now: Now) -> list[Effect]:
-        try:
-            message = decode_message(event.frame)
-            if isinstance(message, Rumours):
-                return self.membership.gossip(message, now)
-        except RemoteProtocolError as error:
-            return self._misbehaved(PeerId(""), str(error))
-        return []
-
-    def _misbehaved(self, peer: PeerId, why: str) -> list[Effect]:
-        """Count it; tell the first, tenth, hundredth … time, so that nobody floods the log."""
-        self.malformed[peer] += 1
-        count = self.malformed[peer]
-        if len(self.malformed) > self.config.membership.peers_max:
-            self.malformed.clear()
-        if str(count).strip("0") != "1":
-            return []
-        name = self.name_of(peer) if peer else "gossip"
-        text = f"{name} sent something malformed ({count} so far): {why}"
-        return [Tell("peer.malformed", text, peer=peer or None)]
-
-    def _receive(self, sender: PeerId, message: Message, now: Now) -> list[Effect]:
-        match message:
-            case Ping() | Ack() | PingRequest() | PingReport() | Rumours() | Accused():
-                return self.membership.receive(sender, message, now)
-            case PathQuery() | PathReport():
-                return self.membership.receive(sender, message, now)
-            case Relayed():
-                return self._on_relayed(sender, message, now)
-            case SyncHeld():
-                return (
-                    self.steward.receive(sender, message, now)
-                    if message.domain == standing.DOMAIN
-                    else []
-                )
-            case SyncRoot() | SyncBuckets() | SyncItems() | SyncWant() | SyncRecords():
-                return self._on_sync(sender, message, now)
-            case Announce() | Award() | Release() | Withdraw() | RenewAck() | ResultAck():
-                return self._to_executor(sender, message, now)
-            case Bid() | Refusal() | Vacancy() | Accepted() | Declined() | Renew() | ResultOffer():
-                return self._to_coordinator(sender, message, now)
-            case JobSync() | JobSyncAck() | JobDigests() | JobWant():
-                return self._to_catalogue(sender, message, now)
-            case JobQuery():
-                if self.steward.triggers.holds_back(sender, message):
-                    return []
-                return self.inquiries.on_query(sender, message, now)
-            case JobReport():
-                return self.inquiries.on_report(sender, message, now)
-            case ResultQuery():
-                return self.proofs.on_query(sender, message)
-            case ResultReport():
-                return self.proofs.on_report(sender, message)
-            case ControlRequest():
-                return self.requests.on_control(sender, message, now)
-            case ControlAnswer():
-                return self.inquiries.on_control_answer(sender, message)
-            case _:
-                assert_never(message)
-
-    def _on_sync(
-        self,
-        sender: PeerId,
-        message: standing.SyncMessage,
-        now: Now,
-    ) -> list[Effect]:
-        """A peer that has more domains than this version is not wrong."""
-        if message.domain == standing.DOMAIN:
-            return self.steward.receive(sender, message, now)
-        if message.domain or isinstance(message, SyncHeld):
-            return []
-        return self.membership.receive(sender, message, now)
-
-    def _to_executor(
-        self,
-        sender: PeerId,
-        message: Announce | Award | Release | Withdraw | RenewAck | ResultAck,
-        now: Now,
-    ) -> list[Effect]:
-        match message:
-            case Announce():
-                return self.executor.on_announce(sender, message, now)
-            case Award():
-                return self.executor.on_award(sender, message, now)
-            case Release():
-                return self.executor.on_release(sender, message, now)
-            case Withdraw() if not self.fleet.may_coordinate(sender) and sender != self.fleet.me:
-                raise RemoteProtocolError("it may not withdraw: its certificate lacks submit")
-            case Withdraw():
-                return self.executor.on_withdraw(sender, message, now)
-            case RenewAck():
-                return self.executor.on_renew_ack(sender, message, now)
-            case ResultAck():
-                return self.executor.on_result_ack(sender, message)
-            case _:
-                assert_never(message)
-
-    def _to_coordinator(
-        self,
-        sender: PeerId,
-        message: Bid | Refusal | Vacancy | Accepted | Declined | Renew | ResultOffer,
-        now: Now,
-    ) -> list[Effect]:
-        placement = self.coordination.placement
-        match message:
-            case Bid() | Refusal():
-                return placement.on_answer(sender, message, now)
-            case Vacancy():
-                return placement.on_vacancy(sender, message, now)
-            case Accepted():
-                return placement.on_accepted(sender, message, now)
-            case Declined():
-                return self.coordination.on_declined(sender, message, now)
-            case Renew():
-                return self.coordination.leases.on_renew(sender, message, now)
-            case ResultOffer():
-                return self.coordination.on_result(sender, message, now)
-            case _:
-                assert_never(message)
-
-    def _to_catalogue(
-        self, sender: PeerId, message: JobSync | JobSyncAck | JobDigests | JobWant, now: Now
-    ) -> list[Effect]:
-        if not self.fleet.may_coordinate(sender):
-            raise RemoteProtocolError("it may not hold jobs: its certificate lacks submit")
-        match message:
-            case JobSync():
-                return self.catalogue.on_sync(sender, message, now)
-            case JobSyncAck():
-                return self.catalogue.on_ack(sender, message, now)
-            case JobDigests():
-                return self.catalogue.on_digests(sender, message, now)
-            case JobWant():
-                return self.catalogue.on_want(sender, message, now)
-            case _:
-                assert_never(message)
-
-    # ---- through a common neighbour ----------------------------------------------------------
-
-    def _routed(self, effect: Effect, now: Now) -> Effect:
-        """As it is, or by letter where it is for a peer that only a neighbour is connected to."""
-        if not isinstance(effect, Send):
-            return effect
-        peer, routes = self.membership.peer(effect.peer), self.membership.routes
-        if peer is None or peer.connected or peer.state not in PRESENT:
-            return effect
-        routes.want(peer.id, now.mono)
-        through = routes.through(peer.id)
-        if not through:
-            return effect
-        lives = (self.membership.incarnation, peer.incarnation)
-        relayed = self.relay.seal(peer.id, through[0], lives, effect.message, now.mono)
-        overtakes = isinstance(effect.message, OVERTAKING)
-        return effect if relayed is None else Send(through[0], relayed, overtakes)
-
-    def _on_relayed(self, sender: PeerId, message: Relayed, now: Now) -> list[Effect]:
-        """Hand another's letter on, or take ours in as if it had come from its author."""
-        letter = self.relay.read(sender, message)
-        if letter.receiver != self.keyring.peer:
-            there = self.fleet.connected(letter.receiver)
-            return list(self.relay.hand_on(letter, message, there, now.mono))
-        author = letter.sender
-        known = self.membership.peer(author)
-        certificate = self.relay.open(letter, message, known.certificate if known else None, now)
-        if certificate is None:
-            past = letter.receiver_life < self.relay.life
-            return self.membership.introduction(author) if past else []
-        effects = self.membership.wrote(author, sender, certificate, now)
-        try:
-            inner = decode_message(letter.frame)
-            if isinstance(inner, Relayed | PathQuery | PathReport):
-                raise RemoteProtocolError("a letter of what only neighbours say")
-            return effects + ([] if inner is None else self._receive(author, inner, now))
-        except RemoteProtocolError as error:
-            return effects + self._misbehaved(author, str(error))
-
-    # ---- what follows from what --------------------------------------------------------------
-
-    def _loop_back(self, effects: list[Effect], now: Now) -> list[Effect]:
-        """What we send to ourselves is handled at once, in the place where it would leave."""
-        done: list[Effect] = []
-        for effect in effects:
-            if isinstance(effect, Send) and effect.peer == self.keyring.peer:
-                done += self._loop_back(self._to_self(effect.message, now), now)
-            else:
-                done.append(effect)
-        return done
-
-    def _to_self(self, message: Message, now: Now) -> list[Effect]:
-        """The records inside came from others, and may be refused here as anywhere."""
-        try:
-            return self._receive(self.keyring.peer, message, now)
-        except RemoteProtocolError as error:
-            return self._misbehaved(self.keyring.peer, str(error))
-
-    def _news(self, now: Now) -> list[Effect]:
-        """Pass on what membership and catalogue learnt while they handled something."""
-        effects: list[Effect] = []
-        changes, self.membership.changes[:] = list(self.membership.changes), []
-        for change in changes:
-            effects += self._on_change(change, now)
-        reached, self.membership.reached[:] = list(self.membership.reached), []
-        for peer in reached:
-            effects += self.catalogue.on_peer_back(peer, now)
-            effects += self.executor.on_peer_back(peer, now)
-        merged, self.catalogue.merged[:] = list(self.catalogue.merged), []
-        for held, what in merged:
-            effects += self.coordination.on_merged(held, what, now)
-            if held.service:
-                effects += self.steward.services.review(held.id, now)
-        acked, self.catalogue.acked[:] = list(self.catalogue.acked), []
-        for job in dict.fromkeys(job for job, _ in acked):
-            effects += self.coordination.on_acked(job, now)
-            effects += self.steward.answering.on_acked(job, now)
-        ended, acceptances = (
-            self.coordination.acceptances.ended.copy(),
-            self.coordination.acceptances,
-        )
-        acceptances.ended.clear()
-        for job in dict.fromkeys(ended):
-            effects += self.steward.answering.on_ended(job, now)
-        return effects + self.steward.news(now)
-
-    def _on_change(self, change: Change, now: Now) -> list[Effect]:
-        effects = self.steward.schedules.on_change(change.peer, change.after in PRESENT, now)
-        effects += self.steward.triggers.on_change(now)
-        self.steward.services.peers_changed(now)
-        return effects + self._on_presence(change, now)
-
-    def _on_presence(self, change: Change, now: Now) -> list[Effect]:
-        if change.after in PRESENT and change.before not in PRESENT:
-            return self.coordination.on_peer_alive(change.peer, now)
-        if change.after is change.before:
-            return self.coordination.on_peer_changed(now)
-        if change.after in GONE and change.after is not State.RESTARTING:
-            return [
-                *self.coordination.on_peer_gone(change.peer, now),
-                *self.executor.on_peer_lost(change.peer, now),
-                *self.catalogue.on_peer_gone(change.peer, now),
-            ]
-        return []
+    # ---- asked by parts that are built before ------------------------------------------------
 
     def _give_up(
         self, led: Led, index: int, verdict: Verdict, reason: str, data: bytes, now: Now
@@ -764,6 +445,10 @@ class Node:
     def _first_rank(self, job: JobId) -> PeerId | None:
         return self.steward.services.first_rank(job)
 
+    def _views(self, prefix: str, limit: int, detail: bool, now: Now) -> list[View]:
+        """Inquiries are built before the steward, whose views are among these."""
+        return self.views.jobs(prefix, limit, detail, now)
+
     # ---- reading -----------------------------------------------------------------------------
 
     @property
@@ -778,83 +463,7 @@ class Node:
         """Whether what a job's slots keep on this device is wanted, or in use."""
         if standing:
             return self.steward.keeps_volumes(job)
-        return self._loss.spares or self.executor.keeps(job)
-
-    def _views(self, prefix: str, limit: int, detail: bool, now: Now) -> list[View]:
-        """Views of the jobs held here whose id starts with `prefix`, newest first; standing jobs
-        come before: they are few, and of all peers."""
-        standing = self.steward.views(prefix, limit, detail, now)
-        held = [
-            held
-            for job, held in self.jobs.items()
-            if job.startswith(prefix) and not held.service  # it is among the standing ones
-        ]
-        held.sort(key=lambda job: (-job.accepted_ms, job.id))
-        return [*standing, *(self.view(job, detail) for job in held[: limit - len(standing)])]
-
-    def view(self, held: HeldJob, detail: bool = True) -> View:
-        return job_view(
-            held,
-            self.coordination.led.get(held.id),
-            self.stories.get(held.id),
-            self.name_of,
-            self.keyring,
-            detail,
-        )
-
-    def led_view(self, job: JobId) -> View | None:
-        """A one-off job that is coordinated here; None for any other."""
-        held = self.jobs.get(job)
-        if held is None or held.service or held.coordinator != self.keyring.peer:
-            return None
-        return self.view(held, detail=False)
-
-    def last_run(self, job: JobId) -> View | None:
-        """A run of a template that is coordinated here, in short; None for any other job, and
-        where the template is no more."""
-        held = self.jobs.get(job)
-        source = None if held is None else held.source
-        template = None if source is None else self.steward.standing.jobs.get(source)
-        if held is None or template is None or template.kind != "template":
-            return None
-        if template.desired is Desired.DELETED:
-            return None
-        if held.coordinator != self.keyring.peer:
-            return None
-        view = self.view(held, detail=False)
-        fired = held.job.fired
-        by: View = {"by": "press" if is_pressed(held.spec) else "call"}
-        if fired is not None:
-            by = {"by": "message", "topic": fired.topic}
-        shown = ("state", "reason", "created_ms", "ended_ms")
-        return {
-            "template": word_of(template.namespace, template.name),
-            "job": job,
-            **{key: view[key] for key in shown},
-            "peer": self.keyring.peer,
-            "trigger": {**by, "id": held.spec.key.partition("/")[2]},
-        }
-
-    def publishes(self, key: ExecutionId) -> bool:
-        """Whether the output of an execution here goes out with its result, or with an answer."""
-        execution = self.executor.executions.get(key)
-        if execution is None:
-            return False
-        publisher = execution.spec.task.publisher.mqtt
-        return (publisher is not None and not publisher.lines) or execution.asked
-
-    def peer_views(self, now: Now) -> list[View]:
-        """This peer first, then the others by id."""
-        advert = self.advert
-        if advert is not None:
-            advert = msgspec.structs.replace(advert, incarnation=self.membership.incarnation)
-        me = own_view(advert, self.name_of(self.keyring.peer), self.keyring, self.certificate.roles)
-        return [me, *(peer_view(peer, now, self._via(peer)) for peer in self.membership.peers())]
-
-    def _via(self, peer: Peer) -> str:
-        """The name of the neighbour that relays to it; empty where none does."""
-        through = [] if peer.connected else self.membership.routes.through(peer.id)
-        return self.name_of(through[0]) if through else ""
+        return self._loss.spares or self.executor.retention.keeps(job)
 
 
 def _saved_incarnation(disk: Mapping[Bucket, Mapping[str, bytes]]) -> int:

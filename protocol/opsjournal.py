@@ -20,6 +20,7 @@ from protocol.effects import Bucket
 from protocol.errors import RemoteProtocolError
 from protocol.ids import PeerId, Revision
 from protocol.records import Assignment, Result, Verdict
+from protocol.unread import Unread
 from protocol.wire import dumps, loads
 
 # As many as fences are kept: more ops jobs than a device runs while an award can still be on its
@@ -51,13 +52,13 @@ class OpsJournal:
     memory: bytes
     entries: dict[Revision, Entry] = field(default_factory=dict)
 
-    def restore(self, rows: Mapping[str, bytes], unreadable: list[str]) -> None:
+    def restore(self, rows: Mapping[str, bytes], unreadable: list[Unread]) -> None:
         """Read it from disk. Of a row that cannot be read the start counts, its end is unknown."""
         for key in sorted(rows):
             try:
                 entry = msgspec.convert(loads(rows[key]), Entry)
-            except (RemoteProtocolError, ValueError):
-                unreadable.append(key)
+            except (RemoteProtocolError, ValueError) as error:
+                unreadable.append(Unread("ops", key, str(error)))
                 entry = Entry()
             self.entries[Revision(key)] = entry
 

@@ -22,6 +22,7 @@ from protocol.effects import Bucket, Effect, Publish, Save, Tell
 from protocol.errors import RemoteProtocolError
 from protocol.events import BrokerChanged, MessagePublished
 from protocol.ids import JobId
+from protocol.unread import Unread
 from protocol.wire import dumps, loads
 
 BUCKET: Final[Bucket] = "outbox"
@@ -62,16 +63,16 @@ class Outbox:
     _given_up: int = 0  # answers, in this life
     _next: int = 1
 
-    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
-        """Rebuild from disk; returns the keys of rows that could not be read."""
-        unreadable: list[str] = []
+    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[Unread]:
+        """Rebuild from disk; returns the rows that could not be read."""
+        unreadable: list[Unread] = []
         rows = disk.get(BUCKET, {})
         for key in sorted(rows):
             try:
                 message = msgspec.convert(loads(rows[key], ROW_BYTES_MAX), Message)
                 self._put(int(key), message)
-            except (RemoteProtocolError, ValueError):
-                unreadable.append(key)
+            except (RemoteProtocolError, ValueError) as error:
+                unreadable.append(Unread(BUCKET, key, str(error)))
         return unreadable
 
     # ---- messages in -------------------------------------------------------------------------

@@ -11,11 +11,12 @@ from protocol.bidding import DRAINING, why_unfit
 from protocol.catalogue import Catalogue
 from protocol.clock import NEVER, Now
 from protocol.config import AuctionConfig, CoordinationConfig
-from protocol.derived import PEER_LABEL, heard_by
+from protocol.derived import heard_by
 from protocol.effects import Effect, Send, Tell
 from protocol.fleet import Fleet
 from protocol.heldjob import HeldJob, Slot
 from protocol.ids import JobId, PeerId
+from protocol.labels import matched_labels
 from protocol.led import Confirmation, Led, Phase, Plan
 from protocol.messages import (
     Accepted,
@@ -109,7 +110,7 @@ class Placement:
             if auction.home not in (None, advert.peer):
                 continue
             offers = Resources(advert.cpu_m, advert.memory_bytes, advert.disk_bytes, advert.gpus)
-            labels = {**advert.labels, PEER_LABEL: advert.peer}
+            labels = matched_labels(advert.labels, advert.peer, advert.name)
             reason = why_unfit(needs, advert.engines, labels, offers)
             reason = reason or (DRAINING if advert.draining else "") or taken.get(advert.peer, "")
             if reason and len(auction.answers) < self.config.asked_max:
@@ -299,11 +300,13 @@ class Placement:
             volumes=names,
             fresh=bool(names) and home is None,
             kept=kept_of(slot, plan, names),
+            untaken=plan.untaken,
         )
         taken = slot.offer_assignment(assignment, seal(assignment, self.keyring))
         assert taken, (led.held.id, index, before, assignment)
         plan.phase, plan.repeated, plan.late = Phase.OFFERED, False, False
         plan.ports, plan.doing = (), ""
+        plan.silent.pop(peer, None)
         plan.offered, plan.due = now.mono, now.mono + self.auction_config.accept_s / 2
         self.stories.of(led.held.id).add_attempt(
             Attempt(
@@ -436,6 +439,7 @@ class Placement:
         assert slot.assignment is not None
         plan.begin(slot.assignment.fence, now.mono)
         plan.answered = slot.assignment.fence
+        plan.silent.clear()
         executor = slot.assignment.executor
         moved = self._moved(slot, plan)
         self.stories.of(led.held.id).update(led.held.execution_of(slot), "running")
@@ -585,6 +589,10 @@ class Placement:
             return [*sent, *closed]
         if plan.late:  # it may bid again, and be as silent
             plan.failed_on[executor] = plan.failed_on.get(executor, 0) + 1
+        if self.fleet.alive(executor):
+            plan.silent[executor] = None
+        elif not self._spared(led, plan):  # a job that stays where it is was not taken from it
+            return self._lost(led, slot.index, f"{self.fleet.name(executor)} is gone", now)
         reason = f"{self.fleet.name(executor)} did not answer the award"
         return self._next_best(led, slot.index, reason, now)
 
@@ -666,22 +674,56 @@ class Placement:
             theirs = slot.assignment is not None and slot.assignment.executor == peer
             if plan.leaving == peer:
                 plan.leaving, plan.due = None, min(plan.due, now.mono)
+            if peer in plan.silent and plan.phase is not Phase.DONE:
+                effects += self._died_silent(led, slot.index, peer, why, now)
             if not theirs or plan.phase not in (Phase.OFFERED, Phase.RUNNING):
                 continue
             if not led.held.job.disconnect.replace:
                 continue
-            if plan.phase is Phase.OFFERED and RetryOn.LOST in led.held.job.retry.on:
+            if plan.phase is Phase.RUNNING:
+                effects += self.failed(led, slot.index, RetryOn.LOST, why, b"", now)
+            elif self._spared(led, plan):
                 untaken.append(slot.index)
             else:
-                effects += self.failed(led, slot.index, RetryOn.LOST, why, b"", now)
+                effects += self._lost(led, slot.index, why, now)
         effects += self._untaken(led, untaken, peer, why, now)
         return effects + self.settle(led, now) + self.open(led, now)
+
+    def _spared(self, led: Led, plan: Plan) -> bool:
+        """Whether an award whose executor died before it answered is no failure: nothing was lost.
+        Only the first few are spared, for it may be the job that ends whatever it goes to."""
+        few = plan.untaken < self.config.untaken_max
+        if not few or RetryOn.LOST not in led.held.job.retry.on:
+            return False
+        plan.untaken += 1
+        return True
+
+    def _lost(self, led: Led, index: int, why: str, now: Now) -> list[Effect]:
+        """An award that was not answered counts as a failure; one that was sent again, to where its
+        volumes are, each time."""
+        led.plans[index].counted = None
+        return self.failed(led, index, RetryOn.LOST, why, b"", now)
+
+    def _died_silent(self, led: Led, index: int, peer: PeerId, why: str, now: Now) -> list[Effect]:
+        """Its award was waited for no more before its death was known. If that is one too many the
+        slot ends, whoever else it is offered to by now."""
+        award, plan = led.held.slots[index].assignment, led.plans[index]
+        del plan.silent[peer]
+        if self._spared(led, plan):
+            return []
+        plan.failures += 1
+        if award is not None and award.executor == peer:
+            plan.counted = award.fence
+        if self.retries(led, index, RetryOn.LOST):
+            return []
+        stopped = self.stop(led, index, why)
+        return [*stopped, *self.give_up(led, index, Verdict.FAULT, why, b"", now)]
 
     def _untaken(
         self, led: Led, slots: list[int], peer: PeerId, why: str, now: Now
     ) -> list[Effect]:
-        """Awards to a peer that is gone, and never took them for all we know: nothing was lost, so
-        nothing counts against Attempts. The next best of the round, while there is one."""
+        """Awards that are spared: their peer is gone, and never took them for all we know. The next
+        best of the round, while there is one."""
         effects: list[Effect] = []
         for index in slots:
             plan = led.plans[index]

@@ -21,6 +21,7 @@ from protocol.records import Result
 from protocol.resultmessage import clearing_message, result_message
 from protocol.retained import Kept, Retained
 from protocol.streams import Stream, Streams
+from protocol.unread import Unread
 
 Row = tuple[Bucket, str, bytes | None]
 
@@ -40,7 +41,7 @@ class Publishing:
     def __post_init__(self) -> None:
         self.outbox = Outbox(self.config)
 
-    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
+    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[Unread]:
         unreadable = self.outbox.restore(disk) + self.streams.restore(disk)
         return unreadable + self.retained.restore(disk)
 

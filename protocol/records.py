@@ -182,6 +182,7 @@ class Assignment(msgspec.Struct, array_like=True, tag=7, frozen=True, kw_only=Tr
     volumes: Names = ()  # that the slot keeps at the executor: a later award goes there as well
     fresh: bool = False  # no device has them yet: they begin with this award
     kept: KeptVolumes = ()  # of earlier specs, and who has them: their files may be gone back to
+    untaken: Count = 0  # earlier awards that counted as no failure: who had them died unanswered
 
 
 class Result(msgspec.Struct, array_like=True, tag=8, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ import msgspec
 from protocol.effects import Bucket
 from protocol.errors import RemoteProtocolError
 from protocol.ids import JobId
+from protocol.unread import Unread
 from protocol.wire import dumps, loads
 
 BUCKET: Final[Bucket] = "result"
@@ -39,15 +40,15 @@ class Retained:
 
     kept: dict[str, Kept] = field(default_factory=dict)  # that ended first, first
 
-    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
-        """Rebuild from disk; returns the keys of rows that could not be read."""
-        unreadable: list[str] = []
+    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[Unread]:
+        """Rebuild from disk; returns the rows that could not be read."""
+        unreadable: list[Unread] = []
         found: list[tuple[str, Kept]] = []
         for key, value in disk.get(BUCKET, {}).items():
             try:
                 found.append((key, msgspec.convert(loads(value), Kept)))
-            except (RemoteProtocolError, ValueError):
-                unreadable.append(key)
+            except (RemoteProtocolError, ValueError) as error:
+                unreadable.append(Unread(BUCKET, key, str(error)))
         self.kept = dict(sorted(found, key=lambda each: (each[1].ended_ms, each[0])))
         return unreadable
 

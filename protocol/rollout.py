@@ -61,8 +61,9 @@ class Rollout:
         """What a slot failed of long ago says nothing about where to place it next."""
         for plan in led.plans.values():
             settled = now.mono - plan.began >= self.config.settled_s
-            if plan.failures and plan.phase is Phase.RUNNING and settled and not plan.restarts:
-                plan.failures, plan.failed_on = 0, {}
+            failed = plan.failures or plan.untaken
+            if failed and plan.phase is Phase.RUNNING and settled and not plan.restarts:
+                plan.failures, plan.untaken, plan.failed_on = 0, 0, {}
 
     def _judge(self, led: Led, held: HeldService, now: Now) -> list[Effect]:
         """Whether the update is over, and how it went."""

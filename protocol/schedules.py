@@ -32,6 +32,7 @@ from protocol.slots import Cron, slots_between
 from protocol.standing import Standing
 from protocol.standingjob import StandingJob
 from protocol.tree import Plain
+from protocol.unread import Unread
 from protocol.wire import dumps, load_row
 
 GRACE_S: Final = 60  # a slot is fired this late at most, but for CatchUp: a takeover takes seconds
@@ -92,14 +93,14 @@ class Schedules:
 
     # ---- what the disk held ------------------------------------------------------------------
 
-    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
-        """Rebuild from disk; returns the keys of rows that could not be read."""
-        unreadable: list[str] = []
+    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[Unread]:
+        """Rebuild from disk; returns the rows that could not be read."""
+        unreadable: list[Unread] = []
         for key, value in disk.get("schedule", {}).items():
             try:
                 self._marks[JobId(key)] = load_row(value, Mark)
-            except (RemoteProtocolError, ValueError):
-                unreadable.append(key)
+            except (RemoteProtocolError, ValueError) as error:
+                unreadable.append(Unread("schedule", key, str(error)))
         return unreadable
 
     def boot(self, now: Now) -> list[Effect]:

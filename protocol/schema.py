@@ -461,7 +461,7 @@ def _container() -> Schema:
             "Entrypoint": _array(argument, container.ARGUMENTS_MAX, "Default: the image's own."),
             "Parameters": _array(argument, container.ARGUMENTS_MAX, "What the entrypoint is told."),
             "EnvironmentVariables": _array(
-                variable, container.VARIABLES_MAX, "NAME=value, beside the task's Env."
+                variable, container.VARIABLES_MAX, "NAME=value, beside the task's Env and over it."
             ),
             "WorkingDirectory": _text(container.DIRECTORY_BYTES_MAX, "Default: the image's own."),
             "User": user,
@@ -487,7 +487,7 @@ def _wasm() -> Schema:
     variable = _text(container.VARIABLE_BYTES_MAX, "NAME=value.")
     value = _word(container.VARIABLE_BYTES_MAX, "A value; quote true or 1.0.")
     variables: Schema = {
-        "description": "NAME=value in a list, or a mapping, beside the task's Env.",
+        "description": "NAME=value in a list or mapping, beside the task's Env and over it.",
         "anyOf": [
             _array(variable, container.VARIABLES_MAX, "NAME=value."),
             {
@@ -571,18 +571,21 @@ def _module(description: str) -> Schema:
 def _input(*required: str) -> Schema:
     size = _quantity(_SIZE, f"The archive's size; {SIZE_ALLOWED}")
     digest: Schema = {**_text(64, "SHA-256 in hex."), "pattern": "^[0-9a-fA-F]{64}$"}
+    directory = _object(
+        {
+            "SourcePath": _text(sources.DIRECTORY_BYTES_MAX, "A path of the device."),
+            "ReadWrite": {"type": ["boolean", "null"], "description": "Default: false."},
+            "CreateAs": _enum((*sources.CREATIONS, ""), "The path has to be there."),
+        },
+        "",
+        ["SourcePath"],
+    )
     params: dict[str, Schema] = {
         "inline": _object({"URL": _text(sources.URL_BYTES_MAX, "data:...")}, "", ["URL"]),
         "archive": _object({"Digest": digest, "Size": size}, "", ["Digest", "Size"]),
         "peer": _object({"Digest": digest, "Size": size}, "", ["Digest", "Size"]),
-        "localdirectory": _object(
-            {
-                "SourcePath": _text(sources.DIRECTORY_BYTES_MAX, "A path of the device."),
-                "ReadWrite": {"type": ["boolean", "null"], "description": "Default: false."},
-            },
-            "",
-            ["SourcePath"],
-        ),
+        "local": directory,
+        "localdirectory": directory,
         "urldownload": _object(
             {"URL": _text(sources.WEB_URL_BYTES_MAX, "http(s)://..."), "SHA256": digest},
             "",
@@ -606,7 +609,8 @@ def _input(*required: str) -> Schema:
                 "Type": _enum(
                     sources.SOURCES,
                     "inline: in the job; archive: shipped beside it; peer: kept of an earlier job; "
-                    "localDirectory: of the device; urlDownload: of the web; s3: of a bucket.",
+                    "local, or localDirectory: of the device; urlDownload: of the web; "
+                    "s3: of a bucket.",
                 ),
                 "Params": {"type": "object", "description": "As the source needs them."},
             },

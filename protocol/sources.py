@@ -17,12 +17,14 @@ from protocol.quantities import format_size, parse_size_bytes
 from protocol.s3 import S3Source
 from protocol.tree import Node, Plain, shown
 
-SOURCES: Final = ("inline", "archive", "peer", "localdirectory", "urldownload", "s3")
+SOURCES: Final = ("inline", "archive", "peer", "local", "localdirectory", "urldownload", "s3")
 URL_BYTES_MAX: Final = 60 * 1024  # what a spec of 64 KiB has room for beside the rest
 WEB_URL_BYTES_MAX: Final = 4096
 ARCHIVE_BYTES_MAX: Final = 4 * 1024**3  # more than most SD cards have free
 DIRECTORY_BYTES_MAX: Final = 900  # an ask of it is a bounds.Reason
 HOST_CHARS_MAX: Final = 253  # RFC 1035
+FILE_NAME_BYTES_MAX: Final = 255  # what file systems take
+CREATIONS: Final = ("nocreate",)  # of Bacalhau's; `dir` and `file` are refused
 
 # RFC 2397. The media type is kept: `application/gzip` is how Bacalhau marks a packed directory.
 _DATA_URL: Final = re.compile(r"data:([^,;]*(?:;[^,;=]+=[^,;]*)*)(;base64)?,(.*)", re.DOTALL | re.I)
@@ -94,14 +96,16 @@ class ArchiveSource(msgspec.Struct, frozen=True):
 
 
 class DirectorySource(msgspec.Struct, frozen=True):
-    """A directory or file of the device itself, where its owner allows that."""
+    """A directory or file of the device itself, where its owner allows that. Bacalhau's `local`,
+    and `localDirectory` of its earlier versions: so it is written, as all versions here read it."""
 
     path: str
     writable: bool = False
 
     @classmethod
     def read(cls, params: Node) -> DirectorySource:
-        fields = params.fields("SourcePath", "ReadWrite", later={"CreateAs": _CREATE})
+        fields = params.fields("SourcePath", "ReadWrite", "CreateAs")
+        fields.optional("CreateAs", _read_creation, None)
         at = fields.need("SourcePath")
         text = at.text(DIRECTORY_BYTES_MAX).strip()
         parts = [part for part in text.split("/") if part not in ("", ".")]
@@ -118,7 +122,8 @@ class DirectorySource(msgspec.Struct, frozen=True):
 
 
 class UrlSource(msgspec.Struct, frozen=True):
-    """One file of the web, put below the target under the last part of its path."""
+    """One file of the web, put below the target: where the address is that of the file itself, or
+    its digest is given, under the last part of its path; else see Downloads."""
 
     url: str
     digest: str = ""  # its SHA-256; what is known by it is fetched once
@@ -138,7 +143,7 @@ class UrlSource(msgspec.Struct, frozen=True):
         if not known or not source.url.isprintable() or " " in source.url:
             at.fail(f"{shown(source.url)} is not an address here; allowed: http:// or https://")
         if not source.file_name:
-            at.fail(f"{shown(source.url)} names no file: its path ends with a slash")
+            at.fail(f"{shown(source.url)} names no file by the last part of its path")
         return source
 
     @property
@@ -147,10 +152,8 @@ class UrlSource(msgspec.Struct, frozen=True):
 
     @property
     def file_name(self) -> str:
-        """As Bacalhau calls it; empty where the address has none that may be used."""
-        name = unquote(urlsplit(self.url).path.rpartition("/")[2])
-        plain = name.isprintable() and "/" not in name and len(name.encode()) <= 255
-        return name if plain and name not in (".", "..") else ""
+        """The last part of its path; empty where that may not be used."""
+        return plain_name(last_part(self.url))
 
     def to_plain(self) -> dict[str, Plain]:
         params: dict[str, Plain] = {"URL": self.url}
@@ -168,7 +171,7 @@ def read_source(kind: str, params: Node) -> Source:
     match kind:
         case "inline":
             return InlineSource.read(params)
-        case "localdirectory":
+        case "local" | "localdirectory":
             return DirectorySource.read(params)
         case "urldownload":
             return UrlSource.read(params)
@@ -176,6 +179,24 @@ def read_source(kind: str, params: Node) -> Source:
             return S3Source.read(params)
         case _:
             return ArchiveSource.read(params, anywhere=kind == "peer")
+
+
+def _read_creation(node: Node) -> None:
+    """What is to be made of a path that is missing: nothing."""
+    if node.text(64).strip().lower() != CREATIONS[0]:
+        node.fail(_CREATE)
+
+
+def last_part(url: str) -> str:
+    """Of an address' path, whatever slashes end it, as Bacalhau has it (Go's path.Base). Raises
+    ValueError where it is no address."""
+    return unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2]
+
+
+def plain_name(text: str) -> str:
+    """The same where it can be that of one file, and of no directory; else empty."""
+    plain = text.isprintable() and "/" not in text and len(text.encode()) <= FILE_NAME_BYTES_MAX
+    return text if plain and text not in (".", "..") else ""
 
 
 def _read_digest(node: Node) -> str:

@@ -32,6 +32,7 @@ from protocol.messages import (
 )
 from protocol.records import Control, Desired, Keyring, Spec
 from protocol.standingjob import StandingJob, verified_standing
+from protocol.unread import Unread
 from protocol.versions import Row, Versions
 from protocol.wire import Sealed
 
@@ -96,16 +97,18 @@ class Standing:
 
     # ---- what the disk held ------------------------------------------------------------------
 
-    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
-        """Rebuild all of them; returns the keys of rows that could not be read."""
-        unreadable: list[str] = []
+    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[Unread]:
+        """Rebuild all of them; returns the rows that could not be read, or whose spec could not."""
+        unreadable: list[Unread] = []
         rows = disk.get("standing", {})
         for key in sorted(rows):
             try:
                 held = StandingJob.restore(key, rows[key], self.keyring)
-            except (RemoteProtocolError, ValueError):
-                unreadable.append(key)
+            except (RemoteProtocolError, ValueError) as error:
+                unreadable.append(Unread("standing", key, str(error)))
                 continue
+            if held.unreadable:
+                unreadable.append(Unread("standing", key, f"{held.name}: {held.unreadable}"))
             self._hold(held)
         unreadable += self.foreign.restore(disk.get("foreign", {}), self.keyring)
         for key in self.foreign.records:

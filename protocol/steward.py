@@ -40,6 +40,7 @@ from protocol.standingnews import tells_of
 from protocol.standingviews import View, listed, standing_view, version_view
 from protocol.triggers import Triggers
 from protocol.triggerviews import trigger_view
+from protocol.unread import Unread
 from protocol.versions import Version
 
 
@@ -138,8 +139,8 @@ class Steward:
             self._requests.press,
         )
 
-    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
-        """Rebuild from disk; returns the keys of rows that could not be read."""
+    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[Unread]:
+        """Rebuild from disk; returns the rows that could not be read."""
         unreadable = self.standing.restore(disk) + self.daemons.restore(disk)
         unreadable += self.schedules.restore(disk) + self.triggers.restore(disk)
         return unreadable + self.answering.restore(disk)

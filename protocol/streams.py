@@ -19,6 +19,7 @@ from protocol.effects import Bucket, Effect, Save, StreamLines, Tell
 from protocol.errors import RemoteProtocolError
 from protocol.events import LinesPublished
 from protocol.ids import ExecutionId, JobId
+from protocol.unread import Unread
 from protocol.wire import dumps, loads
 
 BUCKET: Final[Bucket] = "stream"
@@ -41,6 +42,7 @@ class Stream(msgspec.Struct, frozen=True, array_like=True):
     format: str
     offset: int = 0  # the broker has acknowledged what comes before
     dropped_bytes: int = 0  # gone before it could be published
+    gaps: int = 0  # places where more may be, of a container: docker does not tell how much
 
 
 @dataclass(slots=True)
@@ -53,15 +55,15 @@ class Streams:
     _untold: list[Effect] = field(default_factory=list)
     _next: int = 1
 
-    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
-        """Rebuild from disk; returns the keys of rows that could not be read."""
-        unreadable: list[str] = []
+    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[Unread]:
+        """Rebuild from disk; returns the rows that could not be read."""
+        unreadable: list[Unread] = []
         found: list[Stream] = []
         for key, value in sorted(disk.get(BUCKET, {}).items()):
             try:
                 found.append(msgspec.convert(loads(value), Stream))
-            except (RemoteProtocolError, ValueError):
-                unreadable.append(key)
+            except (RemoteProtocolError, ValueError) as error:
+                unreadable.append(Unread(BUCKET, key, str(error)))
         for stream in sorted(found, key=lambda each: each.number):
             self.streams[stream.execution] = stream
             self._begun[stream.execution] = None
@@ -143,11 +145,14 @@ class Streams:
             stream,
             offset=max(stream.offset, event.offset),
             dropped_bytes=stream.dropped_bytes + event.dropped_bytes,
+            gaps=stream.gaps + event.gaps,
         )
         effects: list[Effect] = []
         # What prints faster than a broker takes it loses some every few seconds.
         if moved.dropped_bytes.bit_length() > stream.dropped_bytes.bit_length():
             effects.append(_dropped_of(moved))
+        if moved.gaps.bit_length() > stream.gaps.bit_length():
+            effects.append(_missing_of(moved))
         if event.over:
             self._forget(event.execution)
             return [Save(((BUCKET, event.execution, None),), lazy=True), *effects, *self.due()]
@@ -174,6 +179,19 @@ def _dropped_of(stream: Stream) -> Tell:
         "execution": stream.execution,
         "broker": stream.broker,
         "dropped_bytes": stream.dropped_bytes,
+    }
+    return Tell("mqtt.dropped", text, stream.job, fields=fields)
+
+
+def _missing_of(stream: Stream) -> Tell:
+    """What was seen to be missing, so often by now, and cannot be counted."""
+    lost = f"output of {stream.name} may have been dropped before broker {stream.broker} had it"
+    often = f" ({stream.gaps:,} times by now)" if stream.gaps > 1 else ""
+    text = f"{lost}{often}: docker keeps so much, and does not say what it drops"
+    fields: dict[str, object] = {
+        "execution": stream.execution,
+        "broker": stream.broker,
+        "gaps": stream.gaps,
     }
     return Tell("mqtt.dropped", text, stream.job, fields=fields)
 

@@ -9,7 +9,6 @@ run is authorised by the template's author; who publishes authorises nothing (DE
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
@@ -53,6 +52,7 @@ from protocol.standingjob import StandingJob
 from protocol.tally import Tally, count
 from protocol.trigger import Input, MqttTrigger, matches, text_of
 from protocol.turns import Turns
+from protocol.unread import Unread
 from protocol.waiting import Waiter, Waiting
 
 MINUTE_S: Final = 60.0
@@ -71,25 +71,32 @@ class Watch:
     elected: bool = False  # of one without keys: whether this peer is the one that hears it
     trying: bool = False  # it would be, and hears nothing as yet
     until: float = NEVER  # monotonic; it no longer is, and hears on until then
-    fired: deque[float] = field(default_factory=deque)  # monotonic, of the last minute
+    # When each run of the last minute was begun, monotonic: what Debounce and MaxPerMinute count.
+    runs: dict[JobId, float] = field(default_factory=dict)
     problem: str = ""  # why it is not heard here
     granted: bool = False  # the broker has its messages sent here
     granted_at: float = NEVER  # monotonic; since when, or since when there is this watch
     denied: str = ""  # why it does not
     tally: Tally = field(default_factory=Tally)
 
-    def limited(self, now: float) -> str:
+    def limited(self, run: JobId, now: float) -> str:
         """Why no further message fires just now; where it may, it counts."""
-        while self.fired and self.fired[0] <= now - max(MINUTE_S, self.mqtt.debounce_s):
-            self.fired.popleft()
-        if self.mqtt.debounce_s and self.fired and self.fired[-1] > now - self.mqtt.debounce_s:
+        times = self.runs.values()
+        if self.mqtt.debounce_s and any(at > now - self.mqtt.debounce_s for at in times):
             return f"within {self.mqtt.debounce_s} s of the one before (Debounce)"
-        recent = sum(1 for at in self.fired if at > now - MINUTE_S)
+        recent = sum(1 for at in times if at > now - MINUTE_S)
         if self.mqtt.per_minute and recent >= self.mqtt.per_minute:
             return f"more than {self.mqtt.per_minute} a minute (MaxPerMinute)"
-        if self.mqtt.debounce_s or self.mqtt.per_minute:
-            self.fired.append(now)
+        self.count(run, now, now)
         return ""
+
+    def count(self, run: JobId, at: float, now: float) -> None:
+        """A run that was begun then, once. `at` may be long ago, and then it counts no more."""
+        if self.mqtt.debounce_s or self.mqtt.per_minute:
+            since = now - max(MINUTE_S, self.mqtt.debounce_s)
+            self.runs = {each: when for each, when in self.runs.items() if when > since}
+            if at > since:
+                self.runs.setdefault(run, at)
 
 
 @dataclass(slots=True)
@@ -146,8 +153,8 @@ class Triggers:
 
     # ---- what the disk held ------------------------------------------------------------------
 
-    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
-        """Rebuild from disk; returns the keys of rows that could not be read."""
+    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[Unread]:
+        """Rebuild from disk; returns the rows that could not be read."""
         return self.waiting.restore(disk)
 
     def boot(self, now: Now) -> list[Effect]:
@@ -353,8 +360,6 @@ class Triggers:
     def _on_heard(self, event: TriggerHeard, now: Now) -> list[Effect]:
         if self.fleet.advert is None:  # it does not know yet what it hears
             return [TriggerPutOff(event.handle, self.config.retry_s)]
-        if event.delivery:
-            self.waiting.came(event.delivery)
         watch = self.watches.get(event.template)
         reason, kept = self._why_not(watch, event), TriggerKept(event.handle)
         question = self._question(event, watch)
@@ -373,13 +378,15 @@ class Triggers:
             waits.unkept.append(event.handle)
             return []
         if self._known(event, run):
+            self._count_known(watch, run, now)
             named = question is not None and event.key and not why_not
             return [*(self.answering.again(run, question, now) if named and question else []), kept]
+        begun = self._begun(event)
         full = question is not None and bool(self.answering.outbox.full)
         if disk_full or full or not self.waiting.room(len(event.message.payload), held.id):
-            return [TriggerPutOff(event.handle, self.config.retry_s)]
-        if limited := watch.limited(now.mono):
-            return [*self._refuse(event.template, limited, now, key, question), kept]
+            return [*begun, TriggerPutOff(event.handle, self.config.retry_s)]
+        if limited := watch.limited(run, now.mono):
+            return [*begun, *self._refuse(event.template, limited, now, key, question), kept]
         watch.tally.heard += 1
         self.answers["taken"] += 1
         message = without_question(event.message) if why_not or not question else event.message
@@ -389,12 +396,12 @@ class Triggers:
         if waiter.named and self._ready and self.turns.rank(waiter) >= self.config.keepers_max:
             waiter.unkept.append(event.handle)
             self.waiting.hold(waiter)
-            return self.turns.begin(waiter, now)
+            return [*begun, *self.turns.begin(waiter, now)]
         rows = self.waiting.add(waiter)
         if event.delivery and not event.key:
-            rows += self.waiting.deliver(held.id, event.delivery, event.message)
+            rows += self.waiting.deliver(held.id, event.delivery, event.message, event.number)
         told = self.leave_unanswered(held.id, why_not, now) if why_not else []
-        return [Save(tuple(rows)), *told, kept, *self.turns.begin(waiter, now)]
+        return [*begun, Save(tuple(rows)), *told, kept, *self.turns.begin(waiter, now)]
 
     def _why_not(self, watch: Watch | None, event: TriggerHeard) -> str:
         """Why it runs nothing here, and would not later."""
@@ -422,8 +429,24 @@ class Triggers:
             return True
         repeated = event.repeated and bool(event.delivery) and not event.key
         return repeated and self.waiting.delivered_before(
-            event.template, event.delivery, event.message
+            event.template, event.delivery, event.message, event.number
         )
+
+    def _count_known(self, watch: Watch, run: JobId, now: Now) -> None:
+        """It was begun before it was heard here: who hears it in time counts it, too, and else this
+        device alone would take what follows it too closely."""
+        held = self.coordination.catalogue.jobs.get(run)
+        if held is not None and now.wall_trusted:
+            ago = max(0.0, now.wall - held.accepted_ms / 1000)
+            watch.count(run, now.mono - ago, now.mono)
+
+    def _begun(self, event: TriggerHeard) -> list[Effect]:
+        """What its name was before is no more repeated, also where this one comes to nothing now:
+        it comes again with the next connection, and may be word for word the same."""
+        if not event.delivery or event.repeated:
+            return []
+        rows = self.waiting.rename(event.template, event.delivery)
+        return [Save(tuple(rows), lazy=True)] if rows else []
 
     def _on_refused(self, event: TriggerRefused, now: Now) -> list[Effect]:
         asks = event.question is not None and self.coordination.disk_full
@@ -516,6 +539,8 @@ class Triggers:
             return self._give_up(waiter, GONE, now)
         if waiter.run in self.coordination.catalogue.jobs:
             return self.turns.drop(waiter)
+        if self._unlisted(held.id):  # since it was heard, which is another life then
+            return self._give_up(waiter, NOT_LISTED, now)
         if not self._room_for(held.id):
             return self.turns.retry(waiter, now)
         try:
@@ -556,8 +581,8 @@ class Triggers:
         full disk."""
         if self.coordination.disk_full:
             return False
-        if template not in self.watches:  # it is gone, and what waits for it is given up
-            return True
+        if template not in self.watches or self._unlisted(template):
+            return True  # what waits for it is given up
         jobs = self.coordination.catalogue.jobs
         running = self._running.setdefault(template, {})
         if len(running) >= self.config.running_max:
@@ -567,6 +592,10 @@ class Triggers:
             self.config.runs_kept
         )
         return len(running) < self.config.running_max and bool(forgettable)
+
+    def _unlisted(self, template: JobId) -> bool:
+        watch = self.watches.get(template)
+        return watch is not None and watch.problem == NOT_LISTED
 
     def _give_up(self, waiter: Waiter, reason: str, now: Now) -> list[Effect]:
         """What was told to be heard runs nothing after all."""

@@ -16,6 +16,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.ids import JobId, PeerId, Revision, revision_of
 from protocol.job import JobSpec
 from protocol.records import Keyring, Spec
+from protocol.unread import Unread
 from protocol.wire import RECORD_BYTES_MAX, dumps, loads, open_sealed
 
 KEPT: Final = 5  # of one job, beside the present one: what somebody may want to go back to
@@ -57,16 +58,16 @@ class Versions:
     held: dict[JobId, list[tuple[bytes, int]]] = field(default_factory=dict)
     _bytes: int = 0
 
-    def restore(self, rows: Mapping[str, bytes]) -> list[str]:
-        """Rebuild from disk; returns the keys of rows that could not be read."""
-        unreadable: list[str] = []
+    def restore(self, rows: Mapping[str, bytes]) -> list[Unread]:
+        """Rebuild from disk; returns the rows that could not be read."""
+        unreadable: list[Unread] = []
         for key in sorted(rows):
             try:
                 pairs = msgspec.convert(loads(rows[key], ROW_BYTES_MAX), list[tuple[bytes, int]])
                 for data, since_ms in pairs:
                     Version.of(data, since_ms, self.keyring)
-            except (RemoteProtocolError, ValueError):
-                unreadable.append(key)
+            except (RemoteProtocolError, ValueError) as error:
+                unreadable.append(Unread("version", key, str(error)))
                 continue
             self.held[JobId(key)] = pairs
             self._bytes += sum(len(data) for data, _ in pairs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final, get_args
 
 import msgspec
@@ -20,14 +21,18 @@ from protocol.errors import RemoteProtocolError
 from protocol.ids import JobId, PeerId
 from protocol.messages import JobQuery
 from protocol.records import Heard
+from protocol.unread import Unread
 from protocol.wire import dumps, load_row
 
 Row = tuple[Bucket, str, bytes | None]
 Kept = tuple[JobId, str, Heard, int, bool, str]
 ROW_BYTES: Final = 512  # of one beside its payload
-# After so many more in the same session its number has come to mean another: they begin anew after
-# 65,535, and a broker has 20 or so under way.
-FRESH: Final = 1_000
+# After so many that its broker began to send in the same session a packet's number has come to mean
+# another: there are 65,535, of which one half is before, as of serial numbers (RFC 1982).
+# Debian 12's Mosquitto (2.0.11) begins thousands before it repeats the first.
+FRESH: Final = 32_768
+DIGEST_BYTES: Final = 16
+SERIAL_BYTES: Final = 8
 
 
 @dataclass(slots=True)
@@ -64,6 +69,14 @@ class Waiter:
         return ("trigger", self.run, value)
 
 
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """That what came under a broker's name for it was taken."""
+
+    digest: bytes
+    number: int | None = None  # TriggerHeard's; None: in an earlier life
+
+
 @dataclass(slots=True)
 class Waiting:
     """The one writer of both; each change gives back the rows to save."""
@@ -72,26 +85,34 @@ class Waiting:
     waiters: dict[JobId, Waiter] = field(default_factory=dict)  # the oldest first
     _bytes: int = 0
     _held: dict[JobId, tuple[int, int]] = field(default_factory=dict)  # rows and bytes, by template
-    _deliveries: dict[tuple[JobId, str], bytes] = field(default_factory=dict)
-    _counts: dict[tuple[JobId, str], int] = field(default_factory=dict)  # when each came
-    _count: dict[str, int] = field(default_factory=dict)  # of all that came, by session, this life
+    # By template and name, of each the oldest first.
+    _deliveries: dict[JobId, dict[str, Delivery]] = field(default_factory=dict)
+    _serial: int = 0  # of the last one that was remembered: their order on disk
+    _first: dict[str, int] = field(default_factory=dict)  # numbers seen first here, by session
 
-    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
-        """Rebuild from disk; returns the keys of rows that could not be read."""
-        unreadable: list[str] = []
+    def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[Unread]:
+        """Rebuild from disk; returns the rows that could not be read."""
+        unreadable: list[Unread] = []
         for key, value in disk.get("trigger", {}).items():
             try:
                 fields = kept_of(value)
-            except (RemoteProtocolError, ValueError):
-                unreadable.append(key)
+            except (RemoteProtocolError, ValueError) as error:
+                unreadable.append(Unread("trigger", key, str(error)))
                 continue
             self.hold(Waiter(JobId(key), *fields))
         in_order = sorted(self.waiters.values(), key=lambda each: (each.heard_ms, each.run))
         self.waiters = {each.run: each for each in in_order}
-        for key, value in disk.get("delivery", {}).items():
-            template, _, delivery = key.partition("/")
-            self._deliveries[(JobId(template), delivery)] = value
+        self._restore_deliveries(disk.get("delivery", {}))
         return unreadable
+
+    def _restore_deliveries(self, rows: Mapping[str, bytes]) -> None:
+        """In the order in which they came; those of versions that kept none are before all."""
+        for key, value in sorted(rows.items(), key=lambda row: (row[1][DIGEST_BYTES:], row[0])):
+            template, _, name = key.partition("/")
+            mine = self._deliveries.setdefault(JobId(template), {})
+            mine[name] = Delivery(value[:DIGEST_BYTES])
+            serial = int.from_bytes(value[DIGEST_BYTES:][:SERIAL_BYTES], "big")
+            self._serial = max(self._serial, serial)
 
     def room(self, payload_bytes: int, template: JobId) -> bool:
         config, more = self.config, payload_bytes + ROW_BYTES
@@ -123,40 +144,51 @@ class Waiting:
 
     # ---- deliveries --------------------------------------------------------------------------
 
-    def came(self, delivery: str) -> None:
-        """Something came in a broker's session under that name, whatever it was."""
-        source = source_of(delivery)
-        self._count[source] = self._count.get(source, 0) + 1
+    def delivered_before(
+        self, template: JobId, delivery: str, message: Heard, number: int = 0
+    ) -> bool:
+        """Whether the broker repeats, by that name, just the message it has sent before. `number`
+        is TriggerHeard's."""
+        first = self._first.setdefault(source_of(delivery), number)
+        known = self._deliveries.get(template, {}).get(delivery)
+        if known is None or known.digest != _digest(message):
+            return False
+        return number - (first if known.number is None else known.number) <= FRESH
 
-    def delivered_before(self, template: JobId, delivery: str, message: Heard) -> bool:
-        """Whether the broker repeats, by that name, just the message it has sent before."""
-        key = (template, delivery)
-        since = self._count.get(source_of(delivery), 0) - self._counts.get(key, 0)
-        return since <= FRESH and self._deliveries.get(key) == _digest(message)
-
-    def deliver(self, template: JobId, delivery: str, message: Heard) -> list[Row]:
+    def deliver(self, template: JobId, delivery: str, message: Heard, number: int = 0) -> list[Row]:
         """Remember it, in the place of an earlier one of that name: names come again."""
-        self._deliveries.pop((template, delivery), None)
-        value = self._deliveries[(template, delivery)] = _digest(message)
-        self._counts[(template, delivery)] = self._count.get(source_of(delivery), 0)
-        rows: list[Row] = [("delivery", f"{template}/{delivery}", value)]
-        mine = [key for key in self._deliveries if key[0] == template]
-        return rows + self._forget(mine[: -self.config.deliveries_max])
+        self._first.setdefault(source_of(delivery), number)
+        mine = self._deliveries.setdefault(template, {})
+        mine.pop(delivery, None)
+        mine[delivery] = Delivery(_digest(message), number)
+        self._serial += 1
+        value = mine[delivery].digest + self._serial.to_bytes(SERIAL_BYTES, "big")
+        over = len(mine) - self.config.deliveries_max
+        gone = self._forget(template, list(islice(mine, max(0, over))))
+        return [("delivery", f"{template}/{delivery}", value), *gone]
+
+    def rename(self, template: JobId, delivery: str) -> list[Row]:
+        """The broker gives this name to a message that it has not sent before: it has seen the
+        earlier one of that name acknowledged, and never repeats it."""
+        return self._forget(template, [delivery])
 
     def begin(self, source: str) -> list[Row]:
         """A session begins anew: its numbers are other messages'."""
-        gone = [key for key in self._deliveries if source_of(key[1]) == source]
-        return self._forget(gone)
+        rows: list[Row] = []
+        for template, mine in list(self._deliveries.items()):
+            rows += self._forget(template, [name for name in mine if source_of(name) == source])
+        return rows
 
     def forget(self, template: JobId) -> list[Row]:
         """The template was deleted."""
-        return self._forget([key for key in self._deliveries if key[0] == template])
+        return self._forget(template, list(self._deliveries.get(template, {})))
 
-    def _forget(self, keys: list[tuple[JobId, str]]) -> list[Row]:
-        for key in keys:
-            del self._deliveries[key]
-            self._counts.pop(key, None)
-        return [("delivery", "/".join(key), None) for key in keys]
+    def _forget(self, template: JobId, names: list[str]) -> list[Row]:
+        mine = self._deliveries.get(template, {})
+        gone = [name for name in names if mine.pop(name, None) is not None]
+        if not mine:
+            self._deliveries.pop(template, None)
+        return [("delivery", f"{template}/{name}", None) for name in gone]
 
     @property
     def deadline(self) -> float:
@@ -176,7 +208,7 @@ def source_of(delivery: str) -> str:
 
 
 def _digest(message: Heard) -> bytes:
-    h = hashlib.blake2b(len(message.topic).to_bytes(4, "big"), digest_size=16)
+    h = hashlib.blake2b(len(message.topic).to_bytes(4, "big"), digest_size=DIGEST_BYTES)
     h.update(message.topic.encode())
     h.update(message.payload)
     return h.digest()

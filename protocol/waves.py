@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from protocol.bidding import why_unfit
 from protocol.ids import PeerId, Revision, rendezvous
 from protocol.job import JobSpec
+from protocol.labels import matched_labels
 from protocol.led import needs_of
 from protocol.records import Advert
 from protocol.resources import Resources
@@ -22,11 +23,15 @@ def wave_delay_s(me: PeerId, revision: Revision, spec: JobSpec, adverts: Iterabl
     matching = {
         advert.peer: None
         for advert in adverts
-        if not why_unfit(needs, advert.engines, advert.labels, _capacity(advert))
+        if not why_unfit(needs, advert.engines, _labels(advert), _capacity(advert))
     }
     ranked = rendezvous(revision, {**matching, me: None})
     wave = ranked.index(me) // spec.update.max_parallel
     return float(wave * spec.update.healthy_after_s)
+
+
+def _labels(advert: Advert) -> dict[str, str]:
+    return matched_labels(advert.labels, advert.peer, advert.name)
 
 
 def _capacity(advert: Advert) -> Resources:

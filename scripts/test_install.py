@@ -256,6 +256,8 @@ class BundleTrial(Trial):
             ("a frozen agent, ended by the watchdog", self.frozen),
             ("the same version again", lambda: self.install("--user", "pi")),
             ("an upgrade", self.upgraded),
+            ("a way back that cannot run", self.not_rolled_back),
+            ("a way back that does not start", self.rolled_back_badly),
             ("a rollback", self.rolled_back),
             ("an upgrade that does not start", self.upgraded_badly),
         ]
@@ -298,6 +300,24 @@ class BundleTrial(Trial):
         bundle = self.remade("newer", "echo >>README.md")
         self.install("--bundle", bundle, "--user", "pi")
         assert self.current().endswith("-newer")
+
+    def not_rolled_back(self) -> None:
+        """As after an upgrade of Debian in place: it was made for another Python."""
+        pid, newer = self.pid("shoal"), self.current()
+        self.machine.do("mv /opt/shoal/previous/bin/python /opt/shoal/previous/bin/gone")
+        done = self.machine.run("/opt/shoal/current/install --rollback 2>&1")
+        self.machine.do("mv /opt/shoal/previous/bin/gone /opt/shoal/previous/bin/python")
+        assert done.returncode == 1 and "cannot run here any more" in done.stdout, done
+        assert (self.pid("shoal"), self.current()) == (pid, newer)
+
+    def rolled_back_badly(self) -> None:
+        newer = self.current()
+        unit = "/opt/shoal/previous/systemd/shoal.service"
+        self.machine.do(f"sed -i.kept s,^ExecStart=.*,ExecStart=/bin/false, {unit}")
+        done = self.machine.run("/opt/shoal/current/install --rollback 2>&1")
+        self.machine.do(f"mv {unit}.kept {unit}")
+        assert done.returncode == 1 and f"this device runs {newer}, as before" in done.stdout, done
+        assert self.current() == newer
 
     def rolled_back(self) -> None:
         self.machine.do("/opt/shoal/current/install --rollback")
@@ -412,6 +432,10 @@ class BundleTrial(Trial):
         assert '"shoal_name": "home"' in self.machine.ask(STATUS)
 
     def purge_leaves_nothing(self) -> None:
+        """Nor what got away from its supervisor, whose user could not be deleted."""
+        as_task = "setpriv --reuid shoal-task --regid shoal-task --clear-groups setsid"
+        self.machine.do(f"{as_task} sleep 1h >/dev/null 2>&1 </dev/null &")
+        self.machine.until(lambda: self.machine.ask("pgrep -u shoal-task sleep"))
         told = self.machine.do("/opt/shoal/current/install --uninstall --purge 2>&1")
         told += self.machine.do(f"{SCRIPT} --uninstall --purge 2>&1")
         lines = self.everything().splitlines()

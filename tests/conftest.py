@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -10,6 +11,10 @@ import pytest
 
 from tests import s3server
 from tests.s3server import S3Server, s3_server
+
+# A shell that starts tests in the background has them ignore Ctrl-C, and all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # However slow the machine, and whatever failed here before.
 hypothesis.settings.register_profile("shoal", derandomize=True, deadline=None, database=None)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
-from typing import IO, Any
+from typing import IO, Any, Final
 
-from tests.dockerhost import DockerHost
+from tests.dockerhost import REGISTRY_PORT, DockerHost
+
+REGISTRY: Final = f"127.0.0.1:{REGISTRY_PORT}"
 
 
 class PodmanHost(DockerHost):
@@ -24,6 +26,9 @@ class PodmanHost(DockerHost):
         config.write_text(
             f'[containers]\ndefault_ulimits = [{words}]\n[engine]\nevents_logger = "file"\n'
         )
+        registries = self.root / "registries.conf"
+        # Docker speaks plain HTTP on loopback by itself.
+        registries.write_text(f'[[registry]]\nlocation = "{REGISTRY}"\ninsecure = true\n')
         self.process = subprocess.Popen(
             [
                 *("nsenter", f"--net=/var/run/netns/{self.namespace}", "podman"),
@@ -32,7 +37,11 @@ class PodmanHost(DockerHost):
                 *("--tmpdir", self.root / "tmp", "--runtime", "/usr/sbin/runc"),
                 *("system", "service", "--time=0", f"unix://{self.socket}"),
             ],
-            env={**os.environ, "CONTAINERS_CONF": str(config)},
+            env={
+                **os.environ,
+                "CONTAINERS_CONF": str(config),
+                "CONTAINERS_REGISTRIES_CONF": str(registries),
+            },
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -43,5 +52,8 @@ class PodmanHost(DockerHost):
     def make_image(self, tag: str, files: dict[str, bytes] | None = None, **config: Any) -> None:
         """Podman imports without a tag, and looks for a short name at docker's hub alone."""
         name, _, version = tag.rpartition(":")
-        super().make_image(f"docker.io/library/{name}:latest", files, **config)
-        self.api.tag(f"docker.io/library/{name}:latest", f"docker.io/library/{name}", version)
+        full = name if name.startswith(f"{REGISTRY}/") else f"docker.io/library/{name}"
+        super().make_image(f"{full}:latest", files, **config)
+        if version != "latest":
+            self.api.tag(f"{full}:latest", full, version)
+            self.api.remove_image(f"{full}:latest")

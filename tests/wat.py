@@ -185,6 +185,7 @@ GROWS = wasi(
       (if (i32.eq (memory.grow (i32.const 1600)) (i32.const -1))
         (then (call $exit (i32.const 1)))))"""
 )
+GREEDY = module('(module (memory 2000) (func (export "_start")))')  # wants 125 MiB to begin with
 GARBAGE = b"\0asm\1\0\0\0garbage"
 EXAMPLE = shouts("input/text", "outputs/shout")  # of `shoal job example wasm`
 BACALHAU = reports("lib/math.wasm", "inputs/words", "outputs/words")  # of tests/bacalhau/wasm.yaml

@@ -267,9 +267,8 @@ def _one_off(parser: ArgumentParser) -> None:
         "-o", "--output", metavar="[NAME:]PATH", action="append", default=[],
         help="keep what it leaves there, for `shoal job get`",
     )  # fmt: skip
-    parser.add_argument(
-        "-d", "--detach", "--id-only", action="store_true", help="do not wait for the end"
-    )
+    parser.add_argument("-d", "--detach", action="store_true", help="do not wait for the end")
+    parser.add_argument("--id-only", action="store_true", help="print its id, and wait in silence")
     parser.add_argument("--dry-run", action="store_true", help="print its job file; run nothing")
     parser.add_argument("-q", "--quiet", action="store_true", help="only the task's own output")
     # Bacalhau's; here it is so without a word. -f ships a file.

@@ -79,6 +79,7 @@ def _changes(present: dict[str, Any], spec: JobSpec) -> list[dict[str, Any]]:
 def _place(peer: dict[str, Any], spec: JobSpec) -> dict[str, Any]:
     """Whether a device fits as far as is known from here: its owner may still say no."""
     from protocol.bidding import why_unfit
+    from protocol.labels import matched_labels
     from protocol.led import needs_of
     from protocol.resources import Resources
 
@@ -88,7 +89,8 @@ def _place(peer: dict[str, Any], spec: JobSpec) -> dict[str, Any]:
     if "cpu_m" not in peer:
         return {"peer": peer["id"], "name": name, "reason": "nothing is known of it yet"}
     offers = Resources(peer["cpu_m"], peer["memory_bytes"], peer["disk_bytes"], peer["gpus"])
-    reason = why_unfit(needs_of(spec), tuple(peer["engines"]), peer["labels"], offers)
+    labels = matched_labels(peer["labels"], peer["id"], peer["name"])
+    reason = why_unfit(needs_of(spec), tuple(peer["engines"]), labels, offers)
     if not reason and peer.get("draining") and spec.type.counted:
         reason = "it is draining"
     return {"peer": peer["id"], "name": name, "reason": reason}

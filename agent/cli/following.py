@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Final
 
 from agent.cli import exitcodes, units
 from agent.cli.exitcodes import CliError
+from agent.cli.missing import Missing
 from agent.cli.progress import Progress
 from agent.cli.tables import note, show_json_line
 from agent.client import Client, Unreachable, log_bytes
@@ -44,6 +45,7 @@ class Following:
         quiet: bool,
         json: bool,
         by_peer: bool = False,
+        prints_id: bool = False,
     ) -> None:
         self.job = ""
         self.name = ""
@@ -51,7 +53,9 @@ class Following:
         self._lines = _Reader(lines)
         self._json = json
         self._output = Output(slots, by_peer)
+        self._missing = Missing(at_once=True)
         self._by_peer = by_peer
+        self._prints_id = prints_id and not json
         self._progress = Progress(sys.stderr, quiet or json)
 
     def to_end(self, timeout_s: float | None = None) -> int:
@@ -83,14 +87,18 @@ class Following:
         final: dict[str, Any] | None = line.get("final")
         if accepted := line.get("submitted"):
             self.job, self.name = accepted["job"], accepted["name"]
+            if self._prints_id:
+                print(self.job, flush=True)
             if accepted.get("warning"):
                 self._progress.warn(accepted["warning"])
         elif event := line.get("event"):
             if not self._by_peer or event["kind"] in _OF_ALL:
                 self._progress.event(event)
-        elif (log := line.get("log")) and not self._json:
+        elif log := line.get("log"):
             self._progress.clear()
-            self._output.write(log)
+            if not self._json:
+                self._output.write(log)
+            self._missing.take(log)
         elif text := line.get("log_error"):
             self._progress.clear()
             note(f"its output cannot be read: {text}")

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from agent.cli import units
 from agent.cli.connecting import connect
-from agent.cli.exitcodes import NOT_FOUND, OK, USAGE, CliError
+from agent.cli.exitcodes import FAILED, NOT_FOUND, OK, USAGE, CliError
 from agent.cli.following import Output
+from agent.cli.missing import Missing
 from agent.cli.tables import note, show_json_line
 from agent.client import AgentError
 from protocol.moment import parse_moment_s
@@ -30,21 +31,26 @@ def logs(args: Namespace) -> int:
         lines = client.logs(
             view["id"], args.slot, args.stream, args.tail, args.follow, args.peer or "", since_ms
         )
-        for line in lines:
-            if args.json:
-                show_json_line(line)
-            else:
-                output.write(line)
-        output.flush()
+        missing = Missing(at_once=args.follow)
+        try:
+            for line in lines:
+                if args.json:
+                    show_json_line(line)
+                else:
+                    output.write(line)
+                missing.take(line)
+        finally:
+            output.flush()
+            missing.tell()
         if args.follow:
             with suppress(AgentError):  # it was deleted meanwhile
                 view = client.job(view["id"])
-    _tell_of_what_is_missing(view, args)
-    return OK
+    _tell_of_what_was_not_kept(view, args)
+    return FAILED if missing.some else OK
 
 
-def _tell_of_what_is_missing(view: dict[str, Any], args: Namespace) -> None:
-    """Of the output that was asked for."""
+def _tell_of_what_was_not_kept(view: dict[str, Any], args: Namespace) -> None:
+    """Of the output that was asked for, its devices say that some is gone for good."""
     for slot in view["slots"]:
         peer, name = _ran_on(slot)
         where = units.named(name, peer)

@@ -98,12 +98,14 @@ def matching(found: list[dict[str, Any]], texts: Sequence[str]) -> list[dict[str
     """Those whose labels satisfy all of the expressions, which are those of --constraint."""
     from protocol.constraints import matches_all, parse_constraints
     from protocol.errors import JobSpecError
+    from protocol.labels import matched_labels
 
     try:
         wanted = [each for text in texts for each in parse_constraints(text, "--where")]
     except JobSpecError as error:
         raise CliError(str(error), USAGE) from None
-    return [peer for peer in found if matches_all(wanted, peer["labels"])]
+    labels = [matched_labels(peer["labels"], peer["id"], peer["name"]) for peer in found]
+    return [peer for peer, has in zip(found, labels, strict=True) if matches_all(wanted, has)]
 
 
 def _columns(labels: str | None) -> list[str]:

@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from agent.cli.connecting import connect
 from agent.cli.exitcodes import FAILED, OK, USAGE, CliError
 from agent.cli.tables import note, show_json
 from agent.client import AgentError, Client
-from agent.extract import NotExtracted, extract
+from agent.extract import FULL, NoRoom, NotExtracted, extract
 from agent.printable import clean
 
 ARCHIVE_BYTES_MAX: Final = (1 << 30) + (64 << 20)  # what a device keeps, and the heads of files
@@ -39,6 +40,14 @@ class Wanted:
     place: Path
 
 
+class Fetched(Enum):
+    """What became of one slot's archive."""
+
+    THERE = "there"
+    LATER = "later"  # it may be had by the same command
+    NEVER = "never"  # it has come, and is no good
+
+
 def get(args: Namespace) -> int:
     """Fetch each slot's archive, check it against its digest, and unpack it.
 
@@ -50,17 +59,18 @@ def get(args: Namespace) -> int:
         target = Path(args.output or default)
         wanted = _wanted(view, args.slot, args.peer, target)
         try:
-            failed = [each for each in wanted if not _fetched(client, view["id"], each)]
+            fetched = {each.place: _fetched(client, view["id"], each) for each in wanted}
         except OSError as error:
             raise CliError(f"{error.filename or target}: {error.strerror or error}") from None
-    done = [each for each in wanted if each not in failed]
+    done = [each for each in wanted if fetched[each.place] is Fetched.THERE]
+    failed = [each for each in wanted if each not in done]
     if args.json:
         told = [{"slot": e.slot, "peer": e.peer, "directory": str(e.place)} for e in done]
         show_json({"job": view["id"], "results": told, "missing": [e.slot for e in failed]})
     else:
         for each in done:
             print(clean(str(each.place)))
-    if failed:
+    if Fetched.LATER in fetched.values():
         note("what is missing is fetched by the same command, once it can be had")
     return FAILED if failed or view.get("slots_left_out") else OK
 
@@ -132,35 +142,62 @@ def _filled(directory: Path) -> bool:
         return directory.exists()
 
 
-def _fetched(client: Client, job: str, wanted: Wanted) -> bool:
+def _fetched(client: Client, job: str, wanted: Wanted) -> Fetched:
     """Whether its files are there now; what kept them away is told of."""
     if _filled(wanted.place):
         note(f"{wanted.name}: {wanted.place} is there already, and is left as it is")
-        return True
+        return Fetched.THERE
+    if not 0 < wanted.size_bytes <= ARCHIVE_BYTES_MAX:
+        note(f"{wanted.name}: an archive of {wanted.size_bytes} bytes is not fetched")
+        return Fetched.NEVER
     beside = wanted.place.absolute().parent
     beside.mkdir(parents=True, exist_ok=True)
     part = beside / f".{wanted.digest[:16]}.part"
-    fresh = beside / f".{wanted.digest[:16]}.tmp"
     try:
         _download(client, job, wanted, part)
         if _digest_of(part) != wanted.digest:
             part.unlink()
             raise CliError("what came is not what was kept; it is thrown away")
-        shutil.rmtree(fresh, ignore_errors=True)
+        _unpack(part, wanted)
+    except NotExtracted as error:
+        if isinstance(error, NoRoom):
+            return _no_room(wanted, part)
+        note(f"{wanted.name}: what came cannot be unpacked, and is thrown away: {error}")
+        part.unlink()
+        return Fetched.NEVER
+    except (AgentError, CliError) as error:
+        note(f"{wanted.name}: {error}")
+        return Fetched.LATER
+    except OSError as error:
+        if error.errno in FULL:
+            return _no_room(wanted, part)
+        raise
+    part.unlink()
+    return Fetched.THERE
+
+
+def _unpack(part: Path, wanted: Wanted) -> None:
+    """All of it, or nothing is left of it. Raises NotExtracted, and OSError."""
+    fresh = part.with_suffix(".tmp")
+    shutil.rmtree(fresh, ignore_errors=True)  # of a run that was killed
+    try:
         fresh.mkdir()
         extract(part, fresh, UNPACKED_BYTES_MAX, FILES_MAX, strict=False)
-    except (AgentError, CliError, NotExtracted) as error:
-        note(f"{wanted.name}: {error}")
-        return False
-    fresh.rename(wanted.place)
-    part.unlink()
-    return True
+        fresh.rename(wanted.place)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _no_room(wanted: Wanted, part: Path) -> Fetched:
+    """What has come stays for the next try: over a slow link it took long."""
+    size = part.stat().st_size if part.exists() else 0
+    stays = f"; {units.size(size)} that have come stay in {part}" if size else ""
+    note(f"{wanted.name}: the disk is full; make room there, or name another with -o{stays}")
+    return Fetched.LATER
 
 
 def _download(client: Client, job: str, wanted: Wanted, part: Path) -> None:
     """All of the archive, going on from what is there of it."""
-    if not 0 < wanted.size_bytes <= ARCHIVE_BYTES_MAX:
-        raise CliError(f"an archive of {wanted.size_bytes} bytes is not fetched")
     with part.open("ab") as file, _progress(wanted.name, wanted.size_bytes) as advance:
         advance(file.tell())
         if file.tell() < wanted.size_bytes:

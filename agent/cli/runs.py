@@ -146,14 +146,15 @@ def _run(args: Namespace, spec: dict[str, Any], shipped: dict[str, str]) -> int:
                 inputs.insert(0, as_input(client.put_archive(pack(shipped))))
             if args.detach:
                 return _detached(client, spec, args)
-            lines = client.run(spec, args.key or "", logs=True)
+            lines = client.run(spec, args.key or "", logs=not args.id_only or args.follow)
             following = Following(
                 client,
                 lines,
                 args.count,
-                quiet=args.quiet,
+                quiet=args.quiet or args.id_only,
                 json=args.json,
                 by_peer=spec["Type"] == "ops",
+                prints_id=args.id_only,
             )
             return following.to_end()
         except AgentError as error:

@@ -146,8 +146,10 @@ class Backend(Protocol):
 
     def logs(self, job: str, wanted: LogQuery) -> Lines:
         """Output of the executions of a job, wherever they ran, as {slot, peer, peer_name, stream,
-        data, execution}; `data` is bytes or text. Raises RequestError 404, here or at the first
-        item.
+        data, execution}; `data` is bytes or text. Where output cannot be had `data` is empty, and
+        `note` says so in a sentence that goes on from "output on DEVICE", `cause` in a word (see
+        shortfall.Cause), and `missing` whether what was asked for may be missing at the end.
+        Raises RequestError 404, here or at any item.
         """
 
     async def results(

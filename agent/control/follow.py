@@ -18,6 +18,7 @@ from agent.control.backend import (
     View,
 )
 from agent.control.streams import Emit, plain_log
+from agent.shortfall import Cause
 
 PATIENCE = 0.1  # of the time it has taken so far: who waits for a long job can wait a little more
 LOGS_END_S = 10.0  # the job has ended; its output may still be on its way from other devices
@@ -52,6 +53,9 @@ async def follow_job(
         nursery.cancel_scope.deadline = trio.current_time() + LOGS_END_S
         if logs and not follower.reading:
             nursery.start_soon(follower.read_logs)
+    if nursery.cancel_scope.cancelled_caught:
+        text = f"not all of it came within {LOGS_END_S:.0f} s of the end; `shoal logs` has all"
+        await emit({"log_error": text})
     await emit({"final": follower.final})
 
 
@@ -100,7 +104,8 @@ class _JobFollower:
         lines = self.backend.logs(self.job, LogQuery(follow=True))
         try:
             async for line in lines:
-                await self.emit({"log": plain_log(line)})
+                if line.get("cause") != Cause.GONE:  # what never began has none; `final` says why
+                    await self.emit({"log": plain_log(line)})
         except RequestError as error:
             await self.emit({"log_error": error.text})
         finally:

@@ -21,6 +21,10 @@ PIDS_MAX: Final = 512  # a fork bomb stops there; a browser has 200
 CPU_M_MIN: Final = 10  # 1 ms of each 100, the least that the kernel takes (sched/core.c)
 MEMORY_BYTES_MIN: Final = 6 << 20  # docker's own
 LOCAL: Final = "local"  # docker's driver that keeps output; podman has none of that name
+# By which a container finds its device, as docker's desktops and Bacalhau have it. In the device's
+# own network that is where it is itself, also where docker has no bridge to take an address from.
+DEVICE_NAME: Final = "host.docker.internal"
+DEVICE_AT: Final = {"bridge": "host-gateway", "host": "127.0.0.1"}
 LOG_FILES: Final = 5  # the more there are, the less it has beyond what is promised
 
 
@@ -67,7 +71,8 @@ def container_launch(
     given: Mapping[str, str] | None = None,
     gpus: tuple[int, ...] = (),
 ) -> ContainerLaunch:
-    """`environment`: that of the job and of the agent, over what the engine's parameters say;
+    """`environment`: that of the job and of the agent, below what the engine's parameters say, as
+    Bacalhau has it (docker/executor.go, MergeSlices): those can have none of the agent's names.
     `given`: where paths of the device lead, see Inputs; `gpus`: the cards that it has."""
     spec = task.spec.task
     params, need = spec.engine.container, spec.resources
@@ -86,7 +91,7 @@ def container_launch(
         image=params.image,
         entrypoint=params.entrypoint,
         parameters=params.parameters,
-        env={name: value for name, _, value in variables} | dict(environment),
+        env=dict(environment) | {name: value for name, _, value in variables},
         cwd=params.working_directory,
         user=params.user,
         network=network_of(spec.engine, spec.network),
@@ -166,6 +171,7 @@ def host_options(
     memory_bytes = max(launch.memory_bytes, MEMORY_BYTES_MIN)
     options: dict[str, Any] = {
         "network_mode": launch.network,  # podman looks at this alone
+        "extra_hosts": {DEVICE_NAME: at} if (at := DEVICE_AT.get(launch.network)) else None,
         "port_bindings": {port.target: port.static for port in _published(launch)} or None,
         "cap_drop": ["ALL"],
         "cap_add": list(launch.capabilities) or None,

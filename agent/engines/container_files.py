@@ -25,6 +25,7 @@ LOOK_BYTES: Final = 4 << 20  # so much is written between two looks at the disk
 def put_files(client: DockerClient, launch: ContainerLaunch, work: Path, spool: Path) -> None:
     """Shipped files, and directories for results, which the container's user may write to, whoever
     that is. They live in the container: what its user made, the agent's may not be able to delete.
+    Raises OSError where they would leave the agent itself too little disk, and EngineFailed.
     """
     if not launch.has_task_dir and not launch.results:
         return
@@ -37,9 +38,16 @@ def put_files(client: DockerClient, launch: ContainerLaunch, work: Path, spool: 
                 tar.addfile(_anybodys(info))
             if launch.has_task_dir:
                 mounted = {f"{TASK_DIR}{path}".lstrip("/") for path in launch.inputs}
+                size = 0
 
                 def shipped(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
-                    return None if info.name in mounted else _anybodys(info)
+                    nonlocal size
+                    if info.name in mounted:
+                        return None
+                    size += info.size
+                    if size > LOOK_BYTES:  # a script goes in wherever there is any room
+                        _check_room(spool, info.size)
+                    return _anybodys(info)
 
                 for entry in sorted(os.listdir(work)):
                     tar.add(work / entry, f"{TASK_DIR}/{entry}", filter=shipped)
@@ -131,10 +139,10 @@ def _for_all(mode: int, rights: int) -> int:
     return mode | rights | (0o111 if mode & 0o100 else 0)
 
 
-def _check_room(out: Path) -> None:
+def _check_room(where: Path, size: int) -> None:
     """Raises OSError, which tarfile lets through with its sentence."""
     try:
-        check_room(out, 0)
+        check_room(where, size)
     except ArchiveError as error:
         raise OSError(str(error)) from None
 
@@ -162,7 +170,7 @@ class _Pieces(io.RawIOBase):
             self._rest = next(self._pieces, b"")
             passed = self.count // LOOK_BYTES != (self.count + len(self._rest)) // LOOK_BYTES
             if passed and self._out is not None:
-                _check_room(self._out)
+                _check_room(self._out, 0)
             self.count += len(self._rest)
         count = min(len(buffer), len(self._rest))
         buffer[:count] = self._rest[:count]

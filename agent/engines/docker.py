@@ -51,12 +51,14 @@ from agent.engines.docker_client import (
     NotThere,
 )
 from agent.engines.docker_link import LATE_S, DockerLink
-from agent.engines.docker_live import READERS_MAX, live
+from agent.engines.docker_live import READERS_MAX, check_place, live
 from agent.engines.docker_log import (
     Places,
     before,
     before_last,
+    begins_late,
     chunks,
+    has_dropped,
     keep_logs,
     kept_lines,
     kept_log,
@@ -64,6 +66,7 @@ from agent.engines.docker_log import (
     second_of,
     whole_chunk,
 )
+from agent.engines.docker_repeats import Repeats
 from agent.engines.engine import FoundExecution
 from agent.engines.execution_dir import ExecutionDir
 from agent.engines.images import Images
@@ -440,13 +443,17 @@ class DockerEngine:
         since_ms: int = 0,
         single: bool = False,
     ) -> AsyncGenerator[LogChunk, None]:
-        """Offsets are docker_log's. Raises KeyError while it has not started."""
+        """Offsets are docker_log's. Raises KeyError while it has not started.
+
+        Docker drops its oldest output and tells nobody. With `single` a chunk says where that may
+        be so, as far as it can be seen; not what docker drops from before a slow reader."""
         directory, lines = self.directories.of(execution_id), tail if offset == 0 else -1
         if since_ms and lines < 0 and offset == 0:
             offset = before(since_ms)
         ended = directory.read_exit() is not None
         if not ended and not self._known(execution_id).started:
             raise KeyError(execution_id)
+        gap = False
         while not ended:
             held = self._known(execution_id)
             over = held.exit is not None
@@ -456,11 +463,12 @@ class DockerEngine:
                 if lines > 0:
                     offset = await self._before_last(execution_id, stream, lines, follow)
                     lines = -1
+                gap = single and offset == 0 and await self._has_dropped(execution_id, follow)
                 read = self._live(execution_id, stream, offset, lines, follow and not over, single)
                 async with aclosing(read) as found:
                     async for chunk in found:
-                        yield chunk
-                        offset, lines = max(offset, chunk.end), -1
+                        yield replace(chunk, gap=True) if gap else chunk
+                        offset, lines, gap = max(offset, chunk.end), -1, False
             except NotThere:
                 if over or not follow:
                     raise
@@ -479,9 +487,19 @@ class DockerEngine:
             return
         if offset == 0 and known.lost_output and not kept_log(directory, stream).exists():
             raise OSError(errno.ENODATA, known.lost_output)
+        gap = single and offset == 0 and begins_late(known.lost_output)
         kept = read_kept(kept_log(directory, stream), offset, lines, single)
         while (more := await self.directories.in_thread(lambda: next(kept, None))) is not None:
-            yield more
+            yield replace(more, gap=True) if gap else more
+            gap = False
+
+    async def _has_dropped(self, execution_id: str, follow: bool) -> bool:
+        """As by _before_last, all of the output is read for it."""
+        if follow:
+            check_place(self._readers)
+        client = await self._link.client()
+        work = partial(has_dropped, client, execution_id)
+        return await abandonable(work, self._readers if follow else None)
 
     async def _before_last(
         self, execution_id: str, stream: Stream, lines: int, follow: bool
@@ -489,6 +507,8 @@ class DockerEngine:
         """Docker's own tail counts the lines of both streams: mostly it has enough of this one, and
         else all of it is read. That may take long, and must keep nobody from a start or a stop; nor
         is it held in memory."""
+        if follow:
+            check_place(self._readers)
         client = await self._link.client()
         for tail in (2 * lines + 1, -1):
             frames, source = await self._link.ask(
@@ -523,7 +543,7 @@ class DockerEngine:
         )
         # Whoever follows may wait for hours, and must not keep the others from reading.
         readers = self._readers if follow else trio.CapacityLimiter(1)
-        places = Places(lines >= 0)
+        places = Places(lines >= 0, Repeats() if follow else None)
         async with aclosing(live(frames, source, readers, self._link.spawn)) as batches:
             async for batch in batches:
                 for chunk in chunks(batch, offset, places, single):
@@ -662,6 +682,7 @@ class DockerEngine:
     async def _discard(self, execution_id: str) -> None:
         client = await self._link.client()
         await self._link.ask(lambda: client.remove(execution_id))
+        self.images.container_went()
 
     @asynccontextmanager
     async def _alone(self, name: str) -> AsyncIterator[None]:

@@ -34,6 +34,7 @@ DIE: Final = "die"
 DIED: Final = "died"  # as podman calls it in filters, and there alone
 KILL: Final = "kill"
 START: Final = "start"
+PODMANS: Final = "BuildahVersion"  # what podman alone tells of itself
 ENDING: Final = ("9", "15")  # signals; HUP and others may mean anything
 _MOMENT: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
 
@@ -79,7 +80,9 @@ class DockerClient:
             self._impatient: Any = _impatient(url, self._api.api_version)
             info = self._api.info()
             self.log_driver = LOCAL if LOCAL in info["Plugins"]["Log"] else "json-file"
-            self.live_restore = bool(info.get("LiveRestoreEnabled"))
+            self._is_podman = PODMANS in info
+            # Podman's containers have no daemon: what is restarted is the server of its API.
+            self.live_restore = self._is_podman or bool(info.get("LiveRestoreEnabled"))
             self.root = str(info.get("DockerRootDir") or "/")
 
     def close(self) -> None:
@@ -242,6 +245,8 @@ class DockerClient:
     ) -> tuple[dict[Stream, deque[bytes]], bool]:
         """At most `count` frames of each stream at its end, of the last `tail` of all of them
         (negative: of all that there is); and whether that is all of these streams."""
+        if self._is_podman:  # see _log
+            tail = -1
         last: dict[Stream, deque[bytes]] = {stream: deque(maxlen=count) for stream in streams}
         found, source = self._log(execution_id, streams, 0, tail, False)
         seen, whole = 0, True
@@ -258,7 +263,12 @@ class DockerClient:
         self, execution_id: str, streams: Sequence[Stream], since_s: int, tail: int, follow: bool
     ) -> tuple[Iterator[tuple[Stream | None, bytes]], Any]:
         """Not by the SDK's own call: that does not tell of which stream a frame is, and asks each
-        time whether the container has a terminal, which none of ours has."""
+        time whether the container has a terminal, which none of ours has.
+
+        Podman (4.3) runs lines together in a tail where one has no end yet, and leaves the last one
+        out: of it all is read."""
+        if tail > 0 and self._is_podman:
+            tail = -1
         wanted: dict[str, object] = {
             **{stream: int(stream in streams) for stream in STREAMS},
             "timestamps": 1,

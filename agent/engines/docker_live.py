@@ -13,14 +13,17 @@ from typing import Any, Final
 import trio
 
 from agent.engines.docker_client import EngineFailed
+from agent.engines.engine import Crowded
 from agent.threads import abandonable
 
-READERS_MAX: Final = 64  # each is a thread
+# Each is a thread and a connection. Lines of 256 executions (protocol/streams.py) and 96 who follow
+# from other devices (logs.py) find a place beside those who follow here.
+READERS_MAX: Final = 512
 QUEUED_BYTES: Final = 256 << 10  # read ahead of a slow reader
 _log = logging.getLogger("shoal.docker")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Follower:
     """Frames on their way from the thread to the reader."""
 
@@ -77,7 +80,8 @@ async def live(
     limiter: trio.CapacityLimiter,
     spawn: Callable[..., None],
 ) -> AsyncGenerator[list[bytes], None]:
-    """Frames as they come, until the output's end. Raises EngineFailed where it broke off.
+    """Frames as they come, until the output's end. Raises EngineFailed where it broke off, and
+    Crowded where the limiter has no place: whoever waited for one would wait for hours.
 
     `source` is what `close` ends them with; `spawn` begins a task elsewhere: a nursery must not
     stay open over a generator's yield.
@@ -92,8 +96,10 @@ async def live(
             token.run_sync_soon(rouse)
 
     follower = Follower(frames, wake)
-    spawn(_read, follower, limiter)
     try:
+        check_place(limiter)
+        limiter.acquire_on_behalf_of_nowait(follower)
+        spawn(_read, follower, limiter)
         ended = False
         while not ended:
             await waiting[0].wait()
@@ -109,5 +115,16 @@ async def live(
             source.close()
 
 
+def check_place(limiter: trio.CapacityLimiter) -> None:
+    """Raises Crowded."""
+    if limiter.available_tokens < 1:
+        raise Crowded(
+            f"{limiter.total_tokens} follow the output of containers there, and no more may"
+        )
+
+
 async def _read(follower: Follower, limiter: trio.CapacityLimiter) -> None:
-    await abandonable(follower.run, limiter)
+    try:
+        await abandonable(follower.run)
+    finally:
+        limiter.release_on_behalf_of(follower)

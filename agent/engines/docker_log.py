@@ -15,54 +15,48 @@ import struct
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from agent.engines.docker_client import DockerClient, NotAnswering, NotThere, moment_ns
+from agent.engines.docker_repeats import MOMENT_CHARS, Repeats
 from agent.engines.execution_dir import ExecutionDir
 from agent.engines.task_log import STREAMS, LogChunk, Stream
 
 CHUNK_BYTES: Final = 64 << 10
 SAME_MAX: Final = 255
-RECENT_MAX: Final = 2048  # moments, of which a follower may be given frames again
 _SECOND_CHARS: Final = len("2026-02-03T04:05:06")
-_MOMENT_CHARS: Final = len("2026-02-03T04:05:06.123456789Z")
 _LENGTH: Final = struct.Struct(">I")
 # What docker's driver `local` writes beside a line, as its protobuf has it: two lengths, stream and
 # moment; and of a part of a line that is longer than 16 KiB which part that is.
 _ENTRY_BYTES: Final = 8 + 8 + 10
 _PART_BYTES: Final = 2 + 2 + 2 + 66 + 5
+_GONE: Final = "may be gone, as task.log_bytes_max has it"
 _log = logging.getLogger("shoal.docker")
 
 
 @dataclass(slots=True)
 class Places:
     """Gives each frame its place. With `tail` what is read begins anywhere, so how many frames of
-    its first moment came before is not known: all of that moment have the place of its last."""
+    its first moment came before is not known: all of that moment have the place of its last. What
+    is followed may come again, and then has the place of what came last."""
 
     tail: bool = False
+    repeats: Repeats | None = None  # of what is followed
     unit: int = 0
     same: int = 0
     again: bool = False  # the latest frame is one that came before
+    met: bool = False  # a frame that was read already, or one since
     _second: tuple[bytes, int] = (b"", 0)  # as docker writes it, and its first unit
-    _recent: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT_MAX))
-    _last: bytes = b""
-    _count: int = 0  # frames of the latest unit
-    _repeated: int | None = None  # while frames come again: how many of that unit have
 
     def of(self, frame: bytes) -> tuple[int, bytes]:
         """The offset after it, and what was written."""
         moment, _, data = frame.partition(b" ")
-        unit = self._unit_of(moment)
-        self.again = self._came_before(unit, frame)
+        self.again = self.repeats is not None and self.repeats.has(frame)
         if self.again:
             return self.unit << 8 | self.same, data
-        if unit != self.unit:
-            self._recent.append(unit)
-            self._count = 0
-        self._count += 1
-        self._last = frame
+        unit = self._unit_of(moment)
         if unit == self.unit:
             self.same = min(self.same + 1, SAME_MAX)
         else:
@@ -70,42 +64,15 @@ class Places:
         self.unit = unit
         return unit << 8 | self.same, data
 
-    def _came_before(self, unit: int, frame: bytes) -> bool:
-        """Whoever follows while docker goes on to its next file is given the beginning of that once
-        more (seen with 20.10). Equal lines of one moment to the nanosecond are one line (podman has
-        whole seconds); where a clock was set back, moments are earlier, and new."""
-        if self._repeated is None:
-            if not _is_exact(frame):
-                return False
-            if unit < self.unit and unit in self._recent:
-                self._repeated = 0
-            elif frame == self._last and frame.endswith(b"\n"):
-                self._repeated = self._count - 1
-            else:
-                return False
-        if unit < self.unit:
-            return True
-        if unit == self.unit and self._repeated < self._count:
-            self._repeated += 1
-            return True
-        self._repeated = None
-        return False
-
     def _unit_of(self, moment: bytes) -> int:
         """What is written fast is of one second mostly, and to read a date is slow."""
         second, rest = moment[:_SECOND_CHARS], moment[_SECOND_CHARS + 1 : -1]
-        if len(moment) != _MOMENT_CHARS or moment[-1:] != b"Z" or not rest.isdigit():
+        if len(moment) != MOMENT_CHARS or moment[-1:] != b"Z" or not rest.isdigit():
             return moment_ns(moment.decode("ascii", "replace")) // 100
         if second != self._second[0]:
             self._second = second, moment_ns(f"{second.decode('ascii', 'replace')}Z") // 100
         first = self._second[1]
         return first + int(rest) // 100 if first else 0
-
-
-def _is_exact(frame: bytes) -> bool:
-    """Whether its moment has nine digits behind the second."""
-    fraction = frame[_SECOND_CHARS + 1 : _MOMENT_CHARS - 1]
-    return frame[_MOMENT_CHARS - 1 : _MOMENT_CHARS] == b"Z" and fraction.strip(b"0").isdigit()
 
 
 def second_of(offset: int) -> int:
@@ -137,20 +104,25 @@ def chunks(
 ) -> Iterator[LogChunk]:
     """Frames after that place, put together as far as they go into a chunk, or each by itself.
 
-    `places` goes on from batch to batch of one stream.
+    `places` goes on from batch to batch of one stream. With `single`, `after` is the place of a
+    frame that was read before: where docker does not give it any more, it has dropped the file that
+    had it, and all that stood behind it there.
     """
-    places, held, size, end = places or Places(), list[bytes](), 0, after
+    places, held, size, end, gap = places or Places(), list[bytes](), 0, after, False
     for frame in frames:
         place, written = places.of(frame)
         if place <= after or places.again:
+            places.met = True
             continue
         if size and (single or size + len(written) > CHUNK_BYTES):
-            yield LogChunk(end - size, b"".join(held), end)
-            held, size = [], 0
+            yield LogChunk(end - size, b"".join(held), end, gap)
+            held, size, gap = [], 0, False
+        gap = gap or (single and after > 0 and not places.met)
+        places.met = True
         held.append(written)
         size, end = size + len(written), place
     if size:
-        yield LogChunk(end - size, b"".join(held), end)
+        yield LogChunk(end - size, b"".join(held), end, gap)
 
 
 def spool(frames: Iterable[bytes], path: Path) -> None:
@@ -230,10 +202,25 @@ def keep_logs(
             lost.append(f"{stream} could not be kept: {why}")
     if bytes_max and amount.stored > bytes_max:
         lost.append(
-            f"what came before its last {amount.written:,} bytes, of both streams together, may be "
-            "gone, as task.log_bytes_max has it"
+            f"what came before its last {amount.written:,} bytes, of both streams together, {_GONE}"
         )
     return "; ".join(lost)
+
+
+def begins_late(lost_output: str) -> bool:
+    """Whether the beginning of what is kept may not be that of the output, as keep_logs says."""
+    return lost_output.endswith(_GONE)
+
+
+def has_dropped(client: DockerClient, execution_id: str) -> bool:
+    """Whether docker may have dropped some of the output, as keep_logs finds it out; none of it is
+    held for that. Blocks. Raises EngineFailed."""
+    bytes_max, amount = client.inspect(execution_id).output_bytes, Amount()
+    for stream in STREAMS if bytes_max else ():
+        frames, source = client.log(execution_id, stream, 0, -1, False)
+        with closing(source):
+            deque(amount.counting(frames), maxlen=0)
+    return amount.stored > bytes_max
 
 
 def read_kept(path: Path, offset: int, lines: int, single: bool = False) -> Iterator[LogChunk]:

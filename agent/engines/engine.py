@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from agent.engines.wasm import Wasm
 
 
+class Crowded(OSError):
+    """As many read there as may, which the sentence says; in a while there may be a place."""
+
+
 @dataclass(frozen=True, slots=True)
 class FoundExecution:
     """An execution of an earlier agent; it runs while `exit` is None."""
@@ -75,7 +79,8 @@ class Engine(Protocol):
         """Its output from `offset` on. Where that is 0, the last `tail` lines if that is not
         negative, else what was written since that Unix time. With `follow` what comes, until its
         end. With `single` each chunk ends at a place that is the same whenever it is read, so that
-        its end is an offset to keep."""
+        its end is an offset to keep; and a container's say where output before them may be gone.
+        Raises Crowded where it cannot be followed just now."""
 
     async def tails(self, execution_id: str, lines_max: int) -> tuple[LogChunk, LogChunk]:
         """The last lines of stdout and of stderr."""

@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from agent.engines.docker_client import EngineFailed, NotAnswering, NotThere
+from agent.engines.docker_client import ID, EngineFailed, NotAnswering, NotThere
 from agent.engines.docker_link import DockerLink
 from agent.engines.presence import IMAGES_MAX, Presence
 from agent.engines.processors import own_kind
@@ -34,6 +34,7 @@ KEEP_S: Final = 7 * 86_400.0  # as long as jobs are kept
 YOUNG_S: Final = 600.0  # an image used since then is not removed whatever the disk says
 FREE_BYTES_MIN: Final = 1 << 30  # of docker's disk; below that unused ones go, however young
 PRUNE_S: Final = 3600.0
+AGAIN_S: Final = 10.0  # between looks at replaced ones, of containers that go one after the other
 KNOWN_S: Final = 1_700_000_000.0  # no clock that is right shows less
 _log = logging.getLogger("shoal.docker")
 
@@ -52,21 +53,32 @@ class Images:
         self._presence = presence
         self._record = record
         self.standing = standing
-        self._used = _read(record)  # full name: Unix time of its last use
+        # Full name: Unix time of its last use. What had the name of a later one is there by its id,
+        # with no time: it goes as soon as no container has it.
+        self._used = _read(record)
         self._pulls = trio.Semaphore(PULLS_MAX)
         # Its threads: one whose pull was given up keeps its place until docker has let go.
         self._fetching = trio.CapacityLimiter(PULLS_MAX)
         self._turns: dict[str, trio.Lock] = {}
         self._fitting: dict[str, str] = {}  # full name: the id of what was found to run here
         self._removal = trio.Lock()
+        self._saving = trio.Lock()
         self._going = ""  # which is being removed just now
+        self._freed = trio.Event()
+        self._freed.set()  # perhaps while there was no agent
 
     async def run(self) -> None:
         """Remove what is not needed, as long as it is not cancelled."""
-        while True:
-            await trio.sleep(PRUNE_S)
-            with contextlib.suppress(EngineFailed):
-                await self.prune()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._remove_replaced)
+            while True:
+                await trio.sleep(PRUNE_S)
+                with contextlib.suppress(EngineFailed):
+                    await self.prune()
+
+    def container_went(self) -> None:
+        """It may have been the last one of an image that was replaced."""
+        self._freed.set()
 
     async def fetch(
         self, params: ContainerParams, say: Callable[[str], None] = lambda text: None
@@ -107,10 +119,11 @@ class Images:
         if self._used:
             now = time.time()
             for name, used in self._used.items():
-                if used < KNOWN_S or used > now:  # stamped before this device knew the time
+                # Stamped before this device knew the time.
+                if (used < KNOWN_S or used > now) and not name.startswith(ID):
                     self._used[name] = now
             for name in sorted(self._used):
-                await self._remove(name, now - KEEP_S)
+                await self._remove(name, now if name.startswith(ID) else now - KEEP_S)
             await self._make_room()
             await self._save()  # times of use, too, which are not worth a write of their own
 
@@ -143,7 +156,9 @@ class Images:
                 _log.debug("image %s stays: %s", name, error)
             else:
                 self._used.pop(name, None)
-                _log.info("image %s was not used for long, or the disk is full: removed", name)
+                why = "was not used for long, or the disk is full"
+                why = "was replaced by a later one" if name.startswith(ID) else why
+                _log.info("image %s %s: removed", name, why)
                 await self._presence.look()
             finally:
                 self._going = ""
@@ -236,13 +251,26 @@ class Images:
         with contextlib.suppress(EngineFailed):
             await self._remove(image_id, 0.0)
         if image_id in self._used:
-            self._used[image_id] = time.time()
             await self._save()
 
+    async def _remove_replaced(self) -> None:
+        """Whenever a container went. Where docker does not answer, `prune` tries again."""
+        while True:
+            await self._freed.wait()
+            self._freed = trio.Event()
+            replaced = [name for name in self._used if name.startswith(ID)]
+            with contextlib.suppress(EngineFailed):
+                for name in replaced:
+                    await self._remove(name, self._used.get(name, 0.0))
+            if any(name not in self._used for name in replaced):
+                await self._save()
+            await trio.sleep(AGAIN_S if replaced else 0.0)
+
     async def _save(self) -> None:
-        used = dict(self._used)
-        with contextlib.suppress(OSError):  # a full disk: it is written again within the hour
-            await trio.to_thread.run_sync(lambda: _write(self._record, used))
+        async with self._saving:  # a later one is not overtaken by an earlier one
+            used = dict(self._used)
+            with contextlib.suppress(OSError):  # a full disk: it is written again within the hour
+                await trio.to_thread.run_sync(lambda: _write(self._record, used))
 
 
 def _exhaust(

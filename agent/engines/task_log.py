@@ -24,12 +24,14 @@ _ATTEMPTS = 16  # each but the last lost a race with the writer, which turned ov
 class LogChunk:
     """`data` begins at `offset`, later than was asked when output between was dropped.
 
-    `end` is the offset after the last byte written so far.
+    `end` is the offset after the last byte written so far. `gap`: what came before it may be gone,
+    and nobody knows how much (a container's).
     """
 
     offset: int
     data: bytes
     end: int
+    gap: bool = False
 
     @property
     def next_offset(self) -> int:

@@ -128,10 +128,11 @@ class Wasm:
 def wasm_launch(
     task: StartTask, environment: dict[str, str], argv: tuple[str, ...], log_bytes_max: int
 ) -> TaskLaunch:
-    """Its variables go below a prefix: among the child's own they could lead out of the sandbox."""
+    """Its variables, the engine's over the job's as of a container, go below a prefix: among the
+    child's own they could lead out of the sandbox."""
     spec = task.spec.task
     given = (text.partition("=") for text in spec.engine.wasm.environment)
-    env = {name: value for name, _, value in given} | environment
+    env = environment | {name: value for name, _, value in given}
     memory_bytes = spec.resources.memory_bytes + RUNTIME_BYTES
     return TaskLaunch(
         execution_id=task.execution,

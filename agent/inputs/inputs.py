@@ -79,8 +79,8 @@ class Inputs:
             case InlineSource() as source:
                 await trio.to_thread.run_sync(_write, source, target)
             case UrlSource() as source:
-                path = await self._downloads.fetch(source, self._policy.downloads)
-                await trio.to_thread.run_sync(_copy, path, target / source.file_name)
+                found = await self._downloads.fetch(source, self._policy.downloads)
+                await trio.to_thread.run_sync(_copy, found.path, target / found.name)
             case S3Source() as source:
                 await self._objects.put(source, target)
             case DirectorySource() as source:

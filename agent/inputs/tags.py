@@ -25,6 +25,7 @@ class Tag(msgspec.Struct, frozen=True):
 
     etag: str
     digest: str
+    name: str | None = None  # of a download, where the server said one; None: nobody looked
 
 
 class Tags:

@@ -169,6 +169,7 @@ class Broker:
         session: str = MAIN,
         told: Callable[[str], None] = lambda problem: None,
         needed: bool = True,
+        retained: bool = False,
     ) -> Subscription:
         """Have `handler` called with each message, over all reconnects, until the subscription is
         closed. `problem` of the subscription says why the broker does not allow it; `told` hears
@@ -181,11 +182,15 @@ class Broker:
         connected.
         Without, what was not acknowledged by the end of a connection is gone.
 
+        What a topic has retained comes with the first subscription to it in a session, and where
+        `retained` says so with this one as well.
+
         `qos` 2 is heard as 1. Under MQTT 3.1.1 a message may come once for each subscription that
         matches, and not only to the handler of that one. Raises ValueError for no filter.
         """
         check_filter(topic_filter)
-        return self._begun(session).add(topic_filter, min(qos, QOS_MAX), handler, told, needed)
+        own = self._begun(session)
+        return own.add(topic_filter, min(qos, QOS_MAX), handler, told, needed, retained)
 
     def unsubscribe(self, topic_filter: str, session: str, left: Callable[[], None]) -> None:
         """End what an earlier life may have subscribed to in a session, and this one does not; it

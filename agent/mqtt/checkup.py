@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.control.backend import View
+from agent.devicechecks import check
+from agent.mqtt.brokerfiles import file_checks
 from agent.mqtt.overruns import FIX, text_of
 from protocol.daemonviews import is_daemon
 from protocol.listening import DAEMON, listed, word_of
@@ -16,14 +18,24 @@ if TYPE_CHECKING:
 
 def mqtt_checks(agent: Agent) -> list[View]:
     """As the doctor's; nothing to say where neither is configured."""
-    return [*_overruns(agent), *_commands(agent), *_introductions(agent)]
+    return [*_files(agent), *_overruns(agent), *_commands(agent), *_introductions(agent)]
+
+
+def _files(agent: Agent) -> list[View]:
+    now = agent.clock.now()
+    now_ms = now.wall_ms if now.wall_trusted else None
+    return [
+        each
+        for broker in agent.brokers
+        for each in file_checks(broker.name, broker.settings, now_ms)
+    ]
 
 
 def _overruns(agent: Agent) -> list[View]:
     """Nothing to say where none is known to have dropped any."""
     dropped = {name: agent.bridge.overruns.dropped(name) for name in agent.brokers.names}
     return [
-        _check(f"queue {name}", None, text_of(count), FIX)
+        check(f"queue {name}", None, text_of(count), FIX)
         for name, count in dropped.items()
         if count
     ]
@@ -47,8 +59,8 @@ def _commands(agent: Agent) -> list[View]:
         word, why = barred[0]
         text = f"messages switch {len(barred)} daemons not from here, as {word}: {why}"
         fix = "`shoal invite --role compute,submit,operate`, and join again; or list it elsewhere"
-        return [_check("switches", None, text, fix)]
-    return [_check("switches", True, f"messages may switch {len(wanted)} daemons from here")]
+        return [check("switches", None, text, fix)]
+    return [check("switches", True, f"messages may switch {len(wanted)} daemons from here")]
 
 
 def _introductions(agent: Agent) -> list[View]:
@@ -61,14 +73,10 @@ def _introductions(agent: Agent) -> list[View]:
         if left_out:
             text = f"{left_out} templates and daemons are too many for Home Assistant to be shown"
             fix = "list fewer in [mqtt] allow; daemons that nobody lists come last"
-            found.append(_check(name, None, text, fix))
+            found.append(check(name, None, text, fix))
         elif topics := showing.introduced(broker):
             text = f"told at {prefix}/ of {len(topics)} devices by this one"
-            found.append(_check(name, True, text))
+            found.append(check(name, True, text))
         else:
-            found.append(_check(name, None, f"nothing was told at {prefix}/ yet", "wait a moment"))
+            found.append(check(name, None, f"nothing was told at {prefix}/ yet", "wait a moment"))
     return found
-
-
-def _check(name: str, ok: bool | None, text: str, fix: str = "") -> View:
-    return {"check": name, "ok": ok, "text": text, "fix": "" if ok else fix}

@@ -289,9 +289,15 @@ class Client:
         return properties
 
     def subscribe(
-        self, topic_filter: str, qos: int, number: int, done: Callable[[str], None]
+        self,
+        topic_filter: str,
+        qos: int,
+        number: int,
+        done: Callable[[str], None],
+        retained: bool = False,
     ) -> None:
-        """`done` hears "" or why not; `number` comes with each message where `identifies`."""
+        """`done` hears "" or why not; `number` comes with each message where `identifies`.
+        `retained`: what is retained comes, whether or not this is subscribed to already."""
         if not self.connected:
             return
         if self.v5:
@@ -303,7 +309,10 @@ class Client:
                 properties.SubscriptionIdentifier = number
             # What is retained comes with a session's first subscription, not with each connection.
             options = SubscribeOptions(
-                qos=qos, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
+                qos=qos,
+                retainHandling=SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
+                if retained
+                else SubscribeOptions.RETAIN_SEND_IF_NEW_SUB,
             )
             rc, mid = self._paho.subscribe(topic_filter, options=options, properties=properties)
         else:

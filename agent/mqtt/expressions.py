@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import jmespath
 from jmespath.exceptions import JMESPathError
+from jmespath.functions import Functions
 
 from agent.mqtt.interpreter import Interpreter, TooLongError
 from protocol.errors import JobSpecError
@@ -75,7 +76,8 @@ def parsed(text: str) -> Any:
         raise ExpressionError(f"no JMESPath: {error}") from None
     nodes = list(_nodes(expression.parsed))
     kinds = [str(node["type"]) for node in nodes]
-    functions = [str(node["value"]) for node in nodes if node["type"] == "function_expression"]
+    calls = [node for node in nodes if node["type"] == "function_expression"]
+    functions = [str(node["value"]) for node in calls]
     selects = sum(kinds.count(kind) for kind in _SELECTS)
     if len(nodes) > NODES_MAX or len(functions) > FUNCTIONS_MAX or selects > SELECTS_MAX:
         raise ExpressionError(
@@ -84,6 +86,8 @@ def parsed(text: str) -> Any:
         )
     if _JOIN in functions:
         raise ExpressionError("join() is not allowed here")
+    for call in calls:
+        _check_call(call)
     return expression
 
 
@@ -107,6 +111,18 @@ def _nodes(tree: Any) -> Iterator[Value]:
         node = todo.pop()
         yield node
         todo += [child for child in node["children"] if isinstance(child, dict)]
+
+
+def _check_call(node: Value) -> None:
+    """Raises ExpressionError for one that no value could be right for."""
+    name, given = str(node["value"]), len(node["children"])
+    if name not in Functions.FUNCTION_TABLE:
+        raise ExpressionError(f"there is no function {name}()")
+    signature = Functions.FUNCTION_TABLE[name]["signature"]
+    wanted, more = len(signature), bool(signature[-1].get("variadic"))
+    if given < wanted or (given > wanted and not more):
+        takes = f"{wanted} or more" if more else f"{wanted}"
+        raise ExpressionError(f"{name}() takes {takes} in its parentheses, not {given}")
 
 
 def _first_line(error: Exception) -> str:

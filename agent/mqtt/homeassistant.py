@@ -18,7 +18,9 @@ from agent.mqtt.retained import Kept
 
 COMPONENTS_MAX: Final = 100  # of one device: a page that nobody reads to its end
 BYTES_MAX: Final = 64 * 1024  # of one message
-GONE_MAX: Final = 32  # components that are no more, of which it is still told
+# Components that are no more, of which it is still told: at once may go all that one message shows,
+# and all that another device's did; they are 60 bytes each.
+GONE_MAX: Final = 3 * COMPONENTS_MAX
 STATUS_MAX: Final = 8  # peers by whose status the shoal's own device is there or not
 ONLINE: Final = b"online"
 JSON: Final = "application/json"
@@ -202,7 +204,8 @@ def message_of(device: Component, note: bytes, stood: bytes = b"") -> tuple[Kept
     its platform alone, and not when it hears of it no more. `stood` is the message that another
     device had there, which knew of others.
     """
-    known = {**_named_in(stood), **_read(note)}
+    noted = _read(note)
+    known = {key: each for key, each in _named_in(stood).items() if key not in noted} | noted
     components: dict[str, Component] = device["cmps"]
     most = min(len(components), COMPONENTS_MAX)
     while True:
@@ -228,7 +231,8 @@ def _read(note: bytes) -> dict[str, str]:
 
 
 def _named_in(message: bytes) -> dict[str, str]:
-    """The components of a message with their platforms, as far as it is one of these."""
+    """The components of a message with their platforms, as far as it is one of these; those that
+    it told were gone come first, as in a note."""
     try:
         told = json.loads(message) if message else {}
     except (ValueError, RecursionError):
@@ -236,7 +240,9 @@ def _named_in(message: bytes) -> dict[str, str]:
     components = told.get("cmps") if isinstance(told, dict) else None
     if not isinstance(components, dict):
         return {}
-    found = {str(k): v.get("p") for k, v in components.items() if isinstance(v, dict)}
+    named = {str(k): v for k, v in components.items() if isinstance(v, dict)}
+    in_order = sorted(named.items(), key=lambda each: len(each[1]) > 1)
+    found = {key: each.get("p") for key, each in in_order}
     return {k: str(p) for k, p in found.items() if p in PLATFORMS and KEY.fullmatch(k)}
 
 

@@ -60,12 +60,15 @@ class Interpreter(TreeInterpreter):
         return found
 
     def visit_comparator(self, node: Any, value: Any) -> Any:
-        """Lists and objects are compared with all that they hold."""
-        if node["value"] not in _EQUALITY:
-            return super().visit_comparator(node, value)
+        """Lists and objects are compared with all that they hold. What has no order is neither more
+        nor less but null, as the specification has it; jmespath does so too, but for a text and a
+        number, of which it lets Python raise TypeError."""
         left, right = (self.visit(child, value) for child in node["children"])
-        if isinstance(left, list | dict) and isinstance(right, list | dict):
-            self._go_through(left)
+        if node["value"] in _EQUALITY:
+            if isinstance(left, list | dict) and isinstance(right, list | dict):
+                self._go_through(left)
+        elif not _have_order(left, right):
+            return None
         return self.COMPARATOR_FUNC[node["value"]](left, right)
 
     def visit_function_expression(self, node: Any, value: Any) -> Any:
@@ -90,3 +93,10 @@ class Interpreter(TreeInterpreter):
             elif isinstance(each, dict):
                 self._spend(1 + 2 * len(each))
                 todo += each.values()
+
+
+def _have_order(left: Any, right: Any) -> bool:
+    """Two numbers, of which true and false are none, or two texts: dates, say."""
+    if isinstance(left, str) or isinstance(right, str):
+        return isinstance(left, str) and isinstance(right, str)
+    return all(isinstance(e, int | float) and not isinstance(e, bool) for e in (left, right))

@@ -17,7 +17,7 @@ from typing import Final
 
 import trio
 
-from agent.engines.engine import Engines
+from agent.engines.engine import Crowded, Engines
 from agent.mqtt.broker import Broker, Brokers
 from agent.mqtt.linesplitter import Line, Splitter
 from agent.mqtt.message import Outgoing
@@ -33,6 +33,7 @@ SPARE: Final = 6  # of what may be on its way to a broker: results and the rest 
 REFUSED_S: Final = 60.0  # a person mends an access list
 AGAIN_S: Final = 1.0
 HELD_S: Final = 10.0  # for one that is to go alone: the output is read again
+CROWDED_S: Final = 30.0  # others follow for hours
 LOOKS_MAX: Final = 10  # for output that is not there: its task is just being started
 ROOM_S: Final = 1.0
 _log = logging.getLogger("shoal.mqtt")
@@ -45,6 +46,7 @@ class Entry:
     resume: int  # where it ends
     size_bytes: int
     dropped_bytes: int  # before it, and with it where nobody will take it
+    gap: bool  # before it some may be gone that nobody can count
     acked: bool = False
 
 
@@ -71,6 +73,7 @@ class Reading:
 
     acked: int
     dropped_bytes: int = 0  # before what is acknowledged
+    gaps: int = 0  # likewise
     reading: trio.CancelScope = field(default_factory=trio.CancelScope)
     problem: str = ""
     waiting: deque[Entry] = field(default_factory=deque)
@@ -86,6 +89,7 @@ class Reading:
                 first = self.waiting.popleft()
                 self.acked = max(self.acked, first.resume)
                 self.dropped_bytes += first.dropped_bytes
+                self.gaps += first.gap
         self.moved.set()
         self.moved = trio.Event()
 
@@ -122,7 +126,7 @@ class Lines:
         return sum(stream.waits for stream in self._streams.values())
 
     def dropped_bytes(self, broker: str) -> int:
-        """Gone before it had them, since the agent started."""
+        """Gone before it had them, since the agent started, as far as they can be counted."""
         streams = self._streams.values()
         live = sum(each.dropped_bytes for each in streams if each.broker == broker)
         return live + self._dropped.get(broker, 0)
@@ -171,14 +175,16 @@ class Stream:
         self._peer = peer
         self._acked = self._told = effect.offset
         self._dropped = 0  # bytes, that were not told of yet
+        self._gaps = 0  # likewise
         self._looks = 0
         self.waits = False  # it has a line that is not acknowledged
 
     def tell_place(self, over: bool = False) -> None:
-        if over or self._acked != self._told or self._dropped:
+        if over or self._acked != self._told or self._dropped or self._gaps:
             dropped, self._dropped = self._dropped, 0
+            gaps, self._gaps = self._gaps, 0
             self._told = self._acked
-            self._post(LinesPublished(self.execution, self._acked, dropped, over))
+            self._post(LinesPublished(self.execution, self._acked, dropped, over, gaps))
 
     async def run(self) -> None:
         """Until all that it ever printed is with the broker, or gone."""
@@ -186,18 +192,21 @@ class Stream:
             if not self._broker.connected:
                 await trio.sleep(AGAIN_S)
                 continue
-            reading = Reading(self._acked)
+            reading, pause_s = Reading(self._acked), AGAIN_S
             try:
                 with reading.reading:
                     await self._read(reading)
                     await self._settled(reading)
                     return
+            except Crowded as error:  # its output is there, and waits
+                _log.warning("the lines of %s wait: %s", self.execution, error)
+                self._looks, pause_s = 0, CROWDED_S
             except (KeyError, OSError, ValueError) as error:
                 _log.debug("the output of %s: %r", self.execution, error)
                 self._looks += 1
             finally:
                 self._take_over(reading)
-            pauses = {"": AGAIN_S, LOST: AGAIN_S, HELD: HELD_S}
+            pauses = {"": pause_s, LOST: pause_s, HELD: HELD_S}
             await trio.sleep(pauses.get(reading.problem, REFUSED_S))
 
     async def _read(self, reading: Reading) -> None:
@@ -215,7 +224,8 @@ class Stream:
     async def _publish(self, reading: Reading, line: Line) -> None:
         """Wait for its turn, and send it on its way."""
         message = self._fitting(line)
-        entry = Entry(line.resume, len(line.data) + line.cut_bytes + 1, line.dropped_bytes)
+        size = len(line.data) + line.cut_bytes + 1
+        entry = Entry(line.resume, size, line.dropped_bytes, line.gap)
         reading.waiting.append(entry)
         self.waits = True
         await self._places.take(entry)
@@ -246,6 +256,7 @@ class Stream:
         self._acked = max(self._acked, reading.acked)
         self.dropped_bytes += reading.dropped_bytes
         self._dropped, reading.dropped_bytes = self._dropped + reading.dropped_bytes, 0
+        self._gaps, reading.gaps = self._gaps + reading.gaps, 0
 
     async def _settled(self, reading: Reading) -> None:
         while reading.waiting:
@@ -279,6 +290,9 @@ class Stream:
             if value:
                 about[key] = value
                 properties.append((key, str(value)))
+        if line.gap:
+            about["gap"] = True
+            properties.append(("gap", "true"))
         return Outgoing(
             topic=effect.topic,
             payload=line_payload(effect.format, about, line.data),

@@ -22,6 +22,7 @@ class Line:
     resume: int
     cut_bytes: int = 0  # of it, for it was too long
     dropped_bytes: int = 0  # of output before it, which the bound on outputs cost
+    gap: bool = False  # it may have cost some, and nobody knows how much (a container's)
 
 
 class Splitter:
@@ -35,6 +36,7 @@ class Splitter:
         self._data = b""
         self._length = 0  # of the line so far; what is over the bound is not kept
         self._dropped = 0
+        self._gap = False
         self._torn = False
 
     def feed(self, chunk: LogChunk) -> Iterator[Line]:
@@ -43,6 +45,8 @@ class Splitter:
             self._dropped += chunk.offset - self._next + self._length
             self._data, self._length, self._resume = b"", 0, chunk.offset
             self._torn = True
+        if chunk.gap:  # what was held of a line has lost its end
+            self._gap, self._data, self._length = True, b"", 0
         data = self._whole(chunk.data)
         self._next = chunk.next_offset
         *ended, last = data.split(b"\n")
@@ -84,6 +88,7 @@ class Splitter:
             self._data += part[: LINE_BYTES_MAX - len(self._data)]
 
     def _line(self, place: str) -> Line:
-        line = Line(self._data, place, self._resume, self._length - len(self._data), self._dropped)
-        self._data, self._length, self._dropped = b"", 0, 0
+        cut = self._length - len(self._data)
+        line = Line(self._data, place, self._resume, cut, self._dropped, self._gap)
+        self._data, self._length, self._dropped, self._gap = b"", 0, 0, False
         return line

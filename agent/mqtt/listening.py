@@ -53,17 +53,18 @@ class Listening:
         self._held: dict[JobId, tuple[TopicWatch, Subscription]] = {}
 
     def hear(self, watches: Sequence[TopicWatch]) -> None:
-        """Just these; one that stays is left alone, so that nothing is missed in between. What else
-        the broker has in the session, also of an earlier life, ends."""
+        """Just these; one that stays is left alone, and one that changes is subscribed to before
+        the earlier one ends, so that nothing is missed in between. What else the broker has in the
+        session, also of an earlier life, ends."""
         wanted = {watch.template: watch for watch in watches}
-        for template, (watch, subscription) in list(self._held.items()):
-            if wanted.get(template) != watch:
-                subscription.close()
-                del self._held[template]
+        over = {t: held for t, held in self._held.items() if wanted.get(t) != held[0]}
+        self._held = {t: held for t, held in self._held.items() if t not in over}
         self._remembered.add((watch.mqtt.broker, _place(watch)) for watch in watches)
         for template, watch in wanted.items():
-            if template not in self._held and (made := self._subscribe(watch)) is not None:
+            if template not in self._held and (made := self._subscribe(watch, template in over)):
                 self._held[template] = (watch, made)
+        for _, subscription in over.values():
+            subscription.close()
         for broker in self._brokers:
             held = [each for each, _ in self._held.values() if each.mqtt.broker == broker.name]
             heard = [_place(each) for each in held]
@@ -73,14 +74,18 @@ class Listening:
                     left = partial(self._remembered.remove, broker.name, place)
                     broker.unsubscribe(topic, session, left)
 
-    def _subscribe(self, watch: TopicWatch) -> Subscription | None:
+    def _subscribe(self, watch: TopicWatch, changed: bool) -> Subscription | None:
+        """One that has changed may want what is retained, which it did not before."""
         broker = self._brokers.named(watch.mqtt.broker)
         if broker is None:  # its label went with it, and soon the node will want this no more
             return None
         try:
             handler = partial(self._heard, watch)
             told, session = partial(self._granted, watch), session_of(watch.template)
-            return broker.subscribe(watch.mqtt.topic, watch.mqtt.qos, handler, session, told)
+            retained = changed and watch.mqtt.retained
+            return broker.subscribe(
+                watch.mqtt.topic, watch.mqtt.qos, handler, session, told, retained=retained
+            )
         except ValueError as error:
             _log.warning("the trigger of %s: %s", watch.name, error)
             self._granted(watch, str(error))

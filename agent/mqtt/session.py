@@ -211,19 +211,24 @@ class Session:
         handler: Handler,
         told: Callable[[str], None] = lambda problem: None,
         needed: bool = True,
+        retained: bool = False,
     ) -> Subscription:
         subscription = Subscription(self, topic_filter, qos, handler, told, needed)
         self._subscriptions.append(subscription)
         self._left.pop(topic_filter, None)
-        self._subscribe(topic_filter)
+        self._subscribe(topic_filter, retained)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
         if subscription not in self._subscriptions:
             return
         self._subscriptions.remove(subscription)
-        if not self._of(subscription.topic_filter):
-            self.leave(subscription.topic_filter, lambda: None)
+        topic_filter = subscription.topic_filter
+        others = self._of(topic_filter)
+        if not others:
+            self.leave(topic_filter, lambda: None)
+        elif max(each.qos for each in others) < subscription.qos:
+            self._subscribe(topic_filter)
 
     def leave(self, topic_filter: str, left: Callable[[], None]) -> None:
         """At once, or with the next connection; see Broker.unsubscribe."""
@@ -249,7 +254,7 @@ class Session:
     def _of(self, topic_filter: str) -> list[Subscription]:
         return [each for each in self._subscriptions if each.topic_filter == topic_filter]
 
-    def _subscribe(self, topic_filter: str) -> None:
+    def _subscribe(self, topic_filter: str, retained: bool = False) -> None:
         if self._client is None or not self._client.connected:
             return
         qos = max(each.qos for each in self._of(topic_filter))
@@ -261,7 +266,7 @@ class Session:
             if problem and any(each.needed for each in self._of(topic_filter)):
                 self._denied(topic_filter, problem)
 
-        self._client.subscribe(topic_filter, qos, _identifier(topic_filter), done)
+        self._client.subscribe(topic_filter, qos, _identifier(topic_filter), done, retained)
 
     # ---- messages in -------------------------------------------------------------------------
 

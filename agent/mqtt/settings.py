@@ -20,7 +20,7 @@ VERSIONS: Final = ("5", "3.1.1")
 LOGIN_BYTES_MAX: Final = 4096
 SESSION_S_MAX: Final = 31_536_000  # a year: a session that nobody comes back to takes room there
 PREFIX: Final = re.compile(r"[^+#$/\x00-\x1f\x7f][^+#\x00-\x1f\x7f]{0,99}")
-ALLOWED: Final = re.compile(r"(template|daemon)/(\*|[A-Za-z0-9][A-Za-z0-9._/-]{0,127}\*?)")
+ALLOWED: Final = re.compile(r"(template|daemon)/(\*|[A-Za-z0-9][A-Za-z0-9 ._/-]{0,127}\*?)")
 _TEXTS: Final = (
     "url", "version", "user", "password_file", "credential", "ca_file", "cert_file", "key_file",
     "client_id", "home_assistant_prefix",

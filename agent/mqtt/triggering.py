@@ -11,11 +11,12 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 from agent.mqtt.commanding import topic_of
 from agent.mqtt.expressions import ExpressionError, is_true, name_of, search
+from agent.mqtt.holding import Held, Holding, Line, Source
 from agent.mqtt.listening import session_of
 from agent.mqtt.payload import PayloadError, value_of
 from agent.printable import clean
@@ -36,9 +37,6 @@ from protocol.records import Heard
 from protocol.trigger import key_of, matches
 
 ID: Final = "id"  # the user property of MQTT 5 that says which message it is
-HELD_MAX: Final = 1_024  # that the node has not kept; ours lets a broker have 64 under way, and
-# Debian's Mosquitto (2.0.11) sends all there is once a few were acknowledged.
-HELD_FEW: Final = HELD_MAX // 4  # from then on there is room for what was let go of
 NO_ROOM: Final = "no room for it just now, and no broker keeps what is sent at QoS 0"
 OWN_TOPIC: Final = "a topic of the shoal's own: those tell of its run, and would run the next"
 FILTERED: Final = ""  # for no reason that anybody need know: it is not meant
@@ -85,15 +83,6 @@ class Unfit(Exception):
         self.now = now
 
 
-@dataclass(slots=True)
-class Taken:
-    """A message that the node is told of, and may have to be told of again."""
-
-    event: TriggerHeard | TriggerRefused
-    ack: Callable[[], None]
-    put_off: bool = False  # until its timer tells it again
-
-
 class Triggering:
     """All triggers of this device. `post` hands an event to the node; `later` calls after so many
     seconds; `subscribe` has just these watches heard, each message coming to `heard` with its own;
@@ -113,9 +102,15 @@ class Triggering:
         self._subscribe = subscribe
         self._renew = renew
         self._root = root  # of the shoal's own topics
-        self._taken: dict[int, Taken] = {}
-        # Broker and session of what was let go of, and whether it was asked to come again.
-        self._let_go: dict[tuple[str, str], bool] = {}
+        self._holding = Holding()
+        # Of lines: one is told of again after a while, or as soon as there may be room.
+        self._later_again: dict[Line, None] = {}
+        self._soon_again: dict[Line, None] = {}
+        # Sessions of what was let go of, and whether it was asked to come again.
+        self._let_go: dict[Source, bool] = {}
+        # Packets' numbers of what was let go of as it came first: the node never heard of those.
+        self._unheard: dict[tuple[Source, JobId], set[int]] = {}
+        self._begun: dict[Source, int] = {}  # how many were sent for the first time
         self._watches: dict[JobId, TopicWatch] = {}
         self._filtered: dict[JobId, int] = {}  # since the node was told
         self._handle = 0
@@ -131,45 +126,67 @@ class Triggering:
         match effect:
             case WatchTopics():
                 self._watches = {watch.template: watch for watch in effect.watches}
+                for of in [of for of in self._unheard if of[1] not in self._watches]:
+                    del self._unheard[of]
                 self._subscribe(effect.watches)
             case TriggerKept():
-                taken = self._taken.pop(effect.handle, None)
-                if taken is not None:
+                held = self._holding.pop(effect.handle)
+                if held is not None:
                     self.counters["kept"] += 1
-                    taken.ack()
-                    self._ask_again()
+                    held.ack()
+                    self._go_on(held)
             case TriggerPutOff():
                 self._put_off(effect)
 
     def _put_off(self, effect: TriggerPutOff) -> None:
-        """One timer is enough: a node that was built anew puts it off once more."""
+        """It goes back to its line; a node that was built anew may put it off once more."""
         self.counters["put_off"] += 1
-        taken = self._taken.get(effect.handle)
-        if taken is not None and not taken.event.delivery:
-            del self._taken[effect.handle]
-            self._refuse(taken.event.template, NO_ROOM)
-        elif taken is not None and not taken.put_off:
-            taken.put_off = True
-            self._later(effect.again_s, lambda: self._again(effect.handle))
+        held = self._holding.get(effect.handle)
+        if held is not None and not held.event.delivery:
+            self._holding.pop(effect.handle)
+            self._refuse(held.event.template, NO_ROOM)
+        elif held is not None:
+            self._holding.put_off(held)
+            self._wait(held.line, effect.again_s)
 
-    def _again(self, handle: int) -> None:
-        taken = self._taken.get(handle)
-        if taken is not None:
-            taken.put_off = False
-            self._post(taken.event)
+    def _wait(self, line: Line, again_s: float) -> None:
+        """One timer a line, as long as anything waits in it."""
+        if line not in self._later_again and self._holding.waits(line):
+            self._later_again[line] = None
+            self._later(again_s, partial(self._again, line, again_s))
+
+    def _again(self, line: Line, again_s: float) -> None:
+        self._later_again.pop(line, None)
+        self._tell_front(line)
+        self._wait(line, again_s)
+
+    def _go_on(self, held: Held) -> None:
+        """One was kept, so that there may be room for more."""
+        if self._holding.waits(held.line) and held.line not in self._soon_again:
+            self._soon_again[held.line] = None
+            self._later(0.0, partial(self._at_once, held.line))
+        if self._let_go.get(held.source) is False and self._holding.few(held.source):
+            self._let_go[held.source] = True
+            self._renew(*held.source)  # it connects anew, which `gone` hears of
+
+    def _at_once(self, line: Line) -> None:
+        self._soon_again.pop(line, None)
+        self._tell_front(line)
+
+    def _tell_front(self, line: Line) -> None:
+        for event in self._holding.front(line):
+            self._post(event)
 
     def rebuilt(self) -> Iterable[Event]:
-        """What a node that was built anew is to hear first: all that it may not have kept."""
-        return [taken.event for taken in self._taken.values()]
+        """What a node that was built anew is to hear first: all that it may not have kept, but for
+        what it is told of in its turn."""
+        return self._holding.told()
 
     def gone(self, broker: str, session: str) -> None:
         """A connection to a broker has ended, and what it brought will come again with the next:
         the packets' numbers are another connection's by then."""
-        source = f"{broker}/{session}/"
-        for handle in [h for h, t in self._taken.items() if t.event.delivery.startswith(source)]:
-            del self._taken[handle]
+        self._holding.leave((broker, session))
         self._let_go.pop((broker, session), None)
-        self._ask_again()  # what it held was room that others lacked
         for watch in self._watches.values():
             if watch.mqtt.broker == broker and session_of(watch.template) == session:
                 self._post(TopicWatched(watch.template, f"broker {broker} is not connected"))
@@ -183,7 +200,12 @@ class Triggering:
     def heard(self, watch: TopicWatch, message: Incoming) -> None:
         """A message that came for a watch. Whatever it holds, it ends in an event or a count, or
         comes again."""
-        if message.qos and self._lets_go(message.broker, session_of(watch.template)):
+        source = (message.broker, session_of(watch.template))
+        if message.qos and not message.dup:
+            self._begun[source] = self._begun.get(source, 0) + 1
+        if message.qos and self._lets_go(source):
+            if not message.dup:
+                self._unheard.setdefault((source, watch.template), set()).add(message.packet_id)
             return
         self.counters["heard"] += 1
         try:
@@ -201,35 +223,28 @@ class Triggering:
                 self._refuse(watch.template, reason)
             message.ack()
             return
-        if len(self._taken) >= HELD_MAX:  # and no broker keeps it
+        if not self._holding.room(source):  # and no broker keeps it
             self._refuse(watch.template, NO_ROOM)
             return
         self._take(event, message)
 
-    def _lets_go(self, broker: str, session: str) -> bool:
+    def _lets_go(self, source: Source) -> bool:
         """Whether there is no room for what its connection brings. One that was let go of is the
         broker's still, which sends it to the next connection alone, as all that comes behind it
         on this one: so they stay in their order."""
-        if (broker, session) not in self._let_go:
-            if len(self._taken) < HELD_MAX:
+        if source not in self._let_go:
+            if self._holding.room(source):
                 return False
-            self._let_go[broker, session] = False
+            self._let_go[source] = False
             text = "%s of broker %s: %d messages wait for the disk; the rest is to come again"
-            _log.warning(text, session, broker, len(self._taken))
+            _log.warning(text, *reversed(source), self._holding.count(source))
         return True
 
-    def _ask_again(self) -> None:
-        """What was let go of has room now: its sessions connect anew, which `gone` hears of."""
-        if len(self._taken) > HELD_FEW:
-            return
-        for source, asked in list(self._let_go.items()):
-            if not asked:
-                self._let_go[source] = True
-                self._renew(*source)
-
     def _take(self, event: TriggerHeard | TriggerRefused, message: Incoming) -> None:
-        if len(self._taken) < HELD_MAX:
-            self._taken[event.handle] = Taken(event, message.ack)
+        source = (message.broker, session_of(event.template))
+        if self._holding.room(source):
+            held = Held(event, message.ack, source, len(message.payload))
+            self._holding.add(held, message.dup)
         self._post(event)
 
     def _refusal(self, watch: TopicWatch, message: Incoming, reason: str) -> TriggerRefused:
@@ -282,7 +297,24 @@ class Triggering:
         self._handle += 1
         heard, delivery = _heard(message), _delivery(watch, message)
         drawn = "" if key else secrets.token_hex(16)
-        return TriggerHeard(self._handle, watch.template, heard, key, delivery, message.dup, drawn)
+        return TriggerHeard(
+            self._handle,
+            watch.template,
+            heard,
+            key,
+            delivery,
+            self._repeated(watch, message),
+            drawn,
+            self._begun.get((message.broker, session_of(watch.template)), 0),
+        )
+
+    def _repeated(self, watch: TopicWatch, message: Incoming) -> bool:
+        """Whether the node may have heard of it before."""
+        source = (message.broker, session_of(watch.template))
+        unheard = self._unheard.get((source, watch.template), set())
+        let_go = message.packet_id in unheard
+        unheard.discard(message.packet_id)
+        return message.dup and not let_go
 
     def _check_own(self, watch: TopicWatch, topic: str) -> None:
         """Of the shoal's own topics a template hears the one with its name (protocol.commands): on

@@ -18,6 +18,7 @@ PERIOD_MS = 600_000
 ONLINE_MS_MAX = 15_000
 AWAKE_MS_MAX = 60_000  # the watchdog's; all waits below together are shorter
 WAITING_MAX = 16  # readings; the memory that stays on has 2048 bytes
+PAUSE_MAX = 8  # readings between two tries: as many again find room
 CLOCK_YEAR = 2026  # a clock that says less was never set
 SDA, SCL = 21, 22
 SHT4X, MEASURE = 0x44, b"\xfd"
@@ -28,14 +29,27 @@ def main():
     try:
         kept = take_up()
         take_reading(kept)
+        kept["pause"] -= 1
         keep(kept)
-        with open(SETTINGS) as file:
-            settings = json.load(file)
-        go_online(settings)
-        send(settings, kept)
+        if kept["pause"] <= 0:
+            deliver(kept)
     except Exception as error:  # whatever it was: an awake sensor is soon a dead one
         print("not sent:", repr(error))
     machine.deepsleep(PERIOD_MS)
+
+
+def deliver(kept):
+    """Ever more seldom where nobody is there: a search for a network costs more than a message.
+    It counts as failed until it is over, also where the watchdog ends it."""
+    kept["pause"] = min(1 << min(kept["failures"], 8), PAUSE_MAX)
+    kept["failures"] += 1
+    keep(kept)
+    with open(SETTINGS) as file:
+        settings = json.load(file)
+    go_online(settings)
+    send(settings, kept)
+    kept["failures"] = kept["pause"] = 0
+    keep(kept)
 
 
 # ---- what is kept ------------------------------------------------------------------------------
@@ -45,11 +59,11 @@ def take_up():
     """What the last waking left; a new boot number where the power was gone."""
     try:
         kept = json.loads(machine.RTC().memory())
-        if kept["boot"] and kept["waiting"] is not None:
+        if kept["boot"] and kept["waiting"] is not None and kept["failures"] + kept["pause"] >= 0:
             return kept
     except (ValueError, KeyError, TypeError):
         pass
-    return {"boot": count_boot(), "seq": 0, "waiting": []}
+    return {"boot": count_boot(), "seq": 0, "waiting": [], "failures": 0, "pause": 0}
 
 
 def keep(kept):

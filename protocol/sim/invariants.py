@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from protocol.constraints import explain_all
-from protocol.derived import PEER_LABEL, open_spec
+from protocol.derived import open_spec
 from protocol.effects import Effect, Gossip, Save, Send, StartTask, Tell, TriggerKept
 from protocol.errors import RemoteProtocolError
 from protocol.events import DeadlinePassed, Event, FrameReceived, GossipReceived, SubmitRequested
 from protocol.execution import Execution
 from protocol.ids import PEER_SLOT_MIN, JobId, PeerId, execution_id, job_id
 from protocol.job import JobType
+from protocol.labels import PEER_LABEL
 from protocol.messages import (
     Accepted,
     Award,

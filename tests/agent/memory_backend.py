@@ -46,6 +46,7 @@ class MemoryBackend:
         self.forgotten: list[str] = []
         self.relayed: dict[str, str] = {}  # by name: through whom
         self.log_flood = 0
+        self.log_pause: trio.Event | None = None  # before output that is not followed ends
         self.archive_failure: Exception | None = None
         self.metrics_failure: Exception | None = None
         self.scraped = 0
@@ -239,6 +240,10 @@ class MemoryBackend:
                 slot, stream = wanted.slot, wanted.stream
                 if slot in (None, line["slot"]) and stream in ("both", line["stream"]):
                     yield line
+            if self.log_pause is not None:
+                pause, self.log_pause = self.log_pause, None
+                await pause.wait()
+                continue
             if not wanted.follow or self.views[job]["state"] in FINAL_STATES:
                 return
             await self.changed.wait()
@@ -304,7 +309,9 @@ class MemoryBackend:
         slot: int = 0,
         stream: str = "stdout",
         peer: str = "pi-attic",
+        **told: Any,
     ) -> None:
+        """`told`: of output that cannot be had, see Backend.logs."""
         self.output[job].append(
             {
                 "slot": slot,
@@ -313,6 +320,7 @@ class MemoryBackend:
                 "stream": stream,
                 "data": data,
                 "execution": "e" * 32,
+                **told,
             }
         )
         self._wake()

@@ -16,8 +16,8 @@ import pytest
 import trio
 import trio.testing
 
-from agent.control import sockets
-from agent.control.backend import RequestError
+from agent.control import follow, sockets
+from agent.control.backend import LogQuery, RequestError, View
 from agent.control.server import Limits, serve_control
 from agent.control.sockets import SocketError
 from tests.agent.memory_backend import MemoryBackend
@@ -267,6 +267,47 @@ async def test_follow_of_an_ended_job_gives_what_is_remembered(tmp_path: Path) -
             lines = await talk.rest()
         assert [next(iter(line)) for line in lines[-2:]] == ["log", "final"]
         assert lines[0]["event"]["kind"] == "job.accepted"
+
+
+async def test_of_what_never_began_only_the_end_is_told(tmp_path: Path) -> None:
+    """A note that its output is gone says nothing beside why it failed."""
+    async with serving(tmp_path) as served:
+        job = (await served.ask("POST", "/v1/jobs", run_body("wait")))[1]["job"]
+        await served.until(lambda: served.backend.views[job]["state"] == "running")
+        for cause in ("gone", "unreachable"):
+            served.backend.write(job, b"", note="cannot be had", cause=cause, missing=True)
+        served.backend.finish(job, None)
+        talk = await served.talk()
+        async with talk.stream:
+            await talk.send("GET", f"/v1/jobs/{job}/follow?logs&events=0")
+            await talk.head()
+            lines = await talk.rest()
+        assert [line.get("log", {}).get("cause") for line in lines] == ["unreachable", None]
+        talk = await served.talk()
+        async with talk.stream:
+            await talk.send("GET", f"/v1/jobs/{job}/logs")
+            await talk.head()
+            assert [line["cause"] for line in await talk.rest()] == ["gone", "unreachable"]
+
+
+async def test_output_that_comes_too_late_for_its_jobs_end_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "LOGS_END_S", 0.05)
+    async with serving(tmp_path) as served:
+
+        async def slow(job: str, wanted: LogQuery) -> AsyncIterator[View]:
+            yield {"slot": 0, "peer": "p", "stream": "stdout", "data": "begun\n"}
+            await trio.sleep_forever()
+
+        monkeypatch.setattr(served.backend, "logs", slow)
+        talk = await served.talk()
+        async with talk.stream:
+            await talk.send("POST", "/v1/run?follow&logs&events=0", run_body("exit", "0"))
+            await talk.head()
+            lines = await talk.rest()
+        assert [next(iter(line)) for line in lines] == ["submitted", "log", "log_error", "final"]
+        assert "not all of it came within" in lines[2]["log_error"]
 
 
 async def test_logs_by_slot_and_stream_and_bytes_that_are_no_text(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.datalock import LOCK_FILE, DataLock, DataLocked
+from tests.programs import started
 
 
 def test_a_second_agent_is_refused_and_told_who_is_there(tmp_path: Path) -> None:
@@ -44,7 +45,7 @@ def test_the_lock_goes_with_the_process_that_held_it(tmp_path: Path) -> None:
 
 def test_a_task_that_outlives_the_agent_does_not_keep_the_next_one_out(tmp_path: Path) -> None:
     lock = DataLock(tmp_path)
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False) as task:
+    with started(["cat"], stdin=subprocess.PIPE, close_fds=False) as task:
         lock.release()
         DataLock(tmp_path).release()
         assert task.stdin is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import shutil
 import socket
@@ -14,9 +15,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent import doctor, durable
+from agent import config, devicechecks, doctor, durable
 from agent.config import S3 as Settings
-from agent.config import Accept
+from agent.config import Accept, Docker
+from agent.devicechecks import docker_checks
 from agent.engines.cgroups import Cgroups
 from agent.engines.execution_dir import ExecutionDir
 from agent.engines.sandbox import Sandbox
@@ -216,7 +218,7 @@ async def test_a_full_disk_and_a_nearly_full_one(
         agent.store._file.disk_full = True
         assert "new jobs are refused" in checks(agent)["disk"]["text"]
         agent.store._file.disk_full = False
-        monkeypatch.setattr(doctor, "LOW_BYTES", 1 << 62)
+        monkeypatch.setattr(devicechecks, "LOW_BYTES", 1 << 62)
         assert checks(agent)["disk"]["ok"] is False
 
 
@@ -235,7 +237,13 @@ async def test_what_a_later_version_has_written_is_told_of(data_dir: Path) -> No
     async with running_agent(data_dir) as agent:
         entry = checks(agent)["database"]
         assert entry["ok"] is None
-        assert entry["text"].startswith("2 entries of the database are none")
+        assert entry["text"].startswith("2 entries of the database this version cannot read, ")
+        assert f"leaves alone: standing {'a' * 32}: " in entry["text"]
+        assert "; outbox 7: " in entry["text"]
+    async with running_agent(data_dir) as agent:
+        await agent.store.save([("outbox", str(number), b"later") for number in range(9)])
+    async with running_agent(data_dir) as agent:
+        assert checks(agent)["database"]["text"].endswith("; and 7 more")
 
 
 async def test_a_clock_that_cannot_be_trusted(data_dir: Path) -> None:
@@ -260,7 +268,7 @@ async def test_malformed_messages_name_the_worst_and_connections_are_counted(
     data_dir: Path,
 ) -> None:
     async with running_agent(data_dir) as agent:
-        agent.driver.node.malformed.update({OTHER: 3, PeerId(""): 1})
+        agent.driver.node.messaging.malformed.update({OTHER: 3, PeerId(""): 1})
         agent.transport.counters.count("malformed.stream")
         entry = checks(agent)["messages"]
         name = agent.driver.node.name_of(OTHER)
@@ -296,11 +304,11 @@ async def test_worn_storage_is_told_of(data_dir: Path, monkeypatch: pytest.Monke
             (Wear("mmcblk0p2", 100, 3), False, "100 %"),
             (Wear("sda1", errors=2), None, "met 2 errors"),
         ):
-            monkeypatch.setattr(doctor, "read_wear", lambda *_, wear=wear: wear)
+            monkeypatch.setattr(devicechecks, "read_wear", lambda *_, wear=wear: wear)
             entry = checks(agent)["storage"]
             assert entry["ok"] is ok and words in entry["text"], entry
             assert bool(entry["fix"]) is (ok is not True)
-        monkeypatch.setattr(doctor, "read_wear", lambda *_: Wear("mmcblk0p2"))
+        monkeypatch.setattr(devicechecks, "read_wear", lambda *_: Wear("mmcblk0p2"))
         assert "storage" not in checks(agent), "an SD card tells nothing"
 
 
@@ -330,7 +338,8 @@ async def test_docker_that_is_closed_or_silent_is_told_of(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running_agent(data_dir) as agent:
-        assert "docker" not in checks(agent), "it was never installed"
+        entry = checks(agent)["docker"]
+        assert entry["ok"] is None and "no docker is at" in entry["text"], "it is configured"
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(agent.config.docker.path()))
             entry = checks(agent)["docker"]
@@ -343,6 +352,24 @@ async def test_docker_that_is_closed_or_silent_is_told_of(
         agent.config.docker.path().unlink()  # as docker does where it is stopped
         agent.docker.presence.trouble = "docker does not answer: no such file"
         assert "does not answer" in checks(agent)["docker"]["text"]
+
+
+def test_docker_that_was_stopped_before_the_agent_began_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr(config, "DOCKER_SOCKET", tmp_path / "run/docker.sock")
+    found = functools.partial(docker_checks, Docker(), tmp_path, known=False)
+    assert found(answers=False) == found(answers=None) == [], "it was never installed"
+    put(tmp_path, "usr/sbin/dockerd", "")
+    for answers in (False, None):
+        (entry,) = found(answers=answers)
+        assert entry["ok"] is None and "does not answer" in entry["text"]
+    (tmp_path / "run").mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "run/docker.sock"))
+        assert found(answers=None)[0]["ok"] is True, "nobody has asked it"
+        assert found(answers=False)[0]["ok"] is None
 
 
 async def test_peers_reached_in_a_roundabout_way_make_it_ask_for_a_port(

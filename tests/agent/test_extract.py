@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import tarfile
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.extract import NotExtracted, extract, extract_stream
+from agent.extract import NoRoom, NotExtracted, extract, extract_stream
 
 
 def made(tmp_path: Path, *members: tarfile.TarInfo, data: bytes = b"data") -> Path:
@@ -46,6 +47,18 @@ def test_files_and_directories_come_out_with_modes_that_harm_nobody(tmp_path: Pa
     assert (into / "bin" / "run").stat().st_mode & 0o7777 == 0o755
     assert (into / "bin" / "run").stat().st_mtime == 1_800_000_000
     assert (into / "bin" / "shut").stat().st_mode & 0o7777 == 0o600
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_no_fault_of_the_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(number, "no room")
+
+    monkeypatch.setattr("agent.extract.shutil.copyfileobj", full)
+    with pytest.raises(NoRoom, match=r"^the disk is full$"):
+        out(tmp_path, entry("x"))
 
 
 def test_an_absolute_name_lands_inside(tmp_path: Path) -> None:

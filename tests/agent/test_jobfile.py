@@ -315,7 +315,7 @@ def test_every_field_of_bacalhaus_is_read_with_its_meaning() -> None:
     spec = load_job(filled(text, {"day": "2026-11-27"}))
     assert (spec.name, spec.namespace, spec.priority, spec.count) == ("Every Field", "lab", 50, 3)
     constraints = sorted(str(each) for each in spec.constraints)
-    assert constraints == ["!camera", "Architecture=arm64", "ram>4", "zone in (attic,garage)"]
+    assert constraints == ["!camera", "os_arch=arm64", "ram>4", "zone in (attic,garage)"]
     assert (spec.meta, spec.labels) == ({"owner": "weather@example.org"}, {"project": "weather"})
     task: Any = spec.task  # of each union in it the one that is written there
     assert (task.name, task.meta) == ("main", {"step": "first"})
@@ -398,6 +398,7 @@ def test_letter_case_is_no_matter_and_json_no_other() -> None:
         ("Tasks.0.Env", {"BACALHAU_X": "1"}, "Tasks[0].Env"),
         ("Tasks.0.Publisher", {"Type": "ipfs"}, "'ipfs' is not a publisher"),
         ("Tasks.0.Publisher", {"Type": "s3managed"}, "'s3managed' is not a publisher"),
+        ("Tasks.0.Publisher", {"Type": "noop"}, "'noop' is not a publisher"),
         ("Tasks.0.InputSources.2.Source", {"Type": "ipfs"}, "'ipfs' is not an input source"),
         ("Tasks.0.InputSources.0.Source.Params.Partition", {}, "Partition: is not something"),
         ("Tasks.0.InputSources.3.Source.Params.CreateAs", "dir", "CreateAs: is not something"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import trio
@@ -55,7 +56,7 @@ async def run(engine: ProcessEngine, script: str, *, wait: bool = True) -> None:
         await engine.wait(E1)
 
 
-async def nowhere(peer: PeerId) -> ByteStream:
+async def nowhere(peer: PeerId) -> NoReturn:
     raise NotReachable("nobody there")
 
 
@@ -134,11 +135,12 @@ async def test_what_was_written_since_a_moment_is_read_here_and_there(
 async def test_an_unknown_execution_is_an_error_in_words(engine: ProcessEngine) -> None:
     async with trio.open_nursery() as nursery:
         near = Logs(Engines(engine), nowhere, ME)
-        with pytest.raises(KeyError):
-            await near.read(E1, ME, "stdout", LogQuery(follow=True), Reader().write)
         far = Logs(Engines(engine), served_by(near, nursery), OTHER)
-        with pytest.raises(RequestError, match="no longer here"):
-            await far.read(E1, ME, "stdout", LogQuery(follow=True), Reader().write)
+        for follow in (False, True):
+            with pytest.raises(KeyError):
+                await near.read(E1, ME, "stdout", LogQuery(follow=follow), Reader().write)
+            with pytest.raises(RequestError, match="no longer here"):
+                await far.read(E1, ME, "stdout", LogQuery(follow=follow), Reader().write)
 
 
 async def test_a_connection_that_breaks_off_is_taken_up_where_it_was(
@@ -276,7 +278,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "LOOK_S", 0.05)
 
 
-def view(state: str, execution: str = E1, **more: Any) -> View:
+def view(state: str, execution: str = E1, /, **more: Any) -> View:
     slot = {"slot": 0, "execution": execution, "executor": ME, "executor_name": "me", **more}
     return {"id": "job", "state": state, "slots": [slot]}
 
@@ -295,13 +297,20 @@ class Job:
             raise seen
         return seen
 
-    async def lines(self, engine: ProcessEngine, follow: bool) -> list[View]:
-        events = self.feed.follow(0, "job")
+    async def lines(
+        self, engine: ProcessEngine, follow: bool, wanted: LogQuery | None = None
+    ) -> list[View]:
+        events, wanted = self.feed.follow(0, "job"), wanted or LogQuery(follow=follow)
         place = Logs(Engines(engine), nowhere, ME)
         with trio.fail_after(WITHIN_S):
             async with trio.open_nursery() as nursery:
-                reader = JobLogs(place, self.look, events, LogQuery(follow=follow), nursery)
-                found = [line async for line in reader]
+                reader = JobLogs(place, self.look, events, wanted, nursery)
+                found: list[View] = []
+                try:
+                    async for line in reader:
+                        found.append(line)
+                except RequestError as error:
+                    found.append({"error": error.text})
                 await reader.aclose()
         assert self.feed.followers == 0
         return found
@@ -340,7 +349,17 @@ async def test_a_job_that_nobody_answers_for_just_now_is_asked_for_again(
     lost = RequestError(404, "no job")
     lines = await Job(view("running"), lost, lost, view("completed")).lines(engine, True)
     assert [line["data"] for line in lines] == [b"still here\n"]
-    assert await Job(lost).lines(engine, False) == []
+    assert await Job(lost).lines(engine, False) == [{"error": "no job"}]
+
+
+async def test_a_job_that_nobody_answers_for_any_more_is_no_end_of_its_output(
+    engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "LOOKS_MAX", 3)
+    await run(engine, "echo begun")
+    lines = await Job(view("running"), RequestError(404, "no job")).lines(engine, True)
+    assert [line.get("data") for line in lines[:-1]] == [b"begun\n"]
+    assert lines[-1] == {"error": "no job"}
 
 
 async def test_an_executor_that_is_back_is_followed_from_where_it_broke_off(
@@ -377,7 +396,7 @@ async def test_an_executor_that_is_back_is_followed_from_where_it_broke_off(
             reader = JobLogs(place, look, events, wanted, nursery)
             found = [line async for line in reader]
             await reader.aclose()
-    assert [line["data"] for line in found] == [b"12345", b"12345"]
+    assert [line["data"] for line in found if line["data"]] == [b"12345", b"12345"]
     assert asked == [0, 5, 5, 5]
 
 
@@ -417,12 +436,195 @@ async def test_of_many_slots_some_are_read_at_a_time(engine: ProcessEngine) -> N
     assert len(found) == 80 and open_most == logs.READ_MAX
 
 
-async def test_output_that_is_gone_is_replaced_by_the_end_that_came_with_the_result(
-    engine: ProcessEngine,
+def noted(lines: list[View]) -> set[str]:
+    """What is said of missing output, all of which has no data."""
+    assert all(line["data"] == b"" for line in lines if "note" in line)
+    return {line["note"] for line in lines if "note" in line}
+
+
+@pytest.mark.parametrize("follow", [False, True])
+async def test_output_that_is_gone_is_replaced_by_what_came_with_the_result_and_that_is_said(
+    engine: ProcessEngine, follow: bool
 ) -> None:
     gone = view("completed", "e" * 31 + "3", stdout_tail="the end\n", stderr_tail="")
-    lines = await Job(gone).lines(engine, True)
-    assert [line["data"] for line in lines] == [b"the end\n"]
+    lines = await Job(gone).lines(engine, follow)
+    assert [line["data"] for line in lines if line["data"]] == [b"the end\n"]
+    assert noted(lines) == {"is as it came with the result: none is kept there"}
+    assert {(line["cause"], line["missing"]) for line in lines if "note" in line} == {
+        ("gone", False)
+    }
+
+
+async def test_of_what_came_with_the_result_the_lines_are_given_that_were_asked_for(
+    engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "TRIES_MAX", 1)
+    tail = "".join(f"{number}\n" for number in range(40))
+    away = view("completed", executor=OTHER, stdout_tail=tail, stderr_tail="", ended_ms=5_000)
+
+    async def read(**wanted: Any) -> tuple[bytes, list[View]]:
+        lines = await Job(away).lines(engine, False, LogQuery(**wanted))
+        return b"".join(line["data"] for line in lines), [each for each in lines if "note" in each]
+
+    data, notes = await read()
+    assert data == tail.encode() and all(note["missing"] for note in notes)
+    assert {note["stream"] for note in notes} == {"stdout", "stderr"}
+    assert {note["peer"] for note in notes} == {OTHER}
+    assert "may not be all: the device cannot be reached" in notes[0]["note"]
+    data, notes = await read(tail=2)
+    assert data == b"38\n39\n" and not any(note["missing"] for note in notes)
+    assert await read(since_ms=5_001) == (b"", []), "nothing was written since"
+
+
+@pytest.mark.parametrize("state", ["running", "starting"])
+async def test_a_device_that_is_away_while_its_task_runs_is_no_silence(
+    engine: ProcessEngine, state: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    del autojump_clock
+    lines = await Job(view("running", executor=OTHER, state=state)).lines(engine, False)
+    assert [line["data"] for line in lines] == [b"", b""] and lines[0]["missing"]
+    (note,) = noted(lines)
+    assert note.startswith("cannot be had: the device cannot be reached; `shoal logs -f` waits")
+
+
+async def test_who_follows_a_device_that_is_away_is_told_once_and_again_when_it_goes_again(
+    engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "TRIES_MAX", 1)
+    there, dialled = iter((0, 0, 0, 1, 0, 0, 0, 1)), 0
+
+    async def dial(peer: PeerId) -> ByteStream:
+        nonlocal dialled
+        dialled += 1
+        if not next(there):
+            await nowhere(peer)
+        await trio.lowlevel.checkpoint()
+        ours, theirs = pair()
+        nursery.start_soon(answer, theirs)
+        return ours
+
+    async def answer(stream: Any) -> None:
+        request = logs.decode_as(await stream.read_frame(), logs.LogRequest)
+        chunk = LogChunk(request.offset, b"12345", dialled == 8)
+        await stream.write_frame(logs.encode_message(chunk))
+        await stream.aclose()
+
+    async def look() -> View:
+        await trio.lowlevel.checkpoint()
+        return view("running" if dialled < 8 else "completed", executor=OTHER)
+
+    with trio.fail_after(WITHIN_S):
+        async with trio.open_nursery() as nursery:
+            events = Feed(lambda: 0).follow(0, "job")
+            wanted = LogQuery(stream="stdout", follow=True)
+            reader = JobLogs(Logs(Engines(engine), dial, ME), look, events, wanted, nursery)
+            found = [line async for line in reader]
+            await reader.aclose()
+    assert [line["data"] for line in found] == [b"", b"12345", b"", b"12345"]
+    assert len(noted(found)) == 1 and not found[0]["missing"] and "it is asked again" in str(found)
+
+
+@pytest.mark.parametrize("follow", [False, True])
+async def test_who_asks_a_device_that_does_not_answer_hears_of_it_before_it_is_given_up(
+    engine: ProcessEngine, follow: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    begun, told = trio.current_time(), list[tuple[float, str]]()
+
+    async def silent(peer: PeerId) -> ByteStream:
+        await trio.sleep(10.0)
+        return await nowhere(peer)
+
+    async def look() -> View:
+        await trio.lowlevel.checkpoint()
+        return view("running", executor=OTHER)
+
+    async with trio.open_nursery() as nursery:
+        events = Feed(lambda: 0).follow(0, "job")
+        wanted = LogQuery(stream="stdout", follow=follow)
+        reader = JobLogs(Logs(Engines(engine), silent, ME), look, events, wanted, nursery)
+        with trio.move_on_after(200.0):
+            async for line in reader:
+                told.append((trio.current_time() - begun, line["cause"]))
+        await reader.aclose()
+    assert [cause for _, cause in told] == ["waiting", "unreachable"], "each once"
+    (first, _), (last, _) = told
+    assert logs.SLOW_S <= first < logs.SLOW_S + 1 and last > 4 * 10.0
+
+
+async def test_output_that_breaks_off_for_good_says_so(
+    engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "TRIES_MAX", 1)
+
+    async def dial(peer: PeerId) -> ByteStream:
+        await trio.lowlevel.checkpoint()
+        ours, theirs = pair()
+        nursery.start_soon(answer, theirs)
+        return ours
+
+    async def answer(stream: Any) -> None:
+        await stream.read_frame()
+        await stream.write_frame(logs.encode_message(LogChunk(0, b"12345", False)))
+        await stream.aclose()
+
+    async def look() -> View:
+        await trio.lowlevel.checkpoint()
+        return view("completed", executor=OTHER, stdout_tail="12345678\n")
+
+    with trio.fail_after(WITHIN_S):
+        async with trio.open_nursery() as nursery:
+            events, wanted = Feed(lambda: 0).follow(0, "job"), LogQuery(stream="stdout")
+            reader = JobLogs(Logs(Engines(engine), dial, ME), look, events, wanted, nursery)
+            found = [line async for line in reader]
+            await reader.aclose()
+    assert [line["data"] for line in found] == [b"12345", b""] and found[1]["missing"]
+    assert found[1]["note"].startswith("breaks off: the device cannot be reached; once it is back")
+
+
+async def test_what_came_with_the_result_is_known_to_whoever_asked_before(
+    engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device goes as its task ends: what it was seen to be before has no result."""
+    monkeypatch.setattr(logs, "TRIES_MAX", 1)
+    ended, asked = trio.Event(), trio.Event()
+
+    async def dial(peer: PeerId) -> ByteStream:
+        asked.set()
+        await ended.wait()
+        return await nowhere(peer)
+
+    async def look() -> View:
+        await trio.lowlevel.checkpoint()
+        if not asked.is_set():
+            return view("running", executor=OTHER)
+        ended.set()
+        return view("completed", executor=OTHER, stdout_tail="the end\n")
+
+    with trio.fail_after(WITHIN_S):
+        async with trio.open_nursery() as nursery:
+            events = Feed(lambda: 0).follow(0, "job")
+            wanted = LogQuery(stream="stdout", follow=True)
+            reader = JobLogs(Logs(Engines(engine), dial, ME), look, events, wanted, nursery)
+            found = [line async for line in reader]
+            await reader.aclose()
+    assert [line["data"] for line in found] == [b"the end\n", b""]
+
+
+async def test_a_device_that_fails_to_give_output_says_why_to_whoever_asks(
+    engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await run(engine, "echo x")
+
+    async def no_disk(*_: object) -> AsyncIterator[Any]:
+        await trio.lowlevel.checkpoint()
+        raise OSError(errno.EIO, "Input/output error", "/data/executions/e1")
+        yield
+
+    monkeypatch.setattr(engine, "log", no_disk)
+    async with trio.open_nursery() as nursery:
+        far = Logs(Engines(engine), served_by(Logs(Engines(engine), nowhere, ME), nursery), OTHER)
+        with pytest.raises(RequestError, match=r"^Input/output error$"):
+            await far.read(E1, ME, "stdout", LogQuery(), Reader().write)
 
 
 async def test_between_two_starts_of_a_service_the_output_of_the_one_that_ended_is_shown(
@@ -440,7 +642,7 @@ async def test_between_two_starts_of_a_service_the_output_of_the_one_that_ended_
 
     earlier = start("e" * 31 + "3", 5, "failed")
     last, next_one = start(E1, 10, "failed"), start("e" * 31 + "4", 0, "restarting")
-    waits = view("pending", str(next_one["id"]), started_ms=0)
+    waits = view("pending", str(next_one["id"]), started_ms=0, state="restarting")
     moves = {**view("pending", ""), "slots": [{**view("", "")["slots"][0], "executor": ""}]}
     for seen in (waits, moves):
         lines = await Job(service(seen, last, earlier, next_one)).lines(engine, False)
@@ -450,4 +652,5 @@ async def test_between_two_starts_of_a_service_the_output_of_the_one_that_ended_
     assert [line["data"] for line in lines] == [b"why it crashed\n"], "once"
     runs = view("running", str(next_one["id"]), started_ms=12)
     running = start(str(next_one["id"]), 12, "running")
-    assert await Job(service(runs, last, running)).lines(engine, False) == []
+    lines = await Job(service(runs, last, running)).lines(engine, False)
+    assert [line["data"] for line in lines] == [b"", b""], "that of the present one is not here"

@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 import trio
 
+import protocol.job as job_module
+import protocol.task as task_module
 from agent.configload import load
+from agent.control.backend import LogQuery
 from agent.log import set_up
 from agent.main import TASK_USER, _alone, _task_user, run
 from agent.settings import ConfigError
@@ -23,7 +26,10 @@ from agent.store import Store
 from agent.version import VERSION
 from protocol.errors import ShoalError
 from protocol.events import ShutdownRequested
+from protocol.resources import Resources
+from protocol.tree import Node
 from tests.agent.whole import open_directory, running_agent, until
+from tests.lab import process_job
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,6 +101,49 @@ async def test_systemd_hears_that_it_is_alive(
             for word in (b"READY=1", *[b"WATCHDOG=1"] * 5):
                 await trio.lowlevel.wait_readable(manager)
                 assert manager.recv(100) == word
+
+
+async def test_it_starts_with_jobs_that_an_earlier_build_took_and_this_refuses(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = {"Source": {"Type": "inline", "Params": {"URL": "data:,x"}}, "Target": "m.wasm"}
+    engine = {"Type": "wasm", "Params": {"EntryModule": "m.wasm"}}
+    task = {"Engine": engine, "InputSources": [module], "Resources": {"GPU": 1}}
+    with monkeypatch.context() as earlier:
+        earlier.setattr(task_module, "_read_resources", lambda at, engine, base: at_ease(at, base))
+        async with running_agent(data_dir) as agent:
+            old = await agent.backend.submit({"Name": "old", "Type": "batch", "Tasks": [task]}, "")
+            await agent.backend.submit({"Name": "old-d", "Type": "daemon", "Tasks": [task]}, "")
+            ran = await agent.backend.submit(process_job("echo", "hi", name="ran"), "")
+            await until(lambda: agent.driver.node.jobs[ran["job"]].done)
+            spec = {**process_job("sleep", "1000", name="runs"), "Type": "daemon"}
+            await agent.backend.submit({k: v for k, v in spec.items() if k != "Count"}, "")
+            await until(lambda: agent.backend.status()["running"] == 1)
+    job_module._decode.cache_clear()
+    async with running_agent(data_dir) as agent:
+        tells = [e for e in agent.backend.recent(0, None) if e["kind"] == "agent.left-aside"]
+        assert len(tells) == 2
+        assert f"job {old['job']}: this version cannot read its spec: " in tells[0]["text"]
+        assert ": old-d: " in tells[1]["text"]
+        why = "Tasks[0].Resources.GPU: a WebAssembly module reaches no graphics processor"
+        assert all(why in each["text"] for each in tells)
+        view = await agent.backend.job("old-d")
+        assert why in view["reason"]
+        listed = await agent.backend.jobs("", 10, False)
+        assert sorted(each["name"] for each in listed["jobs"]) == ["old-d", "ran", "runs"]
+        lines = [line async for line in agent.backend.logs(ran["job"], LogQuery())]
+        assert [line["data"] for line in lines] == [b"hi\n"]
+        assert agent.backend.status()["running"] == 1
+        again = await agent.backend.submit(process_job("true"), "")
+        await until(lambda: agent.driver.node.jobs[again["job"]].done)
+    store = Store.open(data_dir)
+    assert old["job"] in store.load()["job"] and old["job"] in store.load()["spec"]
+    store.close()
+
+
+def at_ease(at: Node, base: Resources) -> Resources:
+    """As it was read before modules were told from programs."""
+    return Resources.read(at, base)
 
 
 def test_what_stands_in_the_way_is_raised_as_itself(data_dir: Path) -> None:

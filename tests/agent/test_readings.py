@@ -109,7 +109,7 @@ async def test_what_may_be_wrong_is_told(data_dir: Path) -> None:
         assert value(agent, "taking_work") == 1 and value(agent, "malformed_messages") == 0
         assert "docker_trouble" not in read(agent), "docker was never here"
         await agent.backend.drain("@self", True)
-        agent.driver.node.malformed[OTHER] += 3
+        agent.driver.node.messaging.malformed[OTHER] += 3
         agent.docker.presence.present, agent.docker.presence.trouble = True, "it hangs"
         agent.transport.counters.count("refused.handshake")
         agent.cloned = "two devices"

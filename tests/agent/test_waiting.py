@@ -88,8 +88,11 @@ def test_all_else_is_told_what_is_missing(data_dir: Path) -> None:
             with pytest.raises(AgentError, match="belongs to no shoal yet") as refused:
                 ask()
             assert refused.value.status == 503
-        (entry,) = client.doctor()
+        entry, *rest = client.doctor()
         assert entry["ok"] is None and "shoal join TOKEN" in entry["fix"]
+        found = {each["check"]: each for each in rest}
+        assert {"clock", "disk"} <= found.keys(), "what is wrong with the device shows by now"
+        assert found["disk"]["ok"] and str(data_dir) in found["disk"]["text"]
     assert service.joined is False, "it was told to end"
 
 

@@ -182,11 +182,14 @@ def test_of_too_many_the_oldest_are_lost_and_fit_the_memory(
 ) -> None:
     board = Board(tmp_path, free_port())
     board.now_s = SET_S
-    for _ in range(WAITING_MAX + 3):
-        assert "not sent" in board.wake()
+    wakings = range(1, WAITING_MAX + 4)
+    tried = [waking for waking in wakings if "not sent" in board.wake()]
+    assert tried == [1, 2, 4, 8, 16], "ever more seldom, and at last every eighth time"
     board.set(port=broker.port)
-    board.wake()
-    expected = list(range(5, WAITING_MAX + 5))
+    for _ in range(24 - len(wakings)):
+        assert not listener.heard
+        board.wake()
+    expected = list(range(24 - WAITING_MAX + 1, 25))
     listener.until(lambda: seqs(listener.heard) == expected, "what was kept")
 
 
@@ -194,7 +197,8 @@ def test_the_memory_holds_as_many_readings_as_are_kept() -> None:
     reading = {
         "seq": 2**31, "taken_s": 2**32, "temperature_mC": -45000, "humidity_permille": 1000,
     }  # fmt: skip
-    kept = {"boot": 2**31, "seq": 2**31, "waiting": [reading] * WAITING_MAX}
+    often = {"failures": 2**31, "pause": 8}
+    kept = {"boot": 2**31, "seq": 2**31, "waiting": [reading] * WAITING_MAX, **often}
     assert len(json.dumps(kept)) <= 2048
 
 
@@ -275,10 +279,11 @@ def test_setting_the_clock_leaves_ages_as_they_are(
     board.now_s = SET_S + PERIOD_S
     board.settings.pop("ca")
     board.set(port=broker.port)
+    board.wake()  # twice in vain: not yet again
     board.wake()
-    listener.until(lambda: len(listener.heard) == 3, "the readings")
+    listener.until(lambda: len(listener.heard) == 4, "the readings")
     ages = [each.json()["age_ms"] for each in listener.heard]
-    assert ages == [2000 * PERIOD_S, 1000 * PERIOD_S, 0]
+    assert ages == [1000 * PERIOD_S * before for before in (3, 2, 1, 0)]
 
 
 def test_a_broker_of_another_authority_or_name_hears_nothing(

@@ -1,4 +1,4 @@
-"""Agents that several tests share: starting three of them takes seconds."""
+"""Agents, engines and brokers that several tests share: starting three agents takes seconds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from agent.engines.docker_client import DockerClient
 from tests.dockerhost import PEER, DockerHost
 from tests.dockerproxy import DockerProxy
 from tests.lab import Lab
+from tests.mosquitto import Mosquitto
+from tests.mqttlistener import Holding
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +21,21 @@ def lab() -> Iterator[Lab]:
     """Three agents; who uses them leaves them all running, and no job behind."""
     with Lab(3) as lab:
         yield lab
+
+
+@pytest.fixture(scope="module")
+def mosquitto() -> Iterator[Mosquitto]:
+    """A broker for the tests of one file; who stops it starts it again."""
+    with Mosquitto() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def holding(mosquitto: Mosquitto) -> Iterator[Holding]:
+    """A way to it; who holds or mutes it lets it go."""
+    way = Holding(mosquitto.port)
+    yield way
+    way.close()
 
 
 @pytest.fixture(scope="session")

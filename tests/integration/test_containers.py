@@ -30,7 +30,8 @@ def lab(docker: DockerHost) -> Iterator[Lab]:
         device.environment["SHOAL_DOCKER_SOCKET"] = str(docker.socket)
         device.environment["DOCKER_CONFIG"] = str(device.data_dir / "own-docker")
     lab[1].flags = ["--label", "place=d01"]
-    lab[2].flags = ["--accept-networks", "none", "--accept-devices", "/dev/fu*"]
+    lab[2].flags = ["--accept-networks", "none"]
+    lab[2].flags += ["--accept-devices", "/dev/km*", "--accept-capabilities", "CHOWN"]
     with lab:
         lab.until(lambda: all("docker" in peer["engines"] for peer in peers(lab)), "docker is seen")
         yield lab
@@ -259,10 +260,55 @@ def test_what_an_owner_does_not_allow_is_refused_in_the_bid(lab: Lab, docker: Do
     why = told.partition("round 2")[0]
     assert why.count('([accept] networks = ["none", "bridge"])') == 2, why
     assert '([accept] networks = ["none"])' in why
-    device = lab.shoal(
-        lab[0], "docker", "run", "-q", "--device", "/dev/full", *SHELL, "echo > /dev/full"
-    )
-    assert "No space left on device" in device.err, "the one device whose owner allows it"
+    ended(lab, docker)
+
+
+# What no container has unless it is given it, by what its job asks for: in which words a job asks
+# for it, and what prints "given" with it alone. To open a log for writing writes nothing.
+ASKED = {
+    "device /dev/kmsg": (
+        ("--device", "/dev/kmsg"),
+        "test -c /dev/kmsg && : > /dev/kmsg && echo given",
+        ("devices", '"/dev/km*"'),
+    ),
+    "capability CHOWN": (
+        ("--cap-add", "CHOWN"),
+        "touch /tmp/own && chown nobody /tmp/own && echo given",
+        ("capabilities", '"CHOWN"'),
+    ),
+}
+
+
+@pytest.mark.parametrize("ask", ASKED)
+def test_what_an_owner_allows_is_given_there_and_nowhere_else(
+    lab: Lab, docker: DockerHost, ask: str
+) -> None:
+    words, script, (key, _) = ASKED[ask]
+    name = f"asks-for-{key}"
+    done = run(lab, "--name", name, "--count", "2", *words, *SHELL, script)
+    assert (done.code, sorted(done.out.split("\n"))) == (0, ["", "[0] given", "[1] given"]), done
+    places = [slot["executor"] for slot in view(lab, name)["slots"]]
+    assert places == [lab[2].peer] * 2, "the one device whose owner allows it"
+    refusals = lab.shoal(lab[1], "why", name).out.partition("round 2")[0]
+    told = re.findall(r"^ +(d\d+) +refused: (.*)$", refusals, re.MULTILINE)
+    reason = f"policy: {ask} is not allowed here ([accept] {key} = [])"
+    assert sorted(told) == [("d00", reason), ("d01", reason)], refusals
+    where = f"shoal/peer={lab[2].peer}"
+    without = run(lab, "--constraint", where, *SHELL, script)
+    assert (without.code, without.out) == (1, ""), "what was not asked for is not given there"
+    ended(lab, docker)
+
+
+@pytest.mark.parametrize("words", [("--device", "/dev/fuse"), ("--cap-add", "NET_ADMIN")])
+def test_what_no_owner_allows_is_refused_by_the_one_who_allows_others(
+    lab: Lab, docker: DockerHost, words: tuple[str, str]
+) -> None:
+    kind = {"--device": "device", "--cap-add": "capability"}[words[0]]
+    key, allowed = next(each for ask, (*_, each) in ASKED.items() if ask.startswith(kind))
+    started = run(lab, "-d", "--queue-timeout", "1", *words, *SHELL, "true")
+    why = lab.until(lambda: _refused(lab, started.out.strip(), f"{kind} {words[1]}"), "why says it")
+    first = why.partition("round 2")[0]
+    assert f"policy: {kind} {words[1]} is not allowed here ([accept] {key} = [{allowed}])" in first
     ended(lab, docker)
 
 

@@ -22,6 +22,7 @@ from tests.lab import (
     environment_of,
     supervisors_of,
 )
+from tests.programs import started
 
 SOON_S = 60.0  # on a loaded machine; the budget for attaching is 2 s, see scripts/bench
 SCRIPT = "echo up on $SHOAL_PEER_ID; exec sleep 1000"
@@ -91,7 +92,7 @@ def test_following_it_shows_every_device_and_ends_well_when_it_is_stopped(
     lab: Lab, tmp_path: Path
 ) -> None:
     words = [*command_at(lab[0]), "job", "run", job_file(tmp_path, "followed"), "--follow"]
-    with subprocess.Popen(
+    with started(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment_of(lab[0]), text=True
     ) as follower:
         assert follower.stdout is not None and follower.stderr is not None

@@ -19,7 +19,8 @@ from agent.engines.docker_client import OWNER
 from agent.engines.processors import own_kind
 from tests.dockerhost import IMAGE, REGISTRY_PORT, DockerHost
 from tests.dockerproxy import DockerProxy
-from tests.lab import Device, Lab
+from tests.lab import Device, Lab, LabError
+from tests.leftovers import leftovers
 
 SOON_S = 60.0
 GIVEN_UP_S = 240.0  # a minute for docker's word, and 90 s past the time that its job has
@@ -53,7 +54,10 @@ def lab(agents: Lab, hosts: Hosts) -> Iterator[Lab]:
         if host.process is None:
             host.start()
     agents.start(*(device for device in agents.devices if device.process is None))
-    agents.until(lambda: left_behind(agents, hosts) == [], "nothing is left behind", SOON_S)
+    try:
+        agents.until(lambda: not left_behind(agents, hosts), "nothing is left behind", SOON_S)
+    except LabError:
+        assert left_behind(agents, hosts) == []
 
 
 def well(device: Device) -> bool:
@@ -64,12 +68,8 @@ def well(device: Device) -> bool:
 
 
 def left_behind(lab: Lab, hosts: Hosts) -> list[str]:
-    """Containers, work directories and partial files."""
-    found = [str(each["Names"]) for host in hosts for each in host.ours()]
-    for device in lab.devices:
-        found += map(str, device.data_dir.glob("containers/*/work/*"))
-        found += map(str, device.data_dir.glob("containers/*/tmp/*"))
-    return found
+    """Containers, processes, mounts, work directories and partial files."""
+    return [each for host in hosts for each in leftovers(lab, host)]
 
 
 def container(

@@ -1,7 +1,7 @@
 """The docker engine where docker, or the way to it, fails: silent, cut off, away, or too early.
 
 Each answer is a real docker's; a proxy holds it back, cuts it off or damages it. Lives of
-containers are in test_docker.py.
+containers are in test_docker.py and, where docker itself is halted, in test_docker_hangs.py.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from agent.engines.docker import DockerEngine
 from agent.engines.task import ExitReason, TaskExit
 from tests.agent.whole import until
 from tests.dockerhost import IMAGE, DockerHost
+from tests.dockerlab import START, detail, ended, engine, said, shell
 from tests.dockerproxy import LEAVES_SOCKETS, DockerProxy
-from tests.integration.test_docker import START, detail, ended, engine, said, shell
 
 pytestmark = LEAVES_SOCKETS
 CONNECT = rb"^GET /version"

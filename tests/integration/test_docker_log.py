@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.engines.docker_client import LABEL, DockerClient, NotAnswering
-from agent.engines.docker_log import keep_logs, kept_log, read_kept, whole_chunk
+from agent.engines.docker_log import has_dropped, keep_logs, kept_log, read_kept, whole_chunk
 from agent.engines.execution_dir import ExecutionDir
 from agent.engines.task_log import STREAMS, Stream
 from tests.dockerhost import IMAGE, DockerHost
@@ -26,10 +26,13 @@ def directory(tmp_path: Path) -> ExecutionDir:
     return ExecutionDir(tmp_path / "e1")
 
 
-def run(docker: DockerHost, client: DockerClient, script: str) -> None:
-    """To its end."""
-    name = client.name_of("e1")
-    docker.api.create_container(IMAGE, ["sh", "-c", script], name=name, labels={LABEL: "e1"})
+def run(docker: DockerHost, client: DockerClient, script: str, **log: str) -> None:
+    """To its end; `log` is what docker is to keep of its output."""
+    name, labels = client.name_of("e1"), {LABEL: "e1"}
+    config = {"Type": client.log_driver, "Config": log} if log else None
+    host = docker.api.create_host_config(log_config=config)
+    command = ["sh", "-c", script]
+    docker.api.create_container(IMAGE, command, name=name, labels=labels, host_config=host)
     docker.api.start(name)
     docker.api.wait(name)
 
@@ -87,6 +90,25 @@ def test_what_is_known_already_is_kept_as_it_is(
     again = [kept(directory, stream) for stream in STREAMS]
     assert keep_logs(client, directory) == "" and proxy.count(LOGS) == 3
     assert again == [kept(directory, stream) for stream in STREAMS] == [b"1\n2\n3\n", b"err\n"]
+
+
+@pytest.mark.parametrize(
+    ("script", "dropped"),
+    [("seq 1000; seq 1000 >&2", False), ("seq 9000", True), ("seq 5000; seq 5000 >&2", True)],
+)
+def test_whether_docker_may_have_dropped_output_is_seen_by_what_it_has(
+    docker: DockerHost, client: DockerClient, script: str, dropped: bool
+) -> None:
+    """In five files of 32 KiB, of which four are full once one was dropped."""
+    run(docker, client, script, **{"max-size": "32768", "max-file": "5"})
+    assert has_dropped(client, "e1") == dropped
+
+
+def test_where_it_is_not_known_how_much_docker_keeps_nothing_is_seen(
+    docker: DockerHost, client: DockerClient
+) -> None:
+    run(docker, client, "seq 9000")
+    assert not has_dropped(client, "e1")
 
 
 def test_of_a_container_that_is_gone_there_is_nothing_to_keep(

@@ -16,9 +16,9 @@ from typing import Any, Final
 import pytest
 
 from tests.dockerhost import BUSYBOX
-from tests.integration.test_mqtt_triggers import hearing, outputs, runs, send
 from tests.lab import ROOT, Device, Lab
 from tests.mosquitto import Mosquitto
+from tests.mqttlab import hearing, outputs, runs, send, with_broker
 from tests.netlab import NetLab
 
 HERE: Final = ("batch", "daemon", "ops", "schedule", "service", "template", "trigger")
@@ -30,21 +30,11 @@ PROGRAMS: Final = {"snapshot": 'echo "snapshot $*"', "look": 'echo "look $*"; ca
 
 
 @pytest.fixture(scope="module")
-def mosquitto() -> Iterator[Mosquitto]:
-    with Mosquitto() as broker:
-        yield broker
-
-
-@pytest.fixture(scope="module")
 def lab(mosquitto: Mosquitto) -> Iterator[Lab]:
-    lab = Lab(2)
+    lab = with_broker(2, mosquitto)
     for device in lab.devices:
         furnish(lab, device)
         device.flags.append("--trust-clock")
-        device.environment |= {
-            "SHOAL_MQTT_BROKERS": f"home={mosquitto.url}",
-            "SHOAL_MQTT_ALLOW": "template/*",
-        }
     with lab:
         for device in lab.devices:
             for label in LABELS:

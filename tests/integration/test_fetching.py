@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import Lab, command_at, environment_of, process_job
+from tests.programs import started
 
 SIZE_BYTES = 64 << 20  # more than what is under way between two agents
 HELD_BYTES = 4 << 20
@@ -44,9 +45,7 @@ def digest(lab: Lab) -> str:
 def held_midway(lab: Lab, target: Path) -> Iterator[subprocess.Popen[str]]:
     """`shoal job get` at the first device, which stands still with a part of the file here."""
     words = [*command_at(lab[0]), "job", "get", "large", "-o", str(target)]
-    with subprocess.Popen(
-        words, env=environment_of(lab[0]), stderr=subprocess.PIPE, text=True
-    ) as getting:
+    with started(words, env=environment_of(lab[0]), stderr=subprocess.PIPE, text=True) as getting:
         try:
             lab.until(lambda: part_bytes(target) > 0 or getting.poll(), "it comes", SOON_S)
             getting.send_signal(signal.SIGSTOP)

@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.leftovers import leftovers
 
 OUTPUT_BYTES = 3_000_000
 LARGE_BYTES = 60_000_000
+SOME_BYTES = 20_000_000  # once there is room for it, and not twice
 FLOOD = f'yes "$(printf %999s x)" | head -n {OUTPUT_BYTES // 1000}; echo END'
 Ended = tuple[dict[str, Any], str]
 SMALL, ROOMY = "1m", "160m"  # less than one output; a bit more than what is left to the agent
@@ -65,7 +67,7 @@ def run(lab: Lab, name: str, on: Device, *words: str, at: Device | None = None) 
     lab.shoal(on, "job", "wait", name)
     with on.client() as client:
         (slot,) = client.job(name)["slots"]
-    return slot, lab.shoal(lab[1], "job", "describe", name).out
+    return slot, lab.shoal(lab.devices[-1], "job", "describe", name).out
 
 
 def engines(lab: Lab, device: Device) -> list[str]:
@@ -130,9 +132,10 @@ def test_results_of_a_program_that_find_no_room_are_told_and_none_is_left(lab: L
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Of a large file on the web."""
+    """Of a large file on the web, which has a smaller one at /some beside it."""
     with Server() as server:
-        server.answers["/large"] = large
+        server.answers["/large"] = partial(large, size_bytes=LARGE_BYTES)
+        server.answers["/some"] = partial(large, size_bytes=SOME_BYTES)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server.url("/large")
@@ -140,9 +143,9 @@ def address() -> Iterator[str]:
         thread.join()
 
 
-def large(to: Handler) -> None:
+def large(to: Handler, size_bytes: int) -> None:
     with suppress(OSError):  # who asks may give up half-way
-        to.say(os.urandom(LARGE_BYTES))
+        to.say(os.urandom(size_bytes))
 
 
 def failed(slot: dict[str, Any], described: str, reason: str) -> None:
@@ -203,3 +206,57 @@ def test_files_that_a_full_device_cannot_ship_make_no_job(
     assert (done.code, done.err) == (1, expected), done
     assert list((lab[1].data_dir / "archives").iterdir()) == []
     assert lab.shoal(lab[1], "job", "describe", "unshipped").code == 4
+
+
+# ---- inputs of containers ----------------------------------------------------------------------
+
+OFFLINE = ("--network", "none", IMAGE)
+
+
+def test_a_download_that_finds_no_room_beside_its_container_is_told(
+    lab: Lab, docker: DockerHost, address: str
+) -> None:
+    slot, described = run(
+        lab, "full-container-input", lab[1], "-i", f"{address}:/in", *OFFLINE, "true"
+    )
+    failed(slot, described, f"the disk is too full for {LARGE_BYTES >> 20} MiB more")
+    lab.until(lambda: not leftovers(lab, docker), "nothing is left behind")
+
+
+def test_shipped_files_that_find_no_room_beside_their_container_are_told(
+    lab: Lab, docker: DockerHost, tmp_path: Path
+) -> None:
+    """What they are packed in is small enough."""
+    with (tmp_path / "zeroes").open("wb") as file:
+        file.truncate(OUTPUT_BYTES)
+    flags = ("-f", str(tmp_path / "zeroes"))
+    slot, described = run(lab, "full-container-unpacked", lab[1], *flags, *OFFLINE, "true")
+    failed(slot, described, "the shipped files cannot be unpacked: the disk is too full for 2 MiB")
+    lab.until(lambda: not leftovers(lab, docker), "nothing is left behind")
+
+
+def test_files_that_find_no_room_a_second_time_as_docker_is_given_them_are_told(
+    lab: Lab, docker: DockerHost, address: str
+) -> None:
+    flags = ("-i", f"{address.replace('/large', '/some')},dst=in")
+    slot, described = run(lab, "full-container-twice", lab[2], *flags, *OFFLINE, "true")
+    reason = f"it could not be started: the disk is too full for {SOME_BYTES >> 20} MiB more"
+    failed(slot, described, reason)
+    lab.until(lambda: not leftovers(lab, docker), "nothing is left behind")
+
+
+def test_files_that_find_no_room_in_their_container_are_told(address: str) -> None:
+    """Docker's own disk is the full one."""
+    host, lab = DockerHost(), Lab(1)
+    data = host.root / "data"
+    data.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=48m", "shoal-test", str(data)]
+    subprocess.run(command, check=True)
+    lab[0].environment["SHOAL_DOCKER_SOCKET"] = str(host.socket)
+    with host, lab:
+        flags = ("-i", f"{address},dst=in")
+        slot, described = run(lab, "full-docker", lab[0], *flags, *OFFLINE, "true")
+        failed(slot, described, "it could not be started: .*no space left on device")
+        lab.until(lambda: not leftovers(lab, host), "nothing is left behind")
+        slot, _ = run(lab, "roomy", lab[0], *OFFLINE, "true")
+        assert (slot["state"], slot["exit_code"]) == ("completed", 0), slot

@@ -21,6 +21,8 @@ import trio
 import trio.testing
 
 from agent.engines import docker as docker_module
+from agent.engines import images
+from agent.engines.container import ContainerLaunch
 from agent.engines.docker import DockerEngine
 from agent.engines.docker_client import LABEL, EngineFailed, NotAnswering
 from agent.engines.images import FREE_BYTES_MIN, PULLS_MAX
@@ -28,8 +30,8 @@ from agent.engines.processors import own_kind
 from protocol.container import ContainerParams, full_name
 from tests.agent.whole import until
 from tests.dockerhost import IMAGE, PEER, REGISTRY_PORT, DockerHost
+from tests.dockerlab import engine
 from tests.dockerproxy import LEAVES_SOCKETS, DockerProxy
-from tests.integration.test_docker import engine
 
 pytestmark = LEAVES_SOCKETS
 PULL = rb"^POST \S*/images/create"
@@ -348,6 +350,27 @@ async def test_what_was_fetched_here_is_written_down_by_its_full_name(
     assert list(found) == [fetched] and begun <= found[fetched] <= time.time()
 
 
+async def test_what_is_written_down_last_is_what_was_known_last(
+    root: Path,
+    docker: DockerHost,
+    far: Callable[[str], str],
+    record: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both, write = [far("written/one:1"), far("written/two:1")], images._write
+
+    def slow(record: Path, used: dict[str, float]) -> None:
+        if len(used) == 1:  # the disk stalls under the first
+            time.sleep(0.5)
+        write(record, used)
+
+    monkeypatch.setattr(images, "_write", slow)
+    async with engine(root, docker) as it, trio.open_nursery() as nursery:
+        for image in both:
+            nursery.start_soon(it.images.fetch, job(image))
+    assert sorted(written(record)) == both
+
+
 async def test_what_nobody_used_for_long_is_removed_in_the_next_life(
     root: Path, docker: DockerHost, far: object, record: Path
 ) -> None:
@@ -496,6 +519,68 @@ async def test_what_a_person_brought_stays_where_its_name_moves_on(
         await it.images.fetch(job(image, "always"))
     assert docker.api.inspect_image(image)["Id"] != first
     assert docker.api.inspect_image(first)["RepoTags"] == []
+
+
+async def update(docker: DockerHost, it: DockerEngine, image: str) -> str:
+    """Two containers have it, and a later one comes: the id of the former."""
+    await it.images.fetch(job(image, "always"))
+    first = str(docker.api.inspect_image(image)["Id"])
+    for name in ("e1", "e2"):
+        await it.start(ContainerLaunch(name, image, parameters=("sleep", "1000")))
+    docker.move(image, {"second": b""})
+    await it.images.fetch(job(image, "always"))
+    assert str(docker.api.inspect_image(image)["Id"]) != first
+    return first
+
+
+async def let_go(it: DockerEngine, name: str) -> None:
+    await it.stop(name, 0)
+    await it.wait(name)
+    await it.clear(name)
+
+
+def has_image(docker: DockerHost, image_id: str) -> bool:
+    return image_id in {str(each["Id"]) for each in docker.api.images()}
+
+
+async def test_what_a_later_one_replaced_goes_with_its_last_container(
+    root: Path,
+    docker: DockerHost,
+    proxy: DockerProxy,
+    far: Callable[[str], str],
+    record: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(images, "AGAIN_S", 0.0)
+    image = far("updated:1")
+    async with engine(root, docker, socket=proxy.path) as it:
+        first = await update(docker, it, image)
+        await it.images.prune()
+        assert has_image(docker, first) and sorted(written(record)) == sorted([image, first])
+        tried = proxy.count(removal_of(""))
+        await let_go(it, "e1")
+        await until(lambda: proxy.count(removal_of("")) > tried)
+        await settled()
+        assert has_image(docker, first), "another has it"
+        await let_go(it, "e2")
+        await until(lambda: not has_image(docker, first))
+        await until(lambda: list(written(record)) == [image])
+    assert image in names_here(docker)
+
+
+async def test_what_a_later_one_replaced_goes_in_the_next_life(
+    root: Path, docker: DockerHost, far: Callable[[str], str], record: Path
+) -> None:
+    """Its containers went while there was no agent."""
+    image = far("updated:2")
+    async with engine(root, docker) as it:
+        first = await update(docker, it, image)
+    for container in docker.ours():
+        docker.api.remove_container(container["Id"], force=True)
+    assert has_image(docker, first)
+    async with engine(root, docker):
+        await until(lambda: not has_image(docker, first))
+        await until(lambda: list(written(record)) == [image])
 
 
 @pytest.mark.parametrize(

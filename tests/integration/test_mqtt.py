@@ -16,6 +16,7 @@ import pytest
 
 from tests.lab import Device, Lab, process_job
 from tests.mosquitto import Mosquitto
+from tests.mqttlab import give_broker
 from tests.mqttlistener import Heard, Holding, Listener
 
 KILLS: Final = int(os.environ.get("SHOAL_TEST_KILLS", "12"))  # 100 are a matter of minutes
@@ -23,23 +24,10 @@ ROUND_S: Final = 60  # of one kill at most, on a machine that others use too
 
 
 @pytest.fixture(scope="module")
-def mosquitto() -> Iterator[Mosquitto]:
-    with Mosquitto() as broker:
-        yield broker
-
-
-@pytest.fixture(scope="module")
-def holding(mosquitto: Mosquitto) -> Iterator[Holding]:
-    way = Holding(mosquitto.port)
-    yield way
-    way.close()
-
-
-@pytest.fixture(scope="module")
 def two(holding: Holding) -> Iterator[Lab]:
     """The first has the broker, the second has none."""
     lab = Lab(2)
-    lab[0].environment["SHOAL_MQTT_BROKERS"] = f"home=mqtt://127.0.0.1:{holding.port}"
+    give_broker(lab[0], holding.port)
     with lab:
         yield lab
 

@@ -15,14 +15,15 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from tests.firmware.pages import block
-from tests.integration.test_mqtt_triggers import spec_of
 from tests.lab import Device, Lab, process_job
 from tests.mosquitto import Certificates, Mosquitto
+from tests.mqttlab import spec_of
 from tests.mqttlistener import Listener
 
-USERS: Final = {"agent": "g", "porch": "p", "dashboard": "d", "watcher": "w"}
+USERS: Final = {"agent": "g", "porch": "p", "dashboard": "d", "watcher": "w", "homeassistant": "h"}
 # The page has the shoal's name, `home`, in it, and says what jobs and answers need beside that.
-ACL: Final = block("provisioning.md", "acl").replace("shoal/home/", "shoal/lab/")
+PAGE: Final = block("provisioning.md", "acl") + block("provisioning.md", "acl", "home-assistant")
+ACL: Final = PAGE.replace("shoal/home/", "shoal/lab/")
 MORE: Final = """
 user agent
 topic write replies/#
@@ -54,7 +55,7 @@ def lab(mosquitto: Mosquitto, certificates: Certificates) -> Iterator[Lab]:
             f'[mqtt]\nallow = ["template/{device.name}-*"]\n'
             f'[mqtt.brokers.home]\nurl = "mqtts://127.0.0.1:{mosquitto.port}"\n'
             f'ca_file = "{certificates.ca}"\npassword_file = "{password}"\n'
-            f'version = "{version}"\n'
+            f'version = "{version}"\nhome_assistant = true\n'
         )
     with lab:
         for device in lab.devices:
@@ -132,6 +133,28 @@ def test_a_sensors_message_runs_a_template_whose_result_and_lines_a_dashboard_he
     dashboard.until(lambda: [e.payload for e in dashboard.on(topic)] == [b"1", b"2"], "its lines")
     status = dashboard.on(f"peer/{device.peer}/status")
     assert status[-1].payload == b"online"
+
+
+def test_home_assistant_is_shown_the_devices_and_presses_what_is_listed(
+    lab: Lab, mosquitto: Mosquitto, certificates: Certificates
+) -> None:
+    spec = spec_of("d00-tidy", "unused", "echo pressed")
+    del spec["Trigger"]
+    with lab[0].client() as client:
+        client.submit(spec)
+    configs = {f"homeassistant/device/shoal_{peer}/config" for peer in (lab[0].peer, lab[1].peer)}
+    login, ca = ("homeassistant", "h"), certificates.ca
+    with Listener(mosquitto.port, "homeassistant/#", "ha", login, ca) as listener:
+        listener.until(lambda: configs <= {e.topic for e in listener.heard}, "both devices")
+        listener.until(lambda: any(b"d00-tidy" in e.payload for e in listener.heard), "a button")
+        lab.until(lambda: all(broker_check(each)["ok"] for each in lab.devices), "all may be told")
+        listener.client.publish("shoal/lab/trigger/d00-tidy", "PRESS", 1).wait_for_publish(30)
+
+    def pressed() -> bool:
+        with lab[0].client() as client:
+            return any(v["name"] == "d00-tidy" and v.get("source") for v in client.jobs()["jobs"])
+
+    lab.until(pressed, "the press runs it")
 
 
 def test_who_asks_over_tls_is_answered(

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import pytest
 
-from tests.integration.test_mqtt_triggers import hearing, runs, send, template
 from tests.lab import ROOT, Device, Lab
 from tests.mosquitto import Mosquitto
+from tests.mqttlab import ALLOW, give_broker, hearing, runs, send, template
 from tests.mqttlistener import Heard, Holding, Listener
 
 ASK: Final = ROOT / "firmware-notes" / "ask.py"
@@ -25,26 +25,11 @@ QUIET_S = 3.0  # in which a second answer would come: ranks wait 4 s for one ano
 
 
 @pytest.fixture(scope="module")
-def mosquitto() -> Iterator[Mosquitto]:
-    with Mosquitto() as broker:
-        yield broker
-
-
-@pytest.fixture(scope="module")
-def holding(mosquitto: Mosquitto) -> Iterator[Holding]:
-    way = Holding(mosquitto.port)
-    yield way
-    way.close()
-
-
-@pytest.fixture(scope="module")
 def two(mosquitto: Mosquitto, holding: Holding) -> Iterator[Lab]:
     """Both hear; what the broker says to the first one can be held up."""
     lab = Lab(2)
-    for device, port in zip(lab.devices, (holding.port, mosquitto.port), strict=True):
-        device.environment["SHOAL_MQTT_BROKERS"] = f"home=mqtt://127.0.0.1:{port}"
-        device.environment["SHOAL_MQTT_ALLOW"] = "template/*"
-    lab[1].environment["SHOAL_MQTT_ALLOW"] = "template/both-*"
+    give_broker(lab[0], holding.port, ALLOW)
+    give_broker(lab[1], mosquitto.port, "template/both-*")
     lab[0].environment["SHOAL_ACCEPT_TOPICS"] = "replies/#, loop/#"
     with lab:
         yield lab

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_mqtt_triggers import outputs, send, spec_of
 from tests.lab import Lab, process_job
 from tests.mosquitto import Mosquitto
+from tests.mqttlab import outputs, send, spec_of
 from tests.mqttlistener import Listener
 
 

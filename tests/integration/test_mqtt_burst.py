@@ -7,44 +7,22 @@ import os
 import re
 from collections import Counter
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import pytest
-from paho.mqtt.client import Client, MQTTv5
-from paho.mqtt.enums import CallbackAPIVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
 from agent.client import AgentError
+from agent.mqtt.holding import HELD_MAX
+from agent.mqtt.listening import session_of
+from protocol.ids import JobId
 from tests.firmware.pages import block
-from tests.integration.test_mqtt_triggers import hearing, template
 from tests.lab import Device, Lab
 from tests.mosquitto import Mosquitto
+from tests.mqttlab import burst, hearing, part_at, spec_of, template, with_broker
 
 # More than the agents' disks and a broker as it comes have room for; 10,000 by scripts/test-kills.
 BURST: Final = int(os.environ.get("SHOAL_TEST_BURST", "2000"))
 RUN_S: Final = 0.5  # of one run at most, on a machine that others use too
-
-
-def burst(mosquitto: Mosquitto, topic: str, count: int, *, ids: bool = True) -> None:
-    """As fast as the broker acknowledges them, each saying its number, and with an id."""
-    client = Client(CallbackAPIVersion.VERSION2, client_id="burst", protocol=MQTTv5)
-    client.max_queued_messages_set(0)
-    client.connect("127.0.0.1", mosquitto.port)
-    client.loop_start()
-    try:
-        sent = []
-        for number in range(count):
-            properties = Properties(PacketTypes.PUBLISH)
-            if ids:
-                properties.UserProperty = ("id", f"burst-{number}")
-            sent.append(client.publish(topic, f"{number}\n", 1, False, properties))
-        for each in sent:
-            each.wait_for_publish(120)
-            assert each.is_published()
-    finally:
-        client.disconnect()
-        client.loop_stop()
 
 
 class Ran(NamedTuple):
@@ -66,22 +44,6 @@ class Ran(NamedTuple):
 TELL: Final = (
     "$(cat) $SHOAL_TRIGGER_ID $SHOAL_JOB_ID $SHOAL_EXECUTION_ID $SHOAL_TERM $SHOAL_ATTEMPT"
 )
-
-
-def tallies(device: Device, name: str) -> dict[str, Any]:
-    """What a device says of its own part in a template."""
-    with device.client() as client:
-        (view,) = client.templates(name)
-    parts = view["trigger"]["devices"]
-    return {part["peer"]: part for part in parts}[device.peer]
-
-
-def with_broker(size: int, mosquitto: Mosquitto) -> Lab:
-    lab = Lab(size)
-    for device in lab.devices:
-        device.environment["SHOAL_MQTT_BROKERS"] = f"home={mosquitto.url}"
-        device.environment["SHOAL_MQTT_ALLOW"] = "template/*"
-    return lab
 
 
 @pytest.mark.timeout(max(600, RUN_S * BURST))
@@ -107,7 +69,7 @@ def test_of_a_burst_each_message_is_one_job() -> None:
 
         def settled() -> bool:
             """Of nothing that anybody fired is a task still to come."""
-            parts = [tallies(device, "burst") for device in lab.devices]
+            parts = [part_at(device, "burst") for device in lab.devices]
             return not any(part["waiting"] for part in parts) and not under_way(lab)
 
         lab.until(lambda: len({each.job for each in ran()}) >= BURST, "all run", RUN_S * BURST)
@@ -118,7 +80,7 @@ def test_of_a_burst_each_message_is_one_job() -> None:
         assert {job[:2] for job in jobs} == wanted, "none is lost, and none made up"
         assert len(jobs) == len({each.job for each in found}) == BURST, "one job each"
         assert len({each.execution for each in found}) == len(found), "none of them is run twice"
-        parts = [tallies(device, "burst") for device in lab.devices]
+        parts = [part_at(device, "burst") for device in lab.devices]
         assert not any(part["refused"] for part in parts), parts
         fired = sum(int(part["fired"]) for part in parts)
         firsts = Counter(each.job for each in found if each.first)
@@ -153,6 +115,41 @@ def unlisted(lab: Lab, found: list[Ran]) -> list[Ran]:
     return [e for e in found if e.job in listed and e.execution not in listed[e.job]]
 
 
+def test_a_burst_for_one_that_is_slow_holds_up_no_messages_of_another() -> None:
+    """Of the one more come than the disk has room for; of the other more than is sure to have some.
+    How many the broker sends of what waits is its own affair."""
+    keeps = block("provisioning.md", "conf", "keeps")
+    with Mosquitto(queued_max=None, more=keeps) as mosquitto:
+        lab = with_broker(1, mosquitto)
+        lab[0].environment["SHOAL_OFFER_CPU"] = "2000m"
+        with lab:
+            told = lab.directory / "told"
+            told.touch()
+            told.chmod(0o666)  # for tasks of another user
+            slow = spec_of("slow", "in/slow", "sleep 3600")
+            slow["Tasks"][0]["Resources"] = {"CPU": "10m", "Memory": "16MB"}
+            with lab[0].client() as client:
+                client.submit(slow)
+            template(lab, "quick", "in/quick", f"cat >> {told}")
+            if session_of(id_of(lab, "quick")) == session_of(id_of(lab, "slow")):
+                with lab[0].client() as client:  # of 32 pairs one shares a session
+                    client.delete(id_of(lab, "quick"))
+                template(lab, "quicker", "in/quick", f"cat >> {told}")
+            lab.until(lambda: hearing(lab, "in/slow") == 1, "both are heard")
+            burst(mosquitto, "in/slow", 4 * HELD_MAX, ids=False)
+            lab.until(lambda: part_at(lab[0], "slow")["waiting"] >= 240, "there is no more room")
+            burst(mosquitto, "in/quick", 100, ids=False)
+            wanted = Counter(f"{number}" for number in range(100))
+            lab.until(lambda: Counter(told.read_text().split()) == wanted, "each is run once", 120)
+            part = part_at(lab[0], "slow")
+            assert part["fired"] == 32 and part["waiting"] >= 240 and not part["refused"], part
+
+
+def id_of(lab: Lab, name: str) -> JobId:
+    with lab[0].client() as client:
+        return JobId(client.templates(name)[0]["id"])
+
+
 def test_what_a_broker_as_it_comes_drops_is_told_of_and_all_else_is_heard() -> None:
     """It acknowledges 1,500 for a device that is away, and keeps 1,000 of them."""
     sent = 1500
@@ -166,7 +163,7 @@ def test_what_a_broker_as_it_comes_drops_is_told_of_and_all_else_is_heard() -> N
 
         def settled() -> bool:
             """All that it has kept was heard, and has an end: one fires, the rest is over."""
-            part = tallies(lab[0], "away")
+            part = part_at(lab[0], "away")
             ended = part["fired"] + sum(part["refused"].values())
             return bool(part["heard"] == ended == sent - dropped(lab[0]))
 

@@ -13,18 +13,20 @@ from typing import Final
 
 import pytest
 
-from tests.integration.test_mqtt_burst import burst, tallies
-from tests.integration.test_mqtt_triggers import (
+from tests.lab import Device, Lab
+from tests.mosquitto import Mosquitto
+from tests.mqttlab import (
     acknowledged,
+    burst,
     hearing,
     outputs,
+    part_at,
     runs,
     send,
     spec_of,
     template,
+    with_broker,
 )
-from tests.lab import Device, Lab
-from tests.mosquitto import Mosquitto
 
 RUNNING_MAX: Final = 32  # of one template that a device begins at once
 ROWS_MAX: Final = 256  # messages on its disk
@@ -35,18 +37,8 @@ GONE: Final = "the template runs no messages (any more)"
 
 
 @pytest.fixture(scope="module")
-def mosquitto() -> Iterator[Mosquitto]:
-    with Mosquitto() as broker:
-        yield broker
-
-
-@pytest.fixture(scope="module")
 def lab(mosquitto: Mosquitto) -> Iterator[Lab]:
-    lab = Lab(2)
-    for device in lab.devices:
-        device.environment["SHOAL_MQTT_BROKERS"] = f"home={mosquitto.url}"
-        device.environment["SHOAL_MQTT_ALLOW"] = "template/*"
-    with lab:
+    with with_broker(2, mosquitto) as lab:
         for device in lab.devices:  # else one may elect itself before it has heard of the other
             lab.until(lambda device=device: at_the_broker(device) == 2, "both are known", WAIT_S)
         yield lab
@@ -118,7 +110,7 @@ def test_a_template_that_is_deleted_leaves_no_message_behind(
     for device in hearers:
         lab.until(lambda device=device: waiting(device) >= ROWS_MAX, "its journal is full", WAIT_S)
         lab.until(
-            lambda device=device: tallies(device, name)["fired"] == RUNNING_MAX, "many run", WAIT_S
+            lambda device=device: part_at(device, name)["fired"] == RUNNING_MAX, "many run", WAIT_S
         )
     lab.until(lambda: set(begun.read_text().split()) == fired(), "their tasks have begun", WAIT_S)
     for device in hearers:

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import pytest
 
-from tests.integration.test_mqtt_triggers import send, spec_of
 from tests.lab import Device, Lab, process_job
 from tests.mosquitto import Mosquitto
+from tests.mqttlab import ALLOW, give_broker, send, spec_of
 from tests.mqttlistener import Listener
 
 DISK_BYTES: Final = 48 << 20
@@ -84,8 +84,7 @@ def test_messages_wait_for_a_full_disk_at_the_broker_and_none_is_lost(tmp_path: 
     lab = Lab(0)
     gate = lab.directory / "gate"
     with Mosquitto() as mosquitto, small_disk(lab) as device:
-        device.environment["SHOAL_MQTT_BROKERS"] = f"home={mosquitto.url}"
-        device.environment["SHOAL_MQTT_ALLOW"] = "template/*"
+        give_broker(device, mosquitto.port, ALLOW)
         lab.start(device)
         spec = spec_of("note", "note", "head -c 8")
         spec["Tasks"][0]["Publisher"] = {

@@ -20,12 +20,6 @@ ALLOW = '["daemon/pump*", "template/tidy*"]'
 DISCOVERY = "homeassistant/device/"
 
 
-@pytest.fixture(scope="module")
-def mosquitto() -> Iterator[Mosquitto]:
-    with Mosquitto() as broker:
-        yield broker
-
-
 def configure(device: Device, mosquitto: Mosquitto, home_assistant: bool, allow: str) -> None:
     (device.data_dir / "config.toml").write_text(
         f"[mqtt]\nallow = {allow}\n[mqtt.brokers.home]\nurl = '{mosquitto.url}'\n"

@@ -18,9 +18,9 @@ from paho.mqtt.properties import Properties
 
 from agent.client import log_bytes
 from tests.integration.test_mqtt import checks, first_of_each, publishing_job, submit, succeeded
-from tests.integration.test_mqtt_triggers import heard_of, hearing, spec_of
 from tests.lab import Device, Lab
 from tests.mosquitto import Mosquitto
+from tests.mqttlab import give_broker, heard_of, hearing, spec_of, with_broker
 from tests.mqttlistener import Heard, Listener
 
 # How long the broker is away; afterwards it comes and goes for a fifth of that. Ten minutes and two
@@ -45,11 +45,7 @@ def mosquitto() -> Iterator[Mosquitto]:
 
 @pytest.fixture
 def lab(mosquitto: Mosquitto) -> Iterator[Lab]:
-    lab = Lab(2)
-    for device in lab.devices:
-        device.environment["SHOAL_MQTT_BROKERS"] = f"home={mosquitto.url}"
-        device.environment["SHOAL_MQTT_ALLOW"] = "template/*"
-    with lab:
+    with with_broker(2, mosquitto) as lab:
         yield lab
 
 
@@ -236,7 +232,7 @@ FLOODS: Final = (100, 20_000, 60_000)  # the last number of each; the first fits
 def test_of_lines_that_are_not_kept_the_oldest_go_and_are_counted(mosquitto: Mosquitto) -> None:
     """Twice: what a daemon prints while its broker is away is more than `task.log_bytes_max`."""
     lab = Lab(1)
-    lab[0].environment["SHOAL_MQTT_BROKERS"] = f"home={mosquitto.url}"
+    give_broker(lab[0], mosquitto.port)
     lab[0].environment["SHOAL_TASK_LOG_BYTES_MAX"] = str(LOG_BYTES)
     with lab, Listener(mosquitto.port, "out/#") as listener:
         gate = lab.directory / "gate"

@@ -12,9 +12,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from tests.integration.test_mqtt_triggers import hearing, spec_of
 from tests.lab import Device, alive_at
 from tests.mosquitto import Mosquitto
+from tests.mqttlab import hearing, spec_of
 from tests.netlab import NetLab
 
 BROKER: Final = 100  # its host's number on the switch

@@ -22,9 +22,9 @@ from tests.firmware.bridge import value_of
 from tests.firmware.pages import NOTES, block, bytes_of
 from tests.firmware.test_micropython import Board, Silent
 from tests.firmware.test_reading import checked
-from tests.integration.test_mqtt_triggers import hearing, outputs, runs, template
 from tests.lab import Device, Lab
 from tests.mosquitto import Mosquitto
+from tests.mqttlab import hearing, outputs, part_at, runs, template, with_broker
 from tests.mqttlistener import Listener
 
 PAGE: Final = "sensors.md"
@@ -51,19 +51,9 @@ PUBLISHER: Final = publisher()
 
 
 @pytest.fixture(scope="module")
-def mosquitto() -> Iterator[Mosquitto]:
-    with Mosquitto() as broker:
-        yield broker
-
-
-@pytest.fixture(scope="module")
 def lab(mosquitto: Mosquitto) -> Iterator[Lab]:
     """Both hear what the page's template is run by, and another one of broken sensors."""
-    lab = Lab(2)
-    for device in lab.devices:
-        device.environment["SHOAL_MQTT_BROKERS"] = f"home={mosquitto.url}"
-        device.environment["SHOAL_MQTT_ALLOW"] = "template/climate, template/broken, template/cold"
-    with lab:
+    with with_broker(2, mosquitto, "template/climate, template/broken, template/cold") as lab:
         record = lab.directory / "record-climate"
         record.write_text(RECORD)
         record.chmod(0o755)
@@ -76,7 +66,7 @@ def lab(mosquitto: Mosquitto) -> Iterator[Lab]:
         keep(lab, "broken", {**spec, "Name": "broken"})
         lab.until(lambda: hearing(lab, TOPIC) == 2, "both hear")
         for name in ("climate", "broken"):
-            lab.until(lambda name=name: all(part(d, name)["hears"] for d in lab.devices), name)
+            lab.until(lambda name=name: all(part_at(d, name)["hears"] for d in lab.devices), name)
         yield lab
 
 
@@ -86,13 +76,6 @@ def keep(lab: Lab, name: str, spec: dict[str, Any]) -> None:
     path.write_text(yaml.safe_dump(spec))
     done = lab.shoal(lab[0], "template", "set", name, str(path))
     assert done.code == 0, done.err
-
-
-def part(device: Device, name: str) -> dict[str, Any]:
-    """What a device says of its own part in a template."""
-    with device.client() as client:
-        (view,) = client.templates(name)
-    return next(p for p in view["trigger"]["devices"] if p["peer"] == device.peer)
 
 
 def as_esp32(
@@ -169,7 +152,7 @@ def test_the_pages_readings_run_what_the_page_says_each_once(
 
         def heard(device: Device) -> bool:
             """All of it; what it knows already of what is wanted it does not count again."""
-            parts = [part(device, name) for name in ("climate", "broken")]
+            parts = [part_at(device, name) for name in ("climate", "broken")]
             return all(p["filtered"] == unwanted and p["heard"] >= unwanted + 2 for p in parts)
 
         lab.until(lambda: all(heard(device) for device in lab.devices), "both hear all of it", 60)
@@ -178,7 +161,7 @@ def test_the_pages_readings_run_what_the_page_says_each_once(
             listener.until(lambda n=name, a=all_of_it: results(listener, n) == a, "the results")
             lab.until(lambda n=name, a=all_of_it: outputs(lab, n) == a, "the runs are over", 60)
             assert len(runs(lab, name)) == 2, name
-            parts = [part(device, name) for device in lab.devices]
+            parts = [part_at(device, name) for device in lab.devices]
             # On a machine this busy both may fire one, as the one job that it is.
             assert 2 <= sum(p["fired"] for p in parts) <= 4
             assert not any(p["refused"] for p in parts)
@@ -210,7 +193,7 @@ def test_a_sensor_that_hears_no_acknowledgement_runs_each_reading_once(
 def test_the_content_type_says_what_a_payload_is(lab: Lab, mosquitto: Mosquitto) -> None:
     """0x24 is -5 in CBOR, and the text $ where nobody says so."""
     template(lab, "cold", "sensors/cold", "cat", When="@ == `-5`", Dedup={})
-    lab.until(lambda: all(part(device, "cold")["hears"] for device in lab.devices), "both hear")
+    lab.until(lambda: all(part_at(device, "cold")["hears"] for device in lab.devices), "both hear")
     for kind in ("application/cbor", "", "text/plain", "application/json"):
         as_esp32(mosquitto, b"\x24", f"as {kind}", content_type=kind, topic="sensors/cold")
     as_esp32(mosquitto, b"-5", "json", content_type="application/json", topic="sensors/cold")
@@ -218,12 +201,12 @@ def test_the_content_type_says_what_a_payload_is(lab: Lab, mosquitto: Mosquitto)
     lab.until(lambda: outputs(lab, "cold") == wanted, "what says -5 has run", 60)
 
     def counted(device: Device) -> bool:
-        told = part(device, "cold")
+        told = part_at(device, "cold")
         assert sum(told["refused"].values()) <= 1, told
         return bool(told["filtered"] == 2 and told["heard"] == 5)
 
     lab.until(lambda: all(counted(device) for device in lab.devices), "all is heard", 60)
     for device in lab.devices:
-        (reason,) = part(device, "cold")["refused"]
+        (reason,) = part_at(device, "cold")["refused"]
         assert reason.startswith("invalid JSON"), reason
     assert len(runs(lab, "cold")) == 2

@@ -5,21 +5,32 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import time
-from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import cbor2
 import pytest
-from paho.mqtt.client import Client, MQTTv5
-from paho.mqtt.enums import CallbackAPIVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
+import yaml
 
-from tests.lab import Device, Lab, LabError
+from tests.lab import Lab, LabError
 from tests.mosquitto import Mosquitto, free_port
+from tests.mqttlab import (
+    ALLOW,
+    acknowledged,
+    give_broker,
+    heard_of,
+    hearing,
+    outputs,
+    part_at,
+    runs,
+    send,
+    spec_of,
+    template,
+    with_broker,
+)
 from tests.mqttlistener import Holding
 
 KILLS: Final = int(os.environ.get("SHOAL_TEST_KILLS", "12"))  # 100 took 18 minutes
@@ -28,94 +39,12 @@ QUIET_S: Final = 10.0  # a rank waits 4 s for the one before it, and some have y
 
 
 @pytest.fixture(scope="module")
-def mosquitto() -> Iterator[Mosquitto]:
-    with Mosquitto() as broker:
-        yield broker
-
-
-@pytest.fixture(scope="module")
 def lab(mosquitto: Mosquitto) -> Iterator[Lab]:
     """All three have the broker; the last one's owner lets MQTT run nothing."""
-    lab = Lab(3)
-    for device in lab.devices:
-        device.environment["SHOAL_MQTT_BROKERS"] = f"home={mosquitto.url}"
-    for device in lab.devices[:2]:
-        device.environment["SHOAL_MQTT_ALLOW"] = "template/*"
+    lab = with_broker(3, mosquitto)
+    del lab[2].environment["SHOAL_MQTT_ALLOW"]
     with lab:
         yield lab
-
-
-def send(
-    mosquitto: Mosquitto,
-    topic: str,
-    payload: str | bytes,
-    id: str = "",
-    retain: bool = False,
-    reply: str = "",
-    correlation: bytes = b"",
-    qos: int = 1,
-) -> None:
-    """Acknowledged when it returns, but for QoS 0."""
-    properties = Properties(PacketTypes.PUBLISH)
-    if reply:
-        properties.ResponseTopic = reply
-    if correlation:
-        properties.CorrelationData = correlation
-    if id:
-        properties.UserProperty = ("id", id)
-    client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
-    client.connect("127.0.0.1", mosquitto.port)
-    client.loop_start()
-    try:
-        sent = client.publish(topic, payload, qos, retain, properties)
-        sent.wait_for_publish(30)
-        assert sent.is_published()
-    finally:
-        client.disconnect()
-        client.loop_stop()
-
-
-def spec_of(name: str, topic: str, script: str = "cat", **mqtt: Any) -> dict[str, Any]:
-    words = {"Broker": "home", "Topic": topic, "Input": "stdin", **mqtt}
-    engine = {"Type": "process", "Params": {"Command": ["sh", "-c", script]}}
-    return {
-        "Name": name,
-        "Type": "batch",
-        "Parameters": [],
-        "Trigger": {"Mqtt": words},
-        "Tasks": [{"Engine": engine}],
-    }
-
-
-def template(lab: Lab, name: str, topic: str, script: str = "cat", **mqtt: Any) -> None:
-    with lab[0].client() as client:
-        client.submit(spec_of(name, topic, script, **mqtt))
-    least = min(2, len(lab.devices)) if "Dedup" in mqtt else 1  # without ids one is elected
-    lab.until(lambda: hearing(lab, topic) >= least, f"{topic} is heard")
-
-
-def hearing(lab: Lab, topic: str, without: Device | None = None) -> int:
-    """How many devices hear it."""
-    told = []
-    for device in lab.devices:
-        if device is without:
-            continue
-        with device.client() as client:
-            told += [check["text"] for check in client.doctor() if check["check"] == "broker home"]
-    return sum(topic in text for text in told)
-
-
-def runs(lab: Lab, name: str) -> list[dict[str, Any]]:
-    """All that became of a template, once each, as any device tells."""
-    with lab[-1].client() as client:
-        listed = client.jobs(limit=1000, name=name)["jobs"]
-        views = [client.job(view["id"]) for view in listed]
-    return [view for view in views if view.get("source")]
-
-
-def outputs(lab: Lab, name: str) -> Counter[str]:
-    found = [run for run in runs(lab, name) if run["state"] == "completed"]
-    return Counter(run["slots"][0]["stdout_tail"] for run in found)
 
 
 def test_a_message_with_an_id_runs_once_though_two_hear_it(lab: Lab, mosquitto: Mosquitto) -> None:
@@ -148,6 +77,33 @@ def test_what_is_not_meant_runs_nothing(lab: Lab, mosquitto: Mosquitto) -> None:
     wanted = Counter({'{"t": 32, "id": "warm"}': 1})
     lab.until(lambda: outputs(lab, "picky") == wanted, "the one that is meant has run", 60)
     assert len(runs(lab, "picky")) == 1
+
+
+def test_text_where_a_number_is_wanted_is_filtered_and_shown_as_that(
+    lab: Lab, mosquitto: Mosquitto
+) -> None:
+    template(lab, "warm", "in/warm", When="t > `30`")
+    for payload in ('{"t": "31"}', "31 °C", '{"t": 31}', '{"t": "32"}'):
+        send(mosquitto, "in/warm", payload)
+    wanted = Counter({'{"t": 31}': 1})
+    lab.until(lambda: outputs(lab, "warm") == wanted, "the one that is meant has run", 60)
+    lab.until(lambda: part_of(lab, "warm")["filtered"] == 3, "the others are counted", 60)
+    part = part_of(lab, "warm")
+    assert (part["heard"], part["fired"], part["refused"]) == (4, 1, {})
+    shown = lab.shoal(lab[0], "template", "show", "warm").out
+    assert re.search(r"^d\d\d.* yes +4 +3 +1 +0 ", shown, re.M), shown
+    assert "refused" not in shown, shown
+
+
+def test_an_expression_that_is_none_makes_no_template(lab: Lab) -> None:
+    """Rather than that it refuses each message."""
+    path = lab.directory / "hot.yaml"
+    for when, says in (("t > 30", "no JMESPath"), ("size(t) > `30`", "no function size()")):
+        path.write_text(yaml.safe_dump(spec_of("hot", "in/hot", When=when)))
+        done = lab.shoal(lab[0], "template", "set", "hot", str(path))
+        assert done.code != 0 and "Trigger.Mqtt.When" in done.err and says in done.err, done
+    with lab[0].client() as client:
+        assert not [view for view in client.jobs(type="template")["jobs"] if view["name"] == "hot"]
 
 
 def test_what_is_far_too_long_is_refused_and_counted(lab: Lab, mosquitto: Mosquitto) -> None:
@@ -192,11 +148,8 @@ def test_a_device_that_does_not_reach_the_broker_is_not_who_hears_it(
 ) -> None:
     """It has the broker by its configuration, and is the first by rank of half of the templates."""
     lab = Lab(2)
-    for device in lab.devices:
-        device.environment["SHOAL_MQTT_ALLOW"] = "template/*"
-    urls = (f"mqtt://127.0.0.1:{free_port()}", mosquitto.url)
-    for device, url in zip(lab.devices, urls, strict=True):
-        device.environment["SHOAL_MQTT_BROKERS"] = f"home={url}"
+    for device, port in zip(lab.devices, (free_port(), mosquitto.port), strict=True):
+        give_broker(device, port, ALLOW)
     topics = [f"in/deaf/{number}" for number in range(6)]
     with lab:
         with lab[0].client() as client:
@@ -263,11 +216,7 @@ READ: Final = {
 
 def part_of(lab: Lab, name: str) -> dict[str, Any]:
     """Of the one device that hears a template without ids, what it says of it."""
-    parts: list[dict[str, Any]] = []
-    for device in lab.devices:
-        with device.client() as client:
-            (view,) = client.templates(name)
-        parts += [part for part in view["trigger"]["devices"] if part["peer"] == device.peer]
+    parts = [part_at(device, name) for device in lab.devices]
     (part,) = [part for part in parts if part["heard"]]
     return part
 
@@ -307,11 +256,6 @@ def test_cbor_is_filtered_and_comes_to_the_task_as_it_is(lab: Lab, mosquitto: Mo
 # ---- kills ----------------------------------------------------------------------------------
 
 
-def acknowledged(mosquitto: Mosquitto, device: str) -> int:
-    """How many PUBACKs the broker has had of a device's triggers."""
-    return mosquitto.log().count(f"Received PUBACK from shoal-{device[-12:]}-triggers")
-
-
 def steady(lab: Lab, count: Callable[[], int]) -> int:
     """What it comes to once it has stayed the same for a second."""
     number, since = -1, 0.0
@@ -326,16 +270,6 @@ def steady(lab: Lab, count: Callable[[], int]) -> int:
     return number
 
 
-def heard_of(device: Device, name: str, **filters: str) -> Counter[str]:
-    """How many jobs each message of a template has become, by its payload, as a device knows.
-    What a task printed while its agent was away is in its log, and not in the view."""
-    with device.client() as client:
-        views = client.jobs(limit=1000, detail=True, name=name, **filters)["jobs"]
-    runs = [view for view in views if view.get("source")]
-    urls = [run["spec"]["Tasks"][0]["InputSources"][-1]["Source"]["Params"]["URL"] for run in runs]
-    return Counter(b64decode(url.partition(",")[2]).decode() for url in urls)
-
-
 @pytest.mark.timeout(max(900, ROUND_S * KILLS))
 def test_kills_lose_no_message_and_make_no_second_job_of_one(mosquitto: Mosquitto) -> None:
     """By turns: at once; between journal and PUBACK; between PUBACK and firing (the second rank
@@ -345,10 +279,8 @@ def test_kills_lose_no_message_and_make_no_second_job_of_one(mosquitto: Mosquitt
     """
     ways = [Holding(mosquitto.port), Holding(mosquitto.port)]
     lab = Lab(2)
-    for device, way in zip(lab.devices, ways, strict=True):
-        device.environment["SHOAL_MQTT_BROKERS"] = f"home=mqtt://127.0.0.1:{way.port}"
-    lab[0].environment["SHOAL_MQTT_ALLOW"] = "template/*"
-    lab[1].environment["SHOAL_MQTT_ALLOW"] = "template/kill-keyed"
+    for device, way, allow in zip(lab.devices, ways, (ALLOW, "template/kill-keyed"), strict=True):
+        give_broker(device, way.port, allow)
     hit: Counter[str] = Counter()
     try:
         with lab:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from agent.archives import KEEP_S
 from protocol.moment import format_moment
-from tests.lab import Device, Lab, process_job
+from tests.lab import Device, Done, Lab, process_job
 
 OUT = [{"Name": "out", "Path": "out"}]
 
@@ -96,6 +98,40 @@ def test_one_slots_output_is_asked_for_by_its_number(lab: Lab) -> None:
         assert (done.code, done.out) == (0, f"{slot}\n")
 
 
+def test_output_on_a_device_that_is_away_is_told_to_be_missing(lab: Lab) -> None:
+    on = ("--constraint", f"shoal/peer={lab[1].peer}")
+    script = "seq 100; echo late"
+    assert lab.shoal(lab[0], "run", "-q", *on, "--name", "far", "--", "sh", "-c", script).code == 0
+    stays = ("run", "-d", *on, "--name", "stays", "--", "sh", "-c", "echo begun; exec sleep 600")
+    assert lab.shoal(lab[0], *stays).code == 0
+    lab.until(lambda: lab.shoal(lab[0], "logs", "stays").out == "begun\n", "it has begun")
+    whole = "".join(f"{number}\n" for number in range(1, 101)) + "late\n"
+    assert lab.shoal(lab[0], "logs", "far") == Done(0, whole, "")
+
+    lab.kill(lab[1])
+    where = f"shoal: output on {lab[1].name} "
+    for words in (("logs", "far"), ("logs", "-f", "far")):
+        done = lab.shoal(lab[0], *words)
+        assert done.code == 1 and whole.endswith(done.out) and len(done.out.splitlines()) == 40
+        assert done.err == (
+            f"{where}is what came with the result, and may not be all: the device cannot be "
+            "reached; once it is back (see `shoal peers`) `shoal logs` has all of it\n"
+        )
+    done = lab.shoal(lab[0], "logs", "far", "--tail", "2")
+    assert (done.code, done.out) == (0, "100\nlate\n")
+    assert done.err == f"{where}is as it came with the result: the device cannot be reached\n"
+    done = lab.shoal(lab[0], "logs", "stays", "--json")
+    assert done.code == 1 and done.err.startswith(f"{where}cannot be had: the device cannot be")
+    told = [json.loads(line) for line in done.out.splitlines()]
+    assert {(line["stream"], line["data"]) for line in told} == {("stdout", ""), ("stderr", "")}
+    assert all(line["missing"] and line["cause"] == "unreachable" for line in told)
+
+    lab.start(lab[1])
+    lab.until(lambda: lab.shoal(lab[0], "logs", "far") == Done(0, whole, ""), "all is there again")
+    lab.until(lambda: lab.shoal(lab[0], "logs", "stays").out == "begun\n", "and what runs")
+    assert lab.shoal(lab[0], "stop", "stays").code == 0
+
+
 def test_what_one_device_left_is_the_input_of_a_task_on_another(lab: Lab) -> None:
     def on(device: Device) -> tuple[str, ...]:
         return ("run", "-q", "--constraint", f"shoal/peer={device.peer}")
@@ -109,6 +145,33 @@ def test_what_one_device_left_is_the_input_of_a_task_on_another(lab: Lab) -> Non
     for device in lab.devices:
         read = lab.shoal(lab[0], *on(device), "-i", source, "--", "cat", "in/out/deep/file")
         assert (read.code, read.out) == (0, f"from {lab[1].peer}\n"), read
+
+
+@pytest.mark.parametrize("size", ["256k", "1m"])
+def test_what_a_full_disk_keeps_away_comes_once_there_is_room(
+    lab: Lab, tmp_path: Path, size: str
+) -> None:
+    """It does as it is fetched, or as it is unpacked."""
+    name = f"large-{size}"
+    script = "mkdir out; head -c 700000 /dev/urandom > out/data; sha256sum < out/data"
+    made = lab.shoal(lab[0], "run", "-q", "--name", name, "-o", "out", "--", "sh", "-c", script)
+    assert made.code == 0, made
+    (place := tmp_path / "place").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", place], check=True)
+    try:
+        get = ("job", "get", name, "-o", str(place / "files"))
+        done = lab.shoal(lab[0], *get)
+        (part,) = place.iterdir()
+        assert done.code == 1 and part.suffix == ".part" and part.stat().st_size > 100_000
+        assert done.err.startswith("shoal: slot 0: the disk is full; make room there, or name")
+        assert done.err.endswith("by the same command, once it can be had\n")
+        subprocess.run(["mount", "-o", "remount,size=4m", place], check=True)
+        assert lab.shoal(lab[0], *get) == Done(0, f"{place / 'files'}\n", "")
+        data = (place / "files" / "out" / "data").read_bytes()
+        assert made.out == f"{hashlib.sha256(data).hexdigest()}  -\n"
+        assert [path.name for path in place.iterdir()] == ["files"]
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
 
 
 def test_files_whose_week_is_over_are_told_of_wherever_one_asks(lab: Lab, tmp_path: Path) -> None:

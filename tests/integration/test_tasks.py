@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import pwd
+import re
 import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -123,6 +125,56 @@ def test_a_million_result_files_are_refused_with_the_reason(lab: Lab) -> None:
     assert (slot["exit_code"], slot["archive"]) == (0, ""), slot
     described = lab.shoal(lab[1], "job", "describe", "million").out
     assert "Files left out of 0: more than 10000 result files: none is kept" in described
+
+
+def test_a_sparse_result_of_ten_gigabytes_is_refused_with_the_reason(lab: Lab) -> None:
+    words = ("--name", "hole", "-o", "out", "--", "sh", "-c", "mkdir out; truncate -s 10G out/hole")
+    done = lab.shoal(lab[0], "run", *words)
+    assert done.code == 0, done
+    with lab[1].client() as client:
+        (slot,) = client.job("hole")["slots"]
+    assert (slot["state"], slot["exit_code"], slot["archive"]) == ("completed", 0, ""), slot
+    reason = "more than 1024 MiB of result files: none is kept"
+    assert f"Files left out of 0: {reason}" in lab.shoal(lab[1], "job", "describe", "hole").out
+    got = lab.shoal(lab[1], "job", "get", "hole")
+    assert reason in got.err, got
+
+
+LINKS = """
+cd out
+ln -s /etc/shadow absolute
+ln -s ../../../identity.key parent
+ln -s . loop
+mkfifo pipe
+ln /etc/shadow hard || echo no hard link
+echo x > file
+"""
+
+
+@as_root
+def test_links_in_a_result_come_out_as_nothing_and_are_told_of(lab: Lab, tmp_path: Path) -> None:
+    words = ("-q", "--name", "links", "-o", "out", "-o", "shadow", "--", "sh", "-c")
+    done = lab.shoal(lab[0], "run", *words, f"mkdir out; ln -s /etc/shadow shadow; {LINKS}")
+    assert done.code == 0, done
+    described = lab.shoal(lab[1], "job", "describe", "links").out
+    (told,) = re.findall(r"Files left out of 0: (.*)", described)
+    for left_out in ("out/absolute", "out/loop", "out/parent"):
+        assert f"{left_out}: neither a file nor a directory" in told, described
+    assert told.endswith(f"; and {2 + ('no hard link' not in done.out)} more"), described
+    got = lab.shoal(lab[1], "job", "get", "links", "-o", str(tmp_path / "got"))
+    assert got.code == 0, got
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "got", "out"]
+    (archive,) = lab.directory.glob(f"*/results/{archive_of(lab, 'links')}")
+    with tarfile.open(archive) as kept:
+        assert [(each.name, each.type) for each in kept] == [
+            ("out", tarfile.DIRTYPE),
+            ("out/file", tarfile.REGTYPE),
+        ]
+
+
+def archive_of(lab: Lab, job: str) -> str:
+    with lab[0].client() as client:
+        return str(client.job(job)["slots"][0]["archive"])
 
 
 def test_what_a_task_left_running_ends_with_it(lab: Lab) -> None:

@@ -12,8 +12,8 @@ from agent.engines import removal
 from agent.volumes import DOCKER, Volumes
 from tests.agent.test_volumes import place, start
 from tests.dockerhost import DockerHost
+from tests.dockerlab import ended, engine, shell, volumes
 from tests.dockerproxy import DockerProxy
-from tests.integration.test_docker import ended, engine, shell, volumes
 
 ASKED = rb"^GET \S*/volumes"
 

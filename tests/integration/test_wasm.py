@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests import wat
-from tests.lab import Lab
+from tests.lab import Lab, LabError
+from tests.leftovers import leftovers
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +22,16 @@ def lab() -> Iterator[Lab]:
     with lab:
         lab.until(lambda: all("wasm" in peer["engines"] for peer in peers(lab)), "wasm is seen")
         yield lab
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(lab: Lab) -> Iterator[None]:
+    """Whatever became of a module: no process, mount, partial file or directory of it is left."""
+    yield
+    try:
+        lab.until(lambda: not leftovers(lab), "nothing is left", 60)
+    except LabError:
+        assert leftovers(lab) == []
 
 
 def peers(lab: Lab) -> list[dict[str, Any]]:
@@ -102,7 +113,7 @@ def test_bacalhaus_job_file_runs_as_it_is(lab: Lab, tmp_path: Path) -> None:
         (wat.LOOPS, ["--timeout", "1"], 124, "ExecutionTimeout"),
         (wat.LIBRARY, [], 127, "the module has no function _start; it exports: x"),
         (wat.GARBAGE, [], 126, "it does not compile: unexpected end-of-file"),
-        (wat.GROWS, [], 1, ""),
+        (wat.GREEDY, ["--memory", "64Mi"], 126, "it may have 64 MiB, see Resources.Memory"),
     ],
     ids=["trap", "fuel", "timeout", "start", "garbage", "memory"],
 )
@@ -110,11 +121,20 @@ def test_bad_ends_have_their_reasons_and_are_not_tried_again(
     lab: Lab, tmp_path: Path, module: bytes, flags: list[str], code: int, said: str
 ) -> None:
     (tmp_path / "m.wasm").write_bytes(module)
-    words = ("wasm", "run", "--name", f"bad-{code}", *flags, "m.wasm")
-    done = lab.shoal(lab[0], *words, cwd=tmp_path)
+    name = re.sub(r"\W+", "-", f"bad-{said}")[:40].strip("-")
+    done = lab.shoal(lab[0], "wasm", "run", "--name", name, *flags, "m.wasm", cwd=tmp_path)
     assert (done.code, said in done.err) == (code, True), done
-    table = lab.shoal(lab[0], "job", "executions", f"bad-{code}", "--json")
+    table = lab.shoal(lab[0], "job", "executions", name, "--json")
     assert len(json.loads(table.out)["executions"]) == 1, table.out
+
+
+def test_a_modules_memory_grows_as_far_as_its_job_says(lab: Lab, tmp_path: Path) -> None:
+    """By 100 MiB or not at all: what it makes of a refusal is its own."""
+    (tmp_path / "m.wasm").write_bytes(wat.GROWS)
+    for memory, code in (("64Mi", 1), ("128Mi", 0)):
+        words = ("wasm", "run", "-q", "--memory", memory, "m.wasm")
+        done = lab.shoal(lab[0], *words, cwd=tmp_path)
+        assert (done.code, done.out) == (code, ""), (memory, done)
 
 
 def test_a_device_may_take_modules_and_nothing_else(lab: Lab, tmp_path: Path) -> None:

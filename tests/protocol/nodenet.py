@@ -380,7 +380,7 @@ class NodeNet:
 
     def states(self, name: str, key: str = "key") -> dict[str, str]:
         """How each peer of an ops job's list has answered, as `name` sees it."""
-        slots = self[name].view(self.held(name, key))["slots"]
+        slots = self[name].views.job(self.held(name, key))["slots"]
         assert isinstance(slots, list)
         found = [slot for slot in slots if isinstance(slot, dict)]
         return {str(slot["executor"]): str(slot["state"]) for slot in found}
@@ -517,3 +517,17 @@ class NodeNet:
         certificate = open_sealed(keyring.certificate, keyring).record
         assert isinstance(certificate, Certificate)
         return certificate
+
+
+class Natted(NodeNet):
+    """No two of those whose names begin with n are connected; each dial between them fails."""
+
+    def reachable(self, one: str, other: str) -> bool:
+        return super().reachable(one, other) and not (one[0] == other[0] == "n")
+
+
+def natted(*names: str) -> Natted:
+    """One of them, when its nodes have found ways to each other."""
+    net = Natted(*names)
+    net.run(5.0)
+    return net

@@ -170,7 +170,7 @@ def test_a_result_that_nobody_awarded_is_not_taken() -> None:
         assert it.offer(of, by=by) == "unknown"
         assert it.offer(of, Verdict.FAILURE, by=by) == "unknown"
     assert not it.done()
-    assert it.net["a"].malformed == {}
+    assert it.net["a"].messaging.malformed == {}
 
 
 def test_a_result_of_somebody_else_is_not_taken() -> None:
@@ -186,7 +186,7 @@ def test_a_result_of_somebody_else_is_not_taken() -> None:
     ):
         assert it.offer(of, by=by, award=data, sender="c") == ""
     assert not it.done()
-    assert it.net["a"].malformed == {"c": 5}
+    assert it.net["a"].messaging.malformed == {"c": 5}
 
 
 def test_a_result_that_its_executor_did_not_sign_is_not_taken() -> None:
@@ -194,7 +194,7 @@ def test_a_result_that_its_executor_did_not_sign_is_not_taken() -> None:
     forged = seal(it.book.result(FIRST, executor="b"), it.net.shoal.keyring("c"))
     for data in (forged, it.net.slot("a").assignment_data, b"garbage"):
         it.net.send("c", "a", ResultOffer(data))
-    assert it.net["a"].malformed == {"c": 3}
+    assert it.net["a"].messaging.malformed == {"c": 3}
     assert not it.done()
 
 

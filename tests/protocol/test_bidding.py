@@ -14,12 +14,13 @@ from protocol.bidding import DRAINING, HOLDS_MAX, Bidder, resources_of, why_unfi
 from protocol.bounds import REASON_CHARS_MAX
 from protocol.clock import NEVER
 from protocol.config import AuctionConfig, PolicyConfig
+from protocol.effects import Send
 from protocol.errors import RemoteProtocolError
 from protocol.ids import JobId, PeerId, Revision, ShoalId
 from protocol.job import JobSpec
 from protocol.jobtype import JobType
 from protocol.led import needs_of
-from protocol.messages import Announce, Bid, Facts, Refusal, Requirements
+from protocol.messages import Announce, Bid, Facts, Refusal, Requirements, Vacancy
 from protocol.queueing import TURN_S
 from protocol.records import Certificate
 from protocol.resources import Resources
@@ -193,7 +194,9 @@ def test_a_device_that_shrank_has_nothing_free_not_less() -> None:
 
 
 def waiting(device: Bidder, now: float = 0.0) -> list[str]:
-    return [waiter.job[0] for waiter in device.vacancies(now)]
+    """Whom it calls, as it does whenever capacity may have become free."""
+    messages = [send.message for send in device.call(now) if isinstance(send, Send)]
+    return [message.job[0] for message in messages if isinstance(message, Vacancy)]
 
 
 def test_who_found_no_room_is_told_of_it_the_most_urgent_first() -> None:

@@ -23,6 +23,7 @@ from protocol.heldjob import HOLDERS_MAX, HeldJob
 from protocol.ids import JobId, PeerId
 from protocol.messages import JobDigests, JobSync, JobSyncAck, JobWant, Message, SlotState
 from protocol.records import Role, Verdict
+from protocol.unread import Unread
 from protocol.wire import decode_message, dumps, encode_message
 from tests.protocol.fakes import FakeShoal
 from tests.protocol.jobs import WALL_MS, Book, at, fence, job_spec, task_spec
@@ -779,4 +780,4 @@ def test_a_job_without_its_spec_cannot_be_read() -> None:
     _, book, a = alone()
     del a.disk["spec"][book.id]
     a.boots()
-    assert a.unreadable == [book.id]
+    assert a.unreadable == [Unread("job", book.id, "its spec is not there")]

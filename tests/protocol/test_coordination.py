@@ -16,6 +16,7 @@ from protocol.messages import (
     Bid,
     JobSync,
     JobSyncAck,
+    Message,
     Renew,
     ResultAck,
     ResultOffer,
@@ -248,6 +249,33 @@ def test_attempts_already_used_count_after_a_takeover() -> None:
     net.end(net.executor(), 1)
     net.run(5.0)
     assert net.told(successor, "job.failed")
+
+
+@pytest.mark.parametrize("returns", [True, False])
+def test_awards_that_counted_as_no_loss_are_known_after_a_restart_or_takeover(
+    returns: bool,
+) -> None:
+    net = NodeNet("a", *"bcdef")
+    ended: list[str] = []
+
+    def end(by: str, to: str, message: Message) -> bool:
+        if isinstance(message, Award) and len(ended) < 2:
+            ended.append(to)
+            net.kill(to)
+        return to in ended
+
+    net.drop = end
+    net.submit("a", batch(on=list("bcdef")))
+    net.until(lambda: net.executors() != [])
+    net.run(0.5)
+    net.kill("a")
+    if returns:
+        net.boot("a")
+    alive = [name for name, box in net.boxes.items() if box.node is not None]
+    net.until(lambda: any(net.coordination(name).led for name in alive))
+    (lead,) = [name for name in alive if net.coordination(name).led]
+    assert (lead == "a") is returns
+    assert (net.led(lead).plans[0].untaken, net.led(lead).plans[0].failures) == (2, 0)
 
 
 def test_a_coordinator_that_returns_steps_down_and_says_how_it_ended() -> None:

@@ -64,7 +64,7 @@ def test_it_runs_once_on_every_peer_and_ends_with_an_answer_of_each() -> None:
     assert net.states("a") == {"a": "completed", "b": "failed", "c": "completed"}
     assert [tell.fields["exit_code"] for tell in net.told("a", "job.failed")] == [7]
     assert net.sent("a", Award) != [] and starts(net) == {"a": 1, "b": 1, "c": 1}
-    (survey,) = net["a"].stories.of(net.job()).rounds
+    (survey,) = net.coordination("a").stories.of(net.job()).rounds
     assert {answer.kind for answer in survey.answers.values()} == {"listed"}
 
 
@@ -73,7 +73,7 @@ def test_only_those_that_match_are_on_the_list() -> None:
     net.submit("a", ops(on=["b", "c"]))
     net.run(0.1)
     assert starts(net) == {"c": 1}
-    (survey,) = net["a"].stories.of(net.job()).rounds
+    (survey,) = net.coordination("a").stories.of(net.job()).rounds
     assert {peer: answer.kind for peer, answer in survey.answers.items()} == {
         "a": "filtered",
         "b": "filtered",
@@ -85,7 +85,7 @@ def test_a_job_that_nobody_matches_is_refused_with_what_does_not_fit() -> None:
     net = NodeNet("a", "b")
     request = net.submit("a", ops(on=["nobody"]))
     assert "no peer that is alive matches: a: label name: wanted" in net.reply("a", request).error
-    assert net["a"].jobs == {} and not net["a"].stories
+    assert net["a"].jobs == {} and not net.coordination("a").stories
 
 
 def test_a_peer_of_an_older_version_is_not_on_the_list() -> None:
@@ -429,7 +429,7 @@ def test_what_ran_and_was_forgotten_is_answered_from_the_journal() -> None:
     award = net.sent("a", Award)[0][1]
     net.end("b", 5)
     net.run(1.0)
-    assert net["b"].executor.forget_ended(0, 0) != []
+    assert net["b"].executor.retention.forget_ended(0, 0) != []
     effects = net.send("a", "b", award)
     (offer,) = [e.message for e in effects if isinstance(e, Send)]
     assert isinstance(offer, ResultOffer)
@@ -460,7 +460,7 @@ def test_an_award_of_what_was_stopped_is_declined() -> None:
     net.run(1.0)
     assert net.states("a") == {"b": "stopped"}
     assert said(net, award) == [Declined]
-    net["b"].executor.forget_ended(0, 0)
+    net["b"].executor.retention.forget_ended(0, 0)
     assert said(net, award) == [ResultOffer]
     net["b"].executor.journal.entries.clear()
     assert said(net, award) == [Declined]  # its fence was raised
@@ -664,8 +664,8 @@ def test_an_open_job_reaches_peers_that_join_later_until_it_ends() -> None:
     net.end("a")
     net.end("b")
     net.run(1.0)
-    assert net["a"].view(net.held("a"))["state"] == "running"
-    assert "open until" in str(net["a"].view(net.held("a"))["reason"])
+    assert net["a"].views.job(net.held("a"))["state"] == "running"
+    assert "open until" in str(net["a"].views.job(net.held("a"))["reason"])
     net.boot("c")
     net.run(2.0)
     assert net.executors() == ["c"]

@@ -24,8 +24,9 @@ from protocol.execution import (
 from protocol.ids import JobId, PeerId, execution_id, peer_slot
 from protocol.job import JobSpec
 from protocol.records import Fence, Verdict
+from protocol.unread import Unread
 from protocol.wire import dumps, loads, open_sealed
-from tests.protocol.jobs import Book, fence, job_spec
+from tests.protocol.jobs import Book, fence, job_spec, task_spec
 from tests.protocol.schedulenet import ops_schedule, schedule
 from tests.protocol.test_template import template
 
@@ -74,6 +75,14 @@ def test_an_execution_is_what_its_award_says() -> None:
     )
     assert not execution.ended
     assert not execution.owes
+
+
+def test_output_is_published_with_a_result_unless_it_goes_line_by_line() -> None:
+    for params, published in (({}, True), ({"Lines": True}, False)):
+        publisher = {"Type": "mqtt", "Params": {"Broker": "home", **params}}
+        book = Book(task_spec(Publisher=publisher))
+        assert begin(slot=0, book=book).publishes is published
+    assert not begin().publishes
 
 
 def test_it_owes_a_result_until_that_is_delivered() -> None:
@@ -240,7 +249,7 @@ def test_a_fence_never_goes_back_nor_over_a_restart(steps: list[tuple[int, int, 
             assert value is not None
             disk[key] = value
         assert fences.known[(JOB, slot)] == (of if before is None else max(before, of))
-        unreadable: list[str] = []
+        unreadable: list[Unread] = []
         assert Fences.restore(disk, unreadable).known == fences.known
         assert unreadable == []
 
@@ -260,7 +269,7 @@ def test_the_oldest_fence_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows_that_cannot_be_read_do_not_keep_the_agent_from_starting() -> None:
     fences = Fences()
     fences.raise_to(JobId("j" * 32), 4, FIRST)
-    unreadable: list[str] = []
+    unreadable: list[Unread] = []
     disk = {
         "x/1": b"\xff",
         f"{JOB}/first": rows_of(fences)[f"{'j' * 32}/4"],
@@ -268,7 +277,7 @@ def test_rows_that_cannot_be_read_do_not_keep_the_agent_from_starting() -> None:
     }
     restored = Fences.restore({**disk, **rows_of(fences)}, unreadable)
     assert restored.known == fences.known
-    assert unreadable == list(disk)
+    assert [each.key for each in unreadable] == list(disk)
 
 
 def test_an_exit_code_says_how_it_went() -> None:

@@ -55,3 +55,19 @@ def test_what_is_removed_is_gone() -> None:
     del found[one.id]
     assert found.live == [two]
     assert one.id not in found
+
+
+def test_the_open_ones_of_its_slot_are_those_beside_it() -> None:
+    one, other, ended = begun(0), begun(1), begun(0, 2)
+    ended.move(State.COMPLETED)
+    later = begun(0, 3)
+    assert kept(one, other, ended, later).same_slot(one) == [one, later]
+
+
+def test_earlier_runs_are_of_one_award_and_the_latest_is_last() -> None:
+    first, another = begun(), begun(0, 2)
+    second = first.again()
+    running = second.again()
+    for execution in (first, second, another):
+        execution.state = State.FAILED
+    assert kept(running, second, another, first).earlier_runs(running) == [first, second]

@@ -42,7 +42,7 @@ def test_it_reaches_everybody_through_whoever_does_not_know_it() -> None:
     net.until(lambda: held(net, "a") == [data])
     for name in "abc":
         assert net.boxes[name].disk["foreign"] == {name_of(data): data}
-        assert net[name].malformed == {}
+        assert net[name].messaging.malformed == {}
 
 
 def test_it_outlives_a_restart_and_is_offered_again() -> None:
@@ -112,7 +112,7 @@ def test_what_a_stranger_signed_is_refused() -> None:
     stranger = FakeShoal(id=type(net.shoal.id)("elsewhere")).keyring("b")
     net.send("b", "a", SyncRecords(DOMAIN, (later(stranger, "x"),)))
     assert held(net, "a") == []
-    assert net["a"].malformed[PeerId("b")] == 1
+    assert net["a"].messaging.malformed[PeerId("b")] == 1
 
 
 def test_more_than_there_is_room_for_is_refused_and_the_sender_is_told(
@@ -147,5 +147,6 @@ def test_a_row_that_is_none_is_told_of() -> None:
     keyring = FakeShoal().keyring("a")
     data = later(keyring, "x")
     kept = Foreign()
-    assert kept.restore({"bad": b"garbage", name_of(data): data}, keyring) == ["bad"]
+    unread = kept.restore({"bad": b"garbage", name_of(data): data}, keyring)
+    assert [each.key for each in unread] == ["bad"]
     assert list(kept.records.values()) == [data]

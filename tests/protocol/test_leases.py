@@ -160,6 +160,15 @@ def test_an_award_of_a_predecessor_is_learnt_from_its_executor() -> None:
     assert net.boxes["a"].disk["slot"]
 
 
+def test_what_a_predecessor_counted_is_learnt_with_its_award() -> None:
+    net = waiting()
+    it, of = book(net), fence(1, "0", 4)
+    counted = msgspec.structs.replace(it.assignment(of, 0, "b"), failures=1, untaken=3)
+    award = it.sign(counted, "0")
+    assert verdict(net, "b", renewal(net, of, award=award)) == "kept"
+    assert (net.led("a").plans[0].failures, net.led("a").plans[0].untaken) == (1, 3)
+
+
 def test_an_award_of_somebody_who_never_held_the_job_is_not() -> None:
     net = waiting()
     of = fence(1, "c9", 4)
@@ -180,7 +189,7 @@ def test_an_award_that_is_not_the_renewed_one_is_refused() -> None:
         b"garbage",
     ):
         assert renew(net, "b", renewal(net, of, award=award)) == []
-    assert net["a"].malformed == {"b": 5}
+    assert net["a"].messaging.malformed == {"b": 5}
     assert net.slot("a").assignment is None
 
 
@@ -248,7 +257,7 @@ def test_where_its_task_is_reached_is_what_the_executor_says_last() -> None:
 
 
 def shown(net: NodeNet) -> Plain:
-    (slot,) = cast("list[dict[str, Plain]]", net["a"].view(net.held("a"))["slots"])
+    (slot,) = cast("list[dict[str, Plain]]", net["a"].views.job(net.held("a"))["slots"])
     return slot["ports"]
 
 
@@ -268,7 +277,7 @@ def test_what_takes_long_is_told_to_whoever_looks_on_and_kept_nowhere() -> None:
 
 
 def doing(net: NodeNet) -> tuple[Plain, Plain]:
-    (slot,) = cast("list[dict[str, Plain]]", net["a"].view(net.held("a"))["slots"])
+    (slot,) = cast("list[dict[str, Plain]]", net["a"].views.job(net.held("a"))["slots"])
     return slot["state"], slot["reason"]
 
 
@@ -276,7 +285,7 @@ def test_a_slot_whose_results_are_published_is_shown_so_until_it_runs_anew() -> 
     net = awarded()
 
     def shown() -> tuple[Plain, dict[str, str]]:
-        return net["a"].view(net.held("a"))["state"], net.states("a")
+        return net["a"].views.job(net.held("a"))["state"], net.states("a")
 
     assert verdict(net, "b", msgspec.structs.replace(renewal(net), state="publishing")) == "kept"
     assert shown() == ("running", {"b": "publishing"})

@@ -8,13 +8,12 @@ from math import inf
 from random import Random
 from typing import get_args
 
-import msgspec
 import pytest
 from msgspec import Struct, inspect
 
-from protocol.bounds import INT_MAX, LETTER_BYTES_MAX
-from protocol.config import CoordinationConfig, MembershipConfig, NodeConfig, PolicyConfig
-from protocol.effects import DropVolumes, RemoveTask, Save, Send, Tell
+from protocol.bounds import INT_MAX
+from protocol.config import CoordinationConfig, NodeConfig, PolicyConfig
+from protocol.effects import DropVolumes, RemoveTask, Save, Send
 from protocol.events import (
     Booted,
     FactsSampled,
@@ -23,38 +22,22 @@ from protocol.events import (
     GossipReceived,
     LoopLagged,
     PeerDisconnected,
-    SelfDescribed,
     ShutdownRequested,
     TaskEnded,
     TaskStarted,
 )
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.loss import LOST, NOTICED
-from protocol.messages import (
-    Ack,
-    Announce,
-    Facts,
-    JobQuery,
-    Letter,
-    Message,
-    PathQuery,
-    PathReport,
-    Ping,
-    Relayed,
-    Rumours,
-    SyncRoot,
-)
+from protocol.messages import Facts, JobQuery, Message, Ping
 from protocol.node import SWEEP_S, Node
 from protocol.records import Fence, Role, Verdict
-from protocol.relay import CONTEXT, Relay
-from protocol.resources import Resources
 from protocol.roster import State
 from protocol.sim.cron import EverySeconds
-from protocol.wire import decode_as, decode_message, dumps, encode_message, seal
+from protocol.wire import dumps, encode_message, seal
 from tests.protocol.jobs import Book, at, fence
 from tests.protocol.nodenet import NodeNet, batch, queue, retry
 
-# ---- the life of a node
+# ---- the life of a node -----------------------------------------------------------------------
 
 
 def test_a_new_node_waits_for_its_first_event() -> None:
@@ -97,8 +80,11 @@ def test_rows_that_cannot_be_read_are_named_and_left_alone() -> None:
     net.run(1.0)
     net.boot("a")
     net.boot("b")
-    assert net["a"].unreadable == [net.job()]
-    assert len(net["b"].unreadable) == 2
+    assert [(each.bucket, each.key) for each in net["a"].unreadable] == [("job", net.job())]
+    assert [each.bucket for each in net["b"].unreadable] == ["job", "execution"]
+    (left,) = net.told("a", "agent.left-aside")
+    assert left.text.startswith(f"left aside, and kept as it is: job {net.job()}: ")
+    assert net.boxes["a"].disk["job"][net.job()] == b"garbage"
     assert net["a"].jobs == {}
 
 
@@ -121,71 +107,6 @@ def test_volumes_of_jobs_before_a_lost_database_stay_for_a_week() -> None:
     assert net["a"].keeps_volumes(before, standing=True), "a standing job is heard of again"
 
 
-def test_a_device_without_compute_offers_no_engine() -> None:
-    net = NodeNet("a", "b", roles={"a": (Role.SUBMIT,)})
-    advert = net["a"].advert
-    assert advert is not None
-    assert advert.engines == ()
-    net.submit("a", batch(on=["a"], task=queue(0)))
-    net.run(0.5)
-    assert net.held("a").done
-    assert "engine process is not here" in net.told("a", "execution.ended")[0].text
-
-
-def test_what_a_device_offers_may_change() -> None:
-    net = NodeNet("a")
-    net.handle("a", SelfDescribed((), {"zone": "attic"}, 100, 1 << 20, 0))
-    assert net["a"].executor.bidder.capacity == Resources(100, 1 << 20, 0, 0)
-    assert net["a"].executor.bidder.labels == {"zone": "attic", "shoal/peer": "a"}
-
-
-def test_a_change_of_labels_is_acted_on_within_seconds() -> None:
-    """A job that nobody fits waits longer and longer, but not when somebody changes."""
-    net = NodeNet("a", "b")
-    net.submit("a", batch(on=["kitchen"], task=queue(3600)))
-    net.run(120.0)
-    assert net.executors() == []
-    described = net.boxes["b"].described
-    net.handle("b", dataclasses.replace(described, labels={"name": "kitchen"}))
-    assert net.until(lambda: net.executors() == ["b"]) < 2.0
-    net.submit("a", batch(on=["attic"], task=queue(3600)), "other")
-    net.run(120.0)
-    own = dataclasses.replace(net.boxes["a"].described, labels={"name": "attic"})
-    net.handle("a", own)
-    assert net.until(lambda: net.executors(job=net.job("other")) == ["a"]) < 2.0
-
-
-def test_a_draining_device_is_not_asked_and_what_runs_there_ends_there() -> None:
-    net = NodeNet("a", "b")
-    net.submit("a", batch(on=["b"]))
-    net.run(0.5)
-    drained = dataclasses.replace(net.boxes["b"].described, draining=True)
-    net.handle("b", drained)
-    assert [tell.text for tell in net.told("b", "self.draining")] == [
-        "draining: services move away, the rest ends"
-    ]
-    net.run(0.5)
-    net.submit("a", batch(on=["b"], task=queue(3600)), "late")
-    net.run(5.0)
-    assert net.executors(job=net.job("late")) == []
-    (tell,) = [tell for tell in net.told("a", "job.waiting") if tell.job == net.job("late")]
-    assert tell.text.startswith("waiting: b: draining: it takes no new work; a: label name")
-    net.end("b")
-    net.run(0.5)
-    assert net.told("a", "job.completed")
-    net.handle("b", dataclasses.replace(drained, draining=False))
-    assert net.told("b", "self.undrained")
-    assert net.until(lambda: net.executors(job=net.job("late")) == ["b"]) < 2.0
-
-
-def test_a_device_that_drains_sends_its_own_jobs_elsewhere() -> None:
-    net = NodeNet("a", "b")
-    net.handle("a", dataclasses.replace(net.boxes["a"].described, draining=True))
-    net.submit("a", batch())
-    net.run(0.5)
-    assert net.executor() == "b"
-
-
 def test_an_owner_may_name_authors_by_their_certificates() -> None:
     choosy = NodeConfig(policy=PolicyConfig(authors=("a",)))
     net = NodeNet("a", "b", "c", configs={"b": choosy})
@@ -195,29 +116,6 @@ def test_an_owner_may_name_authors_by_their_certificates() -> None:
     assert net.executor() == "b"
     assert net.executors(job=net.job("other")) == []
     assert "jobs of c are not taken here" in net.told("c", "job.waiting")[0].text
-
-
-def test_what_waits_for_its_bucket_keeps_more_of_its_kind_away() -> None:
-    net = NodeNet("a")
-    hindrance = net["a"].executor.bidder.hindrance
-    net.handle("a", FactsSampled(Facts(), backlog="much waits"))
-    assert hindrance(("bucket minio.lan/results:rw",)) == "busy: much waits"
-    net.handle("a", FactsSampled(Facts()))
-    assert hindrance(("bucket minio.lan/results:rw",)) == ""
-
-
-def test_the_time_of_day_is_that_of_the_device() -> None:
-    hour = int(NodeNet("x").clock("x").wall) // 3600 % 24
-    hours = f"{hour:02}:00-{hour:02}:59"
-    config = NodeConfig(policy=PolicyConfig(hours=(hours,)))
-    net = NodeNet("a", configs={"a": config})
-    bidder = net["a"].executor.bidder
-    assert bidder.unwell() == ""
-    net.handle("a", FactsSampled(Facts(), utc_offset_s=-12 * 3600))
-    assert "([accept] hours" in bidder.unwell()
-    net.boxes["a"].trusted = False
-    net.handle("a", FactsSampled(Facts()))
-    assert "does not know the time" in bidder.unwell()
 
 
 def test_a_peer_is_forgotten_on_request_once_it_is_gone() -> None:
@@ -242,53 +140,10 @@ def test_a_shutdown_is_told_to_the_others() -> None:
     assert [peer.state for peer in states.values() if peer] == [State.LEFT, State.RESTARTING]
 
 
-def test_who_leaves_is_replaced_and_who_restarts_is_waited_for() -> None:
-    net = NodeNet("a", "b", "c")
-    net.submit("a", batch(on=["b", "c"]))
-    net.run(0.5)
-    first = net.executor()
-    net.handle(first, ShutdownRequested(30.0))
-    net.kill(first)
-    net.run(2.0)
-    assert net.led("a").plans[0].failures == 0
-    net.boot(first)
-    net.run(1.0)
-    net.handle(first, ShutdownRequested())
-    net.kill(first)
-    net.boxes[first].running.clear()
-    net.run(2.0)
-    assert net.executor() != first
-
-
 def test_a_late_loop_is_taken_for_our_own_trouble() -> None:
     net = NodeNet("a", "b")
     assert net.handle("a", LoopLagged(3.0)) == []
     assert net["a"].membership._health.level > 1.0
-
-
-# ---- messages to oneself, and old things
-
-
-def test_what_is_sent_to_oneself_is_handled_in_its_place() -> None:
-    """The job is saved before it is awarded, the award before it starts."""
-    net = NodeNet("a")
-    net.submit("a", batch())
-    box = net.boxes["a"]
-    assert list(box.running)
-    assert [message for peer, message in box.sent if peer == "a"] == []
-
-
-def test_a_record_that_is_refused_here_does_not_end_the_node() -> None:
-    """Whatever a job's records hold, its coordinator may come to award it to itself."""
-    net = NodeNet("a", "b")
-    net.drop = lambda sender, to, message: isinstance(message, Announce)
-    net.submit("a", batch(on=["a", "b"], task=queue(60)))
-    net.run(0.01)
-    net.held("a").spec_data = b"garbage"
-    net.run(1.0)
-    told = [tell for tell in net.told("a", "peer.malformed") if tell.peer == "a"]
-    assert told
-    assert net["a"].malformed[PeerId("a")] >= 1
 
 
 def test_old_executions_and_jobs_are_swept() -> None:
@@ -315,45 +170,6 @@ def test_an_untrusted_clock_sweeps_nothing_by_age() -> None:
     assert len(net["a"].executor.executions) == 1
 
 
-# ---- from outside
-
-
-def test_garbage_is_counted_and_told_the_first_tenth_and_hundredth_time() -> None:
-    net = NodeNet("a", "b")
-    told = []
-    for number in range(1, 121):
-        effects = net.handle("a", FrameReceived(PeerId("b"), b"garbage"))
-        told += [number for effect in effects if isinstance(effect, Tell)]
-    assert told == [1, 10, 100]
-    assert net["a"].malformed[PeerId("b")] == 120
-
-
-def test_the_count_of_malformed_messages_is_bounded() -> None:
-    config = NodeConfig(membership=MembershipConfig(peers_max=3))
-    net = NodeNet("a", configs={"a": config})
-    for number in range(10):
-        net.handle("a", FrameReceived(PeerId(f"p{number}"), b"garbage"))
-    assert len(net["a"].malformed) <= 3
-
-
-def test_gossip_carries_rumours_alone() -> None:
-    net = NodeNet("a", "b")
-    assert net.handle("a", GossipReceived(encode_message(Ping(1)))) == []
-    assert net["a"].malformed == {}
-    (tell,) = net.handle("a", GossipReceived(b"garbage"))
-    assert isinstance(tell, Tell)
-    assert tell.text.startswith("gossip sent something malformed (1 so far)")
-    net.handle("a", GossipReceived(encode_message(Rumours((b"garbage",)))))
-
-
-def test_a_newer_version_may_say_more() -> None:
-    net = NodeNet("a", "b")
-    for frame in (dumps([9999, "later"]), encode_message(SyncRoot(2, b"root"))):
-        assert net.handle("a", FrameReceived(PeerId("b"), frame)) == []
-        assert net.handle("a", GossipReceived(frame)) == []
-    assert net["a"].malformed == {}
-
-
 def test_news_of_tasks_nobody_knows_is_nothing() -> None:
     net = NodeNet("a")
     key = ExecutionId("a" * 32)
@@ -362,21 +178,7 @@ def test_news_of_tasks_nobody_knows_is_nothing() -> None:
     assert net.handle("a", PeerDisconnected(PeerId("nobody"))) == []
 
 
-def test_a_query_finds_what_begins_so() -> None:
-    net = NodeNet("a", "b")
-    for key in ("one", "two"):
-        net.submit("a", batch(key, on=["a"]), key)
-        net.run(0.5)
-    node = net["a"]
-    assert [view["name"] for view in node._views("", 9, False, net.clock("a"))] == ["two", "one"]
-    assert [view["name"] for view in node._views("", 1, False, net.clock("a"))] == ["two"]
-    assert [view["name"] for view in node._views(net.job("one")[:9], 9, False, net.clock("a"))] == [
-        "one"
-    ]
-    assert node.view(net.held("a", "one"))["why"]
-
-
-# ---- whatever comes
+# ---- whatever comes ---------------------------------------------------------------------------
 
 
 class Forger:
@@ -490,9 +292,9 @@ def test_no_message_of_a_member_makes_a_node_raise_or_spin(seed: int) -> None:
     net.run(90.0)  # nobody is woken for ever, and nothing is owed for ever
     for name in "abc":
         node = net[name]
-        node.peer_views(net.clock(name))
+        node.views.peers(net.clock(name))
         for held in node.jobs.values():
-            node.view(held)
+            node.views.job(held)
         request = net.query(name, detail=True)
         net.run(1.5)
         assert net.answered(name, request)
@@ -519,135 +321,3 @@ def test_what_is_answered_is_on_disk_before() -> None:
     assert job in net.boxes["a"].disk["spec"]
     assert isinstance(net.handle("a", FrameReceived(PeerId("b"), encode_message(Ping(1))))[0], Send)
     assert not any(isinstance(each, Save | RemoveTask) for _, each in effects)
-
-
-# ---- through a common neighbour
-
-
-class Natted(NodeNet):
-    """No two of those whose names begin with n are connected; each dial between them fails."""
-
-    def reachable(self, one: str, other: str) -> bool:
-        return super().reachable(one, other) and not (one[0] == other[0] == "n")
-
-
-def natted(*names: str) -> Natted:
-    net = Natted(*names)
-    net.run(5.0)
-    return net
-
-
-def test_what_is_for_a_peer_that_cannot_be_dialled_goes_by_letter() -> None:
-    net = natted("n1", "n2", "r")
-    assert net["n1"].membership.routes.through(PeerId("n2")) == ["r"]
-    net.submit("n1", batch(on=["n2"]))
-    net.until(lambda: net.executors() == ["n2"], 5.0)
-    net.end("n2")
-    net.until(lambda: net.held("n1").done, 5.0)
-    kinds = {type(message) for to, message in net.boxes["n1"].sent if to == "r"}
-    assert Relayed in kinds
-    assert not net.told("n1", "peer.dead") and not net.told("n2", "peer.suspect")
-
-
-def test_a_relay_that_dies_is_no_death_of_who_was_behind_it() -> None:
-    net = natted("n1", "n2", "r1", "r2")
-    used = net["n1"].membership.routes.through(PeerId("n2"))[0]
-    net.kill(used)
-    net.run(30.0)
-    for name in ("n1", "n2"):
-        assert [tell.peer for tell in net.told(name, "peer.dead")] == [used]
-    assert net["n1"].membership.routes.through(PeerId("n2")) == ["r1" if used == "r2" else "r2"]
-
-
-def test_who_dies_behind_relays_is_found_dead() -> None:
-    net = natted("n1", "n2", "n3", "r")
-    net.kill("n2")
-    net.run(40.0)
-    assert net["n1"].membership.peer(PeerId("n2")).state is State.DEAD  # type: ignore[union-attr]
-
-
-def test_a_neighbour_that_relays_is_named_in_the_view() -> None:
-    net = natted("n1", "n2", "r")
-    views = {view["id"]: view for view in net["n1"].peer_views(net.clock("n1"))}
-    assert views["n2"]["via"] == "r" and not views["n2"]["connected"]
-    assert views["r"]["via"] == "" and views["n1"]["via"] == ""
-
-
-def letter_to(net: NodeNet, message: Message, receiver: str = "n2") -> Relayed:
-    """What n1 would write now, by way of r."""
-    node = net["n1"]
-    there = net[receiver].membership.incarnation
-    lives = (node.membership.incarnation, there)
-    relayed = node.relay.seal(PeerId(receiver), PeerId("r"), lives, message, net.now)
-    assert relayed is not None
-    return relayed
-
-
-def test_a_letter_is_read_as_if_it_had_come_from_its_author() -> None:
-    net = natted("n1", "n2", "r")
-    effects = net.send("r", "n2", letter_to(net, Ping(77)))
-    (answer,) = [each for each in effects if isinstance(each, Send)]
-    assert answer.peer == "r" and isinstance(answer.message, Relayed)
-    letter = decode_as(answer.message.letter, Letter)
-    assert decode_message(letter.frame) == Ack(77) and letter.receiver == "n1"
-
-
-def test_a_letter_about_neighbours_or_in_a_letter_is_malformed() -> None:
-    net = natted("n1", "n2", "r")
-    for inner in (PathQuery(()), PathReport((), ()), Relayed(b"", b"")):
-        net.send("r", "n2", letter_to(net, inner))
-    assert net["n2"].malformed == {PeerId("n1"): 3}, "its author signed it"
-
-
-def test_a_letter_of_an_unknown_kind_is_dropped_in_silence() -> None:
-    net = natted("n1", "n2", "r")
-    relayed = letter_to(net, Ping(1))
-    letter = msgspec.structs.replace(
-        decode_as(relayed.letter, Letter), frame=dumps([9_999, "new"]), number=10_000
-    )
-    body = encode_message(letter)
-    signature = net.boxes["n1"].keyring.sign(CONTEXT + body)
-    net.send("r", "n2", Relayed(body, signature))
-    assert not net["n2"].malformed and net["n2"].relay.highest(PeerId("n1")) == 10_000
-
-
-def test_a_forged_letter_is_held_against_who_brought_it() -> None:
-    net = natted("n1", "n2", "r")
-    forged = msgspec.structs.replace(letter_to(net, Ping(1)), signature=b"x")
-    net.send("r", "n2", forged)
-    assert net["n2"].malformed == {PeerId("r"): 1}
-
-
-def test_who_writes_to_an_earlier_life_is_told_of_the_present_one() -> None:
-    net = natted("n1", "n2", "r")
-    stranger = Relay(net.boxes["n1"].keyring)  # it knows nothing of the one it writes to
-    life = net["n1"].membership.incarnation
-    outdated = stranger.seal(PeerId("n2"), PeerId("r"), (life, 0), Ping(1), net.now)
-    assert outdated is not None
-    effects = net.send("r", "n2", outdated)
-    (answer,) = [each for each in effects if isinstance(each, Send)]
-    assert isinstance(answer.message, Relayed)
-    message = decode_message(decode_as(answer.message.letter, Letter).frame)
-    assert isinstance(message, Rumours)
-    assert net.send("r", "n2", letter_to(net, Ping(2))), "that one is read"
-
-
-def test_a_letter_of_one_never_heard_of_is_read_by_its_certificate() -> None:
-    net = natted("n1", "n2", "r")
-    keyring = net.shoal.keyring("late")
-    relayed = Relay(keyring).seal(
-        PeerId("n2"), PeerId("r"), (1, net["n2"].membership.incarnation), Ping(5), net.now
-    )
-    assert relayed is not None
-    net.send("r", "n2", relayed)
-    known = net["n2"].membership.peer(PeerId("late"))
-    assert known is not None and known.state is State.ALIVE
-
-
-def test_what_does_not_fit_into_a_letter_is_tried_directly() -> None:
-    net = natted("n1", "n2", "r")
-    node = net["n1"]
-    for size, to in ((100, "r"), (LETTER_BYTES_MAX, "n2")):
-        send = Send(PeerId("n2"), Rumours((bytes(size),)))
-        routed = node._routed(send, net.clock("n1"))
-        assert isinstance(routed, Send) and routed.peer == to

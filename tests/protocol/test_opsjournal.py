@@ -8,6 +8,7 @@ from protocol import opsjournal
 from protocol.ids import PeerId, Revision
 from protocol.opsjournal import FORGOTTEN, OTHER_MEMORY, UNKNOWN, OpsJournal, Row
 from protocol.records import Assignment, Result, Verdict
+from protocol.unread import Unread
 from tests.protocol.jobs import Book, fence, job_spec
 
 ME = PeerId("executor")
@@ -28,7 +29,7 @@ def awarded(book: Book, memory: bytes = MEMORY) -> Assignment:
 
 def reread(*rows: list[Row]) -> OpsJournal:
     disk = {key: value for each in rows for _, key, value in each if value is not None}
-    journal, unreadable = OpsJournal(MEMORY), list[str]()
+    journal, unreadable = OpsJournal(MEMORY), list[Unread]()
     journal.restore(disk, unreadable)
     assert unreadable == []
     return journal
@@ -96,9 +97,9 @@ def test_what_is_known_to_have_run_is_told_whatever_memory_is_meant(book: Book) 
 
 @pytest.mark.parametrize("row", [b"", b"\xff", b"\x01"])
 def test_of_a_row_that_cannot_be_read_the_start_counts(book: Book, row: bytes) -> None:
-    journal, unreadable = OpsJournal(MEMORY), list[str]()
+    journal, unreadable = OpsJournal(MEMORY), list[Unread]()
     journal.restore({book.revision: row}, unreadable)
-    assert unreadable == [book.revision]
+    assert [(each.bucket, each.key) for each in unreadable] == [("ops", book.revision)]
     answer = journal.answer(awarded(book), ME)
     assert answer is not None and answer.unknown
 

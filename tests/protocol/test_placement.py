@@ -29,8 +29,13 @@ from protocol.messages import (
 )
 from protocol.placement import NEAR_PER_FAR
 from protocol.records import Fence, Verdict
+from protocol.retry import ATTEMPTS_DEFAULT
+from protocol.tree import Plain
 from tests.protocol.jobs import Book
 from tests.protocol.nodenet import NodeNet, batch, queue, retry
+
+UNTAKEN_MAX = CoordinationConfig().untaken_max
+MANY = "bcdefghijkl"  # more than a job may end
 
 
 def drop(net: NodeNet, *kinds: type[Message], sender: str = "", to: str = "") -> None:
@@ -40,6 +45,25 @@ def drop(net: NodeNet, *kinds: type[Message], sender: str = "", to: str = "") ->
         return isinstance(message, kinds) and sender in ("", by) and to in ("", at)
 
     net.drop = lost
+
+
+def end_by_award(net: NodeNet, *, silently: bool = False) -> list[str]:
+    """Award by award the device that it comes to ends before it has answered; which, in turn."""
+    ended: list[str] = []
+
+    def end(by: str, at: str, message: Message) -> bool:
+        if not isinstance(message, Award) or net.boxes[at].node is None:
+            return False
+        ended.append(at)
+        if silently:
+            net.boxes[at].node = None
+            net.boxes[at].life += 1
+        else:
+            net.kill(at)
+        return True
+
+    net.drop = end
+    return ended
 
 
 def keep(net: NodeNet) -> None:
@@ -604,11 +628,11 @@ def test_an_open_award_to_a_peer_that_dies_is_placed_again() -> None:
 
 @pytest.mark.parametrize("late", [False, True])
 def test_awards_that_nobody_took_are_no_losses(late: bool) -> None:
-    """Three times whoever gets it dies before it has answered; a job may be lost twice."""
+    """Three times whoever gets it dies before it has answered; a third loss would end the job."""
     net = NodeNet("a", "b", "c")
     drop(net, Accepted)
     net.submit("a", batch(on=["b", "c"], task=queue(600)))
-    for _ in range(4):
+    for _ in range(UNTAKEN_MAX):
         net.until(lambda: net.led("a").plans[0].phase is Phase.OFFERED, 20.0)
         net.run(1.5 if late else 0.1)
         assert net.led("a").plans[0].late is late
@@ -620,6 +644,70 @@ def test_awards_that_nobody_took_are_no_losses(late: bool) -> None:
     keep(net)
     net.until(lambda: net.executors() != [], 20.0)
     assert net.led("a").plans[0].failures == 0
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 3])
+def test_a_job_whose_award_ends_devices_ends_but_a_few(attempts: int) -> None:
+    net = NodeNet("a", *MANY)
+    ended = end_by_award(net)
+    net.submit("a", batch(on=MANY, Retry={"Attempts": attempts}))
+    net.until(lambda: net.held("a").done)
+    spared = UNTAKEN_MAX if attempts > 1 else 0  # what may have begun is not begun again
+    assert len(ended) == spared + attempts
+    acceptance = net.slot("a").acceptance
+    assert acceptance is not None and acceptance.verdict == Verdict.FAULT
+    assert acceptance.reason == f"{ended[-1]} is gone"
+
+
+def test_a_job_that_stays_and_ends_devices_ends_but_a_few() -> None:
+    net = NodeNet("a", *MANY)
+    ended = end_by_award(net)
+    net.submit("a", batch(on=MANY, Disconnect={"Replace": False}))
+    net.until(lambda: net.held("a").done)
+    assert len(ended) == UNTAKEN_MAX + ATTEMPTS_DEFAULT
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_a_job_that_ends_devices_without_a_sign_ends_but_a_few(attempts: int) -> None:
+    """Each is known to be dead long after the slot was offered to others."""
+    wan = NodeConfig(membership=MembershipConfig.preset("wan"))
+    net = NodeNet("a", *MANY, configs=dict.fromkeys(["a", *MANY], wan))
+    ended = end_by_award(net, silently=True)
+    net.submit("a", batch(on=MANY, task=queue(600), Retry={"Attempts": attempts}))
+    net.until(lambda: net.held("a").done, 600.0)
+    spared = UNTAKEN_MAX if attempts > 1 else 0
+    beside = 31.0 / AuctionConfig().patience_s  # that were offered it while a death was not known
+    assert spared + attempts <= len(ended) <= spared + attempts + beside + 1
+    acceptance = net.slot("a").acceptance
+    assert acceptance is not None and acceptance.verdict == Verdict.FAULT
+    assert acceptance.reason.endswith("is gone")
+
+
+def test_an_award_that_ends_its_volumes_device_again_and_again_does_so_a_few_times() -> None:
+    net = NodeNet("a", "b")
+    ended = end_by_award(net)
+    volumes: Plain = [{"Name": "data", "Target": "data"}]
+    net.submit("a", batch(on=["b"], task={"Volumes": volumes}))
+    for count in range(1, UNTAKEN_MAX + ATTEMPTS_DEFAULT + 1):
+        net.until(lambda count=count: len(ended) == count)  # type: ignore[misc]
+        net.run(2.0)
+        assert net.held("a").done is (count == UNTAKEN_MAX + ATTEMPTS_DEFAULT)
+        net.boot("b")
+    net.run(60.0)
+    assert len(ended) == UNTAKEN_MAX + ATTEMPTS_DEFAULT
+
+
+def test_who_was_silent_and_dies_costs_a_slot_that_runs_nothing() -> None:
+    net = NodeNet("a", "b", "c")
+    net.drop = lambda by, to, m: isinstance(m, Bid if by == "c" else Award)
+    net.submit("a", batch(on=["b", "c"], task=queue(600)))
+    net.until(lambda: list(net.led("a").plans[0].silent) == ["b"])
+    drop(net, Bid, sender="b")
+    net.until(lambda: net.executors() == ["c"])
+    net.kill("b")
+    net.run(2.0)
+    plan = net.led("a").plans[0]
+    assert (plan.untaken, plan.failures) == (0, 0) and plan.phase is Phase.RUNNING
 
 
 def test_who_died_unanswered_is_told_of_and_comes_after_others() -> None:

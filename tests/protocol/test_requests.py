@@ -273,7 +273,7 @@ def test_a_wish_is_refused_to_whoever_may_not_have_it() -> None:
     assert "coordinated by another peer" in answer("a", other.controlled("a"))
     for data in (book.spec_data, b"garbage"):
         net.send("c", "a", ControlRequest(4, data))
-    assert net["a"].malformed == {"c": 2}
+    assert net["a"].messaging.malformed == {"c": 2}
     assert not net.held("a").done
 
 

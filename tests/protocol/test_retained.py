@@ -46,4 +46,5 @@ def test_only_so_many_are_kept_and_taken_back_at_once() -> None:
 
 
 def test_a_foreign_row_is_named() -> None:
-    assert Retained().restore({BUCKET: {"x": b"\xff", "y": b"\x80"}}) == ["x", "y"]
+    unread = Retained().restore({BUCKET: {"x": b"\xff", "y": b"\x80"}})
+    assert [each.key for each in unread] == ["x", "y"]

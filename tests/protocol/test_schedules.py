@@ -192,7 +192,7 @@ def test_who_does_not_know_the_time_is_passed_over_until_it_does() -> None:
     net.minute()
     (run,) = net.runs()
     assert run.coordinator == second
-    (view,) = [each for each in net[third].peer_views(net.clock(third)) if each["id"] == first]
+    (view,) = [each for each in net[third].views.peers(net.clock(third)) if each["id"] == first]
     assert view["labels"][CLOCK_LABEL] == CLOCK_UNKNOWN
     net.boxes[first].trusted = True
     net.sample(first)
@@ -421,7 +421,7 @@ def test_a_peer_that_may_not_submit_runs_its_own_all_the_same() -> None:
     net.finish()
     net.run(2.0)
     assert all(run.done for run in net.runs())
-    assert [box.node.malformed for box in net.boxes.values() if box.node] == [{}, {}]
+    assert [box.node.messaging.malformed for box in net.boxes.values() if box.node] == [{}, {}]
     net.kill("w")
     net.boot("w")
     net.minute()
@@ -553,7 +553,7 @@ def test_a_slot_that_two_peers_fire_starts_an_ops_job_once_on_each_peer() -> Non
     merged = [net[name].jobs[run.id] for name in "abcd"]
     assert all(held.done and len(held.slots) == 4 for held in merged)
     assert len({held.fingerprint() for held in merged}) == 1
-    assert net[stranger].view(merged[0])["state"] == "completed"
+    assert net[stranger].views.job(merged[0])["state"] == "completed"
     assert Counter(name for name, job in net.starts() if job == run.id) == Counter("abcd")
 
 
@@ -628,7 +628,7 @@ def test_each_peer_runs_an_ops_job_of_its_own_also_while_it_is_cut_off() -> None
     net.heal()
     net.minute()
     assert Counter(name for name, _ in net.starts()) == Counter("bbww")
-    assert [box.node.malformed for box in net.boxes.values() if box.node] == [{}, {}, {}]
+    assert [box.node.messaging.malformed for box in net.boxes.values() if box.node] == [{}, {}, {}]
 
 
 def test_the_run_of_a_peers_own_that_another_fires_too_starts_once() -> None:
@@ -687,7 +687,7 @@ def test_a_run_of_an_author_who_may_not_submit_is_refused_where_it_should_start(
     data = seal(award, net.boxes["a"].keyring)
     net.send("a", "b", Award(0, (data,), run.data, b"", (PeerId("a"),)))
     assert net.starts() == []
-    assert sum(net["b"].malformed.values()) == 1
+    assert sum(net["b"].messaging.malformed.values()) == 1
 
 
 # ---- a device that lost its database ------------------------------------------------------------
@@ -798,7 +798,7 @@ def test_marks_that_cannot_be_read_are_told_of() -> None:
     net.boxes["a"].disk["schedule"] = {"x" * 32: b"\xff", "y" * 32: dumps([1, 5])}
     net.kill("a")
     net.boot("a")
-    assert "x" * 32 in net["a"].unreadable
+    assert "x" * 32 in [each.key for each in net["a"].unreadable]
     net.run(1.0)
     assert net.schedules("a").review("y" * 32, net.clock("a"))
     assert net.schedules("a").review("y" * 32, net.clock("a")) == []

@@ -10,7 +10,7 @@ import pytest
 from protocol.config import MembershipConfig, NodeConfig
 from protocol.events import FactsSampled, HealthChanged
 from protocol.ids import PeerId, rendezvous
-from protocol.messages import Facts, Renew, Renewal, SlotState
+from protocol.messages import Award, Facts, Message, Renew, Renewal, SlotState
 from protocol.records import Desired, Role
 from protocol.tree import Plain
 from tests.protocol.servicenet import ServiceNet, service
@@ -121,6 +121,25 @@ def test_a_slot_is_placed_again_when_its_peer_dies() -> None:
     net.boxes[name].running.clear()
     net.until(lambda: running(net, 1), bound_s=5.0)
     assert net.where() != [name]
+
+
+def test_a_slot_whose_awards_end_devices_is_offered_on_and_that_is_forgiven() -> None:
+    net = ServiceNet("a", *"bcdefgh", cpu_m={"a": 50})
+    ended: list[str] = []
+
+    def end(by: str, to: str, message: Message) -> bool:
+        if isinstance(message, Award) and len(ended) < 5:
+            ended.append(to)
+            net.kill(to)
+        return to in ended
+
+    net.drop = end
+    net.ran("a", service())
+    net.until(lambda: running(net, 1))
+    plan = net.coordination("a").led[net.id].plans[0]
+    assert (plan.untaken, plan.failures) == (3, 2)
+    net.until(lambda: (plan.untaken, plan.failures, plan.failed_on) == (0, 0, {}), 200.0)
+    assert running(net, 1)
 
 
 def test_its_coordinator_s_death_ends_nothing() -> None:

@@ -19,14 +19,14 @@ def test_our_own_views_have_it(detail: bool) -> None:
     net.submit("a", batch(count=2, on=["b"]))
     for code in (0, None):
         net.run(0.5)
-        view = net["a"].view(net.held("a"), detail)
+        view = net["a"].views.job(net.held("a"), detail)
         assert checked_view(view) is view
         assert set(view) <= set(get_type_hints(JobShape))
         assert ("why" in view) == detail
         (first, _) = view["slots"]  # type: ignore[misc]
         assert set(first) == set(get_type_hints(SlotShape))
         net.end("b", code, slot=0 if code == 0 else 1)
-    assert checked_view(net["b"].view(net.held("b"), detail))
+    assert checked_view(net["b"].views.job(net.held("b"), detail))
 
 
 def test_a_newer_version_may_add_to_it() -> None:

@@ -40,6 +40,12 @@ def web(url: str, **params: Plain) -> Plain:
     [
         (local("//srv/./data/"), DirectorySource("/srv/data")),
         (local("/srv", readwrite=True), DirectorySource("/srv", True)),
+        (local("/srv", CreateAs="noCreate"), DirectorySource("/srv")),
+        (local("/srv", CreateAs=""), DirectorySource("/srv")),
+        (
+            {"Source": {"Type": "local", "Params": {"SourcePath": "/srv"}}, "Target": "/data"},
+            DirectorySource("/srv"),
+        ),
         (web("https://x.org/a/b%20c.csv?d=e/f"), UrlSource("https://x.org/a/b%20c.csv?d=e/f")),
         (web("http://[::1]:80/f", sha256=DIGEST.upper()), UrlSource("http://[::1]:80/f", DIGEST)),
         (
@@ -54,8 +60,13 @@ def test_bacalhaus_sources_and_ours_are_read_and_written(item: Plain, source: So
     assert read_inputs(Node([found.to_plain()])) == (found,)
 
 
-def test_a_download_is_called_as_its_address_ends() -> None:
-    assert UrlSource("https://x.org/a/b%20c.csv?d=e/f#g").file_name == "b c.csv"
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("a/b%20c.csv?d=e/f#g", "b c.csv"), ("day/", "day"), ("day//?d=e", "day"), ("a%2Fb", "b")],
+)
+def test_a_download_is_called_as_its_address_ends(path: str, name: str) -> None:
+    (found,) = read_inputs(Node([web(f"https://x.org/{path}")]))
+    assert isinstance(found.source, UrlSource) and found.source.file_name == name
 
 
 @pytest.mark.parametrize(
@@ -107,13 +118,15 @@ def test_archives_are_named_by_their_content() -> None:
         (local("/"), "I[0].Source.Params.SourcePath", "is not a path of a device"),
         (local("/a", ReadWrite=1), "I[0].Source.Params.ReadWrite", "is not a boolean"),
         (local("/a", CreateAs="dir"), "I[0].Source.Params.CreateAs", "make the path on the device"),
+        (local("/a", CreateAs="File"), "I[0].Source.Params.CreateAs", "make the path on the"),
         (web("ftp://x/f"), "I[0].Source.Params.URL", "allowed: http:// or https://"),
         (web("https:///f"), "I[0].Source.Params.URL", "is not an address here"),
         (web("https://x:y/f"), "I[0].Source.Params.URL", "is not an address here"),
         (web("https://x/a b"), "I[0].Source.Params.URL", "is not an address here"),
         (web("https://x/"), "I[0].Source.Params.URL", "names no file"),
         (web("https://x/%2e%2e"), "I[0].Source.Params.URL", "names no file"),
-        (web("https://x/a%2Fb"), "I[0].Source.Params.URL", "names no file"),
+        (web("https://x/a%2F.."), "I[0].Source.Params.URL", "names no file"),
+        (web("https://x"), "I[0].Source.Params.URL", "names no file"),
         (web("https://x/f", SHA256="abc"), "I[0].Source.Params.SHA256", "64 hex digits"),
         (inline("data:," + "x" * 70000), "I[0].Source.Params.URL", "at most 61440"),
     ],

@@ -293,7 +293,7 @@ def test_one_bad_record_spoils_its_message_and_nothing_else() -> None:
     book = book_of(net)
     give(net, "a", book.spec("b"), b"garbage")
     assert versions(net, "a") == {}
-    assert net["a"].malformed[PeerId("b")] == 1
+    assert net["a"].messaging.malformed[PeerId("b")] == 1
     with pytest.raises(RemoteProtocolError):
         here = standing(net, "a")
         here.receive(PeerId("b"), SyncItems(DOMAIN, (99,), ()), net.clock("a"))
@@ -342,7 +342,7 @@ def test_a_restart_finds_them_all_and_names_what_it_cannot_read() -> None:
     net.kill("a")
     net.boot("a")
     assert versions(net, "a") == before
-    assert net["a"].unreadable == ["x"]
+    assert [each.key for each in net["a"].unreadable] == ["x"]
     assert isinstance(standing(net, "a").jobs[book_of(net).id], StandingJob)
 
 

@@ -8,6 +8,7 @@ from protocol.effects import Bucket, Effect, Save, StreamLines, Tell
 from protocol.events import LinesPublished
 from protocol.ids import ExecutionId, JobId
 from protocol.streams import STREAMS_MAX, Row, Stream, Streams
+from protocol.wire import dumps
 
 
 def named(number: int) -> ExecutionId:
@@ -111,6 +112,36 @@ def test_what_was_dropped_is_counted_and_told_whenever_it_has_doubled() -> None:
     assert told(4077) == [f"4,108 {lost}: it was longer than is kept"]
 
 
+def test_what_is_missing_and_cannot_be_counted_is_told_whenever_it_was_twice_as_often() -> None:
+    """A broker that comes and goes would have it told of each time; a restart changes nothing."""
+    streams = Streams()
+    rows = streams.add(stream(E1))
+
+    def told(gaps: int) -> list[str]:
+        nonlocal streams
+        effects = streams.on_published(LinesPublished(E1, 50, gaps=gaps))
+        tells = [effect for effect in effects if isinstance(effect, Tell)]
+        assert all(tell.kind == "mqtt.dropped" and tell.job == J for tell in tells)
+        assert [tell.fields["gaps"] for tell in tells] in ([], [streams.streams[E1].gaps])
+        streams = restored(*rows, *rows_of(effects))
+        return [tell.text for tell in tells]
+
+    lost = "output of sensor may have been dropped before broker home had it"
+    why = "docker keeps so much, and does not say what it drops"
+    assert told(1) == [f"{lost}: {why}"]
+    assert told(0) == []
+    assert told(1) == [f"{lost} (2 times by now): {why}"]
+    assert told(1) == []
+    assert told(2) == [f"{lost} (5 times by now): {why}"]
+    assert streams.streams[E1].gaps == 5 and streams.streams[E1].dropped_bytes == 0
+
+
+def test_a_row_of_before_such_were_counted_is_read() -> None:
+    fields = msgspec.to_builtins(stream(E1))
+    assert fields[-1] == 0
+    assert restored(("stream", E1, dumps(fields[:-1]))).streams == {E1: stream(E1)}
+
+
 def test_a_daemon_that_ends_all_the_time_fills_no_disk() -> None:
     streams = Streams()
     for number in range(STREAMS_MAX):
@@ -160,4 +191,5 @@ def test_of_an_output_that_is_removed_the_stream_is_over_and_told_of() -> None:
 
 
 def test_a_row_that_cannot_be_read_is_said() -> None:
-    assert Streams().restore({"stream": {E1: b"\xff", E2: b"\x80"}}) == [E1, E2]
+    unread = Streams().restore({"stream": {E1: b"\xff", E2: b"\x80"}})
+    assert [each.key for each in unread] == [E1, E2]

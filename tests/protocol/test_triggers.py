@@ -145,6 +145,62 @@ def test_a_number_that_comes_again_is_another_message() -> None:
     assert len(net.runs()) == 3
 
 
+def test_what_was_taken_is_known_however_often_others_are_put_off_meanwhile() -> None:
+    """Its acknowledgement is lost, and a minute later the broker sends it again."""
+    net = TriggerNet("a", configs={"a": allowing(running_max=1, rows_max=1, rows_sure=0)})
+    net.put("a", look())
+    net.hear("a", payload=b"first", delivery="home/s/1", number=1)
+    net.hear("a", payload=b"next", delivery="home/s/2", number=2)
+    late = [(f"home/s/{number}", f"d{number}", number) for number in range(3, 67)]
+    for _ in range(60):  # each is told of again, as it came
+        for delivery, drawn, number in late:
+            net.hear("a", delivery=delivery, drawn=drawn, number=number)
+        net.run(1.0)
+    assert len(net.boxes["a"].put_off) == 60 * 64
+    handles = net.hear("a", payload=b"first", delivery="home/s/1", repeated=True, number=66)
+    assert net.boxes["a"].kept[-1:] == handles
+    for _ in range(3):
+        net.finish()
+        net.run(3.0)
+    assert len(net.runs()) == len(net.starts()) == 2
+
+
+def test_all_that_are_remembered_are_known_when_they_are_sent_again() -> None:
+    net = TriggerNet("a")
+    net.put("a", look())
+    most = net.boxes["a"].config.triggers.deliveries_max
+    for number in range(most):
+        net.hear("a", delivery=f"home/s/{number}", number=number)
+        net.finish()
+    net.run(5.0)
+    runs = net.fired("a")
+    for number in range(most):
+        net.hear("a", delivery=f"home/s/{number}", repeated=True, number=most)
+    net.run(5.0)
+    assert net.fired("a") == runs == most
+
+
+def test_a_name_that_comes_anew_is_another_message_also_where_there_is_no_room_for_it() -> None:
+    """Some brokers give the lowest number that is free: it comes again at once, and with the next
+    connection as one that was sent before."""
+    net = TriggerNet("a", configs={"a": allowing(running_max=1, rows_max=1, rows_sure=0)})
+    net.put("a", look())
+    net.hear("a", delivery="home/s/1", number=1)
+    net.hear("a", delivery="home/s/2", number=2)
+    (handle,) = net.hear("a", delivery="home/s/1", number=3)  # word for word the same
+    assert net.boxes["a"].put_off == [handle]
+    net.kill("a")
+    net.boot("a")
+    net.run(5.0)
+    for _ in range(2):
+        net.finish()
+        net.run(3.0)
+    net.hear("a", delivery="home/s/1", repeated=True, number=1)
+    net.hear("a", delivery="home/s/2", repeated=True, number=1)
+    net.run(1.0)
+    assert len(net.runs()) == 3
+
+
 def test_numbers_are_not_remembered_for_ever() -> None:
     net = TriggerNet("a", configs={"a": allowing(deliveries_max=2)})
     net.put("a", look())
@@ -301,6 +357,55 @@ def test_one_within_the_debounce_is_dropped() -> None:
     net.run(1.5)
     net.hear("a")
     net.run(1.0)
+    assert len(net.runs()) == 2
+
+
+def late_for(net: TriggerNet, key: str) -> str:
+    """A device that has not heard the message, and knows its run."""
+    return next(n for n in net.ranks(key)[1:] if any(j.source for j in net[n].jobs.values()))
+
+
+@pytest.mark.parametrize("limit", [{"Debounce": 5}, {"MaxPerMinute": 1}])
+def test_who_hears_a_message_after_its_run_was_begun_counts_it_as_well(
+    limit: dict[str, Plain],
+) -> None:
+    net = TriggerNet("a", "b", "c")
+    net.put("a", look(Dedup={}, **limit))
+    net.hear(net.ranks("m1")[0], key="m1")
+    net.run(1.0)
+    late = late_for(net, "m1")
+    others = [name for name in net.boxes if name not in (late, net.ranks("m1")[0])]
+    net.hear(late, *others, key="m1")
+    net.run(0.5)
+    bounce = next(f"m{at}" for at in range(2, 99) if net.ranks(f"m{at}")[0] == late)
+    net.hear("a", "b", "c", key=bounce)
+    net.run(30.0)
+    assert len(net.runs()) == 1
+    net.run(40.0)
+    net.hear("a", "b", "c", key="m100")
+    net.run(20.0)
+    assert len(net.runs()) == 2
+
+
+def test_a_message_of_an_hour_ago_that_comes_again_holds_up_no_other() -> None:
+    net = TriggerNet("a", "b")
+    net.put("a", look(Dedup={}, Debounce=5))
+    net.hear("a", "b", key="m1")
+    net.run(3600.0)
+    net.hear("a", "b", key="m1")
+    net.hear("a", "b", key="m2")
+    net.run(20.0)
+    assert len(net.runs()) == 2
+
+
+def test_a_message_that_comes_often_counts_once() -> None:
+    net = TriggerNet("a")
+    net.put("a", look(Dedup={}, Debounce=5))
+    for _ in range(4):
+        net.hear("a", key="m1")
+        net.run(2.0)
+    net.hear("a", key="m2")
+    net.run(5.0)
     assert len(net.runs()) == 2
 
 
@@ -492,6 +597,34 @@ def test_a_template_that_goes_takes_what_waits_with_it_and_says_so(
     assert net.hear("a") == net.boxes["a"].kept[-1:]
 
 
+@pytest.mark.parametrize("keyed", [False, True])
+def test_what_waits_runs_nothing_once_its_owner_has_taken_the_template_off_the_list(
+    keyed: bool,
+) -> None:
+    """Also while as many of its runs as may are under way; whoever has asked hears why."""
+    net = TriggerNet("a", configs={"a": allowing(running_max=1)})
+    net.put("a", look(Dedup={}) if keyed else look())
+    for number in range(4):
+        reply = "r/last" if number == 3 else ""
+        net.hear("a", key=f"m{number}" if keyed else "", delivery=f"home/s/{number}", reply=reply)
+        net.run(1.0)
+    assert len(net.rows("a")) == 3 and len(net.starts()) == 1
+    net.kill("a")
+    net.boxes["a"].config = allowing("template/other", running_max=1)
+    net.boot("a")
+    net.run(70.0)
+    assert not net.rows("a") and len(net.runs()) == 1, "what began goes on"
+    told = net.told("a", "trigger.refused")
+    assert told and all("[mqtt] allow" in tell.text for tell in told)
+    assert sum(int(str(tell.fields["count"])) for tell in told) == 3
+    net.broker_up("a")
+    assert [answer.topic for answer in net.answers("a")] == ["r/last"]
+    for _ in range(5):
+        net.finish()
+        net.run(2.0)
+    assert len(net.starts()) == len(net.runs()) == 1
+
+
 def test_what_no_longer_fits_a_changed_template_is_told_of() -> None:
     net = TriggerNet("a", configs={"a": allowing(running_max=1)})
     net.put("a", look())
@@ -522,7 +655,7 @@ def test_a_row_that_cannot_be_read_is_told_of_and_costs_nothing_else() -> None:
     net.kill("a")
     net.boxes["a"].disk["trigger"] = {"x": b"\xff"}
     net.boot("a")
-    assert net["a"].unreadable == ["x"]
+    assert [each.key for each in net["a"].unreadable] == ["x"]
     net.run(5.0)
     assert net.hearing() == ["a"]
 

@@ -117,14 +117,14 @@ def test_the_last_run_is_told_by_whoever_coordinates_it() -> None:
     net.run(1.0)
     (run,) = net.runs()
     first, second = net.ranks("m1")
-    last = net[first].last_run(run.id)
-    assert last is not None and net[second].last_run(run.id) is None
+    last = net[first].views.last_run(run.id)
+    assert last is not None and net[second].views.last_run(run.id) is None
     assert (last["template"], last["job"], last["state"]) == ("look", run.id, "running")
     assert last["trigger"] == {"by": "message", "topic": "home/porch/motion", "id": "m1"}
     net.finish()
     net.run(1.0)
-    ended = net[first].last_run(run.id)
+    ended = net[first].views.last_run(run.id)
     assert ended is not None and ended["state"] == "completed" and ended["ended_ms"]
-    assert net[first].last_run(net.id) is None
+    assert net[first].views.last_run(net.id) is None
     net.delete("a")
-    assert net[first].last_run(run.id) is None
+    assert net[first].views.last_run(run.id) is None

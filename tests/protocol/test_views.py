@@ -192,7 +192,7 @@ def test_the_largest_view_is_one_that_peers_can_read() -> None:
     assert len(view["slots"]) == 40
     assert view["why"]
     assert load_plain(packed(view, 96 * 1024))["id"] == net.job()
-    assert all(net[name].malformed == {} for name in "abcde")
+    assert all(net[name].messaging.malformed == {} for name in "abcde")
 
 
 def test_the_coordinators_own_view_counts_among_holders() -> None:
@@ -217,7 +217,7 @@ def test_facts_that_are_not_known_are_left_out() -> None:
 
 def test_a_peer_as_it_is_known() -> None:
     net = NodeNet("a", "b")
-    me, other = net["a"].peer_views(net.clock("a"))
+    me, other = net["a"].views.peers(net.clock("a"))
     assert (me["id"], me["self"], me["state"], me["connected"]) == ("a", True, "alive", True)
     assert me["incarnation"] == net["a"].membership.incarnation > 0
     assert me["draining"] is other["draining"] is False
@@ -226,7 +226,7 @@ def test_a_peer_as_it_is_known() -> None:
     assert (other["labels"], other["cpu_m"], other["engines"]) == ({"name": "b"}, 4000, ["process"])
     net.kill("b")
     net.run(5.0)
-    _, other = net["a"].peer_views(net.clock("a"))
+    _, other = net["a"].views.peers(net.clock("a"))
     assert (other["state"], other["connected"], other["since_s"]) == ("dead", False, 4)
 
 

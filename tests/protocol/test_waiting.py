@@ -37,7 +37,8 @@ def test_what_waits_is_read_back_oldest_first() -> None:
 
 @pytest.mark.parametrize("value", [b"", b"\x80", b"\xff", b"\x85\x01\x02\x03\x04\x05"])
 def test_a_foreign_row_is_named(value: bytes) -> None:
-    assert Waiting(TriggersConfig()).restore({"trigger": {"x": value}}) == ["x"]
+    unread = Waiting(TriggersConfig()).restore({"trigger": {"x": value}})
+    assert [each.key for each in unread] == ["x"]
 
 
 def test_there_is_room_for_so_many_and_so_much() -> None:
@@ -98,10 +99,53 @@ def test_a_session_that_begins_anew_is_forgotten_alone() -> None:
 
 def test_a_number_means_another_message_once_many_have_come() -> None:
     waiting = Waiting(TriggersConfig())
+    waiting.deliver(LOOK, "home/7", MESSAGE, 40)
+    assert waiting.delivered_before(LOOK, "home/7", MESSAGE, 40 + FRESH)
+    assert not waiting.delivered_before(LOOK, "home/7", MESSAGE, 41 + FRESH)
+
+
+def test_those_of_an_earlier_life_count_from_the_first_that_comes_in_this_one() -> None:
+    """Also where the node alone is built anew, and its agent has counted on."""
+    waiting = Waiting(TriggersConfig())
+    rows = waiting.deliver(LOOK, "home/7", MESSAGE, 50_000)
+    again = Waiting(TriggersConfig())
+    again.restore(disk(*rows))
+    assert again.delivered_before(LOOK, "home/7", MESSAGE, 50_001)
+    assert again.delivered_before(LOOK, "home/7", MESSAGE, 50_001 + FRESH)
+    assert not again.delivered_before(LOOK, "home/7", MESSAGE, 50_002 + FRESH)
+
+
+def test_the_oldest_are_forgotten_first_also_those_that_a_disk_gives_back() -> None:
+    """A disk gives rows in the order of their keys: 10 comes before 9."""
+    config = TriggersConfig(deliveries_max=4)
+    waiting = Waiting(config)
+    rows = [waiting.deliver(LOOK, f"home/{number}", MESSAGE) for number in (8, 9, 10, 11)]
+    held = disk(*(row for each in rows for row in each))
+    again = Waiting(config)
+    again.restore({"delivery": dict(sorted(held["delivery"].items()))})
+    assert again.deliver(LOOK, "home/12", MESSAGE)[1:] == [("delivery", f"{LOOK}/home/8", None)]
+    assert again.deliver(LOOK, "home/13", MESSAGE)[1:] == [("delivery", f"{LOOK}/home/9", None)]
+    assert waiting.deliver(JobId("o" * 32), "home/1", MESSAGE)[1:] == [], "each has its own"
+
+
+def test_a_row_of_a_version_that_kept_no_order_is_known_and_the_oldest() -> None:
+    config = TriggersConfig(deliveries_max=2)
+    rows = Waiting(config).deliver(LOOK, "home/7", MESSAGE)
+    value = rows[0][2]
+    assert value is not None
+    again = Waiting(config)
+    newer = ("delivery", f"{LOOK}/home/1", value)
+    again.restore(disk(newer, ("delivery", f"{LOOK}/home/2", value[:16])))
+    assert again.delivered_before(LOOK, "home/2", MESSAGE)
+    assert again.deliver(LOOK, "home/3", MESSAGE)[1:] == [("delivery", f"{LOOK}/home/2", None)]
+
+
+def test_a_name_that_a_broker_gives_to_another_message_is_forgotten() -> None:
+    waiting = Waiting(TriggersConfig())
     waiting.deliver(LOOK, "home/7", MESSAGE)
-    for _ in range(FRESH):
-        waiting.came("home/8")
-        waiting.came("other/7")
-    assert waiting.delivered_before(LOOK, "home/7", MESSAGE)
-    waiting.came("home/9")
+    other = JobId("o" * 32)
+    waiting.deliver(other, "home/7", MESSAGE)
+    assert waiting.rename(LOOK, "home/7") == [("delivery", f"{LOOK}/home/7", None)]
+    assert waiting.rename(LOOK, "home/7") == []
     assert not waiting.delivered_before(LOOK, "home/7", MESSAGE)
+    assert waiting.delivered_before(other, "home/7", MESSAGE), "one packet may be for both"

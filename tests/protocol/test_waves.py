@@ -57,5 +57,12 @@ def test_who_does_not_match_takes_nobodys_turn() -> None:
     assert wave_delay_s(PEERS[1], REVISION, spec, adverts) == 0.0
 
 
+def test_who_is_not_asked_for_by_name_takes_nobodys_turn() -> None:
+    spec = daemon(Constraints=[{"Key": "name", "Operator": "in", "Values": ["p1", "p4"]}])
+    adverts = [advert(peer) for peer in PEERS]
+    found = [wave_delay_s(peer, REVISION, spec, adverts) for peer in (PEERS[1], PEERS[4])]
+    assert sorted(found) == [0.0, float(spec.update.healthy_after_s)]
+
+
 def test_who_knows_nobody_goes_at_once() -> None:
     assert wave_delay_s(PEERS[0], REVISION, daemon(), []) == 0.0

@@ -83,13 +83,16 @@ class TriggerNet(NodeNet):
         reply: str = "",
         correlation: bytes = b"",
         drawn: str = "",
+        number: int = 0,
     ) -> list[int]:
         """A message comes to these devices; by which handles."""
         handles = []
         for name in names:
             handles.append(next(self._handles))
             message = Heard(topic, payload, reply, correlation)
-            event = TriggerHeard(handles[-1], self.id, message, key, delivery, repeated, drawn)
+            event = TriggerHeard(
+                handles[-1], self.id, message, key, delivery, repeated, drawn, number
+            )
             self.handle(name, event)
         return handles
 

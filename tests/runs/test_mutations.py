@@ -16,6 +16,7 @@ import protocol.placement as placement_module
 import protocol.sim.device as device_module
 import protocol.standingjob as standingjob_module
 from protocol.answering import Answering, Owed
+from protocol.awards import Awards
 from protocol.bidding import Bidder
 from protocol.catalogue import Catalogue
 from protocol.clock import NEVER, Now
@@ -28,13 +29,14 @@ from protocol.effects import Bucket, Effect, Publish, RemoveTask, Save, StartTas
 from protocol.errors import RemoteProtocolError
 from protocol.events import BrokerChanged, Event, TaskEnded, TaskFound
 from protocol.execution import Execution, Fences
-from protocol.executor import Executor
 from protocol.heldjob import HeldJob, Merged, Slot
 from protocol.ids import ExecutionId, JobId, PeerId, Revision, derive
 from protocol.job import JobSpec
 from protocol.led import Led, Phase, Plan
+from protocol.lifecycle import Lifecycle
 from protocol.membership import Membership
 from protocol.messages import OVERTAKING, JobSync, SyncHeld
+from protocol.messaging import Messaging
 from protocol.node import Node
 from protocol.opsjournal import Entry, OpsJournal, Row
 from protocol.outbox import Message, Outbox
@@ -57,6 +59,7 @@ from protocol.standingjob import StandingJob
 from protocol.succession import Succession
 from protocol.triggers import Triggers
 from protocol.turns import Turns
+from protocol.unread import Unread
 from protocol.waiting import Row as WaitingRow
 from protocol.waiting import Waiter, Waiting
 from protocol.wire import Sealed, seal
@@ -118,13 +121,13 @@ def _late_saves(patch: Patch) -> None:
 
 def _unsaved_awards(patch: Patch) -> None:
     """An award is accepted and started without a journal of it."""
-    on_award = Executor.on_award
+    on_award = Awards.on_award
 
-    def unsaved(self: Executor, *arguments: object) -> list[Effect]:
+    def unsaved(self: Awards, *arguments: object) -> list[Effect]:
         effects = on_award(self, *arguments)  # type: ignore[arg-type]
         return [effect for effect in effects if not isinstance(effect, Save)]
 
-    patch.setattr(Executor, "on_award", unsaved)
+    patch.setattr(Awards, "on_award", unsaved)
 
 
 def _unsaved_merges(patch: Patch) -> None:
@@ -202,13 +205,13 @@ def _any_term_wins(patch: Patch) -> None:
 def _anybody_submits(patch: Patch) -> None:
     """Nobody looks at the roles of a spec's author."""
     patch.setattr(Sealed, "author_holds", lambda self, role, namespace=None: True)
-    objection = Executor._objection
+    objection = Awards._objection
 
-    def lenient(self: Executor, execution: Execution, spec: Sealed) -> str:
+    def lenient(self: Awards, execution: Execution, spec: Sealed) -> str:
         reason = objection(self, execution, spec)
         return "" if reason.startswith("policy") else reason
 
-    patch.setattr(Executor, "_objection", lenient)
+    patch.setattr(Awards, "_objection", lenient)
 
 
 def _lost_incarnation(patch: Patch) -> None:
@@ -275,13 +278,13 @@ def _no_line(patch: Patch) -> None:
 
 def _unsaved_results(patch: Patch) -> None:
     """A result is offered from memory."""
-    end = Executor._end
+    end = Lifecycle._end
 
-    def unsaved(self: Executor, *arguments: object) -> list[Effect]:
+    def unsaved(self: Lifecycle, *arguments: object) -> list[Effect]:
         effects = end(self, *arguments)  # type: ignore[arg-type]
         return [effect for effect in effects if not isinstance(effect, Save)]
 
-    patch.setattr(Executor, "_end", unsaved)
+    patch.setattr(Lifecycle, "_end", unsaved)
 
 
 def _no_takeover(patch: Patch) -> None:
@@ -299,15 +302,15 @@ def _no_anti_entropy(patch: Patch) -> None:
 def _raising(patch: Patch) -> None:
     """What a peer sent raises out of the node."""
 
-    def misbehaved(self: Node, peer: PeerId, why: str) -> list[Effect]:
+    def misbehaved(self: Messaging, peer: PeerId, why: str) -> list[Effect]:
         raise RemoteProtocolError(why)
 
-    patch.setattr(Node, "_misbehaved", misbehaved)
+    patch.setattr(Messaging, "_misbehaved", misbehaved)
 
 
 def _blind_adoption(patch: Patch) -> None:
     """A restarted agent takes none of its running tasks up again."""
-    patch.setattr(Executor, "_adopt", lambda self, execution, task, now: [])
+    patch.setattr(Lifecycle, "adopt", lambda self, execution, task, now: [])
 
 
 def _unsigned_letters(patch: Patch) -> None:
@@ -436,14 +439,14 @@ def _never_updated(patch: Patch) -> None:
 
 def _second_service(patch: Patch) -> None:
     """A restarted agent starts its services beside those that still run."""
-    adopt = Executor._adopt
+    adopt = Lifecycle.adopt
 
     def forgetful(
-        self: Executor, execution: Execution, task: TaskFound | None, now: Now
+        self: Lifecycle, execution: Execution, task: TaskFound | None, now: Now
     ) -> list[Effect]:
         return adopt(self, execution, None if execution.service else task, now)
 
-    patch.setattr(Executor, "_adopt", forgetful)
+    patch.setattr(Lifecycle, "adopt", forgetful)
 
 
 def _unstoppable_service(patch: Patch) -> None:
@@ -487,22 +490,22 @@ def _service_never_updated(patch: Patch) -> None:
 def _service_crowded(patch: Patch) -> None:
     """Slots that are to be spread are given to one peer, which takes them."""
     patch.setattr(placement_module, "_running", lambda led: {})
-    patch.setattr(Executor, "_objection_to_service", lambda self, execution: "")
+    patch.setattr(Awards, "_objection_to_service", lambda self, execution: "")
 
 
 def _service_kept_beside(patch: Patch) -> None:
     """What a later award of the slot supersedes is not told to stop."""
-    patch.setattr(Executor, "_supersede", lambda self, by, now: ([], []))
+    patch.setattr(Awards, "_supersede", lambda self, by, now: ([], []))
 
 
 def _service_timed_out(patch: Patch) -> None:
     """A service's task is given the timeout of its file."""
-    start = Executor._start
+    start = Lifecycle.start
 
-    def timed(self: Executor, execution: Execution, now: Now) -> StartTask:
+    def timed(self: Lifecycle, execution: Execution, now: Now) -> StartTask:
         return replace(start(self, execution, now), timeout_s=60.0)
 
-    patch.setattr(Executor, "_start", timed)
+    patch.setattr(Lifecycle, "start", timed)
 
 
 def _unjournaled_ops(patch: Patch) -> None:
@@ -552,15 +555,15 @@ def _rerun_after_loss(patch: Patch) -> None:
 
 def _restarted_ops(patch: Patch) -> None:
     """An ops job that was lost track of is started again, as a batch job would be."""
-    lost = Executor._lost
+    lost = Lifecycle._lost
 
-    def again(self: Executor, execution: Execution, event: TaskEnded, now: Now) -> list[Effect]:
+    def again(self: Lifecycle, execution: Execution, event: TaskEnded, now: Now) -> list[Effect]:
         if not execution.listed:
             return lost(self, execution, event, now)
         start = StartTask(execution.id, execution.job, execution.spec, {}, None, ())
         return [RemoveTask(execution.id), start]
 
-    patch.setattr(Executor, "_lost", again)
+    patch.setattr(Lifecycle, "_lost", again)
 
 
 def _growing_list(patch: Patch) -> None:
@@ -619,7 +622,7 @@ CLEAN = Faults()
 
 def _hung_starts(patch: Patch) -> None:
     """What the engine swallows is waited for, for ever."""
-    patch.setattr(Executor, "_never_started", lambda self, execution, now: [])
+    patch.setattr(Lifecycle, "never_started", lambda self, execution, now: [])
 
 
 LATE = Faults(conditions=Conditions(reorder=0.4, duplicate=0.2), crashes=4)  # awards come late
@@ -650,7 +653,7 @@ def _forgotten_marks(patch: Patch) -> None:
     """What was fired is forgotten with each life: neither the mark nor the run is looked at."""
     restores, fires = Schedules.restore, Schedules._handle
 
-    def forgetful(self: Schedules, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[str]:
+    def forgetful(self: Schedules, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[Unread]:
         unreadable = restores(self, disk)
         self._marks = {job: (generation, 0) for job, (generation, _) in self._marks.items()}
         return unreadable

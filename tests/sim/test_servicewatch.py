@@ -104,5 +104,5 @@ def test_a_second_run_of_one_award_is_a_violation() -> None:
     again = first.again()
     again.state = State.STARTING
     device.node.executor.executions[again.id] = again
-    device._carry_out(device.node.executor._start(again, device.now()))
+    device._carry_out(device.node.executor.lifecycle.start(again, device.now()))
     assert any("runs twice" in violation.text for violation in invariants.violations)

@@ -397,6 +397,7 @@ ASSIGNMENT = Assignment(
     volumes=("data",),
     fresh=True,
     kept=(("old", ADMIT.peer),),
+    untaken=2,
 )
 RESULT = Result(
     job=JOB,

@@ -50,7 +50,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def well(net: NodeNet) -> None:
     for box in net.boxes.values():
         assert [tell for tell in box.tells if tell.kind == "peer.malformed"] == []
-        assert box.node is None or (box.node.malformed, box.node.unreadable) == ({}, [])
+        assert box.node is None or (box.node.messaging.malformed, box.node.unreadable) == ({}, [])
 
 
 def test_a_batch_job_runs_to_its_end_over_the_loss_of_its_coordinator() -> None:
@@ -138,7 +138,7 @@ def test_a_job_that_this_version_cannot_read_is_declined_and_runs_elsewhere(
 
 
 def reasons(net: NodeNet) -> list[str]:
-    rounds = net["a"].view(net.held("a")).get("why", [])
+    rounds = net["a"].views.job(net.held("a")).get("why", [])
     return [str(each) for each in rounds] if isinstance(rounds, list) else []
 
 

@@ -66,6 +66,18 @@ def test_a_new_job_says_where_it_would_run(agent: MemoryAgent, shoal: Shoal, fil
     assert len(agent.backend.submitted) == before
 
 
+def test_where_it_would_run_is_told_by_bacalhaus_labels_too(
+    agent: MemoryAgent, shoal: Shoal, file: Path
+) -> None:
+    offers(agent, here={"arch": "arm64"}, garden={"arch": "amd64"})
+    file.write_text(FILE.replace("Key: zone", "Key: os_arch").replace("attic", "arm64"))
+    lines = shoal("job", "run", str(file), "--dry-run").out.splitlines()
+    assert [line.split(maxsplit=1) for line in lines[3:]] == [
+        ["here", "fits"],
+        ["garden", "label os_arch: wanted 'arm64', found 'amd64'"],
+    ]
+
+
 def test_the_difference_to_what_runs_is_told_field_by_field(
     agent: MemoryAgent, shoal: Shoal, file: Path
 ) -> None:

@@ -19,6 +19,7 @@ from agent.jobfile import example
 from agent.version import VERSION
 from tests.agent.cli.conftest import Shoal
 from tests.agent.memory_agent import MemoryAgent
+from tests.programs import started
 
 HEAVY = ("libp2p", "trio", "rich", "hypercorn", "starlette", "asyncio", "http.client", "email")
 
@@ -178,7 +179,7 @@ def test_what_the_agent_refuses_has_its_code(agent: MemoryAgent, shoal: Shoal) -
 
 def test_whoever_reads_us_may_stop() -> None:
     words = [sys.executable, "-m", "agent.cli.entry", "config", "example"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ended:
+    with started(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ended:
         assert ended.stdout is not None and ended.stderr is not None
         ended.stdout.close()
         assert ended.stderr.read() == b""

@@ -22,6 +22,7 @@ def test_the_list_has_label_columns_on_request(agent: MemoryAgent, shoal: Shoal)
         (("room in (attic,shed)",), ["pi-attic", "pi-shed"]),
         (("room", "room!=shed"), ["pi-kitchen", "pi-attic"]),
         (("room,!room",), []),
+        (("name in (pi-attic,pi-shed)",), ["pi-attic", "pi-shed"]),
     ],
 )
 def test_the_list_is_filtered_as_constraints_are(

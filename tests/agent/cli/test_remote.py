@@ -13,6 +13,7 @@ from agent.cli.exitcodes import CliError
 from agent.cli.remote import parse_host
 from tests.agent.cli.conftest import Shoal
 from tests.agent.memory_agent import MemoryAgent
+from tests.programs import started
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_what_changes_a_device_is_typed_on_it(
 
 def test_an_interrupt_reaches_the_person_before_ssh(agent: MemoryAgent, far: Path) -> None:
     """Ctrl-C goes to the whole foreground group; ssh has to outlive it for the job's sake."""
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-m", "agent.cli.entry", "run", "--host", "attic", "--", "wait"],
         stderr=subprocess.PIPE, text=True, start_new_session=True, stdin=subprocess.DEVNULL,
     ) as running:  # fmt: skip
@@ -111,7 +112,7 @@ def test_an_interrupt_reaches_the_person_before_ssh(agent: MemoryAgent, far: Pat
 
 
 def test_an_agent_that_ends_ends_the_stream(agent: MemoryAgent, far: Path) -> None:
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-m", "agent.cli.entry", "events", "-f", "--host", "attic"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as following:  # fmt: skip

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 import tarfile
 from pathlib import Path
+from typing import IO
 
 import pytest
 import trio
 
+from agent.cli import results
 from tests.agent.cli.conftest import Shoal
 from tests.agent.cli.terminal import Terminal
 from tests.agent.memory_agent import MemoryAgent
@@ -92,11 +95,73 @@ def test_what_is_not_what_was_kept_is_thrown_away(
     assert list(Path("there").iterdir()) == []
 
 
-def test_nothing_comes_out_beside_the_directory(agent: MemoryAgent, shoal: Shoal, job: str) -> None:
-    leave(agent, job, 0, archive(("../out", b"x")))
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (archive(("fine", b"x"), ("../out", b"x")), "leads out of the directory"),
+        (archive(("fine", b"x" * 4000), ("more", b"y" * 7000)), "too large unpacked"),
+        (archive(("fine", os.urandom(9_000)))[:-4000], "Error"),
+        (b"no archive", "not a gzip file"),
+    ],
+)
+def test_of_what_cannot_be_unpacked_nothing_is_left(
+    agent: MemoryAgent,
+    shoal: Shoal,
+    job: str,
+    monkeypatch: pytest.MonkeyPatch,
+    data: bytes,
+    why: str,
+) -> None:
+    monkeypatch.setattr(results, "UNPACKED_BYTES_MAX", 10_000)
+    leave(agent, job, 0, data)
+    for _ in range(2):
+        done = shoal("job", "get", job, "-o", "there", "--json")
+        assert done.code == 1 and done.json["missing"] == [0]
+        assert "slot 0: what came cannot be unpacked, and is thrown away: " in done.err
+        assert why in done.err
+        assert "by the same command" not in done.err, "it would be the same again"
+        assert list(Path("there").iterdir()) == [], "hidden or not"
+        assert not Path("out").exists()
+
+
+def test_an_archive_that_is_too_large_is_not_begun(
+    agent: MemoryAgent, shoal: Shoal, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(agent, job, 0, archive(("report/a", b"x")))
+    monkeypatch.setattr(results, "ARCHIVE_BYTES_MAX", 10)
     done = shoal("job", "get", job, "-o", "there")
-    assert done.code == 1 and "leads out of the directory" in done.err
-    assert not Path("out").exists()
+    assert done.code == 1 and "bytes is not fetched" in done.err
+    assert "by the same command" not in done.err and not Path("there").exists()
+
+
+def test_what_a_full_disk_keeps_away_is_not_fetched_twice(
+    agent: MemoryAgent, shoal: Shoal, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = archive(("report/a", b"x" * 100), ("report/b", b"y" * 100))
+    leave(agent, job, 0, data)
+    with monkeypatch.context() as full:
+        copied = 0
+
+        def copy(source: IO[bytes], into: IO[bytes]) -> None:
+            nonlocal copied
+            copied += 1
+            if copied > 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            into.write(source.read())
+
+        full.setattr("agent.extract.shutil.copyfileobj", copy)
+        done = shoal("job", "get", job, "-o", "there")
+    (part,) = Path("there").iterdir()
+    assert part.suffix == ".part" and part.read_bytes() == data
+    assert done.code == 1 and done.err.splitlines() == [
+        "shoal: slot 0: the disk is full; make room there, or name another with -o; "
+        f"{len(data)} B that have come stay in {part.absolute()}",
+        "shoal: what is missing is fetched by the same command, once it can be had",
+    ]
+    agent.backend.files[job, 0] = b""  # there is nothing to ask for any more
+    assert shoal("job", "get", job, "-o", "there").code == 0
+    assert [path.name for path in Path("there").iterdir()] == ["0"]
+    assert (Path("there") / "0" / "report" / "b").read_bytes() == b"y" * 100
 
 
 def test_links_do_not_come_out(agent: MemoryAgent, shoal: Shoal, job: str) -> None:

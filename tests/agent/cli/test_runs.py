@@ -23,6 +23,7 @@ from protocol.job import JobSpec
 from tests.agent.cli.conftest import Shoal
 from tests.agent.cli.terminal import Terminal
 from tests.agent.memory_agent import MemoryAgent
+from tests.programs import started
 
 
 def submitted(agent: MemoryAgent) -> dict[str, Any]:
@@ -266,7 +267,7 @@ def test_a_path_that_was_not_shipped_is_an_error_that_names_the_flag(
 def test_a_container_is_run_as_bacalhaus_users_type_it(agent: MemoryAgent, shoal: Shoal) -> None:
     """Flag for flag of `bacalhau docker run --help`, with the meaning that they have there."""
     ended = shoal(
-        "docker", "run", "--id-only", "--follow", "--concurrency", "2", "--priority", "7",
+        "docker", "run", "-d", "--follow", "--concurrency", "2", "--priority", "7",
         "-l", "team=lab,nightly", "-s", "arch=arm64,zone!=b", "--task-name", "first",
         "-i", "https://example.org:8443/a.csv:/data", "-i", "s3://readings/day/*,dst=/days",
         "-i", "src=file:///srv/in,dst=/own,opt=rw=true",
@@ -442,6 +443,21 @@ def test_detached_prints_the_id_alone(agent: MemoryAgent, shoal: Shoal) -> None:
     assert shoal("run", "-d", "--json", "--key", "k", "--", "wait").json["unchanged"] is True
 
 
+def test_its_id_alone_is_printed_and_it_is_waited_for_in_silence_as_in_bacalhau(
+    agent: MemoryAgent, shoal: Shoal
+) -> None:
+    ended = shoal("run", "--id-only", "--name", "n", "--", "exit", "4")
+    assert agent.backend.views[ended.out.strip()]["state"] == "failed"
+    assert (ended.code, ended.out, ended.err) == (4, f"{ended.out.strip()}\n", "")
+    said = shoal("run", "--id-only", "--", "echo", "hi")
+    assert (said.code, len(said.out.split()), said.err) == (0, 1, ""), "and no output of its task"
+    followed = shoal("run", "--id-only", "--follow", "--", "echo", "hi").out.splitlines()
+    assert (followed[0] in agent.backend.views, followed[1:]) == (True, ["hi"])
+    left = shoal("run", "--id-only", "-d", "--", "wait").out.strip()
+    assert agent.backend.views[left]["state"] == "running"
+    assert "submitted" in shoal("run", "--id-only", "--json", "--", "echo", "hi").lines[0]
+
+
 def test_json_is_every_line_of_the_stream(agent: MemoryAgent, shoal: Shoal) -> None:
     ended = shoal("run", "--json", "--", "exit", "4")
     assert ended.code == 4 and ended.err == ""
@@ -524,7 +540,7 @@ def test_waiting_has_an_end_when_asked(agent: MemoryAgent, shoal: Shoal) -> None
 
 
 def test_an_agent_that_goes_away_leaves_the_job_and_says_so(agent: MemoryAgent) -> None:
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-m", "agent.cli.entry", "run", "--", "wait"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as running:  # fmt: skip
@@ -537,7 +553,7 @@ def test_an_agent_that_goes_away_leaves_the_job_and_says_so(agent: MemoryAgent) 
 
 
 def test_ctrl_c_without_a_terminal_leaves_it_running_and_says_the_id(agent: MemoryAgent) -> None:
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-m", "agent.cli.entry", "run", "--", "wait"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL,
     ) as running:  # fmt: skip

@@ -3,9 +3,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
+import trio
 
 from agent.cli import units
 from agent.cli.why import what_would_fit
@@ -20,6 +22,7 @@ from protocol.resources import Resources
 from tests.agent.cli.conftest import Shoal
 from tests.agent.cli.terminal import Terminal
 from tests.agent.memory_agent import MemoryAgent
+from tests.programs import started
 
 
 def test_peers_are_a_table_for_people_and_a_list_for_programs(
@@ -229,6 +232,117 @@ def test_what_of_an_output_is_not_kept_is_told_beside_it(agent: MemoryAgent, sho
     assert note in shoal("logs", "-f", job).err, "as it was at its end"
 
 
+def away(agent: MemoryAgent, job: str, peer: str, missing: bool = True, **more: Any) -> None:
+    told = {"note": "cannot be had: it is away", "cause": "unreachable", "missing": missing, **more}
+
+    def write() -> None:
+        for stream in ("stdout", "stderr"):
+            agent.backend.write(job, b"", 0, stream, peer, **told)
+
+    agent.call(write)
+
+
+def test_output_that_cannot_be_had_is_no_empty_output(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = shoal("run", "-d", "--count", "2", "--", "wait").out.strip()
+    agent.call(agent.backend.write, job, "one\n", 1)
+    away(agent, job, "pi-attic")
+    ended = shoal("logs", job)
+    assert (ended.code, ended.out) == (1, "[1] one\n")
+    once = "shoal: output on pi-attic cannot be had: it is away\n"
+    assert ended.err == once
+    agent.call(agent.backend.finish, job, 0)
+    for more in ((), ("-f",)):
+        ended = shoal("logs", job, "--json", *more)
+        assert (ended.code, ended.err) == (1, once)
+        first, *notes = ended.lines
+        assert "note" not in first and [note["stream"] for note in notes] == ["stdout", "stderr"]
+        for note in notes:
+            assert (note["data"], note["missing"], note["cause"]) == ("", True, "unreachable")
+
+
+def test_devices_that_are_away_are_told_of_together(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = shoal("run", "-d", "--", "wait").out.strip()
+    for number in range(11):
+        away(agent, job, f"pi-{number}")
+    away(agent, job, "pi-shed", note="breaks off: it is away")
+    names = ", ".join(f"pi-{number}" for number in range(8))
+    assert shoal("logs", job).err.splitlines() == [
+        f"shoal: output on {names} and 3 more cannot be had: it is away",
+        "shoal: output on pi-shed breaks off: it is away",
+    ]
+
+
+def test_who_waits_for_a_device_is_told_while_it_is_asked(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = shoal("run", "-d", "--", "wait").out.strip()
+    away(agent, job, "pi-attic", False, note="is waited for", cause="waiting")
+    pause = agent.backend.log_pause = trio.Event()
+    with Terminal("logs", job) as terminal:
+        terminal.until(b"shoal: output on pi-attic is waited for")
+        away(agent, job, "pi-attic")
+        agent.call(pause.set)
+        assert terminal.wait() == 1
+        assert b"shoal: output on pi-attic cannot be had: it is away" in terminal.rest()
+
+
+def test_of_many_who_are_waited_for_some_are_named(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = shoal("run", "-d", "--", "wait").out.strip()
+    for number in range(20):
+        away(agent, job, f"pi-{number}", False, note="is waited for", cause="waiting")
+    ended = shoal("logs", job)
+    assert ended.code == 0 and len(ended.err.splitlines()) == 8
+
+
+def test_output_that_is_had_by_another_way_is_no_failure(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = shoal("run", "-d", "--", "wait").out.strip()
+    agent.call(agent.backend.write, job, "all of it\n")
+    away(agent, job, "pi-attic", missing=False, note="is as it came with the result: it is away")
+    ended = shoal("logs", job)
+    assert (ended.code, ended.out) == (0, "all of it\n")
+    assert ended.err == "shoal: output on pi-attic is as it came with the result: it is away\n"
+
+
+def test_who_follows_hears_of_a_device_each_time_it_goes(agent: MemoryAgent, shoal: Shoal) -> None:
+    job = shoal("run", "-d", "--", "wait").out.strip()
+    for text in ("one\n", "two\n"):
+        away(agent, job, "pi-attic", missing=False)
+        away(agent, job, "pi-attic", missing=False)
+        agent.call(agent.backend.write, job, text)
+    agent.call(agent.backend.finish, job, 0)
+    ended = shoal("logs", "-f", job)
+    assert (ended.code, ended.out) == (0, "one\ntwo\n")
+    assert ended.err == "shoal: output on pi-attic cannot be had: it is away\n" * 2
+
+
+@pytest.mark.parametrize("waited", [False, True])
+def test_what_stands_in_for_one_stream_does_not_tell_of_the_other_again(
+    agent: MemoryAgent, shoal: Shoal, waited: bool
+) -> None:
+    job = shoal("run", "-d", "--", "wait").out.strip()
+    if waited:
+        away(agent, job, "pi-attic", False, note="is waited for", cause="waiting")
+    told = {"note": "may not be all: it is away", "cause": "unreachable", "missing": True}
+    agent.call(lambda: agent.backend.write(job, b"", 0, "stderr", **told))
+    agent.call(agent.backend.write, job, "the end\n")
+    agent.call(lambda: agent.backend.write(job, b"", 0, "stdout", **told))
+    agent.call(agent.backend.finish, job, 0)
+    for more in ((), ("-f",)):
+        ended = shoal("logs", job, *more)
+        assert (ended.code, ended.out) == (1, "the end\n")
+        assert ended.err.count("output on pi-attic may not be all: it is away\n") == 1
+
+
+def test_who_waits_for_a_run_hears_that_its_output_cannot_be_had(
+    agent: MemoryAgent, shoal: Shoal
+) -> None:
+    job = shoal("run", "-d", "--key", "k", "--", "wait").out.strip()
+    away(agent, job, "pi-attic")
+    agent.call(agent.backend.finish, job, 0)
+    for words in ((), ("-q",), ("--json",)):
+        ended = shoal("run", *words, "--key", "k", "--", "wait")
+        assert ended.code == 0, "how the task ended"
+        assert ended.err.count("shoal: output on pi-attic cannot be had: it is away\n") == 1, words
+
+
 def test_stopping_several_goes_on_after_a_refusal(agent: MemoryAgent, shoal: Shoal) -> None:
     one = shoal("run", "-d", "--", "wait").out.strip()
     two = shoal("run", "-d", "--", "wait").out.strip()
@@ -251,7 +365,7 @@ def test_events_of_all_or_of_one_job(agent: MemoryAgent, shoal: Shoal) -> None:
 
 
 def test_events_are_followed_as_they_happen(agent: MemoryAgent) -> None:
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-m", "agent.cli.entry", "events", "-f"], stdout=subprocess.PIPE, text=True
     ) as following:
         assert following.stdout is not None

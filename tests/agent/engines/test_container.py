@@ -17,6 +17,7 @@ from agent.engines.container import (
     within,
 )
 from protocol.effects import StartTask
+from protocol.errors import JobSpecError
 from protocol.ids import ExecutionId, JobId, PeerId
 from protocol.job import JobSpec
 from protocol.tree import Plain
@@ -123,10 +124,17 @@ def test_all_that_a_job_says_arrives() -> None:
     )
 
 
-def test_the_jobs_and_the_agents_variables_come_before_the_engines_own() -> None:
+def test_the_engines_variables_come_before_the_jobs_as_in_bacalhau() -> None:
     task = start_task({"EnvironmentVariables": ["A=params", "B=params", "C=x=y", "D="]})
-    found = container_launch(task, {"B": "job", "SHOAL_JOB_ID": "j"}, 1)
-    assert found.env == {"A": "params", "B": "job", "C": "x=y", "D": "", "SHOAL_JOB_ID": "j"}
+    found = container_launch(task, {"B": "job", "E": "job", "SHOAL_JOB_ID": "j"}, 1)
+    engines = {"A": "params", "B": "params", "C": "x=y", "D": ""}
+    assert found.env == engines | {"E": "job", "SHOAL_JOB_ID": "j"}
+
+
+@pytest.mark.parametrize("name", ["SHOAL_JOB_ID", "BACALHAU_JOB_ID", "shoal_peer_id"])
+def test_no_variable_of_the_engine_has_a_name_of_the_agents(name: str) -> None:
+    with pytest.raises(JobSpecError, match="belong to the agent"):
+        start_task({"EnvironmentVariables": [f"{name}=x"]})
 
 
 @pytest.mark.parametrize(
@@ -223,6 +231,7 @@ def test_a_container_is_held_back_by_default() -> None:
     launch = ContainerLaunch("e1", "x", cpu_m=250, memory_bytes=32 * MIB, log_bytes_max=MIB)
     assert host_options(launch, WORK, "local") == {
         "network_mode": "none",
+        "extra_hosts": None,
         "port_bindings": None,
         "cap_drop": ["ALL"],
         "cap_add": None,
@@ -264,6 +273,21 @@ def test_without_a_network_there_is_not_even_one_that_leads_nowhere(
     launch = ContainerLaunch("e1", "x", network=network)
     assert create_options(launch)["network_disabled"] is disabled
     assert host_options(launch, WORK, "local")["network_mode"] == mode
+
+
+@pytest.mark.parametrize(
+    ("network", "hosts"),
+    [
+        ("none", None),
+        ("bridge", {"host.docker.internal": "host-gateway"}),
+        ("host", {"host.docker.internal": "127.0.0.1"}),
+    ],
+)
+def test_with_a_network_it_finds_its_device_by_the_name_that_bacalhau_has(
+    network: str, hosts: dict[str, str] | None
+) -> None:
+    launch = ContainerLaunch("e1", "x", network=network)
+    assert host_options(launch, WORK, "local")["extra_hosts"] == hosts
 
 
 def test_inputs_are_mounted_to_be_read_only() -> None:

@@ -1,6 +1,6 @@
 """The docker engine where there is no docker: what is kept of what it was to start.
 
-With one it is in tests/integration/test_docker.py, with one that fails in test_docker_faults.py.
+With one it is in tests/integration/test_docker*.py, with one that fails in test_docker_faults.py.
 """
 
 from __future__ import annotations

@@ -12,7 +12,10 @@ import trio
 import trio.testing
 
 from agent.engines.docker_client import NotAnswering
-from agent.engines.docker_live import QUEUED_BYTES, Follower, live
+from agent.engines.docker_live import QUEUED_BYTES, READERS_MAX, Follower, live
+from agent.engines.engine import Crowded
+from agent.logs import SERVED_MAX
+from protocol.streams import STREAMS_MAX
 
 WITHIN_S = 20.0
 SIZE = 64 << 10
@@ -273,27 +276,47 @@ async def test_a_source_that_cannot_be_closed_any_more_says_nothing() -> None:
         assert [batch async for batch in batches] == [[b"a"]]
 
 
-async def test_more_readers_than_there_are_threads_wait_for_one() -> None:
+async def test_more_readers_than_may_are_refused_in_words_until_one_goes() -> None:
     first, second = Sent(), Sent()
     second.sent.put(b"2")
-    second.sent.put(None)
-    found: list[list[bytes]] = []
     async with reading(readers_max=1) as it:
-
-        async def read_second() -> None:
-            async with it.of(second, second) as batches:
-                found.extend([batch async for batch in batches])
-
         async with it.of(first, first) as batches:
             first.sent.put(b"1")
             assert await anext(batches) == [b"1"]
-            it.nursery.start_soon(read_second)
+            async with it.of(second, second) as refused:
+                with pytest.raises(Crowded, match=r"^1 follow the output of containers there"):
+                    await anext(refused)
+            assert second.closed == 1 and second.sent.qsize() == 2, "nobody reads it"
+        with trio.fail_after(WITHIN_S):
+            while it.limiter.borrowed_tokens:  # its thread has not ended yet
+                await trio.testing.wait_all_tasks_blocked(0.01)
+        third = Sent()
+        third.sent.put(b"3")
+        async with it.of(third, third) as batches:
+            assert await anext(batches) == [b"3"]
+
+
+async def test_there_is_a_place_for_all_that_is_promised() -> None:
+    """To begin at once, however many begin together."""
+    promised = STREAMS_MAX + SERVED_MAX
+    assert promised < READERS_MAX
+    sources = [Sent() for _ in range(promised)]
+    found: list[bytes] = []
+    async with reading(READERS_MAX) as it:
+
+        async def read(source: Sent) -> None:
+            async with it.of(source, source) as batches:
+                found.extend(await anext(batches))
+
+        async with trio.open_nursery() as nursery:
+            for source in sources:
+                nursery.start_soon(read, source)
             await trio.testing.wait_all_tasks_blocked()
-            assert (it.limiter.borrowed_tokens, it.limiter.statistics().tasks_waiting) == (1, 1)
-            assert found == [] and second.sent.qsize() == 2
-            first.sent.put(None)
-            assert [batch async for batch in batches] == []
-    assert [data for batch in found for data in batch] == [b"2"]
+            assert it.limiter.borrowed_tokens == promised
+            for number, source in enumerate(sources):
+                source.sent.put(b"%d" % number)
+    assert sorted(found, key=int) == [b"%d" % number for number in range(promised)]
+    assert it.limiter.borrowed_tokens == 0
 
 
 async def test_an_agent_that_ends_does_not_wait_for_output() -> None:

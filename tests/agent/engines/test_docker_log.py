@@ -23,13 +23,16 @@ from agent.engines.docker_log import (
     Places,
     before,
     before_last,
+    begins_late,
     chunks,
     last,
     read_kept,
     second_of,
     spool,
     spooled,
+    whole_chunk,
 )
+from agent.engines.docker_repeats import Repeats
 from agent.engines.task_log import LogChunk
 
 UNIT_NS = 100
@@ -139,51 +142,6 @@ def test_before_a_moment_is_the_place_after_which_its_first_frame_comes() -> Non
     )
 
 
-# ---- frames that come again --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seen", range(1, 6))
-@pytest.mark.parametrize("steps", [(0, 5000, 40, 5000, 0, 5000), (0, 0, 0, 0, 0, SECOND)])
-def test_what_docker_gives_again_as_it_goes_on_to_its_next_file_is_left_out(
-    seen: int, steps: tuple[int, ...]
-) -> None:
-    """From any frame on, as many as were read of it by then; in one batch or several."""
-    frames = lines(*steps)
-    frames = [frame(_moment(one) + 1 + n, b"%d\n" % n) for n, one in enumerate(frames)]
-    for begin in range(seen):
-        given = [*frames[:seen], *frames[begin:]]
-        for size in (1, 2, len(given)):
-            places, found = Places(), b""
-            for at in range(0, len(given), size):
-                found += data_of(chunks(given[at : at + size], 0, places))
-            if _unit(frames[begin]) < _unit(frames[seen - 1]) or begin == seen - 1:
-                assert found == b"0\n1\n2\n3\n4\n5\n", (begin, size)
-
-
-def test_what_is_written_once_a_clock_was_set_back_is_new() -> None:
-    frames = lines(0, 5000, 5000, -3000, 100, 5000)
-    assert data_of(chunks(frames, 0)) == b"0\n1\n2\n3\n4\n5\n"
-
-
-@pytest.mark.parametrize("ends", [b"Z", b"+00:00", b"+01:00", b".000000000Z", b".5Z"])
-def test_equal_lines_of_a_second_are_told_where_moments_are_no_finer(ends: bytes) -> None:
-    """As podman's are."""
-    frames = [b"2026-02-03T04:05:06" + ends + b" line\n"] * 3
-    assert data_of(chunks(frames, 0)) == b"line\n" * 3
-
-
-def test_where_moments_are_no_finer_a_clock_that_was_set_back_costs_no_line() -> None:
-    frames = [b"2026-02-03T04:05:%02dZ %d\n" % (n, i) for i, n in enumerate((6, 7, 8, 6, 7, 9))]
-    assert data_of(chunks(frames, 0)) == b"0\n1\n2\n3\n4\n5\n"
-
-
-def test_equal_lines_and_pieces_of_a_long_one_are_no_repetition() -> None:
-    pieces = [frame(NOW, b"x" * 100)] * 5
-    ends = [frame(NOW, b"\n"), frame(NOW + 50, b"y\n"), frame(NOW + 90, b"y\n")]
-    found = data_of(chunks([*pieces, *ends], 0))
-    assert found == b"x" * 500 + b"\ny\ny\n"
-
-
 # ---- chunks ------------------------------------------------------------------------------------
 
 
@@ -199,6 +157,25 @@ def test_what_came_before_a_place_is_left_out() -> None:
     assert data_of(chunks(frames, UNIT << 8)) == b"1\n2\n"
     assert data_of(chunks(frames, UNIT << 8 | 1)) == b"2\n"
     assert list(chunks(frames, UNIT + 1 << 8)) == []
+
+
+def test_equal_lines_of_one_moment_are_all_told_and_kept(tmp_path: Path) -> None:
+    """Also where a clock was set back to just what it was; only followers are given some again."""
+    frames = [frame(NOW + step, b"line\n") for step in (5, 5, 5, 105, 205, 5, 105, 205, 205)]
+    assert data_of(chunks(frames, 0)) == b"line\n" * 9
+    spool(frames, tmp_path / "log.stdout")
+    assert data_of(read_kept(tmp_path / "log.stdout", 0, -1)) == b"line\n" * 9
+    assert data_of(read_kept(tmp_path / "log.stdout", 0, 2)) == b"line\n" * 2
+    assert whole_chunk(frames).data == b"line\n" * 9
+    assert data_of(chunks(frames[:3], before_last(frames[:3], 2))) == b"line\n" * 2
+
+
+def test_what_a_follower_is_given_again_is_left_out_and_has_the_latest_place() -> None:
+    frames = lines(1, 5000, 0, 5000)
+    places = Places(repeats=Repeats(fine=True))
+    assert data_of(chunks([*frames[:3], *frames[:2]], 0, places)) == b"0\n1\n2\n"
+    assert places.of(frames[2]) == (UNIT + 50 << 8 | 1, b"2\n")
+    assert data_of(chunks(frames[3:], 0, places)) == b"3\n"
 
 
 def test_a_chunk_is_as_large_as_its_frames_go_into_it() -> None:
@@ -231,6 +208,29 @@ def test_a_long_line_is_whole_across_batches_and_from_each_place_in_it() -> None
     for number, chunk in enumerate(found):
         rest = data_of(chunks(frames, chunk.next_offset))
         assert rest == b"".join(pieces[(number + 1) * 3 :])
+
+
+def test_who_goes_on_is_told_where_docker_has_dropped_what_was_read_last() -> None:
+    """Files go whole, the oldest first; what stood behind it there is gone with it."""
+    frames = lines(0, UNIT_NS, SECOND, UNIT_NS, 2 * SECOND)
+    ends = [chunk.end for chunk in chunks(frames, 0, single=True)]
+    for at, after in enumerate(ends[:-1]):
+        for dropped in range(len(frames)):
+            kept = since(frames[dropped:], after)
+            found = list(chunks(kept, after, single=True))
+            gap = dropped > at
+            rest = [True, False, False, False] if gap else [False] * 4
+            assert [chunk.gap for chunk in found] == rest[: len(frames) - max(dropped, at + 1)]
+
+
+def test_a_gap_is_told_once_in_however_many_batches_and_to_who_keeps_places_alone() -> None:
+    frames = lines(0, UNIT_NS, SECOND, UNIT_NS)
+    places = Places()
+    found = [list(chunks([one], UNIT - 1 << 8, places, single=True)) for one in frames]
+    assert [[chunk.gap for chunk in some] for some in found] == [[True], [False], [False], [False]]
+    assert [chunk.gap for chunk in chunks(frames, 0, single=True)] == [False] * 4
+    assert [chunk.gap for chunk in chunks(frames, before(NOW // 1_000_000))] == [False]
+    assert list(chunks([], UNIT << 8, single=True)) == []
 
 
 # Steps in nanoseconds: within a unit, to the next one, within a second, to a later one.
@@ -337,6 +337,24 @@ def test_a_place_means_the_same_once_it_is_kept(tmp_path: Path) -> None:
         place, _ = places.of(one)
         rest = b"".join(b"%d\n" % after for after in range(number + 1, len(frames)))
         assert data_of(read_kept(path, place, -1)) == rest
+
+
+@pytest.mark.parametrize(
+    ("lost_output", "late"),
+    [
+        ("", False),
+        ("stderr could not be kept: the disk is full", False),
+        (
+            "what came before its last 9 bytes, of both streams together, may be gone, as "
+            "task.log_bytes_max has it",
+            True,
+        ),
+    ],
+)
+def test_what_is_kept_begins_late_where_docker_may_have_dropped_some(
+    lost_output: str, late: bool
+) -> None:
+    assert begins_late(lost_output) == late
 
 
 def test_what_output_takes_in_docker_s_files_is_counted() -> None:

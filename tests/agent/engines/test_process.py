@@ -37,6 +37,7 @@ from agent.engines.task import (
     TaskUser,
 )
 from agent.engines.task_log import LogChunk
+from tests.programs import started
 
 SOURCE = supervisor_path().with_name("supervise.c")
 WARNINGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror")
@@ -518,7 +519,7 @@ trio.run(main)
 def start_and_die(root: Path) -> None:
     command = [sys.executable, "-c", AGENT, str(root)]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, process_group=0, env=env) as agent:
+    with started(command, stdout=subprocess.PIPE, process_group=0, env=env) as agent:
         assert agent.stdout is not None
         assert agent.stdout.readline() == b"started\n"
         os.killpg(agent.pid, signal.SIGKILL)

@@ -14,7 +14,8 @@ import trio
 
 from agent.archives import ArchiveError, Archives
 from agent.inputs import downloads
-from agent.inputs.downloads import Downloads
+from agent.inputs.downloads import Download, Downloads
+from agent.inputs.tags import Tag, Tags
 from protocol.sources import UrlSource
 
 BODY = b"measured\n" * 1000
@@ -75,8 +76,8 @@ def left_over(store: Archives) -> list[str]:
 
 async def test_a_file_is_kept_by_its_content(server: Server, store: Archives) -> None:
     server.answers["/data.csv"] = lambda to: to.say(BODY)
-    path = await Downloads(store).fetch(UrlSource(server.url("/data.csv")), ANY)
-    assert path == store.path(DIGEST) and path.read_bytes() == BODY
+    found = await Downloads(store).fetch(UrlSource(server.url("/data.csv")), ANY)
+    assert found == Download(store.path(DIGEST), "data.csv") and found.path.read_bytes() == BODY
     assert left_over(store) == []
 
 
@@ -100,12 +101,13 @@ async def test_a_copy_is_used_while_the_server_says_it_is_the_present_one(
     server.answers["/f"] = answer
     source = UrlSource(server.url("/f"))
     await Downloads(store).fetch(source, ANY)
-    assert (await Downloads(store).fetch(source, ANY)).read_bytes() == BODY
+    assert (await Downloads(store).fetch(source, ANY)).path.read_bytes() == BODY
     assert server.asked == [("/f", None), ("/f", '"v1"')]
     store.path(DIGEST).unlink()
-    assert (await Downloads(store).fetch(source, ANY)).read_bytes() == BODY, "it is fetched anew"
+    anew = await Downloads(store).fetch(source, ANY)
+    assert anew.path.read_bytes() == BODY
     server.answers["/f"] = lambda to: to.say(b"other", ETag='"v2"')
-    assert (await Downloads(store).fetch(source, ANY)).read_bytes() == b"other"
+    assert (await Downloads(store).fetch(source, ANY)).path.read_bytes() == b"other"
 
 
 async def test_other_bytes_than_the_job_says_are_refused(server: Server, store: Archives) -> None:
@@ -198,7 +200,7 @@ async def test_a_server_that_drips_its_headers_takes_nobodys_place(
             with pytest.raises(ArchiveError, match="/drip was not fetched within"):
                 await it.fetch(UrlSource(server.url("/drip")), ANY)
         monkeypatch.setattr(downloads, "FETCH_S", 60.0)
-        assert (await it.fetch(UrlSource(server.url("/f")), ANY)).read_bytes() == BODY
+        assert (await it.fetch(UrlSource(server.url("/f")), ANY)).path.read_bytes() == BODY
     finally:
         done.set()
 
@@ -234,12 +236,102 @@ async def test_redirects_lead_nowhere_the_owner_does_not_allow(
     server.answers["/file"] = lambda to: to.say(b"", 302, Location="file:///etc/passwd")
     server.answers["/far"] = lambda to: to.say(b"", 302, Location="http://192.0.2.1/f")
     it = Downloads(store)
-    assert (await it.fetch(UrlSource(server.url("/near")), ("127.0.0.1",))).read_bytes() == BODY
+    found = await it.fetch(UrlSource(server.url("/near")), ("127.0.0.1",))
+    assert found.path.read_bytes() == BODY
     with pytest.raises(ArchiveError, match=r"/far leads to .* where nothing is fetched from"):
         await it.fetch(UrlSource(server.url("/far")), ("127.0.0.1",))
     with pytest.raises(ArchiveError, match=r"/file answers 302 Found - Redirection .* not allowed"):
         await it.fetch(UrlSource(server.url("/file")), ("127.0.0.1",))
     assert left_over(store) == []
+
+
+# ---- what the task sees it as ------------------------------------------------------------------
+
+
+def leading(server: Server, to: str, disposition: str = "") -> None:
+    """/latest leads to the address `to`, where the file has a name in Content-Disposition."""
+    more = {"Content_Disposition": disposition} if disposition else {}
+    server.answers["/latest"] = lambda it: it.say(b"", 302, Location=server.url(to))
+    server.answers[to] = lambda it: it.say(BODY, ETag='"v1"', **more)
+
+
+@pytest.mark.parametrize(
+    ("to", "disposition", "name"),
+    [
+        ("/v1/data%20set.csv?key=a/b", "", "data set.csv"),
+        ("/v1/data.csv", 'attachment; filename="days.csv"', "days.csv"),
+        ("/v1/", 'attachment; filename="days.csv"', "days.csv"),
+        ("/v1/", "", "v1"),
+        ("/", "", "latest"),
+        ("/v1/data.csv", 'inline; filename="../etc/days.csv"', "days.csv"),
+        ("/v1/data.csv", 'inline; filename=".."', "data.csv"),
+        ("/v1/data.csv", f'inline; filename="{"x" * 256}"', "data.csv"),
+        ("/v1/data.csv", 'inline; filename="a\tb"', "data.csv"),
+        ("/v1/data.csv", "inline; filename=", "data.csv"),
+        ("/v1/data.csv", "inline", "data.csv"),
+        ("/v1/data.csv", ";;filename", "data.csv"),
+        ("/v1/data.csv", "attachment; filename=\"e.csv\"; filename*=UTF-8''%e2%82%ac.csv", "€.csv"),
+        ("/v1/data.csv", "attachment; filename*=none''days.csv", "days.csv"),
+        ("/v1/data.csv", "attachment; filename=\"\u00c3\u00bc.csv\"", "ü.csv"),
+    ],
+)  # fmt: skip
+async def test_after_a_redirect_it_has_the_name_that_it_has_there(
+    server: Server, store: Archives, to: str, disposition: str, name: str
+) -> None:
+    leading(server, to, disposition)
+    found = await Downloads(store).fetch(UrlSource(server.url("/latest")), ANY)
+    assert (found.name, found.path.read_bytes()) == (name, BODY)
+
+
+async def test_without_a_redirect_it_has_the_name_in_the_address(
+    server: Server, store: Archives
+) -> None:
+    named = 'attachment; filename="days.csv"'
+    server.answers["/data.csv"] = lambda to: to.say(BODY, Content_Disposition=named)
+    found = await Downloads(store).fetch(UrlSource(server.url("/data.csv")), ANY)
+    assert found.name == "data.csv"
+
+
+async def test_by_its_digest_it_has_the_name_in_the_jobs_address_fetched_or_not(
+    server: Server, store: Archives
+) -> None:
+    leading(server, "/v1/data.csv", 'attachment; filename="days.csv"')
+    it, source = Downloads(store), UrlSource(server.url("/latest"), DIGEST)
+    assert [(await it.fetch(source, ANY)).name for _ in range(2)] == ["latest"] * 2
+    assert len(server.asked) == 2, "the redirect and the file, once"
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "name"),
+    [
+        ('inline; filename="days.csv"', "", "days.csv"),
+        ('inline; filename="days.csv"', 'inline; filename="weeks.csv"', "weeks.csv"),
+        ("", "", "data.csv"),
+    ],
+)
+async def test_a_copy_that_is_the_present_one_has_its_name_still(
+    server: Server, store: Archives, first: str, later: str, name: str
+) -> None:
+    leading(server, "/v1/data.csv", first)
+    source = UrlSource(server.url("/latest"))
+    await Downloads(store).fetch(source, ANY)
+    more = {"Content_Disposition": later} if later else {}
+    server.answers["/v1/data.csv"] = lambda to: to.say(b"", 304, **more)
+    found = await Downloads(store).fetch(source, ANY)
+    assert (found.name, found.path.read_bytes()) == (name, BODY)
+    assert server.asked[-1] == ("/v1/data.csv", '"v1"')
+
+
+async def test_a_copy_of_which_nobody_knows_the_name_is_fetched_anew(
+    server: Server, store: Archives
+) -> None:
+    """An earlier version kept no names."""
+    leading(server, "/v1/data.csv", 'attachment; filename="days.csv"')
+    source = UrlSource(server.url("/latest"))
+    await Downloads(store).fetch(source, ANY)
+    Tags(store).remember(source.url, Tag('"v1"', DIGEST))
+    assert (await Downloads(store).fetch(source, ANY)).name == "days.csv"
+    assert [etag for _, etag in server.asked] == [None] * 4
 
 
 async def test_cancelled_it_leaves_nothing_behind(server: Server, store: Archives) -> None:

@@ -31,6 +31,29 @@ def test_plain_text_is_itself() -> None:
     assert search("state", "ON") is None
 
 
+@pytest.mark.parametrize("operator", ["<", "<=", ">", ">="])
+@pytest.mark.parametrize("value", ["31", "warm", "", True, None, [31], {"t": 31}, b"31"], ids=repr)
+def test_what_has_no_order_is_neither_more_nor_less(operator: str, value: object) -> None:
+    assert search(f"t {operator} `30`", {"t": value}) is None
+    assert search(f"`30` {operator} t", {"t": value}) is None
+    assert search(f"@ {operator} `30`", value) is None
+
+
+def test_an_expression_goes_on_past_what_has_no_order() -> None:
+    readings = [{"t": "40"}, {"t": 20}, {"t": 31.5}, {"t": True}, {}, {"t": 40}]
+    assert search("[?t > `30`].t", readings) == [31.5, 40]
+    assert search("t > `30` || state == 'ON'", {"t": "31", "state": "ON"}) is True
+    assert search("!(t > `30`)", {"t": "31"}) is True, "as where there is no t"
+    assert search("t == `31`", {"t": "31"}) is False and search("t != `31`", {"t": "31"}) is True
+
+
+def test_numbers_are_ordered_and_so_are_texts() -> None:
+    assert search("t > `30`", {"t": 30.5}) is True and search("t > `30`", {"t": 30}) is False
+    assert search("at > '2026-02'", {"at": "2026-03-01"}) is True
+    assert search("to_number(t) > `30`", {"t": "31"}) is True
+    assert search("to_number(t) > `30`", {"t": "warm"}) is None
+
+
 @pytest.mark.parametrize("value", [None, False, "", [], {}])
 def test_what_is_false(value: object) -> None:
     assert not is_true(value)
@@ -54,7 +77,13 @@ def test_a_key_is_text_however_it_is_written() -> None:
     [
         ("state = 'ON'", "no JMESPath"),
         ("(" * 1000, "nested too deep|no JMESPath"),
-        ("nosuch(@)", None),
+        ("t > 30", "no JMESPath"),
+        ("nosuch(@)", r"no function nosuch\(\)"),
+        ("a && !nosuch(b)", r"no function nosuch\(\)"),
+        ("abs()", "abs.* takes 1 in its parentheses, not 0"),
+        ("starts_with(@)", "takes 2 in its parentheses, not 1"),
+        ("length(a, b)", "takes 1 in its parentheses, not 2"),
+        ("not_null()", "takes 1 or more in its parentheses, not 0"),
         ("|".join(["[@, @]"] * 10), "too much"),
         ("|".join(["{a: @, b: @}"] * 2), "too much"),
         ("to_string(" * 9 + "@" + ")" * 9, "too much"),
@@ -62,13 +91,13 @@ def test_a_key_is_text_however_it_is_written() -> None:
         (".".join(["a"] * 300), "too much|nested too deep"),
     ],
 )
-def test_what_is_not_taken(text: str, says: str | None) -> None:
-    if says is None:  # found out when it is evaluated
-        with pytest.raises(ExpressionError):
-            search(text, VALUE)
-        return
+def test_what_is_not_taken(text: str, says: str) -> None:
     with pytest.raises(ExpressionError, match=says):
         parsed(text)
+
+
+def test_a_function_may_take_as_many_as_are_given() -> None:
+    assert search("not_null(a, state, id)", VALUE) == "ON"
 
 
 @pytest.mark.parametrize("text", ["abs(state)", "sum(of)", "max(list[0])", "list[:2:0]"])
@@ -82,6 +111,9 @@ def test_a_template_is_checked_where_it_is_taken() -> None:
     with pytest.raises(JobSpecError, match="no JMESPath") as caught:
         check_trigger(triggered({"Mqtt": mqtt(Dedup={"Key": "b ="})}))
     assert caught.value.path == "Trigger.Mqtt.Dedup.Key"
+    with pytest.raises(JobSpecError, match="no function size") as caught:
+        check_trigger(triggered({"Mqtt": mqtt(When="size(a) > `1`")}))
+    assert caught.value.path == "Trigger.Mqtt.When"
 
 
 FAN_OUT = "[" + ",".join(["@"] * 95) + "][]"

@@ -117,6 +117,40 @@ def test_what_another_had_told_of_is_named_too() -> None:
     assert later == mine, "it is noted"
 
 
+def buttons(first: int, count: int) -> list[Button]:
+    return [Button(f"{at:032}", f"w{at}", f"x/{at}") for at in range(first, first + count)]
+
+
+def named_alone(payload: bytes) -> list[str]:
+    return sorted(key for key, each in components(payload).items() if each == {"p": "button"})
+
+
+def test_all_that_go_at_once_are_named_however_many_they_are() -> None:
+    """A device's owner takes a whole namespace off its list, and then another."""
+    most = COMPONENTS_MAX - 1
+    note, shown = b"", []
+    for first in (0, most):
+        shown += buttons(first, most)
+        kept, left_out = message_of(shoal_device(ABOUT, [], shown[first:], ()), note)
+        note = kept.note
+        assert left_out == 0 and len(named_alone(kept.payload)) == first
+    kept, _ = message_of(shoal_device(ABOUT, [], (), ()), note)
+    assert named_alone(kept.payload) == [f"button_{each.id}" for each in shown]
+    again, _ = message_of(shoal_device(ABOUT, [], (), ()), kept.note)
+    assert again == kept, "nothing new to be written"
+
+
+def test_of_what_another_had_told_of_what_it_showed_is_named_before_what_was_gone_then() -> None:
+    """Nobody else says that those are gone; and each device may have had a full message."""
+    most = COMPONENTS_MAX - 1
+    gone = json.dumps({f"button_g{at}": "button" for at in range(GONE_MAX)}).encode()
+    theirs, _ = message_of(shoal_device(ABOUT, [], buttons(0, most), ()), gone)
+    mine, _ = message_of(shoal_device(ABOUT, [], buttons(most, most), ()), b"")
+    kept, _ = message_of(shoal_device(ABOUT, [], (), ()), mine.note, theirs.payload)
+    wanted = {f"button_{each.id}" for each in buttons(0, 2 * most)}
+    assert wanted <= set(named_alone(kept.payload))
+
+
 @pytest.mark.parametrize(
     "stood",
     [
@@ -142,8 +176,12 @@ def test_there_are_bounds_to_components_bytes_and_memory() -> None:
     long = [Button(f"t{at}", "ü" * 500, "t" * 1000) for at in range(90)]
     kept, left_out = message_of(shoal_device(ABOUT, [], long, ()), b"")
     assert len(kept.payload) <= BYTES_MAX and left_out > 0
-    gone = json.dumps({f"g{at}": "button" for at in range(200)}).encode()
+    gone = json.dumps({f"g{at}": "button" for at in range(2 * GONE_MAX)}).encode()
     kept, _ = message_of(shoal_device(ABOUT, [], (), ()), gone)
-    assert len(components(kept.payload)) == GONE_MAX + 1
+    assert len(components(kept.payload)) == len(json.loads(kept.note)) == GONE_MAX + 1
+    assert f"g{2 * GONE_MAX - 1}" in components(kept.payload), "those that went last"
+    wide = {f"{at:032}_{'x' * 40}": "binary_sensor" for at in range(2 * GONE_MAX)}
+    kept, left_out = message_of(shoal_device(ABOUT, [], long, ()), json.dumps(wide).encode())
+    assert len(kept.payload) <= BYTES_MAX and left_out < 90, "it has room for others beside them"
     peers = [f"p{at}" for at in range(50)]
     assert len(shoal_device(ABOUT, peers, (), ())["avty"]) == 8

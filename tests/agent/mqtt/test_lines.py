@@ -8,13 +8,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import trio
 
-from agent.engines.engine import Engines
+from agent.engines.engine import Crowded, Engines
 from agent.engines.process import ProcessEngine
 from agent.engines.task import TaskLaunch, TaskUser
+from agent.engines.task_log import LogChunk
 from agent.mqtt import lines as lines_module
 from agent.mqtt import session, suspects
 from agent.mqtt.broker import Broker, Brokers
@@ -179,6 +181,33 @@ async def test_what_has_left_no_output_is_over_at_last(root: Path) -> None:
         async with running(root, mosquitto) as it:
             it.stream()
             assert (await it.over()).offset == 0
+
+
+async def test_lines_wait_for_a_place_among_those_who_follow(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than for output that is not there."""
+    monkeypatch.setattr(lines_module, "CROWDED_S", 0.01)
+    refused = 0
+    with Mosquitto() as mosquitto, Listener(mosquitto.port, "t") as listener:
+        async with running(root, mosquitto) as it:
+            read = it.engine.log
+
+            async def crowded(*asked: Any, **more: Any) -> AsyncIterator[LogChunk]:
+                nonlocal refused
+                if refused <= lines_module.LOOKS_MAX:
+                    refused += 1
+                    await trio.lowlevel.checkpoint()
+                    raise Crowded("512 follow")
+                async for chunk in read(*asked, **more):
+                    yield chunk
+
+            monkeypatch.setattr(it.engine, "log", crowded)
+            await it.launch("echo one")
+            it.stream()
+            assert (await it.over()).offset == 4
+            await heard(listener, lambda found: b"one" in found)
+    assert refused > lines_module.LOOKS_MAX
 
 
 async def test_a_line_that_the_broker_refuses_is_tried_again(

@@ -80,6 +80,14 @@ def test_lines_of_a_container_are_known_by_the_place_of_what_ends_them() -> None
     assert container(Splitter(512, exact=False), *frames[2:]) == lines[3:]
 
 
+def test_where_some_may_be_gone_the_next_line_says_so_and_what_lost_its_end_is_none() -> None:
+    splitter = Splitter(0, exact=False)
+    assert container(splitter, (256, b"one\nhalf of a ")) == [Line(b"one", "256", 0)]
+    found = [*splitter.feed(LogChunk(760, b"two\nthr", 768, gap=True))]
+    found += container(splitter, (1024, b"ee\n"))
+    assert found == [Line(b"two", "768", 0, gap=True), Line(b"three", "1024", 1024)]
+
+
 def test_what_stands_behind_the_last_newline_is_a_line_once_all_is_over() -> None:
     splitter = Splitter(0, exact=False)
     assert container(splitter, (256, b"one\ntw")) == [Line(b"one", "256", 0)]

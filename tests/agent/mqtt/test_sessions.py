@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
+import msgspec
 import pytest
 import trio
 
@@ -126,6 +129,82 @@ async def test_a_session_that_is_renewed_hears_again_what_was_not_acknowledged(
             session = session_of(LOOK.template)
             assert seen == [("home", session, False), ("home", session, True)]
             assert broker.trouble is None and [tell.kind for tell in told] == ["mqtt.connected"]
+
+
+def changed(each: TopicWatch, **mqtt: Any) -> TopicWatch:
+    return replace(each, mqtt=msgspec.structs.replace(each.mqtt, **mqtt))
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+async def test_a_template_that_changes_misses_nothing_and_hears_nothing_twice(
+    tmp_path: Path, version: str
+) -> None:
+    """Its subscription stands all the while, and all after a change is for what it is then."""
+    with Mosquitto() as mosquitto:
+        async with listening(tmp_path, BrokerSettings(mosquitto.url, version)) as (ears, brokers):
+            ears.listening.hear([LOOK, PEEK])
+            await until(lambda: len(ears.granted) == 2)
+            broker = brokers.named("home")
+            assert broker is not None
+            ended = 0
+
+            def end(_: str) -> None:
+                nonlocal ended
+                ended += 1
+
+            for number in range(300):
+                message = Outgoing("in/look", b"%d" % number)
+                await until(lambda m=message: broker.publish(m, end))  # type: ignore[misc]
+                ears.listening.hear([PEEK, changed(LOOK, debounce_s=number)])
+                for _, heard in ears.heard:
+                    heard.ack()
+            await until(lambda: ended == 300)
+            ears.listening.hear([PEEK, changed(LOOK, when="last")])
+            await publish(broker, Outgoing("in/look", b"300"))
+
+            def all_heard() -> bool:
+                for _, heard in ears.heard:
+                    heard.ack()
+                return len(ears.heard) >= 301
+
+            await until(all_heard)
+            assert [each.payload for _, each in ears.heard] == [b"%d" % n for n in range(301)]
+            assert "Received UNSUBSCRIBE" not in mosquitto.log()
+            last = (changed(LOOK, when="last"), "")
+            await until(lambda: last in ears.listening.states())
+            assert broker.counters()["unmatched"] == 0
+
+
+async def test_a_template_that_changes_hears_by_what_it_says_then(tmp_path: Path) -> None:
+    with Mosquitto() as mosquitto:
+        async with listening(tmp_path, BrokerSettings(mosquitto.url)) as (ears, brokers):
+            broker = brokers.named("home")
+            assert broker is not None
+            await until(lambda: broker.connected)
+            await publish(broker, Outgoing("in/look", b"kept", retain=True))
+            kept = [(b"kept", 1, True)]
+
+            async def hear(each: TopicWatch, *topics: str) -> list[tuple[bytes, int, bool]]:
+                """What comes: payload, QoS, and whether it was retained."""
+                before = mosquitto.log().count("Sending SUBACK")
+                ears.listening.hear([each])
+                await until(lambda: mosquitto.log().count("Sending SUBACK") > before)
+                for topic in (*topics, each.mqtt.topic):
+                    await publish(broker, Outgoing(topic, topic.encode()))
+                last = each.mqtt.topic.encode()
+                await until(lambda: any(m.payload == last for _, m in ears.heard))
+                heard, ears.heard[:] = list(ears.heard), []
+                for _, message in heard:
+                    message.ack()
+                return [(m.payload, m.qos, m.retain) for _, m in heard]
+
+            assert await hear(LOOK) == [*kept, (b"in/look", 1, False)]
+            assert await hear(changed(LOOK, debounce_s=5)) == [(b"in/look", 1, False)]
+            assert await hear(changed(LOOK, retained=True)) == [*kept, (b"in/look", 1, False)]
+            assert await hear(changed(LOOK, qos=0)) == [(b"in/look", 0, False)]
+            door = changed(LOOK, topic="in/door")
+            assert await hear(door, "in/look") == [(b"in/door", 1, False)]
+            assert ears.listening.heard_at("home") == ["in/door"]
 
 
 async def test_one_that_is_wanted_no_more_is_heard_no_more(tmp_path: Path) -> None:

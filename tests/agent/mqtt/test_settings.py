@@ -92,7 +92,9 @@ def test_wrong_brokers_are_refused_by_name_and_key(table: dict[str, Any], text: 
     assert text in str(refused.value)
 
 
-@pytest.mark.parametrize("word", ["template/look", "template/*", "daemon/look*", "daemon/lab/*"])
+@pytest.mark.parametrize(
+    "word", ["template/look", "template/*", "daemon/look*", "daemon/lab/*", "template/word count"]
+)
 def test_templates_and_daemons_may_be_commanded(word: str) -> None:
     check_allowed(word)
 

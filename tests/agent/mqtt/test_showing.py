@@ -157,6 +157,24 @@ async def test_switches_and_buttons_come_and_go_with_what_they_are_of(
     assert not [topic for topic in shown.stood if "/daemon/" in topic]
 
 
+async def test_of_many_templates_that_go_at_once_no_button_stays(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    shown = Shown("a")
+    for number in range(40):
+        shown.net.submit("a", template(f"look-{number}"))
+    nursery.start_soon(shown.devices["a"].showing.run)
+    await shown.settle()
+    there = {key for key, each in cmps(shown).items() if each["p"] == "button"}
+    assert len(there) == 40
+    for job, held in list(shown.net["a"].steward.standing.jobs.items()):
+        if held.kind == "template":
+            shown.net.stop("a", job, Desired.DELETED)
+    for _ in range(3):
+        await shown.settle()
+    assert {key for key, each in cmps(shown).items() if each == {"p": "button"}} == there
+
+
 async def test_what_nobody_lists_has_no_switch_and_no_button(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:

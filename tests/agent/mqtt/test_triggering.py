@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.eventlog import EventLog
+from agent.mqtt.holding import AGAIN_MAX, HELD_BYTES_MAX, HELD_FEW, HELD_MAX
 from agent.mqtt.listening import session_of
-from agent.mqtt.triggering import COUNT_S, HELD_FEW, HELD_MAX, Triggering
+from agent.mqtt.triggering import COUNT_S, Triggering
 from protocol.effects import Tell, TriggerKept, TriggerPutOff, WatchTopics
 from protocol.events import Event, TopicWatched, TriggerFiltered, TriggerHeard, TriggerRefused
 from protocol.ids import JobId, PeerId
@@ -133,6 +134,10 @@ def test_without_expressions_a_payload_may_hold_anything(payload: bytes) -> None
         ("state == 'ON'", b'{"state": "OFF"}', False),
         ("@ == 'ON'", b"ON", True),
         ("t > `20`", cbor2.dumps({"t": 21.5}), True),
+        ("t > `30`", b'{"t": "31"}', False),
+        ("@ > `30`", b"warm", False),
+        ("t > '30'", cbor2.dumps({"t": 31}), False),
+        ("to_number(t) > `30`", b'{"t": "31"}', True),
         ("nothing", b"{}", False),
     ],
 )
@@ -254,6 +259,20 @@ def test_what_the_broker_had_kept_asks_nothing() -> None:
     message = Message(retain=True, response_topic="answers")
     event = Desk().hear(message)
     assert isinstance(event, TriggerRefused) and event.question is None and message.acks == 1
+
+
+def test_text_that_is_compared_with_a_number_is_not_meant_and_asks_nothing() -> None:
+    """No answer goes to it, and no refusal is told of."""
+    desk = Desk(when="t > `30`", keyed=True, key="id")
+    message = Message(b'{"t": "31", "id": 1}', response_topic="answers")
+    assert desk.hear(message) is None and message.acks == 1
+    ((after_s, tell),) = desk.waiting
+    tell()
+    assert after_s == COUNT_S and desk.posted == [TriggerFiltered(LOOK, 1)]
+    assert desk.triggering.counters == {
+        "heard": 1, "filtered": 1, "refused": 0, "kept": 0, "put_off": 0,
+    }  # fmt: skip
+    assert desk.heard(Message(b'{"t": 31, "id": 2}')).key == "2"
 
 
 def test_what_is_not_meant_is_counted_now_and_then() -> None:
@@ -405,14 +424,157 @@ def test_what_there_is_no_room_for_comes_again_with_what_is_behind_it_once_there
     assert len(desk.triggering.rebuilt()) == 1 and len(desk.renewed) == 1
 
 
-def test_what_a_session_held_is_room_for_another_when_that_has_gone() -> None:
+def test_what_a_session_holds_takes_no_room_of_anothers() -> None:
     desk = Desk()
     other = TopicWatch(JobId("peek"), "default", "peek", MqttTrigger(broker="home", topic="#"))
-    for number in range(HELD_MAX):
-        desk.heard(Message(packet_id=number + 1))
-    desk.triggering.heard(other, Message())
+    assert session_of(other.template) != session_of(LOOK)
+    for number in range(HELD_MAX + 1):
+        desk.hear(Message(packet_id=number + 1))
+    for qos in (1, 0):
+        desk.triggering.heard(other, Message(qos=qos))
+        event = desk.posted[-1]
+        assert isinstance(event, TriggerHeard) and event.template == "peek"
+    desk.triggering.heard(desk.watch, Message(broker="other"))
+    assert len(list(desk.triggering.rebuilt())) == HELD_MAX + 3
+
+
+def test_a_session_holds_so_many_bytes_and_no_more() -> None:
+    desk = Desk()
+    size = HELD_BYTES_MAX // 16
+    desk.watch = replace(desk.watch, mqtt=MqttTrigger(broker="home", topic="#", bytes_max=size))
+    events = [desk.heard(Message(b"x" * size, packet_id=number + 1)) for number in range(16)]
+    late = Message(packet_id=60)
+    assert desk.hear(late) is None and late.acks == 0
+    for event in events:
+        desk.triggering.carry_out(TriggerKept(event.handle))
+    assert desk.renewed == [("home", session_of(LOOK))]
+
+
+# ---- those that are put off -------------------------------------------------------------------
+
+
+def put_off(desk: Desk, count: int, **fields: Any) -> list[TriggerHeard]:
+    events = [desk.heard(Message(packet_id=at + 1, **fields)) for at in range(count)]
+    for event in events:
+        desk.triggering.carry_out(TriggerPutOff(event.handle, 1.0))
+    desk.posted.clear()
+    return events
+
+
+def test_of_many_that_are_put_off_the_oldest_few_are_told_again() -> None:
+    desk = Desk()
+    events = put_off(desk, 100)
+    ((_, again),) = desk.waiting
+    again()
+    assert desk.posted == events[:AGAIN_MAX] and len(desk.waiting) == 2
+    for event in reversed(events[:AGAIN_MAX]):
+        desk.triggering.carry_out(TriggerPutOff(event.handle, 1.0))
+    desk.waiting[-1][1]()
+    assert desk.posted[AGAIN_MAX:] == events[:AGAIN_MAX], "in their order"
+    assert len(desk.waiting) == 3
+
+
+def test_as_soon_as_one_is_kept_the_next_few_are_told() -> None:
+    desk = Desk()
+    events = put_off(desk, 100)
+    desk.waiting.pop()[1]()
+    desk.waiting.clear()
+    for event in events[:AGAIN_MAX]:
+        desk.triggering.carry_out(TriggerKept(event.handle))
+    ((after_s, at_once),) = desk.waiting
+    assert after_s == 0.0
+    at_once()
+    assert desk.posted == events[: 2 * AGAIN_MAX]
+
+
+def test_what_the_node_has_taken_up_without_a_word_holds_up_none_behind_it() -> None:
+    """It asks others first whether they know the run."""
+    desk = Desk()
+    events = put_off(desk, 2 * AGAIN_MAX)
+    for _ in range(2):
+        desk.waiting.pop()[1]()
+    assert desk.posted == events and desk.waiting == []
+
+
+def test_those_that_ask_wait_by_themselves() -> None:
+    """Answers need room of their own, which a broker that is away may take for long."""
+    desk = Desk()
+    put_off(desk, 2 * AGAIN_MAX, response_topic="answers")
+    desk.waiting.clear()
+    event = desk.heard(Message(packet_id=99))
+    desk.triggering.carry_out(TriggerPutOff(event.handle, 1.0))
+    ((_, again),) = desk.waiting
+    again()
+    assert desk.posted == [event, event]
+
+
+def test_a_node_that_is_built_anew_hears_in_its_turn_of_what_was_put_off() -> None:
+    desk = Desk()
+    events = put_off(desk, 3)
+    told = desk.heard(Message(packet_id=9))
+    assert desk.triggering.rebuilt() == [told]
+    desk.waiting[0][1]()
+    assert desk.posted == [told, *events]
+    assert desk.triggering.rebuilt() == [*events, told], "it may have been lost on its way"
+
+
+def test_what_was_put_off_goes_with_its_connection() -> None:
+    desk = Desk()
+    put_off(desk, 3)
+    (other,) = put_off(desk, 1, broker="other")
     desk.triggering.gone("home", session_of(LOOK))
-    assert desk.renewed == [("home", session_of(JobId("peek")))]
+    desk.waiting[0][1]()
+    assert other in desk.posted and desk.triggering.rebuilt() == [other]
+    assert len([each for each in desk.posted if isinstance(each, TriggerHeard)]) == 1
+
+
+def test_one_that_two_connections_have_brought_is_held_once_and_by_the_later() -> None:
+    """The earlier one had read it, and it is handed on late: its broker hears no word of that."""
+    desk = Desk()
+    late, again = Message(), Message(dup=True)
+    desk.triggering.gone("home", session_of(LOOK))
+    first = desk.heard(late)
+    desk.triggering.carry_out(TriggerPutOff(first.handle, 1.0))
+    second = desk.heard(again)
+    desk.triggering.carry_out(TriggerPutOff(second.handle, 1.0))
+    desk.posted.clear()
+    desk.waiting[0][1]()
+    assert desk.posted == [second]
+    desk.triggering.carry_out(TriggerKept(first.handle))
+    desk.triggering.carry_out(TriggerKept(second.handle))
+    assert (late.acks, again.acks) == (0, 1)
+
+
+# ---- what a number means ------------------------------------------------------------------------
+
+
+def test_messages_are_counted_as_they_are_sent_first_whatever_becomes_of_them() -> None:
+    desk = Desk(when="state == 'ON'")
+    assert desk.heard(Message()).number == 1
+    for number in range(3):
+        assert desk.hear(Message(b'{"state": "OFF"}', packet_id=number + 4)) is None
+    assert isinstance(desk.hear(Message(b"{")), TriggerRefused)
+    assert desk.heard(Message(dup=True)).number == 5, "this one was before"
+    assert desk.heard(Message(qos=0)).number == 5
+    assert desk.heard(Message(packet_id=9)).number == 6
+    assert desk.heard(Message(broker="other")).number == 1
+
+
+def test_what_was_let_go_of_is_none_that_the_node_has_heard() -> None:
+    """Its number may be that of one that was, word for word the same, and is acknowledged."""
+    desk = Desk()
+    events = [desk.heard(Message(packet_id=number + 1)) for number in range(HELD_MAX)]
+    desk.hear(Message(packet_id=600))
+    desk.triggering.carry_out(TriggerKept(events[0].handle))
+    desk.hear(Message(packet_id=1))
+    assert desk.hear(Message(packet_id=2, dup=True)) is None
+    desk.triggering.gone("home", session_of(LOOK))
+    assert not desk.heard(Message(packet_id=1, dup=True)).repeated
+    assert desk.heard(Message(packet_id=2, dup=True)).repeated
+    desk.triggering.gone("home", session_of(LOOK))
+    assert desk.heard(Message(packet_id=1, dup=True)).repeated
+    desk.triggering.carry_out(WatchTopics(()))
+    assert desk.heard(Message(packet_id=600, dup=True)).repeated, "nobody asks for it any more"
 
 
 def test_what_is_to_be_heard_is_subscribed_to() -> None:
