@@ -70,10 +70,9 @@ class Sending:
             self._changed.set()
             return True
         sent = self._suspects.sent(message, now)
-        if connection.publish(message, partial(self._ended, sent, done)):
-            return True
-        self._suspects.refused(sent, said=False)
-        return False
+        # Where there was room and it is not taken the connection is ending, perhaps over just this:
+        # paho's thread may have sent it, and seen that end, before paho answers.
+        return connection.publish(message, partial(self._ended, sent, done))
 
     def _ended(self, sent: Sent, done: Done, problem: str) -> None:
         now = trio.current_time()

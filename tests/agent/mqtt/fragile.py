@@ -24,6 +24,7 @@ class Broker:
     def __init__(self, ends: Callable[[Outgoing], bool], says: str | None = None) -> None:
         self.ends = ends
         self.says = says  # of what it ends the connection over, before that; None: nothing
+        self.at_once = False  # it has ended it before who sends it hears that it is sent
         self.took: list[tuple[float, Outgoing]] = []
         self.connections: list[float] = []  # when each came about
         self.together: list[int] = []  # how many were on their way as each ended
@@ -54,6 +55,9 @@ class Fragile:
 
     def publish(self, message: Outgoing, done: Callable[[str], None]) -> bool:
         if not self.room:
+            return False
+        if self._broker.at_once and self._broker.ends(message):
+            self._end()
             return False
         self._way.append((message, done))
         self._sent.set()

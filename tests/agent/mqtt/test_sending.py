@@ -205,6 +205,21 @@ async def test_after_an_end_over_what_was_refused_it_connects_again_soon_each_ti
     assert it.publish("good") == "" and it.session.room > 0, "it is not suspected either"
 
 
+async def test_one_that_the_connection_ends_over_as_it_is_sent_is_known_as_well(
+    publishing: Callable[[Broker], Publishing], autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    broker = Broker(is_poison)
+    broker.at_once = True
+    it = publishing(broker)
+    nursery.start_soon(it.session.run)
+    for _ in range(LOSSES_MAX):
+        await it.connected()
+        assert it.publish("poison") == NO_ROOM
+        await trio.sleep(0.01)
+    await it.connected()
+    assert it.publish("poison") == "" and await it.said("poison") == HELD
+
+
 async def test_one_that_goes_alone_waits_for_those_on_their_way_and_lets_others_go_after_it(
     publishing: Callable[[Broker], Publishing], autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
