@@ -118,12 +118,34 @@ def test_what_ended_before_the_moment_that_is_asked_for_lacks_nothing() -> None:
 
 
 def test_a_task_that_never_began_says_how_it_ended() -> None:
-    found = ended(exit_code=None, reason="image x cannot be fetched")
+    found = ended(exit_code=None, reason="image x cannot be fetched", started_ms=2_000)
     told = short(found, error=KeyError("e1"))
-    assert told is not None and told.cause is Cause.GONE and told.missing
+    assert told is not None and told.cause is Cause.NONE and told.missing
     assert told.text == (
         "cannot be had: none is kept there, and its task ended so: image x cannot be fetched"
     )
+    told = short(found)
+    assert told is not None and told.cause is Cause.UNREACHABLE, "nobody can say"
+
+
+@pytest.mark.parametrize(
+    ("seen", "cause"),
+    [
+        ({}, Cause.GONE),
+        ({"exit_code": 126}, Cause.GONE),
+        ({"exit_code": None, "reason": "the device lost it"}, Cause.GONE),
+        ({"started_ms": 3_000}, Cause.GONE),  # the clock was set back meanwhile
+        ({"started_ms": 2_000}, Cause.GONE),  # within a millisecond
+        ({"started_ms": 2_000, "exit_code": None, "stderr_tail": "x\n"}, Cause.GONE),
+        ({"ended_ms": 0}, Cause.GONE),  # of a service's task that is stopped there is no result
+        ({"started_ms": 2_000, "exit_code": None}, Cause.NONE),
+        ({"started_ms": 2_000, "exit_code": 126}, Cause.NONE),  # its module is no module
+        ({"started_ms": 0, "ended_ms": 0, "exit_code": None}, Cause.NONE),  # it got no result
+    ],
+)
+def test_gone_is_what_there_may_have_been(seen: View, cause: Cause) -> None:
+    told = short(ended(**seen), error=RequestError(404, GONE_TEXT))
+    assert told is not None and told.cause is cause
 
 
 def test_of_what_runs_the_way_out_is_to_wait() -> None:
