@@ -132,6 +132,16 @@ def of_broken_off(error: Exception) -> Shortfall:
     return Shortfall(cause, f"breaks off: {why}{_once(cause)}")
 
 
+def of_replaced(error: Exception, given: bool, begun: bool) -> Shortfall | None:
+    """Of an execution whose slot was placed again, of which there is no result; `given` where some
+    of its output was, `begun` where it was seen to run. None where it may have had none."""
+    cause, why = cause_of(error)
+    if not given and (cause is Cause.GONE or not begun):
+        return None
+    how = "breaks off" if given else "cannot be had"
+    return Shortfall(cause, f"{how}: {why}, and that execution no longer counts")
+
+
 def of_running(error: Exception, execution: View, follows: bool) -> Shortfall | None:
     """Who follows is told of what may last; there is none yet of what has not begun."""
     cause, why = cause_of(error)

@@ -18,6 +18,7 @@ from agent.shortfall import (
     cause_of,
     of_broken_off,
     of_ended,
+    of_replaced,
     of_running,
     remains_of,
 )
@@ -175,3 +176,16 @@ def test_of_what_has_not_begun_there_is_none_yet(state: str) -> None:
 def test_what_breaks_off_says_so() -> None:
     assert of_broken_off(AWAY).text.startswith("breaks off: the device cannot be reached; once")
     assert of_broken_off(KeyError("e1")).text == "breaks off: none is kept there"
+
+
+def test_of_what_was_placed_again_that_is_missing_which_may_have_been() -> None:
+    told = of_replaced(AWAY, given=False, begun=True)
+    assert told is not None and told.missing and told.cause is Cause.UNREACHABLE
+    assert (
+        told.text
+        == "cannot be had: the device cannot be reached, and that execution no longer counts"
+    )
+    assert of_replaced(AWAY, given=False, begun=False) is None
+    assert of_replaced(KeyError("e1"), given=False, begun=True) is None, "it may not have begun"
+    told = of_replaced(KeyError("e1"), given=True, begun=True)
+    assert told is not None and told.text.startswith("breaks off: none is kept there, and that")
