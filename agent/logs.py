@@ -19,9 +19,13 @@ from agent.shortfall import (
     BUSY_TEXT,
     GONE_TEXT,
     SLOW,
+    Cause,
     Shortfall,
+    cause_of,
+    has_begun,
     of_broken_off,
     of_ended,
+    of_replaced,
     of_running,
     remains_of,
     said,
@@ -218,10 +222,13 @@ class JobLogs:
         self._turns = trio.CapacityLimiter(math.inf if wanted.follow else READ_MAX)
         self._scope = trio.CancelScope()
         self._send, self._receive = trio.open_memory_channel[View](0)  # the reader sets the pace
-        self._seen: dict[str, View] = {}  # executions, as the latest look shows them
+        self._seen: dict[str, View] = {}  # executions, as the latest look that has them shows them
+        self._begun: set[str] = set()  # of those, what was ever seen to have
+        self._present: set[str] = set()  # what the latest look shows: a slot may be placed again
         self._read: set[tuple[str, StreamName]] = set()
         self._given: dict[tuple[str, StreamName], int] = {}  # the offset behind what was given
         self._told: dict[tuple[str, StreamName], str] = {}  # what was told last, and still holds
+        self._short: dict[tuple[str, StreamName], Exception] = {}  # what is to be asked again
         self._ended = False
         self._failure: RequestError | None = None
         nursery.start_soon(self._run)
@@ -269,17 +276,36 @@ class JobLogs:
                 await trio.sleep(LOOK_S)
                 continue
             self._ended = view["state"] in FINAL_STATES
-            for execution in _executions(view, self._wanted):
-                self._seen[str(execution["id"])] = execution
+            executions = _executions(view, self._wanted)
+            self._present = {str(execution["id"]) for execution in executions}
+            for execution in executions:
+                id = str(execution["id"])
+                self._seen[id] = execution
+                self._begun |= {id} if has_begun(execution) else set()
                 for stream in self._streams:
-                    key = (str(execution["id"]), stream)
-                    if key not in self._read and execution["peer"]:
-                        self._read.add(key)
-                        nursery.start_soon(self._one, nursery, execution, stream)
+                    if (id, stream) not in self._read and execution["peer"]:
+                        self._begin(nursery, execution, stream)
+            if self._ended:
+                await self._settle(nursery)
             if self._ended or not self._follow:
                 return
             with trio.move_on_after(LOOK_S):
                 await anext(self._events)
+
+    def _begin(self, nursery: trio.Nursery, execution: View, stream: StreamName) -> None:
+        key = (str(execution["id"]), stream)
+        self._read.add(key)
+        self._short.pop(key, None)
+        nursery.start_soon(self._one, nursery, execution, stream)
+
+    async def _settle(self, nursery: trio.Nursery) -> None:
+        """The job has ended: what fell short of executions that no look shows any more is asked for
+        once more, but not of a device that did not answer: of that it takes a minute to be sure."""
+        for (id, stream), error in list(self._short.items()):
+            if cause_of(error)[0] is Cause.UNREACHABLE:
+                await self._fall_short(self._seen[id], stream, error)
+            else:
+                self._begin(nursery, self._seen[id], stream)
 
     async def _one(self, nursery: trio.Nursery, execution: View, stream: StreamName) -> None:
         write = partial(self._write, execution, stream)
@@ -308,8 +334,12 @@ class JobLogs:
         over = self._ended or (not self._follow and bool(execution.get("ended_ms")))
         if not over:
             self._read.discard(key)
+            self._short[key] = error
         short: Shortfall | None
-        if key in self._given and (over or not self._follow):
+        if over and key[0] not in self._present:
+            given = any((key[0], each) in self._given for each in self._streams)
+            short = of_replaced(error, given, key[0] in self._begun)
+        elif key in self._given and (over or not self._follow):
             short = of_broken_off(error)
         elif over:
             remains = remains_of(execution, stream, self._wanted)

@@ -24,7 +24,8 @@ _NOT_BEGUN: Final = ("pending", "starting", "waiting", "restarting")
 
 class Cause(StrEnum):
     UNREACHABLE = "unreachable"
-    GONE = "gone"  # or never was
+    GONE = "gone"
+    NONE = "none"  # there never was any: its task did not begin
     BUSY = "busy"
     FAILED = "failed"  # its device says how
     WAITING = "waiting"  # what becomes of it is told later
@@ -76,6 +77,15 @@ def has_begun(execution: View) -> bool:
     return bool(execution.get("started_ms")) or execution.get("state") not in _NOT_BEGUN
 
 
+def _began(execution: View) -> bool:
+    """Whether the task of one that has ended may have written anything. The result of one that
+    never began has its end for its start, too."""
+    if execution.get("stdout_tail") or execution.get("stderr_tail"):
+        return True
+    started_ms, ended_ms = execution.get("started_ms"), execution.get("ended_ms")
+    return execution.get("exit_code") == 0 or bool(started_ms and started_ms != ended_ms)
+
+
 def remains_of(execution: View, stream: str, wanted: LogQuery) -> Remains:
     """What of a stream came with the result, as far as it was asked for. Which of its lines are
     since a moment is not known, unless all ended before."""
@@ -105,6 +115,8 @@ def of_ended(
 ) -> Shortfall | None:
     """Where what came with the result is given in its place; none where nothing is missing."""
     (cause, why), found = cause_of(error), [remains_of(execution, s, wanted) for s in streams]
+    if cause is Cause.GONE and not _began(execution):
+        cause = Cause.NONE
     whole, some = all(each.whole for each in found), any(each.data for each in found)
     any_moment = ", whenever it was written" if wanted.since_ms and wanted.tail < 0 else ""
     if some and whole:
@@ -115,7 +127,7 @@ def of_ended(
     if whole:
         return None
     reason = str(execution.get("reason") or "")
-    if cause is Cause.GONE and reason and execution.get("exit_code") is None:
+    if cause in (Cause.GONE, Cause.NONE) and reason and execution.get("exit_code") is None:
         return Shortfall(cause, f"cannot be had: {why}, and its task ended so: {reason}")
     return Shortfall(cause, f"cannot be had: {why}, and none came with the result{_once(cause)}")
 
@@ -124,6 +136,16 @@ def of_broken_off(error: Exception) -> Shortfall:
     """Where some was given before."""
     cause, why = cause_of(error)
     return Shortfall(cause, f"breaks off: {why}{_once(cause)}")
+
+
+def of_replaced(error: Exception, given: bool, begun: bool) -> Shortfall | None:
+    """Of an execution whose slot was placed again, of which there is no result; `given` where some
+    of its output was, `begun` where it was seen to run. None where it may have had none."""
+    cause, why = cause_of(error)
+    if not given and (cause is Cause.GONE or not begun):
+        return None
+    how = "breaks off" if given else "cannot be had"
+    return Shortfall(cause, f"{how}: {why}, and that execution no longer counts")
 
 
 def of_running(error: Exception, execution: View, follows: bool) -> Shortfall | None:

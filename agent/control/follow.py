@@ -104,7 +104,7 @@ class _JobFollower:
         lines = self.backend.logs(self.job, LogQuery(follow=True))
         try:
             async for line in lines:
-                if line.get("cause") != Cause.GONE:  # what never began has none; `final` says why
+                if line.get("cause") != Cause.NONE:  # `final` says why it did not begin
                     await self.emit({"log": plain_log(line)})
         except RequestError as error:
             await self.emit({"log_error": error.text})

@@ -270,11 +270,11 @@ async def test_follow_of_an_ended_job_gives_what_is_remembered(tmp_path: Path) -
 
 
 async def test_of_what_never_began_only_the_end_is_told(tmp_path: Path) -> None:
-    """A note that its output is gone says nothing beside why it failed."""
+    """A note that it has no output says nothing beside why it failed; that it is gone does."""
     async with serving(tmp_path) as served:
         job = (await served.ask("POST", "/v1/jobs", run_body("wait")))[1]["job"]
         await served.until(lambda: served.backend.views[job]["state"] == "running")
-        for cause in ("gone", "unreachable"):
+        for cause in ("none", "gone", "unreachable"):
             served.backend.write(job, b"", note="cannot be had", cause=cause, missing=True)
         served.backend.finish(job, None)
         talk = await served.talk()
@@ -282,12 +282,14 @@ async def test_of_what_never_began_only_the_end_is_told(tmp_path: Path) -> None:
             await talk.send("GET", f"/v1/jobs/{job}/follow?logs&events=0")
             await talk.head()
             lines = await talk.rest()
-        assert [line.get("log", {}).get("cause") for line in lines] == ["unreachable", None]
+        causes = [line.get("log", {}).get("cause") for line in lines]
+        assert causes == ["gone", "unreachable", None]
         talk = await served.talk()
         async with talk.stream:
             await talk.send("GET", f"/v1/jobs/{job}/logs")
             await talk.head()
-            assert [line["cause"] for line in await talk.rest()] == ["gone", "unreachable"]
+            causes = [line["cause"] for line in await talk.rest()]
+            assert causes == ["none", "gone", "unreachable"]
 
 
 async def test_output_that_comes_too_late_for_its_jobs_end_is_told_of(

@@ -654,3 +654,147 @@ async def test_between_two_starts_of_a_service_the_output_of_the_one_that_ended_
     running = start(str(next_one["id"]), 12, "running")
     lines = await Job(service(runs, last, running)).lines(engine, False)
     assert [line["data"] for line in lines] == [b"", b""], "that of the present one is not here"
+
+
+async def answered(
+    engine: ProcessEngine, answer: Callable[[Any], Awaitable[None]], look: Callable[[], Any]
+) -> list[View]:
+    """The lines of stdout for who follows a job, of which `answer` serves what ran elsewhere."""
+
+    async def dial(peer: PeerId) -> ByteStream:
+        await trio.lowlevel.checkpoint()
+        ours, theirs = pair()
+        nursery.start_soon(answer, theirs)
+        return ours
+
+    async def seen() -> View:
+        await trio.lowlevel.checkpoint()
+        shown: View = look()
+        return shown
+
+    with trio.fail_after(WITHIN_S):
+        async with trio.open_nursery() as nursery:
+            events, place = Feed(lambda: 0).follow(0, "job"), Logs(Engines(engine), dial, ME)
+            wanted = LogQuery(stream="stdout", follow=True)
+            reader = JobLogs(place, seen, events, wanted, nursery)
+            found = [line async for line in reader]
+            await reader.aclose()
+    return found
+
+
+BEFORE = "e" * 31 + "2"  # an execution whose slot is placed again
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("given", [b"12345", b""])
+async def test_output_of_a_device_that_died_in_mid_run_is_missing_though_another_ran_it_anew(
+    engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch, given: bytes, waits: bool
+) -> None:
+    monkeypatch.setattr(logs, "TRIES_MAX", 1)
+    await run(engine, "echo anew")
+    asked, looks = 0, 0
+
+    async def answer(stream: Any) -> None:
+        nonlocal asked
+        asked += 1
+        await stream.read_frame()
+        if asked == 1 and given:
+            await stream.write_frame(logs.encode_message(LogChunk(0, given, False)))
+        await stream.aclose()
+
+    def look() -> View:
+        nonlocal looks
+        looks += 1
+        if asked < 3:
+            state = "pending" if waits and asked else "running"  # until it is placed again
+            return view("running", BEFORE, executor=OTHER, executor_name="other", state=state)
+        return view("running" if looks < 10 else "completed")
+
+    lines = await answered(engine, answer, look)
+    assert b"".join(line["data"] for line in lines) == given + b"anew\n"
+    missing = [line for line in lines if line.get("missing")]
+    assert [(line["execution"], line["cause"]) for line in missing] == [(BEFORE, "unreachable")]
+    how = "breaks off" if given else "cannot be had"
+    assert (
+        missing[0]["note"]
+        == f"{how}: the device cannot be reached, and that execution no longer counts"
+    )
+
+
+async def test_a_reader_that_is_given_up_as_the_job_ends_knows_that_the_slot_was_placed_again(
+    engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "TRIES_MAX", 1)
+    await run(engine, "echo anew")
+    begun, ended = trio.Event(), trio.Event()
+
+    async def answer(stream: Any) -> None:
+        await stream.read_frame()
+        await stream.write_frame(logs.encode_message(LogChunk(0, b"12345", False)))
+        begun.set()
+        await ended.wait()
+        await stream.aclose()
+
+    def look() -> View:
+        if not begun.is_set():
+            return view("running", BEFORE, executor=OTHER, state="running")
+        ended.set()
+        return view("completed")
+
+    missing = [line for line in await answered(engine, answer, look) if line.get("missing")]
+    assert [line["note"] for line in missing] == [
+        "breaks off: the device cannot be reached, and that execution no longer counts"
+    ]
+
+
+@pytest.mark.parametrize("error", ["", logs.GONE_TEXT])
+async def test_a_slot_that_was_placed_again_before_it_began_lacks_nothing(
+    engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    monkeypatch.setattr(logs, "TRIES_MAX", 1)
+    await run(engine, "echo begun")
+    asked = 0
+
+    async def answer(stream: Any) -> None:
+        nonlocal asked
+        asked += 1
+        await stream.read_frame()
+        if error:
+            await stream.write_frame(logs.encode_message(LogChunk(0, b"", True, error)))
+        await stream.aclose()
+
+    def look() -> View:
+        if asked < 2:
+            return view("pending", BEFORE, executor=OTHER, state="starting")
+        return view("completed")
+
+    lines = await answered(engine, answer, look)
+    assert b"".join(line["data"] for line in lines) == b"begun\n"
+    assert not any(line.get("missing") for line in lines)
+
+
+async def test_of_a_device_that_was_busy_the_output_comes_though_the_slot_was_placed_again(
+    engine: ProcessEngine,
+) -> None:
+    await run(engine, "echo anew")
+    asked, looks = 0, 0
+
+    async def answer(stream: Any) -> None:
+        nonlocal asked
+        asked += 1
+        await stream.read_frame()
+        busy = LogChunk(0, b"", True, logs.BUSY_TEXT)
+        chunk = LogChunk(0, b"failed\n", True) if looks > 3 else busy
+        await stream.write_frame(logs.encode_message(chunk))
+
+    def look() -> View:
+        nonlocal looks
+        if not asked:
+            return view("running", BEFORE, executor=OTHER, state="running")
+        looks += 1
+        return view("running" if looks < 4 else "completed")
+
+    lines = await answered(engine, answer, look)
+    assert sorted(line["data"] for line in lines if line["data"]) == [b"anew\n", b"failed\n"]
+    assert not any(line.get("missing") for line in lines)
+    assert asked == 2, "once more, at the end"

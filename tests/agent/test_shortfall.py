@@ -18,6 +18,7 @@ from agent.shortfall import (
     cause_of,
     of_broken_off,
     of_ended,
+    of_replaced,
     of_running,
     remains_of,
 )
@@ -120,12 +121,34 @@ def test_what_ended_before_the_moment_that_is_asked_for_lacks_nothing() -> None:
 
 
 def test_a_task_that_never_began_says_how_it_ended() -> None:
-    found = ended(exit_code=None, reason="image x cannot be fetched")
+    found = ended(exit_code=None, reason="image x cannot be fetched", started_ms=2_000)
     told = short(found, error=KeyError("e1"))
-    assert told is not None and told.cause is Cause.GONE and told.missing
+    assert told is not None and told.cause is Cause.NONE and told.missing
     assert told.text == (
         "cannot be had: none is kept there, and its task ended so: image x cannot be fetched"
     )
+    told = short(found)
+    assert told is not None and told.cause is Cause.UNREACHABLE, "nobody can say"
+
+
+@pytest.mark.parametrize(
+    ("seen", "cause"),
+    [
+        ({}, Cause.GONE),
+        ({"exit_code": 126}, Cause.GONE),
+        ({"exit_code": None, "reason": "the device lost it"}, Cause.GONE),
+        ({"started_ms": 3_000}, Cause.GONE),  # the clock was set back meanwhile
+        ({"started_ms": 2_000}, Cause.GONE),  # within a millisecond
+        ({"started_ms": 2_000, "exit_code": None, "stderr_tail": "x\n"}, Cause.GONE),
+        ({"ended_ms": 0}, Cause.GONE),  # of a service's task that is stopped there is no result
+        ({"started_ms": 2_000, "exit_code": None}, Cause.NONE),
+        ({"started_ms": 2_000, "exit_code": 126}, Cause.NONE),  # its module is no module
+        ({"started_ms": 0, "ended_ms": 0, "exit_code": None}, Cause.NONE),  # it got no result
+    ],
+)
+def test_gone_is_what_there_may_have_been(seen: View, cause: Cause) -> None:
+    told = short(ended(**seen), error=RequestError(404, GONE_TEXT))
+    assert told is not None and told.cause is cause
 
 
 def test_of_what_runs_the_way_out_is_to_wait() -> None:
@@ -155,3 +178,16 @@ def test_of_what_has_not_begun_there_is_none_yet(state: str) -> None:
 def test_what_breaks_off_says_so() -> None:
     assert of_broken_off(AWAY).text.startswith("breaks off: the device cannot be reached; once")
     assert of_broken_off(KeyError("e1")).text == "breaks off: none is kept there"
+
+
+def test_of_what_was_placed_again_that_is_missing_which_may_have_been() -> None:
+    told = of_replaced(AWAY, given=False, begun=True)
+    assert told is not None and told.missing and told.cause is Cause.UNREACHABLE
+    assert (
+        told.text
+        == "cannot be had: the device cannot be reached, and that execution no longer counts"
+    )
+    assert of_replaced(AWAY, given=False, begun=False) is None
+    assert of_replaced(KeyError("e1"), given=False, begun=True) is None, "it may not have begun"
+    told = of_replaced(KeyError("e1"), given=True, begun=True)
+    assert told is not None and told.text.startswith("breaks off: none is kept there, and that")
