@@ -221,9 +221,13 @@ class Lab:
                 device.process.kill()
                 device.process.wait()
                 device.process = None
-            # By its directory: what was forked as the agent ended may be no supervisor as yet.
-            for pid in processes_with(str(device.data_dir)):
-                kill_tree(pid)
+            # By its directory: what was forked as the agent ended may be no supervisor as yet, and
+            # forks its task perhaps just as it is killed.
+            end = time.monotonic() + START_S
+            while left := processes_at(device.data_dir):
+                assert time.monotonic() < end, f"{left} do not end"
+                for pid in left:
+                    kill_tree(pid)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     # ---- waiting -----------------------------------------------------------------------------
@@ -297,6 +301,17 @@ def processes_with(argument: str) -> list[int]:
                 if argument in (entry / "cmdline").read_bytes().decode("utf-8", "replace"):
                     found.append(int(entry.name))
     return found
+
+
+def processes_at(directory: Path) -> list[int]:
+    """That name it in their command, or work in it; dead ones do neither."""
+    found = set(processes_with(str(directory)))
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if (entry / "cwd").readlink().is_relative_to(directory):
+                    found.add(int(entry.name))
+    return sorted(found)
 
 
 def children_of(pid: int) -> Iterator[int]:
