@@ -103,8 +103,9 @@ class Executor:
             self.executions[execution.id] = execution
         return unreadable
 
-    def boot(self, event: Booted, now: Now) -> list[Effect]:
-        """Adopt what still runs, learn what ended meanwhile, say what was lost."""
+    def boot(self, event: Booted, now: Now, *, spare: bool = False) -> list[Effect]:
+        """Adopt what still runs, learn what ended meanwhile, say what was lost. With `spare` what
+        ended and is known to nobody may be of a row that cannot be read, and stays."""
         found = {task.execution: task for task in event.found}
         effects: list[Effect] = []
         for execution in self.executions.open:
@@ -121,9 +122,10 @@ class Executor:
         for task in found.values():
             if task.running:  # also one that was given up for lost in an earlier life
                 effects.append(StopTask(task.execution, "nothing is known of it"))
-            elif (
-                task.execution not in self.executions
-                and task.execution not in self.retention.unread
+            elif not (
+                spare
+                or task.execution in self.executions
+                or task.execution in self.retention.unread
             ):
                 effects.append(RemoveTask(task.execution))
         return effects

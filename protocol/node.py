@@ -357,7 +357,7 @@ class Node:
                     *told(self.unreadable),
                     *booted,
                     *adopted,
-                    *self.executor.boot(others, now),
+                    *self.executor.boot(others, now, spare=bool(self.steward.daemons.unread)),
                     *self.coordination.boot(now),
                     *self.steward.schedules.boot(now),
                     *self.steward.triggers.boot(now),
