@@ -16,7 +16,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.events import Booted
 from protocol.execution import Fences, Row, State, restore_execution
 from protocol.executions import Executions
-from protocol.ids import ExecutionId, JobId, PeerId
+from protocol.ids import JobId, PeerId
 from protocol.lifecycle import CUT_OFF, Lifecycle
 from protocol.opsjournal import OpsJournal
 from protocol.publishing import Publishing
@@ -92,15 +92,17 @@ class Executor:
         self.awards.fences = Fences.restore(disk.get("fence", {}), unreadable)
         self.journal.restore(disk.get("ops", {}), unreadable)
         rows = disk.get("execution", {})
+        unread: list[str] = []
         for key in sorted(rows):
             try:
                 execution = restore_execution(rows[key], self.keyring)
             except (RemoteProtocolError, ValueError) as error:
                 unreadable.append(Unread("execution", key, str(error)))
-                self.retention.unread[ExecutionId(key)] = None
+                unread.append(key)
                 continue
             execution.touched = True  # for all that is known
             self.executions[execution.id] = execution
+        self.retention.restore(disk.get("meta", {}), unread)
         return unreadable
 
     def boot(self, event: Booted, now: Now, *, spare: bool = False) -> list[Effect]:

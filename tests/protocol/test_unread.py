@@ -10,11 +10,13 @@ import pytest
 
 from protocol import derived
 from protocol.bounds import REASON_CHARS_MAX
+from protocol.config import CoordinationConfig, NodeConfig
 from protocol.effects import Bucket
 from protocol.errors import JobSpecError
 from protocol.events import TaskEnded
 from protocol.ids import JobId
 from protocol.job import JobSpec
+from protocol.node import SWEEP_S
 from protocol.records import Desired
 from protocol.tree import Plain
 from protocol.unread import TOLD_MAX, Unread, told
@@ -123,6 +125,21 @@ def test_a_job_that_an_earlier_version_took_is_left_aside_and_no_other_is(
     running = net.boxes["b"].running
     net.until(lambda: sorted({start.spec.name for start in running.values()}) == names)
     assert len(net.told("b", "agent.left-aside")) == told_before
+
+
+def test_what_is_refused_goes_once_it_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = NodeConfig(coordination=CoordinationConfig(retain_s=3600.0))
+    net = NodeNet("a", configs={"a": short})
+    net.submit("a", batch("old", on=["a"]), "old")
+    net.run(2.0)
+    (began,) = net.boxes["a"].running
+    with refusing(monkeypatch, "old"):
+        restart(net, "a")
+        net.run(3600.0 - SWEEP_S)
+        restart(net, "a")
+        assert list(net.boxes["a"].ended) == list(net.boxes["a"].disk["execution"]) == [began]
+        net.run(3 * SWEEP_S)
+        assert not net.boxes["a"].ended and not net.boxes["a"].disk["execution"]
 
 
 def test_the_output_of_a_daemon_that_is_refused_stays(monkeypatch: pytest.MonkeyPatch) -> None:
