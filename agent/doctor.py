@@ -120,7 +120,8 @@ class Doctor:
             text = f"{count} of the database this version cannot read, and leaves alone: {those}"
             fix = (
                 "update shoal, if a later version ran here before; what an earlier one took and "
-                "this one refuses is to be run anew, with its job file mended"
+                "this one refuses is to be run anew, with its job file mended; executions go with "
+                "their output, and volumes of batch jobs, after a week"
             )
             return check("database", None, text, fix)
         if not aside:

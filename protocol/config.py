@@ -139,6 +139,9 @@ class CoordinationConfig:
     # Awards of a slot that are no losses though who had them died before it answered. Chance takes
     # few devices in just that second; more, and the award itself may be what ends them.
     untaken_max: int = 3
+    # A death known so long after its award was given up may be of that: a silent one is known after
+    # 250 s at the most by two that watch a metered leaf, 31 s with wan.
+    silence_s: float = 300.0
     stories_max: int = 500  # jobs whose bidding rounds are remembered for `job why`
     executions_kept: int = 500  # ended ones on this device, with their output
     # Slots of batch jobs whose volumes are here, which stay for `retain_s`: an author who makes a

@@ -58,10 +58,13 @@ class Daemons:
     connected: Callable[[], list[PeerId]]
     publishing: Publishing
     daemons: dict[JobId, Daemon] = field(default_factory=dict)
+    unread: dict[JobId, None] = field(default_factory=dict)  # rows on disk of another version
     unfit: dict[JobId, str] = field(default_factory=dict)  # why a job that is to run is not here
     ready: bool = False
     alone_since: float = NEVER  # monotonic; since when nobody is connected, NEVER while somebody is
     _expiries: dict[JobId, float] = field(default_factory=dict)  # monotonic
+    # Found at the start, and perhaps of a row that is unread: no start takes the id of one.
+    _left: dict[ExecutionId, None] = field(default_factory=dict)
 
     @property
     def me(self) -> PeerId:
@@ -78,6 +81,7 @@ class Daemons:
                 self.daemons[JobId(key)] = Daemon.restore(key, rows[key], self.keyring)
             except (RemoteProtocolError, ValueError) as error:
                 unreadable.append(Unread("daemon", key, str(error)))
+                self.unread[JobId(key)] = None
         return unreadable
 
     def boot(self, found: tuple[TaskFound, ...], now: Now) -> tuple[list[Effect], list[TaskFound]]:
@@ -95,6 +99,7 @@ class Daemons:
                 effects += self._adopt(daemon, task, now)
             else:
                 daemon.next_at = now.mono
+        self._left = dict.fromkeys(tasks) if self.unread else {}
         return effects, list(tasks.values())
 
     def _adopt(self, daemon: Daemon, task: TaskFound | None, now: Now) -> list[Effect]:
@@ -230,8 +235,9 @@ class Daemons:
     def _start(self, daemon: Daemon, target: Running, now: Now) -> list[Effect]:
         """Journal it, then start it; or wait where there is no room or no leave for now."""
         changed = target.revision != daemon.now.revision
-        attempt = daemon.attempt + 1
-        trial = Daemon(daemon.job, target, attempt=attempt)
+        trial = Daemon(daemon.job, target, attempt=daemon.attempt + 1)
+        while trial.execution(self.me) in self._left:
+            trial.attempt += 1
         key, resources = trial.execution(self.me), target.spec.task.resources
         daemon.waiting = (
             self.bidder.unwell()
@@ -245,7 +251,7 @@ class Daemons:
             daemon.restarts = daemon.failures = 0
         elif daemon.attempt:
             daemon.restarts += 1
-        daemon.now, daemon.attempt, daemon.state = target, attempt, State.STARTING
+        daemon.now, daemon.attempt, daemon.state = target, trial.attempt, State.STARTING
         daemon.stopping, daemon.started_ms, daemon.next_at = "", now.wall_ms, NEVER
         daemon.ports, daemon.doing = (), ""
         daemon.switch_to, daemon.switch_at = None, NEVER
@@ -288,9 +294,12 @@ class Daemons:
 
     def _over(self, daemon: Daemon | None, held: StandingJob) -> list[Effect]:
         """It is not to run any more. Once it is deleted, nothing is kept of it."""
-        if daemon is None:
-            return []
         deleted = held.desired is Desired.DELETED
+        if daemon is None:
+            if not deleted or held.id not in self.unread:
+                return []
+            del self.unread[held.id]  # what it left goes at the next start, as nobody's
+            return [Save((("daemon", held.id, None),))]
         if not daemon.active and deleted:
             del self.daemons[daemon.job]
             removed = [RemoveTask(ExecutionId(ended[0])) for ended in daemon.past]

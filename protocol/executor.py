@@ -16,7 +16,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.events import Booted
 from protocol.execution import Fences, Row, State, restore_execution
 from protocol.executions import Executions
-from protocol.ids import ExecutionId, JobId, PeerId
+from protocol.ids import JobId, PeerId
 from protocol.lifecycle import CUT_OFF, Lifecycle
 from protocol.opsjournal import OpsJournal
 from protocol.publishing import Publishing
@@ -92,19 +92,22 @@ class Executor:
         self.awards.fences = Fences.restore(disk.get("fence", {}), unreadable)
         self.journal.restore(disk.get("ops", {}), unreadable)
         rows = disk.get("execution", {})
+        unread: list[str] = []
         for key in sorted(rows):
             try:
                 execution = restore_execution(rows[key], self.keyring)
             except (RemoteProtocolError, ValueError) as error:
                 unreadable.append(Unread("execution", key, str(error)))
-                self.retention.unread[ExecutionId(key)] = None
+                unread.append(key)
                 continue
             execution.touched = True  # for all that is known
             self.executions[execution.id] = execution
+        self.retention.restore(disk.get("meta", {}), unread)
         return unreadable
 
-    def boot(self, event: Booted, now: Now) -> list[Effect]:
-        """Adopt what still runs, learn what ended meanwhile, say what was lost."""
+    def boot(self, event: Booted, now: Now, *, spare: bool = False) -> list[Effect]:
+        """Adopt what still runs, learn what ended meanwhile, say what was lost. With `spare` what
+        ended and is known to nobody may be of a row that cannot be read, and stays."""
         found = {task.execution: task for task in event.found}
         effects: list[Effect] = []
         for execution in self.executions.open:
@@ -121,9 +124,10 @@ class Executor:
         for task in found.values():
             if task.running:  # also one that was given up for lost in an earlier life
                 effects.append(StopTask(task.execution, "nothing is known of it"))
-            elif (
-                task.execution not in self.executions
-                and task.execution not in self.retention.unread
+            elif not (
+                spare
+                or task.execution in self.executions
+                or task.execution in self.retention.unread
             ):
                 effects.append(RemoveTask(task.execution))
         return effects

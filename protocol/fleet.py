@@ -50,6 +50,11 @@ class Fleet:
         peer = self.membership.peer(peer_id)
         return peer_id == self.me or (peer is not None and peer.state in PRESENT)
 
+    def left(self, peer_id: PeerId) -> bool:
+        """Whether it has said that it leaves for good."""
+        peer = self.membership.peer(peer_id)
+        return peer is not None and peer.state is State.LEFT
+
     def connected(self, peer_id: PeerId) -> bool:
         peer = self.membership.peer(peer_id)
         return peer is not None and peer.connected

@@ -39,8 +39,9 @@ class Plan:
     repeated: bool = False  # the award was sent again
     offered: float = -NEVER  # monotonic; when it was made
     late: bool = False  # it is waited for longer than its round
-    # Whose awards are waited for no more, since the slot last ran: they may have died of them.
-    silent: dict[PeerId, None] = field(default_factory=dict)
+    # Whose awards are waited for no more, and since when (monotonic): they may have died of them.
+    # Until they answer, or the slot runs.
+    silent: dict[PeerId, float] = field(default_factory=dict)
     publishing: bool = False  # its task has ended, and its results are on their way
     dry_rounds: int = 0  # auctions in a row that found nobody
     reason: str = ""

@@ -357,7 +357,7 @@ class Node:
                     *told(self.unreadable),
                     *booted,
                     *adopted,
-                    *self.executor.boot(others, now),
+                    *self.executor.boot(others, now, spare=bool(self.steward.daemons.unread)),
                     *self.coordination.boot(now),
                     *self.steward.schedules.boot(now),
                     *self.steward.triggers.boot(now),
@@ -421,6 +421,7 @@ class Node:
             kept = self.config.coordination
             before = now.wall_ms - int(kept.retain_s * 1000) if now.wall_trusted else 0
             effects += self.executor.retention.forget_ended(kept.executions_kept, before)
+            effects += self.executor.retention.forget_unread(now)
             effects += self.publishing.due(now)
             effects += self.coordination.forget_old(now)
         return effects

@@ -165,6 +165,8 @@ class Placement:
             auction.on_bid(sender, answer, now.mono)
         else:
             auction.on_refusal(sender, answer)
+        for plan in led.plans.values():
+            plan.silent.pop(sender, None)
         return self.settle(led, now)
 
     def on_vacancy(self, sender: PeerId, vacancy: Vacancy, now: Now) -> list[Effect]:
@@ -426,6 +428,7 @@ class Placement:
         return "; ".join(parts) + (f"; and {more} other reasons" if more > 0 else "")
 
     def on_accepted(self, sender: PeerId, accepted: Accepted, now: Now) -> list[Effect]:
+        self._heard(sender, accepted.job, accepted.slot)
         led, plan = self._awarded(sender, accepted.job, accepted.slot, accepted.fence)
         # It may come when the answer is no longer waited for: it runs, and need not be placed.
         if led is None or plan is None or plan.phase not in (Phase.OFFERED, Phase.WAITING):
@@ -483,6 +486,7 @@ class Placement:
         return home in (None, plan.leaving) and not self.given_up(led, plan.leaving)
 
     def on_declined(self, sender: PeerId, declined: Declined, now: Now) -> list[Effect]:
+        self._heard(sender, declined.job, declined.slot)
         led, plan = self._awarded(sender, declined.job, declined.slot, declined.fence)
         if led is None or plan is None or plan.phase is not Phase.OFFERED:
             return []
@@ -507,6 +511,12 @@ class Placement:
             return []
         held.term = known.term + 1
         return self.catalogue.changed(held, [], now)
+
+    def _heard(self, sender: PeerId, job: JobId, slot: int) -> None:
+        """It answers an award of the slot, perhaps one that is long past: it did not die of it."""
+        led = self.led.get(job)
+        if led is not None and slot in led.plans:
+            led.plans[slot].silent.pop(sender, None)
 
     def _awarded(
         self, sender: PeerId, job: JobId, slot: int, fence: Fence
@@ -590,7 +600,7 @@ class Placement:
         if plan.late:  # it may bid again, and be as silent
             plan.failed_on[executor] = plan.failed_on.get(executor, 0) + 1
         if self.fleet.alive(executor):
-            plan.silent[executor] = None
+            plan.silent[executor] = now.mono
         elif not self._spared(led, plan):  # a job that stays where it is was not taken from it
             return self._lost(led, slot.index, f"{self.fleet.name(executor)} is gone", now)
         reason = f"{self.fleet.name(executor)} did not answer the award"
@@ -674,7 +684,7 @@ class Placement:
             theirs = slot.assignment is not None and slot.assignment.executor == peer
             if plan.leaving == peer:
                 plan.leaving, plan.due = None, min(plan.due, now.mono)
-            if peer in plan.silent and plan.phase is not Phase.DONE:
+            if self._of_its_award(plan, peer, now) and plan.phase is not Phase.DONE:
                 effects += self._died_silent(led, slot.index, peer, why, now)
             if not theirs or plan.phase not in (Phase.OFFERED, Phase.RUNNING):
                 continue
@@ -688,6 +698,12 @@ class Placement:
                 effects += self._lost(led, slot.index, why, now)
         effects += self._untaken(led, untaken, peer, why, now)
         return effects + self.settle(led, now) + self.open(led, now)
+
+    def _of_its_award(self, plan: Plan, peer: PeerId, now: Now) -> bool:
+        """Whether it may have died of an award that is waited for no more; asked once. Who leaves
+        has not died, and who dies long after died of something else."""
+        since = plan.silent.pop(peer, -NEVER)
+        return now.mono - since <= self.config.silence_s and not self.fleet.left(peer)
 
     def _spared(self, led: Led, plan: Plan) -> bool:
         """Whether an award whose executor died before it answered is no failure: nothing was lost.
@@ -708,7 +724,6 @@ class Placement:
         """Its award was waited for no more before its death was known. If that is one too many the
         slot ends, whoever else it is offered to by now."""
         award, plan = led.held.slots[index].assignment, led.plans[index]
-        del plan.silent[peer]
         if self._spared(led, plan):
             return []
         plan.failures += 1

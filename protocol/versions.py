@@ -45,33 +45,46 @@ class Version:
             raise RemoteProtocolError("a spec record is needed")
         try:
             spec = JobSpec.decode(record.body)
-        except ValueError:
+        except (RemoteProtocolError, ValueError):
             spec = None
         return cls(since_ms, record.generation, revision_of(sealed.body), sealed.author, spec)
 
 
 @dataclass(slots=True)
 class Versions:
-    """By job, the oldest first: sealed, with the time since when it was held here."""
+    """By job, the oldest first: sealed, with the time since when it was held here. What cannot be
+    read of them at the start keeps its place, is shown to nobody, and goes when its turn comes."""
 
     keyring: Keyring
     held: dict[JobId, list[tuple[bytes, int]]] = field(default_factory=dict)
+    _unread: dict[bytes, None] = field(default_factory=dict)
     _bytes: int = 0
 
     def restore(self, rows: Mapping[str, bytes]) -> list[Unread]:
-        """Rebuild from disk; returns the rows that could not be read."""
+        """Rebuild from disk; returns the rows of which something could not be read."""
         unreadable: list[Unread] = []
         for key in sorted(rows):
             try:
-                pairs = msgspec.convert(loads(rows[key], ROW_BYTES_MAX), list[tuple[bytes, int]])
-                for data, since_ms in pairs:
-                    Version.of(data, since_ms, self.keyring)
+                pairs = _pairs(rows[key])
             except (RemoteProtocolError, ValueError) as error:
                 unreadable.append(Unread("version", key, str(error)))
                 continue
+            if why := self._note_unread(pairs):
+                unreadable.append(Unread("version", key, why))
             self.held[JobId(key)] = pairs
             self._bytes += sum(len(data) for data, _ in pairs)
         return unreadable
+
+    def _note_unread(self, pairs: list[tuple[bytes, int]]) -> str:
+        """Why the last that cannot be read is none; empty where all can."""
+        why = ""
+        for data, since_ms in pairs:
+            try:
+                Version.of(data, since_ms, self.keyring)
+            except RemoteProtocolError as error:
+                self._unread[data] = None
+                why = str(error)
+        return why
 
     def keep(self, job: JobId, data: bytes, since_ms: int) -> list[Row]:
         """A spec that another one has taken the place of; the row to save.
@@ -95,4 +108,12 @@ class Versions:
         return [("version", job, None)] if mine else []
 
     def of(self, job: JobId) -> list[Version]:
-        return [Version.of(data, since, self.keyring) for data, since in self.held.get(job, ())]
+        pairs = [each for each in self.held.get(job, ()) if each[0] not in self._unread]
+        return [Version.of(data, since, self.keyring) for data, since in pairs]
+
+
+def _pairs(row: bytes) -> list[tuple[bytes, int]]:
+    """A row's entries, of which a later version may say more. Raises RemoteProtocolError or
+    ValueError."""
+    entries = msgspec.convert(loads(row, ROW_BYTES_MAX), list[list[object]])
+    return msgspec.convert([entry[:2] for entry in entries], list[tuple[bytes, int]])

@@ -53,8 +53,10 @@ def test_what_each_state_means_for_jobs(
     fleet = net["a"].fleet
     assert (fleet.alive(B), fleet.reachable(B)) == (alive, reachable)
     assert (B in fleet.absent()) is absent
+    assert fleet.left(B) is (state is State.LEFT)
     assert fleet.alive(A) and fleet.reachable(A), "ourselves"
     assert not fleet.alive(PeerId("x")) and not fleet.reachable(PeerId("x"))
+    assert not fleet.left(PeerId("x"))
 
 
 def test_neighbours_are_alive_and_connected(net: NodeNet) -> None:

@@ -7,7 +7,7 @@ import pytest
 from protocol.auction import Auction
 from protocol.config import AuctionConfig, CoordinationConfig, MembershipConfig, NodeConfig
 from protocol.effects import Send, Tell
-from protocol.events import PeerDisconnected
+from protocol.events import PeerDisconnected, ShutdownRequested
 from protocol.ids import PeerId
 from protocol.led import Phase
 from protocol.messages import (
@@ -708,6 +708,63 @@ def test_who_was_silent_and_dies_costs_a_slot_that_runs_nothing() -> None:
     net.run(2.0)
     plan = net.led("a").plans[0]
     assert (plan.untaken, plan.failures) == (0, 0) and plan.phase is Phase.RUNNING
+
+
+def silent_once() -> NodeNet:
+    """b lives and never answered the one award of a slot that waits for a device with room."""
+    net = NodeNet("a", "b")
+    drop(net, Award)
+    net.submit("a", batch(on=["b"], task=queue(7200)))
+    net.until(lambda: list(net.led("a").plans[0].silent) == ["b"])
+    drop(net, Bid, Refusal)
+    return net
+
+
+def counted(net: NodeNet, *, left: bool = False) -> int:
+    """Deaths that the slot has on its account once b is gone."""
+    if left:
+        net.handle("b", ShutdownRequested())
+        net.run(0.1)
+    net.kill("b")
+    net.run(20.0)
+    assert not net["a"].fleet.alive(PeerId("b"))
+    plan = net.led("a").plans[0]
+    assert plan.phase in (Phase.WAITING, Phase.BIDDING) and plan.failures == 0
+    assert not plan.silent
+    return plan.untaken
+
+
+@pytest.mark.parametrize(("later_s", "deaths"), [(0.0, 1), (250.0, 1), (301.0, 0)])
+def test_a_death_long_after_a_silent_award_is_not_of_it(later_s: float, deaths: int) -> None:
+    net = silent_once()
+    net.run(later_s)
+    assert counted(net) == deaths
+
+
+def test_who_was_silent_and_leaves_did_not_die_of_the_award() -> None:
+    assert counted(silent_once(), left=True) == 0
+
+
+@pytest.mark.parametrize("kind", [Accepted, Declined])
+def test_who_answers_late_does_not_die_of_the_award(kind: type[Accepted | Declined]) -> None:
+    """The answer is to an award that the slot has not got any more."""
+    net = silent_once()
+    award = net.slot("a").assignment
+    assert award is not None
+    why = () if kind is Accepted else ("no",)
+    net.send("b", "a", kind(net.job(), 1, award.fence, *why))
+    assert list(net.led("a").plans[0].silent) == ["b"], "of a slot that there is not"
+    old = Fence(award.fence.term, award.fence.coordinator, award.fence.attempt - 1)
+    net.send("b", "a", kind(net.job(), 0, old, *why))
+    assert counted(net) == 0
+
+
+def test_who_is_asked_again_and_answers_does_not_die_of_the_award() -> None:
+    net = silent_once()
+    net.fill("b")
+    keep(net)
+    net.until(lambda: not net.led("a").plans[0].silent)
+    assert counted(net) == 0
 
 
 def test_who_died_unanswered_is_told_of_and_comes_after_others() -> None:

@@ -7,20 +7,23 @@ from dataclasses import replace
 import pytest
 
 from protocol.clock import NEVER
-from protocol.effects import RemoveTask
+from protocol.effects import DropVolumes, Effect, RemoveTask
 from protocol.events import TaskFound
 from protocol.executions import Executions
 from protocol.ids import ExecutionId
+from protocol.retention import NOTICED
 from protocol.wire import dumps
 from tests.protocol.jobs import at, fence
 from tests.protocol.onedevice import (
     CONFIG,
     FIRST,
+    ME,
     SECOND,
     Device,
     ack,
     boot,
     device,
+    executor_of,
     keeping,
     publishing_to_a_broker,
     running,
@@ -139,3 +142,68 @@ def test_what_has_volumes_is_not_sorted_at_each_award(monkeypatch: pytest.Monkey
     for slot in range(3):
         it.award(FIRST, slot)
     assert len(it.executor.executions) == 3 and sorts == []
+
+
+LATER = ExecutionId("later")
+
+
+def beside_one_that_cannot_be_read() -> Device:
+    it = device()
+    it.disk = {"execution": {LATER: dumps(["of a later version"])}}
+    again(it)
+    return it
+
+
+def again(it: Device, unread: int = 1) -> None:
+    """A restart, with so many rows that cannot be read."""
+    it.executor = executor_of(it.book.keyring(ME), CONFIG, it.executor.bidder, lambda peer: True)
+    assert len(it.executor.restore(it.disk)) == unread
+
+
+def forgotten(it: Device, days: float, trusted: bool = True) -> list[Effect]:
+    now = replace(at(days * 86_400.0), wall_trusted=trusted)
+    return it.does(it.executor.retention.forget_unread(now))
+
+
+def test_what_cannot_be_read_is_kept_for_a_week_from_when_that_was_noticed() -> None:
+    it = beside_one_that_cannot_be_read()
+    assert forgotten(it, 100.0, trusted=False) == []
+    assert forgotten(it, 10.0) == []
+    again(it)
+    assert forgotten(it, 16.9) == [] and it.executor.retention.keeps(it.book.id)
+    assert forgotten(it, 99.0, trusted=False) == [], "nobody knows what day it is"
+    again(it)
+    assert forgotten(it, 17.1) == [RemoveTask(LATER), DropVolumes()]
+    assert it.disk == {"execution": {}, "meta": {}}
+    assert not it.executor.retention.keeps(it.book.id)
+    assert forgotten(it, 50.0) == []
+
+
+def test_what_can_be_read_after_all_begins_anew() -> None:
+    it = beside_one_that_cannot_be_read()
+    forgotten(it, 1.0)
+    row = it.disk["execution"].pop(LATER)
+    again(it, unread=0)
+    forgotten(it, 2.0)
+    it.disk["execution"][LATER] = row
+    again(it)
+    assert forgotten(it, 8.5) == [] and forgotten(it, 15.0) == []
+    assert forgotten(it, 15.6) == [RemoveTask(LATER), DropVolumes()]
+
+
+def test_when_it_was_noticed_may_be_unreadable_too() -> None:
+    it = beside_one_that_cannot_be_read()
+    it.disk["meta"] = {NOTICED: b"\xff"}
+    again(it)
+    assert forgotten(it, 1.0) == [] and forgotten(it, 7.9) == []
+    assert forgotten(it, 8.1) == [RemoveTask(LATER), DropVolumes()]
+
+
+def test_what_begins_anew_in_the_place_of_what_could_not_be_read_stays() -> None:
+    it = device()
+    it.disk = {"execution": {it.key(): b"\xff"}}
+    again(it)
+    assert forgotten(it, 1.0) == []
+    it.award()
+    assert forgotten(it, 9.0) == [] and it.key() in it.disk["execution"]
+    assert it.executor.retention.unread == {}

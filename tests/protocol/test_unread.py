@@ -10,11 +10,14 @@ import pytest
 
 from protocol import derived
 from protocol.bounds import REASON_CHARS_MAX
+from protocol.config import CoordinationConfig, NodeConfig
 from protocol.effects import Bucket
 from protocol.errors import JobSpecError
 from protocol.events import TaskEnded
 from protocol.ids import JobId
 from protocol.job import JobSpec
+from protocol.node import SWEEP_S
+from protocol.records import Desired
 from protocol.tree import Plain
 from protocol.unread import TOLD_MAX, Unread, told
 from protocol.wire import load_plain
@@ -118,8 +121,77 @@ def test_a_job_that_an_earlier_version_took_is_left_aside_and_no_other_is(
     told_before = len(net.told("b", "agent.left-aside"))
     restart(net, "a", "b")
     net.until(lambda: net.held("a", "old").done)
-    assert {start.spec.name for start in net.boxes["b"].running.values()} == {"new", "old"}
+    names = ["new", "old"]
+    running = net.boxes["b"].running
+    net.until(lambda: sorted({start.spec.name for start in running.values()}) == names)
     assert len(net.told("b", "agent.left-aside")) == told_before
+
+
+def test_what_is_refused_goes_once_it_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = NodeConfig(coordination=CoordinationConfig(retain_s=3600.0))
+    net = NodeNet("a", configs={"a": short})
+    net.submit("a", batch("old", on=["a"]), "old")
+    net.run(2.0)
+    (began,) = net.boxes["a"].running
+    with refusing(monkeypatch, "old"):
+        restart(net, "a")
+        net.run(3600.0 - SWEEP_S)
+        restart(net, "a")
+        assert list(net.boxes["a"].ended) == list(net.boxes["a"].disk["execution"]) == [began]
+        net.run(3 * SWEEP_S)
+        assert not net.boxes["a"].ended and not net.boxes["a"].disk["execution"]
+
+
+def test_the_output_of_a_daemon_that_is_refused_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which of what nobody knows is the daemon's cannot be told: all that has ended stays."""
+    net = NodeNet("a")
+    net.submit("a", daemon("old"))
+    net.run(2.0)
+    net.end("a", 1)
+    net.until(lambda: len(net.boxes["a"].started) == 2)
+    first, second = (start.execution for start in net.boxes["a"].started)
+    with refusing(monkeypatch, "old"):
+        for _ in range(2):
+            restart(net, "a")
+            net.run(10.0)
+            assert list(net.boxes["a"].ended) == [first, second]
+        assert not net.boxes["a"].running, "what this version refuses does not run"
+    restart(net, "a")
+    net.run(10.0)
+    assert list(net.boxes["a"].ended) == [first, second] and len(net.boxes["a"].running) == 1
+
+
+def test_a_daemon_whose_row_is_damaged_begins_beside_what_it_left() -> None:
+    net = NodeNet("a")
+    net.submit("a", daemon())
+    net.run(2.0)
+    net.end("a", 1)
+    net.until(lambda: len(net.boxes["a"].started) == 2)
+    left = [start.execution for start in net.boxes["a"].started]
+    (job,) = net.boxes["a"].disk["daemon"]
+    net.boxes["a"].disk["daemon"][job] = b"\xff"
+    restart(net, "a")
+    net.run(10.0)
+    assert list(net.boxes["a"].ended) == left
+    assert net.boxes["a"].started[-1].execution not in left
+    restart(net, "a")
+    assert not net.boxes["a"].ended, "its row can be read again, and knows nothing of them"
+
+
+def test_deleted_a_daemon_that_is_refused_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = NodeNet("a")
+    net.submit("a", daemon("old"))
+    net.run(2.0)
+    (job,) = net["a"].steward.daemons.daemons
+    with refusing(monkeypatch, "old"):
+        restart(net, "a")
+        net.run(2.0)
+        assert len(net.boxes["a"].ended) == 1 and job in net.boxes["a"].disk["daemon"]
+        net.stop("a", job, Desired.DELETED)
+        net.run(2.0)
+        assert job not in net.boxes["a"].disk["daemon"]
+        restart(net, "a")
+        assert not net.boxes["a"].ended
 
 
 def test_a_daemon_runs_on_though_what_it_was_before_is_refused(

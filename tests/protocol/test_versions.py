@@ -8,6 +8,7 @@ import protocol.versions as versions_module
 from protocol.errors import RemoteProtocolError
 from protocol.ids import JobId
 from protocol.records import Desired
+from protocol.tree import Plain
 from protocol.versions import KEPT, Versions
 from protocol.wire import dumps
 from tests.protocol.daemonnet import DaemonNet
@@ -44,7 +45,32 @@ def test_a_row_that_cannot_be_read_costs_itself_alone() -> None:
     control = dumps([[BOOK.control(), 1]])
     rows = {"x": b"\xff", "y": dumps([["text", 1]]), "z": control}
     assert [each.key for each in made.restore(rows)] == ["x", "y", "z"]
-    assert made.held == {}
+    assert [made.of(JobId(key)) for key in "xyz"] == [[], [], []]
+
+
+def test_a_version_that_cannot_be_read_costs_no_other_and_stays_on_disk() -> None:
+    strange = [[BOOK.control(), 1], [b"of another shoal", 2]]
+    rows = {BOOK.id: dumps([[BOOK.spec(), 0], *strange])}
+    made = Versions(BOOK.keyring("a"))
+    assert [each.bucket for each in made.restore(rows)] == ["version"]
+    assert [each.since_ms for each in made.of(BOOK.id)] == [0]
+    ((_, _, value),) = made.keep(BOOK.id, BOOK.spec(generation=2), 3)
+    assert value == dumps([[BOOK.spec(), 0], *strange, [BOOK.spec(generation=2), 3]])
+    assert [each.since_ms for each in made.of(BOOK.id)] == [0, 3]
+
+
+def test_what_a_later_version_says_more_of_each_is_left_unread() -> None:
+    made = Versions(BOOK.keyring("a"))
+    assert made.restore({BOOK.id: dumps([[BOOK.spec(), 1, "more"]])}) == []
+    assert [each.since_ms for each in made.of(BOOK.id)] == [1]
+
+
+@pytest.mark.parametrize("body", [{"Type": "later"}, {"Type": "daemon", "Name": "x"}, []])
+def test_a_spec_that_is_refused_by_now_is_listed_without_what_it_says(body: Plain) -> None:
+    rows = {BOOK.id: dumps([[BOOK.spec(), 1], [BOOK.spec_of(dumps(body), generation=2), 2]])}
+    made = Versions(BOOK.keyring("a"))
+    assert made.restore(rows) == []
+    assert [each.spec is None for each in made.of(BOOK.id)] == [False, True]
 
 
 def test_all_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
