@@ -33,7 +33,7 @@ class Follower:
     _queue: deque[bytes] = field(default_factory=deque)
     _bytes: int = 0
     _ended: bool = False
-    failure: EngineFailed | None = None  # why it ended, where docker did not answer
+    failure: OSError | None = None  # why it ended, where docker did not answer or nobody read
     _closed: bool = False
 
     def run(self) -> None:
@@ -55,9 +55,17 @@ class Follower:
         except Exception as error:  # whatever the socket says when it is closed under us
             _log.debug("output ends: %r", error)
         finally:
-            with self._lock:
-                self._ended = True
-            self.wake()
+            self._end()
+
+    def fail(self, failure: OSError) -> None:
+        """In place of `run`, where there is no thread for it."""
+        self.failure = failure
+        self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            self._ended = True
+        self.wake()
 
     def take(self) -> tuple[list[bytes], bool]:
         """What there is, and whether nothing comes after it."""
@@ -81,7 +89,8 @@ async def live(
     spawn: Callable[..., None],
 ) -> AsyncGenerator[list[bytes], None]:
     """Frames as they come, until the output's end. Raises EngineFailed where it broke off, and
-    Crowded where the limiter has no place: whoever waited for one would wait for hours.
+    Crowded where the limiter has no place, for which one might wait for hours, or the device no
+    thread.
 
     `source` is what `close` ends them with; `spawn` begins a task elsewhere: a nursery must not
     stay open over a generator's yield.
@@ -126,5 +135,7 @@ def check_place(limiter: trio.CapacityLimiter) -> None:
 async def _read(follower: Follower, limiter: trio.CapacityLimiter) -> None:
     try:
         await abandonable(follower.run)
+    except RuntimeError as error:  # as many threads as the system allows, or no memory for a stack
+        follower.fail(Crowded(f"no thread could be begun to follow that output: {error}"))
     finally:
         limiter.release_on_behalf_of(follower)

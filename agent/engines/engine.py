@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Crowded(OSError):
-    """As many read there as may, which the sentence says; in a while there may be a place."""
+    """As many read there as may or can, as the sentence says; in a while there may be a place."""
 
 
 @dataclass(frozen=True, slots=True)

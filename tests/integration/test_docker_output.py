@@ -105,6 +105,18 @@ async def test_what_is_followed_comes_once_though_docker_goes_on_to_its_next_fil
             await it.remove(name)
 
 
+async def test_short_lines_that_fill_files_of_the_default_come_once(
+    root: Path, docker: DockerHost
+) -> None:
+    """Some 50,000 of them a file, of which 20.10 may give a follower most again."""
+    script = "for n in 1 2 3 4 5 6; do seq ${n}00000 ${n}25000; sleep 0.5; done"
+    wanted = b"".join(b"%d\n" % (n * 100_000 + i) for n in range(1, 7) for i in range(25_001))
+    async with engine(root, docker) as it:
+        await it.start(shell(script))
+        found = b"".join([chunk.data async for chunk in it.log("e1", "stdout", 0, -1, True)])
+        assert found == wanted
+
+
 async def test_the_last_lines_wait_for_nobody_who_follows(
     root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:

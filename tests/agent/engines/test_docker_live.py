@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
 import trio
 import trio.testing
 
+from agent.engines import docker_live
 from agent.engines.docker_client import NotAnswering
 from agent.engines.docker_live import QUEUED_BYTES, READERS_MAX, Follower, live
 from agent.engines.engine import Crowded
@@ -294,6 +295,23 @@ async def test_more_readers_than_may_are_refused_in_words_until_one_goes() -> No
         third.sent.put(b"3")
         async with it.of(third, third) as batches:
             assert await anext(batches) == [b"3"]
+
+
+async def test_a_device_that_can_begin_no_thread_says_so_and_keeps_the_place_free() -> None:
+    async def full(work: Callable[[], None]) -> None:
+        raise RuntimeError("can't start new thread")
+
+    frames, later = Sent(), Sent()
+    later.sent.put(b"a\n")
+    async with reading(readers_max=1) as it:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(docker_live, "abandonable", full)
+            async with it.of(frames, frames) as batches:
+                with pytest.raises(Crowded, match=r"^no thread .*: can't start new thread$"):
+                    await anext(batches)
+        assert (frames.closed, it.limiter.borrowed_tokens) == (1, 0)
+        async with it.of(later, later) as batches:
+            assert await anext(batches) == [b"a\n"]
 
 
 async def test_there_is_a_place_for_all_that_is_promised() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.engines import docker_repeats
-from agent.engines.docker_repeats import RECENT_MAX, Repeats, tells_lines_apart
+from agent.engines.docker_repeats import BLOCK, RECENT_MAX, Repeats, tells_lines_apart
 
 PIECE = b"x" * 16384  # of a longer line
 TICK_NS = 4_000_000  # of a clock that goes on with the kernel's own tick
@@ -52,6 +52,27 @@ def test_it_goes_on_to_a_next_file_again_and_again() -> None:
     assert new(given_) == FINE
 
 
+def test_one_line_that_comes_again_and_again_is_left_out_each_time() -> None:
+    assert new([FINE[0]] * 4) == FINE[:1]
+    assert new([*FINE[:2], *FINE[:2], FINE[1], *FINE[:3], FINE[2], FINE[2]]) == FINE[:3]
+
+
+@pytest.mark.parametrize("fine", [True, False])
+def test_what_was_written_before_a_clock_was_set_back_is_left_out_as_well(fine: bool) -> None:
+    frames = lines(60_000, 60_000, -90_000, 100, 100)
+    for seen in range(3, len(frames) + 1):
+        for begin in range(seen - 1):
+            found = new([*frames[:seen], *frames[begin:]], fine=fine)
+            assert found == frames, (seen, begin)
+
+
+def test_as_much_of_a_file_as_it_has_of_short_lines_is_left_out() -> None:
+    """Also where its beginning was written before a clock was set back."""
+    half = [100] * (RECENT_MAX // 2 - 2 * BLOCK)
+    for frames in (lines(*half, 100, *half), lines(*half, -50 * len(half), *half)):
+        assert new([*frames, *frames, frame(10**9, b"end\n")]) == [*frames, frame(10**9, b"end\n")]
+
+
 def test_equal_lines_have_moments_of_their_own() -> None:
     frames = [frame(1 + at, b"line\n") for at in (0, 50, 100, 100_000)]
     assert new(frames) == frames
@@ -90,7 +111,7 @@ def test_what_is_written_once_a_clock_was_set_back_is_new() -> None:
 
 
 def test_more_than_is_remembered_comes_twice_and_none_is_lost() -> None:
-    frames = lines(*[100] * (RECENT_MAX + 10))
+    frames = lines(*[100] * (RECENT_MAX + BLOCK))
     found = new([*frames, *frames, frame(10**9, b"end\n")])
     assert found[: len(frames)] == frames and found[-1] == frame(10**9, b"end\n")
     assert found.count(frames[-1]) == 2
