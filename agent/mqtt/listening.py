@@ -55,8 +55,11 @@ class Listening:
 
     def hear(self, watches: Sequence[TopicWatch]) -> None:
         """Just these; one that stays is left alone, and one that changes is subscribed to before
-        the earlier one ends, so that nothing is missed in between. What else the broker has in the
-        session, also of an earlier life, ends."""
+        the earlier one ends, so that nothing is missed in between. A broker of MQTT 3.1.1 may send
+        what comes then once for each of two topics that overlap (3.3.5), which no client can tell
+        from two messages; Mosquitto (2.0.11) does where `allow_duplicate_messages` says so.
+
+        What else the broker has in the session, also of an earlier life, ends."""
         wanted = {watch.template: watch for watch in watches}
         over = {t: held for t, held in self._held.items() if wanted.get(t) != held[0]}
         self._held = {t: held for t, held in self._held.items() if t not in over}
