@@ -33,6 +33,7 @@ ROW_BYTES: Final = 512  # of one beside its payload
 FRESH: Final = 32_768
 DIGEST_BYTES: Final = 16
 SERIAL_BYTES: Final = 8
+PLACE_BYTES: Final = 8
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ class Delivery:
     """That what came under a broker's name for it was taken."""
 
     digest: bytes
-    number: int | None = None  # TriggerHeard's; None: in an earlier life
+    place: int  # among all of its session, over this device's lives
 
 
 @dataclass(slots=True)
@@ -89,6 +90,7 @@ class Waiting:
     _deliveries: dict[JobId, dict[str, Delivery]] = field(default_factory=dict)
     _serial: int = 0  # of the last one that was remembered: their order on disk
     _first: dict[str, int] = field(default_factory=dict)  # numbers seen first here, by session
+    _reached: dict[str, int] = field(default_factory=dict)  # places of earlier lives, by session
 
     def restore(self, disk: Mapping[Bucket, Mapping[str, bytes]]) -> list[Unread]:
         """Rebuild from disk; returns the rows that could not be read."""
@@ -106,13 +108,18 @@ class Waiting:
         return unreadable
 
     def _restore_deliveries(self, rows: Mapping[str, bytes]) -> None:
-        """In the order in which they came; those of versions that kept none are before all."""
+        """In the order in which they came; those of versions that kept none are before all, and
+        those without a place are at the first. One that came too long ago to be known stays in its
+        order, in which it leaves the disk."""
         for key, value in sorted(rows.items(), key=lambda row: (row[1][DIGEST_BYTES:], row[0])):
             template, _, name = key.partition("/")
             mine = self._deliveries.setdefault(JobId(template), {})
-            mine[name] = Delivery(value[:DIGEST_BYTES])
-            serial = int.from_bytes(value[DIGEST_BYTES:][:SERIAL_BYTES], "big")
-            self._serial = max(self._serial, serial)
+            rest = value[DIGEST_BYTES:]
+            place = int.from_bytes(rest[SERIAL_BYTES:][:PLACE_BYTES], "big")
+            mine[name] = Delivery(value[:DIGEST_BYTES], place)
+            self._serial = max(self._serial, int.from_bytes(rest[:SERIAL_BYTES], "big"))
+            source = source_of(name)
+            self._reached[source] = max(self._reached.get(source, 0), place)
 
     def room(self, payload_bytes: int, template: JobId) -> bool:
         config, more = self.config, payload_bytes + ROW_BYTES
@@ -149,20 +156,27 @@ class Waiting:
     ) -> bool:
         """Whether the broker repeats, by that name, just the message it has sent before. `number`
         is TriggerHeard's."""
-        first = self._first.setdefault(source_of(delivery), number)
+        place = self._place(delivery, number)
         known = self._deliveries.get(template, {}).get(delivery)
         if known is None or known.digest != _digest(message):
             return False
-        return number - (first if known.number is None else known.number) <= FRESH
+        return place - known.place <= FRESH
+
+    def _place(self, delivery: str, number: int) -> int:
+        """Numbers begin with the agent, and places go on from the last one on disk: what came
+        between that and this life's first is not counted."""
+        source = source_of(delivery)
+        first = self._first.setdefault(source, number)
+        return max(0, self._reached.get(source, 0) + number - first)
 
     def deliver(self, template: JobId, delivery: str, message: Heard, number: int = 0) -> list[Row]:
         """Remember it, in the place of an earlier one of that name: names come again."""
-        self._first.setdefault(source_of(delivery), number)
         mine = self._deliveries.setdefault(template, {})
         mine.pop(delivery, None)
-        mine[delivery] = Delivery(_digest(message), number)
+        mine[delivery] = made = Delivery(_digest(message), self._place(delivery, number))
         self._serial += 1
-        value = mine[delivery].digest + self._serial.to_bytes(SERIAL_BYTES, "big")
+        serial = self._serial.to_bytes(SERIAL_BYTES, "big")
+        value = made.digest + serial + made.place.to_bytes(PLACE_BYTES, "big")
         over = len(mine) - self.config.deliveries_max
         gone = self._forget(template, list(islice(mine, max(0, over))))
         return [("delivery", f"{template}/{delivery}", value), *gone]

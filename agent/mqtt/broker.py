@@ -183,7 +183,7 @@ class Broker:
         Without, what was not acknowledged by the end of a connection is gone.
 
         What a topic has retained comes with the first subscription to it in a session, and where
-        `retained` says so with this one as well.
+        `retained` says so with this one as well, also where it is made while the broker is away.
 
         `qos` 2 is heard as 1. Under MQTT 3.1.1 a message may come once for each subscription that
         matches, and not only to the handler of that one. Raises ValueError for no filter.

@@ -1,8 +1,10 @@
 """Holding: messages that the node is told of and has not kept, which their brokers have still.
 
-Each session has room of its own, so that what one template is behind with costs no other. What the
-node puts off waits in a line of its template, and is told of again from its front, a few at a time:
-a thousand that wait cost no more than those few.
+Each session has room of its own, so that what one template is behind with costs none in another
+session. Templates that share one (agent.mqtt.listening) hold up each other, as they do at a broker,
+which has only so many under way for a session. What the node puts off waits in a line of its
+template, and is told of again from its front, a few at a time: a thousand that wait cost no more
+than those few.
 """
 
 from __future__ import annotations

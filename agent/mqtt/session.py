@@ -35,7 +35,8 @@ _log = logging.getLogger("shoal.mqtt")
 class Subscription:
     """What one caller subscribed to; `problem` says why the broker does not allow it, `granted`
     that it does, in this connection or an earlier one. What is not `needed` is done without, and
-    nobody told, where the broker does not allow it."""
+    nobody told, where the broker does not allow it. `retained`: what is retained is still to come,
+    whether or not the filter is subscribed to already."""
 
     def __init__(
         self,
@@ -45,8 +46,10 @@ class Subscription:
         handler: Handler,
         told: Callable[[str], None] = lambda problem: None,
         needed: bool = True,
+        retained: bool = False,
     ) -> None:
         self.needed = needed
+        self.retained = retained
         self.told = told  # of what the broker says to it, each time that it is made
         self.topic_filter = topic_filter
         self.qos = qos
@@ -139,7 +142,7 @@ class Session:
             self.begun_anew = not client.session_present
             self._sending.begin(client)
             for topic_filter in dict.fromkeys(each.topic_filter for each in self._subscriptions):
-                self._subscribe(topic_filter)
+                self._subscribe(topic_filter, self._retained(topic_filter))
             for topic_filter in self._left if self._persistent else ():
                 self._unsubscribe(topic_filter)
             self._changed(self, None)
@@ -167,7 +170,7 @@ class Session:
             for topic_filter in dict.fromkeys(
                 e.topic_filter for e in self._subscriptions if e.problem
             ):
-                self._subscribe(topic_filter)
+                self._subscribe(topic_filter, self._retained(topic_filter))
 
     async def say_goodbye(self) -> None:
         """For good: it does not connect again."""
@@ -213,7 +216,7 @@ class Session:
         needed: bool = True,
         retained: bool = False,
     ) -> Subscription:
-        subscription = Subscription(self, topic_filter, qos, handler, told, needed)
+        subscription = Subscription(self, topic_filter, qos, handler, told, needed, retained)
         self._subscriptions.append(subscription)
         self._left.pop(topic_filter, None)
         self._subscribe(topic_filter, retained)
@@ -254,12 +257,19 @@ class Session:
     def _of(self, topic_filter: str) -> list[Subscription]:
         return [each for each in self._subscriptions if each.topic_filter == topic_filter]
 
+    def _retained(self, topic_filter: str) -> bool:
+        """Whether a broker has not yet granted one that what is retained is to come with."""
+        return any(each.retained for each in self._of(topic_filter))
+
     def _subscribe(self, topic_filter: str, retained: bool = False) -> None:
         if self._client is None or not self._client.connected:
             return
         qos = max(each.qos for each in self._of(topic_filter))
+        asked = self._of(topic_filter) if retained else []
 
         def done(problem: str) -> None:
+            for each in () if problem else asked:
+                each.retained = False
             for each in self._of(topic_filter):
                 each.problem, each.granted = problem, not problem
                 each.told(problem)

@@ -145,6 +145,7 @@ class Triggering:
         if held is not None and not held.event.delivery:
             self._holding.pop(effect.handle)
             self._refuse(held.event.template, NO_ROOM)
+            self._renew_where_few(held.source)
         elif held is not None:
             self._holding.put_off(held)
             self._wait(held.line, effect.again_s)
@@ -165,9 +166,13 @@ class Triggering:
         if self._holding.waits(held.line) and held.line not in self._soon_again:
             self._soon_again[held.line] = None
             self._later(0.0, partial(self._at_once, held.line))
-        if self._let_go.get(held.source) is False and self._holding.few(held.source):
-            self._let_go[held.source] = True
-            self._renew(*held.source)  # it connects anew, which `gone` hears of
+        self._renew_where_few(held.source)
+
+    def _renew_where_few(self, source: Source) -> None:
+        """Less of a session is held now, so that what it let go of may have room."""
+        if self._let_go.get(source) is False and self._holding.few(source):
+            self._let_go[source] = True
+            self._renew(*source)  # it connects anew, which `gone` hears of
 
     def _at_once(self, line: Line) -> None:
         self._soon_again.pop(line, None)

@@ -115,6 +115,45 @@ def test_those_of_an_earlier_life_count_from_the_first_that_comes_in_this_one() 
     assert not again.delivered_before(LOOK, "home/7", MESSAGE, 50_002 + FRESH)
 
 
+def lives(config: TriggersConfig, *each: list[tuple[str, int]]) -> Waiting:
+    """What a life after these knows, each with its deliveries and their numbers."""
+    held: dict[str, bytes] = {}
+    for deliveries in each:
+        waiting = Waiting(config)
+        waiting.restore({"delivery": held})
+        for name, number in deliveries:
+            for _, key, value in waiting.deliver(LOOK, name, MESSAGE, number):
+                held.pop(key, None)
+                held |= {key: value} if value is not None else {}
+    after = Waiting(config)
+    after.restore({"delivery": held})
+    return after
+
+
+def test_how_long_ago_a_number_came_is_known_over_lives() -> None:
+    """A topic of which one in a thousand is taken: those on disk span its numbers many times."""
+    one = [("home/7", 40), ("home/8", 41), ("home/9", 41 + FRESH)]
+    after = lives(TriggersConfig(), one)
+    assert not after.delivered_before(LOOK, "home/7", MESSAGE, 3)
+    assert after.delivered_before(LOOK, "home/8", MESSAGE, 3)
+    assert not after.delivered_before(LOOK, "home/8", MESSAGE, 4)
+    assert after.delivered_before(LOOK, "home/9", MESSAGE, 3 + FRESH)
+    later = lives(TriggersConfig(), one, [("home/1", 3), ("home/2", 4)])
+    assert not later.delivered_before(LOOK, "home/8", MESSAGE)
+    assert later.delivered_before(LOOK, "home/9", MESSAGE), "numbers of a life begin with it"
+
+
+def test_one_that_is_too_long_ago_still_leaves_its_disk_in_its_turn() -> None:
+    after = lives(TriggersConfig(deliveries_max=2), [("home/7", 1), ("home/8", 2 + FRESH)])
+    assert after.deliver(LOOK, "home/9", MESSAGE)[1:] == [("delivery", f"{LOOK}/home/7", None)]
+
+
+def test_one_handed_on_late_has_a_place_after_the_node_is_built_anew() -> None:
+    """It had waited in its agent for room, and came before the first that this node heard of."""
+    after = lives(TriggersConfig(), [("home/9", 900), ("home/5", 500)])
+    assert after.delivered_before(LOOK, "home/5", MESSAGE, 901)
+
+
 def test_the_oldest_are_forgotten_first_also_those_that_a_disk_gives_back() -> None:
     """A disk gives rows in the order of their keys: 10 comes before 9."""
     config = TriggersConfig(deliveries_max=4)
@@ -137,6 +176,9 @@ def test_a_row_of_a_version_that_kept_no_order_is_known_and_the_oldest() -> None
     newer = ("delivery", f"{LOOK}/home/1", value)
     again.restore(disk(newer, ("delivery", f"{LOOK}/home/2", value[:16])))
     assert again.delivered_before(LOOK, "home/2", MESSAGE)
+    placeless = Waiting(config)
+    placeless.restore(disk(("delivery", f"{LOOK}/home/1", value[:24])))
+    assert placeless.delivered_before(LOOK, "home/1", MESSAGE)
     assert again.deliver(LOOK, "home/3", MESSAGE)[1:] == [("delivery", f"{LOOK}/home/2", None)]
 
 

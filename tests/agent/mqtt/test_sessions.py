@@ -207,6 +207,66 @@ async def test_a_template_that_changes_hears_by_what_it_says_then(tmp_path: Path
             assert ears.listening.heard_at("home") == ["in/door"]
 
 
+async def test_at_mosquitto_no_message_comes_twice_as_a_topic_changes_to_one_that_overlaps(
+    tmp_path: Path,
+) -> None:
+    """With MQTT 3.1.1 a broker may, and nothing in a message says for which topic it came."""
+    with Mosquitto() as mosquitto:
+        async with listening(tmp_path, BrokerSettings(mosquitto.url, "3.1.1")) as (ears, brokers):
+            broker = brokers.named("home")
+            assert broker is not None
+            ears.listening.hear([changed(LOOK, topic="in/+")])
+            await until(lambda: bool(ears.granted))
+            for number in range(300):
+                message = Outgoing("in/look", b"%d" % number)
+                await until(lambda m=message: broker.publish(m, lambda _: None))  # type: ignore[misc]
+                ears.listening.hear([changed(LOOK, topic="in/+" if number % 2 else "in/#")])
+                for _, heard in ears.heard:
+                    heard.ack()
+            await publish(broker, Outgoing("in/look", b"last"))
+
+            def all_heard() -> bool:
+                for _, heard in ears.heard:
+                    heard.ack()
+                return any(heard.payload == b"last" for _, heard in ears.heard)
+
+            await until(all_heard)
+            payloads = [heard.payload for _, heard in ears.heard]
+            assert payloads == [*(b"%d" % number for number in range(300)), b"last"]
+
+
+async def test_what_is_retained_comes_also_where_that_was_asked_for_while_away(
+    tmp_path: Path,
+) -> None:
+    """And once: what the topic holds is no news with each connection."""
+    with Mosquitto() as mosquitto:
+        async with listening(tmp_path, BrokerSettings(mosquitto.url)) as (ears, brokers):
+            broker = brokers.named("home")
+            assert broker is not None
+            await until(lambda: broker.connected)
+            ears.listening.hear([PEEK])
+            await publish(broker, Outgoing("in/look", b"kept", retain=True))
+            ears.listening.hear([LOOK, PEEK])
+            await until(lambda: ears.names() == ["look"])
+            ears.heard.pop()[1].ack()
+
+            async def away(*watches: TopicWatch) -> None:
+                ears.granted.clear()
+                mosquitto.stop()
+                ears.listening.hear(watches)
+                mosquitto.start()
+                await until(lambda: len(ears.granted) == len(watches))
+
+            both = changed(LOOK, retained=True), PEEK
+            await away(*both)
+            await until(lambda: ears.names() == ["look"])
+            ears.heard.pop()[1].ack()
+            await away(*both)
+            await publish(broker, Outgoing("in/look", b"news"))
+            await until(lambda: bool(ears.heard))
+            assert [each.payload for _, each in ears.heard] == [b"news"]
+
+
 async def test_one_that_is_wanted_no_more_is_heard_no_more(tmp_path: Path) -> None:
     with Mosquitto() as mosquitto:
         async with listening(tmp_path, BrokerSettings(mosquitto.url)) as (ears, brokers):

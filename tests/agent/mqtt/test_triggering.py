@@ -424,6 +424,18 @@ def test_what_there_is_no_room_for_comes_again_with_what_is_behind_it_once_there
     assert len(desk.triggering.rebuilt()) == 1 and len(desk.renewed) == 1
 
 
+def test_room_that_refusals_make_has_what_was_let_go_of_come_again() -> None:
+    """What no broker keeps is refused as it is put off, and may be all that was held."""
+    desk = Desk()
+    events = [desk.heard(Message(qos=0, packet_id=0)) for _ in range(HELD_MAX)]
+    assert desk.hear(Message(packet_id=7)) is None
+    for event in events:
+        desk.triggering.carry_out(TriggerPutOff(event.handle, 1.0))
+    assert desk.renewed == [("home", session_of(LOOK))], "asked for once"
+    desk.triggering.gone("home", session_of(LOOK))
+    assert desk.heard(Message(packet_id=7, dup=True)).delivery.endswith("/7")
+
+
 def test_what_a_session_holds_takes_no_room_of_anothers() -> None:
     desk = Desk()
     other = TopicWatch(JobId("peek"), "default", "peek", MqttTrigger(broker="home", topic="#"))
