@@ -16,8 +16,8 @@ from tests.dockerhost import IMAGE, DockerHost
 from tests.lab import Device, Lab, process_job
 
 LOG_BYTES: Final = 64 << 20
-# Lines of 17 bytes. Docker hands output over line by line, and docker 20.10 leaves a slow follower
-# at the end of its first file of two: LOG_BYTES each, with 27 bytes more for each line.
+# Lines of 17 bytes. Docker hands output over line by line, and leaves a slow follower at the
+# end of its first file of two (20.10, 28.2): LOG_BYTES each, with 27 bytes more for each line.
 FLOOD: Final = "yes 0123456789abcdef | head -c {}"
 FLOOD_BYTES: Final = {"process": LOG_BYTES // 2, "container": 2 << 20}
 LINES: Final = 200
