@@ -221,13 +221,14 @@ class Lab:
                 device.process.kill()
                 device.process.wait()
                 device.process = None
-            # By its directory: what was forked as the agent ended may be no supervisor as yet, and
-            # forks its task perhaps just as it is killed.
-            end = time.monotonic() + START_S
-            while left := processes_at(device.data_dir):
-                assert time.monotonic() < end, f"{left} do not end"
-                for pid in left:
-                    kill_tree(pid)
+        # By their directories: what was forked as the agent ended may be no supervisor as yet, and
+        # forks its task perhaps just as it is killed; and a device that was lost has left the list.
+        end = time.monotonic() + START_S
+        places = {self.directory, *(device.data_dir for device in self.devices)}
+        while left := [pid for place in places for pid in processes_at(place)]:
+            assert time.monotonic() < end, f"{left} do not end"
+            for pid in left:
+                kill_tree(pid)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     # ---- waiting -----------------------------------------------------------------------------
