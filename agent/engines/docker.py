@@ -50,6 +50,7 @@ from agent.engines.docker_client import (
     NotAnswering,
     NotThere,
 )
+from agent.engines.docker_flood import Flooded, Flow, flood_of, pause_s, pieces
 from agent.engines.docker_link import LATE_S, DockerLink
 from agent.engines.docker_live import READERS_MAX, check_place, live
 from agent.engines.docker_log import (
@@ -453,10 +454,12 @@ class DockerEngine:
         ended = directory.read_exit() is not None
         if not ended and not self._known(execution_id).started:
             raise KeyError(execution_id)
-        gap = False
+        gap = flooded = False
         while not ended:
             held = self._known(execution_id)
             over = held.exit is not None
+            follows = follow and not over and not flooded
+            size, began = 0, trio.current_time()
             # Docker may end what is followed without the last lines where the container ends at
             # that moment, so once its end is known it is read once more, up to where it is now.
             try:
@@ -464,11 +467,15 @@ class DockerEngine:
                     offset = await self._before_last(execution_id, stream, lines, follow)
                     lines = -1
                 gap = single and offset == 0 and await self._has_dropped(execution_id, follow)
-                read = self._live(execution_id, stream, offset, lines, follow and not over, single)
+                read = self._live(execution_id, stream, offset, lines, follows, single)
                 async with aclosing(read) as found:
                     async for chunk in found:
                         yield replace(chunk, gap=True) if gap else chunk
                         offset, lines, gap = max(offset, chunk.end), -1, False
+                        size += len(chunk.data)
+            except Flooded:
+                flooded, ended = True, directory.read_exit() is not None
+                continue
             except NotThere:
                 if over or not follow:
                     raise
@@ -478,6 +485,12 @@ class DockerEngine:
             else:
                 if over or not follow:
                     break
+                if flooded:
+                    flooded = size > flood_of(held.output_bytes)
+                    with trio.move_on_after(pause_s(trio.current_time() - began) * flooded):
+                        await held.ended.wait()
+                    ended = directory.read_exit() is not None
+                    continue
             if over:  # docker is away
                 await trio.sleep(AGAIN_S)
             with trio.move_on_after(AGAIN_S):  # its end is about to be heard of
@@ -536,7 +549,7 @@ class DockerEngine:
         follow: bool,
         single: bool,
     ) -> AsyncGenerator[LogChunk, None]:
-        """To the end, or to where docker breaks off."""
+        """To the end, or to where docker breaks off. Raises Flooded where it is followed."""
         client, since_s = await self._link.client(), second_of(offset)
         frames, source = await self._link.ask(
             lambda: client.log(execution_id, stream, since_s, lines, follow)
@@ -544,10 +557,21 @@ class DockerEngine:
         # Whoever follows may wait for hours, and must not keep the others from reading.
         readers = self._readers if follow else trio.CapacityLimiter(1)
         places = Places(lines >= 0, Repeats() if follow else None)
+        known = self._held.get(execution_id)
+        flow = None
+        if follow and client.dates_exactly:
+            flow = Flow(flood_of(known.output_bytes if known is not None else 0))
         async with aclosing(live(frames, source, readers, self._link.spawn)) as batches:
+            began = trio.current_time()
             async for batch in batches:
-                for chunk in chunks(batch, offset, places, single):
-                    yield chunk
+                if flow is not None:
+                    flow.waited(trio.current_time() - began)
+                for piece in pieces(batch) if flow is not None else (batch,):
+                    for chunk in chunks(piece, offset, places, single):
+                        yield chunk
+                        if flow is not None:
+                            flow.came(len(chunk.data))
+                began = trio.current_time()
 
     # ---- docker's word -----------------------------------------------------------------------
 

@@ -231,6 +231,12 @@ class DockerClient:
             chunks, _ = self._impatient.get_archive(self.name_of(execution_id), path)
             yield from chunks
 
+    @property
+    def dates_exactly(self) -> bool:
+        """Whether what was read ends at a moment that tells it from what comes; podman's are whole
+        seconds."""
+        return not self._is_podman
+
     def log(
         self, execution_id: str, stream: Stream, since_s: int, tail: int, follow: bool
     ) -> tuple[Iterator[bytes], Any]:

@@ -117,6 +117,29 @@ async def test_short_lines_that_fill_files_of_the_default_come_once(
         assert found == wanted
 
 
+@pytest.mark.parametrize(
+    ("single", "sleeps_s"), [(False, 0.0), (True, 0.0), (False, 0.05), (True, 0.0005)]
+)
+async def test_a_flood_is_followed_whole_however_slow_its_reader(
+    root: Path, docker: DockerHost, single: bool, sleeps_s: float
+) -> None:
+    """Over more of docker's files than a follower of docker's is given, of what these all keep."""
+    count = 60_000
+    script = f"""yes 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abc |
+        head -n {count} | awk '{{printf "%05d%s\\n", NR, substr($0, 6)}}'; sleep 2; echo end"""
+    async with engine(root, docker) as it:
+        await it.start(shell(script))
+        came = bytearray()
+        with trio.fail_after(240):
+            async for chunk in it.log("e1", "stdout", 0, -1, True, single=single):
+                assert not chunk.gap
+                came += chunk.data
+                await trio.sleep(sleeps_s)
+        lines = bytes(came).split(b"\n")
+        assert lines[-2:] == [b"end", b""]
+        assert [int(line[:5]) for line in lines[:-2]] == list(range(1, count + 1))
+
+
 async def test_the_last_lines_wait_for_nobody_who_follows(
     root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
