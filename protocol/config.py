@@ -174,6 +174,8 @@ class OutboxConfig:
     messages_max: int = 2_000  # DESIGN 10: results are never dropped, so work is refused instead
     bytes_max: int = 16 * 1024 * 1024  # they are in memory, too: 16 MiB of a Pi's 1 GiB
     in_flight_max: int = 6  # of the 20 that Mosquitto takes; the others are for lines
+    answers_in_flight_max: int = 1  # so that a broker that refuses one, and then ends the
+    # connection, is heard to say so: with more behind it Debian's Mosquitto is not
     again_s: float = 1.0  # after the connection broke under it, should it stand again
     refused_first_s: float = 30.0  # an access list is mended by a person
     refused_max_s: float = 3600.0

@@ -140,6 +140,7 @@ class Publish:
     expiry_s: int = 0
     properties: tuple[tuple[str, str], ...] = ()
     correlation: bytes = b""
+    answer: bool = False  # whoever asked chose the topic: let it hold up nothing else
 
 
 @dataclass(frozen=True, slots=True)

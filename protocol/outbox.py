@@ -2,7 +2,7 @@
 
 A message is a row, saved together with what it tells of, and deleted once the broker has
 acknowledged it; both outlive kill -9 and power cuts, and what is published twice is the same twice.
-Of one job one message is on its way at a time, so that they arrive in order whatever is lost. None
+Of one job one result is on its way at a time, so that they arrive in order whatever is lost. None
 is ever dropped: a device whose outbox is full takes no more work that would add to it. But for
 answers that the broker refuses: whoever may ask chose their topics, and could fill it with them.
 """
@@ -28,7 +28,7 @@ from protocol.wire import dumps, loads
 BUCKET: Final[Bucket] = "outbox"
 ROW_BYTES_MAX: Final = 1024 * 1024
 Row = tuple[Bucket, str, bytes | None]
-Line = tuple[str, JobId]  # broker and job: what stands in one line
+Line = tuple[str, JobId, bool]  # broker, job, whether answers: what stands in one line
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True):
@@ -87,7 +87,7 @@ class Outbox:
         self._next = max(self._next, number + 1)
         self.messages[number] = message
         self.size_bytes += len(message.payload)
-        self._lines.setdefault((message.broker, message.job), deque()).append(number)
+        self._lines.setdefault(_line(message), deque()).append(number)
 
     @property
     def full(self) -> str:
@@ -101,23 +101,29 @@ class Outbox:
     # ---- messages out ------------------------------------------------------------------------
 
     def due(self, now: Now) -> list[Effect]:
-        """Publish what can go: the first of each job, as many together as a broker takes."""
+        """Publish what can go: the first of each job, as many together as a broker takes. Answers
+        are counted apart: where the broker takes none of them, results go all the same."""
         self._looked = now.mono
         effects: list[Effect] = []
         for broker in self._connected:
-            for number in self._next_ones(broker, now):
-                self._sent[number] = broker
-                effects.append(self._publish(number))
+            for answers in (False, True):
+                for number in self._next_ones(broker, answers, now):
+                    self._sent[number] = broker
+                    effects.append(self._publish(number))
         return effects
 
-    def _next_ones(self, broker: str, now: Now) -> list[int]:
-        room = self.config.in_flight_max - sum(to == broker for to in self._sent.values())
+    def _next_ones(self, broker: str, answers: bool, now: Now) -> list[int]:
+        config = self.config
+        room = config.answers_in_flight_max if answers else config.in_flight_max
+        for number, to in self._sent.items():
+            room -= to == broker and self.messages[number].answer == answers
         ready: list[int] = []
         for line, numbers in self._lines.items():
             if len(ready) >= room:
                 break
             until, _ = self._held.get(line, (0.0, 0))
-            if line[0] == broker and numbers[0] not in self._sent and until <= now.mono:
+            meant = (line[0], line[2]) == (broker, answers)
+            if meant and numbers[0] not in self._sent and until <= now.mono:
                 ready.append(numbers[0])
         return ready
 
@@ -135,6 +141,7 @@ class Outbox:
             expiry_s=message.expiry_s,
             properties=message.properties,
             correlation=message.correlation,
+            answer=message.answer,
         )
 
     # ---- what became of them -----------------------------------------------------------------
@@ -146,18 +153,17 @@ class Outbox:
         if message is None or message.id != event.id:
             return []
         self._sent.pop(number, None)
-        line = (message.broker, message.job)
         if message.answer and event.refused:
             told = self._give_up(message, event.problem)
             return [*self._delete(number, event.key), *told, *self.due(now)]
         if event.problem:
-            return [*self._hold(line, message, event, now), *self.due(now)]
+            return [*self._hold(message, event, now), *self.due(now)]
         # Lost in a power cut, it is published once more, under the same id.
         return [*self._delete(number, event.key), *self.due(now)]
 
     def _delete(self, number: int, key: str) -> list[Effect]:
         message = self.messages[number]
-        line = (message.broker, message.job)
+        line = _line(message)
         self._held.pop(line, None)
         del self.messages[number]
         self.size_bytes -= len(message.payload)
@@ -177,11 +183,10 @@ class Outbox:
         )
         return [Tell("mqtt.unanswered", text, message.job, fields={"broker": message.broker})]
 
-    def _hold(
-        self, line: Line, message: Message, event: MessagePublished, now: Now
-    ) -> list[Effect]:
+    def _hold(self, message: Message, event: MessagePublished, now: Now) -> list[Effect]:
         """Not now: soon where the connection broke or others are to go first, and ever more seldom
         where it was refused."""
+        line = _line(message)
         _, times = self._held.get(line, (0.0, 0))
         if not event.refused:
             self._held[line] = (now.mono + self.config.again_s, times)
@@ -228,6 +233,10 @@ class Outbox:
     def waiting(self, broker: str) -> int:
         """How many wait for it."""
         return sum(len(numbers) for line, numbers in self._lines.items() if line[0] == broker)
+
+
+def _line(message: Message) -> Line:
+    return (message.broker, message.job, message.answer)
 
 
 def _key(number: int) -> str:

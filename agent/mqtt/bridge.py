@@ -9,7 +9,7 @@ import trio
 
 from agent.control.backend import View
 from agent.engines.engine import Engines
-from agent.mqtt.broker import MAIN, Brokers
+from agent.mqtt.broker import ANSWERS, MAIN, Brokers
 from agent.mqtt.commanding import Commanding
 from agent.mqtt.lasts import Lasts
 from agent.mqtt.lines import Lines
@@ -92,7 +92,7 @@ class Bridge:
 
     def _on_session(self, name: str, session: str, connected: bool) -> None:
         broker = self._brokers.named(name)
-        if session == MAIN or broker is None:
+        if session in (MAIN, ANSWERS) or broker is None:
             return
         if not connected:
             self.triggering.gone(name, session)
@@ -136,7 +136,13 @@ class Bridge:
             family=family_of(message.topic, self._brokers.root),
         )
         broker = self._brokers.named(message.broker)
-        if broker is None or not broker.publish(outgoing, done):
+        if broker is None:
+            taken = False
+        elif message.answer:
+            taken = broker.answer(outgoing, done)
+        else:
+            taken = broker.publish(outgoing, done)
+        if not taken:
             # Not at once: the node is in the middle of the event that this comes from.
             trio.lowlevel.current_trio_token().run_sync_soon(done, NO_ROOM)
 

@@ -21,7 +21,7 @@ import trio
 from agent.mqtt.client import Will
 from agent.mqtt.denied import Denied
 from agent.mqtt.message import Outgoing
-from agent.mqtt.refusal import HELD, concerns_topic
+from agent.mqtt.refusal import HELD, LOST, concerns_topic
 from agent.mqtt.session import Handler, Session, Subscription
 from agent.mqtt.settings import BrokerSettings
 from agent.mqtt.suspects import STEADY_S
@@ -32,9 +32,11 @@ QOS_MAX: Final = 1  # at least once: what comes twice has the same id, or a key
 FILTER_BYTES_MAX: Final = 1024
 GOODBYE_S: Final = 2.0
 MAIN: Final = ""
+ANSWERS: Final = "answers"
 ONLINE, OFFLINE = b"online", b"offline"
 _log = logging.getLogger("shoal.mqtt")
 
+Done = Callable[[str], None]
 Watcher = Callable[[str, bool], None]  # a broker's name, and whether it is connected now
 SessionWatcher = Callable[[str, str, bool], None]  # and of one of its sessions, by its name
 
@@ -56,6 +58,8 @@ class Broker:
         self.name = name
         self.settings = settings
         self._denied = Denied(trio.current_time)
+        self._unanswerable = Denied(trio.current_time)
+        self._answers: list[tuple[Outgoing, Done]] = []  # that wait for their connection
         self._id = settings.client_id or f"shoal-{peer[-12:]}"
         self._status_topic = status_topic
         self._changed = changed
@@ -73,7 +77,7 @@ class Broker:
             self.name,
             self.settings,
             self._id if main else f"{self._id}-{name}",
-            persistent=not main,
+            persistent=name not in (MAIN, ANSWERS),
             will=Will(self._status_topic, OFFLINE) if main else None,
             changed=self._on_changed,
             denied=self._tell_denied,
@@ -89,8 +93,11 @@ class Broker:
 
     @property
     def trouble(self) -> Trouble | None:
-        """Why one of its sessions is not connected; None where all are, or nothing is known yet."""
-        return next((s.trouble for s in self._sessions.values() if s.trouble is not None), None)
+        """Why one of its sessions is not connected; None where all are, or nothing is known yet.
+        That of answers is another's to end, who is no trouble of this device's: until it connects
+        again, which takes a second."""
+        others = [s for name, s in self._sessions.items() if name != ANSWERS or not s.connects]
+        return next((s.trouble for s in others if s.trouble is not None), None)
 
     @property
     def room(self) -> int:
@@ -111,26 +118,48 @@ class Broker:
         """Of a message that it takes, as far as it has said so; 0: any."""
         return self._sessions[MAIN].limit_bytes
 
-    def publish(self, message: Outgoing, done: Callable[[str], None]) -> bool:
+    def publish(self, message: Outgoing, done: Done) -> bool:
         """`done` hears "" once the broker has acknowledged it (at QoS 0: once it has left), LOST if
         the connection was before that, or why it was refused (agent.mqtt.refusal). Where that is
         for its topic, this is refused for ten minutes, for a Mosquitto of Debian 12 ends the
         connection over each of them. False, and no `done`, without room."""
         assert message.qos <= QOS_MAX, message
+        return self._publish(self._sessions[MAIN], self._denied, message, done)
+
+    def answer(self, message: Outgoing, done: Done) -> bool:
+        """As `publish`, over a connection of its own, that is there from the first one on: whoever
+        may ask says where answers go, and a broker may end the connection over each that it does
+        not allow. Nothing else is to end with it, and nobody is told but by `done`."""
+        session = self._begun(ANSWERS)
+        if not session.connected:
+            self._answers.append((message, done))
+            return True
+        return self._publish(session, self._unanswerable, message, done)
+
+    def _publish(self, session: Session, denied: Denied, message: Outgoing, done: Done) -> bool:
         topic = message.kin
-        if why := self._denied.why(topic):
+        if why := denied.why(topic):
             trio.lowlevel.current_trio_token().run_sync_soon(done, why)
             return True
 
         def ended(problem: str) -> None:
             if concerns_topic(problem):
-                self._denied.add(topic, problem)
-                self._tell_denied(topic, problem)
+                denied.add(topic, problem)
+                if denied is self._denied:
+                    self._tell_denied(topic, problem)
             elif not problem:
-                self._denied.remove(topic)
+                denied.remove(topic)
             done(problem)
 
-        return self._sessions[MAIN].publish(message, ended)
+        return session.publish(message, ended)
+
+    def _go_on_answering(self, lost: bool) -> None:
+        """Its connection has come about, or what waits for it is `lost` with the main one's end,
+        of which whoever sent it hears."""
+        waiting, self._answers = self._answers, []
+        for message, done in waiting:
+            if lost or not self.answer(message, done):
+                done(LOST)
 
     def subscribe(
         self,
@@ -239,6 +268,8 @@ class Broker:
         fields: dict[str, object] = {"broker": self.name}
         if trouble is None:
             self._lasting.pop(session, None)
+        elif session.connects and session is self._sessions.get(ANSWERS):
+            pass  # it ended over an answer
         elif self._lasting.get(session) != trouble.kind and self._told.fresh(trouble.kind):
             text = f"broker {self.name}: {trouble.text}; {trouble.fix}"
             self._tell(Tell("mqtt.trouble", text, fields={**fields, "kind": trouble.kind}))
@@ -247,8 +278,12 @@ class Broker:
         name = next(name for name, each in self._sessions.items() if each is session)
         connected = session.connected  # one that is renewed is not, and has no trouble either
         self._session_changed(self.name, name, connected)
+        if name == ANSWERS and connected:
+            self._go_on_answering(lost=False)
         if name != MAIN:
             return
+        if not connected:
+            self._go_on_answering(lost=True)
         if connected:
             self._say_online()
             if self._told.fresh("connected"):

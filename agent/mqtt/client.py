@@ -11,13 +11,13 @@ import contextlib
 import logging
 import socket
 import ssl
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from agent.mqtt.backlog import Backlog
 from agent.mqtt.message import Outgoing
 from agent.mqtt.packet import ASKED_BYTES_MAX, Packet, UnreadableError
 from agent.mqtt.refusal import LARGER, LOST, UNSENDABLE
@@ -35,6 +35,7 @@ ANSWER_S: Final = 15.0  # for the whole way from a name to CONNACK
 IN_FLIGHT_MAX: Final = 20  # PUBLISH without PUBACK; Mosquitto's own bound
 UNACKED_MAX: Final = 64  # messages that a broker may send before the first is acknowledged
 WAITING_MAX: Final = 256  # messages between paho's thread and the loop; beyond, reading waits
+WAITING_BYTES_MAX: Final = 1024**2  # of them: of 33 connections to one broker that is 33 MiB
 WAIT_S: Final = 5.0  # for the loop; a message that is not taken by then is not acknowledged either
 UNANSWERED_S: Final = 60.0  # for PUBACK and SUBACK; twice the time in which a silent broker is lost
 TAKEN_OVER: Final = 142
@@ -92,7 +93,7 @@ class Client:
         self._answered = trio.Event()
         self._refusal: ConnectRefused | None = None
         self._token = trio.lowlevel.current_trio_token()
-        self._room = threading.BoundedSemaphore(WAITING_MAX)
+        self._backlog = Backlog(WAITING_MAX, WAITING_BYTES_MAX)
         self._published: dict[int, Asked] = {}  # by packet id, the oldest first
         self._subscribed: dict[int, Asked] = {}
         self._unsubscribed: dict[int, Asked] = {}
@@ -363,7 +364,7 @@ class Client:
     def _on_packet(self, packet: Packet) -> None:
         """Waits for the loop where that is behind: the broker keeps what is not read yet. From the
         first on that is not taken none is, and the connection ends: all come again, in order."""
-        if not self.dropped and self._room.acquire(timeout=WAIT_S):
+        if not self.dropped and self._backlog.add(packet.size_bytes, WAIT_S):
             self._soon(self._take, packet)
             return
         self.dropped += 1
@@ -408,7 +409,7 @@ class Client:
     def _take(self, packet: Packet) -> None:
         """Of a connection that is over, what a session will be sent again with the next one: heard
         here as well, it would be two, of which this could not be acknowledged."""
-        self._room.release()
+        self._backlog.remove(packet.size_bytes)
         if self.over.is_set() and self._session and packet.qos:
             return
         try:

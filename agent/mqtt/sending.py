@@ -93,14 +93,18 @@ class Sending:
         self._connection = connection
         self._suspects.connected(trio.current_time())
 
-    def end(self, by_broker: bool) -> None:
-        """`by_broker`: perhaps over something that was sent."""
+    def end(self, by_broker: bool) -> bool:
+        """`by_broker`: perhaps over something that was sent. Whether over what it had just
+        refused: it is there, and would take the rest."""
         now = trio.current_time()
         self._connection = None
-        self._suspects.disconnected(now, by_broker)
+        over_refused = self._suspects.disconnected(now, by_broker)
         trial, self._trial = self._trial, None
-        if trial is None:
-            return
+        if trial is not None:
+            self._end(trial, by_broker, now)
+        return over_refused
+
+    def _end(self, trial: Trial, by_broker: bool, now: float) -> None:
         acknowledged = trial.problem == ""
         if trial.sent and by_broker and not refused(trial.problem):
             trial.done(self._suspects.convict(trial.message, acknowledged, now))

@@ -78,6 +78,7 @@ class Session:
         self.broker = broker
         self.client_id = client_id
         self.trouble: Trouble | None = None  # why it is not connected
+        self.connects = False  # it came about the last time that it was tried
         self.begun_anew = False  # with this connection: the broker had kept nothing
         self.unmatched = 0  # messages nobody here had asked for
         self.received = 0
@@ -93,6 +94,7 @@ class Session:
         self._client: Client | None = None
         self._sending = Sending()
         self._leaving = self._renewing = False
+        self._refused = False  # the last connection ended over what the broker refused by name
         self._subscriptions: list[Subscription] = []
         # To be ended at the broker, and who is to hear of it.
         self._left: dict[str, Callable[[], None]] = {}
@@ -110,8 +112,8 @@ class Session:
                 self._renewing = False
                 self._changed(self, None)
                 continue
-            lasted = trio.current_time() - began
-            failures = 0 if lasted >= STEADY_S else failures + 1
+            good = self._refused or trio.current_time() - began >= STEADY_S
+            failures = 0 if good else failures + 1
             self.trouble = trouble
             self._changed(self, trouble)
             pause = min(RETRY_FIRST_S * 2 ** min(failures - 1, 16), RETRY_MAX_S)
@@ -120,6 +122,7 @@ class Session:
     async def _connection(self) -> Trouble:
         """One connection, from its beginning to its end; what ended it."""
         client: Client | None = None
+        reached = self._refused = False
         try:
             client = Client(
                 self._settings,
@@ -132,7 +135,7 @@ class Session:
             )
             self._client = client
             await client.connect()
-            self.trouble = None
+            self.trouble, reached = None, True
             self.begun_anew = not client.session_present
             self._sending.begin(client)
             for topic_filter in dict.fromkeys(each.topic_filter for each in self._subscriptions):
@@ -151,11 +154,11 @@ class Session:
         except Exception as error:
             return explain(error, self.broker, self._settings)
         finally:
-            self._client = None
+            self._client, self.connects = None, reached
             if client is not None:
                 client.close()
                 self._garbled += client.garbled
-                self._sending.end(client.by_broker)
+                self._refused = self._sending.end(client.by_broker)
 
     async def _ask_again(self) -> None:
         """For what was denied: the broker's access list may be another by now."""

@@ -23,6 +23,7 @@ from agent.mqtt.refusal import ENDS, ENDS_TOPIC, HELD
 LOSSES_MAX: Final = 3  # of connections under one message; twice is a bad day
 STEADY_S: Final = 30.0  # a connection that lasted so long was a good one: the pauses begin anew
 OUTLIVED_S: Final = 1.0  # an end over a message comes with its acknowledgement, or in place of it
+OUTLIVED_0_S: Final = 5.0  # at QoS 0 nobody says when the broker has come to it: it may be slow
 OTHERS_S: Final = 5.0  # between two that go alone: the others are let go for so long
 REFUSED_FIRST_S: Final = 600.0  # as what an access list denies (agent.mqtt.session): both are
 REFUSED_MAX_S: Final = 3600.0  # mended by a person
@@ -102,7 +103,7 @@ class Suspects:
         self._said_why = self._said_why or said
 
     def _forget_outlived(self, now: float) -> None:
-        for each in list(takewhile(lambda each: _since(each, now) >= OUTLIVED_S, self._sent)):
+        for each in list(takewhile(lambda each: _is_outlived(each, now), self._sent)):
             del self._sent[each]
             self._outlived(each.one, each.topic)
 
@@ -117,19 +118,20 @@ class Suspects:
 
     # ---- as the connection ends --------------------------------------------------------------
 
-    def disconnected(self, now: float, by_broker: bool) -> None:
+    def disconnected(self, now: float, by_broker: bool) -> bool:
         """`by_broker`: perhaps over one of them; else it was this device, or the broker said that
-        it was something else."""
+        it was something else. Whether it was over one that it had just refused."""
         self._forget_outlived(now)
         sent, said_why = list(self._sent), self._said_why
         self._sent, self._said_why = {}, False
         if not by_broker or said_why:
-            return
+            return by_broker
         unsure = [each for each in sent if each.over_at is None or not each.qos]
-        blamed = unsure or [each for each in sent[-1:] if _since(each, now) < OUTLIVED_S]
+        blamed = unsure or [each for each in sent[-1:] if not _is_outlived(each, now)]
         subjects: list[Subject] = [each.one for each in blamed]
         for subject in dict.fromkeys([*subjects, *(each.topic for each in blamed)]):
             _keep(self._losses, subject, self._losses.pop(subject, 0) + 1)
+        return False
 
     def tried(self, now: float) -> None:
         """One went alone; now it is the others' turn."""
@@ -149,9 +151,10 @@ class Suspects:
         _keep(self._convicted, subject, (now + wait_s if times >= from_times else 0.0, times))
 
 
-def _since(sent: Sent, now: float) -> float:
-    """For how long the connection has outlived it; below zero while nobody knows."""
-    return now - sent.over_at if sent.over_at is not None else -1.0
+def _is_outlived(sent: Sent, now: float) -> bool:
+    """Whether the connection would have ended over it by now."""
+    wait_s = OUTLIVED_S if sent.qos else OUTLIVED_0_S
+    return sent.over_at is not None and now - sent.over_at >= wait_s
 
 
 def _keep(known: dict[Subject, T], subject: Subject, what: T) -> None:

@@ -166,6 +166,35 @@ def test_who_asks_over_tls_is_answered(
     assert (answer.json()["state"], answer.json()["stdout"]) == ("completed", "it is warm\n")
 
 
+def test_questions_whose_answers_the_list_denies_cost_others_nothing(
+    lab: Lab,
+    mosquitto: Mosquitto,
+    certificates: Certificates,
+    dashboard: Listener,
+    watcher: Listener,
+) -> None:
+    """A sensor may name another response topic each time. Debian's Mosquitto ends the connection
+    that an answer comes by, so none but answers do."""
+    device = lab[0]
+    kept(lab, device, "d00-curious", "sensors/porch/curious", "cat")
+    status = f"peer/{device.peer}/status"
+    dashboard.until(lambda: dashboard.on(status), "what is retained")
+    denied = mosquitto.log().count("Denied PUBLISH")
+    for number in range(4):
+        reply = f"elsewhere/{number}"
+        send(mosquitto, certificates.ca, "sensors/porch/curious", str(number), reply=reply)
+        lab.until(
+            lambda count=denied + number + 1: mosquitto.log().count("Denied PUBLISH") >= count,
+            "it is denied",
+        )
+        assert broker_check(device)["ok"], "that is no trouble of the device's"
+    send(mosquitto, certificates.ca, "sensors/porch/curious", "last", reply="replies/curious")
+    (answer,) = watcher.until(lambda: watcher.on("replies/curious"), "the answer")
+    assert (answer.json()["state"], answer.json()["stdout"]) == ("completed", "last")
+    assert not watcher.on("elsewhere/0")
+    assert [heard.payload for heard in dashboard.on(status)] == [b"online"]
+
+
 def test_what_the_list_denies_is_kept_and_delivered_once_it_is_mended(
     lab: Lab, mosquitto: Mosquitto, watcher: Listener
 ) -> None:

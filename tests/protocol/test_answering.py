@@ -95,6 +95,7 @@ def test_without_keys_each_question_has_its_answer() -> None:
     net.run(1.0)
     finish(net)
     net.run(5.0)
+    net.puback_all(elected)
     assert sorted(each.topic for each in net.answers()) == ["replies/0", "replies/1", "replies/2"]
     assert len({each.id for each in net.answers()}) == 3
 
@@ -126,6 +127,7 @@ def test_a_run_that_nobody_takes_and_one_that_is_stopped_are_told_of() -> None:
     told = body(one(net))
     assert (told["state"], told["outcome"], told["exit_code"]) == ("failed", "fault", None)
     assert "QueueTimeout" in told["error"] and told["peer"] == told["execution"] == ""
+    net.puback_all("a")
     net.hear("a", key="m2", reply="replies/stopped")
     net.run(1.0)
     run = next(run for run in net.runs() if not run.done)
@@ -403,6 +405,7 @@ def test_a_template_that_goes_is_told_to_who_waits() -> None:
     net.finish()
     net.run(10.0)
     assert "no messages (any more)" in refused(net)
+    net.puback_all("a")
     net.hear("a", key="m3", delivery="home/4", reply="replies/late")
     assert net.answers()[-1].topic == "replies/late"
 

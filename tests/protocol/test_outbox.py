@@ -242,15 +242,16 @@ def test_whatever_happens_all_arrive_in_order(steps: list[str]) -> None:
 
 
 def with_answer() -> Kept:
-    """An answer on its way, and a result of the same job behind it."""
+    """An answer on its way, and a result of the same job."""
     kept = Kept()
     answer = Message("a", "home", job_of("j"), "t", b"x", correlation=b"c", answer=True)
     _, key, value = kept.outbox.add(answer)
     assert value is not None
     kept.disk[key] = value
     kept.add("b")
-    (publish,) = kept.boots().on_broker(UP, at(0.0))
-    assert isinstance(publish, Publish) and publish.correlation == b"c"
+    result, publish = kept.boots().on_broker(UP, at(0.0))
+    assert isinstance(result, Publish) and result.id == "b" and not result.answer
+    assert isinstance(publish, Publish) and publish.correlation == b"c" and publish.answer
     return kept
 
 
@@ -260,6 +261,26 @@ def test_an_answer_that_is_refused_is_dropped_where_a_result_is_kept() -> None:
     effects = kept.outbox.on_published(event, at(0.0))
     (told,) = [effect for effect in effects if isinstance(effect, Tell)]
     assert told.kind == "mqtt.unanswered" and "not authorized" in told.text
-    assert kept.does(effects) == ["b"] and list(kept.disk) == [f"{2:016d}"]
+    assert kept.does(effects) == [] and list(kept.disk) == [f"{2:016d}"]
     kept.ends("b", "not authorized", refused=True)
     assert list(kept.disk) == [f"{2:016d}"]
+
+
+def test_answers_go_one_at_a_time_and_hold_up_no_result_nor_are_held_up() -> None:
+    """Whoever asks chooses where they go: of one that its broker refuses, and ends the connection
+    over, it is to be heard that it was that."""
+    kept = Kept(OutboxConfig(in_flight_max=2))
+    for number in range(3):
+        name = f"a{number}"
+        answer = Message(name, "home", job_of(name), "t", b"x", answer=True)
+        _, key, value = kept.outbox.add(answer)
+        assert value is not None
+        kept.disk[key] = value
+    for number in range(3):
+        kept.add(f"r{number}", f"r{number}")
+    assert kept.does(kept.outbox.on_broker(UP, at(0.0))) == ["r0", "r1", "a0"]
+    assert kept.ends("r0") == ["r2"]
+    assert kept.ends("a0", "lost") == ["a1"]
+    assert kept.ends("a1", "not authorized", refused=True) == ["a2"]
+    assert kept.ends("a2", now=0.5) == []
+    assert kept.does(kept.outbox.on_deadline(at(1.0))) == ["a0"]

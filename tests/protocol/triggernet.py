@@ -143,6 +143,13 @@ class TriggerNet(NodeNet):
     def puback(self, name: str, publish: Publish, problem: str = "", refused: bool = False) -> None:
         self.handle(name, MessagePublished(publish.key, publish.id, problem, refused))
 
+    def puback_all(self, name: str) -> None:
+        """Of answers one is on its way at a time."""
+        taken = 0
+        while taken < len(self.boxes[name].published):
+            self.puback(name, self.boxes[name].published[taken])
+            taken += 1
+
     def answers(self, *names: str) -> list[Publish]:
         """What was published at these devices, or at all, as often as it was."""
         return [each for name in names or self.boxes for each in self.boxes[name].published]

@@ -21,9 +21,9 @@ LOST = "the connection was lost"
 class Broker:
     """What it takes, and over what it `ends` the connection: `took` has what it took, and when."""
 
-    def __init__(self, ends: Callable[[Outgoing], bool], acknowledges: bool = False) -> None:
+    def __init__(self, ends: Callable[[Outgoing], bool], says: str | None = None) -> None:
         self.ends = ends
-        self.acknowledges = acknowledges  # what it ends the connection over, before that
+        self.says = says  # of what it ends the connection over, before that; None: nothing
         self.took: list[tuple[float, Outgoing]] = []
         self.connections: list[float] = []  # when each came about
         self.together: list[int] = []  # how many were on their way as each ended
@@ -74,9 +74,10 @@ class Fragile:
             self._broker.took.append((trio.current_time(), message))
         if ends:
             self._broker.together.append(len(self._way))
-        if not ends or self._broker.acknowledges:
+        says = self._broker.says if ends else ""
+        if says is not None:
             del self._way[0]
-            done("")
+            done(says)
         if ends:
             self._end()
 

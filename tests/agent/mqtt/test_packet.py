@@ -116,3 +116,11 @@ def test_whatever_comes_is_a_packet_or_none(data: bytes, v5: bool, command: int)
         assert taken(data, v5, command).topic
     except UnreadableError as error:
         assert str(error)
+
+
+def test_its_size_is_what_is_kept_of_it() -> None:
+    assert Packet("ab", b"xyz", 1, False, False, 1).size_bytes == 5
+    whole = Packet(
+        "ab", b"", 1, False, False, 1, (), (("k", "v"), ("id", "7")), b"cc", "r", "t/p", 1 << 20
+    )
+    assert whole.size_bytes == 2 + 5 + 2 + 1 + 3

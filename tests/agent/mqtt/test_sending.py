@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 import trio
@@ -84,7 +85,7 @@ async def test_however_many_results_end_the_connection_all_others_arrive_soon(
 ) -> None:
     """For three hours, with one result a minute beside them. One that is acknowledged as the
     connection ends is taken for delivered, until it is known what that means."""
-    broker, results = Broker(is_poison, acknowledges), Results()
+    broker, results = Broker(is_poison, "" if acknowledges else None), Results()
     results.session = session_at(broker, monkeypatch, results.changed)
     for number in range(count):
         results.add(f"poison-{number}")
@@ -167,7 +168,7 @@ async def test_a_topic_whose_messages_are_acknowledged_as_the_connection_ends_is
     nursery: trio.Nursery,
 ) -> None:
     """Debian's Mosquitto with MQTT 3.1.1: of what its access list denies it says nothing."""
-    broker = Broker(lambda message: message.topic == "denied", acknowledges=True)
+    broker = Broker(lambda message: message.topic == "denied", says="")
     it = publishing(broker)
     nursery.start_soon(it.session.run)
     await it.lost("denied")
@@ -183,6 +184,25 @@ async def test_a_topic_whose_messages_are_acknowledged_as_the_connection_ends_is
     broker.ends = lambda _: False
     assert it.publish("denied") == "" and await it.said("denied") == ""
     assert it.publish("denied") == "" and it.session.room > 0, "no longer alone"
+
+
+async def test_after_an_end_over_what_was_refused_it_connects_again_soon_each_time(
+    publishing: Callable[[Broker], Publishing], autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """The broker is there: as Debian's Mosquitto, which ends the connection over what it denies."""
+    broker = Broker(lambda message: message.topic != "good", says="not authorized")
+    it = publishing(broker)
+    nursery.start_soon(it.session.run)
+    for number in range(4 * LOSSES_MAX):
+        await it.connected()
+        assert it.publish(f"denied/{number}") == "" and it.publish("good") == ""
+        assert await it.said(f"denied/{number}") == "not authorized"
+        assert await it.said("good") == "the connection was lost"
+        await trio.sleep(0.01)
+    await it.connected()
+    pauses = [after - before for before, after in pairwise(broker.connections)]
+    assert max(pauses) < 2 * RETRY_FIRST_S
+    assert it.publish("good") == "" and it.session.room > 0, "it is not suspected either"
 
 
 async def test_one_that_goes_alone_waits_for_those_on_their_way_and_lets_others_go_after_it(

@@ -8,6 +8,7 @@ from agent.mqtt.suspects import (
     KNOWN_MAX,
     LOSSES_MAX,
     OTHERS_S,
+    OUTLIVED_0_S,
     OUTLIVED_S,
     REFUSED_FIRST_S,
     REFUSED_MAX_S,
@@ -196,4 +197,4 @@ def test_what_is_remembered_has_a_bound() -> None:
     for number in range(10_000):
         sent = it.suspects.sent(message("e", b"%d" % number, qos=0), float(number))
         it.suspects.left(sent, float(number))
-    assert len(it.suspects._sent) <= 2
+    assert len(it.suspects._sent) <= OUTLIVED_0_S + 1
