@@ -11,6 +11,7 @@ UNSENDABLE: Final = "it cannot be sent: {}"
 HELD: Final = "connections ended under it, so it goes alone, and after all others"
 ENDS: Final = "the broker ends the connection over it"
 ENDS_TOPIC: Final = "the broker ends the connection over what is published there"
+ENDS_LARGE: Final = "the broker ends the connection over what is as large there"
 _TOPICS: Final = ("not authorized", "topic name invalid", ENDS_TOPIC)  # MQTT 5, 2.4; and ours
 _MESSAGES: Final = ("packet too large", "payload format invalid", ENDS)
 _LATER: Final = ("", LOST, HELD)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.mqtt.message import Outgoing
-from agent.mqtt.refusal import ENDS, ENDS_TOPIC, HELD
+from agent.mqtt.refusal import ENDS, ENDS_LARGE, ENDS_TOPIC, HELD
 from agent.mqtt.suspects import (
     KNOWN_MAX,
     LOSSES_MAX,
@@ -178,13 +178,47 @@ def test_a_topic_is_refused_after_some_in_a_row_or_one_that_was_acknowledged() -
         other = message("a", b"%d" % number)
         assert it.suspects.refusal(other, it.now) in ("", HELD), "each may be too large for itself"
         it.suspects.convict(other, False, it.now)
-    assert it.held(message("a", b"new")) == ENDS_TOPIC
+    assert it.held(message("a", b"new")) == ENDS_LARGE
+    assert it.held(message("a", b"")) == HELD, "it is smaller: its turn is to come"
     it.now += REFUSED_FIRST_S
     it.stands()
     assert it.held(message("a", b"new")) == ""
     it.suspects.outlived(message("a", b"new"))
     assert not it.suspects.alone(message("a", b"newer"))
     assert it.suspects.convict(B, True, it.now) == ENDS_TOPIC == it.held(message("b", b"new"))
+
+
+def test_what_is_smaller_goes_where_others_on_the_topic_are_too_large() -> None:
+    it = Connections()
+    small, larger = message("a", b"small"), message("a", b"x" * 200)
+    for number in range(TOPIC_MAX):
+        it.ends(small, message("a", b"%d" % number * 300))
+    it.stands()
+    assert it.suspects.alone(small)
+    it.suspects.outlived(small)
+    assert not it.suspects.alone(message("a", b"tiny")), "that was not it"
+    assert it.suspects.alone(larger), "that may be it"
+    for number in range(TOPIC_MAX):
+        it.suspects.convict(message("a", b"%d" % number * 300), False, it.now)
+    assert it.held(message("a", b"x" * 300)) == ENDS, "those behind it need not wait for it"
+    assert it.held(message("a", b"tiny")) == "" == it.held(larger)
+    assert it.suspects.convict(larger, False, it.now) == ENDS == it.held(message("a", b"y" * 200))
+    it.now += REFUSED_MAX_S
+    it.suspects.outlived(message("a", b"x" * 300))
+    assert not it.suspects.alone(message("a", b"x" * 301)), "the broker takes them by now"
+
+
+def test_a_topic_that_is_denied_by_now_is_so_whatever_was_taken_there_before() -> None:
+    it = Connections()
+    large = message("a", b"x" * 200)
+    it.ends(large)
+    it.suspects.outlived(message("a", b"x" * 100))
+    for number in range(LOSSES_MAX - 1):
+        assert not it.suspects.alone(message("a", b"%d" % number))
+        it.ends(message("a", b"%d" % number, qos=0))
+    assert it.suspects.alone(message("a", b"new"))
+    assert it.suspects.convict(message("a", b"new"), True, it.now) == ENDS_TOPIC
+    assert it.held(message("a", b"")) == ENDS_TOPIC == it.held(large)
 
 
 def test_what_is_remembered_has_a_bound() -> None:
