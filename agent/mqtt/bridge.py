@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -33,6 +34,7 @@ from protocol.ids import PeerId
 from protocol.listening import TopicWatch
 
 NO_ROOM: Final = "too much is on its way already"
+_ID: Final = re.compile(r"(?<![a-z2-7])[a-z2-7]{32}(?![a-z2-7])")  # protocol.ids.derive
 
 
 class Bridge:
@@ -133,7 +135,8 @@ class Bridge:
             correlation=message.correlation or None,
             content_type=message.content_type,
             expiry_s=message.expiry_s,
-            family=family_of(message.topic, self._brokers.root),
+            # Who asks chooses where answers go: their topics are nobody's.
+            family="" if message.answer else family_of(message.topic, self._brokers.root),
         )
         broker = self._brokers.named(message.broker)
         if broker is None:
@@ -156,9 +159,13 @@ class Bridge:
 
 
 def family_of(topic: str, root: str) -> str:
-    """Of a result in the shoal's own topic, of which each job has another; empty for others."""
+    """Of a result whose topic has its job's id, or its execution's: what is so for all such results
+    of a template; empty for others. In the shoal's own topics slots are alike as well."""
     own = topic.removeprefix(f"{root}/job/")
-    return f"{root}/job/+/{own.split('/')[1]}" if own != topic and "/" in own else ""
+    if own != topic and "/" in own:
+        return f"{root}/job/+/{own.split('/')[1]}"
+    family = _ID.sub("+", topic)
+    return family if family != topic else ""
 
 
 def published(message: Publish, problem: str) -> MessagePublished:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Final, TypeVar
+from typing import Final
 
 from agent.mqtt.message import Outgoing
 from agent.mqtt.refusal import ENDS, ENDS_LARGE, ENDS_TOPIC, HELD
@@ -29,9 +29,10 @@ OTHERS_S: Final = 5.0  # between two that go alone: the others are let go for so
 REFUSED_FIRST_S: Final = 600.0  # as what an access list denies (agent.mqtt.session): both are
 REFUSED_MAX_S: Final = 3600.0  # mended by a person
 TOPIC_MAX: Final = 3  # messages in a row; fewer may be too large, each for itself
-KNOWN_MAX: Final = 256  # of either; 20 at most are on their way to a broker
+# Of either: an outbox is full with 2,000 messages, 20 more are on their way to a broker, and each
+# may have a topic of its own.
+KNOWN_MAX: Final = 4096
 
-T = TypeVar("T")
 Subject = str | int  # a topic, or a message by its hash: what is sent again is the same
 
 
@@ -194,29 +195,35 @@ class Suspects:
     def convict(self, message: Outgoing, acknowledged: bool, now: float) -> str:
         """It went alone, and the connection ended: what to say to who sent it."""
         size_bytes = message.size_bytes
-        for subject in (hash(message), message.kin):  # which is all that is known by now
-            lost = self._lose(subject, size_bytes)
-            lost.count = max(lost.count, LOSSES_MAX)
-        self._refuse(hash(message), 1, 0, now)
+        self._refuse(hash(message), size_bytes, 1, 0, now)
         if acknowledged:
-            self._refuse(message.kin, 1, 0, now)
+            self._refuse(message.kin, size_bytes, 1, 0, now)
             return ENDS_TOPIC
-        self._refuse(message.kin, TOPIC_MAX, size_bytes, now)
+        self._refuse(message.kin, size_bytes, TOPIC_MAX, size_bytes, now)
         return ENDS
 
-    def _refuse(self, subject: Subject, from_times: int, least_bytes: int, now: float) -> None:
+    def _refuse(
+        self, subject: Subject, size_bytes: int, from_times: int, least_bytes: int, now: float
+    ) -> None:
+        lost = self._lose(subject, size_bytes)
+        lost.count = max(lost.count, LOSSES_MAX)  # which is all that is known by now
         found = self._convicted.pop(subject, None) or Conviction(least_bytes)
         found.least_bytes = min(found.least_bytes, least_bytes)
         found.times += 1
         if found.times >= from_times:
             wait_s = min(REFUSED_FIRST_S * 2 ** min(found.times - from_times, 16), REFUSED_MAX_S)
             found.until = now + wait_s
-        _keep(self._convicted, subject, found)
+        self._convicted[subject] = found
 
     def _lose(self, subject: Subject, size_bytes: int) -> Losses:
+        """The oldest go where there are too many, first of those that may have been no reason."""
         lost = self._losses.pop(subject, None) or Losses()
         lost.blame(size_bytes)
-        _keep(self._losses, subject, lost)
+        self._losses[subject] = lost
+        if len(self._losses) > KNOWN_MAX:
+            unsure = (each for each in self._losses if each not in self._convicted)
+            oldest = next(unsure)
+            self._clear(oldest if oldest != subject else next(iter(self._losses)))
         return lost
 
 
@@ -227,10 +234,3 @@ def _is_outlived(sent: Sent, now: float) -> bool:
     """Whether the connection would have ended over it by now."""
     wait_s = OUTLIVED_S if sent.qos else OUTLIVED_0_S
     return sent.over_at is not None and now - sent.over_at >= wait_s
-
-
-def _keep(known: dict[Subject, T], subject: Subject, what: T) -> None:
-    """The oldest go where there are too many; their counts begin anew."""
-    known[subject] = what
-    if len(known) > KNOWN_MAX:
-        del known[next(iter(known))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agent.mqtt.client import IN_FLIGHT_MAX
 from agent.mqtt.message import Outgoing
 from agent.mqtt.refusal import ENDS, ENDS_LARGE, ENDS_TOPIC, HELD
 from agent.mqtt.suspects import (
@@ -16,6 +17,7 @@ from agent.mqtt.suspects import (
     TOPIC_MAX,
     Suspects,
 )
+from protocol.config import OutboxConfig
 
 
 def message(topic: str, payload: bytes = b"x", qos: int = 1) -> Outgoing:
@@ -221,13 +223,31 @@ def test_a_topic_that_is_denied_by_now_is_so_whatever_was_taken_there_before() -
     assert it.held(message("a", b"")) == ENDS_TOPIC == it.held(large)
 
 
+def test_all_that_an_outbox_holds_may_be_known_and_what_may_be_innocent_is_forgotten_first() -> (
+    None
+):
+    it, count = Connections(), OutboxConfig().messages_max
+    late = [message(f"late/{number}") for number in range(IN_FLIGHT_MAX)]
+    for _ in range(LOSSES_MAX):
+        it.ends(*late)
+    assert 2 * (count + IN_FLIGHT_MAX) <= KNOWN_MAX, "by itself and by its topic"
+    for number in range(count):
+        it.suspects.convict(message(f"r{number}"), False, it.now)
+    assert all(it.suspects.alone(each) for each in late)
+    for number in range(count):
+        it.ends(message(f"innocent/{number}"))
+    assert all(it.suspects.alone(message(f"r{number}")) for number in range(count))
+    assert not it.suspects.alone(late[0])
+
+
 def test_what_is_remembered_has_a_bound() -> None:
     it = Connections()
     for number in range(KNOWN_MAX):
         it.ends(message(f"t{number}"))
-    for number in range(2 * KNOWN_MAX):
+    for number in range(KNOWN_MAX):
         it.suspects.convict(message(f"x{number}"), False, it.now)
-    assert len(it.suspects._losses) <= KNOWN_MAX and len(it.suspects._convicted) <= KNOWN_MAX
+    assert len(it.suspects._losses) == KNOWN_MAX
+    assert it.suspects._convicted.keys() <= it.suspects._losses.keys()
     for number in range(10_000):
         sent = it.suspects.sent(message("e", b"%d" % number, qos=0), float(number))
         it.suspects.left(sent, float(number))
