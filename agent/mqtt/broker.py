@@ -24,7 +24,7 @@ from agent.mqtt.message import Outgoing
 from agent.mqtt.refusal import HELD, LOST, concerns_topic
 from agent.mqtt.session import Handler, Session, Subscription
 from agent.mqtt.settings import BrokerSettings
-from agent.mqtt.suspects import STEADY_S
+from agent.mqtt.suspects import REFUSED_FIRST_S, REFUSED_MAX_S, STEADY_S
 from agent.mqtt.trouble import Told, Trouble
 from protocol.effects import Tell
 
@@ -69,6 +69,8 @@ class Broker:
         self._lasting: dict[Session, str] = {}  # kinds of trouble since the last connection
         self._rng = rng
         self._nursery: trio.Nursery | None = None
+        self._saying = trio.CancelScope()  # online, once more
+        self._unsaid = 0  # how often in a row it was said again in vain
         self._sessions = {MAIN: self._session(MAIN)}
 
     def _session(self, name: str) -> Session:
@@ -284,6 +286,7 @@ class Broker:
             return
         if not connected:
             self._go_on_answering(lost=True)
+        self._saying.cancel()
         if connected:
             self._say_online()
             if self._told.fresh("connected"):
@@ -293,14 +296,28 @@ class Broker:
         self._changed(self.name, connected)
 
     def _say_online(self) -> None:
-        """In its turn, where connections ended under it."""
+        """Until the broker has it: another may tell by it whether this device is there."""
         status = Outgoing(self._status_topic, ONLINE, qos=1, retain=True)
-        self.publish(status, lambda problem: self._later() if problem == HELD else None)
+        if not self.publish(status, self._said_online):
+            self._later(STEADY_S)
 
-    def _later(self) -> None:
+    def _said_online(self, problem: str) -> None:
+        if not problem:
+            self._unsaid = 0
+        elif problem == HELD:
+            self._later(STEADY_S)
+        elif problem != LOST:  # then the next connection says it
+            self._later(min(REFUSED_FIRST_S * 2 ** min(self._unsaid, 16), REFUSED_MAX_S))
+
+    def _later(self, seconds: float) -> None:
+        self._saying.cancel()
+        self._saying = saying = trio.CancelScope()
+
         async def wait() -> None:
-            await trio.sleep(STEADY_S)
-            self._say_online()
+            with saying:
+                await trio.sleep(seconds)  # or until the connection ends
+                self._unsaid += seconds >= REFUSED_FIRST_S
+                self._say_online()
 
         if self._nursery is not None:
             self._nursery.start_soon(wait)

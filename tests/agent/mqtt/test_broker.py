@@ -14,6 +14,7 @@ import pytest
 import trio
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from trio.testing import MockClock
 
 from agent.mqtt import session, suspects
 from agent.mqtt.broker import Broker, Brokers, check_filter
@@ -21,9 +22,11 @@ from agent.mqtt.client import IN_FLIGHT_MAX, WAITING_BYTES_MAX, Client
 from agent.mqtt.message import Incoming, Outgoing
 from agent.mqtt.packet import Packet
 from agent.mqtt.refusal import ENDS, ENDS_TOPIC, HELD, LOST
+from agent.mqtt.sending import Sending
 from agent.mqtt.settings import BrokerSettings
-from agent.mqtt.suspects import LOSSES_MAX, TOPIC_MAX
+from agent.mqtt.suspects import LOSSES_MAX, REFUSED_FIRST_S, REFUSED_MAX_S, TOPIC_MAX
 from protocol.effects import Tell
+from tests.agent.mqtt import fragile
 from tests.mosquitto import Certificates, Mosquitto
 from tests.mqttlistener import Listener
 
@@ -220,6 +223,49 @@ async def test_status_is_online_and_the_will_says_offline() -> None:
                 await until(lambda: heard[-1] == b"online")
                 await broker.say_goodbye()
                 await until(lambda: heard[-1] == b"offline", "said goodbye")
+
+
+@pytest.mark.parametrize("says", [None, "not authorized"], ids=["ends", "denies"])
+async def test_a_status_that_is_not_taken_is_said_again_on_the_same_connection(
+    says: str | None,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    nursery: trio.Nursery,
+) -> None:
+    """The last end is in the status' own trial, so that it is refused for a while."""
+    it = fragile.Broker(lambda message: refuses, says)
+    monkeypatch.setattr(session, "Client", lambda *_, **__: fragile.Fragile(it))
+    brokers = Brokers({"main": BrokerSettings("mqtt://x")}, PEER, "shoal/home", print, Random(1))
+    broker, refuses = brokers.named("main"), True
+    assert broker is not None
+    nursery.start_soon(broker.run)
+    ends = LOSSES_MAX + 2 if says is None else 2
+    while len(it.connections) < ends:  # noqa: ASYNC110 - no event: the clock is a test's
+        await trio.sleep(0.01)
+    refuses = False
+    await trio.sleep(2 * REFUSED_FIRST_S)
+    assert [message.payload for _, message in it.took] == [b"online"]
+    assert len(it.connections) == ends
+    await trio.sleep(REFUSED_MAX_S)
+    assert len(it.took) == 1, "once is enough"
+
+
+async def test_where_there_was_no_room_for_the_status_it_is_said_soon_after(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    it = fragile.Broker(lambda _: False)
+    monkeypatch.setattr(session, "Client", lambda *_, **__: fragile.Fragile(it))
+    brokers = Brokers({"main": BrokerSettings("mqtt://x")}, PEER, "shoal/home", print, Random(1))
+    broker = brokers.named("main")
+    assert broker is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(Sending, "room", property(lambda _: 0))
+        nursery.start_soon(broker.run)
+        await until(lambda: broker.connected)
+        await trio.sleep(1.0)
+    assert not it.took
+    await trio.sleep(suspects.STEADY_S)
+    assert [message.payload for _, message in it.took] == [b"online"]
 
 
 async def test_status_is_published_again_when_the_broker_has_forgotten_all() -> None:
