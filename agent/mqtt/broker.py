@@ -233,15 +233,27 @@ class Broker:
                 nursery.start_soon(session.run)
 
     async def say_goodbye(self) -> None:
-        """`offline`, as the will would say it, and a proper end."""
-        if self.connected:
-            gone = trio.Event()
-            message = Outgoing(self._status_topic, OFFLINE, qos=1, retain=True)
-            if self.publish(message, lambda _: gone.set()):
-                with trio.move_on_after(GOODBYE_S):
-                    await gone.wait()
-        for session in self._sessions.values():
-            await session.say_goodbye()
+        """`offline`, as the will would say it, and a proper end; where that does not arrive the
+        will is to say it, and there is none after a proper end."""
+        self._saying.cancel()
+        said = self.connected and await self._say_offline()
+        for name, session in self._sessions.items():
+            await session.say_goodbye(properly=said or name != MAIN)
+
+    async def _say_offline(self) -> bool:
+        """Whether the broker has it; a message that goes alone may leave no room for it."""
+        ends: list[str] = []
+        gone = trio.Event()
+
+        def ended(problem: str) -> None:
+            ends.append(problem)
+            gone.set()
+
+        message = Outgoing(self._status_topic, OFFLINE, qos=1, retain=True)
+        if self.publish(message, ended):
+            with trio.move_on_after(GOODBYE_S):
+                await gone.wait()
+        return ends == [""]
 
     @property
     def refusals(self) -> dict[str, str]:

@@ -225,6 +225,23 @@ async def test_status_is_online_and_the_will_says_offline() -> None:
                 await until(lambda: heard[-1] == b"offline", "said goodbye")
 
 
+async def test_the_will_says_offline_where_there_is_no_room_for_that_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As while another message goes alone."""
+    with Mosquitto() as mosquitto:
+        heard: list[bytes] = []
+        settings = BrokerSettings(mosquitto.url)
+        async with connected(settings, peer="somebody-else") as other:
+            other.subscribe(STATUS, 1, lambda message: heard.append(message.payload))
+            await subscribed(mosquitto)
+            async with connected(settings) as broker:
+                await until(lambda: heard == [b"online"])
+                monkeypatch.setattr(Sending, "room", property(lambda _: 0))
+                await broker.say_goodbye()
+                await until(lambda: heard == [b"online", b"offline"])
+
+
 @pytest.mark.parametrize("says", [None, "not authorized"], ids=["ends", "denies"])
 async def test_a_status_that_is_not_taken_is_said_again_on_the_same_connection(
     says: str | None,
