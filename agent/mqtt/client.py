@@ -345,9 +345,10 @@ class Client:
     def _on_disconnect(
         self, client: Paho, _: Any, flags: Any, reason: ReasonCode, properties: Properties | None
     ) -> None:
+        # Paho gives such a reason itself where it has had no answer to a ping.
+        self.by_broker = self.by_broker and reason.value not in ASIDE
         if flags.is_disconnect_packet_from_server:
             taken = reason.value == TAKEN_OVER
-            self.by_broker = self.by_broker and reason.value not in ASIDE
             said = ConnectionResetError(f"the broker says: {str(reason).lower()}")
             self._soon(self._end, TakenOverError() if taken else said)
 

@@ -942,6 +942,36 @@ async def test_where_a_broker_says_that_it_shuts_down_no_message_is_blamed() -> 
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+@pytest.mark.parametrize("closes", [True, False], ids=["closed", "silent"])
+async def test_an_end_for_want_of_any_answer_is_over_no_message(version: str, closes: bool) -> None:
+    """As where this device is out of the reach of its Wi-Fi."""
+
+    async def broker_that_is_gone(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            await stream.receive_some(1024)
+            connack = b"\x20\x03\x00\x00\x00" if version == "5" else b"\x20\x02\x00\x00"
+            await stream.send_all(connack)
+            async for _ in stream:
+                if closes:
+                    return
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, broker_that_is_gone, [listener])
+        url = f"mqtt://127.0.0.1:{listener.socket.getsockname()[1]}"
+        client = Client(
+            BrokerSettings(url, version, keepalive_s=1), "me", False, None, lambda *_: None, print
+        )
+        await client.connect()
+        assert client.publish(Outgoing("a", b"x"), lambda _: None)
+        with trio.fail_after(WAIT_S):
+            await client.lasting()
+        assert client.by_broker is closes
+        client.close()
+        nursery.cancel_scope.cancel()
+
+
 async def _answers_little(stream: trio.SocketStream) -> None:
     """CONNECT and PINGREQ alone, as a proxy that loses the broker's answers."""
     with suppress(trio.BrokenResourceError):
