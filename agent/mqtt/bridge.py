@@ -17,7 +17,7 @@ from agent.mqtt.lines import Lines
 from agent.mqtt.listening import Listening
 from agent.mqtt.message import Outgoing
 from agent.mqtt.overruns import Overruns
-from agent.mqtt.refusal import refused
+from agent.mqtt.refusal import HELD, refused
 from agent.mqtt.remembered import Remembered
 from agent.mqtt.reports import Reports
 from agent.mqtt.showing import Showing
@@ -171,4 +171,4 @@ def family_of(topic: str, root: str) -> str:
 def published(message: Publish, problem: str) -> MessagePublished:
     """What the node hears of a message that ended so."""
     refuses = problem != NO_ROOM and refused(problem)
-    return MessagePublished(message.key, message.id, problem, refuses)
+    return MessagePublished(message.key, message.id, problem, refuses, waits=problem == HELD)

@@ -12,8 +12,9 @@ import pytest
 import trio
 
 from agent.mqtt import denied, session, suspects
-from agent.mqtt.bridge import NO_ROOM, family_of
+from agent.mqtt.bridge import NO_ROOM, family_of, published
 from agent.mqtt.message import Outgoing
+from agent.mqtt.refusal import ENDS, HELD, LOST
 from protocol.effects import Publish
 from protocol.events import BrokerChanged, Event, MessagePublished
 from protocol.ids import JobId, derive
@@ -55,6 +56,12 @@ async def test_what_cannot_be_sent_just_now_is_said_after_the_event(data_dir: Pa
         assert said == [], "the node is in the middle of an event"
         await until(lambda: said)
         assert said == [MessagePublished(MESSAGE.key, "id", NO_ROOM, refused=False)]
+
+
+def test_the_node_hears_whether_a_message_is_refused_waits_or_may_go_at_once() -> None:
+    said = [published(MESSAGE, problem) for problem in ("", LOST, NO_ROOM, HELD, ENDS)]
+    assert [event.refused for event in said] == [False, False, False, False, True]
+    assert [event.waits for event in said] == [False, False, False, True, False]
 
 
 def test_results_whose_topics_have_their_jobs_ids_are_of_one_family() -> None:
