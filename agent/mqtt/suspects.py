@@ -181,7 +181,8 @@ class Suspects:
             return by_broker
         unsure = [each for each in sent if each.over_at is None or not each.qos]
         blamed = unsure or [each for each in sent[-1:] if not _is_outlived(each, now)]
-        largest: dict[Subject, int] = {each.one: each.size_bytes for each in blamed}
+        # Of QoS 0 there may be thousands, none of which is sent again: their topics are known.
+        largest: dict[Subject, int] = {each.one: each.size_bytes for each in blamed if each.qos}
         for each in blamed:
             largest[each.topic] = max(largest.get(each.topic, 0), each.size_bytes)
         for subject, size_bytes in largest.items():

@@ -131,6 +131,14 @@ def test_at_qos_0_nobody_acknowledges_and_it_is_blamed_all_the_same() -> None:
     assert not it.suspects.alone(message("event", qos=0)), "what came behind it was acknowledged"
 
 
+def test_however_many_lines_are_on_their_way_beside_one_it_is_found_out() -> None:
+    it = Connections()
+    for turn in range(LOSSES_MAX):
+        it.ends(A, *(message("lines", b"%d.%d" % (turn, line), qos=0) for line in range(KNOWN_MAX)))
+    assert it.suspects.alone(A) and it.suspects.alone(message("lines", b"new", qos=0))
+    assert len(it.suspects._losses) == 3, "lines are known by their topic, since none is sent twice"
+
+
 def test_messages_that_each_have_a_topic_of_their_own_are_known_by_their_family() -> None:
     it = Connections()
 
