@@ -17,7 +17,7 @@ from agent.mqtt.lines import Lines
 from agent.mqtt.listening import Listening
 from agent.mqtt.message import Outgoing
 from agent.mqtt.overruns import Overruns
-from agent.mqtt.refusal import HELD, refused
+from agent.mqtt.refusal import HELD, refused, tell
 from agent.mqtt.remembered import Remembered
 from agent.mqtt.reports import Reports
 from agent.mqtt.showing import Showing
@@ -147,7 +147,7 @@ class Bridge:
             taken = broker.publish(outgoing, done)
         if not taken:
             # Not at once: the node is in the middle of the event that this comes from.
-            trio.lowlevel.current_trio_token().run_sync_soon(done, NO_ROOM)
+            trio.lowlevel.current_trio_token().run_sync_soon(tell, done, NO_ROOM)
 
     def stream(self, lines: StreamLines) -> None:
         self.lines.start(lines)

@@ -21,7 +21,7 @@ import trio
 from agent.mqtt.client import Will
 from agent.mqtt.denied import Denied
 from agent.mqtt.message import Outgoing
-from agent.mqtt.refusal import HELD, LOST, concerns_topic
+from agent.mqtt.refusal import HELD, LOST, concerns_topic, tell
 from agent.mqtt.session import Handler, Session, Subscription
 from agent.mqtt.settings import BrokerSettings
 from agent.mqtt.suspects import REFUSED_FIRST_S, REFUSED_MAX_S, STEADY_S
@@ -141,7 +141,7 @@ class Broker:
     def _publish(self, session: Session, denied: Denied, message: Outgoing, done: Done) -> bool:
         topic = message.kin
         if why := denied.why(topic):
-            trio.lowlevel.current_trio_token().run_sync_soon(done, why)
+            trio.lowlevel.current_trio_token().run_sync_soon(tell, done, why)
             return True
 
         def ended(problem: str) -> None:
@@ -161,7 +161,7 @@ class Broker:
         waiting, self._answers = self._answers, []
         for message, done in waiting:
             if lost or not self.answer(message, done):
-                done(LOST)
+                tell(done, LOST)
 
     def subscribe(
         self,

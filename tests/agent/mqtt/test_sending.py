@@ -267,6 +267,41 @@ async def test_one_that_goes_alone_waits_for_those_on_their_way_and_lets_others_
     assert trio.current_time() - before < 2 * RETRY_FIRST_S, "that was a good connection"
 
 
+async def test_what_is_raised_by_who_hears_of_an_end_ends_nothing(
+    publishing: Callable[[Broker], Publishing],
+    autojump_clock: MockClock,
+    nursery: trio.Nursery,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of one that is held, one that ends the connection alone, one refused, one that goes alone."""
+    broker, heard = Broker(lambda message: message.topic == "poison"), list[str]()
+    it = publishing(broker)
+
+    def raises(problem: str) -> None:
+        heard.append(problem)
+        raise RuntimeError("of whoever hears it")
+
+    async def said(topic: str) -> str:
+        count = len(heard)
+        assert it.session.publish(Outgoing(topic, b"x"), raises)
+        while len(heard) == count:  # noqa: ASYNC110 - no event: the clock is a test's
+            await trio.sleep(0.01)
+        await it.connected()
+        return heard[-1]
+
+    nursery.start_soon(it.session.run)
+    await it.lost("poison")
+    assert await said("poison") == HELD
+    await trio.sleep(STEADY_S)
+    assert await said("poison") == ENDS == await said("poison")
+    await trio.sleep(REFUSED_FIRST_S)
+    broker.ends = lambda _: False
+    count = len(broker.connections)
+    assert await said("poison") == "" == await said("good")
+    assert len(broker.connections) == count
+    assert caplog.text.count("RuntimeError: of whoever hears it") == len(heard)
+
+
 async def test_what_waits_to_go_alone_as_the_session_ends_is_lost_and_blamed_for_nothing(
     publishing: Callable[[Broker], Publishing], autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
