@@ -180,6 +180,7 @@ class OutboxConfig:
     answers_in_flight_max: int = 1  # so that a broker that refuses one, and then ends the
     # connection, is heard to say so: with more behind it Debian's Mosquitto is not
     again_s: float = 1.0  # after the connection broke under it, should it stand again
+    held_s: float = 10.0  # where others are to go first; each look goes through all that wait
     refused_first_s: float = 30.0  # an access list is mended by a person
     refused_max_s: float = 3600.0
 

@@ -226,13 +226,15 @@ class BrokerChanged:
 class MessagePublished:
     """What became of a Publish: the broker has it, or `problem` says why that is not known.
 
-    `refused`: it does not take it, as it said, or by ending the connection each time.
+    `refused`: it does not take it, as it said, or by ending the connection each time. `waits`: it
+    was not sent, for others are to go before it.
     """
 
     key: str
     id: str  # of the message: numbers are given out again once nothing of them is left
     problem: str = ""
     refused: bool = False
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,12 +184,13 @@ class Outbox:
         return [Tell("mqtt.unanswered", text, message.job, fields={"broker": message.broker})]
 
     def _hold(self, message: Message, event: MessagePublished, now: Now) -> list[Effect]:
-        """Not now: soon where the connection broke or others are to go first, and ever more seldom
-        where it was refused."""
+        """Not now: soon where the connection broke, in a while where others are to go first, and
+        ever more seldom where it was refused."""
         line = _line(message)
         _, times = self._held.get(line, (0.0, 0))
         if not event.refused:
-            self._held[line] = (now.mono + self.config.again_s, times)
+            wait_s = self.config.held_s if event.waits else self.config.again_s
+            self._held[line] = (now.mono + wait_s, times)
             return []
         wait_s = min(self.config.refused_first_s * 2 ** min(times, 16), self.config.refused_max_s)
         self._held[line] = (now.mono + wait_s, times + 1)

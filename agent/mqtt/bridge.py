@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -16,7 +17,7 @@ from agent.mqtt.lines import Lines
 from agent.mqtt.listening import Listening
 from agent.mqtt.message import Outgoing
 from agent.mqtt.overruns import Overruns
-from agent.mqtt.refusal import refused
+from agent.mqtt.refusal import HELD, refused, tell
 from agent.mqtt.remembered import Remembered
 from agent.mqtt.reports import Reports
 from agent.mqtt.showing import Showing
@@ -33,6 +34,7 @@ from protocol.ids import PeerId
 from protocol.listening import TopicWatch
 
 NO_ROOM: Final = "too much is on its way already"
+_ID: Final = re.compile(r"(?<![a-z2-7])[a-z2-7]{32}(?![a-z2-7])")  # protocol.ids.derive
 
 
 class Bridge:
@@ -133,7 +135,8 @@ class Bridge:
             correlation=message.correlation or None,
             content_type=message.content_type,
             expiry_s=message.expiry_s,
-            family=family_of(message.topic, self._brokers.root),
+            # Who asks chooses where answers go: their topics are nobody's.
+            family="" if message.answer else family_of(message.topic, self._brokers.root),
         )
         broker = self._brokers.named(message.broker)
         if broker is None:
@@ -144,7 +147,7 @@ class Bridge:
             taken = broker.publish(outgoing, done)
         if not taken:
             # Not at once: the node is in the middle of the event that this comes from.
-            trio.lowlevel.current_trio_token().run_sync_soon(done, NO_ROOM)
+            trio.lowlevel.current_trio_token().run_sync_soon(tell, done, NO_ROOM)
 
     def stream(self, lines: StreamLines) -> None:
         self.lines.start(lines)
@@ -156,12 +159,16 @@ class Bridge:
 
 
 def family_of(topic: str, root: str) -> str:
-    """Of a result in the shoal's own topic, of which each job has another; empty for others."""
+    """Of a result whose topic has its job's id, or its execution's: what is so for all such results
+    of a template; empty for others. In the shoal's own topics slots are alike as well."""
     own = topic.removeprefix(f"{root}/job/")
-    return f"{root}/job/+/{own.split('/')[1]}" if own != topic and "/" in own else ""
+    if own != topic and "/" in own:
+        return f"{root}/job/+/{own.split('/')[1]}"
+    family = _ID.sub("+", topic)
+    return family if family != topic else ""
 
 
 def published(message: Publish, problem: str) -> MessagePublished:
     """What the node hears of a message that ended so."""
     refuses = problem != NO_ROOM and refused(problem)
-    return MessagePublished(message.key, message.id, problem, refuses)
+    return MessagePublished(message.key, message.id, problem, refuses, waits=problem == HELD)

@@ -21,10 +21,10 @@ import trio
 from agent.mqtt.client import Will
 from agent.mqtt.denied import Denied
 from agent.mqtt.message import Outgoing
-from agent.mqtt.refusal import HELD, LOST, concerns_topic
+from agent.mqtt.refusal import HELD, LOST, concerns_topic, tell
 from agent.mqtt.session import Handler, Session, Subscription
 from agent.mqtt.settings import BrokerSettings
-from agent.mqtt.suspects import STEADY_S
+from agent.mqtt.suspects import REFUSED_FIRST_S, REFUSED_MAX_S, STEADY_S
 from agent.mqtt.trouble import Told, Trouble
 from protocol.effects import Tell
 
@@ -69,6 +69,8 @@ class Broker:
         self._lasting: dict[Session, str] = {}  # kinds of trouble since the last connection
         self._rng = rng
         self._nursery: trio.Nursery | None = None
+        self._saying = trio.CancelScope()  # online, once more
+        self._unsaid = 0  # how often in a row it was said again in vain
         self._sessions = {MAIN: self._session(MAIN)}
 
     def _session(self, name: str) -> Session:
@@ -139,7 +141,7 @@ class Broker:
     def _publish(self, session: Session, denied: Denied, message: Outgoing, done: Done) -> bool:
         topic = message.kin
         if why := denied.why(topic):
-            trio.lowlevel.current_trio_token().run_sync_soon(done, why)
+            trio.lowlevel.current_trio_token().run_sync_soon(tell, done, why)
             return True
 
         def ended(problem: str) -> None:
@@ -159,7 +161,7 @@ class Broker:
         waiting, self._answers = self._answers, []
         for message, done in waiting:
             if lost or not self.answer(message, done):
-                done(LOST)
+                tell(done, LOST)
 
     def subscribe(
         self,
@@ -231,15 +233,27 @@ class Broker:
                 nursery.start_soon(session.run)
 
     async def say_goodbye(self) -> None:
-        """`offline`, as the will would say it, and a proper end."""
-        if self.connected:
-            gone = trio.Event()
-            message = Outgoing(self._status_topic, OFFLINE, qos=1, retain=True)
-            if self.publish(message, lambda _: gone.set()):
-                with trio.move_on_after(GOODBYE_S):
-                    await gone.wait()
-        for session in self._sessions.values():
-            await session.say_goodbye()
+        """`offline`, as the will would say it, and a proper end; where that does not arrive the
+        will is to say it, and there is none after a proper end."""
+        self._saying.cancel()
+        said = self.connected and await self._say_offline()
+        for name, session in self._sessions.items():
+            await session.say_goodbye(properly=said or name != MAIN)
+
+    async def _say_offline(self) -> bool:
+        """Whether the broker has it; a message that goes alone may leave no room for it."""
+        ends: list[str] = []
+        gone = trio.Event()
+
+        def ended(problem: str) -> None:
+            ends.append(problem)
+            gone.set()
+
+        message = Outgoing(self._status_topic, OFFLINE, qos=1, retain=True)
+        if self.publish(message, ended):
+            with trio.move_on_after(GOODBYE_S):
+                await gone.wait()
+        return ends == [""]
 
     @property
     def refusals(self) -> dict[str, str]:
@@ -284,6 +298,7 @@ class Broker:
             return
         if not connected:
             self._go_on_answering(lost=True)
+        self._saying.cancel()
         if connected:
             self._say_online()
             if self._told.fresh("connected"):
@@ -293,14 +308,28 @@ class Broker:
         self._changed(self.name, connected)
 
     def _say_online(self) -> None:
-        """In its turn, where connections ended under it."""
+        """Until the broker has it: another may tell by it whether this device is there."""
         status = Outgoing(self._status_topic, ONLINE, qos=1, retain=True)
-        self.publish(status, lambda problem: self._later() if problem == HELD else None)
+        if not self.publish(status, self._said_online):
+            self._later(STEADY_S)
 
-    def _later(self) -> None:
+    def _said_online(self, problem: str) -> None:
+        if not problem:
+            self._unsaid = 0
+        elif problem == HELD:
+            self._later(STEADY_S)
+        elif problem != LOST:  # then the next connection says it
+            self._later(min(REFUSED_FIRST_S * 2 ** min(self._unsaid, 16), REFUSED_MAX_S))
+
+    def _later(self, seconds: float) -> None:
+        self._saying.cancel()
+        self._saying = saying = trio.CancelScope()
+
         async def wait() -> None:
-            await trio.sleep(STEADY_S)
-            self._say_online()
+            with saying:
+                await trio.sleep(seconds)  # or until the connection ends
+                self._unsaid += seconds >= REFUSED_FIRST_S
+                self._say_online()
 
         if self._nursery is not None:
             self._nursery.start_soon(wait)

@@ -20,7 +20,7 @@ import trio
 from agent.mqtt.backlog import Backlog
 from agent.mqtt.message import Outgoing
 from agent.mqtt.packet import ASKED_BYTES_MAX, Packet, UnreadableError
-from agent.mqtt.refusal import LARGER, LOST, UNSENDABLE
+from agent.mqtt.refusal import LARGER, LOST, UNSENDABLE, tell
 from agent.mqtt.settings import BrokerSettings
 from agent.mqtt.trouble import BehindError, ConnectRefused, TakenOverError
 from agent.threads import abandonable
@@ -254,7 +254,7 @@ class Client:
         if not self.room:
             return False
         if self.limit_bytes and message.size_bytes > self.limit_bytes:
-            self._token.run_sync_soon(done, LARGER.format(self.limit_bytes))
+            self._token.run_sync_soon(tell, done, LARGER.format(self.limit_bytes))
             return True
         try:
             info = self._paho.publish(
@@ -265,7 +265,7 @@ class Client:
                 properties=self._properties(message),
             )
         except Exception as error:  # what paho thinks no message; it says so in many ways
-            self._token.run_sync_soon(done, UNSENDABLE.format(error))
+            self._token.run_sync_soon(tell, done, UNSENDABLE.format(error))
             return True
         if info.rc != 0:
             return False
@@ -345,9 +345,10 @@ class Client:
     def _on_disconnect(
         self, client: Paho, _: Any, flags: Any, reason: ReasonCode, properties: Properties | None
     ) -> None:
+        # Paho gives such a reason itself where it has had no answer to a ping.
+        self.by_broker = self.by_broker and reason.value not in ASIDE
         if flags.is_disconnect_packet_from_server:
             taken = reason.value == TAKEN_OVER
-            self.by_broker = self.by_broker and reason.value not in ASIDE
             said = ConnectionResetError(f"the broker says: {str(reason).lower()}")
             self._soon(self._end, TakenOverError() if taken else said)
 
@@ -372,7 +373,7 @@ class Client:
             self._soon(self._behind)
 
     def _on_unreadable(self, error: UnreadableError) -> None:
-        self._soon(_call, self._unreadable, str(error))
+        self._soon(tell, self._unreadable, str(error))
 
     def _on_publish(
         self, client: Paho, _: Any, mid: int, reason: ReasonCode, properties: Properties | None
@@ -426,7 +427,7 @@ class Client:
         asked = waiting.pop(mid, None)
         refused = reason is not None and reason.value >= FAILURE
         if asked is not None:
-            _call(asked.done, str(reason).lower() if refused else "")
+            tell(asked.done, str(reason).lower() if refused else "")
 
     def _ended(self, error: Exception | None) -> None:
         self._end(error)
@@ -441,14 +442,7 @@ class Client:
         self._answered.set()
         lost, self._published = list(self._published.values()), {}
         for asked in lost:
-            _call(asked.done, LOST)
-
-
-def _call(done: Callable[[str], None], reason: str) -> None:
-    try:
-        done(reason)
-    except Exception:
-        _log.exception("a message's end")
+            tell(asked.done, LOST)
 
 
 def _hurry(client: Paho) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol
 import trio
 
 from agent.mqtt.message import Outgoing
-from agent.mqtt.refusal import LOST, refused, unsent
+from agent.mqtt.refusal import LOST, refused, tell, unsent
 from agent.mqtt.suspects import OUTLIVED_S, Sent, Suspects
 
 Done = Callable[[str], None]
@@ -63,7 +63,7 @@ class Sending:
         if connection is None or not self.room:
             return False
         if why := self._suspects.refusal(message, now):
-            trio.lowlevel.current_trio_token().run_sync_soon(done, why)
+            trio.lowlevel.current_trio_token().run_sync_soon(tell, done, why)
             return True
         if self._suspects.alone(message):
             self._trial = Trial(message, done)
@@ -84,7 +84,7 @@ class Sending:
             self._suspects.left(sent, now)
         if self._trial is not None:
             self._changed.set()
-        done(problem)
+        tell(done, problem)
 
     # ---- a connection's life -----------------------------------------------------------------
 
@@ -106,9 +106,9 @@ class Sending:
     def _end(self, trial: Trial, by_broker: bool, now: float) -> None:
         acknowledged = trial.problem == ""
         if trial.sent and by_broker and not refused(trial.problem):
-            trial.done(self._suspects.convict(trial.message, acknowledged, now))
+            tell(trial.done, self._suspects.convict(trial.message, acknowledged, now))
         else:
-            trial.done("" if acknowledged else LOST)
+            tell(trial.done, "" if acknowledged else LOST)
 
     async def run(self) -> None:
         """Let those that are to go alone do so, one by one."""
@@ -141,4 +141,4 @@ class Sending:
             self._suspects.outlived(trial.message)
         self._trial = None
         self._suspects.tried(trio.current_time())
-        trial.done(trial.problem)
+        tell(trial.done, trial.problem)

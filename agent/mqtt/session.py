@@ -172,11 +172,13 @@ class Session:
             ):
                 self._subscribe(topic_filter, self._retained(topic_filter))
 
-    async def say_goodbye(self) -> None:
-        """For good: it does not connect again."""
+    async def say_goodbye(self, properly: bool = True) -> None:
+        """For good: it does not connect again. Else than `properly` the will is published."""
         self._leaving = True
-        if self._client is not None:
+        if self._client is not None and properly:
             await self._client.disconnect()
+        elif self._client is not None:
+            self._client.close()
 
     def renew(self) -> None:
         """End this connection, and begin the next at once: what the broker has sent and was not

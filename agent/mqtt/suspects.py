@@ -5,8 +5,9 @@ which MQTT 3.1.1 cannot say that there is one, or one to a topic that its access
 Debian's Mosquitto does, which with 3.1.1 acknowledges it before that). What was on its way as three
 connections ended is held until a connection has stood for as long as good ones do, and then goes
 alone: all else has gone by then, no pause grows longer over it, and it is seen whether it was that.
-If so it is refused for a while, that doubles each time; and after three such messages, or one
-that was acknowledged, so is all that is published on their topic.
+If so it is refused for a while, that doubles each time; and after three such messages so is all on
+their topic that is as large, for it may be that which the broker minds: smaller ones go. After one
+that was acknowledged it is the whole topic, whatever the size.
 
 No clock and no connection here: agent.mqtt.sending has these.
 """
@@ -15,10 +16,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Final, TypeVar
+from typing import Final
 
 from agent.mqtt.message import Outgoing
-from agent.mqtt.refusal import ENDS, ENDS_TOPIC, HELD
+from agent.mqtt.refusal import ENDS, ENDS_LARGE, ENDS_TOPIC, HELD
 
 LOSSES_MAX: Final = 3  # of connections under one message; twice is a bad day
 STEADY_S: Final = 30.0  # a connection that lasted so long was a good one: the pauses begin anew
@@ -28,9 +29,10 @@ OTHERS_S: Final = 5.0  # between two that go alone: the others are let go for so
 REFUSED_FIRST_S: Final = 600.0  # as what an access list denies (agent.mqtt.session): both are
 REFUSED_MAX_S: Final = 3600.0  # mended by a person
 TOPIC_MAX: Final = 3  # messages in a row; fewer may be too large, each for itself
-KNOWN_MAX: Final = 256  # of either; 20 at most are on their way to a broker
+# Of either: an outbox is full with 2,000 messages, 20 more are on their way to a broker, and each
+# may have a topic of its own.
+KNOWN_MAX: Final = 4096
 
-T = TypeVar("T")
 Subject = str | int  # a topic, or a message by its hash: what is sent again is the same
 
 
@@ -41,7 +43,32 @@ class Sent:
     one: int
     topic: str  # or what stands for it (Outgoing.kin)
     qos: int
+    size_bytes: int
     over_at: float | None = None  # when it was acknowledged, or left (at QoS 0)
+
+
+@dataclass(slots=True)
+class Losses:
+    """Of connections, under one message or those on one topic."""
+
+    count: int = 0
+    blamed_bytes: int = 0  # the largest of them
+    taken_bytes: int = -1  # the largest that a connection has outlived meanwhile; -1: none
+
+    def blame(self, size_bytes: int) -> None:
+        """One of what was taken before is blamed for something else than its size."""
+        self.blamed_bytes = max(self.blamed_bytes, size_bytes)
+        if size_bytes <= self.taken_bytes:
+            self.taken_bytes = -1
+
+
+@dataclass(slots=True)
+class Conviction:
+    """Of a message that a connection ended over, or of what is as large on the topic of some."""
+
+    least_bytes: int  # of these; 0 where it is not their size
+    times: int = 0
+    until: float = 0.0
 
 
 class Suspects:
@@ -51,9 +78,8 @@ class Suspects:
         self._sent: dict[Sent, None] = {}  # on this connection, which may end over them yet
         self._said_why = False  # the last that the broker said to one is why it does not take it
         self._began = self._others_until = 0.0
-        self._losses: dict[Subject, int] = {}
-        # Those that a connection ended over, and topics of some: until when; how often.
-        self._convicted: dict[Subject, tuple[float, int]] = {}
+        self._losses: dict[Subject, Losses] = {}
+        self._convicted: dict[Subject, Conviction] = {}
 
     def connected(self, now: float) -> None:
         self._began = now
@@ -64,22 +90,39 @@ class Suspects:
         """Why it may not go now; empty where it may."""
         if not self._losses:
             return ""
-        for subject, why in ((hash(message), ENDS), (message.kin, ENDS_TOPIC)):
-            if self._convicted.get(subject, (0.0, 0))[0] > now:
-                return why
+        if self._is_convicted(hash(message), message, now):
+            return ENDS
+        if self._is_convicted(message.kin, message, now):
+            return self._why(message.kin)
         stands = now - self._began >= STEADY_S and now >= self._others_until
         return "" if stands or not self.alone(message) else HELD
 
+    def _is_convicted(self, subject: Subject, message: Outgoing, now: float) -> bool:
+        found = self._convicted.get(subject)
+        return found is not None and found.until > now and message.size_bytes >= found.least_bytes
+
+    def _why(self, topic: str) -> str:
+        """It is the size alone, where smaller ones are taken."""
+        if not self._convicted[topic].least_bytes:
+            return ENDS_TOPIC
+        return ENDS if self._lost(topic).taken_bytes >= 0 else ENDS_LARGE
+
     def alone(self, message: Outgoing) -> bool:
         """Whether nothing else may be on its way with it."""
-        subjects = (hash(message), message.kin) if self._losses else ()
-        return any(self._losses.get(subject, 0) >= LOSSES_MAX for subject in subjects)
+        if not self._losses:
+            return False
+        topic = self._lost(message.kin)
+        by_topic = topic.count >= LOSSES_MAX and message.size_bytes > topic.taken_bytes
+        return by_topic or self._lost(hash(message)).count >= LOSSES_MAX
+
+    def _lost(self, subject: Subject) -> Losses:
+        return self._losses.get(subject, _NONE)
 
     # ---- on its way --------------------------------------------------------------------------
 
     def sent(self, message: Outgoing, now: float) -> Sent:
         self._forget_outlived(now)
-        made = Sent(hash(message), message.kin, message.qos)
+        made = Sent(hash(message), message.kin, message.qos, message.size_bytes)
         self._sent[made] = None
         return made
 
@@ -95,7 +138,7 @@ class Suspects:
         for each in list(takewhile(lambda each: each is not sent, self._sent)):
             if each.over_at is not None:
                 del self._sent[each]
-                self._outlived(each.one, each.topic)
+                self._outlived(each.one, each.topic, each.size_bytes)
 
     def refused(self, sent: Sent, said: bool) -> None:
         """The broker `said` why, or it never left: no end is over what is not known."""
@@ -105,16 +148,26 @@ class Suspects:
     def _forget_outlived(self, now: float) -> None:
         for each in list(takewhile(lambda each: _is_outlived(each, now), self._sent)):
             del self._sent[each]
-            self._outlived(each.one, each.topic)
+            self._outlived(each.one, each.topic, each.size_bytes)
 
     def outlived(self, message: Outgoing) -> None:
-        """It went alone, and ends no connections; so not all on its topic do."""
-        self._outlived(hash(message), message.kin)
+        """It went alone, and ends no connections; so what is no larger on its topic does not."""
+        self._outlived(hash(message), message.kin, message.size_bytes)
 
-    def _outlived(self, one: int, topic: str) -> None:
-        for subject in (one, topic) if self._losses else ():
-            self._losses.pop(subject, None)
-            self._convicted.pop(subject, None)
+    def _outlived(self, one: int, topic: str, size_bytes: int) -> None:
+        if not self._losses:
+            return
+        self._clear(one)
+        lost, convicted = self._lost(topic), self._convicted.get(topic)
+        least = lost.blamed_bytes if convicted is None else convicted.least_bytes
+        if size_bytes >= least:
+            self._clear(topic)
+        elif topic in self._losses:
+            lost.taken_bytes = max(lost.taken_bytes, size_bytes)
+
+    def _clear(self, subject: Subject) -> None:
+        self._losses.pop(subject, None)
+        self._convicted.pop(subject, None)
 
     # ---- as the connection ends --------------------------------------------------------------
 
@@ -128,9 +181,12 @@ class Suspects:
             return by_broker
         unsure = [each for each in sent if each.over_at is None or not each.qos]
         blamed = unsure or [each for each in sent[-1:] if not _is_outlived(each, now)]
-        subjects: list[Subject] = [each.one for each in blamed]
-        for subject in dict.fromkeys([*subjects, *(each.topic for each in blamed)]):
-            _keep(self._losses, subject, self._losses.pop(subject, 0) + 1)
+        # Of QoS 0 there may be thousands, none of which is sent again: their topics are known.
+        largest: dict[Subject, int] = {each.one: each.size_bytes for each in blamed if each.qos}
+        for each in blamed:
+            largest[each.topic] = max(largest.get(each.topic, 0), each.size_bytes)
+        for subject, size_bytes in largest.items():
+            self._lose(subject, size_bytes).count += 1
         return False
 
     def tried(self, now: float) -> None:
@@ -139,26 +195,43 @@ class Suspects:
 
     def convict(self, message: Outgoing, acknowledged: bool, now: float) -> str:
         """It went alone, and the connection ended: what to say to who sent it."""
-        for subject in (hash(message), message.kin):  # which is all that is known by now
-            _keep(self._losses, subject, max(self._losses.pop(subject, 0), LOSSES_MAX))
-        self._refuse(hash(message), 1, now)
-        self._refuse(message.kin, 1 if acknowledged else TOPIC_MAX, now)
-        return ENDS_TOPIC if acknowledged else ENDS
+        size_bytes = message.size_bytes
+        self._refuse(hash(message), size_bytes, 1, 0, now)
+        if acknowledged:
+            self._refuse(message.kin, size_bytes, 1, 0, now)
+            return ENDS_TOPIC
+        self._refuse(message.kin, size_bytes, TOPIC_MAX, size_bytes, now)
+        return ENDS
 
-    def _refuse(self, subject: Subject, from_times: int, now: float) -> None:
-        times = self._convicted.pop(subject, (0.0, 0))[1] + 1
-        wait_s = min(REFUSED_FIRST_S * 2 ** max(times - from_times, 0), REFUSED_MAX_S)
-        _keep(self._convicted, subject, (now + wait_s if times >= from_times else 0.0, times))
+    def _refuse(
+        self, subject: Subject, size_bytes: int, from_times: int, least_bytes: int, now: float
+    ) -> None:
+        lost = self._lose(subject, size_bytes)
+        lost.count = max(lost.count, LOSSES_MAX)  # which is all that is known by now
+        found = self._convicted.pop(subject, None) or Conviction(least_bytes)
+        found.least_bytes = min(found.least_bytes, least_bytes)
+        found.times += 1
+        if found.times >= from_times:
+            wait_s = min(REFUSED_FIRST_S * 2 ** min(found.times - from_times, 16), REFUSED_MAX_S)
+            found.until = now + wait_s
+        self._convicted[subject] = found
+
+    def _lose(self, subject: Subject, size_bytes: int) -> Losses:
+        """The oldest go where there are too many, first of those that may have been no reason."""
+        lost = self._losses.pop(subject, None) or Losses()
+        lost.blame(size_bytes)
+        self._losses[subject] = lost
+        if len(self._losses) > KNOWN_MAX:
+            unsure = (each for each in self._losses if each not in self._convicted)
+            oldest = next(unsure)
+            self._clear(oldest if oldest != subject else next(iter(self._losses)))
+        return lost
+
+
+_NONE: Final = Losses()  # of what no connection ended under
 
 
 def _is_outlived(sent: Sent, now: float) -> bool:
     """Whether the connection would have ended over it by now."""
     wait_s = OUTLIVED_S if sent.qos else OUTLIVED_0_S
     return sent.over_at is not None and now - sent.over_at >= wait_s
-
-
-def _keep(known: dict[Subject, T], subject: Subject, what: T) -> None:
-    """The oldest go where there are too many; their counts begin anew."""
-    known[subject] = what
-    if len(known) > KNOWN_MAX:
-        del known[next(iter(known))]

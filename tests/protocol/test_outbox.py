@@ -54,10 +54,15 @@ class Kept:
         return [effect.id for effect in effects if isinstance(effect, Publish)]
 
     def ends(
-        self, id: str, problem: str = "", refused: bool = False, now: float = 0.0
+        self,
+        id: str,
+        problem: str = "",
+        refused: bool = False,
+        now: float = 0.0,
+        waits: bool = False,
     ) -> list[str]:
         key = next((k for k, m in self.outbox.messages.items() if m.id == id), 999)
-        event = MessagePublished(f"{key:016d}", id, problem, refused)
+        event = MessagePublished(f"{key:016d}", id, problem, refused, waits)
         return self.does(self.outbox.on_published(event, at(now)))
 
 
@@ -143,9 +148,12 @@ def test_others_go_first_while_one_is_held_back() -> None:
     kept.add("held", "a")
     kept.add("b", "b")
     assert kept.does(kept.outbox.on_broker(UP, at(0.0))) == ["held"]
-    assert kept.ends("held", "connections ended under it", now=0.0) == ["b"]
-    assert kept.ends("b", now=0.5) == [] and kept.outbox.deadline == 1.0
-    assert kept.does(kept.outbox.on_deadline(at(1.0))) == ["held"]
+    assert kept.ends("held", "connections ended under it", now=0.0, waits=True) == ["b"]
+    assert kept.ends("b", now=0.5) == [] and kept.outbox.deadline == 10.0
+    assert kept.does(kept.outbox.on_deadline(at(9.0))) == []
+    assert kept.does(kept.outbox.on_deadline(at(10.0))) == ["held"]
+    kept.ends("held", "connections ended under it", now=10.0, waits=True)
+    assert kept.does(kept.outbox.on_broker(UP, at(11.0))) == ["held"], "to hear how it stands now"
 
 
 def test_it_is_full_by_number_and_by_size_and_says_which_broker_is_missing() -> None:

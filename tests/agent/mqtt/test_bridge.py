@@ -12,11 +12,12 @@ import pytest
 import trio
 
 from agent.mqtt import denied, session, suspects
-from agent.mqtt.bridge import NO_ROOM, family_of
+from agent.mqtt.bridge import NO_ROOM, family_of, published
 from agent.mqtt.message import Outgoing
+from agent.mqtt.refusal import ENDS, HELD, LOST
 from protocol.effects import Publish
 from protocol.events import BrokerChanged, Event, MessagePublished
-from protocol.ids import JobId
+from protocol.ids import JobId, derive
 from protocol.outbox import Message
 from tests.agent.test_doctor import checks
 from tests.agent.whole import WITHIN_S, open_directory, running_agent, until
@@ -57,7 +58,17 @@ async def test_what_cannot_be_sent_just_now_is_said_after_the_event(data_dir: Pa
         assert said == [MessagePublished(MESSAGE.key, "id", NO_ROOM, refused=False)]
 
 
-def test_results_in_the_shoals_own_topics_are_of_one_family() -> None:
+def test_the_node_hears_whether_a_message_is_refused_waits_or_may_go_at_once() -> None:
+    said = [published(MESSAGE, problem) for problem in ("", LOST, NO_ROOM, HELD, ENDS)]
+    assert [event.refused for event in said] == [False, False, False, False, True]
+    assert [event.waits for event in said] == [False, False, False, True, False]
+
+
+def test_results_whose_topics_have_their_jobs_ids_are_of_one_family() -> None:
+    job, other = derive("job", "a"), derive("job", "b")
+    assert family_of(f"results/{job}", "shoal/lab") == "results/+"
+    assert family_of(f"of/{job}/x-{other}", "shoal/lab") == "of/+/x-+"
+    assert family_of(f"results/{job}a", "shoal/lab") == "", "that is another's word"
     assert family_of("shoal/lab/job/abc/result/0", "shoal/lab") == "shoal/lab/job/+/result"
     assert family_of("shoal/other/job/abc/result/0", "shoal/lab") == ""
     assert family_of("alarms/job/abc", "shoal/lab") == family_of("shoal/lab/job/x", "shoal/lab")

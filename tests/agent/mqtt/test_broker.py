@@ -14,6 +14,7 @@ import pytest
 import trio
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from trio.testing import MockClock
 
 from agent.mqtt import session, suspects
 from agent.mqtt.broker import Broker, Brokers, check_filter
@@ -21,9 +22,11 @@ from agent.mqtt.client import IN_FLIGHT_MAX, WAITING_BYTES_MAX, Client
 from agent.mqtt.message import Incoming, Outgoing
 from agent.mqtt.packet import Packet
 from agent.mqtt.refusal import ENDS, ENDS_TOPIC, HELD, LOST
+from agent.mqtt.sending import Sending
 from agent.mqtt.settings import BrokerSettings
-from agent.mqtt.suspects import LOSSES_MAX, TOPIC_MAX
+from agent.mqtt.suspects import LOSSES_MAX, REFUSED_FIRST_S, REFUSED_MAX_S, TOPIC_MAX
 from protocol.effects import Tell
+from tests.agent.mqtt import fragile
 from tests.mosquitto import Certificates, Mosquitto
 from tests.mqttlistener import Listener
 
@@ -220,6 +223,66 @@ async def test_status_is_online_and_the_will_says_offline() -> None:
                 await until(lambda: heard[-1] == b"online")
                 await broker.say_goodbye()
                 await until(lambda: heard[-1] == b"offline", "said goodbye")
+
+
+async def test_the_will_says_offline_where_there_is_no_room_for_that_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As while another message goes alone."""
+    with Mosquitto() as mosquitto:
+        heard: list[bytes] = []
+        settings = BrokerSettings(mosquitto.url)
+        async with connected(settings, peer="somebody-else") as other:
+            other.subscribe(STATUS, 1, lambda message: heard.append(message.payload))
+            await subscribed(mosquitto)
+            async with connected(settings) as broker:
+                await until(lambda: heard == [b"online"])
+                monkeypatch.setattr(Sending, "room", property(lambda _: 0))
+                await broker.say_goodbye()
+                await until(lambda: heard == [b"online", b"offline"])
+
+
+@pytest.mark.parametrize("says", [None, "not authorized"], ids=["ends", "denies"])
+async def test_a_status_that_is_not_taken_is_said_again_on_the_same_connection(
+    says: str | None,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    nursery: trio.Nursery,
+) -> None:
+    """The last end is in the status' own trial, so that it is refused for a while."""
+    it = fragile.Broker(lambda message: refuses, says)
+    monkeypatch.setattr(session, "Client", lambda *_, **__: fragile.Fragile(it))
+    brokers = Brokers({"main": BrokerSettings("mqtt://x")}, PEER, "shoal/home", print, Random(1))
+    broker, refuses = brokers.named("main"), True
+    assert broker is not None
+    nursery.start_soon(broker.run)
+    ends = LOSSES_MAX + 2 if says is None else 2
+    while len(it.connections) < ends:  # noqa: ASYNC110 - no event: the clock is a test's
+        await trio.sleep(0.01)
+    refuses = False
+    await trio.sleep(2 * REFUSED_FIRST_S)
+    assert [message.payload for _, message in it.took] == [b"online"]
+    assert len(it.connections) == ends
+    await trio.sleep(REFUSED_MAX_S)
+    assert len(it.took) == 1, "once is enough"
+
+
+async def test_where_there_was_no_room_for_the_status_it_is_said_soon_after(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    it = fragile.Broker(lambda _: False)
+    monkeypatch.setattr(session, "Client", lambda *_, **__: fragile.Fragile(it))
+    brokers = Brokers({"main": BrokerSettings("mqtt://x")}, PEER, "shoal/home", print, Random(1))
+    broker = brokers.named("main")
+    assert broker is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(Sending, "room", property(lambda _: 0))
+        nursery.start_soon(broker.run)
+        await until(lambda: broker.connected)
+        await trio.sleep(1.0)
+    assert not it.took
+    await trio.sleep(suspects.STEADY_S)
+    assert [message.payload for _, message in it.took] == [b"online"]
 
 
 async def test_status_is_published_again_when_the_broker_has_forgotten_all() -> None:
@@ -876,6 +939,36 @@ async def test_where_a_broker_says_that_it_shuts_down_no_message_is_blamed() -> 
         async with connected(BrokerSettings(f"mqtt://127.0.0.1:{port}")) as broker:
             for _ in range(LOSSES_MAX + 1):
                 assert await publish(broker, Outgoing("a", b"x")) == LOST
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+@pytest.mark.parametrize("closes", [True, False], ids=["closed", "silent"])
+async def test_an_end_for_want_of_any_answer_is_over_no_message(version: str, closes: bool) -> None:
+    """As where this device is out of the reach of its Wi-Fi."""
+
+    async def broker_that_is_gone(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            await stream.receive_some(1024)
+            connack = b"\x20\x03\x00\x00\x00" if version == "5" else b"\x20\x02\x00\x00"
+            await stream.send_all(connack)
+            async for _ in stream:
+                if closes:
+                    return
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, broker_that_is_gone, [listener])
+        url = f"mqtt://127.0.0.1:{listener.socket.getsockname()[1]}"
+        client = Client(
+            BrokerSettings(url, version, keepalive_s=1), "me", False, None, lambda *_: None, print
+        )
+        await client.connect()
+        assert client.publish(Outgoing("a", b"x"), lambda _: None)
+        with trio.fail_after(WAIT_S):
+            await client.lasting()
+        assert client.by_broker is closes
+        client.close()
         nursery.cancel_scope.cancel()
 
 

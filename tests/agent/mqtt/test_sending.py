@@ -14,7 +14,14 @@ from agent.mqtt.bridge import NO_ROOM, published
 from agent.mqtt.message import Outgoing
 from agent.mqtt.refusal import ENDS, ENDS_TOPIC, HELD
 from agent.mqtt.session import RETRY_FIRST_S, Session
-from agent.mqtt.suspects import LOSSES_MAX, OTHERS_S, OUTLIVED_S, REFUSED_FIRST_S, STEADY_S
+from agent.mqtt.suspects import (
+    LOSSES_MAX,
+    OTHERS_S,
+    OUTLIVED_S,
+    REFUSED_FIRST_S,
+    STEADY_S,
+    TOPIC_MAX,
+)
 from protocol.clock import NEVER, Now
 from protocol.effects import Effect, Publish
 from protocol.events import BrokerChanged
@@ -37,14 +44,15 @@ class Results:
     session: Session | None = None
     added: dict[str, float] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
+    family: str = ""  # of all of them
 
     def now(self) -> Now:
         return Now(trio.current_time(), trio.current_time())
 
-    def add(self, name: str, answer: bool = False) -> None:
+    def add(self, name: str, answer: bool = False, payload: bytes = b"x") -> None:
         self.added[name] = trio.current_time()
         job = JobId(name.ljust(32, "-"))
-        self.outbox.add(Message(name, "home", job, name, b"x", answer=answer))
+        self.outbox.add(Message(name, "home", job, name, payload, answer=answer))
         self.carry_out(self.outbox.due(self.now()))
 
     def changed(self, connected: bool) -> None:
@@ -62,7 +70,7 @@ class Results:
                 self.refused.append(effect.id)
             self.carry_out(self.outbox.on_published(event, self.now()))
 
-        message = Outgoing(effect.topic, effect.payload, effect.qos)
+        message = Outgoing(effect.topic, effect.payload, effect.qos, family=self.family)
         assert self.session is not None
         if not self.session.publish(message, done):
             trio.lowlevel.current_trio_token().run_sync_soon(done, NO_ROOM)
@@ -106,6 +114,31 @@ async def test_however_many_results_end_the_connection_all_others_arrive_soon(
     # Three times together, and then each alone, ever more seldom.
     assert len(broker.connections) <= LOSSES_MAX * (1 + count // 6) + count * 8
     assert [count for count in broker.together[::-1][: len(left)] if count > 1] == []
+
+
+@pytest.mark.parametrize("count", [1, 12, 300])
+async def test_results_that_are_too_large_keep_no_smaller_one_of_their_family_from_the_broker(
+    count: int, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    """Three are found out one by one, and then it is known how large is too large."""
+    broker, results = Broker(is_poison), Results(family="job/+/result")
+    results.session = session_at(broker, monkeypatch, results.changed)
+    for number in range(count):
+        results.add(f"poison-{number}", payload=b"x" * 1000)
+    nursery.start_soon(results.session.run)
+    nursery.start_soon(results.run)
+    for number in range(60):
+        results.add(f"good-{number}", payload=b"x" * (1 + number % 7))
+        await trio.sleep(MINUTE_S)
+    took = {message.topic: at for at, message in broker.took}
+    good = [name for name in results.added if name.startswith("good")]
+    assert [name for name in good if name not in took] == []
+    assert not [name for name in results.refused if name.startswith("good")]
+    waited = sorted(took[name] - results.added[name] for name in good)
+    assert waited[len(good) * 9 // 10] < 2 * OUTLIVED_S
+    assert waited[-1] < 2 * (LOSSES_MAX + TOPIC_MAX) * (STEADY_S + OTHERS_S)
+    assert len(broker.connections) < 30
+    assert set(results.refused) == results.added.keys() - good, "each is told of"
 
 
 async def test_an_answer_that_ends_connections_is_dropped(
@@ -247,6 +280,41 @@ async def test_one_that_goes_alone_waits_for_those_on_their_way_and_lets_others_
     before = trio.current_time()
     await it.connected()
     assert trio.current_time() - before < 2 * RETRY_FIRST_S, "that was a good connection"
+
+
+async def test_what_is_raised_by_who_hears_of_an_end_ends_nothing(
+    publishing: Callable[[Broker], Publishing],
+    autojump_clock: MockClock,
+    nursery: trio.Nursery,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of one that is held, one that ends the connection alone, one refused, one that goes alone."""
+    broker, heard = Broker(lambda message: message.topic == "poison"), list[str]()
+    it = publishing(broker)
+
+    def raises(problem: str) -> None:
+        heard.append(problem)
+        raise RuntimeError("of whoever hears it")
+
+    async def said(topic: str) -> str:
+        count = len(heard)
+        assert it.session.publish(Outgoing(topic, b"x"), raises)
+        while len(heard) == count:  # noqa: ASYNC110 - no event: the clock is a test's
+            await trio.sleep(0.01)
+        await it.connected()
+        return heard[-1]
+
+    nursery.start_soon(it.session.run)
+    await it.lost("poison")
+    assert await said("poison") == HELD
+    await trio.sleep(STEADY_S)
+    assert await said("poison") == ENDS == await said("poison")
+    await trio.sleep(REFUSED_FIRST_S)
+    broker.ends = lambda _: False
+    count = len(broker.connections)
+    assert await said("poison") == "" == await said("good")
+    assert len(broker.connections) == count
+    assert caplog.text.count("RuntimeError: of whoever hears it") == len(heard)
 
 
 async def test_what_waits_to_go_alone_as_the_session_ends_is_lost_and_blamed_for_nothing(

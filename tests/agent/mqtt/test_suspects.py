@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from agent.mqtt.client import IN_FLIGHT_MAX
 from agent.mqtt.message import Outgoing
-from agent.mqtt.refusal import ENDS, ENDS_TOPIC, HELD
+from agent.mqtt.refusal import ENDS, ENDS_LARGE, ENDS_TOPIC, HELD
 from agent.mqtt.suspects import (
     KNOWN_MAX,
     LOSSES_MAX,
@@ -16,6 +17,7 @@ from agent.mqtt.suspects import (
     TOPIC_MAX,
     Suspects,
 )
+from protocol.config import OutboxConfig
 
 
 def message(topic: str, payload: bytes = b"x", qos: int = 1) -> Outgoing:
@@ -129,6 +131,14 @@ def test_at_qos_0_nobody_acknowledges_and_it_is_blamed_all_the_same() -> None:
     assert not it.suspects.alone(message("event", qos=0)), "what came behind it was acknowledged"
 
 
+def test_however_many_lines_are_on_their_way_beside_one_it_is_found_out() -> None:
+    it = Connections()
+    for turn in range(LOSSES_MAX):
+        it.ends(A, *(message("lines", b"%d.%d" % (turn, line), qos=0) for line in range(KNOWN_MAX)))
+    assert it.suspects.alone(A) and it.suspects.alone(message("lines", b"new", qos=0))
+    assert len(it.suspects._losses) == 3, "lines are known by their topic, since none is sent twice"
+
+
 def test_messages_that_each_have_a_topic_of_their_own_are_known_by_their_family() -> None:
     it = Connections()
 
@@ -178,7 +188,8 @@ def test_a_topic_is_refused_after_some_in_a_row_or_one_that_was_acknowledged() -
         other = message("a", b"%d" % number)
         assert it.suspects.refusal(other, it.now) in ("", HELD), "each may be too large for itself"
         it.suspects.convict(other, False, it.now)
-    assert it.held(message("a", b"new")) == ENDS_TOPIC
+    assert it.held(message("a", b"new")) == ENDS_LARGE
+    assert it.held(message("a", b"")) == HELD, "it is smaller: its turn is to come"
     it.now += REFUSED_FIRST_S
     it.stands()
     assert it.held(message("a", b"new")) == ""
@@ -187,13 +198,64 @@ def test_a_topic_is_refused_after_some_in_a_row_or_one_that_was_acknowledged() -
     assert it.suspects.convict(B, True, it.now) == ENDS_TOPIC == it.held(message("b", b"new"))
 
 
+def test_what_is_smaller_goes_where_others_on_the_topic_are_too_large() -> None:
+    it = Connections()
+    small, larger = message("a", b"small"), message("a", b"x" * 200)
+    for number in range(TOPIC_MAX):
+        it.ends(small, message("a", b"%d" % number * 300))
+    it.stands()
+    assert it.suspects.alone(small)
+    it.suspects.outlived(small)
+    assert not it.suspects.alone(message("a", b"tiny")), "that was not it"
+    assert it.suspects.alone(larger), "that may be it"
+    for number in range(TOPIC_MAX):
+        it.suspects.convict(message("a", b"%d" % number * 300), False, it.now)
+    assert it.held(message("a", b"x" * 300)) == ENDS, "those behind it need not wait for it"
+    assert it.held(message("a", b"tiny")) == "" == it.held(larger)
+    assert it.suspects.convict(larger, False, it.now) == ENDS == it.held(message("a", b"y" * 200))
+    it.now += REFUSED_MAX_S
+    it.suspects.outlived(message("a", b"x" * 300))
+    assert not it.suspects.alone(message("a", b"x" * 301)), "the broker takes them by now"
+
+
+def test_a_topic_that_is_denied_by_now_is_so_whatever_was_taken_there_before() -> None:
+    it = Connections()
+    large = message("a", b"x" * 200)
+    it.ends(large)
+    it.suspects.outlived(message("a", b"x" * 100))
+    for number in range(LOSSES_MAX - 1):
+        assert not it.suspects.alone(message("a", b"%d" % number))
+        it.ends(message("a", b"%d" % number, qos=0))
+    assert it.suspects.alone(message("a", b"new"))
+    assert it.suspects.convict(message("a", b"new"), True, it.now) == ENDS_TOPIC
+    assert it.held(message("a", b"")) == ENDS_TOPIC == it.held(large)
+
+
+def test_all_that_an_outbox_holds_may_be_known_and_what_may_be_innocent_is_forgotten_first() -> (
+    None
+):
+    it, count = Connections(), OutboxConfig().messages_max
+    late = [message(f"late/{number}") for number in range(IN_FLIGHT_MAX)]
+    for _ in range(LOSSES_MAX):
+        it.ends(*late)
+    assert 2 * (count + IN_FLIGHT_MAX) <= KNOWN_MAX, "by itself and by its topic"
+    for number in range(count):
+        it.suspects.convict(message(f"r{number}"), False, it.now)
+    assert all(it.suspects.alone(each) for each in late)
+    for number in range(count):
+        it.ends(message(f"innocent/{number}"))
+    assert all(it.suspects.alone(message(f"r{number}")) for number in range(count))
+    assert not it.suspects.alone(late[0])
+
+
 def test_what_is_remembered_has_a_bound() -> None:
     it = Connections()
     for number in range(KNOWN_MAX):
         it.ends(message(f"t{number}"))
-    for number in range(2 * KNOWN_MAX):
+    for number in range(KNOWN_MAX):
         it.suspects.convict(message(f"x{number}"), False, it.now)
-    assert len(it.suspects._losses) <= KNOWN_MAX and len(it.suspects._convicted) <= KNOWN_MAX
+    assert len(it.suspects._losses) == KNOWN_MAX
+    assert it.suspects._convicted.keys() <= it.suspects._losses.keys()
     for number in range(10_000):
         sent = it.suspects.sent(message("e", b"%d" % number, qos=0), float(number))
         it.suspects.left(sent, float(number))
