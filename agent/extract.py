@@ -25,6 +25,13 @@ _EXTENSIONS: Final = (
 )  # fmt: skip
 
 
+# What a device says of itself. A name that is too long, a file that is a directory as well, are the
+# archive's fault.
+_DEVICES: Final = frozenset(
+    (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EINVAL)
+)
+
+
 class NotExtracted(Exception):
     """What an archive holds is not taken; a sentence for a person."""
 
@@ -74,7 +81,7 @@ def extract(
     except Exception as error:  # tarfile, gzip and zlib raise a dozen kinds at damaged bytes
         if isinstance(error, OSError) and error.errno in FULL:
             raise NoRoom("the disk is full") from None
-        if isinstance(error, OSError) and error.errno is not None:  # the device's; gzip's has none
+        if isinstance(error, OSError) and error.errno in _DEVICES:
             raise NotWritten(error.strerror or repr(error)) from None
         raise NotExtracted(f"{error!r:.200}") from None
 

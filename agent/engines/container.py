@@ -193,10 +193,14 @@ def host_options(
 
 def _log_files(launch: ContainerLaunch, driver: str) -> dict[str, str]:
     """Two streams share what is kept. Docker drops the oldest file of several, and has the one that
-    it writes beside as many as are promised; podman has one, and begins it anew when it is full."""
-    full = LOG_FILES - 1 if driver == LOCAL else 1
-    files = LOG_FILES if driver == LOCAL else 1
-    return {"max-size": str(2 * launch.log_bytes_max // full), "max-file": str(files)}
+    it writes beside as many as are promised; podman has one, and begins it anew when it is full.
+
+    Not compressed: whoever reads while docker compresses a file is not given what is in that, and a
+    small board's processor and card have better to do."""
+    if driver != LOCAL:
+        return {"max-size": str(2 * launch.log_bytes_max), "max-file": "1"}
+    size = 2 * launch.log_bytes_max // (LOG_FILES - 1)
+    return {"max-size": str(size), "max-file": str(LOG_FILES), "compress": "false"}
 
 
 def _published(launch: ContainerLaunch) -> tuple[Port, ...]:

@@ -50,7 +50,7 @@ from agent.engines.docker_client import (
     NotAnswering,
     NotThere,
 )
-from agent.engines.docker_flood import Flooded, Flow, flood_of, pause_s, pieces
+from agent.engines.docker_flood import POLL_S, Flooded, Flow, Readings, flood_of, pieces
 from agent.engines.docker_link import LATE_S, DockerLink
 from agent.engines.docker_live import READERS_MAX, check_place, live
 from agent.engines.docker_log import (
@@ -67,7 +67,7 @@ from agent.engines.docker_log import (
     second_of,
     whole_chunk,
 )
-from agent.engines.docker_repeats import Repeats
+from agent.engines.docker_repeats import Repeats, tells_lines_apart
 from agent.engines.engine import FoundExecution
 from agent.engines.execution_dir import ExecutionDir
 from agent.engines.images import Images
@@ -451,15 +451,43 @@ class DockerEngine:
         directory, lines = self.directories.of(execution_id), tail if offset == 0 else -1
         if since_ms and lines < 0 and offset == 0:
             offset = before(since_ms)
-        ended = directory.read_exit() is not None
-        if not ended and not self._known(execution_id).started:
-            raise KeyError(execution_id)
-        gap = flooded = False
+        if directory.read_exit() is None:
+            if not self._known(execution_id).started:
+                raise KeyError(execution_id)
+            found = self._of_docker(execution_id, stream, offset, lines, follow, single)
+            async with aclosing(found) as came:
+                async for chunk in came:
+                    yield chunk
+                    offset, lines = max(offset, chunk.end), -1
+        if (known := directory.read_exit()) is None:
+            return
+        if offset == 0 and known.lost_output and not kept_log(directory, stream).exists():
+            raise OSError(errno.ENODATA, known.lost_output)
+        gap = single and offset == 0 and begins_late(known.lost_output)
+        kept = read_kept(kept_log(directory, stream), offset, lines, single)
+        while (more := await self.directories.in_thread(lambda: next(kept, None))) is not None:
+            yield replace(more, gap=True) if gap else more
+            gap = False
+
+    async def _of_docker(
+        self,
+        execution_id: str,
+        stream: Stream,
+        offset: int,
+        lines: int,
+        follow: bool,
+        single: bool,
+    ) -> AsyncGenerator[LogChunk, None]:
+        """Until it is the directory's, or without `follow` to its end for now."""
+        directory, gap, ended = self.directories.of(execution_id), False, False
+        flood: Readings | None = None
         while not ended:
             held = self._known(execution_id)
             over = held.exit is not None
-            follows = follow and not over and not flooded
-            size, began = 0, trio.current_time()
+            follows = follow and not over and flood is None
+            size, pause_s = 0, AGAIN_S
+            if flood is not None:
+                flood.begin()
             # Docker may end what is followed without the last lines where the container ends at
             # that moment, so once its end is known it is read once more, up to where it is now.
             try:
@@ -470,12 +498,14 @@ class DockerEngine:
                 read = self._live(execution_id, stream, offset, lines, follows, single)
                 async with aclosing(read) as found:
                     async for chunk in found:
+                        came = trio.current_time()
                         yield replace(chunk, gap=True) if gap else chunk
                         offset, lines, gap = max(offset, chunk.end), -1, False
-                        size += len(chunk.data)
+                        if flood is not None:
+                            size += len(chunk.data)
+                            flood.lent_s += trio.current_time() - came
             except Flooded:
-                flooded, ended = True, directory.read_exit() is not None
-                continue
+                flood, pause_s = Readings(flood_of(held.output_bytes)), POLL_S
             except NotThere:
                 if over or not follow:
                     raise
@@ -485,26 +515,13 @@ class DockerEngine:
             else:
                 if over or not follow:
                     break
-                if flooded:
-                    flooded = size > flood_of(held.output_bytes)
-                    with trio.move_on_after(pause_s(trio.current_time() - began) * flooded):
-                        await held.ended.wait()
-                    ended = directory.read_exit() is not None
-                    continue
+                if flood is not None:
+                    pause_s, flood = (0.0, None) if flood.calm(size) else (flood.pause_s(), flood)
             if over:  # docker is away
                 await trio.sleep(AGAIN_S)
-            with trio.move_on_after(AGAIN_S):  # its end is about to be heard of
+            with trio.move_on_after(pause_s):  # its end is about to be heard of
                 await held.ended.wait()
             ended = directory.read_exit() is not None
-        if (known := directory.read_exit()) is None:
-            return
-        if offset == 0 and known.lost_output and not kept_log(directory, stream).exists():
-            raise OSError(errno.ENODATA, known.lost_output)
-        gap = single and offset == 0 and begins_late(known.lost_output)
-        kept = read_kept(kept_log(directory, stream), offset, lines, single)
-        while (more := await self.directories.in_thread(lambda: next(kept, None))) is not None:
-            yield replace(more, gap=True) if gap else more
-            gap = False
 
     async def _has_dropped(self, execution_id: str, follow: bool) -> bool:
         """As by _before_last, all of the output is read for it."""
@@ -559,8 +576,8 @@ class DockerEngine:
         places = Places(lines >= 0, Repeats() if follow else None)
         known = self._held.get(execution_id)
         flow = None
-        if follow and client.dates_exactly:
-            flow = Flow(flood_of(known.output_bytes if known is not None else 0))
+        if follow and client.dates_exactly and tells_lines_apart():
+            flow = Flow(flood_of(known.output_bytes if known is not None else 0), offset)
         async with aclosing(live(frames, source, readers, self._link.spawn)) as batches:
             began = trio.current_time()
             async for batch in batches:
@@ -570,7 +587,7 @@ class DockerEngine:
                     for chunk in chunks(piece, offset, places, single):
                         yield chunk
                         if flow is not None:
-                            flow.came(len(chunk.data))
+                            flow.came(len(chunk.data), chunk.end)
                 began = trio.current_time()
 
     # ---- docker's word -----------------------------------------------------------------------

@@ -3,22 +3,28 @@
 A follower is at the end of docker's log file, and as docker goes on to its next file it follows to
 that one, whether or not all of the one before was given by then (seen with 20.10 and 28.2: of a few
 megabytes half were missing, and to a slow reader nothing more came until the container's end). Who
-reads what there is, and does not follow, is given all of it, however slowly. So what comes without
-a pause is read so from the first on, again and again, and followed once it has calmed down.
+reads what there is, and does not follow, is given all of it, however slowly. So what is written
+faster than it can safely be followed is read, now and then, until it has calmed down; for each time
+docker looks through all that it keeps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-FLOOD_BYTES: Final = 32 << 10  # without a pause; a file has 2 MiB
+import trio
+
+from agent.engines.docker_log import SAME_MAX
+
+FLOOD_BYTES: Final = 32 << 10  # beyond RATE; a file of docker's has 2 MiB
 FLOOD_PART: Final = 256  # and where docker keeps less, so small a part of all that it keeps
-CALM_S: Final = 0.05  # for so long nothing came: all that was written has been given
-POLL_S: Final = 0.25  # from one reading to the next, or longer where that takes long itself
-SHARE: Final = 4  # docker looks through all that it keeps: a fifth of the time
-PAUSE_MAX_S: Final = 2.0  # where it is the reader who took long
+RATE: Final = 8  # floods a second are followed
+CALM_RATE: Final = 4  # and from then on again, so that it does not go to and fro
+POLL_S: Final = 0.25  # from one reading to the next, or longer where docker takes long for it
+SHARE: Final = 4  # a fifth of the time
+PAUSE_MAX_S: Final = 10.0
 PIECE_BYTES: Final = 8 << 10
 
 
@@ -33,21 +39,47 @@ def flood_of(kept_bytes: int) -> int:
 
 @dataclass(slots=True)
 class Flow:
-    """What came of one stream that is followed."""
+    """What came of one stream that is followed from a place on: a bucket that leaks while nothing
+    comes. While its reader is busy it does not: docker may be held up meanwhile."""
 
     flood_bytes: int
-    size: int = 0  # bytes since the last pause
+    place: int
+    size: float = 0.0  # bytes in it
 
     def waited(self, seconds: float) -> None:
-        """Before the next came, for docker and not for the reader."""
-        if seconds >= CALM_S:
-            self.size = 0
+        """Before the next came."""
+        self.size = max(0.0, self.size - seconds * self.flood_bytes * RATE)
 
-    def came(self, size: int) -> None:
-        """Raises Flooded."""
+    def came(self, size: int, end: int) -> None:
+        """Up to that place. Raises Flooded; not where none could go on from it: of one moment there
+        are more frames than can be counted, or the clock was set back behind what came before."""
         self.size += size
-        if self.size > self.flood_bytes:
+        forward, self.place = end > self.place, max(self.place, end)
+        if self.size > self.flood_bytes and forward and end & SAME_MAX != SAME_MAX:
             raise Flooded
+
+
+@dataclass(slots=True)
+class Readings:
+    """Those of one flood, in place of following it: `begin` before each, and `calm` after it."""
+
+    flood_bytes: int
+    began: float = field(default_factory=trio.current_time)
+    since_s: float = POLL_S  # from the beginning of the one before to that of this
+    lent_s: float = 0.0  # to the reader, who may be slow
+
+    def begin(self) -> None:
+        now = trio.current_time()
+        self.since_s, self.began, self.lent_s = max(now - self.began, POLL_S), now, 0.0
+
+    def calm(self, size: int) -> bool:
+        """Whether what was read is so little that it may be followed again."""
+        return size <= self.since_s * self.flood_bytes * CALM_RATE
+
+    def pause_s(self) -> float:
+        """Until the next one."""
+        took_s = trio.current_time() - self.began - self.lent_s
+        return min(max(POLL_S, SHARE * took_s), PAUSE_MAX_S)
 
 
 def pieces(frames: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
@@ -60,8 +92,3 @@ def pieces(frames: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
             begin, size = number + 1, 0
     if begin < len(frames):
         yield frames[begin:]
-
-
-def pause_s(took_s: float) -> float:
-    """Until it is read again."""
-    return min(max(POLL_S, SHARE * took_s), PAUSE_MAX_S)

@@ -172,9 +172,10 @@ class Retained:
         message.ack()
         topic, now = message.topic, trio.current_time()
         kept = book.wanted.get(topic)
-        if kept is None or message.payload == kept.payload:
+        whole = not message.left_out_bytes  # else its payload is empty, and says nothing
+        if kept is None or (whole and message.payload == kept.payload):
             return
-        if message.retain and kept.note and len(message.payload) <= STOOD_BYTES_MAX:
+        if message.retain and kept.note and whole and len(message.payload) <= STOOD_BYTES_MAX:
             book.stood[topic] = message.payload
         if topic in book.under_way:
             return

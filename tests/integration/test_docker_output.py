@@ -118,7 +118,7 @@ async def test_short_lines_that_fill_files_of_the_default_come_once(
 
 
 @pytest.mark.parametrize(
-    ("single", "sleeps_s"), [(False, 0.0), (True, 0.0), (False, 0.05), (True, 0.0005)]
+    ("single", "sleeps_s"), [(False, 0.0), (True, 0.0), (False, 0.003), (True, 0.003)]
 )
 async def test_a_flood_is_followed_whole_however_slow_its_reader(
     root: Path, docker: DockerHost, single: bool, sleeps_s: float
@@ -129,15 +129,34 @@ async def test_a_flood_is_followed_whole_however_slow_its_reader(
         head -n {count} | awk '{{printf "%05d%s\\n", NR, substr($0, 6)}}'; sleep 2; echo end"""
     async with engine(root, docker) as it:
         await it.start(shell(script))
-        came = bytearray()
+        came, owed_s = bytearray(), 0.0  # for each KiB
         with trio.fail_after(240):
             async for chunk in it.log("e1", "stdout", 0, -1, True, single=single):
                 assert not chunk.gap
                 came += chunk.data
-                await trio.sleep(sleeps_s)
+                owed_s += sleeps_s * len(chunk.data) / 1024
+                if owed_s > 0.02:
+                    await trio.sleep(owed_s)
+                    owed_s = 0.0
         lines = bytes(came).split(b"\n")
         assert lines[-2:] == [b"end", b""]
         assert [int(line[:5]) for line in lines[:-2]] == list(range(1, count + 1))
+
+
+async def test_what_can_be_followed_is_asked_for_once(
+    root: Path, docker: DockerHost, proxy: DockerProxy
+) -> None:
+    """Each question has docker look through all that it keeps."""
+    script = """x=$(head -c 1000 /dev/zero | tr '\\0' x); i=0
+        while [ $i -lt 400 ]; do echo $x; sleep 0.01; i=$((i+1)); done"""
+    async with engine(root, docker, socket=proxy.path) as it:
+        await it.start(shell(script))
+        began = proxy.count(rb"^GET \S*/logs\?\S*follow=1")
+        size = 0
+        async for chunk in it.log("e1", "stdout", 0, -1, True):
+            size += len(chunk.data)
+        assert size == 400 * 1001
+        assert proxy.count(rb"^GET \S*/logs\?\S*follow=1") - began == 1
 
 
 async def test_the_last_lines_wait_for_nobody_who_follows(

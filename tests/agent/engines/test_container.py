@@ -244,7 +244,7 @@ def test_a_container_is_held_back_by_default() -> None:
         "mounts": None,
         "log_config": {
             "Type": "local",
-            "Config": {"max-size": str(MIB // 2), "max-file": "5"},
+            "Config": {"max-size": str(MIB // 2), "max-file": "5", "compress": "false"},
         },
     }
 
