@@ -17,18 +17,17 @@ from tests.dockerhost import IMAGE, DockerHost
 from tests.lab import Device, Lab, command_at, environment_of
 from tests.leftovers import leftovers
 
-PIECE_BYTES = 4_000_000  # of what does not shrink, in lines of 4,000 characters
-PIECES = 50  # which takes docker, that makes them smaller, a while
+PIECE_BYTES = 4_000_000  # in lines of 4,000 characters
+PIECES = 600  # which takes docker a while
 FLOOD = (
     f"head -c {PIECE_BYTES // 4 * 3} /dev/urandom | base64 -w 3999 > /tmp/piece; "
     f"i=0; while [ $i -lt {PIECES} ]; do cat /tmp/piece; i=$((i + 1)); done; echo THE END"
 )
 KEPT_BYTES = 8 << 20  # task.log_bytes_max of each stream, if left out
 FILE_BYTES = KEPT_BYTES // (LOG_FILES - 1)
-# Docker writes to one file and has the others before it, of which it makes the last smaller as it
-# goes on, and both are there for a moment. It keeps two for a reader that it has overtaken, and for
-# one that begins it unpacks what it made smaller.
-DISK_BYTES_MAX = (LOG_FILES + 1 + 2 + LOG_FILES - 1) * FILE_BYTES
+# Docker has these files, keeps two for a follower that it has overtaken, and for one who reads all
+# those that there were as he began.
+DISK_BYTES_MAX = (LOG_FILES + 2 + LOG_FILES) * FILE_BYTES
 GROWN_BYTES_MAX = 48 << 20  # docker's SDK of 17 MB, and threads with their arenas
 ENDS_S = 300.0
 
