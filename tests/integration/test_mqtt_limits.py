@@ -83,7 +83,8 @@ def test_of_what_has_ids_each_device_drops_what_follows_a_run_of_either(
 
 
 def test_each_device_counts_for_itself_what_has_an_id(lab: Lab, mosquitto: Mosquitto) -> None:
-    """Both hear each, and what the other has run by then counts as well."""
+    """Both hear each, and what the other is known to have run by then counts as well: what both
+    take at once may be two each."""
     template(lab, "keyed-meter", "in/keyed", Dedup={}, MaxPerMinute=2)
     began = time.monotonic()
     for number in range(12):
@@ -94,11 +95,12 @@ def test_each_device_counts_for_itself_what_has_an_id(lab: Lab, mosquitto: Mosqu
     def all_heard() -> bool:
         parts = [part_at(device, "keyed-meter") for device in lab.devices]
         settled = not any(each["waiting"] for each in parts)
-        return settled and all(each["refused"] == {reason: 10} for each in parts)
+        return settled and all(8 <= each["refused"].get(reason, 0) <= 10 for each in parts)
 
     lab.until(all_heard, "both have heard all", 60)
     lab.until(lambda: outputs(lab, "keyed-meter").total() == len(runs(lab, "keyed-meter")), "run")
-    assert outputs(lab, "keyed-meter") == Counter({"0\n": 1, "1\n": 1})
+    found = outputs(lab, "keyed-meter")
+    assert 2 <= len(found) <= 4 and set(found.values()) == {1}, found
 
 
 def test_who_heard_a_message_runs_it_where_that_is_preferred(
