@@ -30,14 +30,18 @@ class TaskFound:
     stdout: bytes = b""  # as in TaskEnded
     stdout_bytes: int = 0
     output_note: str = ""
+    stdout_tail: bytes = b""  # of those whose end was told in no earlier life
+    stderr_tail: bytes = b""
 
     def as_ended(self) -> TaskEnded:
-        """What is known of its end, where it is over; its output stays where it is."""
+        """What is known of its end, where it is over."""
         return TaskEnded(
             self.execution,
             self.exit_code,
             self.reason,
             self.duration_ms,
+            self.stdout_tail,
+            self.stderr_tail,
             archive=self.archive,
             archive_bytes=self.archive_bytes,
             archive_note=self.archive_note,

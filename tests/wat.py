@@ -71,13 +71,13 @@ def exits(code: int) -> bytes:
     return wasi(start(f"(call $exit (i32.const {code}))"))
 
 
-def says(text: str, fd: int = 1) -> bytes:
-    """Writes a short ASCII text and ends."""
+def says(text: str, fd: int = 1, code: int = 0) -> bytes:
+    """Writes a short ASCII text and ends with `code`."""
     write = f"(call $fd_write (i32.const {fd}) (i32.const 0) (i32.const 1) (i32.const 8))"
     return wasi(
         f"""(data (i32.const 0) "\\10\\00\\00\\00\\{len(text):02x}\\00\\00\\00")
             (data (i32.const 16) "{text.encode("unicode_escape").decode()}")
-            {start(f"(drop {write})")}""",
+            {start(f"(drop {write}) (call $exit (i32.const {code}))")}""",
         "fd_write",
     )
 

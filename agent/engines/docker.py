@@ -312,6 +312,10 @@ class DockerEngine:
                 return
             await self._trying(execution_id, self._discard(execution_id))
 
+    async def cleared(self, execution_id: str) -> bool:
+        """Whether that was done, as far as it could be."""
+        return self.directories.of(execution_id).read_exit() is not None
+
     async def remove(self, execution_id: str) -> None:
         """Delete all of it; unknown is fine. Raises ExecutionRunningError."""
         self.directories.of(execution_id)  # ValueError for what is no id

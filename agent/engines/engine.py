@@ -60,6 +60,9 @@ class Engine(Protocol):
     async def clear(self, execution_id: str) -> None:
         """Delete the files of a task that has ended; its output stays."""
 
+    async def cleared(self, execution_id: str) -> bool:
+        """Whether that was done: only once its end was told."""
+
     async def remove(self, execution_id: str) -> None:
         """Delete all of it; unknown is fine. Raises ExecutionRunningError."""
 

@@ -32,6 +32,7 @@ from agent.engines.task import (
     TaskUser,
 )
 from agent.engines.task_log import LogChunk, Stream, offset_since, read_chunk, read_tail
+from agent.engines.wasm_end import why
 from agent.engines.watch import Watch, sight, spawn
 
 _T = TypeVar("_T")
@@ -182,6 +183,10 @@ class ProcessEngine:
 
         await self._in_thread(work)
 
+    async def cleared(self, execution_id: str) -> bool:
+        """Whether that was done."""
+        return not await self._in_thread(self._directory(execution_id).work.exists)
+
     async def of_this_boot(self, execution_id: str) -> bool:
         """Whether it was started since the device booted."""
         return await self._in_thread(self._directory(execution_id).of_this_boot)
@@ -318,10 +323,14 @@ class ProcessEngine:
         watch.close()
 
     def _explained(self, execution_id: str, ended: TaskExit) -> TaskExit:
-        """With its reason where the kernel ended it, or part of it, for want of memory."""
-        status = Status.read(self._directory(execution_id).sandbox)
+        """With its reason where the kernel ended it, or part of it, for want of memory, or where
+        a module's child says it."""
+        directory = self._directory(execution_id)
+        status = Status.read(directory.sandbox)
         if status is not None and ended.reason is ExitReason.EXITED and not status.ended:
             return self._sandbox_failed(execution_id, ended)
+        if said := why(directory, ended):
+            return replace(ended, detail=said)
         asked = ended.reason not in (ExitReason.EXITED, ExitReason.SIGNALLED)
         # Whatever its exit code: mostly it is a child that was ended, and the program makes its own
         # of that. One that did well without it has nothing to tell.
@@ -329,7 +338,7 @@ class ProcessEngine:
         if self.cgroups is None or well or not self.cgroups.ran_out(execution_id):
             return ended
         try:
-            spec = (self._directory(execution_id).path / "spec").read_bytes()
+            spec = (directory.path / "spec").read_bytes()
         except OSError:
             return ended
         limit = int(spec_field(spec, "memory") or 0) >> 20

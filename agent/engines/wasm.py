@@ -24,13 +24,13 @@ from agent.engines.compiled import Compiled, open_module, target_of
 from agent.engines.process import TASK_PATH
 from agent.engines.spawner import Spawner
 from agent.engines.task import TaskLaunch, TaskLimits, TaskUser
+from agent.engines.wasm_end import CHILD
 from protocol.effects import StartTask
 from protocol.inputs import InputSource
 from protocol.sources import DirectorySource
 from protocol.task import TaskSpec
 from protocol.wasm import module_path
 
-CHILD: Final = Path(__file__).with_name("wasm_child.py")
 # Isolated from the task's directory and variables; text is UTF-8 whatever the device's locale.
 PYTHON: Final = (sys.executable, "-I", "-X", "utf8")
 # Of probe and compiler: no task's directory, and the agent's user, until they become another.

@@ -496,6 +496,24 @@ async def test_the_next_life_finds_what_runs_and_what_ended_meanwhile(root: Path
         assert (ended.execution, ended.exit_code, ended.stdout_tail) == (E1, 4, b"go on\n")
 
 
+async def test_what_ended_meanwhile_is_told_with_the_end_of_its_output(root: Path) -> None:
+    """Once: of hundreds that ended long ago it would be a look at the disk for each."""
+    async with running(root) as it:
+        script = "mkfifo fifo; cat fifo; echo so >&2; exit 4"
+        it.tasks.start(shell(script))
+        await until((root / "executions/e1/work/fifo").exists)
+    await trio.to_thread.run_sync((root / "executions/e1/work/fifo").write_text, "go on\n")
+    await until((root / "executions/e1/exit").exists)
+    async with running(root) as again:
+        (found,) = await again.tasks.found()
+        told = found.as_ended()
+        assert (told.exit_code, told.stdout_tail, told.stderr_tail) == (4, b"go on\n", b"so\n")
+        await until(lambda: not (root / "executions/e1/work").exists())
+    async with running(root) as third:
+        (found,) = await third.tasks.found()
+        assert (found.exit_code, found.stdout_tail, found.stderr_tail) == (4, b"", b"")
+
+
 async def test_a_node_built_anew_finds_also_what_is_being_started(root: Path) -> None:
     async with running(root) as it:
         sources = [source("archive", ".", Digest="0" * 64, Size=5)]

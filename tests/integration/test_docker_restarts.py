@@ -37,7 +37,7 @@ async def test_another_life_of_the_agent_finds_what_runs_and_what_ended(
     async with engine(root, docker) as it:
         waits = "until [ -e /go ]; do sleep 0.1; done"
         await it.start(shell(f"{waits}; echo later; exit 5", "runs"))
-        await it.start(shell("exit 6", "ended"))
+        await it.start(shell("echo out; echo err >&2; exit 6", "ended"))
         await it.wait("ended")
         await ended(it, shell("exit 7", "cleared"))
         await it.clear("cleared")
@@ -47,6 +47,8 @@ async def test_another_life_of_the_agent_finds_what_runs_and_what_ended(
         assert found["ended"] is not None and found["ended"].code == 6
         assert found["cleared"] is not None and found["cleared"].code == 7
         assert found["runs"] is None and found["timed"] is None
+        assert (await it.cleared("cleared"), await it.cleared("ended")) == (True, False)
+        assert [each.data for each in await it.tails("ended", 9)] == [b"out\n", b"err\n"]
         with trio.fail_after(60):
             assert await it.run_beside("runs", ["touch", "/go"]) == (0, "")
             assert (await it.wait("runs")).code == 5

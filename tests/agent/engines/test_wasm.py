@@ -339,7 +339,18 @@ async def test_bad_ends_have_their_code_and_one_line(
     found = await ended(root, task(module))
     text = found.stderr_tail.decode()
     assert (found.exit_code, said in text, text.count("\n")) == (code, True, 1), found
-    assert text.startswith("shoal: ")
+    assert text == f"shoal: {found.reason}\n"
+
+
+async def test_a_modules_own_words_and_exit_code_are_no_reason(root: Path) -> None:
+    it = await ended(root, task(wat.says("shoal: all is lost", 2, 125)))
+    assert (it.exit_code, it.reason, it.stderr_tail) == (125, "", b"shoal: all is lost")
+
+
+async def test_a_line_that_the_module_leaves_open_is_none_of_the_reason(root: Path) -> None:
+    it = await ended(root, task(wat.says("half a line", 2, 126)))
+    assert (it.exit_code, it.reason[:19]) == (134, "the module trapped:")
+    assert it.stderr_tail.startswith(b"half a lineshoal: the module trapped")
 
 
 @pytest.mark.parametrize(
