@@ -27,9 +27,10 @@ _EXTENSIONS: Final = (
 
 # What a device says of itself. A name that is too long, a file that is a directory as well, are the
 # archive's fault.
-_DEVICES: Final = frozenset(
-    (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EINVAL)
-)
+_DEVICES: Final = frozenset((
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EINVAL,
+    errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT,  # of a share, or a stick
+))  # fmt: skip
 
 
 class NotExtracted(Exception):
@@ -71,7 +72,8 @@ def extract(
 
     Blocks. With `strict` anything but files and directories is refused, else it is left out.
     `look` is told of each file's size before it is written, and may raise NotExtracted.
-    Raises NotExtracted, of a full disk NoRoom; what came out before that is there.
+    Raises NotExtracted, where the device is at fault NotWritten, of a full disk NoRoom; what came
+    out before that is there.
     """
     try:
         with tarfile.open(archive, "r:gz", tarinfo=_Bounded) as opened:

@@ -40,6 +40,9 @@ class Wanted:
     place: Path
 
 
+FULL_DISK: Final = "the disk is full; make room there, or name another with -o"
+
+
 class Fetched(Enum):
     """What became of one slot's archive."""
 
@@ -161,10 +164,10 @@ def _fetched(client: Client, job: str, wanted: Wanted) -> Fetched:
         _unpack(part, wanted)
     except NotExtracted as error:
         if isinstance(error, NoRoom):
-            return _no_room(wanted, part)
+            return _not_now(wanted, part, FULL_DISK)
         if isinstance(error, NotWritten):
-            note(f"{wanted.name}: cannot be unpacked here: {error}; name another place with -o")
-            return Fetched.LATER
+            why = f"it cannot be unpacked here: {error}; name another place with -o"
+            return _not_now(wanted, part, why)
         note(f"{wanted.name}: what came cannot be unpacked, and is thrown away: {error}")
         part.unlink()
         return Fetched.NEVER
@@ -173,8 +176,11 @@ def _fetched(client: Client, job: str, wanted: Wanted) -> Fetched:
         return Fetched.LATER
     except OSError as error:
         if error.errno in FULL:
-            return _no_room(wanted, part)
+            return _not_now(wanted, part, FULL_DISK)
         raise
+    finally:
+        if part.exists() and not part.stat().st_size:  # nothing has come
+            part.unlink()
     part.unlink()
     return Fetched.THERE
 
@@ -191,11 +197,11 @@ def _unpack(part: Path, wanted: Wanted) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _no_room(wanted: Wanted, part: Path) -> Fetched:
+def _not_now(wanted: Wanted, part: Path, why: str) -> Fetched:
     """What has come stays for the next try: over a slow link it took long."""
     size = part.stat().st_size if part.exists() else 0
     stays = f"; {units.size(size)} that have come stay in {part}" if size else ""
-    note(f"{wanted.name}: the disk is full; make room there, or name another with -o{stays}")
+    note(f"{wanted.name}: {why}{stays}")
     return Fetched.LATER
 
 

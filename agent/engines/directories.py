@@ -16,6 +16,7 @@ from agent.engines.execution_dir import ExecutionDir
 from agent.engines.removal import remove_tree
 from agent.engines.spawner import Spawner
 from agent.engines.task import TaskUser, check_execution_id, is_execution_id
+from agent.threads import in_thread
 
 _T = TypeVar("_T")
 _TRASH: Final = ".removed-"
@@ -71,7 +72,7 @@ class Directories:
         return os.path.isdir(self.of(execution_id).path)
 
     async def in_thread(self, work: Callable[[], _T]) -> _T:
-        return await trio.to_thread.run_sync(work, limiter=self._limiter)
+        return await in_thread(work, self._limiter)
 
     async def prepare(self, execution_id: str) -> Path:
         """Make the work directory, before start; whose it is does not change."""

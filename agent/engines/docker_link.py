@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 import trio
 
 from agent.engines.docker_client import DockerClient, EngineFailed, Events, NotAnswering
-from agent.threads import abandonable
+from agent.threads import NoThread, abandonable
 
 _T = TypeVar("_T")
 CALLS_MAX: Final = 16  # at a time; each is a thread that waits for docker
@@ -96,6 +96,8 @@ class DockerLink:
         except NotAnswering:
             self._doubtful = True
             raise
+        except NoThread as error:
+            raise EngineFailed(f"docker was not asked: {error}") from None
 
     def doubt(self) -> None:
         """Something failed that has to be tried again."""

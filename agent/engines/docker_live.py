@@ -14,7 +14,7 @@ import trio
 
 from agent.engines.docker_client import EngineFailed
 from agent.engines.engine import Crowded
-from agent.threads import abandonable
+from agent.threads import NoThread, abandonable
 
 # Each is a thread and a connection. Lines of 256 executions (protocol/streams.py) and 96 who follow
 # from other devices (logs.py) find a place beside those who follow here.
@@ -135,7 +135,7 @@ def check_place(limiter: trio.CapacityLimiter) -> None:
 async def _read(follower: Follower, limiter: trio.CapacityLimiter) -> None:
     try:
         await abandonable(follower.run)
-    except RuntimeError as error:  # as many threads as the system allows, or no memory for a stack
-        follower.fail(Crowded(f"no thread could be begun to follow that output: {error}"))
+    except NoThread as error:
+        follower.fail(Crowded(f"that output cannot be followed: {error}"))
     finally:
         limiter.release_on_behalf_of(follower)

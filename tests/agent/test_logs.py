@@ -26,6 +26,7 @@ from protocol.errors import ShoalError
 from protocol.ids import ExecutionId, PeerId
 from protocol.messages import LogChunk
 from tests.agent.test_archives import pair
+from tests.agent.test_threads import no_threads
 from tests.agent.whole import WITHIN_S, open_directory, until
 
 ME, OTHER = PeerId("me"), PeerId("other")
@@ -141,6 +142,23 @@ async def test_an_unknown_execution_is_an_error_in_words(engine: ProcessEngine) 
                 await near.read(E1, ME, "stdout", LogQuery(follow=follow), Reader().write)
             with pytest.raises(RequestError, match="no longer here"):
                 await far.read(E1, ME, "stdout", LogQuery(follow=follow), Reader().write)
+
+
+async def test_a_device_that_can_begin_no_thread_says_so_here_and_there(
+    engine: ProcessEngine,
+) -> None:
+    await run(engine, "echo said")
+    async with trio.open_nursery() as nursery:
+        near = Logs(Engines(engine), nowhere, ME)
+        far = Logs(Engines(engine), served_by(near, nursery), OTHER)
+        with no_threads():
+            with pytest.raises(OSError, match="no thread could be begun"):
+                await near.read(E1, ME, "stdout", LogQuery(), Reader().write)
+            with pytest.raises(RequestError, match="no thread could be begun"):
+                await far.read(E1, ME, "stdout", LogQuery(), Reader().write)
+        reader = Reader()
+        await far.read(E1, ME, "stdout", LogQuery(), reader.write)
+        assert reader.data == b"said\n"
 
 
 async def test_a_connection_that_breaks_off_is_taken_up_where_it_was(

@@ -176,10 +176,24 @@ def test_what_this_device_cannot_write_is_not_thrown_away(
     with monkeypatch.context() as foreign:
         foreign.setattr("agent.extract.shutil.copyfileobj", copy)
         done = shoal("job", "get", job, "-o", "there")
-    assert done.code == 1
-    assert "slot 0: cannot be unpacked here: Invalid argument; name another place" in done.err
     (part,) = Path("there").iterdir()
+    assert done.code == 1 and done.err.splitlines()[0] == (
+        "shoal: slot 0: it cannot be unpacked here: Invalid argument; name another place with -o; "
+        f"{len(data)} B that have come stay in {part.absolute()}"
+    )
     assert part.suffix == ".part" and part.read_bytes() == data
+
+
+def test_of_a_slot_that_nobody_can_give_nothing_stays_in_the_way(
+    agent: MemoryAgent, shoal: Shoal
+) -> None:
+    job = ended(shoal, "--name", "count", "--", "one")
+    leave(agent, job, 0, archive(("report/a", b"x")))
+    del agent.backend.files[job, 0]
+    before = set(Path().iterdir())
+    done = shoal("job", "get", job)
+    assert done.code == 1 and "by the same command" in done.err
+    assert set(Path().iterdir()) == before, "hidden or not"
 
 
 def test_links_do_not_come_out(agent: MemoryAgent, shoal: Shoal, job: str) -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
 import trio
 import trio.testing
 
-from agent.engines import docker_live
 from agent.engines.docker_client import NotAnswering
 from agent.engines.docker_live import QUEUED_BYTES, READERS_MAX, Follower, live
 from agent.engines.engine import Crowded
 from agent.logs import SERVED_MAX
 from protocol.streams import STREAMS_MAX
+from tests.agent.test_threads import no_threads
 
 WITHIN_S = 20.0
 SIZE = 64 << 10
@@ -298,16 +298,12 @@ async def test_more_readers_than_may_are_refused_in_words_until_one_goes() -> No
 
 
 async def test_a_device_that_can_begin_no_thread_says_so_and_keeps_the_place_free() -> None:
-    async def full(work: Callable[[], None]) -> None:
-        raise RuntimeError("can't start new thread")
-
     frames, later = Sent(), Sent()
     later.sent.put(b"a\n")
     async with reading(readers_max=1) as it:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(docker_live, "abandonable", full)
+        with no_threads():
             async with it.of(frames, frames) as batches:
-                with pytest.raises(Crowded, match=r"^no thread .*: can't start new thread$"):
+                with pytest.raises(Crowded, match=r"no thread .*: can't start new thread$"):
                     await anext(batches)
         assert (frames.closed, it.limiter.borrowed_tokens) == (1, 0)
         async with it.of(later, later) as batches:
