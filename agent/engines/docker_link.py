@@ -17,6 +17,7 @@ from agent.threads import NoThread, abandonable
 _T = TypeVar("_T")
 CALLS_MAX: Final = 16  # at a time; each is a thread that waits for docker
 LATE_S: Final = 5.0  # after it is well again, for what it had queued
+AGAIN_S: Final = 0.5  # before what docker broke off is asked for again
 LOOK_S: Final = 15.0  # between tries to reach a docker that is not there
 PAUSES_S: Final = (0.2, 10.0)  # before the stream of events is opened again: first, and at most
 _log = logging.getLogger("shoal.docker")
@@ -102,6 +103,14 @@ class DockerLink:
     def doubt(self) -> None:
         """Something failed that has to be tried again."""
         self._doubtful = True
+
+    async def trying(self, name: str, work: Awaitable[None]) -> None:
+        """One that fails keeps the others from nothing, and is tried again."""
+        try:
+            await work
+        except OSError as error:
+            _log.warning("%s: %s", name, error)
+            self.doubt()
 
     def look_again(self) -> None:
         """It is well now: do what it did not do when it was not. A docker that hung for a while

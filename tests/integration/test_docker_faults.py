@@ -137,7 +137,7 @@ async def test_a_docker_that_stalls_within_the_output_of_many_keeps_none_from_a_
                 await it.stop("e1", 0)
                 assert (await waited(it)).reason is ExitReason.STOPPED
                 nursery.cancel_scope.cancel()
-            await until(lambda: it._readers.borrowed_tokens == 0)
+            await until(lambda: it._output.readers.borrowed_tokens == 0)
 
 
 # ---- docker says no, or nothing ------------------------------------------------------------------

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from agent.engines import docker as docker_module
-from agent.engines import docker_client
+from agent.engines import docker_client, docker_ends
 from agent.engines.engine import Engines
 from agent.engines.task import ExitReason
 from protocol.events import TaskEnded, TaskFound
@@ -28,8 +28,8 @@ async def test_a_docker_that_hangs_is_given_up_and_what_it_ran_is_ended_later(
     root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(docker_client, "TIMEOUT_S", 3.0)
-    monkeypatch.setattr(docker_module, "GIVE_UP_S", 2.0)
-    monkeypatch.setattr(docker_module, "KILL_S", 0.5)
+    monkeypatch.setattr(docker_ends, "GIVE_UP_S", 2.0)
+    monkeypatch.setattr(docker_ends, "KILL_S", 0.5)
     monkeypatch.setattr(docker_module, "PRESENCE_S", 0.5)
     async with engine(root, docker) as it:
         await it.start(shell("sleep 1000", timeout_s=0.5, stop_grace_s=0.1))

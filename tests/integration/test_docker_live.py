@@ -73,7 +73,7 @@ async def test_who_finds_no_place_is_told_so_and_has_one_later(
         found += chunk.data
 
     async with engine(root, docker) as it, trio.open_nursery() as nursery:
-        it._readers = trio.CapacityLimiter(1)
+        it._output.readers = trio.CapacityLimiter(1)
         await it.start(shell(TALKS, E1))
         near = Logs(Engines(processes, it), nowhere, PeerId("me"))
         far = Logs(Engines(processes), served_by(near, nursery), PeerId("other"))
@@ -95,7 +95,7 @@ async def test_who_finds_no_place_is_told_so_and_has_one_later(
                 await read(far, follow=False)
                 assert found == b"begun\n", "who does not follow needs no place"
                 first.cancel_scope.cancel()
-            await until(lambda: not it._readers.borrowed_tokens)
+            await until(lambda: not it._output.readers.borrowed_tokens)
             async with trio.open_nursery() as second:
                 second.start_soon(read, far)
                 await until(lambda: found == b"begun\nbegun\n")
@@ -111,7 +111,7 @@ async def test_lines_that_find_no_place_are_told_so_and_wait_for_nobody(
 ) -> None:
     """Also where docker is to be asked first what it may have dropped of them."""
     async with engine(root, docker) as it, trio.open_nursery() as nursery:
-        it._readers = trio.CapacityLimiter(1)
+        it._output.readers = trio.CapacityLimiter(1)
         await it.start(shell(TALKS, E1))
         came = trio.Event()
         nursery.start_soon(follow_one, it, came)

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from agent.engines import docker as docker_module
+from agent.engines import docker_ends, docker_output
 from agent.engines.docker import DockerEngine
 from agent.engines.docker_log import Amount
 from agent.engines.execution_dir import ExecutionDir
@@ -161,7 +162,7 @@ async def test_what_can_be_followed_is_asked_for_once(
 async def test_the_last_lines_wait_for_nobody_who_follows(
     root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docker_module, "READERS_MAX", 1)
+    monkeypatch.setattr(docker_output, "READERS_MAX", 1)
     async with engine(root, docker) as it, trio.open_nursery() as nursery:
         await it.start(shell("echo long; sleep 1000", "e2"))
         following = trio.Event()
@@ -245,7 +246,7 @@ async def test_output_is_not_kept_while_docker_may_have_more_of_it(
     root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A container that was given up, as docker hung, may run on."""
-    monkeypatch.setattr(docker_module, "GIVE_UP_S", 0.0)
+    monkeypatch.setattr(docker_ends, "GIVE_UP_S", 0.0)
     async with engine(root, docker) as it:
         await it.start(shell("seq 50; sleep 1000"))
         await until_said(it, "e1", b"".join(b"%d\n" % number for number in range(1, 51)))

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from agent.engines import docker as docker_module
-from agent.engines import docker_client
+from agent.engines import docker_client, docker_ends
 from agent.engines.engine import FoundExecution
 from agent.engines.supervisor import boot_id
 from agent.engines.task import ExitReason
@@ -84,7 +84,7 @@ async def test_what_docker_starts_after_its_agent_was_killed_is_adopted(
 async def test_what_docker_is_not_asked_to_start_any_more_never_began(
     root: Path, docker: DockerHost, proxy: DockerProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docker_module, "LATE_S", 1.0)
+    monkeypatch.setattr(docker_ends, "LATE_S", 1.0)
     with proxy.holding(START) as start:
         await until_asked_to_start(root, docker, proxy, start, shell("exit 5"))
         async with engine(root, docker) as it:
@@ -109,7 +109,7 @@ async def test_what_docker_starts_as_it_is_about_to_be_removed_runs_on(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(docker_module, "LATE_S", 0.2)
+    monkeypatch.setattr(docker_ends, "LATE_S", 0.2)
     script = "trap 'exit 7' USR1; while true; do sleep 0.1; done"
     with proxy.holding(START) as start, proxy.holding(rb"^DELETE ") as removal:
         await until_asked_to_start(root, docker, proxy, start, shell(script))
@@ -129,7 +129,7 @@ async def test_what_docker_starts_as_it_is_about_to_be_removed_runs_on(
 async def test_what_docker_starts_and_ends_as_it_is_about_to_be_removed_has_begun(
     root: Path, docker: DockerHost, proxy: DockerProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docker_module, "LATE_S", 0.2)
+    monkeypatch.setattr(docker_ends, "LATE_S", 0.2)
     with proxy.holding(START) as start, proxy.holding(rb"^DELETE ") as removal:
         await until_asked_to_start(root, docker, proxy, start, shell("exit 5"))
         async with engine(root, docker, socket=proxy.path) as it:

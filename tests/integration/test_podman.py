@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import trio
 
-from agent.engines import docker as docker_module
+from agent.engines import docker_ends
 from agent.engines.task import ExitReason
 from protocol.container import ContainerParams
 from tests.agent.whole import until
@@ -124,7 +124,7 @@ async def test_files_go_in_and_results_come_out(root: Path, podman: PodmanHost) 
 async def test_one_that_is_not_asked_to_start_any_more_never_began(
     root: Path, podman: PodmanHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docker_module, "LATE_S", 0.5)
+    monkeypatch.setattr(docker_ends, "LATE_S", 0.5)
     proxy = DockerProxy(root.parent / "p.sock", podman.socket)
     with closing(proxy), proxy.holding(START) as start:
         await until_asked_to_start(root, podman, proxy, start, shell("exit 5"))
