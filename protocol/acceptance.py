@@ -126,7 +126,7 @@ class Acceptances:
             plan.untouched = result.fence if result.untouched else plan.untouched
         # Counted already when its lease ended: only that it is not to be tried again is news.
         counted = plan.counted == result.fence
-        counted = counted and self.placement.retries(led, result.slot, cause)
+        counted = counted and self.placement.failures.retries(led, result.slot, cause)
         if not current or plan.phase is Phase.DONE or counted:
             superseded = Send(sender, ack(result, "superseded", None))
             return [
@@ -135,7 +135,7 @@ class Acceptances:
             ]
         reason = result.reason or f"exit code {result.exit_code}"
         where = f"{reason} on {self.fleet.name(result.executor)}"
-        effects = self.placement.failed(led, result.slot, cause, where, data, now)
+        effects = self.placement.failures.failed(led, result.slot, cause, where, data, now)
         story, slot = self.stories.of(led.held.id), led.held.slots[result.slot]
         story.update(
             led.held.execution_of(slot), "failed", now.wall_ms, result.exit_code, result.reason
@@ -150,7 +150,8 @@ class Acceptances:
         slot = led.held.slots[result.slot]
         stop: list[Effect] = []
         if not led.current(result.slot, result.fence):
-            stop = self.placement.stop(led, result.slot, "superseded: another attempt succeeded")
+            why = "superseded: another attempt succeeded"
+            stop = self.placement.awarding.stop(led, result.slot, why)
         acceptance = self._acceptance(led.held, slot, Verdict.SUCCESS, result.fence, data, "")
         effects = self._settle(led, slot, acceptance, now)
         answer = self.confirm(led, [Send(sender, ack(result, "accepted", None))], now)
@@ -241,7 +242,7 @@ class Acceptances:
         held = led.held
         if not held.done:
             return []
-        effects = self.placement.close(led)
+        effects = self.placement.rounds.close(led)
         outcome = outcome_of(held, self.keyring)
         if led.told == outcome:
             return effects
@@ -268,7 +269,7 @@ class Acceptances:
         for slot, plan in led.pairs():
             if plan.phase is Phase.DONE:
                 continue
-            effects += self.placement.stop(led, slot.index, "the job was stopped")
+            effects += self.placement.awarding.stop(led, slot.index, "the job was stopped")
             plan.phase = Phase.DONE
             fence = self.fence(slot)
             acceptance = self._acceptance(

@@ -276,7 +276,8 @@ class Coordination:
             plan = led.plans[index]
             if slot.acceptance is not None and plan.phase is not Phase.DONE:
                 if not slot.acceptance.lost:
-                    effects += self.placement.stop(led, index, "superseded: a result is known")
+                    why = "superseded: a result is known"
+                    effects += self.placement.awarding.stop(led, index, why)
                 plan.phase, plan.due = Phase.DONE, NEVER
             elif slot.acceptance is None and plan.phase is Phase.WAITING and not held.listed:
                 plan.lease(now.mono + self.config.lease_s)
@@ -303,7 +304,7 @@ class Coordination:
         """Somebody with a higher term answers for the job now."""
         held = led.held
         self.succession.watch(held, now)
-        effects = self.placement.close(led)
+        effects = self.placement.rounds.close(led)
         for confirmation in led.confirmations:
             confirmation.due = now.mono
         effects += self.acceptances.confirmed(held.id, now)
@@ -384,8 +385,8 @@ class Coordination:
         effects: list[Effect] = []
         if led is not None:
             for slot, _ in led.pairs():
-                effects += self.placement.stop(led, slot.index, reason)
-            effects += self.placement.close(led)
+                effects += self.placement.awarding.stop(led, slot.index, reason)
+            effects += self.placement.rounds.close(led)
             effects += [each for confirmation in led.confirmations for each in confirmation.effects]
         self.succession.forget(held)
         held.ended_ms = max(1, now.wall_ms)
@@ -409,7 +410,7 @@ class Coordination:
     def drop(self, held: HeldService) -> list[Effect]:
         """A service was deleted: nothing is kept of it."""
         led = self.led.pop(held.id, None)
-        effects = self.placement.close(led) if led is not None else []
+        effects = self.placement.rounds.close(led) if led is not None else []
         self.succession.forget(held)
         return [*self.catalogue.forget(held), *effects]
 
@@ -468,7 +469,7 @@ class Coordination:
             for slot, plan in led.pairs():
                 if plan.phase is Phase.DONE:
                     continue
-                effects += self.placement.stop(led, slot.index, "TotalTimeout")
+                effects += self.placement.awarding.stop(led, slot.index, "TotalTimeout")
                 reason = f"TotalTimeout of {timeout} s is over"
                 effects += self.acceptances.give_up(
                     led, slot.index, Verdict.FAILURE, reason, b"", now

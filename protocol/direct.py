@@ -65,7 +65,7 @@ class Direct:
                 survey.answers[advert.peer] = Answer("listed")
         if not held.slots and held.closed:
             reasons = survey.reasons(self.config.asked_max)
-            return f"no peer that is alive matches: {self.placement.summary(reasons)}"
+            return f"no peer that is alive matches: {self.placement.rounds.summary(reasons)}"
         self.stories.of(held.id).add_round(survey)
         return ""
 
@@ -192,7 +192,7 @@ class Direct:
         plan.due = now.mono + self._pause(
             plan, self.config.resend_first_s, self.config.resend_max_s
         )
-        return [*effects, *self.placement.send_award(led, peer, 0, [slot.index])]
+        return [*effects, *self.placement.awarding.send(led, peer, 0, [slot.index])]
 
     def _pause(self, plan: Plan, first_s: float, most_s: float) -> float:
         """Longer each time in a row; so many are counted in `dry_rounds`."""
@@ -247,7 +247,7 @@ class Direct:
         if alive and not (over if offered else plan.dry_rounds >= SILENCES_MAX):
             pause = self._pause(plan, self.config.resend_first_s, self.config.resend_max_s)
             plan.due = now.mono + (pause if offered else self.config.lease_s)
-            return self.placement.send_award(led, _peer(slot), 0, [slot.index])
+            return self.placement.awarding.send(led, _peer(slot), 0, [slot.index])
         if not alive and (offered or not led.held.closed):
             return self._absent(led, slot, plan, now)
         told = f"{name} did not answer" if offered else f"no word from {name} since it started"

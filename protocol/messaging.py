@@ -205,9 +205,9 @@ class Messaging:
         placement = self.coordination.placement
         match message:
             case Bid() | Refusal():
-                return placement.on_answer(sender, message, now)
+                return placement.rounds.on_answer(sender, message, now)
             case Vacancy():
-                return placement.on_vacancy(sender, message, now)
+                return placement.rounds.on_vacancy(sender, message, now)
             case Accepted():
                 return placement.on_accepted(sender, message, now)
             case Declined():

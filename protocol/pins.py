@@ -27,7 +27,7 @@ def home_of(
     if home is None or not any(volume.name in award.volumes for volume in wanted):
         names = [volume.name for volume in wanted]  # a volume of another name is another one
         home = next((peer for name, peer in award.kept if name in names), None)
-    if home is None or lost_on(wanted, home, name_of(home)):
+    if home is None or said_lost(held, home, name_of):
         return None
     return home
 
@@ -70,6 +70,17 @@ def group_of(led: Led, waiting: list[int], homes: dict[int, PeerId]) -> list[int
         return waiting
     first = min(waiting, key=lambda index: (led.plans[index].due, index))
     return [index for index in waiting if homes.get(index) == homes.get(first)]
+
+
+def said_lost(held: HeldJob, peer: PeerId, name_of: Callable[[PeerId], str]) -> bool:
+    """Whether a person said that what the job kept there is lost."""
+    return lost_on(held.job.task.volumes, peer, name_of(peer))
+
+
+def volumes_named(held: HeldJob) -> str:
+    """For people."""
+    names = [volume.name for volume in held.job.task.volumes]
+    return f"volume {names[0]}" if len(names) == 1 else f"volumes {', '.join(names)}"
 
 
 def away(held: HeldJob, names: str) -> str:

@@ -15,6 +15,7 @@ from protocol.effects import Effect, Tell
 from protocol.heldjob import Slot
 from protocol.heldservice import FAILED, SETTLED, HeldService
 from protocol.led import Led, Phase, Plan
+from protocol.pins import said_lost
 from protocol.placement import Placement
 
 
@@ -51,7 +52,8 @@ class Rollout:
         for slot, plan in led.pairs():
             over = slot.index >= held.job.count
             if over and plan.phase is not Phase.DONE:
-                effects += self.placement.stop(led, slot.index, "the service has fewer slots now")
+                why = "the service has fewer slots now"
+                effects += self.placement.awarding.stop(led, slot.index, why)
                 plan.phase, plan.due = Phase.DONE, NEVER
             elif not over and plan.phase is Phase.DONE:
                 plan.phase, plan.due, plan.since = Phase.WAITING, now.mono, now.mono
@@ -119,7 +121,7 @@ class Rollout:
         """Whether its slot is about to run elsewhere, and runs yet where its volumes are lost."""
         if plan.leaving is None or plan.phase not in (Phase.WAITING, Phase.BIDDING):
             return False
-        return self.placement.given_up(led, plan.leaving)
+        return said_lost(led.held, plan.leaving, self.placement.fleet.name)
 
     def _tell(self, held: HeldService, kind: str, text: str) -> Tell:
         fields: dict[str, object] = {"name": held.job.name, "generation": held.spec.generation}

@@ -519,6 +519,25 @@ class NodeNet:
         return certificate
 
 
+def drop(net: NodeNet, *kinds: type[Message], sender: str = "", to: str = "") -> None:
+    """From now on lose these messages, of this sender and to this receiver where one is named."""
+
+    def lost(by: str, at: str, message: Message) -> bool:
+        return isinstance(message, kinds) and sender in ("", by) and to in ("", at)
+
+    net.drop = lost
+
+
+def keep(net: NodeNet) -> None:
+    net.drop = lambda sender, to, message: False
+
+
+def offered_to(net: NodeNet) -> str:
+    assignment = net.slot("a").assignment
+    assert assignment is not None
+    return assignment.executor
+
+
 class Natted(NodeNet):
     """No two of those whose names begin with n are connected; each dial between them fails."""
 

@@ -491,7 +491,7 @@ def test_a_result_that_another_holder_knows_ends_the_slot_here() -> None:
     net.run(0.1)
     assert len(net.sent("a", Withdraw)) == before + 1
     assert net.told("a", "job.completed")
-    assert net.coordination("a").placement._auctions == {}
+    assert net.coordination("a").placement.rounds._auctions == {}
 
 
 def test_an_award_that_another_holder_knows_is_waited_for() -> None:

@@ -9,10 +9,13 @@ from dataclasses import dataclass, replace
 import pytest
 from msgspec.structs import replace as replace_struct
 
+import protocol.awarding as awarding_module
+import protocol.candidates as candidates_module
 import protocol.daemons as daemons_module
 import protocol.execution as execution_module
 import protocol.node as node_module
 import protocol.placement as placement_module
+import protocol.rounds as rounds_module
 import protocol.sim.device as device_module
 import protocol.standingjob as standingjob_module
 from protocol.answering import Answering, Owed
@@ -29,6 +32,7 @@ from protocol.effects import Bucket, Effect, Publish, RemoveTask, Save, StartTas
 from protocol.errors import RemoteProtocolError
 from protocol.events import BrokerChanged, Event, TaskEnded, TaskFound
 from protocol.execution import Execution, Fences
+from protocol.failures import Failures
 from protocol.heldjob import HeldJob, Merged, Slot
 from protocol.ids import ExecutionId, JobId, PeerId, Revision, derive
 from protocol.job import JobSpec
@@ -471,15 +475,15 @@ def _service_ended_for_good(patch: Patch) -> None:
 
 def _service_left_dead(patch: Patch) -> None:
     """What a service lost with a peer is not placed again."""
-    failed = Placement.failed
+    failed = Failures.failed
 
-    def resigned(self: Placement, led: Led, index: int, *arguments: object) -> list[Effect]:
+    def resigned(self: Failures, led: Led, index: int, *arguments: object) -> list[Effect]:
         if led.held.service:
             led.plans[index].due = NEVER
             return []
         return failed(self, led, index, *arguments)  # type: ignore[arg-type]
 
-    patch.setattr(Placement, "failed", resigned)
+    patch.setattr(Failures, "failed", resigned)
 
 
 def _service_never_updated(patch: Patch) -> None:
@@ -489,7 +493,7 @@ def _service_never_updated(patch: Patch) -> None:
 
 def _service_crowded(patch: Patch) -> None:
     """Slots that are to be spread are given to one peer, which takes them."""
-    patch.setattr(placement_module, "_running", lambda led: {})
+    patch.setattr(candidates_module, "_running", lambda led: {})
     patch.setattr(Awards, "_objection_to_service", lambda self, execution: "")
 
 
@@ -607,8 +611,9 @@ def _never_given_up(patch: Patch) -> None:
 
 def _lost_volumes(patch: Patch) -> None:
     """A slot is placed again without looking where its volumes are."""
-    patch.setattr(placement_module, "homes_of", lambda led, name_of: {})
-    patch.setattr(placement_module, "home_of", lambda held, slot, plan, name_of: None)
+    patch.setattr(rounds_module, "homes_of", lambda led, name_of: {})
+    for module in (awarding_module, placement_module, rounds_module):
+        patch.setattr(module, "home_of", lambda held, slot, plan, name_of: None)
 
 
 ORPHANS = Faults(crashes=6, burials=1)  # coordinators die, and somebody takes over
