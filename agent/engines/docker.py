@@ -113,7 +113,9 @@ class DockerEngine:
         async with self._alone(name):
             if name in self._held:
                 return
-            held = self._held[name] = Held(launch.stop_grace_s, launch.memory_bytes, boot_id())
+            held = self._held[name] = Held(
+                launch.stop_grace_s, launch.memory_bytes, boot_id(), 2 * launch.log_bytes_max
+            )
             asking = False
             try:
                 # Before docker is asked: whatever becomes of it, this execution is docker's.

@@ -26,6 +26,7 @@ POLL_S: Final = 0.25  # from one reading to the next, or longer where docker tak
 SHARE: Final = 4  # a fifth of the time
 PAUSE_MAX_S: Final = 10.0
 PIECE_BYTES: Final = 8 << 10
+LINE_BYTES: Final = 30  # that docker keeps beside each
 
 
 class Flooded(Exception):
@@ -35,6 +36,12 @@ class Flooded(Exception):
 def flood_of(kept_bytes: int) -> int:
     """From how many bytes on it is a flood, of both streams' that docker keeps (0: unknown)."""
     return min(FLOOD_BYTES, kept_bytes // FLOOD_PART) or FLOOD_BYTES
+
+
+def size_of(data: bytes) -> int:
+    """In docker's files: it is by those that a follower falls behind, and most of them may be what
+    is beside short lines."""
+    return len(data) + LINE_BYTES * data.count(b"\n")
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ class Held:
     grace_s: float
     memory_bytes: int
     boot: str
+    log_bytes: int = 0  # of both streams that docker is to keep; 0: not known
     started: bool = False  # docker has taken it
     ended: trio.Event = field(default_factory=trio.Event)
     exit: TaskExit | None = None
@@ -58,6 +59,7 @@ def _spec(launch: ContainerLaunch) -> bytes:
         "uptime_ms": _uptime_ms(),
         "grace_ms": round(launch.stop_grace_s * 1000),
         "memory": launch.memory_bytes,
+        "log_bytes": 2 * launch.log_bytes_max,
     }
     if launch.timeout_s is not None:
         fields["timeout_ms"] = round(launch.timeout_s * 1000)
@@ -75,6 +77,7 @@ def read_start(directory: ExecutionDir) -> tuple[Held, float | None]:
         int(spec_field(spec, "grace_ms") or 10_000) / 1000,
         int(spec_field(spec, "memory") or 0),
         spec_field(spec, "boot") or "",
+        int(spec_field(spec, "log_bytes") or 0),
         started=True,
     )
     limit = spec_field(spec, "timeout_ms")

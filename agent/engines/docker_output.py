@@ -13,7 +13,7 @@ import trio
 
 from agent.engines.directories import Directories
 from agent.engines.docker_client import EngineFailed, NotAnswering, NotThere
-from agent.engines.docker_flood import POLL_S, Flooded, Flow, Readings, flood_of, pieces
+from agent.engines.docker_flood import POLL_S, Flooded, Flow, Readings, flood_of, pieces, size_of
 from agent.engines.docker_held import Held
 from agent.engines.docker_link import AGAIN_S, DockerLink
 from agent.engines.docker_live import READERS_MAX, check_place, live
@@ -117,10 +117,10 @@ class DockerOutput:
                         yield replace(chunk, gap=True) if gap else chunk
                         offset, lines, gap = max(offset, chunk.end), -1, False
                         if flood is not None:
-                            size += len(chunk.data)
+                            size += size_of(chunk.data)
                             flood.lent_s += trio.current_time() - came
             except Flooded:
-                flood, pause_s = Readings(flood_of(held.output_bytes)), POLL_S
+                flood, pause_s = Readings(flood_of(held.log_bytes)), POLL_S
             except NotThere:
                 if over or not follow:
                     raise
@@ -189,10 +189,9 @@ class DockerOutput:
         # Whoever follows may wait for hours, and must not keep the others from reading.
         readers = self.readers if follow else trio.CapacityLimiter(1)
         places = Places(lines >= 0, Repeats() if follow else None)
-        known = self._held.get(execution_id)
         flow = None
         if follow and client.dates_exactly and tells_lines_apart():
-            flow = Flow(flood_of(known.output_bytes if known is not None else 0), offset)
+            flow = Flow(flood_of(self._held[execution_id].log_bytes), offset)
         async with aclosing(live(frames, source, readers, self._link.spawn)) as batches:
             began = trio.current_time()
             async for batch in batches:
@@ -202,5 +201,5 @@ class DockerOutput:
                     for chunk in chunks(piece, offset, places, single):
                         yield chunk
                         if flow is not None:
-                            flow.came(len(chunk.data), chunk.end)
+                            flow.came(size_of(chunk.data), chunk.end)
                 began = trio.current_time()

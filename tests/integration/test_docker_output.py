@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from agent.engines import docker as docker_module
-from agent.engines import docker_ends, docker_output
+from agent.engines import docker_ends, docker_flood, docker_output
 from agent.engines.docker import DockerEngine
 from agent.engines.docker_log import Amount
 from agent.engines.execution_dir import ExecutionDir
@@ -88,9 +88,10 @@ async def test_the_last_lines_of_one_stream_are_told_whatever_the_other_said_sin
 
 @pytest.mark.parametrize("pause", ["", "[ $((i%50)) != 0 ] || sleep 0.02; "])
 async def test_what_is_followed_comes_once_though_docker_goes_on_to_its_next_file(
-    root: Path, docker: DockerHost, pause: str
+    root: Path, docker: DockerHost, pause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of which 20.10 gives a follower the beginning again, much of it or but a line."""
+    monkeypatch.setattr(docker_flood, "FLOOD_PART", 8)  # so that it is followed, and not read
     script = f"i=0; while [ $i -lt 4000 ]; do {pause}echo $i; i=$((i+1)); done"
     wanted = b"".join(b"%d\n" % number for number in range(4000))
     async with engine(root, docker) as it:
@@ -103,6 +104,31 @@ async def test_what_is_followed_comes_once_though_docker_goes_on_to_its_next_fil
             await it.clear(name)
             assert await said(it, name) == wanted
             await it.remove(name)
+
+
+async def test_of_little_that_docker_is_to_keep_less_is_a_flood_also_to_the_next_life(
+    root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    class Seen(docker_flood.Flow):
+        def came(self, size: int, end: int) -> None:
+            seen.append((self.flood_bytes, size))
+
+    monkeypatch.setattr(docker_output, "Flow", Seen)
+    for life in (1, 2):
+        async with engine(root, docker) as it:
+            if not await it.adopt():
+                await it.start(shell("echo said; sleep 100", log_bytes_max=128 << 10))
+            async with aclosing(it.log("e1", "stdout", 0, -1, True)) as chunks:
+                assert (await anext(chunks)).data == b"said\n"
+                with trio.move_on_after(0.5):
+                    await anext(chunks)
+        assert seen == [(docker_flood.flood_of(256 << 10), docker_flood.size_of(b"said\n"))] * life
+    async with engine(root, docker) as it:
+        await it.adopt()
+        await it.stop("e1", 0.0)
+        await it.wait("e1")
 
 
 async def test_short_lines_that_fill_files_of_the_default_come_once(

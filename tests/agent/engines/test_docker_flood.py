@@ -17,6 +17,7 @@ from agent.engines.docker_flood import (
     Readings,
     flood_of,
     pieces,
+    size_of,
 )
 from agent.engines.docker_log import SAME_MAX
 
@@ -61,6 +62,13 @@ def test_where_none_could_go_on_it_is_followed_on() -> None:
 )
 def test_of_little_that_docker_keeps_less_is_a_flood(kept_bytes: int, flood_bytes: int) -> None:
     assert flood_of(kept_bytes) == flood_bytes
+
+
+def test_what_docker_keeps_beside_short_lines_counts() -> None:
+    """Of `yes` it is nearly all that there is in docker's files."""
+    assert size_of(b"y\n" * 1000) > 10 * 2 * 1000
+    assert size_of(b"x" * 10_000 + b"\n") < 1.01 * 10_000
+    assert size_of(b"half a line") == len(b"half a line")
 
 
 async def test_it_is_followed_again_once_little_is_read_for_the_time(
