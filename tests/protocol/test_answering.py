@@ -229,6 +229,24 @@ def test_who_dies_between_the_end_and_the_answer_gives_it_when_back() -> None:
     assert not net.rows(first, "answer")
 
 
+def test_a_run_that_ended_while_its_device_was_away_is_answered() -> None:
+    """Its end is known before anything else is, also what the device itself is."""
+    net = TriggerNet("a")
+    net.put("a")
+    net.broker_up()
+    net.hear("a", key="m1", **ASK)
+    net.run(1.0)
+    net.kill("a")
+    box = net.boxes["a"]
+    (start,) = box.running.values()
+    del box.running[start.execution]
+    box.ended[start.execution] = TaskEnded(start.execution, 0, stdout_tail=b"21.5\n")
+    net.boot("a")
+    net.broker_up("a")
+    net.run(30.0)
+    assert body(one(net))["state"] == "completed"
+
+
 def test_who_takes_the_run_over_answers_and_who_comes_back_does_not() -> None:
     net = TriggerNet("a", "b", "c")
     net.put("a")
