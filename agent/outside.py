@@ -31,7 +31,6 @@ from protocol.effects import (
 )
 from protocol.events import Booted, Event, PeerConnected, PeerDisconnected
 from protocol.ids import PeerId
-from protocol.records import Certificate
 
 if TYPE_CHECKING:
     from agent.transport import Transport, TransportEvent
@@ -71,13 +70,13 @@ class Outside:
         self._clock = clock
         self._addresses_of = addresses_of
         self._bridge = bridge
-        self._members: dict[PeerId, Certificate] = {}  # connected now
+        self._members: dict[PeerId, PeerConnected] = {}  # connected now
         self.described = device.describe()
 
     def note(self, event: TransportEvent) -> None:
         """Remember who is connected, for a node that is built anew."""
         if isinstance(event, PeerConnected):
-            self._members[event.peer] = event.certificate
+            self._members[event.peer] = event
         elif isinstance(event, PeerDisconnected):
             self._members.pop(event.peer, None)
 
@@ -85,7 +84,7 @@ class Outside:
         """What a node has to hear first: what it is, what still runs, who is connected."""
         self.described = self._device.describe()
         found = await self._tasks.found()
-        connected = [PeerConnected(*member) for member in self._members.items()]
+        connected = self._members.values()
         facts = self._device.sample(len(found))
         brokers = self._bridge.connected()
         return [Booted(found), self.described, facts, *connected, *brokers]

@@ -58,6 +58,7 @@ class Awarding:
         plan.phase, plan.repeated, plan.late = Phase.OFFERED, False, False
         plan.ports, plan.doing = (), ""
         plan.silent.pop(peer, None)
+        plan.boot = self.fleet.boot(peer)
         plan.offered, plan.due = now.mono, now.mono + self.auction_config.accept_s / 2
         self.stories.of(led.held.id).add_attempt(
             Attempt(

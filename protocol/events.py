@@ -87,10 +87,14 @@ class FactsSampled:
 
 @dataclass(frozen=True, slots=True)
 class PeerConnected:
-    """A message stream to a peer stands; its certificate was verified by the transport."""
+    """A message stream to a peer stands; its certificate was verified by the transport.
+
+    `boot` is new at each start of its agent, and of the same length.
+    """
 
     peer: PeerId
     certificate: Certificate
+    boot: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 
 from protocol.awarding import Awarding
-from protocol.clock import NEVER, Now
+from protocol.clock import Now
 from protocol.config import CoordinationConfig
 from protocol.effects import Effect, Tell
 from protocol.fleet import Fleet
@@ -73,8 +73,21 @@ class Failures:
     def of_its_award(self, plan: Plan, peer: PeerId, now: Now) -> bool:
         """Whether it may have died of an award that is waited for no more; asked once. Who leaves
         has not died, and who dies long after died of something else."""
-        since = plan.silent.pop(peer, -NEVER)
-        return now.mono - since <= self.config.silence_s and not self.fleet.left(peer)
+        silence = plan.silent.pop(peer, None)
+        lately = silence is not None and now.mono - silence.since <= self.config.silence_s
+        return lately and not self.fleet.left(peer)
+
+    def heard(self, led: Led, peer: PeerId, now: Now) -> list[Effect]:
+        """It bids or refuses. What it never answered it has not died of, unless that was given to
+        an earlier life of it, which nobody has missed."""
+        effects: list[Effect] = []
+        why = f"{self.fleet.name(peer)} did not answer the award, and has started anew since"
+        for slot, plan in led.pairs():
+            silence = plan.silent.get(peer)
+            died = silence is not None and self.fleet.outlived(peer, silence.boot)
+            if self.of_its_award(plan, peer, now) and died and plan.phase is not Phase.DONE:
+                effects += self.died_silent(led, slot.index, peer, why, now)
+        return effects
 
     def spared(self, led: Led, plan: Plan) -> bool:
         """Whether an award whose executor died before it answered is no failure: nothing was lost.

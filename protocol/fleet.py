@@ -55,6 +55,18 @@ class Fleet:
         peer = self.membership.peer(peer_id)
         return peer is not None and peer.state is State.LEFT
 
+    def boot(self, peer_id: PeerId) -> bytes:
+        """Which life of its agent's this is, as it last connected; empty where nobody knows."""
+        peer = self.membership.peer(peer_id)
+        return peer.boot if peer is not None else b""
+
+    def outlived(self, peer_id: PeerId, boot: bytes) -> bool:
+        """Whether that life of its agent's is known to have ended without a goodbye."""
+        peer = self.membership.peer(peer_id)
+        if peer is None or not peer.boot or not boot:
+            return False
+        return boot not in (peer.boot, peer.goodbye)
+
     def connected(self, peer_id: PeerId) -> bool:
         peer = self.membership.peer(peer_id)
         return peer is not None and peer.connected

@@ -190,7 +190,7 @@ class Judge:
             return self._outdated(peer, sender, now)
         self._news = True
         peer.incarnation = record.incarnation
-        peer.evidence = (item.data,)
+        peer.evidence, peer.goodbye = (item.data,), peer.boot
         if record.until_ms == 0:
             self._roster.move(peer, State.LEFT, now.mono)
             text = f"{peer.name} has left the shoal"

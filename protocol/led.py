@@ -25,6 +25,14 @@ class Phase(StrEnum):
     DONE = "done"
 
 
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Of who did not answer an award."""
+
+    since: float  # monotonic; when it was waited for no more
+    boot: bytes  # the life of its agent that was awarded, empty where that is not known
+
+
 @dataclass(slots=True)
 class Plan:
     """What its coordinator does about one slot. Of this life only; the records say the rest."""
@@ -39,9 +47,10 @@ class Plan:
     repeated: bool = False  # the award was sent again
     offered: float = -NEVER  # monotonic; when it was made
     late: bool = False  # it is waited for longer than its round
-    # Whose awards are waited for no more, and since when (monotonic): they may have died of them.
-    # Until they answer, or the slot runs.
-    silent: dict[PeerId, float] = field(default_factory=dict)
+    boot: bytes = b""  # the life of the agent that it was made to, as far as that is known
+    # Whose awards are waited for no more: they may have died of them. Until they answer, or the
+    # slot runs.
+    silent: dict[PeerId, Silence] = field(default_factory=dict)
     publishing: bool = False  # its task has ended, and its results are on their way
     dry_rounds: int = 0  # auctions in a row that found nobody
     reason: str = ""

@@ -258,14 +258,16 @@ class Membership:
 
     # ---- connections -------------------------------------------------------------------------
 
-    def connected(self, peer: PeerId, certificate: Certificate, now: Now) -> list[Effect]:
+    def connected(
+        self, peer: PeerId, certificate: Certificate, boot: bytes, now: Now
+    ) -> list[Effect]:
         """A stream to `peer` stands: both push their adverts, and compare what else they hold."""
         self._wake(now)
         effects, entry = self._judge.admit(peer, now)
         if entry is None:
             return effects
         self._roster.link(entry, True)
-        entry.linked_at = now.mono
+        entry.linked_at, entry.boot = now.mono, boot
         self.routes.met(peer, now.mono)
         entry.certificate = certificate
         entry.heard = self._heard = now.mono

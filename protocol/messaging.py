@@ -205,7 +205,7 @@ class Messaging:
         placement = self.coordination.placement
         match message:
             case Bid() | Refusal():
-                return placement.rounds.on_answer(sender, message, now)
+                return placement.on_answer(sender, message, now)
             case Vacancy():
                 return placement.rounds.on_vacancy(sender, message, now)
             case Accepted():

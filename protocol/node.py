@@ -383,7 +383,7 @@ class Node:
         match event:
             case PeerConnected():
                 return [
-                    *self.membership.connected(event.peer, event.certificate, now),
+                    *self.membership.connected(event.peer, event.certificate, event.boot, now),
                     *self.catalogue.on_peer_back(event.peer, now),
                     *self.executor.contacts.on_peer_back(event.peer, now),
                     *self.steward.connected(event.peer, now),

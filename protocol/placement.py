@@ -15,8 +15,8 @@ from protocol.failures import Failures
 from protocol.fleet import Fleet
 from protocol.heldjob import Slot
 from protocol.ids import JobId, PeerId
-from protocol.led import Led, Phase, Plan
-from protocol.messages import Accepted, Declined
+from protocol.led import Led, Phase, Plan, Silence
+from protocol.messages import Accepted, Bid, Declined, Refusal
 from protocol.pins import home_of, said_lost
 from protocol.records import Fence, Keyring
 from protocol.retry import RetryOn
@@ -81,6 +81,11 @@ class Placement:
     def open(self, led: Led, now: Now) -> list[Effect]:
         """As `Direct.open`: for what waits a round begins, unless one is under way."""
         return self.rounds.open(led, now)
+
+    def on_answer(self, sender: PeerId, answer: Bid | Refusal, now: Now) -> list[Effect]:
+        led = self.rounds.under_way(answer.auction)
+        effects = self.failures.heard(led, sender, now) if led is not None else []
+        return effects + self.rounds.on_answer(sender, answer, now)
 
     # ---- answers to awards -------------------------------------------------------------------
 
@@ -250,7 +255,7 @@ class Placement:
         if plan.late:  # it may bid again, and be as silent
             plan.failed_on[executor] = plan.failed_on.get(executor, 0) + 1
         if self.fleet.alive(executor):
-            plan.silent[executor] = now.mono
+            plan.silent[executor] = Silence(now.mono, plan.boot)
         elif not self.failures.spared(led, plan):
             # A job that stays where it is was not taken from it as it died.
             return self.failures.lost(led, slot.index, f"{self.fleet.name(executor)} is gone", now)

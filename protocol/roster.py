@@ -51,6 +51,8 @@ class Peer:
     heard: float = -inf  # when it last sent anything to us itself
     linked_at: float = -inf  # when the connection came up that stands
     told: float = -inf  # when we last told it that it is accused
+    boot: bytes = b""  # of its agent's life, as it last connected to us; empty: not known
+    goodbye: bytes = b""  # the one that ended with a departure
     until: float = inf  # when a RESTARTING peer counts as dead
     evidence: tuple[bytes, ...] = ()  # sealed records that say why it is gone
     case: Case | None = None  # while SUSPECT

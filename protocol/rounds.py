@@ -102,17 +102,21 @@ class Rounds:
 
     def on_answer(self, sender: PeerId, answer: Bid | Refusal, now: Now) -> list[Effect]:
         """A bid or refusal; one that comes when its round is over is released at once."""
-        led = self._auctions.get(answer.auction)
+        led = self.under_way(answer.auction)
         auction = led.auction if led is not None else None
-        if led is None or auction is None or auction.id != answer.auction:
+        if led is None or auction is None:
             return [Send(sender, Release(answer.auction))] if isinstance(answer, Bid) else []
         if isinstance(answer, Bid):
             auction.on_bid(sender, answer, now.mono)
         else:
             auction.on_refusal(sender, answer)
-        for plan in led.plans.values():
-            plan.silent.pop(sender, None)
         return self.settle(led, now)
+
+    def under_way(self, auction: int) -> Led | None:
+        """The job that this round is of; None where the round is over."""
+        led = self._auctions.get(auction)
+        known = led is not None and led.auction is not None and led.auction.id == auction
+        return led if known else None
 
     def on_vacancy(self, sender: PeerId, vacancy: Vacancy, now: Now) -> list[Effect]:
         """Somebody that was busy has room now: what waits is asked for again, once a refusal."""
@@ -338,6 +342,7 @@ class Rounds:
         for index in slots:
             plan = led.plans[index]
             plan.phase, plan.repeated, plan.offered = Phase.OFFERED, True, -NEVER
+            plan.boot = self.fleet.boot(home)
             plan.dry_rounds += 1
             plan.due = now.mono + self.auction_config.accept_s
         return self.awarding.send(led, home, 0, slots)

@@ -396,7 +396,7 @@ class Transport:
     async def link_up(self, link: Link, replaced: bool) -> None:
         self.refusals.pop(link.peer, None)
         if not replaced:
-            await self._emit(PeerConnected(link.peer, link.member.certificate))
+            await self._emit(PeerConnected(link.peer, link.member.certificate, link.member.boot))
         for frame in self._pending.pop(link.peer, ()):
             link.send(frame)
         self._dialer.encourage(link.peer)

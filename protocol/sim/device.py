@@ -179,7 +179,8 @@ class Device:
         keyring = self.world.devices[other].keyring
         assert keyring.issued is not None
         self.dialler.connected(keyring.peer)
-        self._soon(0.0, self._meet, PeerConnected(keyring.peer, keyring.issued), other)
+        boot = b"%d" % self.world.devices[other].lives
+        self._soon(0.0, self._meet, PeerConnected(keyring.peer, keyring.issued, boot), other)
 
     def _meet(self, event: PeerConnected, other: int) -> None:
         if self.world.network.stands(self.index, other):

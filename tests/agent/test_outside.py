@@ -33,7 +33,7 @@ def connected() -> PeerConnected:
         shoal=ShoalId("s"), peer=OTHER, name="b", roles=("submit",), namespaces=("*",),
         issued_ms=0, expires_ms=1,
     )  # fmt: skip
-    return PeerConnected(OTHER, certificate)
+    return PeerConnected(OTHER, certificate, b"boot")
 
 
 async def test_a_node_hears_what_it_is_what_ran_and_who_is_connected(data_dir: Path) -> None:

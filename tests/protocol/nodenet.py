@@ -234,8 +234,8 @@ class NodeNet:
         self.handle(name, FactsSampled(facts, disk_full=full))
 
     def connect(self, name: str, other: str) -> None:
-        self.handle(name, PeerConnected(PeerId(other), self._certificate(other)))
-        self.handle(other, PeerConnected(PeerId(name), self._certificate(name)))
+        self.handle(name, self._connected(other))
+        self.handle(other, self._connected(name))
 
     def kill(self, *names: str) -> None:
         """The agents are gone, their ports refuse; their tasks run on."""
@@ -511,6 +511,10 @@ class NodeNet:
     def _refused(self, near: str, far: str) -> None:
         if self.boxes[far].node is None:
             self.handle(near, PeerDisconnected(PeerId(far), refused=True))
+
+    def _connected(self, name: str) -> PeerConnected:
+        boot = f"{name}/{self.boxes[name].life}".encode()
+        return PeerConnected(PeerId(name), self._certificate(name), boot)
 
     def _certificate(self, name: str) -> Certificate:
         keyring = self.boxes[name].keyring

@@ -117,7 +117,7 @@ class OnePeer:
         effects: list[Effect] = []
         for name in names:
             peer = PeerId(name)
-            effects += self.membership.connected(peer, self.certificate(name), self.clock)
+            effects += self.membership.connected(peer, self.certificate(name), b"boot", self.clock)
             if tell:
                 effects += self.receive(name, Rumours((self.advert(name),)))
         return effects

@@ -371,7 +371,7 @@ class ShoalNet:
             self.do(
                 here,
                 lambda h=here, t=there, c=certificate: h.membership.connected(
-                    t.id, c, self.clock()
+                    t.id, c, b"%d" % t.life, self.clock()
                 ),
             )
         return True

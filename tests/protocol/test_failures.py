@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from protocol.config import AuctionConfig, CoordinationConfig, MembershipConfig, NodeConfig
-from protocol.events import ShutdownRequested
+from protocol.events import PeerDisconnected, ShutdownRequested
 from protocol.ids import PeerId
 from protocol.led import Phase
 from protocol.messages import (
     Accepted,
+    Accused,
     Award,
     Bid,
     Declined,
@@ -307,6 +308,61 @@ def test_who_is_asked_again_and_answers_does_not_die_of_the_award() -> None:
     keep(net)
     net.until(lambda: not net.led("a").plans[0].silent)
     assert counted(net) == 0
+
+
+def test_a_job_that_ends_a_device_which_is_soon_back_ends_but_a_few() -> None:
+    """It is back, and bids again, before its death is known to anybody."""
+    wan = NodeConfig(membership=MembershipConfig.preset("wan"))
+    net = NodeNet("a", "b", configs={"a": wan, "b": wan})
+    ended = end_by_award(net, silently=True)
+    net.submit("a", batch(on=["b"], task=queue(7200)))
+    for count in range(1, UNTAKEN_MAX + ATTEMPTS_DEFAULT + 1):
+        net.until(lambda count=count: len(ended) == count)  # type: ignore[misc]
+        assert not net.held("a").done
+        net.run(10.0)
+        assert net["a"].fleet.alive(PeerId("b"))
+        net.boot("b")
+    net.until(lambda: net.held("a").done)
+    assert len(ended) == UNTAKEN_MAX + ATTEMPTS_DEFAULT
+    acceptance = net.slot("a").acceptance
+    assert acceptance is not None and acceptance.verdict == Verdict.FAULT
+    assert acceptance.reason == "b did not answer the award, and has started anew since"
+
+
+def bids_again(net: NodeNet) -> int:
+    """Deaths that the slot has on its account once b has answered."""
+    net.fill("b")
+    keep(net)
+    net.until(lambda: not net.led("a").plans[0].silent)
+    assert net.led("a").plans[0].failures == 0
+    return net.led("a").plans[0].untaken
+
+
+def test_who_is_heard_of_in_a_later_life_may_have_died_of_the_award() -> None:
+    net = silent_once()
+    net.boot("b")
+    assert bids_again(net) == 1
+
+
+def test_who_was_cut_off_and_connects_again_did_not_die_of_the_award() -> None:
+    """It has refuted its death meanwhile: its incarnation is another, of the same life."""
+    net = silent_once()
+    before = net["b"].membership.incarnation
+    for name, other in ("ab", "ba"):
+        net.handle(name, PeerDisconnected(PeerId(other)))
+    net.send("a", "b", Accused(before))
+    net.connect("a", "b")
+    net.run(5.0)
+    assert net["b"].membership.incarnation > before
+    assert bids_again(net) == 0
+
+
+def test_who_has_said_that_it_comes_back_did_not_die_of_the_award() -> None:
+    net = silent_once()
+    net.handle("b", ShutdownRequested(back_in_s=60.0))
+    net.run(1.0)
+    net.boot("b")
+    assert bids_again(net) == 0
 
 
 def test_who_died_unanswered_is_told_of_and_comes_after_others() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from protocol.config import NodeConfig
-from protocol.events import PeerDisconnected
+from protocol.events import PeerDisconnected, ShutdownRequested
 from protocol.fleet import Fleet
 from protocol.ids import PeerId
 from protocol.records import Advert, Role
@@ -57,6 +57,24 @@ def test_what_each_state_means_for_jobs(
     assert fleet.alive(A) and fleet.reachable(A), "ourselves"
     assert not fleet.alive(PeerId("x")) and not fleet.reachable(PeerId("x"))
     assert not fleet.left(PeerId("x"))
+
+
+def test_a_life_that_ended_without_a_goodbye_is_known_by_the_next_one(net: NodeNet) -> None:
+    fleet = net["a"].fleet
+    first = fleet.boot(B)
+    assert first and not fleet.outlived(B, first)
+    net.kill("b")
+    assert not fleet.outlived(B, first), "nobody has heard of another"
+    net.boot("b")
+    second = fleet.boot(B)
+    assert second != first and fleet.outlived(B, first) and not fleet.outlived(B, second)
+    net.handle("b", ShutdownRequested(back_in_s=60.0))
+    net.run(0.1)
+    net.boot("b")
+    assert fleet.boot(B) != second and not fleet.outlived(B, second), "it has told of its end"
+    assert not fleet.outlived(B, b""), "the life was not known"
+    for unknown in (A, PeerId("x")):
+        assert fleet.boot(unknown) == b"" and not fleet.outlived(unknown, first)
 
 
 def test_neighbours_are_alive_and_connected(net: NodeNet) -> None:

@@ -812,7 +812,8 @@ def test_a_leaf_keeps_its_anchors_and_lets_the_others_go(leaf: OnePeer) -> None:
     assert len(kept) == 2
     (other,) = {"a", "b", "c"} - set(kept)
     assert Dial(PeerId(other), ()) in effects
-    again = leaf.membership.connected(PeerId(other), leaf.certificate(other), leaf.clock)
+    connected = leaf.membership.connected
+    again = connected(PeerId(other), leaf.certificate(other), b"boot", leaf.clock)
     assert Dial(PeerId(other), ()) in again, "who dialled for a job is not kept either"
 
 
@@ -937,6 +938,6 @@ def test_a_leaf_keeps_the_connection_to_who_relays_to_its_anchor(leaf: OnePeer) 
     leaf.receive(way, PathReport((PeerId(far),), ()))
     effects = leaf.until(leaf.now + 2.0, (near, way))
     assert way in dialled(effects)
-    leaf.membership.connected(PeerId(far), leaf.certificate(far), leaf.clock)
+    leaf.membership.connected(PeerId(far), leaf.certificate(far), b"boot", leaf.clock)
     effects = leaf.until(leaf.now + 2.0, ("a", "b", "c"))
     assert Dial(PeerId(way), ()) in effects, "it is reached without"

@@ -10,6 +10,7 @@ import trio
 
 from agent.identity import IdentityKeyring
 from agent.transport import NotReachable, PortInUse, StreamFailed, TransportSettings
+from agent.transport.admission import BOOT_BYTES
 from agent.transport.link_table import REPLACED
 from agent.transport.streams import Stream
 from agent.transport.transport import HINTS_DIALLED
@@ -407,6 +408,8 @@ async def test_a_restart_with_a_new_boot_is_no_clone() -> None:
                 PeerDisconnected,
                 PeerConnected,
             ]
+            boots = [event.boot for event in a.events if isinstance(event, PeerConnected)]
+            assert boots[0] != boots[1] and [len(boot) for boot in boots] == [BOOT_BYTES] * 2
 
 
 async def test_gossip_reaches_members_across_others() -> None:
