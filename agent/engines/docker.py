@@ -237,7 +237,7 @@ class DockerEngine:
                 self._link.doubt()  # should it be full even so
                 await self.directories.in_thread(lambda: directory.record(ended))
                 return
-            await self._link.trying(execution_id, self._discard(execution_id))
+            await self._link.trying(self._discard, execution_id)
 
     async def cleared(self, execution_id: str) -> bool:
         """Whether that was done, as far as it could be."""
@@ -384,15 +384,14 @@ class DockerEngine:
         statuses = await self._link.ask(client.all)
         for name, held in list(self._held.items()):
             if held.exit is None and held.started and statuses.get(name) not in RUNS:
-                await self._link.trying(name, self._ends.settle(name, held))
+                await self._link.trying(self._ends.settle, name, held)
         for name, held in list(self._held.items()):
             if held.clearing and self.directories.of(name).read_exit() is None:
-                await self._link.trying(
-                    name, self.clear(name)
-                )  # docker was not there when it was to be
+                # Docker was not there when it was to be cleared.
+                await self._link.trying(self.clear, name)
         for name in statuses:
             if self._is_left_over(name):
-                await self._link.trying(name, self._discard(name))
+                await self._link.trying(self._discard, name)
 
     def _is_left_over(self, name: str) -> bool:
         """A container that nobody asks for any more: of a removed execution, of one that could not

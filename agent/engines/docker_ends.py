@@ -35,7 +35,7 @@ class DockerEnds:
         if action == KILL:
             held.killed = held.killed or not (held.stopping or held.timed_out)
         else:
-            self._link.spawn(self._link.trying, name, self.settle(name, held))
+            self._link.spawn(self._link.trying, self.settle, name, held)
 
     async def settle(self, name: str, held: Held) -> None:
         """Find out how it ended, if it did. Raises EngineFailed."""
@@ -73,7 +73,7 @@ class DockerEnds:
         began if it has not after a while, and can be removed without force."""
         await trio.sleep(LATE_S)
         held.expected = False
-        await self._link.trying(name, self._end_unstarted(name, held))
+        await self._link.trying(self._end_unstarted, name, held)
 
     async def _end_unstarted(self, name: str, held: Held) -> None:
         client, directory = await self._link.client(), self._directories.of(name)

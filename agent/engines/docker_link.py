@@ -104,10 +104,11 @@ class DockerLink:
         """Something failed that has to be tried again."""
         self._doubtful = True
 
-    async def trying(self, name: str, work: Awaitable[None]) -> None:
-        """One that fails keeps the others from nothing, and is tried again."""
+    async def trying(self, work: Callable[..., Awaitable[None]], name: str, *args: Any) -> None:
+        """Do it for that execution: where it fails it keeps the others from nothing, and is tried
+        again."""
         try:
-            await work
+            await work(name, *args)
         except OSError as error:
             _log.warning("%s: %s", name, error)
             self.doubt()

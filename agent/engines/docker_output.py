@@ -140,11 +140,8 @@ class DockerOutput:
 
     async def _has_dropped(self, execution_id: str, follow: bool) -> bool:
         """As by _before_last, all of the output is read for it."""
-        if follow:
-            check_place(self.readers)
-        client = await self._link.client()
-        work = partial(has_dropped, client, execution_id)
-        return await abandonable(work, self.readers if follow else None)
+        limiter, client = self._limiter(follow), await self._link.client()
+        return await abandonable(partial(has_dropped, client, execution_id), limiter)
 
     async def _before_last(
         self, execution_id: str, stream: Stream, lines: int, follow: bool
@@ -152,19 +149,13 @@ class DockerOutput:
         """Docker's own tail counts the lines of both streams: mostly it has enough of this one, and
         else all of it is read. That may take long, and must keep nobody from a start or a stop; nor
         is it held in memory."""
-        if follow:
-            check_place(self.readers)
-        client = await self._link.client()
+        limiter, client = self._limiter(follow), await self._link.client()
         for tail in (2 * lines + 1, -1):
             frames, source = await self._link.ask(
                 partial(client.log, execution_id, stream, 0, tail, False)
             )
             try:
-                # Others who follow, for hours perhaps, keep no reader waiting who does not.
-                found = await abandonable(
-                    partial(before_last, frames, lines, tail > 0),
-                    self.readers if follow else None,
-                )
+                found = await abandonable(partial(before_last, frames, lines, tail > 0), limiter)
             finally:
                 with contextlib.suppress(Exception):  # the socket under it may be gone
                     source.close()
@@ -182,17 +173,16 @@ class DockerOutput:
         single: bool,
     ) -> AsyncGenerator[LogChunk, None]:
         """To the end, or to where docker breaks off. Raises Flooded where it is followed."""
-        client, since_s = await self._link.client(), second_of(offset)
+        limiter, since_s = self._limiter(follow), second_of(offset)
+        client = await self._link.client()
         frames, source = await self._link.ask(
             lambda: client.log(execution_id, stream, since_s, lines, follow)
         )
-        # Whoever follows may wait for hours, and must not keep the others from reading.
-        readers = self.readers if follow else trio.CapacityLimiter(1)
         places = Places(lines >= 0, Repeats() if follow else None)
         flow = None
         if follow and client.dates_exactly and tells_lines_apart():
             flow = Flow(flood_of(self._held[execution_id].log_bytes), offset)
-        async with aclosing(live(frames, source, readers, self._link.spawn)) as batches:
+        async with aclosing(live(frames, source, limiter, self._link.spawn)) as batches:
             began = trio.current_time()
             async for batch in batches:
                 if flow is not None:
@@ -203,3 +193,11 @@ class DockerOutput:
                         if flow is not None:
                             flow.came(size_of(chunk.data), chunk.end)
                 began = trio.current_time()
+
+    def _limiter(self, follow: bool) -> trio.CapacityLimiter:
+        """For the thread that reads. Those who follow, for hours perhaps, keep nobody waiting who
+        does not. Raises Crowded."""
+        if not follow:
+            return trio.CapacityLimiter(1)
+        check_place(self.readers)
+        return self.readers

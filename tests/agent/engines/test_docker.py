@@ -66,5 +66,7 @@ async def test_what_docker_tells_while_the_agent_stops_begins_nothing(root: Path
     it = nowhere(root)
     async with trio.open_nursery() as nursery:
         await nursery.start(it.run)
+        await it.start(ContainerLaunch("e1", "busybox"))
         nursery.cancel_scope.cancel()
     it._link.spawn(it._look_at_all)
+    it._on_event("e1", "die")  # "coroutine was never awaited" is said as it is collected
