@@ -20,6 +20,7 @@ import trio
 
 from agent import durable
 from agent.extract import NotExtracted, extract
+from agent.threads import in_thread
 from protocol.errors import RemoteProtocolError, ShoalError
 from protocol.ids import PeerId
 from protocol.messages import ArchiveAnswer, ArchiveRequest
@@ -113,14 +114,14 @@ class Archives:
                     if size > self.bytes_max:
                         raise ArchiveError(f"more than {self.bytes_max >> 20} MiB to ship")
                     digest.update(chunk)
-                    await trio.to_thread.run_sync(file.write, chunk)
-                await trio.to_thread.run_sync(durable.sync, file.fileno())
+                    await in_thread(file.write, chunk)
+                await in_thread(durable.sync, file.fileno())
             name = digest.hexdigest()
             partial.rename(self.directory / name)
-            await trio.to_thread.run_sync(durable.sync_directory, self.directory)
+            await in_thread(durable.sync_directory, self.directory)
         finally:
             partial.unlink(missing_ok=True)
-        await trio.to_thread.run_sync(self.prune, name)
+        await in_thread(self.prune, name)
         return name, size
 
     def partial(self) -> Path:
@@ -168,7 +169,7 @@ class Archives:
             answer = decode_as(await stream.read_frame(), ArchiveAnswer)
             if answer.error:
                 raise ArchiveError(answer.error)
-            await trio.to_thread.run_sync(check_room, self.directory, size)
+            await in_thread(check_room, self.directory, size)
             if answer.size != size:
                 raise ArchiveError(f"has {answer.size} bytes under this digest, not {size}")
             async with aclosing(_received(stream, size)) as chunks:
@@ -187,7 +188,7 @@ class Archives:
             raise ArchiveError(NOT_HERE) from None
         with file:
             file.seek(offset)
-            while chunk := await trio.to_thread.run_sync(file.read, CHUNK_BYTES):
+            while chunk := await in_thread(file.read, CHUNK_BYTES):
                 yield chunk
 
     def prune(self, *fresh: str) -> None:

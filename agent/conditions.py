@@ -17,6 +17,7 @@ import trio
 
 from agent import durable
 from agent.labels import problem
+from agent.threads import in_thread
 from protocol.errors import ShoalError
 
 FILE_NAME: Final = "conditions.json"
@@ -63,7 +64,7 @@ class Conditions:
     async def _write(self, kept: Kept) -> None:
         if kept != self._kept:
             data = msgspec.json.format(msgspec.json.encode(kept)) + b"\n"
-            await trio.to_thread.run_sync(durable.write, self._path, data)
+            await in_thread(durable.write, self._path, data)
             self._kept = kept
 
 

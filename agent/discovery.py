@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from agent.sighting import Sighting, hint_of
-from agent.threads import abandonable
+from agent.threads import NoThread, abandonable, in_thread
 from agent.transport.addresses import parse
 from agent.transport.errors import AddressInvalid
 from protocol.ids import PeerId, ShoalId
@@ -102,7 +102,8 @@ class Discovery:
                 stale = trio.current_time() - opened > BROWSE_AGAIN_S
                 if announcement is None or addresses != announced or stale:
                     if announcement is not None:
-                        await trio.to_thread.run_sync(announcement.close)
+                        with suppress(NoThread):  # it stays, beside the next one
+                            await in_thread(announcement.close)
                     announcement = await self._announce(addresses, token, send)
                     announced, opened = addresses, trio.current_time()
                 await trio.sleep(RETRY_S if announcement is None else CHECK_S)
@@ -126,9 +127,7 @@ class Discovery:
             self.trouble = "it has no address"
             return None
         try:
-            made = await trio.to_thread.run_sync(
-                _open_announcement, self._me, self._hint, addresses, saw
-            )
+            made = await in_thread(_open_announcement, self._me, self._hint, addresses, saw)
             self.trouble = ""
             return made
         except Exception as error:  # no multicast here, port 5353 held by another: try again later

@@ -18,6 +18,7 @@ from agent.archives import CHUNK_BYTES, NOT_HERE, ArchiveError, Archives, Dialle
 from agent.engines.directories import Directories
 from agent.engines.engine import Engines
 from agent.packing import Packed, TooMuch, pack
+from agent.threads import in_thread
 from protocol.bounds import INT_MAX
 from protocol.errors import ShoalError
 from protocol.ids import ExecutionId, PeerId
@@ -58,7 +59,10 @@ class Results:
         """Delete what is too old, as long as it is not cancelled."""
         while True:
             await trio.sleep(PRUNE_S)
-            await trio.to_thread.run_sync(self._store.prune, limiter=self._limiter)
+            try:
+                await in_thread(self._store.prune, limiter=self._limiter)
+            except OSError as error:
+                _log.warning("results that are too old: %s", error)
 
     # ---- here --------------------------------------------------------------------------------
 
@@ -144,7 +148,7 @@ class Results:
         async with self._limiter:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_set_when_cancelled, given_up)  # threads hear of it so
-                packed = await trio.to_thread.run_sync(work_off)
+                packed = await in_thread(work_off)
                 nursery.cancel_scope.cancel()
             if restarted and packed.digest:
                 # The kernel writes a task's files to disk when it likes.

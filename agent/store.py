@@ -23,6 +23,7 @@ from agent.datalock import LOCK_FILE, DataLock
 from agent.eventlog import UNSAVED_MAX, Event, EventLog
 from agent.storefile import StoreFile
 from agent.storesql import Change, InviteWrite, Rows, RowWrite, StoreFailed
+from agent.threads import in_thread
 from protocol.effects import BUCKETS
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ class Store:
         """Write what is queued and the rest of the events, and give the directory free."""
         if self._stop():
             with trio.CancelScope(shield=True):  # bounded by CLOSE_S
-                await trio.to_thread.run_sync(self._release)
+                await in_thread(self._release)
 
     def close(self) -> None:
         """`aclose` for who is in no loop; harmless when repeated."""

@@ -26,6 +26,7 @@ from agent.inputs.inputs import Inputs
 from agent.packing import Packed
 from agent.publishing import Published, Publishing
 from agent.results import Results
+from agent.threads import in_thread
 from agent.volumes import Volumes
 from protocol.effects import RemoveTask, StartTask, StopTask
 from protocol.events import (
@@ -145,8 +146,8 @@ class Tasks:
             return TaskFound(key, running=True)
         duration_ms = int(ended.duration_s * 1000)
         data, total = await self._stdout(key, FOUND_S)
-        lost_output = await self._settle_output(key, FOUND_S)
         out, err = await self._untold_tails(key)
+        lost_output = await self._settle_output(key, FOUND_S)
         return TaskFound(
             key,
             False,
@@ -329,7 +330,7 @@ class Tasks:
         """Of a process, which has the device's own network; what it is told of them."""
         if not task.spec.task.network.ports:
             return {}
-        ports = await trio.to_thread.run_sync(self._free.choose, task.spec.task.network.ports)
+        ports = await in_thread(self._free.choose, task.spec.task.network.ports)
         directories = self._engines.process.directories
         await directories.write_note(task.execution, NOTE, note_of(ports))
         return variables(ports, within=False)
@@ -346,7 +347,7 @@ class Tasks:
     async def _fetch_inputs(self, engine: Engine, task: StartTask) -> None:
         work = await engine.directories.begin(task.execution)
         if task.spec.task.engine.type == "wasm":
-            await trio.to_thread.run_sync(make_results, task.spec.task, work)
+            await in_thread(make_results, task.spec.task, work)
         self._given[task.execution] = await self._inputs.put(task, work)
         if task.spec.task.volumes:
             await self._volumes.prepare(task, work)

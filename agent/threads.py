@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import trio
 
@@ -14,9 +15,11 @@ class NoThread(OSError):
     """As many run as the system allows, or there is no memory for a stack."""
 
 
-async def in_thread(work: Callable[[], _T], limiter: trio.CapacityLimiter) -> _T:
+async def in_thread(
+    work: Callable[..., _T], *args: Any, limiter: trio.CapacityLimiter | None = None
+) -> _T:
     """Do it in a thread, to its end. Raises NoThread, and what the work raises."""
-    return await _run(work, limiter, abandons=False)
+    return await _run(partial(work, *args), limiter, abandons=False)
 
 
 async def abandonable(work: Callable[[], _T], limiter: trio.CapacityLimiter | None = None) -> _T:
@@ -28,7 +31,9 @@ async def abandonable(work: Callable[[], _T], limiter: trio.CapacityLimiter | No
     return await _run(work, limiter or trio.CapacityLimiter(1), abandons=True)
 
 
-async def _run(work: Callable[[], _T], limiter: trio.CapacityLimiter, *, abandons: bool) -> _T:
+async def _run(
+    work: Callable[[], _T], limiter: trio.CapacityLimiter | None, *, abandons: bool
+) -> _T:
     begun = False
 
     def begin() -> _T:

@@ -23,6 +23,7 @@ from agent.engines.docker import DockerEngine
 from agent.engines.removal import remove_tree
 from agent.engines.spawner import Spawner
 from agent.engines.task import TaskUser
+from agent.threads import in_thread
 from protocol.effects import StartTask
 from protocol.ids import JobId
 from protocol.volumes import volume_id
@@ -83,20 +84,20 @@ class Volumes:
     async def prune(self) -> None:
         """What cannot be removed now, because it is in use or docker is away, is so later."""
         self._set_aside()
-        await trio.to_thread.run_sync(self._remove_aside)
         try:
+            await in_thread(self._remove_aside)
             if (self._root / DOCKER).exists():
                 await self._docker.prune_volumes(self._wanted)
         except OSError as error:
-            _log.debug("volumes of docker: %s", error)
+            _log.debug("volumes: %s", error)
 
     async def prepare(self, task: StartTask, work: Path) -> None:
         """Have its volumes ready: of a process, linked into its directory. Raises OSError."""
         engine = task.spec.task.engine.type
         if engine == "docker":
-            await trio.to_thread.run_sync(self._note_docker)
+            await in_thread(self._note_docker)
         elif engine == "process":
-            await trio.to_thread.run_sync(self._link, task, work)
+            await in_thread(self._link, task, work)
 
     def directories(self, task: StartTask) -> dict[str, Path]:
         """Of a process, by the names of its volumes."""

@@ -31,6 +31,7 @@ from agent.devicechecks import check, device_checks
 from agent.membership import MembershipDamaged, load_member, read_membership
 from agent.notify import keep_patting, notify
 from agent.shoalroot import create_shoal
+from agent.threads import in_thread
 from agent.version import VERSION
 from protocol.errors import ShoalError
 
@@ -110,7 +111,7 @@ class Waiting:
     async def _init(self, request: Request) -> Response:
         wanted = checked(await self._json(request), Founding)
         async with self._turn:
-            return self._ended(request, await trio.to_thread.run_sync(self._found, wanted))
+            return self._ended(request, await in_thread(self._found, wanted))
 
     def _found(self, wanted: Founding) -> View:
         """Make the shoal, and give the backup along: its reader may not enter our directory."""

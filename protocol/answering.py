@@ -100,7 +100,7 @@ class Answering:
         owed = self.owed.pop(run, Owed([]))
         question = question_of(held.spec_data)
         if question is not None and self.fleet.advert is None:
-            # It ended while this device was away, which does not know yet what it is itself.
+            # Its end came with the boot, before this device knows what it is itself.
             grace_s = self.config.coordination.boot_grace_s
             return self._owe(held, Owed([question, *owed.questions], True), grace_s, now)
         who = self._answerer(held, question.broker) if question is not None else None

@@ -56,9 +56,10 @@ class Fleet:
         return peer is not None and peer.state is State.LEFT
 
     def boot(self, peer_id: PeerId) -> bytes:
-        """Which life of its agent's this is, as it last connected; empty where nobody knows."""
+        """Which life of its agent's this is; empty where it is not connected, and so may be in
+        another by now."""
         peer = self.membership.peer(peer_id)
-        return peer.boot if peer is not None else b""
+        return peer.boot if peer is not None and peer.connected else b""
 
     def outlived(self, peer_id: PeerId, boot: bytes) -> bool:
         """Whether that life of its agent's is known to have ended without a goodbye."""

@@ -14,6 +14,7 @@ import trio
 from agent.engines.spawner import Line, Spawner
 from agent.engines.supervisor import spec_fields, supervisor_path
 from agent.engines.task import TaskUser
+from agent.threads import in_thread
 
 OUTPUT_BYTES_MAX = 4096  # its last words are all that is told
 
@@ -90,7 +91,7 @@ async def _run_by(
         return spawner.beside(directory, environment, argv, streams, place.groups, place.inside)
 
     try:
-        line = await trio.to_thread.run_sync(ask)
+        line = await in_thread(ask)
     except BaseException:
         os.close(ours)
         raise

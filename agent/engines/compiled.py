@@ -20,6 +20,7 @@ import trio
 
 from agent import durable
 from agent.engines.beside import Place, run_beside
+from agent.threads import in_thread
 
 MODULE_BYTES_MAX: Final = 64 << 20  # four times what `shoal wasm run` ships
 COMPILE_S: Final = 600.0  # 8 MB took 6 s on a core of a server; a Pi is ten or twenty times slower
@@ -57,12 +58,12 @@ class Compiled:
         `child` is the compiler's command line up to its `compile`, `target` what it makes code
         for: version, settings. Raises UnfitModule, OSError.
         """
-        digest = await trio.to_thread.run_sync(_digest, module)
+        digest = await in_thread(_digest, module)
         path = self.root / f"{digest}-{target}{SUFFIX}"
-        if await trio.to_thread.run_sync(_touch, path):  # whatever is being compiled just now
+        if await in_thread(_touch, path):  # whatever is being compiled just now
             return path
         async with self._turn:
-            if not await trio.to_thread.run_sync(_touch, path):
+            if not await in_thread(_touch, path):
                 await self._compile(module, place, [*child, "compile", digest], target, path)
         return path
 
@@ -81,13 +82,13 @@ class Compiled:
                 raise UnfitModule(_sentence(said))
             if status != 0:
                 raise OSError(f"compiling its module: {_sentence(said) or f'exit code {status}'}")
-            await trio.to_thread.run_sync(_keep, code, part, path)
+            await in_thread(_keep, code, part, path)
         except trio.TooSlowError:
             raise OSError(f"compiling its module took longer than {COMPILE_S:.0f} s") from None
         finally:
             os.close(code)
             part.unlink(missing_ok=True)
-        await trio.to_thread.run_sync(self._prune)
+        await in_thread(self._prune)
 
     def _prune(self) -> None:
         spared, kept, total = time.time() - SPARED_S, 0, 0

@@ -72,7 +72,7 @@ class Directories:
         return os.path.isdir(self.of(execution_id).path)
 
     async def in_thread(self, work: Callable[[], _T]) -> _T:
-        return await in_thread(work, self._limiter)
+        return await in_thread(work, limiter=self._limiter)
 
     async def prepare(self, execution_id: str) -> Path:
         """Make the work directory, before start; whose it is does not change."""

@@ -47,6 +47,10 @@ class NotThere(EngineFailed):
     """What was asked for is not there (any more)."""
 
 
+class NotAsked(EngineFailed):
+    """This device could not even ask."""
+
+
 class NotAnswering(EngineFailed):
     """Docker cannot be reached, or hangs."""
 

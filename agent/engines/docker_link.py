@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from agent.engines.docker_client import DockerClient, EngineFailed, Events, NotAnswering
+from agent.engines.docker_client import DockerClient, EngineFailed, Events, NotAnswering, NotAsked
 from agent.threads import NoThread, abandonable
 
 _T = TypeVar("_T")
@@ -91,14 +91,14 @@ class DockerLink:
 
     async def ask(self, work: Callable[[], _T]) -> _T:
         """In a thread, whose end the client's timeout bounds. An agent that ends does not wait for
-        that: what was asked for may be done yet, and the next life looks."""
+        that: what was asked for may be done yet, and the next life looks. Raises NotAsked."""
         try:
             return await abandonable(work, self._limiter)
         except NotAnswering:
             self._doubtful = True
             raise
         except NoThread as error:
-            raise EngineFailed(f"docker was not asked: {error}") from None
+            raise NotAsked(f"docker was not asked: {error}") from None
 
     def doubt(self) -> None:
         """Something failed that has to be tried again."""

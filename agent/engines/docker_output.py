@@ -12,7 +12,7 @@ from typing import Final
 import trio
 
 from agent.engines.directories import Directories
-from agent.engines.docker_client import EngineFailed, NotAnswering, NotThere
+from agent.engines.docker_client import EngineFailed, NotAnswering, NotAsked, NotThere
 from agent.engines.docker_flood import POLL_S, Flooded, Flow, Readings, flood_of, pieces, size_of
 from agent.engines.docker_held import Held
 from agent.engines.docker_link import AGAIN_S, DockerLink
@@ -26,6 +26,7 @@ from agent.engines.docker_log import (
     second_of,
 )
 from agent.engines.docker_repeats import Repeats, tells_lines_apart
+from agent.engines.engine import Crowded
 from agent.engines.task_log import STREAMS, LogChunk, Stream
 from agent.threads import abandonable
 
@@ -124,6 +125,8 @@ class DockerOutput:
             except NotThere:
                 if over or not follow:
                     raise
+            except NotAsked as error:
+                raise Crowded(f"that output cannot be read: {error}") from None
             except EngineFailed:
                 if not follow:
                     raise
@@ -174,6 +177,7 @@ class DockerOutput:
     ) -> AsyncGenerator[LogChunk, None]:
         """To the end, or to where docker breaks off. Raises Flooded where it is followed."""
         limiter, since_s = self._limiter(follow), second_of(offset)
+        log_bytes = self._held[execution_id].log_bytes
         client = await self._link.client()
         frames, source = await self._link.ask(
             lambda: client.log(execution_id, stream, since_s, lines, follow)
@@ -181,7 +185,7 @@ class DockerOutput:
         places = Places(lines >= 0, Repeats() if follow else None)
         flow = None
         if follow and client.dates_exactly and tells_lines_apart():
-            flow = Flow(flood_of(self._held[execution_id].log_bytes), offset)
+            flow = Flow(flood_of(log_bytes), offset)
         async with aclosing(live(frames, source, limiter, self._link.spawn)) as batches:
             began = trio.current_time()
             async for batch in batches:

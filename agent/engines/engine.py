@@ -61,7 +61,7 @@ class Engine(Protocol):
         """Delete the files of a task that has ended; its output stays."""
 
     async def cleared(self, execution_id: str) -> bool:
-        """Whether that was done: only once its end was told."""
+        """Whether that was done: its end was told, or its output read to be, by then."""
 
     async def remove(self, execution_id: str) -> None:
         """Delete all of it; unknown is fine. Raises ExecutionRunningError."""

@@ -25,7 +25,7 @@ from agent.engines.docker_link import DockerLink
 from agent.engines.presence import IMAGES_MAX, Presence
 from agent.engines.processors import own_kind
 from agent.engines.pulling import Pulling
-from agent.threads import abandonable
+from agent.threads import abandonable, in_thread
 from protocol.container import ContainerParams, full_name
 
 PULLS_MAX: Final = 2  # at a time: a device's link has one width
@@ -135,7 +135,7 @@ class Images:
         for name in sorted(self._used, key=lambda name: self._used[name]):
             if self._used.get(name, 0.0) > young:  # its container is about to be made
                 continue
-            free = await trio.to_thread.run_sync(_free_bytes, root)
+            free = await in_thread(_free_bytes, root)
             if free >= FREE_BYTES_MIN:
                 return
             await self._remove(name, young)
@@ -271,7 +271,7 @@ class Images:
         async with self._saving:  # a later one is not overtaken by an earlier one
             used = dict(self._used)
             with contextlib.suppress(OSError):  # a full disk: it is written again within the hour
-                await trio.to_thread.run_sync(lambda: _write(self._record, used))
+                await in_thread(lambda: _write(self._record, used))
 
 
 def _exhaust(

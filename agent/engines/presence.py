@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import trio
 
+from agent.threads import in_thread
 from agent.unixhttp import Connection, Lost, Silent
 from protocol.container import full_name
 
@@ -40,7 +40,7 @@ class Presence:
     async def look(self) -> None:
         """Returns within seconds, whatever the engine does."""
         try:
-            self.ids = await trio.to_thread.run_sync(_images, self.path)
+            self.ids = await in_thread(_images, self.path)
         except (OSError, ValueError, RecursionError, Lost, Silent, msgspec.MsgspecError) as error:
             self.trouble = f"docker does not answer: {_why(error)}" if self.present else ""
             return

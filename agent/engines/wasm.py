@@ -25,6 +25,7 @@ from agent.engines.process import TASK_PATH
 from agent.engines.spawner import Spawner
 from agent.engines.task import TaskLaunch, TaskLimits, TaskUser
 from agent.engines.wasm_end import CHILD
+from agent.threads import in_thread
 from protocol.effects import StartTask
 from protocol.inputs import InputSource
 from protocol.sources import DirectorySource
@@ -76,7 +77,7 @@ class Wasm:
 
     async def _probe(self) -> tuple[str, str]:
         try:
-            await trio.to_thread.run_sync(self.compiled.open)
+            await in_thread(self.compiled.open)
             with trio.fail_after(PROBE_S):
                 code, said = await run_beside(self._place, [*self._child(), "probe"])
         except trio.TooSlowError:
@@ -121,7 +122,7 @@ class Wasm:
         return (*self._child(), "run", json.dumps(order), program, *params.parameters)
 
     async def _code(self, work: Path, path: str, target: str) -> str:
-        with _opened(await trio.to_thread.run_sync(open_module, work, path)) as module:
+        with _opened(await in_thread(open_module, work, path)) as module:
             return str(await self.compiled.of(module, self._place, self._child(), target))
 
 

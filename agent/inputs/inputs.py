@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final, assert_never
 
-import trio
-
 from agent.archives import (
     FILES_MAX,
     UNPACKED_BYTES_MAX,
@@ -26,7 +24,7 @@ from agent.inputs.holders import Search
 from agent.inputs.objects import Objects
 from agent.packing import FILES_MAX as RESULT_FILES_MAX
 from agent.results import RESULT_BYTES_MAX
-from agent.threads import abandonable
+from agent.threads import abandonable, in_thread
 from protocol.asks import not_allowed
 from protocol.config import PolicyConfig
 from protocol.effects import StartTask
@@ -77,10 +75,10 @@ class Inputs:
             case ArchiveSource() as source:
                 await self._unpack(source, target, task)
             case InlineSource() as source:
-                await trio.to_thread.run_sync(_write, source, target)
+                await in_thread(_write, source, target)
             case UrlSource() as source:
                 found = await self._downloads.fetch(source, self._policy.downloads)
-                await trio.to_thread.run_sync(_copy, found.path, target / found.name)
+                await in_thread(_copy, found.path, target / found.name)
             case S3Source() as source:
                 await self._objects.put(source, target)
             case DirectorySource() as source:
@@ -99,7 +97,7 @@ class Inputs:
             digest, size_bytes = source.digest, source.size_bytes
             path = await self._shipped.fetch(digest, size_bytes, task.sources, self._dial)
             bounds = (UNPACKED_BYTES_MAX, FILES_MAX)
-        await trio.to_thread.run_sync(_unpack, path, target, *bounds)
+        await in_thread(_unpack, path, target, *bounds)
 
     async def _find(self, source: ArchiveSource, task: StartTask) -> Path:
         """A result of whoever has it: first of those who had to do with the job."""

@@ -22,7 +22,7 @@ from agent.archives import ArchiveError, Archives, check_room
 from agent.inputs.filtering import found_in
 from agent.inputs.tags import Tag, Tags
 from agent.s3 import S3, BucketError
-from agent.threads import abandonable
+from agent.threads import abandonable, in_thread
 from protocol.s3 import S3Source
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Objects:
         finally:
             given_up.set()
         # Not in a thread that is left behind: it would write where there is nothing any more.
-        await trio.to_thread.run_sync(self._copy, found, target)
+        await in_thread(self._copy, found, target)
 
     # ---- in a thread -------------------------------------------------------------------------
 

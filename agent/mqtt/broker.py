@@ -26,6 +26,7 @@ from agent.mqtt.session import Handler, Session, Subscription
 from agent.mqtt.settings import BrokerSettings
 from agent.mqtt.suspects import REFUSED_FIRST_S, REFUSED_MAX_S, STEADY_S
 from agent.mqtt.trouble import Told, Trouble
+from agent.threads import in_thread
 from protocol.effects import Tell
 
 QOS_MAX: Final = 1  # at least once: what comes twice has the same id, or a key
@@ -391,7 +392,7 @@ class Brokers:
         """Keep connected to all, until cancelled."""
         if not self._brokers:
             return
-        await trio.to_thread.run_sync(_import)
+        await in_thread(_import)
         async with trio.open_nursery() as nursery:
             for broker in self._brokers.values():
                 nursery.start_soon(broker.run)

@@ -514,6 +514,25 @@ async def test_what_ended_meanwhile_is_told_with_the_end_of_its_output(root: Pat
         assert (found.exit_code, found.stdout_tail, found.stderr_tail) == (4, b"", b"")
 
 
+async def test_the_end_of_its_output_is_read_before_a_full_disk_has_it_cleared(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(root) as it:
+        it.tasks.start(shell("mkfifo fifo; cat fifo"))
+        await until((root / "executions/e1/work/fifo").exists)
+    await trio.to_thread.run_sync((root / "executions/e1/work/fifo").write_text, "go on\n")
+    await until((root / "executions/e1/exit").exists)
+    async with running(root) as again:
+
+        async def settle(execution: str) -> str:  # as of containers, where the disk has little room
+            await again.engine.clear(execution)
+            return ""
+
+        monkeypatch.setattr(again.engine, "settle_output", settle)
+        (found,) = await again.tasks.found()
+        assert found.stdout_tail == b"go on\n"
+
+
 async def test_a_node_built_anew_finds_also_what_is_being_started(root: Path) -> None:
     async with running(root) as it:
         sources = [source("archive", ".", Digest="0" * 64, Size=5)]

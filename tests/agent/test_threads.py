@@ -25,16 +25,16 @@ def no_threads() -> Iterator[None]:
         yield
 
 
-Run = Callable[[Callable[[], Any], trio.CapacityLimiter], Awaitable[Any]]
+Run = Callable[..., Awaitable[Any]]
 
 
 @pytest.mark.parametrize("run", [in_thread, abandonable])
 async def test_a_device_that_can_begin_none_fails_as_its_disk_may(run: Run) -> None:
     limiter = trio.CapacityLimiter(1)
     with no_threads(), pytest.raises(NoThread, match=r"can't start new thread$"):
-        await run(int, limiter)
+        await run(int, limiter=limiter)
     assert issubclass(NoThread, OSError)
-    assert (limiter.borrowed_tokens, await run(int, limiter)) == (0, 0)
+    assert (limiter.borrowed_tokens, await run(int, limiter=limiter)) == (0, 0)
 
 
 @pytest.mark.parametrize("run", [in_thread, abandonable])
@@ -43,4 +43,4 @@ async def test_what_the_work_raises_is_its_own(run: Run) -> None:
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
-        await run(work, trio.CapacityLimiter(1))
+        await run(work, limiter=trio.CapacityLimiter(1))

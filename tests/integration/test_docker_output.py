@@ -14,9 +14,11 @@ from agent.engines import docker as docker_module
 from agent.engines import docker_ends, docker_flood, docker_output
 from agent.engines.docker import DockerEngine
 from agent.engines.docker_log import Amount
+from agent.engines.engine import Crowded
 from agent.engines.execution_dir import ExecutionDir
 from agent.engines.task import ExitReason, TaskExit
 from agent.engines.task_log import STREAMS
+from tests.agent.test_threads import no_threads
 from tests.agent.whole import until
 from tests.dockerhost import DockerHost
 from tests.dockerlab import detail, ended, engine, said, shell, until_said
@@ -104,6 +106,26 @@ async def test_what_is_followed_comes_once_though_docker_goes_on_to_its_next_fil
             await it.clear(name)
             assert await said(it, name) == wanted
             await it.remove(name)
+
+
+async def test_a_device_that_can_begin_no_thread_says_so_to_who_reads_or_follows(
+    root: Path, docker: DockerHost
+) -> None:
+    async with engine(root, docker) as it:
+        await it.start(shell("echo said; sleep 100"))
+        await until_said(it, "e1", b"said\n")
+        with no_threads(), trio.fail_after(20):
+            for follow in (False, True):
+                with pytest.raises(Crowded, match="no thread could be begun"):
+                    await anext(it.log("e1", "stdout", 0, -1, follow))
+            await it.presence.look()
+        assert "no thread could be begun" in it.presence.trouble
+        await it.presence.look()
+        assert it.presence.trouble == ""
+        async with aclosing(it.log("e1", "stdout", 0, -1, True)) as chunks:
+            assert (await anext(chunks)).data == b"said\n"
+        await it.stop("e1", 0.0)
+        await it.wait("e1")
 
 
 async def test_of_little_that_docker_is_to_keep_less_is_a_flood_also_to_the_next_life(

@@ -63,6 +63,8 @@ def test_a_life_that_ended_without_a_goodbye_is_known_by_the_next_one(net: NodeN
     fleet = net["a"].fleet
     first = fleet.boot(B)
     assert first and not fleet.outlived(B, first)
+    net.handle("a", PeerDisconnected(B))
+    assert fleet.boot(B) == b"", "it may be in another by now, and be reached by others"
     net.kill("b")
     assert not fleet.outlived(B, first), "nobody has heard of another"
     net.boot("b")
