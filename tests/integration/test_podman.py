@@ -341,7 +341,8 @@ def test_what_ends_while_the_service_is_away_is_told_and_done_once(
 def test_what_ends_while_service_and_agent_are_away_is_told_and_done_once(
     lab: Lab, podman: PodmanHost
 ) -> None:
-    job, pid = until_runs(lab, podman, "ends-with-nobody")
+    # Waited for: its device is dead, and it would be placed again, perhaps before that tells of it.
+    job, pid = until_runs(lab, podman, "ends-with-nobody", replace=False)
     lab.kill(lab[0])
     podman.stop()
     Path(f"/proc/{pid}/root/tmp/go").touch()
@@ -351,13 +352,14 @@ def test_what_ends_while_service_and_agent_are_away_is_told_and_done_once(
     once(lab, podman, job)
 
 
-def until_runs(lab: Lab, podman: PodmanHost, name: str) -> tuple[str, int]:
+def until_runs(lab: Lab, podman: PodmanHost, name: str, *, replace: bool = True) -> tuple[str, int]:
     """A job of the second device that is tried again if it is lost, and its container's process."""
     script = "echo begun; until test -e /tmp/go; do sleep 0.1; done; echo ended; exit 3"
-    words = ("-d", "--name", name, "--network", "none", IMAGE, "sh", "-c", script)
-    started = lab.shoal(lab[1], "docker", "run", *words)
-    assert started.code == 0, started
-    job = started.out.strip()
+    params = {"Image": IMAGE, "Entrypoint": ["sh", "-c", script]}
+    task = {"Engine": {"Type": "docker", "Params": params}, "Network": {"Type": "none"}}
+    tree = {"Name": name, "Type": "batch", "Disconnect": {"Replace": replace}, "Tasks": [task]}
+    with lab[1].client() as client:
+        job = str(client.submit(tree)["job"])
 
     def runs() -> int:
         ours = [each["Id"] for each in podman.ours() if each["State"] == "running"]
