@@ -258,6 +258,19 @@ class DockerHost:
         found = self.api.containers(all=True, filters={"label": "shoal.execution"})
         return list(found)
 
+    def remove_ours(self) -> None:
+        """Returns once they are gone; docker may be removing one already, as somebody has asked."""
+        end = time.monotonic() + START_S
+        while found := self.ours():
+            assert time.monotonic() < end, found
+            for container in found:
+                try:
+                    self.api.remove_container(container["Id"], force=True)
+                except docker.errors.APIError as error:
+                    if error.status_code not in (404, 409):
+                        raise
+                    time.sleep(0.05)
+
 
 def _content(archive: tarfile.TarFile, name: str) -> bytes:
     file = archive.extractfile(name)

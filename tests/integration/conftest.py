@@ -52,8 +52,7 @@ def root(tmp_path: Path, docker: DockerHost) -> Iterator[Path]:
     path.mkdir()
     yield path
     gc.collect()  # what is collected later is another test's failure
-    for container in docker.ours():
-        docker.api.remove_container(container["Id"], force=True)
+    docker.remove_ours()
 
 
 @pytest.fixture

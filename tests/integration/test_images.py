@@ -58,8 +58,7 @@ def far(docker: DockerHost, registry: str, root: Path) -> Iterator[Callable[[str
         return f"{registry}/{name}"
 
     yield publish
-    for container in docker.ours():
-        docker.api.remove_container(container["Id"], force=True)
+    docker.remove_ours()
     for name in sorted(names_here(docker) - before):
         docker.api.remove_image(name)
     docker.api.prune_images({"dangling": True})
