@@ -73,7 +73,7 @@ class Images:
             nursery.start_soon(self._remove_replaced)
             while True:
                 await trio.sleep(PRUNE_S)
-                with contextlib.suppress(EngineFailed):
+                with contextlib.suppress(OSError):
                     await self.prune()
 
     def container_went(self) -> None:

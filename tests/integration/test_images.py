@@ -25,9 +25,11 @@ from agent.engines import images
 from agent.engines.container import ContainerLaunch
 from agent.engines.docker import DockerEngine
 from agent.engines.docker_client import LABEL, EngineFailed, NotAnswering
-from agent.engines.images import FREE_BYTES_MIN, PULLS_MAX
+from agent.engines.images import FREE_BYTES_MIN, PULLS_MAX, Images
 from agent.engines.processors import own_kind
+from agent.threads import in_thread
 from protocol.container import ContainerParams, full_name
+from tests.agent.test_threads import no_threads
 from tests.agent.whole import until
 from tests.dockerhost import IMAGE, PEER, REGISTRY_PORT, DockerHost
 from tests.dockerlab import engine
@@ -419,6 +421,22 @@ async def test_what_a_container_uses_stays_and_is_looked_at_again(
             docker.api.remove_container(container["Id"])
         await it.images.prune()
     assert left(docker, "busy") == []
+
+
+async def test_a_device_that_can_begin_no_thread_prunes_later(
+    root: Path, docker: DockerHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Images] = []
+
+    async def prune(them: Images) -> None:
+        tried.append(them)
+        with no_threads():
+            await in_thread(int)
+
+    monkeypatch.setattr(Images, "prune", prune)
+    monkeypatch.setattr("agent.engines.images.PRUNE_S", 0.02)
+    async with engine(root, docker):
+        await until(lambda: len(tried) > 1)
 
 
 @pytest.mark.usefixtures("looks_once")
